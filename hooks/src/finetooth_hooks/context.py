@@ -1,0 +1,140 @@
+"""Context: how a plugin reaches the rest without importing it. The core implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.entries import Entry
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.plan import Pick, Plan, TrainSettings
+from finetooth_hooks.protocols import Examples, ModelFacts, Renderer, Tokenizer
+from finetooth_hooks.reports import Outcome
+
+
+class Registered(Protocol):
+    """An entry with where it came from."""
+
+    @property
+    def entry(self) -> Entry: ...
+    @property
+    def distribution(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def full_name(self) -> str:
+        """`DISTRIBUTION:NAME`."""
+        ...
+
+
+class Catalog(Protocol):
+    """All entries by kind and name; the only place that maps names to code."""
+
+    def get(self, kind: str, name: str, *, setting: str = "") -> Registered:
+        """
+        Raises:
+            PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
+                is broken.
+        """
+        ...
+
+    def all(self, kind: str) -> tuple[Registered, ...]: ...
+
+
+class Context(Protocol):
+    """What a builder gets beside its options.
+
+    Attributes:
+        folder: the run folder; exists while a run trains, a scratch folder otherwise.
+        train: the `train` section, as decided so far (`None` where still `auto`).
+        plan: the plan; None until it is decided.
+        catalog: all entries.
+    """
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def train(self) -> TrainSettings: ...
+    @property
+    def plan(self) -> Plan | None: ...
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the recipe's model; read on first use."""
+        ...
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the family says of the recipe's model."""
+        ...
+
+    @property
+    def renderer(self) -> Renderer:
+        """The recipe's renderer, by default the family's."""
+        ...
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
+        """Build any entry: validates the options in `pick` and calls the builder.
+
+        Args:
+            setting: path of the setting that holds the pick, for messages.
+
+        Raises:
+            PluginError: no such entry.
+            RecipeError: its options are wrong.
+        """
+        ...
+
+    def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
+        """Build a loss together with what its entry declares."""
+        ...
+
+    def examples(self, split: str) -> Examples:
+        """Rows of `data.train` or `data.eval`, through source and format; every one checked.
+
+        Raises:
+            RecipeError: the recipe gives no data for the split.
+            DataError: a file or row is broken.
+        """
+        ...
+
+    def generator(self, *keys: str | int) -> np.random.Generator:
+        """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell the user something that belongs to the plan."""
+        ...
+
+
+class CommandContext(Protocol):
+    """What a command of a plugin gets (`click.Context.obj`)."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    def load(self, recipe: Path | str, overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
+        """Read a recipe with overrides; checked, `auto` not yet decided."""
+        ...
+
+    def context(self, recipe: Mapping[str, Any]) -> Context:
+        """A context for a recipe: builds entries, reads data."""
+        ...
+
+    def plan(self, recipe: Mapping[str, Any]) -> Plan:
+        """Decide every `auto`."""
+        ...
+
+    def engine(self, recipe: Mapping[str, Any]) -> Engine:
+        """Plan and build the engine."""
+        ...
+
+    def run(self, recipe: Mapping[str, Any]) -> Outcome:
+        """Train."""
+        ...

@@ -1,0 +1,150 @@
+"""Datum: one tokenised sequence, its targets, and what the loss needs per target or per sequence.
+
+It is a superset of the Tinker wire's datum: inputs and targets are already aligned (`targets[i]` is what the model
+should say
+after having read `input[: i + 1]`), so a remote client and a local method speak alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64] | NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChunk:
+    """A run of token ids, shape (n,), int64."""
+
+    tokens: IntArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _frozen(np.asarray(self.tokens, dtype=np.int64)))
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+
+@dataclass(frozen=True)
+class ImageChunk:
+    """An encoded image that takes the place of `length` tokens."""
+
+    data: bytes
+    format: Literal["png", "jpeg"]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+Chunk = TokenChunk | ImageChunk
+
+
+@dataclass(frozen=True, eq=False)
+class Datum:
+    """One sequence of N positions.
+
+    Attributes:
+        input: chunks whose lengths sum to N.
+        targets: (N,) or (N, K) token ids, aligned with the inputs.
+        mask: (N,) which targets count. Default: where the field `weights` is not zero, else all.
+        fields: arrays of length N by name (`weights`, `advantages`, `old_logprobs`, ...), float.
+        scalars: numbers per sequence by name (`label`, `margin`, ...).
+        group: sequences of one preference pair or rollout group carry the same key and stand next to each other.
+        positions: (N,) position ids; default 0..N-1.
+        parents: (N,) for each position the index of the segment it belongs to, for packing and shared prefixes;
+            default one segment.
+        id: where it came from, `train.jsonl:17`; named in errors, keys dropout.
+
+    Raises:
+        ValueError: lengths disagree; the message names the datum and the field.
+    """
+
+    input: tuple[Chunk, ...]
+    targets: IntArray
+    mask: BoolArray = None  # type: ignore[assignment]  # resolved in __post_init__
+    fields: Mapping[str, FloatArray] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    group: str | None = None
+    positions: IntArray | None = None
+    parents: IntArray | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "input", tuple(self.input))
+        set_(self, "targets", _frozen(np.asarray(self.targets, dtype=np.int64)))
+        set_(self, "fields", {name: _frozen(np.asarray(values)) for name, values in self.fields.items()})
+        n = sum(len(chunk) for chunk in self.input)
+        if self.mask is None:
+            weights = self.fields.get("weights")
+            mask = np.ones(n, dtype=np.bool_) if weights is None else np.asarray(weights != 0)
+            if mask.ndim == 2:
+                mask = mask.any(axis=1)
+            set_(self, "mask", mask)
+        set_(self, "mask", _frozen(np.asarray(self.mask, dtype=np.bool_)))
+        named: dict[str, Any] = {"targets": self.targets, "mask": self.mask, **self.fields}
+        for name in ("positions", "parents"):
+            if getattr(self, name) is not None:
+                set_(self, name, _frozen(np.asarray(getattr(self, name), dtype=np.int64)))
+                named[name] = getattr(self, name)
+        for name, values in named.items():
+            if values.shape[:1] != (n,):
+                raise ValueError(f"datum {self.id!r}: {name} has shape {values.shape}, but the input has {n} positions")
+
+    def __len__(self) -> int:
+        return int(self.targets.shape[0])
+
+    @property
+    def tokens(self) -> IntArray:
+        """(N,) input token ids.
+
+        Raises:
+            ValueError: the input holds an image.
+        """
+        if not all(isinstance(chunk, TokenChunk) for chunk in self.input):
+            raise ValueError(f"datum {self.id!r} holds an image; its input is not only tokens")
+        return np.concatenate(
+            [chunk.tokens for chunk in self.input if isinstance(chunk, TokenChunk)] or [np.zeros(0, np.int64)]
+        )
+
+    @classmethod
+    def from_tokens(
+        cls,
+        tokens: Sequence[int],
+        weights: Sequence[float] | None = None,
+        *,
+        scalars: Mapping[str, float] | None = None,
+        group: str | None = None,
+        id: str = "",
+    ) -> Datum:
+        """A datum that reads `tokens[:-1]` and predicts `tokens[1:]`.
+
+        Args:
+            tokens: L token ids, L >= 2.
+            weights: L loss weights; `weights[i]` says how much predicting `tokens[i]` counts. Default: all 1.
+
+        Raises:
+            ValueError: fewer than two tokens, or another number of weights than tokens.
+        """
+        if len(tokens) < 2:
+            raise ValueError(f"datum {id!r}: {len(tokens)} token(s); predicting needs at least 2")
+        if weights is not None and len(weights) != len(tokens):
+            raise ValueError(f"datum {id!r}: {len(weights)} weights for {len(tokens)} tokens")
+        ids = np.asarray(tokens, dtype=np.int64)
+        fields = {} if weights is None else {"weights": np.asarray(weights[1:], dtype=np.float32)}
+        return cls((TokenChunk(ids[:-1]),), ids[1:], fields=fields, scalars=scalars or {}, group=group, id=id)
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view, so that a datum shared between steps cannot be changed by one of them."""
+    view = values.view()
+    view.flags.writeable = False
+    return view

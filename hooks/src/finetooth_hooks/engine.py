@@ -1,0 +1,260 @@
+"""The engine: trains one set of parameters on a frozen base and offers the eight primitives.
+
+A local run, a REST service and a remote wire are callers of the same object. Data go in as `Datum`, results come back
+as NumPy arrays and
+plain numbers, so no caller needs the framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.losses import LossSpec
+
+CAPABILITIES: Mapping[str, str] = {
+    "handles": "forward keeps a graph that backward can be asked for later",
+    "gradients": "backward takes dL/dlogprob from the caller",
+    "zero_grad": "accumulated gradients can be dropped",
+    "generate": "samples with a KV cache",
+    "full_state": "save and load carry everything that trains, bit for bit",
+    "reference": "the policy without its adapter serves as the reference role",
+}
+"""What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
+
+Counts = Mapping[str, float]
+"""Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Names a forward whose backward may still come: its data, random state and weights version."""
+
+    id: int
+    weights_version: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Result of `forward` and `forward_backward`.
+
+    Attributes:
+        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false.
+        loss: the loss, normalised over the step; None without a loss.
+        components: the normalised components, before their weights.
+        metrics: as the loss reported them, combined over micro-batches.
+        tokens: input positions that are not padding.
+        padded: input positions computed, padding included.
+        targets: targets that counted.
+        micro_batches: into how many the data were cut.
+        handle: for `backward`; None after `forward_backward` and without the capability `handles`.
+    """
+
+    outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
+    loss: float | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    padded: int = 0
+    targets: int = 0
+    micro_batches: int = 1
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Result of `backward`. `grad_norm` is the global L2 norm of all accumulated gradients (unscaled), `overflow` is
+    true if it is not finite."""
+
+    grad_norm: float
+    overflow: bool
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Result of `step`.
+
+    Attributes:
+        step: number of optimizer steps done, this one included (skipped ones too).
+        learning_rate: the one that was applied.
+        grad_norm: global L2 norm before clipping.
+        skipped: nothing was applied (fp16 overflow); the scale was lowered.
+    """
+
+    step: int
+    learning_rate: float
+    grad_norm: float
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample.
+
+    Attributes:
+        max_tokens: at most so many new tokens.
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        top_p: 1 is off.
+        n: completions per prompt.
+        stop: strings that end a completion; the text ends before, the tokens include it.
+        stop_ids: token ids that end a completion, included in its tokens. None: the family's stop tokens; empty: never.
+        seed: owned seed; the same seed gives the same tokens whatever else is in the batch.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+        tokens: new token ids, the stop token included.
+        logprobs: their log-probabilities under the unscaled model (temperature 1).
+        text: decoded, without stop token and stop string.
+        stop: why it ended.
+        weights_version: optimizer steps done when it was sampled.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    stop: Literal["stop", "length"]
+    weights_version: int
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Facts of a built engine.
+
+    Attributes:
+        framework: `torch`, `mlx`, `numpy`.
+        device: where it computes.
+        precision: `fp32`, `bf16`, `fp16`, `fp64`.
+        parameters: all parameters.
+        trained: parameters that train.
+        max_length: longest sequence, in tokens; 0 if unbounded.
+    """
+
+    framework: str
+    device: str
+    precision: str
+    parameters: int
+    trained: int
+    max_length: int = 0
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """The eight primitives, and what is needed around them. See `finetooth_hooks.testing` for the checks every engine
+    passes."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]: ...
+
+    @property
+    def weights_version(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None = None,
+        *,
+        role: str = "policy",
+        returns: Collection[str] = ("logprobs",),
+        normalizer: Counts | None = None,
+    ) -> Forward:
+        """Evaluate. With the policy role and the capability `handles`, keep what `backward` needs and return its
+        handle."""
+        ...
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum.
+
+        Raises:
+            EngineError: the handle is unknown, used up, or from before a `step`.
+        """
+        ...
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        """forward and backward, micro-batch by micro-batch; gradients accumulate until `step` or `zero_grad`.
+
+        Args:
+            normalizer: totals of the whole step, when the caller splits it over several calls. Default: counted over
+                `data`.
+
+        Raises:
+            EngineError: the loss is not finite; the message names the data.
+        """
+        ...
+
+    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+        """Unscale, clip, optimizer, schedule; gradients are dropped afterwards.
+
+        Args:
+            metrics: what a schedule that watches a metric may read.
+        """
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop accumulated gradients."""
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        """Sample `sampling.n` completions for each prompt, batched, with a KV cache."""
+        ...
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        """Score targets without a graph: per datum (N,) or (N, K), 0 where the mask is false."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write everything that trains into the folder `path` (made if missing): weights, optimizer, schedule,
+        scaler, random state,
+        accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote.
+
+        Raises:
+            UserError: not a state of this model and adapter.
+        """
+        ...
+
+    def export(self, path: Path) -> None:
+        """Write the artifact into the folder `path` in the layout of peft or transformers: what other tools load."""
+        ...
+
+    def set_total_steps(self, total: int | None) -> None:
+        """Tell the schedule how many optimizer steps are planned."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Peak memory of the process or device in bytes, since the engine was built."""
+        ...

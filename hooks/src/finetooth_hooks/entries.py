@@ -1,0 +1,266 @@
+"""Entries: what a plugin says it offers, as frozen dataclasses.
+
+An entry is cheap: it is made at every start, so it names its builder as text (`"package.module:function"`), and the
+module is
+imported only when a recipe picks the entry. A builder is `build(options: SomeOptions, context: Context) -> ...`; the
+annotation of its `options` parameter is the pydantic model that validates that part of the recipe, and what it returns
+is the protocol of the same name in `finetooth_hooks.protocols`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+Together = Literal["sequence", "group", "step"]
+"""What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing a plugin offers. Its full name is `DISTRIBUTION:NAME`.
+
+    Attributes:
+        name: how a recipe picks it; lower case letters, digits, `_` and `-`.
+        build: reference to the builder, `"package.module:function"`; imported only when picked.
+        summary: one line for `ft plugins list`.
+        default: taken when the recipe leaves the choice open; one entry a kind should say so.
+        example: options with which the conformance kit builds a small instance.
+    """
+
+    kind: ClassVar[str] = ""
+    name: str
+    build: str
+    summary: str = ""
+    default: bool = False
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A loader's or source's answer to "is this reference yours?".
+
+    Attributes:
+        strength: 2 for an exact name or a file of its own type, 1 for a general pattern; the strongest wins, a tie is
+            an error.
+        reason: shown in the plan.
+    """
+
+    strength: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader(Entry):
+    """Finds a base model by reference (a name, a file, a folder, a hub id) and loads it.
+
+    Attributes:
+        claims: light function (no heavy import) that says whether a reference is its own.
+        frameworks: what it can load for: `torch`, `mlx`, `numpy`.
+    """
+
+    kind = "loader"
+    claims: Callable[[str], Claim | None]
+    frameworks: frozenset[str] = frozenset({"torch"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Entry):
+    """Yields rows of data.
+
+    Attributes:
+        claims: says whether a reference in `data.train` (a path, a hub id) is its own; None when picked by name only.
+    """
+
+    kind = "source"
+    claims: Callable[[str], Claim | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format(Entry):
+    """Turns a row into an `Example`. Formats are tried in order of `rank`; see `protocols.Format.detect`."""
+
+    kind = "format"
+    rank: int = 100
+    """Lower is asked first when the format is detected; equal ranks must not both accept a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer(Entry):
+    """Messages to tokens and loss weights, and tokens back to a message."""
+
+    kind = "renderer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Entry):
+    """What is particular to a model family: module names, head, renderer, stop tokens.
+
+    Attributes:
+        model_types: values of `model_type` in a model's config that belong to the family; the `default=True` family
+            takes the rest.
+    """
+
+    kind = "family"
+    model_types: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Entry):
+    """Turns examples into data and drives the engine, step by step.
+
+    Attributes:
+        needs: engine capabilities the method relies on, checked by the plan.
+        roles: models it needs beside the policy (`reference`, ...).
+    """
+
+    kind = "method"
+    needs: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Entry):
+    """From outputs to contributions; see `finetooth_hooks.losses`.
+
+    Attributes:
+        needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `hidden`, `logits`.
+        together: what it must see at once. A loss that carries state needs `step`.
+    """
+
+    kind = "loss"
+    needs: frozenset[str] = frozenset({"logprobs"})
+    together: Together = "sequence"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", frozenset(self.needs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(Entry):
+    """Scores completions."""
+
+    kind = "reward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Entry):
+    """Decides which parameters train: all, a low-rank addition, the top layers.
+
+    Attributes:
+        can_disable: the base can be evaluated without it, so it can serve as its own reference.
+        frameworks: what it adapts.
+    """
+
+    kind = "adapter"
+    can_disable: bool = False
+    frameworks: frozenset[str] = frozenset({"torch"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Entry):
+    """Makes an optimizer over named parameters.
+
+    Attributes:
+        accumulation: gradients may be accumulated over micro-batches; False for those that update inside backward.
+        checkpointing: works with gradient checkpointing.
+        frameworks: whose parameters it takes.
+        state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
+    """
+
+    kind = "optimizer"
+    accumulation: bool = True
+    checkpointing: bool = True
+    frameworks: frozenset[str] = frozenset({"torch"})
+    state_bytes: float = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Entry):
+    """Learning-rate factor by step."""
+
+    kind = "schedule"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend(Entry):
+    """Builds an engine from a plan.
+
+    Attributes:
+        framework: `torch`, `mlx`, `numpy`: what adapters, optimizers and loaders must speak.
+        capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
+    """
+
+    kind = "backend"
+    framework: str
+    capabilities: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware(Entry):
+    """A kind of device and its facts.
+
+    Attributes:
+        framework: the backend framework it serves.
+        rank: the available one with the highest rank is taken by `auto`.
+    """
+
+    kind = "hardware"
+    framework: str = "torch"
+    rank: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker(Entry):
+    """Receives the steps and evaluations of a run."""
+
+    kind = "tracker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator(Entry):
+    """Measures the engine on held-out examples.
+
+    Attributes:
+        needs: engine capabilities it relies on.
+    """
+
+    kind = "evaluator"
+    needs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(Entry):
+    """A command of `ft`; `build` names a click command, imported when it is called."""
+
+    kind = "command"
+    section: str = field(default="Plugins")
+    """The heading under which `ft --help` lists it."""
+
+
+ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
+    {
+        cls.kind: cls
+        for cls in (
+            Loader,
+            Source,
+            Format,
+            Renderer,
+            Family,
+            Method,
+            Loss,
+            Reward,
+            Adapter,
+            Optimizer,
+            Schedule,
+            Backend,
+            Hardware,
+            Tracker,
+            Evaluator,
+            Command,
+        )
+    }
+)
+"""Every kind and its entry type; the hook that yields kind `loss` is `ft_losses`."""

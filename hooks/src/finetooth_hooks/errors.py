@@ -1,0 +1,100 @@
+"""Errors a user can act on.
+
+Every error states what is wrong, which setting, plugin or row is at fault, and the next action, in one line. The
+command
+line prints that line and exits with `exit_code`; the traceback appears only with `--debug`.
+
+    FinetoothError
+    ├── UserError            exit 2: what the user wrote or gave is wrong
+    │   ├── RecipeError      a setting of the recipe
+    │   ├── DataError        a file or a row of data
+    │   ├── PluginError      a plugin is broken, missing or ambiguous
+    │   └── PlanError        a combination that cannot work
+    ├── EngineError          exit 1: the run failed while training
+    └── StopRun              a plugin ends a run cleanly, with its own exit code
+"""
+
+from __future__ import annotations
+
+
+class FinetoothError(Exception):
+    """Base of all errors that finetooth raises on purpose.
+
+    Args:
+        problem: what is wrong, naming the setting, plugin or row.
+        action: what to do next, as an imperative sentence; appended to the line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, action: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.action = action
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.action})" if self.action else self.problem
+
+
+class UserError(FinetoothError):
+    """Something the user wrote or gave is wrong; exit code 2, nothing was changed."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """A setting of the recipe is unknown, of the wrong type, out of range or unsafe.
+
+    Args:
+        setting: the dotted path of the setting, `train.batch_size`.
+    """
+
+    def __init__(self, setting: str, problem: str, *, action: str = "") -> None:
+        super().__init__(f"{setting}: {problem}" if setting else problem, action=action)
+        self.setting = setting
+
+
+class DataError(UserError):
+    """A data file or a row cannot be used.
+
+    Args:
+        where: file and line, or the id of the row: `train.jsonl:17`.
+    """
+
+    def __init__(self, where: str, problem: str, *, action: str = "") -> None:
+        super().__init__(f"{where}: {problem}", action=action)
+        self.where = where
+
+
+class PluginError(UserError):
+    """A plugin is broken, missing, blocked or ambiguous.
+
+    Args:
+        plugin: the distribution name, or the local file.
+    """
+
+    def __init__(self, plugin: str, problem: str, *, action: str = "") -> None:
+        super().__init__(f"{plugin}: {problem}" if plugin else problem, action=action)
+        self.plugin = plugin
+
+
+class PlanError(UserError):
+    """Two settings, or a setting and this machine, cannot work together."""
+
+
+class EngineError(FinetoothError):
+    """Training failed while it ran: a non-finite loss, a stale handle, memory; exit code 1."""
+
+
+class StopRun(Exception):
+    """Raised by an event hook to end a run cleanly: what was trained is saved, the outcome is `stopped`.
+
+    Args:
+        reason: shown to the user and written to result.json.
+        exit_code: the exit code of the command, 0 to 255.
+    """
+
+    def __init__(self, reason: str, exit_code: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.exit_code = exit_code

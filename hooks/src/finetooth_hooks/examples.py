@@ -1,0 +1,97 @@
+"""Rows and examples: data before it becomes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ROLES = ("system", "user", "assistant", "tool")
+"""Roles a message may have."""
+
+TrainOn = Literal["assistant", "last", "all"]
+"""Whose messages train: every assistant message, the last one only, or everything."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as a source read it.
+
+    Attributes:
+        id: file and line, or `source:split:index`; unique within a source; named in every error about the row.
+        values: columns by name.
+    """
+
+    id: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    Attributes:
+        role: one of `ROLES`.
+        content: its text; may be empty only with tool calls.
+        reasoning: reasoning text that precedes the content, if kept apart.
+        tool_calls: calls in the OpenAI shape, arguments as objects.
+        name: of the tool, for role `tool`.
+        train: overrides `train_on` for this message.
+    """
+
+    role: str
+    content: str
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str = ""
+    train: bool | None = None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order, with the tools they may call."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document: every token trains."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptCompletion:
+    """A raw prompt and its completion, without any chat markup: only the completion trains."""
+
+    prompt: str
+    completion: str
+
+
+Example = Conversation | Text | PromptCompletion
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Tokens of an example with their loss weights.
+
+    Attributes:
+        tokens: L ids.
+        weights: L floats; `weights[i]` says how much predicting `tokens[i]` counts.
+        spans: half-open token ranges by message, for showing.
+    """
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+    spans: tuple[tuple[int, int], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A completion read back: the message it says, and how it ended (`stop`: the family's stop token was there;
+    `length`: it was not)."""
+
+    message: Message
+    stop: Literal["stop", "length"]

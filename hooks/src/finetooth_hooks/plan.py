@@ -1,0 +1,95 @@
+"""The plan: the recipe after every `auto` has been decided, with the reason for each decision and the memory
+estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Pick = str | Mapping[str, Any]
+"""How a recipe picks an entry: its name, or a mapping with `name` and the entry's options."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decided setting.
+
+    Attributes:
+        setting: dotted path, `train.precision`.
+        value: what was decided, JSON-able.
+        reason: one clause: why, or that the recipe says so.
+    """
+
+    setting: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory in bytes, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`)."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts, in bytes."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The `train` section. `None` stands for `auto` in a request and never in a plan.
+
+    Attributes:
+        epochs: passes over the training data.
+        max_steps: optimizer steps; ends the run before `epochs` do; None is no bound.
+        batch_size: data in one optimizer step, over all ranks.
+        max_length: longest sequence in tokens.
+        excess_length: what happens to a longer one: `drop` (counted), `truncate` (counted) or `raise`.
+        seed: of everything random.
+        shuffle: new order each epoch.
+        precision: `fp32`, `bf16` or `fp16`.
+        micro_batch_tokens: token budget of one micro-batch, padding included.
+        gradient_checkpointing: recompute activations in backward.
+        max_grad_norm: global L2 norm to clip to; 0 is off.
+    """
+
+    epochs: float
+    max_steps: int | None
+    batch_size: int
+    max_length: int
+    excess_length: str
+    seed: int
+    shuffle: bool
+    precision: str | None
+    micro_batch_tokens: int | None
+    gradient_checkpointing: bool | None
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, decided.
+
+    Attributes:
+        recipe: the recipe as the user gave it, overrides applied; JSON-able.
+        picks: the entry picked for each single-choice section, by kind: full name `DIST:NAME`.
+        options: the options of each pick by kind, defaults filled in; JSON-able.
+        train: the `train` section, decided.
+        decisions: every decision with its reason, in the order they were made.
+        memory: estimated peak.
+        total_steps: optimizer steps, None if unknown.
+        hash: SHA-256 over recipe, picks, options, decisions and plugin versions.
+    """
+
+    recipe: Mapping[str, Any]
+    picks: Mapping[str, str]
+    options: Mapping[str, Mapping[str, Any]]
+    train: TrainSettings
+    decisions: tuple[Decision, ...]
+    memory: MemoryEstimate
+    total_steps: int | None = None
+    hash: str = ""
+    notes: tuple[str, ...] = field(default=())

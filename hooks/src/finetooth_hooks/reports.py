@@ -1,0 +1,159 @@
+"""What a run reports: data, steps, evaluations, outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What became of the rows of one split.
+
+    Attributes:
+        split: `train` or `eval`.
+        rows: rows read.
+        used: data made from them (windows, for pre-training).
+        dropped: rows left out, by reason.
+        dropped_ids: the first few ids by reason.
+        changed: rows kept but altered (truncated), by reason.
+        tokens: input positions.
+        trained_tokens: targets that count.
+        longest: positions of the longest datum.
+        notes: sentences for the user.
+    """
+
+    split: str
+    rows: int
+    used: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    dropped_ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a method knows before the engine exists.
+
+    Attributes:
+        total_steps: optimizer steps of the whole run; None if unknown.
+        steps_per_epoch: optimizer steps in one pass over the data.
+        report: what became of the rows.
+    """
+
+    total_steps: int | None
+    steps_per_epoch: int
+    report: DataReport
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step. A method fills the first part, the run loop the times.
+
+    Attributes:
+        step: 1-based, counts skipped steps too.
+        epoch: passes over the data done, as a fraction.
+        loss: normalised over the step.
+        tokens: input positions that are not padding.
+        targets: targets that counted.
+        rows: data in the step.
+        learning_rate: the one applied.
+        grad_norm: before clipping.
+        skipped: the optimizer was not applied (fp16 overflow).
+        metrics: whatever else the loss or the method reports.
+        padding: share of computed positions that were padding.
+        seconds: wall time of the step.
+        tokens_per_second: over the step.
+        memory: peak bytes so far.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    tokens: int
+    targets: int
+    rows: int
+    learning_rate: float
+    grad_norm: float
+    skipped: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    padding: float = 0.0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out question with the model's answer.
+
+    Attributes:
+        id: row id.
+        prompt: what was asked, as text.
+        expected: the right answer.
+        answer: what the model said.
+        score: 0 to 1.
+    """
+
+    id: str
+    prompt: str
+    expected: str
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation by one evaluator.
+
+    Attributes:
+        name: the evaluator.
+        step: optimizer steps done; 0 is before training.
+        metrics: by name, `exact_match`, `loss`; recorded as `eval/NAME`.
+        baselines: what a trivial answer would score, by name (`majority answer`), in the unit of the evaluator's
+            first metric.
+        samples: some questions with answers, the same ones at every evaluation.
+        rows: how many examples it stands on.
+        higher_is_better: for the first metric.
+    """
+
+    name: str
+    step: int
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    rows: int = 0
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; result.json is this.
+
+    Attributes:
+        status: `done`, `stopped` (StopRun), `interrupted` (Ctrl-C) or `failed`.
+        exit_code: of the command.
+        reason: why it ended, one line; empty when done.
+        steps: optimizer steps done.
+        metrics: the last value of each metric.
+        best: the best value of each evaluation metric.
+        artifact: folder of what was trained, None if there is none.
+        plan_hash: SHA-256 of the plan.
+        seconds: wall time.
+    """
+
+    status: Literal["done", "stopped", "interrupted", "failed"]
+    exit_code: int
+    reason: str
+    steps: int
+    metrics: Mapping[str, float]
+    best: Mapping[str, float]
+    artifact: Path | None
+    plan_hash: str
+    seconds: float

@@ -1,0 +1,300 @@
+"""The hookspecs: every place where a plugin may join in.
+
+**Registration hooks** are called once at start and yield typed entries; one hook per kind. **Event hooks** observe a
+run
+and return nothing; an exception in one fails the run (exit 1) if the user named the plugin, else it warns. `raise
+StopRun(...)`
+ends the run cleanly. Hook arguments are only ever added, and an implementation may leave out those it does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.entries import (
+    Adapter,
+    Backend,
+    Command,
+    Evaluator,
+    Family,
+    Format,
+    Hardware,
+    Loader,
+    Loss,
+    Method,
+    Optimizer,
+    Renderer,
+    Reward,
+    Schedule,
+    Source,
+    Tracker,
+)
+from finetooth_hooks.markers import hookspec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+    from finetooth_hooks.run import Run
+
+
+@hookspec
+def ft_loaders() -> Iterable[Loader]:  # type: ignore[empty-body]
+    """Yield loaders: what finds a base model by reference and loads it.
+
+    Example:
+        @hookimpl
+        def ft_loaders():
+            yield Loader(name="gguf", build="acme.loader:build", claims=lambda ref: Claim(2, "a .gguf file") if
+            ref.endswith(".gguf") else None)
+    """
+
+
+@hookspec
+def ft_sources() -> Iterable[Source]:  # type: ignore[empty-body]
+    """Yield sources: where rows of data come from.
+
+    Example:
+        @hookimpl
+        def ft_sources():
+            yield Source(name="tickets", build="acme.tickets:build", summary="rows of the ticket database")
+    """
+
+
+@hookspec
+def ft_formats() -> Iterable[Format]:  # type: ignore[empty-body]
+    """Yield formats: how a row becomes an example (messages, a text, a prompt with its completion).
+
+    Example:
+        @hookimpl
+        def ft_formats():
+            yield Format(name="tickets", build="acme.tickets:build_format", rank=50)
+    """
+
+
+@hookspec
+def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
+    """Yield renderers: messages to tokens with loss weights, and back.
+
+    Example:
+        @hookimpl
+        def ft_renderers():
+            yield Renderer(name="chatml", build="acme.chatml:build")
+    """
+
+
+@hookspec
+def ft_families() -> Iterable[Family]:  # type: ignore[empty-body]
+    """Yield model families: module names, head, renderer and stop tokens.
+
+    Example:
+        @hookimpl
+        def ft_families():
+            yield Family(name="acme", build="acme.family:build", model_types=frozenset({"acme"}))
+    """
+
+
+@hookspec
+def ft_methods() -> Iterable[Method]:  # type: ignore[empty-body]
+    """Yield methods: what turns examples into data and drives the engine.
+
+    Example:
+        @hookimpl
+        def ft_methods():
+            yield Method(name="sft", build="acme.sft:build", summary="supervised fine-tuning", default=True)
+    """
+
+
+@hookspec
+def ft_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
+    """Yield losses: plain functions from outputs to contributions.
+
+    Example:
+        @hookimpl
+        def ft_losses():
+            yield Loss(name="dpo", build="acme.dpo:build", needs={"logprobs", "logprobs@reference"}, together="group")
+    """
+
+
+@hookspec
+def ft_rewards() -> Iterable[Reward]:  # type: ignore[empty-body]
+    """Yield rewards: what scores a completion.
+
+    Example:
+        @hookimpl
+        def ft_rewards():
+            yield Reward(name="politeness", build="acme.rewards:build", summary="share of polite words")
+    """
+
+
+@hookspec
+def ft_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
+    """Yield adapters: what decides which parameters train.
+
+    Example:
+        @hookimpl
+        def ft_adapters():
+            yield Adapter(name="lora", build="acme.lora:build", can_disable=True, default=True)
+    """
+
+
+@hookspec
+def ft_optimizers() -> Iterable[Optimizer]:  # type: ignore[empty-body]
+    """Yield optimizers.
+
+    Example:
+        @hookimpl
+        def ft_optimizers():
+            yield Optimizer(name="adamw", build="acme.adamw:build", default=True)
+    """
+
+
+@hookspec
+def ft_schedules() -> Iterable[Schedule]:  # type: ignore[empty-body]
+    """Yield learning-rate schedules.
+
+    Example:
+        @hookimpl
+        def ft_schedules():
+            yield Schedule(name="constant", build="acme.schedules:build_constant", default=True)
+    """
+
+
+@hookspec
+def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
+    """Yield backends: what builds an engine from a plan.
+
+    Example:
+        @hookimpl
+        def ft_backends():
+            yield Backend(name="numpy", build="acme.engine:build", framework="numpy",
+            capabilities=frozenset({"backward"}))
+    """
+
+
+@hookspec
+def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
+    """Yield hardware: a kind of device, whether it is there, and what it can do.
+
+    Example:
+        @hookimpl
+        def ft_hardware():
+            yield Hardware(name="cpu", build="acme.cpu:build", rank=0)
+    """
+
+
+@hookspec
+def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
+    """Yield trackers: where steps and evaluations are written.
+
+    Example:
+        @hookimpl
+        def ft_trackers():
+            yield Tracker(name="csv", build="acme.csv:build", summary="metrics.csv in the run folder")
+    """
+
+
+@hookspec
+def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
+    """Yield evaluators: what measures the engine on held-out examples.
+
+    Example:
+        @hookimpl
+        def ft_evaluators():
+            yield Evaluator(name="loss", build="acme.loss:build", default=True)
+    """
+
+
+@hookspec
+def ft_commands() -> Iterable[Command]:  # type: ignore[empty-body]
+    """Yield commands of `ft`.
+
+    Example:
+        @hookimpl
+        def ft_commands():
+            yield Command(name="merge", build="acme.merge:command", summary="merge an adapter into its base")
+    """
+
+
+@hookspec
+def ft_run_start(run: Run) -> None:
+    """A run is about to train: the plan is decided, the engine is built, the run folder exists.
+
+    Example:
+        @hookimpl
+        def ft_run_start(run):
+            run.state["best"] = 0.0
+    """
+
+
+@hookspec
+def ft_step(run: Run, report: StepReport) -> None:
+    """An optimizer step is done.
+
+    Example:
+        @hookimpl
+        def ft_step(run, report):
+            if report.loss > 20:
+                raise StopRun(f"loss {report.loss:.1f} at step {report.step}", exit_code=3)
+    """
+
+
+@hookspec
+def ft_evaluated(run: Run, evaluation: Evaluation) -> None:
+    """An evaluation is done.
+
+    Example:
+        @hookimpl
+        def ft_evaluated(run, evaluation):
+            run.state["score"] = evaluation.metrics["exact_match"]
+    """
+
+
+@hookspec
+def ft_checkpoint_saved(run: Run, path: Path) -> None:
+    """A checkpoint or the final artifact is in place, complete, under `path`.
+
+    Example:
+        @hookimpl
+        def ft_checkpoint_saved(run, path):
+            upload(path)
+    """
+
+
+@hookspec
+def ft_run_end(run: Run, outcome: Outcome) -> None:
+    """A run has ended, in whatever way: done, stopped, interrupted or failed. What is raised here can no longer
+    change what was trained,
+    but `StopRun` still sets the exit code.
+
+    Example:
+        @hookimpl
+        def ft_run_end(run, outcome):
+            if outcome.status == "done" and outcome.metrics["exact_match"] < run.options.min_score:
+                raise StopRun("below the agreed score", exit_code=4)
+    """
+
+
+REGISTRATION_HOOKS = {
+    "ft_loaders": Loader,
+    "ft_sources": Source,
+    "ft_formats": Format,
+    "ft_renderers": Renderer,
+    "ft_families": Family,
+    "ft_methods": Method,
+    "ft_losses": Loss,
+    "ft_rewards": Reward,
+    "ft_adapters": Adapter,
+    "ft_optimizers": Optimizer,
+    "ft_schedules": Schedule,
+    "ft_backends": Backend,
+    "ft_hardware": Hardware,
+    "ft_trackers": Tracker,
+    "ft_evaluators": Evaluator,
+    "ft_commands": Command,
+}
+"""Registration hooks and the entry type each must yield."""
+
+EVENT_HOOKS = ("ft_run_start", "ft_step", "ft_evaluated", "ft_checkpoint_saved", "ft_run_end")
+"""Event hooks, in the order in which a run fires them."""
