@@ -251,6 +251,14 @@ class Engine(Protocol):
         """Write the artifact into the folder `path` in the layout of peft or transformers: what other tools load."""
         ...
 
+    def restore(self, path: Path) -> None:
+        """Take the trained weights of an artifact that `export` wrote; optimizer and schedule stay as they are.
+
+        Raises:
+            UserError: the artifact does not fit this model and adapter.
+        """
+        ...
+
     def set_total_steps(self, total: int | None) -> None:
         """Tell the schedule how many optimizer steps are planned."""
         ...

@@ -27,7 +27,9 @@ class Entry:
         build: reference to the builder, `"package.module:function"`; imported only when picked.
         summary: one line for `ft plugins list`.
         default: taken when the recipe leaves the choice open; one entry a kind should say so.
-        example: options with which the conformance kit builds a small instance.
+        example: options with which the conformance kit builds a small instance; in its strings `{folder}` stands for
+            a scratch folder.
+        example_files: text by file name, written into that scratch folder first.
     """
 
     kind: ClassVar[str] = ""
@@ -36,6 +38,7 @@ class Entry:
     summary: str = ""
     default: bool = False
     example: Mapping[str, Any] = field(default_factory=dict)
+    example_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Format(Entry):
     kind = "format"
     rank: int = 100
     """Lower is asked first when the format is detected; equal ranks must not both accept a row."""
+    example_rows: tuple[Mapping[str, Any], ...] = ()
+    """Rows of this format, by which the conformance kit tries it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +184,14 @@ class Optimizer(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Entry):
-    """Learning-rate factor by step."""
+    """Learning-rate factor by step.
+
+    Attributes:
+        needs_total: the number of steps must be known beforehand; False lets `auto` take it when it is not.
+    """
 
     kind = "schedule"
+    needs_total: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class TrainSettings:
     """The `train` section. `None` stands for `auto` in a request and never in a plan.
 
     Attributes:
-        epochs: passes over the training data.
+        epochs: passes over the training data; 0 is as many as `max_steps` takes.
         max_steps: optimizer steps; ends the run before `epochs` do; None is no bound.
         batch_size: data in one optimizer step, over all ranks.
         max_length: longest sequence in tokens.

@@ -40,6 +40,11 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int | None: ...
 
     @property
+    def adds_bos(self) -> bool:
+        """The model was trained with the beginning-of-text token before every text."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja template that came with it."""
         ...
@@ -214,6 +219,14 @@ class Adapter(Protocol):
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write the artifact: peft's layout for an adapter, transformers' for whole weights."""
+        ...
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take the trained weights back from an artifact that `export` wrote, into a model that `apply` made.
+
+        Raises:
+            UserError: the artifact is of another adapter or another shape; the message names what differs.
+        """
         ...
 
 
@@ -431,7 +444,8 @@ class EngineRequest:
 
     Attributes:
         stop_ids: token ids that end an answer, from the renderer.
-        generator_seed: key for the engine's own random streams.
+        generator_seed: key for the engine's own random streams (dropout, sampling).
+        adapter_generator: draws the adapter's new parameters.
     """
 
     plan: Plan
@@ -446,7 +460,7 @@ class EngineRequest:
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     generator_seed: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 class Backend(Protocol):

@@ -34,6 +34,11 @@ class FastTokenizer:
         return _optional(self.wrapped.pad_token_id)
 
     @property
+    def adds_bos(self) -> bool:
+        ids = self.wrapped("a")["input_ids"]  # the tokenizer's own post-processing, special tokens added
+        return self.bos_id is not None and list(ids[:1]) == [self.bos_id]
+
+    @property
     def chat_template(self) -> str | None:
         template = self.wrapped.chat_template
         return template if isinstance(template, str) else None

@@ -1,0 +1,87 @@
+"""The command line `ft`.
+
+Exit codes, of every command:
+
+    0     done
+    1     the run failed, or a bug
+    2     bad input: a setting, a plugin, a file of data, an argument; nothing was changed
+    130   interrupted (Ctrl-C); 143 ended by SIGTERM; what was trained is kept
+    N     a plugin ended the run (`StopRun`) with an exit code of its own
+
+This package imports little: `ft --help` must answer at once. A command's module is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import FinetoothError
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.start_options import StartOptions
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ft`.
+
+    Returns:
+        The exit code.
+    """
+    from finetooth_core.cli.start_options import StartOptions, read_start_options
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = StartOptions(debug="--debug" in given)
+    try:
+        options, rest = read_start_options(given, os.environ)
+        return _call(options, rest)
+    except FinetoothError as error:
+        return _report(error, options.debug, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _report(None, False, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        line = f"{place}{error.strerror or error} (check the disk and the rights of that file)"
+        return _report(error, options.debug, line, 2)
+    except Exception as error:
+        line = f"{type(error).__name__}: {error} (a bug; --debug shows where)"
+        return _report(error, options.debug, line, 1)
+
+
+def _call(options: StartOptions, arguments: list[str]) -> int:
+    """Parse the arguments and run the command."""
+    import click
+
+    from finetooth_core.cli.group import make_group
+    from finetooth_core.cli.state import State
+
+    try:
+        result = make_group().main(arguments, prog_name="ft", standalone_mode=False, obj=State(options))
+    except click.Abort:
+        return _report(None, False, "interrupted", INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return _report(error, options.debug, error.format_message().rstrip(".") + hint, 2)
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _report(error: BaseException | None, debug: bool, text: str, exit_code: int) -> int:
+    """Print each line of an error to stderr; the traceback only with `--debug`."""
+    if debug and error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    for line in text.splitlines() or [""]:
+        print(f"error: {line}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,144 @@
+"""The group of commands: the core's own and those that plugins bring, each imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+from finetooth_hooks.entries import Command
+from finetooth_hooks.errors import PluginError, UserError
+
+from finetooth_core.cli.state import State
+
+if TYPE_CHECKING:
+    from finetooth_core.catalog import Registered
+
+
+class Own(NamedTuple):
+    """One of the core's commands."""
+
+    name: str
+    module: str
+    section: str
+    summary: str
+
+
+OWN = (
+    Own("run", "finetooth_core.cli.run", "Train", "train what a recipe describes"),
+    Own("check", "finetooth_core.cli.check", "Train", "show the plan, its reasons and the memory it takes; train nothing"),
+    Own("chat", "finetooth_core.cli.chat", "Use", "talk to a trained run or to a model"),
+    Own("plugins", "finetooth_core.cli.plugins", "Extend", "list, explain, check and make plugins"),
+    Own("schema", "finetooth_core.cli.schema", "Extend", "JSON Schema of the recipe, with all installed options"),
+    Own("completion", "finetooth_core.cli.completion", "Extend", "print the completion script of a shell"),
+)
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."
+
+
+class CommandGroup(click.Group):
+    """Finds commands by name without importing the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [own.name for own in OWN] + [_called(registered) for registered in _brought(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for own in OWN:
+            if own.name == cmd_name:
+                command: click.Command = import_module(own.module).command
+                return command
+        if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
+            known = {_called(registered): registered for registered in _brought(ctx)}
+            return _load(known[cmd_name]) if cmd_name in known else None
+        close = difflib.get_close_matches(cmd_name, [own.name for own in OWN], n=1)
+        brought = {registered.entry.name for registered in _brought(ctx)}
+        if close and cmd_name not in brought:
+            raise UserError(f"there is no command {cmd_name!r}", action=f"did you mean ft {close[0]}?")
+        return _load(_state(ctx).catalog.get("command", cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for own in OWN:
+            sections.setdefault(own.section, []).append((own.name, own.summary))
+        for registered in _brought(ctx):
+            section = registered.entry.section if isinstance(registered.entry, Command) else ""
+            sections.setdefault(section, []).append((_called(registered), registered.entry.summary))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+def make_group() -> click.Group:
+    """The command `ft` itself."""
+    return CommandGroup(
+        "ft",
+        help="Fine-tune language models. Start with: ft run RECIPE.yaml",
+        epilog=EPILOG,
+        params=[
+            click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."),
+            *start_options(),
+        ],
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def start_options() -> list[click.Parameter]:
+    """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
+    return [
+        click.Option(
+            ["--plugins"],
+            multiple=True,
+            expose_value=False,
+            metavar="FILE_OR_MODULE",
+            help="Also load this plugin; may be repeated. The variable FT_PLUGINS does the same.",
+        ),
+        click.Option(
+            ["-p"], multiple=True, expose_value=False, metavar="no:DIST", callback=_only_blocks, help="Leave an installed plugin out."
+        ),
+        click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    ]
+
+
+def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:  # noqa: ARG001
+    if value:
+        raise click.BadParameter(f"{value[0]!r} does not start with no:; use --plugins to load a plugin", ctx)
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: ARG001
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"ft {version('finetooth-core')} (contract {version('finetooth-hooks')})")
+        ctx.exit()
+
+
+def _state(ctx: click.Context) -> State:
+    state = ctx.find_root().obj
+    assert isinstance(state, State)
+    return state
+
+
+def _brought(ctx: click.Context) -> tuple[Registered, ...]:
+    """Command entries of plugins."""
+    return _state(ctx).catalog.all("command")
+
+
+def _called(registered: Registered) -> str:
+    """How a plugin's command is called: a name that the core also has needs its distribution."""
+    taken = any(own.name == registered.entry.name for own in OWN)
+    return registered.full_name if taken else registered.entry.name
+
+
+def _load(registered: Registered) -> click.Command:
+    """
+    Raises:
+        PluginError: what the entry names cannot be imported, or is no click command.
+    """
+    from finetooth_core.builders import load_builder
+
+    command = load_builder(registered)
+    if not isinstance(command, click.Command):
+        problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is no click command"
+        raise PluginError(registered.distribution, problem, action="report it to the plugin's author")
+    return command

@@ -1,0 +1,96 @@
+"""What commands get as `click.Context.obj`: plugins, catalog, and a session for a recipe. Nothing is loaded before it
+is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetooth_core.cli.start_options import StartOptions
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+    from finetooth_hooks.engine import Engine
+    from finetooth_hooks.plan import Plan
+    from finetooth_hooks.reports import Outcome
+
+    from finetooth_core.api import Session
+    from finetooth_core.catalog import Catalog
+    from finetooth_core.manager import Plugins
+
+
+class State:
+    """Implements `finetooth_hooks.CommandContext`.
+
+    Args:
+        start_options: what stood on the command line about plugins.
+    """
+
+    def __init__(self, start_options: StartOptions) -> None:
+        self.start_options = start_options
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """Installed plugins and those named on the command line; a recipe's own are not among them."""
+        from finetooth_core import manager
+
+        return manager.start(files=self.start_options.plugins, blocked=self.start_options.blocked)
+
+    @property
+    def catalog(self) -> Catalog:
+        """Entries of `plugins`."""
+        return self.plugins.catalog
+
+    def session(
+        self,
+        recipe: Path | str | Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        *,
+        say: Callable[[str], None] | None = None,
+        data: bool = True,
+    ) -> Session:
+        """A session with the plugins of the recipe and of the command line; plugins that were left out are named."""
+        from finetooth_core import api
+
+        options = self.start_options
+        session = api.session(
+            recipe, overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
+        )
+        for fault in session.plugins.faults:
+            warn(f"left out {fault.line()}")
+        return session
+
+    def load(self, recipe: Path | str, overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
+        """Read a recipe; local plugin files become absolute, so that it may be used from anywhere."""
+        from finetooth_core.recipe import load
+
+        return load(recipe, overrides).anchored()
+
+    def context(self, recipe: Mapping[str, Any]) -> Context:
+        """A context for a recipe: builds entries, reads data."""
+        from finetooth_core.context import RunContext
+
+        session = self.session(recipe)
+        return RunContext(session.recipe, session.plugins.catalog, session.folder)
+
+    def plan(self, recipe: Mapping[str, Any]) -> Plan:
+        """Decide every `auto`."""
+        return self.session(recipe).plan
+
+    def engine(self, recipe: Mapping[str, Any]) -> Engine:
+        """Plan and build the engine; the recipe's data are not read."""
+        return self.session(recipe, data=False).engine
+
+    def run(self, recipe: Mapping[str, Any]) -> Outcome:
+        """Train."""
+        return self.session(recipe).run()
+
+
+def warn(line: str) -> None:
+    """Tell the user one thing beside the output proper."""
+    click.echo(f"note: {line}", file=sys.stderr)

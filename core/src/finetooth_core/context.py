@@ -1,0 +1,292 @@
+"""The context that builders get: builds entries, reads the model's facts and the data, hands out random streams."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.entries import Claim, Loss
+from finetooth_hooks.errors import DataError, PluginError, RecipeError
+from finetooth_hooks.examples import Example, Row
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
+from finetooth_hooks.protocols import (
+    Examples,
+    Family,
+    Format,
+    Loader,
+    ModelFacts,
+    ModelInfo,
+    Renderer,
+    Source,
+    Tokenizer,
+)
+
+from finetooth_core.builders import import_failure, load_builder
+from finetooth_core.catalog import Catalog, Registered
+from finetooth_core.recipe import DataSection, Recipe, validate_options
+
+AUTO = "auto"
+SHOWN = 5
+"""How many broken rows an error lists before it only counts."""
+
+
+class RunContext:
+    """Implements `finetooth_hooks.Context` for one recipe.
+
+    Args:
+        recipe: checked, `auto` not yet decided.
+        catalog: all entries.
+        folder: the run folder, or where it will be.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog, folder: Path) -> None:
+        self.recipe = recipe
+        self.catalog = catalog
+        self.folder = folder
+        self.train: TrainSettings = recipe.train.settings()
+        self.plan: Plan | None = None
+        self.notes: list[str] = []
+        self.decisions: dict[str, Decision] = {}
+        self.picked: dict[str, str] = {}
+        self.options: dict[str, Mapping[str, Any]] = {}
+        self.announce: Callable[[str], None] | None = None
+        self._examples: dict[str, Examples] = {}
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
+        return self._build(self.entry(kind, pick, setting=setting), pick, setting)
+
+    def entry(self, kind: str, pick: Pick, *, setting: str = "") -> Registered:
+        """The entry a pick names."""
+        name = pick if isinstance(pick, str) else pick.get("name")
+        if not isinstance(name, str):
+            raise RecipeError(setting, f"the mapping has no 'name' that picks a {kind}", action="add name: NAME")
+        return self.catalog.get(kind, name, setting=setting)
+
+    def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
+        registered = self.entry("loss", pick, setting=setting)
+        entry = registered.entry
+        if not isinstance(entry, Loss):
+            raise PluginError(registered.distribution, f"{entry.name} is not declared as a Loss")
+        return LossSpec(registered.full_name, self._build(registered, pick, setting), entry.needs, entry.together)
+
+    def section(self, kind: str, pick: Pick, setting: str) -> Any:
+        """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default
+        entry."""
+        if AUTO in (pick, pick if isinstance(pick, str) else pick.get("name")):  # {name: auto, ...} gives options only
+            registered = self.catalog.default(kind, setting=setting)
+            self.decide(setting, registered.full_name, f"the default {kind}")
+            pick = _renamed(pick, registered.full_name)
+        else:
+            registered = self.entry(kind, pick, setting=setting)
+            self.decide(setting, registered.full_name, "the recipe says so")
+        self.picked[kind] = registered.full_name
+        return self._build(registered, pick, setting, record=kind)
+
+    def _build(self, registered: Registered, pick: Pick, setting: str, record: str = "") -> Any:
+        options = validate_options(self.catalog, registered.entry.kind, _renamed(pick, registered.full_name), setting)
+        if record:
+            self.options[record] = options.model_dump(mode="json")
+        builder = load_builder(registered)
+        try:
+            return builder(options, self)
+        except ImportError as error:
+            what = f"{registered.entry.kind} {registered.entry.name!r}"
+            raise import_failure(error, what, registered.distribution) from error
+
+    def decide(self, setting: str, value: Any, reason: str) -> None:
+        """Record a decision for the plan; a later one about the same setting replaces it."""
+        self.decisions[setting] = Decision(setting, value, reason)
+
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def loader(self) -> Loader:
+        """The loader that claims `model`, or the one the recipe picks."""
+        model = self.recipe.model
+        if model.loader != AUTO:
+            built: Loader = self.section("loader", model.loader, "model.loader")
+            return built
+        registered, claim = self._claimed("loader", model.name, "model")
+        self.decide("model.loader", registered.full_name, claim.reason)
+        self.picked["loader"] = registered.full_name
+        built = self._build(registered, registered.full_name, "model.loader", record="loader")
+        return built
+
+    @cached_property
+    def model(self) -> ModelInfo:
+        """The base model, described; no weights are read."""
+        info = self.loader.describe(self.recipe.model.name)
+        return replace(info, loader=self.picked["loader"])
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        family = self.recipe.model.family
+        if family != AUTO:
+            built: Family = self.section("family", family, "model.family")
+            return built.facts(self.model.config)
+        kind = self.model.model_type
+        matching = [r for r in self.catalog.all("family") if kind in getattr(r.entry, "model_types", ())]
+        if len(matching) > 1:
+            names = ", ".join(r.full_name for r in matching)
+            raise RecipeError("model.family", f"several families know model type {kind!r}: {names}", action="pick one")
+        registered = matching[0] if matching else self.catalog.default("family", setting="model.family")
+        reason = (
+            f"model type {kind!r}"
+            if matching
+            else f"no family names model type {kind!r}; this one reads its facts off the model"
+        )
+        self.decide("model.family", registered.full_name, reason)
+        self.picked["family"] = registered.full_name
+        built = self._build(registered, registered.full_name, "model.family", record="family")
+        return built.facts(self.model.config)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return self.loader.tokenizer(self.recipe.model.name)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        pick: Pick = self.recipe.data.renderer
+        if pick == AUTO:
+            pick = self.facts.renderer
+            registered = self.entry("renderer", pick, setting="data.renderer")
+            self.decide("data.renderer", registered.full_name, "what the model's family speaks")
+            self.picked["renderer"] = registered.full_name
+            built: Renderer = self._build(registered, pick, "data.renderer", record="renderer")
+            return built
+        built = self.section("renderer", pick, "data.renderer")
+        return built
+
+    # --- the data -----------------------------------------------------------------------------------------------------
+
+    def examples(self, split: str) -> Examples:
+        if split not in self._examples:
+            self._examples[split] = self._read(split)
+        return self._examples[split]
+
+    def has(self, split: str) -> bool:
+        """Whether the recipe gives data for the split."""
+        return getattr(self.recipe.data, split) is not None
+
+    def _read(self, split: str) -> Examples:
+        setting = f"data.{split}"
+        section = self.recipe.data
+        given = getattr(section, split)
+        if given is None:
+            raise RecipeError(setting, "no data are given", action=f"set {setting} to a file, a hub id or a source")
+        rows: list[Row] = []
+        names = []
+        for index, item in enumerate(given if isinstance(given, list) else [given]):
+            name, source = self._source(item, f"{setting}.{index}" if isinstance(given, list) else setting)
+            before = len(rows)
+            rows.extend(source.rows())
+            if len(rows) == before:
+                raise DataError(
+                    f"{setting} ({name})", "the source has no rows", action="check the path and the source's options"
+                )
+            names.append(name)
+        format_name, reading = self._format(section, rows, setting)
+        examples = _read_all(rows, reading, format_name)
+        return Examples(split=split, rows=tuple(examples), format=format_name, source=", ".join(names))
+
+    def _source(self, item: Any, setting: str) -> tuple[str, Source]:
+        if isinstance(item, Mapping):
+            registered = self.entry("source", item, setting=setting)
+            self.decide(setting, registered.full_name, "the recipe says so")
+            return registered.full_name, self._build(registered, item, setting)
+        if any(item in (r.entry.name, r.full_name) for r in self.catalog.all("source")):
+            return str(item), self.build("source", item, setting=setting)
+        registered, claim = self._claimed("source", item, setting)
+        self.decide(setting, registered.full_name, f"{item}: {claim.reason}")
+        return registered.full_name, self._build(registered, {"name": registered.full_name, "path": item}, setting)
+
+    def _claimed(self, kind: str, reference: str, setting: str) -> tuple[Registered, Claim]:
+        """The entry with the strongest claim on a reference."""
+        claims: list[tuple[int, Registered, Claim]] = []
+        for registered in self.catalog.all(kind):
+            claims_of = getattr(registered.entry, "claims", None)
+            claim = claims_of(reference) if claims_of is not None else None
+            if claim is not None:
+                claims.append((claim.strength, registered, claim))
+        strongest = max((strength for strength, _, _ in claims), default=0)
+        best = [(registered, claim) for strength, registered, claim in claims if strength == strongest]
+        if not best:
+            installed = ", ".join(sorted(r.full_name for r in self.catalog.all(kind))) or "none"
+            raise RecipeError(
+                setting,
+                f"no installed {kind} knows what {reference!r} is (installed: {installed})",
+                action="check the spelling, or give a mapping with name: NAME",
+            )
+        if len(best) > 1:
+            names = " and ".join(sorted(r.full_name for r, _ in best))
+            raise RecipeError(setting, f"{names} both claim {reference!r}", action="pick one by name")
+        return best[0]
+
+    def _format(self, section: DataSection, rows: list[Row], setting: str) -> tuple[str, Format]:
+        if section.format != AUTO:
+            name = self.entry("format", section.format, setting="data.format").full_name
+            self.decide("data.format", name, "the recipe says so")
+            return name, self.build("format", section.format, setting="data.format")
+        formats = sorted(self.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
+        for registered in formats:
+            built: Format = self._build(registered, registered.full_name, "data.format")
+            reason = built.detect(rows[0].values)
+            if reason is not None:
+                self.decide("data.format", registered.full_name, f"row {rows[0].id} {reason}")
+                return registered.full_name, built
+        columns = ", ".join(sorted(map(str, rows[0].values)))
+        known = ", ".join(r.entry.name for r in formats)
+        raise DataError(
+            rows[0].id,
+            f"no installed format ({known}) knows a row with the columns {columns}",
+            action="set data.format, or rename the columns",
+        )
+
+    # --- everything else ----------------------------------------------------------------------------------------------
+
+    def generator(self, *keys: str | int) -> np.random.Generator:
+        digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()
+        return np.random.default_rng(np.frombuffer(digest[:16], dtype=np.uint32))
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            if self.announce is not None:
+                self.announce(text)
+
+
+def _renamed(pick: Pick, name: str) -> Pick:
+    return name if isinstance(pick, str) else {**pick, "name": name}
+
+
+def _read_all(rows: list[Row], reading: Format, format_name: str) -> list[tuple[str, Example]]:
+    """Read every row; all broken ones are named at once (the first few) and counted."""
+    examples: list[tuple[str, Example]] = []
+    broken: list[DataError] = []
+    for row in rows:
+        try:
+            examples.append((row.id, reading.read(row)))
+        except DataError as error:
+            broken.append(error)
+    if broken:
+        first = broken[0]
+        if len(broken) == 1:
+            raise first
+        shown = "; ".join(f"{e.where}: {e.problem.removeprefix(e.where + ': ')}" for e in broken[:SHOWN])
+        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise DataError(
+            f"{len(broken)} of {len(rows)} rows", f"not of format {format_name}: {shown}{more}", action=first.action
+        )
+    duplicates = [id_ for id_, count in Counter(id_ for id_, _ in examples).items() if count > 1]
+    if duplicates:
+        raise DataError(duplicates[0], "two rows have this id", action="report it to the source's author")
+    return examples

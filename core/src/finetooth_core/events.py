@@ -1,0 +1,113 @@
+"""Event hooks: each plugin is called by itself, sees its own options and state, and is judged by who named it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import FinetoothError, StopRun
+from finetooth_hooks.plan import Plan
+
+if TYPE_CHECKING:
+    from finetooth_core.manager import EventPlugin
+
+
+class PluginFailed(FinetoothError):
+    """A plugin that the user named raised in an event hook; exit code 1."""
+
+
+@dataclass
+class Progress:
+    """What all views of a run share; the loop writes it."""
+
+    id: str
+    folder: Path
+    plan: Plan
+    total_steps: int | None
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as one plugin sees it (`finetooth_hooks.Run`)."""
+
+    progress: Progress
+    options: Any
+    state: MutableMapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.progress.id
+
+    @property
+    def folder(self) -> Path:
+        return self.progress.folder
+
+    @property
+    def plan(self) -> Plan:
+        return self.progress.plan
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    @property
+    def total_steps(self) -> int | None:
+        return self.progress.total_steps
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.progress.metrics
+
+
+class Events:
+    """Calls event hooks in the order of the plugins' names.
+
+    Args:
+        plugins: those with event hooks.
+        progress: of the run.
+        warn: told about a failing plugin that the user did not name; that plugin is not called again.
+    """
+
+    def __init__(self, plugins: tuple[EventPlugin, ...], progress: Progress, warn: Callable[[str], None]) -> None:
+        self.views = {plugin.name: RunView(progress, plugin.options, {}) for plugin in plugins}
+        self.warn = warn
+        self._plugins = plugins
+        self._silenced: set[str] = set()
+
+    def fire(self, hook: str, **arguments: Any) -> None:
+        """Call one hook of every plugin.
+
+        Raises:
+            StopRun: a plugin asks for the end; the others are still called, the first request counts.
+            PluginFailed: a plugin that the user named raised anything else.
+        """
+        stop: StopRun | None = None
+        for plugin in self._plugins:
+            if plugin.name in self._silenced:
+                continue
+            try:
+                plugin.call(hook, run=self.views[plugin.name], **arguments)
+            except StopRun as request:
+                stop = stop or request
+            except Exception as error:
+                problem = f"plugin {plugin.name} failed in {hook}: {type(error).__name__}: {error}"
+                if plugin.named_by_user:
+                    raise PluginFailed(problem, action="mend the plugin, or take it out of plugins:") from error
+                self._silenced.add(plugin.name)
+                self.warn(f"{problem}; it is not called again in this run")
+        if stop is not None:
+            raise stop
+
+    def state(self) -> dict[str, Any]:
+        """Every plugin's state, for checkpoints."""
+        return {name: dict(view.state) for name, view in self.views.items() if view.state}
+
+    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give every plugin its state back."""
+        for name, state in states.items():
+            if name in self.views:
+                self.views[name].state.update(state)

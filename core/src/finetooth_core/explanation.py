@@ -1,0 +1,146 @@
+"""Lines of `ft plugins explain`: where an entry comes from, its options, and when it is chosen."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from finetooth_hooks import Entry, PluginError
+
+from finetooth_core.builders import options_model
+from finetooth_core.catalog import Catalog, Registered
+
+_SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "claims")
+
+_CHOSEN = {
+    "loader": "when model.loader is auto, by its claim on the reference in 'model': the strongest claim wins",
+    "source": "by its claim on the text in data.train or data.eval, or by name: {name: NAME, ...}",
+    "format": "when data.format is auto, by the columns of the first row; formats are asked in order of rank",
+    "family": "when model.family is auto, by the model's type; the default family takes the rest",
+    "renderer": "when data.renderer is auto, by the model's family",
+    "hardware": "when hardware is auto, if it is there: the one with the highest rank wins",
+    "tracker": "in the list 'trackers'",
+    "evaluator": "in the list evaluate.evaluators",
+    "command": "as a command of ft",
+    "loss": "by a method's option, or by a method that asks for it by name",
+    "reward": "by a method's or an evaluator's option",
+}
+"""When a recipe does not simply name the entry in the section of its kind."""
+
+
+def explain_lines(catalog: Catalog, text: str) -> Iterator[str]:
+    """Everything about the entries that `text` may mean.
+
+    Raises:
+        PluginError: there is none of that name, or its builder cannot be imported.
+    """
+    found = catalog.find(text)
+    if not found:
+        raise _unknown(catalog, text)
+    for position, registered in enumerate(found):
+        if position:
+            yield ""
+        yield from _explain(catalog, registered)
+
+
+def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
+    entry = registered.entry
+    yield f"{registered.kind}:{entry.name}" + (f" - {entry.summary}" if entry.summary else "")
+    yield f"full name  {registered.full_name}"
+    yield f"source     {registered.distribution} {registered.version}".rstrip() + f", {registered.file}"
+    yield f"builder    {entry.build}"
+    for name, value in _declared(entry):
+        yield f"{name:10} {value}"
+    yield f"chosen     {_chosen(catalog, registered)}"
+    if registered.kind != "command":
+        yield from option_lines(options_model(entry, registered.distribution))
+
+
+def _declared(entry: Entry) -> Iterator[tuple[str, str]]:
+    for field in fields(entry):
+        value = getattr(entry, field.name)
+        if field.name not in _SHOWN_ELSEWHERE and value not in (None, frozenset()):
+            yield field.name, ", ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+
+
+def _chosen(catalog: Catalog, registered: Registered) -> str:
+    rivals = [r for r in catalog.all(registered.kind) if r.entry.name == registered.entry.name and r != registered]
+    name = registered.full_name if rivals else registered.entry.name
+    parts = [_CHOSEN.get(registered.kind, f"when the recipe names it, {registered.kind}: {name}")]
+    if registered.entry.default:
+        others = [r for r in catalog.defaults(registered.kind) if r != registered]
+        also = f"; {', '.join(r.full_name for r in others)} says so too" if others else ""
+        parts.append(f"it is the default, taken when the recipe leaves the choice open{also}")
+    if rivals:
+        parts.append(f"the bare name is ambiguous, {', '.join(r.full_name for r in rivals)} has it too")
+    return "; ".join(parts)
+
+
+def option_lines(model: type[Any], prefix: str = "") -> Iterator[str]:
+    """Options with type, default and documentation; nested models are indented by their path."""
+    if not model.model_fields:
+        if not prefix:
+            yield "options    none"
+        return
+    if not prefix:
+        yield "options"
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"= {_default(field.get_default(call_default_factory=True))}"
+        yield f"  {prefix}{name}: {type_text(field.annotation)} {default}"
+        if field.description:
+            yield f"      {' '.join(field.description.split())}"
+        for nested in _nested(field.annotation):
+            yield from option_lines(nested, f"{prefix}{name}.")
+
+
+def type_text(annotation: Any) -> str:
+    """A type as a user reads it: `float`, `'drop' | 'raise'`, `list[str]`."""
+    if annotation is None or annotation is type(None):
+        return "null"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(repr(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return type_text(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_text(argument) for argument in arguments)
+    if arguments:
+        inner = ", ".join("..." if argument is ... else type_text(argument) for argument in arguments)
+        return f"{getattr(origin, '__name__', str(origin))}[{inner}]"
+    return getattr(annotation, "__name__", str(annotation).replace("typing.", ""))
+
+
+def _default(value: Any) -> str:
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, default=str)
+
+
+def _nested(annotation: Any) -> Iterator[type[Any]]:
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _nested(argument)
+
+
+def _unknown(catalog: Catalog, text: str) -> PluginError:
+    *sources, bare = text.split(":")
+    kinds = [source for source in sources if source in catalog.kinds] or [
+        kind for kind in catalog.kinds if bare in catalog.index.get(kind, {})
+    ]
+    if len(kinds) == 1:
+        try:
+            catalog.get(kinds[0], ":".join([*(s for s in sources if s != kinds[0]), bare]))
+        except PluginError as error:
+            return error
+    from difflib import get_close_matches
+
+    known = sorted({registered.entry.name for kind in catalog.kinds for registered in catalog.all(kind)})
+    near = get_close_matches(bare, known, n=1)
+    return PluginError(
+        "", f"no entry {text!r} is installed", action=f"did you mean {near[0]!r}?" if near else "see ft plugins list"
+    )

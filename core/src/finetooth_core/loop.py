@@ -1,0 +1,261 @@
+"""The run loop: one optimizer step after the other, and between two steps everything else.
+
+Read `Loop.run` top to bottom: it is a run. The method yields steps (`Loop.steps`); trackers and event hooks are told;
+evaluations
+and checkpoints happen when they are due. However the run ends, what was trained is kept, `ft_run_end` fires, and
+result.json says how it went.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.errors import FinetoothError, StopRun
+from finetooth_hooks.protocols import Method
+from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+
+from finetooth_core.artifact import write_folder, write_json
+from finetooth_core.events import Events, Progress, RunView
+from finetooth_core.plan import Job
+
+
+@dataclass
+class Record:
+    """What a run has reported so far."""
+
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the steps ended."""
+
+    status: Literal["done", "stopped", "interrupted", "failed"] = "done"
+    reason: str = ""
+    exit_code: int = 0
+    error: BaseException | None = None
+
+
+@dataclass
+class Loop:
+    """One run.
+
+    Attributes:
+        job: the decided run.
+        method: drives the engine; its data are prepared.
+        engine: built from the job.
+        events: plugins to tell.
+        progress: shared with the plugins' views.
+        manifest: goes into the manifest of everything that is saved (recipe hash, plugin versions).
+        say: tells the user one line.
+        record: losses and evaluations so far.
+    """
+
+    job: Job
+    method: Method
+    engine: Engine
+    events: Events
+    progress: Progress
+    manifest: Mapping[str, Any]
+    say: Callable[[str], None]
+    record: Record = field(default_factory=Record)
+    evaluated_at: int = -1
+
+    def __post_init__(self) -> None:
+        self.view = RunView(self.progress, None, {})
+
+    def run(self) -> Outcome:
+        """Train, keep what was trained, and report how it ended.
+
+        Raises:
+            FinetoothError: the run failed; result.json says so already.
+        """
+        started = time.perf_counter()
+        try:
+            with interrupts() as interrupt:
+                ending = self.steps(interrupt)
+        except StopRun as stop:
+            ending = Ending("stopped", stop.reason, stop.exit_code)
+        except KeyboardInterrupt:
+            ending = Ending("interrupted", "interrupted twice; the step under way was dropped", 130)
+        except Exception as error:
+            ending = failed(error)
+        artifact, ending = self.keep(ending)
+        outcome = Outcome(
+            status=ending.status,
+            exit_code=ending.exit_code,
+            reason=ending.reason,
+            steps=self.progress.step,
+            metrics=dict(self.progress.metrics),
+            best=dict(self.record.best),
+            artifact=artifact,
+            plan_hash=self.job.plan.hash,
+            seconds=time.perf_counter() - started,
+        )
+        for tracker in self.job.trackers:
+            tracker.end(self.view, outcome)
+        outcome, hook_error = self.end(outcome)
+        write_json(self.job.context.folder / "result.json", result(outcome, self.manifest))
+        failure = ending.error or hook_error
+        if failure is not None:
+            raise failure
+        if outcome.status == "interrupted":
+            kept = f"what was trained is in {artifact}" if artifact else "no step was done, nothing is kept"
+            self.say(f"{outcome.reason}: {kept}")
+        return outcome
+
+    def steps(self, interrupt: Interrupt) -> Ending:
+        """Every step of the method, and what is due between two of them."""
+        recipe = self.job.context.recipe
+        for tracker in self.job.trackers:
+            tracker.start(self.view)
+        self.events.fire("ft_run_start")
+        if recipe.evaluate.before:
+            self.evaluate()
+        clock = time.perf_counter()
+        for report in self.method.steps(self.engine):
+            self.tell(timed(report, time.perf_counter() - clock, self.engine.peak_memory()))
+            if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
+                self.evaluate()
+            if recipe.checkpoint.every and report.step % recipe.checkpoint.every == 0:
+                self.save_checkpoint()
+            if interrupt.signal:
+                reason = f"{signal.Signals(interrupt.signal).name} after step {report.step}"
+                return Ending("interrupted", reason, 128 + interrupt.signal)
+            clock = time.perf_counter()
+        if self.evaluated_at != self.progress.step:
+            self.evaluate()
+        return Ending()
+
+    def tell(self, report: StepReport) -> None:
+        """Record a step and tell trackers and plugins."""
+        self.progress.step = report.step
+        self.progress.metrics |= {"loss": report.loss, **report.metrics}
+        self.record.losses.append(report.loss)
+        for tracker in self.job.trackers:
+            tracker.step(self.view, report)
+        self.events.fire("ft_step", report=report)
+
+    def evaluate(self) -> None:
+        """Run every evaluator; metrics are recorded as `eval/NAME`, the best value of each evaluator's first one is
+        kept."""
+        self.evaluated_at = self.progress.step
+        for evaluator in self.job.evaluators:
+            evaluation = evaluator.evaluate(self.engine, self.progress.step)
+            self.remember(evaluation)
+            for tracker in self.job.trackers:
+                tracker.evaluated(self.view, evaluation)
+            self.events.fire("ft_evaluated", evaluation=evaluation)
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation, its metrics, and the best value of its first metric."""
+        self.record.evaluations.append(evaluation)
+        self.progress.metrics |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        first = next(iter(evaluation.metrics), None)
+        if first is not None and math.isfinite(evaluation.metrics[first]):
+            name, value = f"eval/{first}", evaluation.metrics[first]
+            better = max if evaluation.higher_is_better else min
+            self.record.best[name] = better(value, self.record.best.get(name, value))
+
+    def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
+        """Save the artifact, however the steps ended: a failed step has not touched the weights."""
+        if not self.progress.step:
+            return None, ending
+        target = self.job.context.folder / "artifact"
+        try:
+            self.save_artifact(target)
+        except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
+            return target, Ending("stopped", stop.reason, stop.exit_code)
+        except Exception as error:
+            kept = target if target.exists() else None
+            return kept, ending if ending.error else failed(error)
+        return target, ending
+
+    def end(self, outcome: Outcome) -> tuple[Outcome, FinetoothError | None]:
+        """Tell the plugins; a StopRun raised now still sets the exit code."""
+        try:
+            self.events.fire("ft_run_end", outcome=outcome)
+        except StopRun as stop:
+            return replace(outcome, status="stopped", reason=stop.reason, exit_code=stop.exit_code), None
+        except FinetoothError as error:
+            return replace(outcome, status="failed", reason=str(error), exit_code=error.exit_code), error
+        return outcome, None
+
+    def save_artifact(self, target: Path) -> None:
+        """What was trained, in the layout that other tools load."""
+        about = {**self.manifest, "step": self.progress.step, "kind": "artifact"}
+        write_folder(target, self.engine.export, about)
+        self.events.fire("ft_checkpoint_saved", path=target)
+
+    def save_checkpoint(self) -> None:
+        """Engine, method and plugin state together."""
+
+        def fill(folder: Path) -> None:
+            self.engine.save(folder / "engine")
+            state = {"step": self.progress.step, "method": self.method.state(), "plugins": self.events.state()}
+            write_json(folder / "state.json", state)
+
+        about = {**self.manifest, "step": self.progress.step, "kind": "checkpoint"}
+        target = self.job.context.folder / "checkpoints" / f"step-{self.progress.step}"
+        self.events.fire("ft_checkpoint_saved", path=write_folder(target, fill, about))
+
+
+def failed(error: Exception) -> Ending:
+    """The ending for an exception."""
+    if isinstance(error, FinetoothError):
+        return Ending("failed", str(error), error.exit_code, error)
+    return Ending("failed", f"{type(error).__name__}: {error}", 1, error)
+
+
+def timed(report: StepReport, seconds: float, memory: int) -> StepReport:
+    """Add what only the loop knows."""
+    return replace(report, seconds=seconds, tokens_per_second=report.tokens / max(seconds, 1e-9), memory=memory)
+
+
+def result(outcome: Outcome, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of result.json; a number that is not finite becomes null, since JSON has none."""
+    content = asdict(outcome)
+    content["artifact"] = outcome.artifact.name if outcome.artifact else None
+    for group in ("metrics", "best"):
+        content[group] = {k: v if math.isfinite(v) else None for k, v in content[group].items()}
+    return {**content, **manifest}
+
+
+@dataclass
+class Interrupt:
+    """Set by Ctrl-C or SIGTERM; the loop looks at it between two steps."""
+
+    signal: int = 0
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """The first Ctrl-C or SIGTERM lets the step under way finish; the second raises KeyboardInterrupt at once."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt  # signals belong to the main thread
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is the signal module's
+        if interrupt.signal:
+            raise KeyboardInterrupt
+        interrupt.signal = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

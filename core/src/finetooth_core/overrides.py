@@ -1,0 +1,113 @@
+"""Overrides: `key.path=value` on the command line changes one setting of a recipe.
+
+* The value is read as in a recipe: `train.batch_size=4`, `optimizer.learning_rate=2e-4`, `data.eval=null`,
+  `trackers=[a, b]`, `method={name: x, beta: 0.1}`, `output="7"`. Text that does not start with a quote or a bracket is
+  taken whole, so `#`, `: ` and `*` mean nothing special in it.
+* `key=` is an error: `key=null` unsets, `key=''` gives an empty text.
+* A number in the path is the index of a list item; the index after the last appends.
+* A path into a section that only names its pick makes a mapping of it: `adapter: x` with `adapter.rank=8` becomes
+  `adapter: {name: x, rank: 8}`; a pick that the recipe leaves open keeps its choice: `{name: auto, rank: 8}`.
+* Overrides apply from left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetooth_hooks.errors import RecipeError
+
+from finetooth_core.yaml_text import plain, read_yaml
+
+DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
+"""Picks whose `auto` is the default entry of the kind, so that `{name: auto, ...}` may give it options."""
+
+_LISTS = frozenset({"trackers", "evaluate.evaluators", "plugins"})
+_REFERENCES = ("data.train", "data.eval")
+
+
+def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change `recipe` in place.
+
+    Raises:
+        RecipeError: an override has no `=`, no value, or a path that leads nowhere.
+    """
+    for override in overrides:
+        keys, value = parse_override(override)
+        _assign(recipe, keys, value)
+
+
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """Split `a.b=value` into the keys of its path and its value."""
+    path, equals, text = override.partition("=")
+    path = path.strip()
+    if not equals:
+        raise RecipeError("", f"{override!r} is not an override", action="write key.path=value, such as train.seed=1")
+    keys = path.split(".")
+    if not all(keys):
+        raise RecipeError("", f"{override!r} has an empty key in its path", action="write key.path=value")
+    text = text.strip()
+    if not text:
+        raise RecipeError(
+            path, "the override has no value", action=f"write {path}=null to unset it, {path}='' for an empty text"
+        )
+    if text[0] in "[{\"'!":
+        return keys, read_yaml(text, f"override {path}").value
+    return keys, plain(text)
+
+
+def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Walk to the holder of the last key, promoting names to mappings on the way, and set the value there."""
+    holder: Any = recipe
+    for depth, key in enumerate(keys[:-1]):
+        holder = _enter(holder, key, keys[: depth + 1])
+    where = ".".join(keys)
+    if isinstance(holder, list):
+        index = _index(holder, keys[-1], where, append=True)
+        holder[index : index + 1] = [value]
+    else:
+        holder[keys[-1]] = value
+
+
+def _enter(holder: Any, key: str, path: list[str]) -> Any:
+    """The mapping or list under `key`, made where there is none yet."""
+    where = ".".join(path)
+    slot: str | int = _index(holder, key, where, append=False) if isinstance(holder, list) else key
+    current = holder[slot] if isinstance(holder, list) else holder.get(slot)
+    if isinstance(current, (dict, list)):
+        return current
+    if current is None:
+        made: Any = [] if where in _LISTS else {"name": "auto"} if where in DEFAULTED else {}
+    elif isinstance(current, str):
+        made = _promoted(current, path, where)
+    else:
+        raise RecipeError(where, f"is {current!r}, so it has no setting below it", action=f"write {where}=value")
+    holder[slot] = made
+    return made
+
+
+def _promoted(name: str, path: list[str], where: str) -> dict[str, Any]:
+    """A name as the mapping that picks it."""
+    if where.startswith(_REFERENCES):
+        raise RecipeError(
+            where,
+            f"is the reference {name!r}, which takes no options",
+            action=f"pick the source by name: {where}={{name: SOURCE, path: {name}, ...}}",
+        )
+    if path[0] == "plugins" and len(path) == 2:
+        return {"use": name}
+    if where in _LISTS:
+        raise RecipeError(where, f"is {name!r}, not a list", action=f"write {where}=[NAME, ...]")
+    return {"name": name}
+
+
+def _index(items: list[Any], key: str, where: str, *, append: bool) -> int:
+    """A list index; one past the end only where a value is set."""
+    if not key.isascii() or not key.isdigit():
+        raise RecipeError(
+            where, f"{key!r} is no index into a list of {len(items)}", action="write a number, 0 is the first"
+        )
+    index = int(key) if len(key) < 10 else len(items) + 1
+    if index > len(items) or (index == len(items) and not append):
+        raise RecipeError(where, f"the list has only {len(items)} items", action="0 is the first")
+    return index

@@ -1,0 +1,306 @@
+"""Decide every `auto`, check what cannot work together, and say why; no weights are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.context import Registered
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
+from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
+from finetooth_hooks.protocols import Backend as BuiltBackend
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
+from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
+from finetooth_hooks.protocols import Hardware as BuiltHardware
+from finetooth_hooks.protocols import Method as BuiltMethod
+from finetooth_hooks.protocols import Tracker as BuiltTracker
+from finetooth_hooks.reports import DataReport, Prepared
+
+from finetooth_core.context import AUTO, RunContext
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, decided and ready to build its engine.
+
+    Attributes:
+        context: what the parts were built with.
+        plan: the decisions.
+        method: its data are prepared; None without data.
+        prepared: steps and what became of the rows.
+        backend: builds the engine from `request`.
+        evaluators: in the recipe's order.
+        trackers: in the recipe's order.
+        reports: what became of the rows, by split.
+    """
+
+    context: RunContext
+    plan: Plan
+    method: BuiltMethod | None
+    prepared: Prepared
+    backend: BuiltBackend
+    request: EngineRequest
+    evaluators: tuple[BuiltEvaluator, ...]
+    trackers: tuple[BuiltTracker, ...]
+    reports: tuple[DataReport, ...]
+
+
+def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
+    """From a recipe to a job.
+
+    Args:
+        context: of the recipe.
+        data: False for an engine that the caller drives with data of its own: nothing is read, and the job has
+            neither method nor
+            evaluators.
+        versions: of every distribution that brought a plugin; part of the plan's hash.
+
+    Raises:
+        UserError: bad options, bad data, or a combination that cannot work.
+    """
+    recipe = context.recipe
+    backend, backend_entry = _part(context, "backend", recipe.backend, Backend)
+    hardware = _hardware(context, backend_entry)
+    model, facts = context.model, context.facts
+    adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    optimizer, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
+    schedule = context.section("schedule", _schedule_pick(context, data), "schedule")
+    _check_frameworks(context, backend_entry)
+    _check_length(context, facts.max_positions)
+    method: BuiltMethod | None = None
+    prepared = NO_DATA
+    evaluators: list[BuiltEvaluator] = []
+    trackers: list[BuiltTracker] = []
+    reports: list[DataReport] = []
+    if data:
+        method, method_entry = _part(context, "method", recipe.method, Method)
+        evaluators, evaluator_entries = _evaluators(context)
+        trackers = _trackers(context)
+        _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
+        prepared = method.prepare()
+        reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
+    trained = adapter.trained_parameters(facts, model.parameters)
+    _check_room(context.folder, trained)
+    report = prepared.report
+    decided: BackendPlan = backend.plan(
+        PlanRequest(
+            model=model,
+            facts=facts,
+            hardware=hardware,
+            train=context.train,
+            trained_parameters=trained,
+            optimizer_bytes=optimizer_entry.state_bytes,
+            optimizer=context.picked["optimizer"],
+            accumulation=optimizer_entry.accumulation,
+            checkpointing=optimizer_entry.checkpointing,
+            longest=report.longest or context.train.max_length,
+            mean_length=report.tokens / max(1, report.used),
+        )
+    )
+    for decision in decided.decisions:
+        context.decide(decision.setting, decision.value, decision.reason)
+    context.train = decided.train
+    stop_ids = context.renderer.stop_ids
+    plan = _plan(context, decided.memory, prepared.total_steps, versions)
+    context.plan = plan
+    request = EngineRequest(
+        plan=plan,
+        model=model,
+        facts=facts,
+        hardware=hardware,
+        loader=context.loader,
+        adapter=adapter,
+        adapter_can_disable=adapter_entry.can_disable,
+        optimizer=optimizer,
+        schedule=schedule,
+        tokenizer=context.tokenizer,
+        stop_ids=stop_ids,
+        generator_seed=int(context.generator("engine").integers(2**31)),
+        adapter_generator=context.generator("adapter"),
+    )
+    return Job(
+        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers), _by_split(reports)
+    )
+
+
+NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
+
+
+def _schedule_pick(context: RunContext, data: bool) -> Any:
+    """The recipe's schedule; when it leaves the choice open and the number of steps will not be known, one that does
+    not ask for it."""
+    pick = context.recipe.schedule
+    if pick != AUTO or data or context.train.max_steps is not None:
+        return pick
+    open_ended = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
+    return min(r.full_name for r in open_ended) if open_ended else pick
+
+
+def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Any, Any]:
+    """Build a single-choice section; return the part and its entry."""
+    built = context.section(kind, pick, kind)
+    entry = context.catalog.get(kind, context.picked[kind]).entry
+    assert isinstance(entry, entry_type)
+    return built, entry
+
+
+def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
+    pick = context.recipe.hardware
+    if pick != AUTO:
+        built: BuiltHardware = context.section("hardware", pick, "hardware")
+        missing = built.missing()
+        if missing:
+            raise PlanError(
+                f"hardware: {context.picked['hardware']} cannot be used here: {missing}", action="set hardware: auto"
+            )
+        return built.facts()
+    passed: list[str] = []
+    candidates = [r for r in context.catalog.all("hardware") if getattr(r.entry, "framework", "") == backend.framework]
+    for registered in sorted(candidates, key=_rank, reverse=True):
+        built = context.build("hardware", registered.full_name, setting="hardware")
+        missing = built.missing()
+        if missing:
+            passed.append(f"{registered.entry.name}: {missing}")
+            continue
+        facts = built.facts()
+        reason = facts.label + (f"; {'; '.join(passed)}" if passed else "")
+        context.decide("hardware", registered.full_name, reason)
+        context.picked["hardware"] = registered.full_name
+        return facts
+    tried = "; ".join(passed) or "no plugin brings any"
+    raise PlanError(
+        f"hardware: nothing here can run the {backend.framework} backend ({tried})", action="run: ft plugins list"
+    )
+
+
+def _rank(registered: Registered) -> tuple[int, str]:
+    entry = registered.entry
+    return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
+
+
+def _evaluators(context: RunContext) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
+    picks = context.recipe.evaluate.evaluators
+    if picks == AUTO:
+        if not context.has("eval"):
+            context.decide("evaluate.evaluators", [], "data.eval is not set")
+            return [], []
+        picks = [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
+        context.decide("evaluate.evaluators", picks, "the defaults, since data.eval is set")
+    built, entries = [], []
+    for index, pick in enumerate(picks):
+        setting = f"evaluate.evaluators.{index}"
+        registered = context.entry("evaluator", pick, setting=setting)
+        assert isinstance(registered.entry, Evaluator)
+        built.append(context.build("evaluator", pick, setting=setting))
+        entries.append(registered.entry)
+        context.picked[f"evaluator.{index}"] = registered.full_name
+    return built, entries
+
+
+def _trackers(context: RunContext) -> list[BuiltTracker]:
+    picks = context.recipe.trackers
+    if picks == AUTO:
+        picks = [r.full_name for r in context.catalog.all("tracker") if r.entry.default]
+        context.decide("trackers", picks, "the defaults")
+    built = []
+    for index, pick in enumerate(picks):
+        built.append(context.build("tracker", pick, setting=f"trackers.{index}"))
+        context.picked[f"tracker.{index}"] = context.entry("tracker", pick).full_name
+    return built
+
+
+def _check_frameworks(context: RunContext, backend: Backend) -> None:
+    for kind, entry_type in (("adapter", Adapter), ("optimizer", Optimizer), ("loader", Loader)):
+        entry = context.catalog.get(kind, context.picked[kind]).entry
+        assert isinstance(entry, (Adapter, Optimizer, Loader)) and isinstance(entry, entry_type)
+        if backend.framework not in entry.frameworks:
+            speaks = ", ".join(sorted(entry.frameworks))
+            raise PlanError(
+                f"{kind}: {context.picked[kind]} works with {speaks}, "
+                f"but backend {context.picked['backend']} is {backend.framework}",
+                action=f"pick another {kind} or backend",
+            )
+
+
+def _check_capabilities(backend: Backend, method: Method, evaluators: list[Evaluator], adapter: Adapter) -> None:
+    asking: list[Method | Evaluator] = [method, *evaluators]
+    for entry in asking:
+        lacking = sorted(entry.needs - backend.capabilities)
+        if lacking:
+            raise PlanError(
+                f"{entry.kind}: {entry.name} needs {', '.join(lacking)}, which backend {backend.name} cannot do",
+                action=f"pick another {entry.kind} or backend",
+            )
+    if "reference" in method.roles and not (adapter.can_disable and "reference" in backend.capabilities):
+        raise PlanError(
+            f"method: {method.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
+            action="pick an adapter that can, such as a low-rank one",
+        )
+
+
+def _check_length(context: RunContext, max_positions: int) -> None:
+    if context.train.max_length > max_positions > 0:
+        raise RecipeError(
+            "train.max_length",
+            f"{context.train.max_length} is more than the {max_positions} positions of {context.recipe.model.name}",
+            action=f"set it to at most {max_positions}",
+        )
+
+
+def _check_room(folder: Path, trained: int) -> None:
+    """The artifact and one state (weights and two moments in fp32) must fit on the disk of the run folder."""
+    needed = 16 * trained
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise PlanError(
+            f"output: {folder} has {free / 1e9:.2f} GB free, and the run may write {needed / 1e9:.2f} GB",
+            action="make room, or set output to another disk",
+        )
+
+
+def _plan(context: RunContext, memory: MemoryEstimate, total_steps: int | None, versions: Mapping[str, str]) -> Plan:
+    recipe = context.recipe.as_dict()
+    plan = Plan(
+        recipe=recipe,
+        picks=dict(context.picked),
+        options=dict(context.options),
+        train=context.train,
+        decisions=tuple(context.decisions.values()),
+        memory=memory,
+        total_steps=total_steps,
+        notes=tuple(context.notes),
+    )
+    return replace(plan, hash=_hash(plan, versions))
+
+
+def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
+    """SHA-256 over what decides the numbers: not over where the run writes or what it costs."""
+    content = as_json(plan)
+    for volatile in ("memory", "notes", "hash"):
+        content.pop(volatile)
+    content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers")}
+    content["versions"] = dict(sorted(versions.items()))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, for plan.json."""
+    return json.loads(json.dumps(asdict(plan), default=str))  # type: ignore[no-any-return]
+
+
+def _by_split(reports: list[DataReport]) -> tuple[DataReport, ...]:
+    """One report a split: several evaluators read the same rows."""
+    seen: dict[str, DataReport] = {}
+    for report in reports:
+        seen.setdefault(report.split, report)
+    return tuple(seen.values())
+
+
+__all__ = ["Decision", "Job", "as_json", "decide"]

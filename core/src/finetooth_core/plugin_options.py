@@ -1,0 +1,59 @@
+"""Options of a plugin as a whole: its `plugin_options` model and what the user gave in `plugins:`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from finetooth_hooks import Options, PluginError
+
+from finetooth_core import problems
+from finetooth_core.problems import plain_data
+
+ATTRIBUTE = "plugin_options"
+
+
+def model(name: str, module: ModuleType) -> type[Options] | None:
+    """The plugin's options model; the attribute `plugin_options` is the class, or a reference `package.module:Class`.
+
+    Raises:
+        PluginError: it is neither, or cannot be imported.
+    """
+    declared = getattr(module, ATTRIBUTE, None)
+    if isinstance(declared, str):
+        place, _, attribute = declared.partition(":")
+        try:
+            declared = getattr(import_module(place or module.__name__), attribute, declared)
+        except ImportError as error:
+            raise PluginError(name, f"its {ATTRIBUTE} {declared!r} cannot be imported: {error}") from error
+    if declared is None:
+        return None
+    if not (isinstance(declared, type) and issubclass(declared, Options)):
+        raise PluginError(
+            name,
+            f"its {ATTRIBUTE} is {declared!r}, which is no options model",
+            action="make it a subclass of finetooth_hooks.Options, or its reference 'package.module:Class'",
+        )
+    return declared
+
+
+def validate(name: str, module: ModuleType, given: Mapping[str, Any] | None) -> Options | None:
+    """The plugin's options, defaults filled in; None if it declares no model.
+
+    Raises:
+        PluginError: options are given and no model is declared.
+        RecipeError: they are wrong; one line each.
+    """
+    declared = model(name, module)
+    if declared is None:
+        if given is not None:
+            raise PluginError(
+                name,
+                f"it takes no options, and {', '.join(map(str, given)) or 'an empty mapping'} is given",
+                action=f"remove the options, or set {ATTRIBUTE} in {module.__file__}",
+            )
+        return None
+    setting = ("plugins", name, "options")
+    return problems.validate(declared, plain_data(given or {}, setting), prefix=setting, noun="option")

@@ -1,0 +1,323 @@
+"""From what pydantic finds wrong to lines a user can act on: setting, problem, nearest valid name, action."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from finetooth_hooks.errors import RecipeError
+from pydantic import BaseModel, ValidationError
+from typing_extensions import is_typeddict
+
+from finetooth_core.yaml_text import Path, dotted, plain
+
+Model = TypeVar("Model", bound=BaseModel)
+Detail = Mapping[str, Any]
+"""One entry of `ValidationError.errors()`."""
+
+INVALID = "invalid"
+"""Type of a `PydanticCustomError` whose context holds the `action`; its message is the problem."""
+
+
+class RecipeProblems(RecipeError):
+    """Several things are wrong with a recipe; one line each.
+
+    Attributes:
+        problems: at least two.
+    """
+
+    def __init__(self, problems: Sequence[RecipeError]) -> None:
+        super().__init__(problems[0].setting, "")
+        self.problems = tuple(problems)
+        self.problem = "\n".join(str(problem) for problem in problems)
+
+
+def raise_problems(problems: Sequence[RecipeError]) -> None:
+    """Raise what there is: nothing, the one problem, or all of them together."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise RecipeProblems(problems)
+
+
+def plain_data(value: Any, path: Path) -> Any:
+    """A copy of `value` made of what YAML and JSON can say; tuples become lists, paths become text.
+
+    Raises:
+        RecipeError: something else, a number that is not finite, a key that is no text; names the setting.
+    """
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise RecipeError(dotted(path), f"{value!a} is not valid Unicode text", action="rename it in UTF-8")
+        return str(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RecipeError(dotted(path), f"must be a finite number, got {value}", action="write a finite number")
+        return float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise RecipeError(dotted(path), f"the key {key!r} is not a text", action="write the key as a text")
+        return {key: plain_data(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_data(item, (*path, index)) for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return plain_data(os.fspath(value), path)
+    kind = type(value).__name__
+    raise RecipeError(
+        dotted(path), f"is a {kind}, which a recipe cannot hold", action="give texts, numbers, lists, mappings"
+    )
+
+
+def validate(
+    model: type[Model],
+    value: Mapping[str, Any],
+    *,
+    prefix: Path = (),
+    noun: str = "setting",
+    elsewhere: Mapping[str, str] | None = None,
+    place: Callable[[Path], str] = lambda path: "",
+) -> Model:
+    """Check plain data against a pydantic model, strictly: `"3"` is no number, 1 is no boolean.
+
+    Args:
+        prefix: path of `value` in the recipe.
+        noun: what a key is called, `option of adapter x`.
+        elsewhere: keys of other places with their full setting, for the nearest name.
+        place: where in the file a path is, appended to the problem.
+
+    Raises:
+        RecipeError: everything that is wrong, one line each.
+    """
+    try:
+        # JSON is the one strict mode of pydantic that still takes a list for a tuple and a text for a path
+        return model.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        found = _Translator(model, value, prefix, noun, elsewhere or {}, place).problems(error)
+    raise_problems(found)
+    raise AssertionError("unreachable")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice a user most likely meant, None if none is close."""
+    names = sorted(set(choices))
+    by_form = {_form(choice): choice for choice in reversed(names)}
+    if _form(name) in by_form:
+        return by_form[_form(name)]
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _form(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def show(value: Any) -> str:
+    """A value as a message shows it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return f"the text {value!r}" if len(value) < 60 else f"the text {value[:57]!r}..."
+    if isinstance(value, (int, float)):
+        text = str(value) if abs(value) < 1e30 else f"{value:.3g}"
+        return f"the number {text}"
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": "must be more than {gt}, got {value}",
+    "greater_than_equal": "must be at least {ge}, got {value}",
+    "less_than": "must be less than {lt}, got {value}",
+    "less_than_equal": "must be at most {le}, got {value}",
+    "multiple_of": "must be a multiple of {multiple_of}, got {value}",
+    "finite_number": "must be a finite number, got {value}",
+    "too_short": "needs {min_length} items or more, has {actual_length}",
+    "too_long": "takes at most {max_length} items, has {actual_length}",
+    "string_too_short": "must not be shorter than {min_length}, got {value!r}",
+    "string_too_long": "takes at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}, got {value!r}",
+    "value_error": "{error}",
+    "assertion_error": "{error}",
+}
+
+
+class _Translator:
+    """Translates the errors of one validation."""
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        value: Any,
+        prefix: Path,
+        noun: str,
+        elsewhere: Mapping[str, str],
+        place: Callable[[Path], str],
+    ) -> None:
+        self.model, self.value, self.prefix = model, value, prefix
+        self.noun, self.elsewhere, self.place = noun, elsewhere, place
+
+    def problems(self, error: ValidationError) -> list[RecipeError]:
+        """One error per setting: a union reports every branch, the deepest says what the user meant."""
+        groups: dict[Path, list[Detail]] = {}
+        for detail in error.errors(include_url=False):
+            groups.setdefault(self._path(detail), []).append(typing.cast(Detail, detail))
+        paths = [path for path in groups if not any(len(p) > len(path) and p[: len(path)] == path for p in groups)]
+        found = {path: self._problem(path, groups[path]) for path in paths}
+        meant = {problem.action for problem in found.values()}
+        for path in paths:  # a misspelt key also leaves the right one missing: say it once
+            if groups[path][0]["type"] == "missing" and f"did you mean {self._setting(path)}?" in meant:
+                del found[path]
+        return list(found.values())
+
+    def _path(self, detail: Mapping[str, Any]) -> Path:
+        """The error's place in the data: pydantic's `loc` without the names of union branches."""
+        path: list[str | int] = []
+        current = self.value
+        last = len(detail["loc"]) - 1
+        for position, part in enumerate(detail["loc"]):
+            is_key = isinstance(current, dict) and part in current
+            is_index = isinstance(current, list) and isinstance(part, int) and part < len(current)
+            if is_key or is_index:
+                current = current[part]
+                path.append(part)
+            elif detail["type"] == "missing" and position == last:
+                path.append(part)
+        return tuple(path)
+
+    def _setting(self, path: Path) -> str:
+        return dotted((*self.prefix, *path))
+
+    def _problem(self, path: Path, details: list[Detail]) -> RecipeError:
+        at = self.place(path)
+        setting = self._setting(path)
+        kinds = [detail["type"] for detail in details]
+        if "extra_forbidden" in kinds:
+            return RecipeError(setting, f"unknown {self.noun}{at}", action=self._known(path))
+        if "missing" in kinds:
+            return RecipeError(setting, "is required and missing", action=f"set {setting}")
+        value = details[0]["input"]
+        for detail in details:
+            context = {**detail.get("ctx", {}), "value": value}
+            if detail["type"] == INVALID:
+                return RecipeError(setting, detail["msg"] + at, action=str(context["action"]))
+            if detail["type"] in _BOUNDS:
+                problem = _BOUNDS[detail["type"]].format(**context) if value != "" else "must not be empty"
+                return RecipeError(setting, problem + at, action=self._default(path))
+        expected = list(dict.fromkeys(filter(None, map(self._expected, details))))
+        if not expected:
+            message = details[0]["msg"]
+            return RecipeError(
+                setting, f"{message[0].lower()}{message[1:]}, got {show(value)}{at}", action=self._default(path)
+            )
+        problem = f"expected {' or '.join(expected)}, got {show(value)}{at}"
+        return RecipeError(setting, problem, action=self._correction(path, value, details))
+
+    @staticmethod
+    def _expected(detail: Detail) -> str:
+        if detail["type"] in ("literal_error", "enum"):
+            choices = _choices(detail)
+            return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
+        return _EXPECTED.get(detail["type"], "")
+
+    def _correction(self, path: Path, value: Any, details: list[Detail]) -> str:
+        choices = [choice for detail in details for choice in _choices(detail)]
+        kinds = {_EXPECTED.get(detail["type"], "") for detail in details}
+        if isinstance(value, str):
+            close = nearest(value, choices)
+            if close:
+                return f"did you mean {close}?"
+            meant = plain(value)
+            if isinstance(meant, (int, float)) and kinds & {"a whole number", "a number", "true or false"}:
+                return "write it without quotes"
+        elif isinstance(value, (int, float)) and kinds & {"text", "a path"}:
+            return "put quotes around it"
+        if kinds == {"a mapping"} and value is not None:
+            keys = ", ".join(f"{key}: ..." for key in list(self._keys(path))[:2])
+            return f"write {{{keys}}}" if keys else "write {key: value}"
+        if "a list" in kinds and isinstance(value, str):
+            return f"write [{value}]"
+        return self._default(path)
+
+    def _default(self, path: Path) -> str:
+        """The way back to a value that works."""
+        for model in self._models(path[:-1]) if path else []:
+            field = model.model_fields.get(str(path[-1])) if issubclass(model, BaseModel) else None
+            if field is not None and not field.is_required():
+                default = field.get_default(call_default_factory=True, validated_data={})
+                shown = f", {json.dumps(default)}" if isinstance(default, (str, int, float)) else ""
+                return f"leave it out for the default{shown}"
+        return f"change {self._setting(path)}"
+
+    def _known(self, path: Path) -> str:
+        """What the user may have meant by an unknown key."""
+        key, here = str(path[-1]), self._keys(path[:-1])
+        close = nearest(key, here)
+        if close:
+            return f"did you mean {self._setting((*path[:-1], close))}?"
+        far = nearest(key, self.elsewhere)
+        if far and _form(far) == _form(key):
+            return f"did you mean {self.elsewhere[far]}?"
+        return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
+
+    def _keys(self, path: Path) -> tuple[str, ...]:
+        """Names of the fields there are at a path, in their order."""
+        return tuple(dict.fromkeys(name for model in self._models(path) for name in _annotations(model)))
+
+    def _models(self, path: Path) -> list[type]:
+        """The models that may stand at a path."""
+        models: list[type] = [self.model]
+        for part in path:
+            if isinstance(part, str):
+                models = [found for model in models for found in _models_in(_annotations(model).get(part))]
+        return models
+
+
+def _annotations(model: type) -> Mapping[str, Any]:
+    """Annotations of a model's fields."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return typing.get_type_hints(model)
+
+
+def _models_in(annotation: Any) -> list[type]:
+    """The pydantic models and typed dictionaries an annotation mentions."""
+    if isinstance(annotation, type) and (is_typeddict(annotation) or issubclass(annotation, BaseModel)):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+
+
+def _choices(detail: Detail) -> list[str]:
+    """Allowed values of a literal or enum error, without quotes."""
+    if detail["type"] not in ("literal_error", "enum"):
+        return []
+    text = str(detail.get("ctx", {}).get("expected", ""))
+    return [choice.strip("'") for choice in re.split(r", | or ", text)]

@@ -1,0 +1,353 @@
+"""The recipe: what a user writes to describe one run, checked and typed; nothing is decided here.
+
+`load` reads a file or a mapping, applies overrides and checks everything that can be known without plugins: unknown
+keys, types, ranges. The part of a section that belongs to an entry (its options) is checked by `validate_options` when
+that entry is known. A section that picks an entry holds its name, a mapping with `name` and the entry's options, or
+`auto`; `{name: auto, ...}` leaves the choice open and still gives options.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from finetooth_hooks.context import Catalog
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.options import Options
+from finetooth_hooks.plan import Pick, TrainSettings
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic_core import PydanticCustomError
+from typing_extensions import NotRequired, TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
+
+from finetooth_core import yaml_text
+from finetooth_core.builders import options_model
+from finetooth_core.overrides import apply_overrides, parse_override
+from finetooth_core.problems import INVALID, RecipeProblems, nearest, plain_data, show, validate
+
+AUTO = "auto"
+"""The value that leaves a choice to the plan."""
+
+
+def _checked_pick(pick: Any) -> Any:
+    name = pick.get("name") if isinstance(pick, dict) else pick
+    if not isinstance(name, str):
+        raise PydanticCustomError(
+            INVALID, "the mapping has no 'name' that picks an entry", {"action": "add name: NAME"}
+        )
+    if not name.strip():
+        raise PydanticCustomError(INVALID, "the name is empty", {"action": "write a name"})
+    return pick
+
+
+def _checked_named_pick(pick: Any) -> Any:
+    if isinstance(pick, dict) and pick.get("name") == AUTO and len(pick) > 1:
+        raise PydanticCustomError(
+            INVALID, "options need a pick by name here, not 'auto'", {"action": "write name: NAME"}
+        )
+    return _checked_pick(pick)
+
+
+def _picks(kind: str, *, auto: bool = True) -> WithJsonSchema:
+    """Marks a field as a pick of `kind`; `finetooth_core.schema` puts the installed entries in its place."""
+    return WithJsonSchema({"pick": kind, "auto": auto})
+
+
+_Checked = AfterValidator(_checked_named_pick)
+_CheckedOrAuto = AfterValidator(_checked_pick)
+_Mapping = dict[str, Any]
+SourceItem = Annotated[str | _Mapping, _Checked, _picks("source", auto=False)]
+"""One source: a reference (a path, a hub id), or a mapping that picks a source by name."""
+
+
+class ModelSection(Options):
+    """The base model."""
+
+    name: str = Field(min_length=1)
+    """What to train: a name a loader knows, a file, a folder, or a hub id."""
+    loader: Annotated[str | _Mapping, _Checked, _picks("loader")] = AUTO
+    """What loads it; `auto` asks every loader whether it knows the name."""
+    family: Annotated[str | _Mapping, _Checked, _picks("family")] = AUTO
+    """The model family; `auto` goes by the model type in its config."""
+
+
+class DataSection(Options):
+    """Rows to train on and rows held out."""
+
+    train: SourceItem | list[SourceItem] | None = None
+    """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them."""
+    eval: SourceItem | list[SourceItem] | None = None
+    """Where held-out rows come from; without it nothing is evaluated by default."""
+    format: Annotated[str | _Mapping, _Checked, _picks("format")] = AUTO
+    """How a row becomes an example; `auto` goes by the columns of the first row."""
+    renderer: Annotated[str | _Mapping, _Checked, _picks("renderer")] = AUTO
+    """How messages become tokens; `auto` takes the renderer of the model's family."""
+
+
+class TrainSection(Options):
+    """How long and in which portions to train."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training data; may be a fraction. Left out: 1, or as many as `max_steps` takes."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps after which the run ends, even if `epochs` are not done; null is no bound."""
+    batch_size: int = Field(default=8, ge=1)
+    """Data in one optimizer step, over all ranks."""
+    max_length: int = Field(default=512, ge=2)
+    """Longest sequence, in tokens."""
+    excess_length: Literal["drop", "truncate", "raise"] = "drop"
+    """What happens to a longer row: left out and counted, cut and counted, or an error."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of everything random."""
+    shuffle: bool = True
+    """Whether every epoch takes the rows in a new order."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the computation; `auto` takes the best the hardware is fast in."""
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Tokens that go through the model at once, padding included; changes speed and memory, never the result."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Whether to recompute activations in the backward pass: less memory, more time."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
+
+    def settings(self) -> TrainSettings:
+        """The section as plugins see it; `None` stands for `auto`."""
+        return TrainSettings(
+            epochs=self.epochs if self.epochs is not None else (1.0 if self.max_steps is None else 0.0),
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            excess_length=self.excess_length,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            precision=None if self.precision == "auto" else self.precision,
+            micro_batch_tokens=None if self.micro_batch_tokens == "auto" else self.micro_batch_tokens,
+            gradient_checkpointing=None if self.gradient_checkpointing == "auto" else self.gradient_checkpointing,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+
+class EvaluateSection(Options):
+    """When and how to measure on the held-out rows."""
+
+    before: bool = True
+    """Whether to evaluate before the first step too."""
+    every: int = Field(default=0, ge=0)
+    """Evaluate after so many steps; 0 is only at the end."""
+    evaluators: Literal["auto"] | list[Annotated[str | _Mapping, _Checked, _picks("evaluator", auto=False)]] = "auto"
+    """What measures; `auto` takes the default evaluators if there are held-out rows."""
+
+
+class CheckpointSection(Options):
+    """When to save the state of a run."""
+
+    every: int = Field(default=0, ge=0)
+    """Save after so many steps; 0 is never, the trained model is saved at the end in any case."""
+
+
+class PluginUse(TypedDict):
+    """A plugin the recipe asks for, as a mapping."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[misc]
+
+    use: Annotated[str, Field(min_length=1)]
+    """A distribution with an optional version range (`NAME>=1.2,<2`), or a local `.py` file relative to the recipe."""
+    options: NotRequired[dict[str, Any] | None]
+    """Options of the plugin itself, checked by its `plugin_options` model."""
+
+
+class Recipe(Options):
+    """One run, as the user describes it; made by `load`."""
+
+    model: ModelSection
+    """The base model: a name, a path or hub id, or a mapping with `name`."""
+    data: DataSection = DataSection()
+    """Rows to train on and rows held out."""
+    method: Annotated[str | _Mapping, _CheckedOrAuto, _picks("method")] = AUTO
+    """How it trains."""
+    adapter: Annotated[str | _Mapping, _CheckedOrAuto, _picks("adapter")] = AUTO
+    """Which parameters train."""
+    optimizer: Annotated[str | _Mapping, _CheckedOrAuto, _picks("optimizer")] = AUTO
+    """What applies the gradients."""
+    schedule: Annotated[str | _Mapping, _CheckedOrAuto, _picks("schedule")] = AUTO
+    """How the learning rate changes over the run."""
+    backend: Annotated[str | _Mapping, _CheckedOrAuto, _picks("backend")] = AUTO
+    """What computes."""
+    hardware: Annotated[str | _Mapping, _Checked, _picks("hardware")] = AUTO
+    """The device it computes on; `auto` takes the best one that is here."""
+    train: TrainSection = TrainSection()
+    """How long and in which portions to train."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """When and how to measure on the held-out rows."""
+    trackers: Literal["auto"] | list[Annotated[str | _Mapping, _Checked, _picks("tracker", auto=False)]] = "auto"
+    """What shows or records steps and evaluations; `auto` takes the default trackers."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """When to save the state of a run."""
+    plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
+    """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
+    output: Annotated[str, Field(min_length=1)] | None = None
+    """The run folder; left out, it gets a name of its own under `runs`."""
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _source: Path | None = PrivateAttr(default=None)
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from."""
+        return self._source
+
+    @property
+    def folder(self) -> Path:
+        """What local plugin files are relative to: the recipe's folder, the current one for a mapping."""
+        return self._folder
+
+    def as_dict(self) -> dict[str, Any]:
+        """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
+        return copy.deepcopy(self._given)
+
+    def dump_yaml(self) -> str:
+        """`as_dict` as YAML that `load` reads back as an equal recipe."""
+        return yaml_text.write_yaml(self._given)
+
+
+def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        recipe: the path of a YAML file, or the recipe itself as a mapping.
+        overrides: `key.path=value`, applied from left to right; see `finetooth_core.overrides`.
+        base: what local plugin files are relative to; default: the folder of the file.
+
+    Raises:
+        RecipeError: everything that is wrong, one line each.
+    """
+    if isinstance(recipe, Mapping):
+        source, document = None, yaml_text.Document(recipe)
+    else:
+        source = Path(recipe)
+        document = yaml_text.read_yaml(_read(source), str(recipe))
+    value = document.value
+    if value is None and source is not None:
+        raise RecipeError("", f"{source}: the recipe is empty", action="write at least model: NAME")
+    if not isinstance(value, Mapping):
+        raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
+    given: dict[str, Any] = plain_data(value, ())
+    apply_overrides(given, overrides)
+    given = plain_data(given, ())
+    checked = validate(
+        Recipe, _with_model_section(given), elsewhere=_leaves(), place=_places(document, source, overrides)
+    )
+    checked._given = given
+    checked._source = source
+    checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()
+    return checked
+
+
+def validate_options(catalog: Catalog, kind: str, pick: Pick, setting: str = "") -> Options:
+    """Check the options of a pick with its entry's options model.
+
+    Args:
+        pick: a name, or a mapping with `name` and options.
+        setting: dotted path of the pick, for messages.
+
+    Raises:
+        PluginError: no such entry, or it is broken.
+        RecipeError: its options are wrong, one line each.
+    """
+    name = pick_name(pick, setting or kind)
+    registered = catalog.get(kind, name, setting=setting)
+    model = options_model(registered.entry, registered.distribution)
+    path = tuple(setting.split(".")) if setting else ()
+    given = plain_data(pick_options(pick), path)
+    return validate(model, given, prefix=path, noun=f"option of {kind} {registered.entry.name}")
+
+
+def pick_name(pick: Pick, setting: str = "") -> str:
+    """The name in a pick; `auto` leaves the choice open.
+
+    Raises:
+        RecipeError: a mapping without `name`.
+    """
+    name = pick if isinstance(pick, str) else pick.get("name")
+    if not isinstance(name, str) or not name:
+        raise RecipeError(setting, "the mapping has no 'name' that picks an entry", action="add name: NAME")
+    return name
+
+
+def pick_options(pick: Pick) -> dict[str, Any]:
+    """The options in a pick: everything but `name`."""
+    return {} if isinstance(pick, str) else {key: value for key, value in pick.items() if key != "name"}
+
+
+def _read(path: Path) -> str:
+    """The text of a recipe file."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        folder = path.parent
+        near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+        close = nearest(path.name, near)
+        action = f"did you mean {folder / close}?" if close else "check the path"
+        raise RecipeError("", f"{path}: there is no such recipe", action=action) from None
+    except IsADirectoryError:
+        raise RecipeError("", f"{path}: is a folder, not a recipe", action="give the path of a .yaml file") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise RecipeError("", f"{path}:{line}: not UTF-8 text", action="save the recipe as UTF-8") from None
+    except OSError as error:
+        raise RecipeError("", f"{path}: cannot be read: {error.strerror}", action="check the path") from None
+
+
+def _with_model_section(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`model: NAME` as `model: {name: NAME}`."""
+    model = given.get("model")
+    if isinstance(model, str):
+        return {**given, "model": {"name": model}}
+    if "model" in given and not isinstance(model, dict):
+        raise RecipeError(
+            "model", f"expected a name or a mapping with 'name', got {show(model)}", action="write model: NAME"
+        )
+    return dict(given)
+
+
+def _leaves() -> dict[str, str]:
+    """Names of settings inside sections, with their full path."""
+    leaves: dict[str, str] = {}
+    for name, section in Recipe.model_fields.items():
+        model = section.annotation
+        if isinstance(model, type) and issubclass(model, Options):
+            leaves |= {leaf: f"{name}.{leaf}" for leaf in model.model_fields}
+    return leaves
+
+
+def _places(document: yaml_text.Document, source: Path | None, overrides: Sequence[str]) -> Any:
+    """A function from a path to `, at FILE:LINE`, empty where the value came from an override."""
+    overridden = [tuple(parse_override(override)[0]) for override in overrides]
+
+    def place(path: yaml_text.Path) -> str:
+        text = tuple(str(part) for part in path)
+        if any(text[: len(keys)] == keys for keys in overridden) or path not in document.lines:
+            return ""
+        return f", at {source}:{document.lines[path]}"
+
+    return place
+
+
+__all__ = [
+    "AUTO",
+    "CheckpointSection",
+    "DataSection",
+    "EvaluateSection",
+    "ModelSection",
+    "PluginUse",
+    "Recipe",
+    "RecipeProblems",
+    "TrainSection",
+    "load",
+    "options_model",
+    "pick_name",
+    "pick_options",
+    "validate_options",
+]

@@ -1,0 +1,291 @@
+"""Reading one plugin module: its hooks, checked, and the entries they yield.
+
+pluggy alone stays silent about a misspelt hook, a forgotten decorator and an argument with a default (which it never
+passes); each of these is a problem here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from types import ModuleType, TracebackType
+from typing import Any
+
+from finetooth_hooks import Entry, specs
+from finetooth_hooks.markers import PROJECT
+
+NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+"""What an entry may be called."""
+
+REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*\Z")
+"""`package.module:attribute`."""
+
+PREFIX = "ft_"
+_ORDERING = ("wrapper", "hookwrapper", "tryfirst", "trylast")
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One implementation of a hook.
+
+    Attributes:
+        name: of the hookspec.
+        function: the plugin's.
+        arguments: names of the arguments it takes, of those the hookspec knows.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, where (`file:line` as far as known), and the remedy."""
+
+    text: str
+    action: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a plugin module brings.
+
+    Attributes:
+        hooks: implementations, in the order of the hookspecs.
+        entries: everything its registration hooks yield.
+        problems: what is wrong; with any, the plugin is not to be used.
+    """
+
+    hooks: tuple[Hook, ...]
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def events(self) -> Mapping[str, Hook]:
+        """Implementations of event hooks, by name."""
+        return {hook.name: hook for hook in self.hooks if hook.name in specs.EVENT_HOOKS}
+
+
+@cache
+def hook_arguments() -> Mapping[str, tuple[str, ...]]:
+    """Every hookspec and its arguments."""
+    names = (*specs.REGISTRATION_HOOKS, *specs.EVENT_HOOKS)
+    return {name: tuple(inspect.signature(getattr(specs, name)).parameters) for name in names}
+
+
+def read(module: ModuleType) -> Registration:
+    """Check the hooks of a plugin module, call its registration hooks once each, and check what they yield."""
+    hooks, problems = _find_hooks(module)
+    entries: list[Entry] = []
+    for hook in hooks:
+        if hook.name in specs.REGISTRATION_HOOKS:
+            found, wrong = _collect(hook)
+            entries.extend(found)
+            problems.extend(wrong)
+    seen: set[tuple[str, str]] = set()
+    for entry in entries:
+        if (entry.kind, entry.name) in seen:
+            problems.append(Problem(f"it yields {entry.kind} {entry.name!r} twice", "give each entry its own name"))
+        seen.add((entry.kind, entry.name))
+    return Registration(tuple(hooks), tuple(entries), tuple(problems))
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def _find_hooks(module: ModuleType) -> tuple[list[Hook], list[Problem]]:
+    hooks: list[Hook] = []
+    problems: list[Problem] = []
+    for attribute, value in list(vars(module).items()):
+        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isfunction(value) else None
+        if isinstance(options, dict):
+            name = options.get("specname") or attribute
+            found = _check_decorated(name, value, options)
+        elif attribute.startswith(PREFIX) and not isinstance(value, ModuleType):
+            name, found = attribute, _check_undecorated(attribute, value)
+        else:
+            continue
+        if found is not None:
+            problems.append(found)
+        elif isinstance(options, dict) and name in hook_arguments():
+            if any(hook.name == name for hook in hooks):
+                problems.append(Problem(f"it implements {name} twice", "keep one of the two", _position(value)))
+            taken = tuple(a for a in inspect.signature(value).parameters if a in hook_arguments()[name])
+            hooks.append(Hook(name, value, taken))
+    order = list(hook_arguments())
+    hooks.sort(key=lambda hook: order.index(hook.name))
+    return hooks, problems
+
+
+def _check_decorated(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Problem | None:
+    where = _position(function)
+    if name not in hook_arguments():
+        if options.get("optionalhook"):
+            return None
+        return Problem(f"{name} is no hook{_nearest(name)}", _rename_action(name), where)
+    used = [option for option in _ORDERING if options.get(option)]
+    if used:
+        return Problem(
+            f"{name} is decorated with {used[0]}=True, which finetooth does not support: plugins are called one by one",
+            f"remove {used[0]}=True",
+            where,
+        )
+    if name in specs.EVENT_HOOKS and (inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function)):
+        return Problem(f"{name} is a generator or coroutine, so it would never run", "make it a plain function", where)
+    known = hook_arguments()[name]
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            return Problem(f"{name} takes {parameter.name!r}, which the hook does not have ({has})", "remove it", where)
+        if parameter.default is not parameter.empty:
+            return Problem(
+                f"{name} gives its argument {parameter.name!r} a default, so it would never be passed",
+                "remove the default",
+                where,
+            )
+    return None
+
+
+def _check_undecorated(name: str, value: object) -> Problem | None:
+    where = _position(value)
+    if name in hook_arguments():
+        if not inspect.isfunction(value):
+            return Problem(f"{name} is a {type(value).__name__}, not a function", "make it a @hookimpl function", where)
+        return Problem(f"{name} lacks its decorator, so it is never called", "put @hookimpl above it", where)
+    if not callable(value):
+        return None
+    return Problem(f"{name} is no hook, and lacks the decorator{_nearest(name)}", _rename_action(name), where)
+
+
+def _nearest(name: str) -> str:
+    near = _close(name)
+    return f"; the nearest is {near}" if near else ""
+
+
+def _rename_action(name: str) -> str:
+    near = _close(name)
+    rename = f"rename it to {near}" if near else f"rename it so that it does not start with {PREFIX}"
+    return f"{rename}, or opt out with @hookimpl(optionalhook=True)"
+
+
+def _close(name: str) -> str:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, hook_arguments(), n=1, cutoff=0.5)), "")
+
+
+# --- entries ----------------------------------------------------------------------------------------------------------
+
+
+def _collect(hook: Hook) -> tuple[list[Entry], list[Problem]]:
+    expected = specs.REGISTRATION_HOOKS[hook.name]
+    where = _position(hook.function)
+    needs = f"it must yield {expected.__name__} entries"
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    try:
+        for item in _items(hook.function()):
+            problem = _check_entry(item, expected, hook.name)
+            if problem:
+                problems.append(Problem(problem, needs, where))
+            else:
+                entries.append(item)
+    except _NotIterable as error:
+        problems.append(Problem(f"{hook.name} returned {error}", needs, where))
+    except (Exception, SystemExit) as error:
+        problems.append(
+            Problem(
+                f"{hook.name} raised {describe(error)}",
+                "report it to the plugin's author",
+                origin(error, hook.function.__code__.co_filename) or where,
+            )
+        )
+    return entries, problems
+
+
+class _NotIterable(Exception):
+    """What a registration hook returned is no series of entries."""
+
+
+def _items(returned: object) -> Iterator[Any]:
+    if returned is None:
+        raise _NotIterable("None")
+    if isinstance(returned, Entry):
+        raise _NotIterable(f"a single {type(returned).__name__}; it must yield it")
+    if isinstance(returned, str | Mapping) or not isinstance(returned, Iterable):
+        raise _NotIterable(f"a {type(returned).__name__}")
+    yield from returned
+
+
+def _check_entry(item: object, expected: type[Entry], hook: str) -> str:
+    """What is wrong with one thing that a registration hook yielded; empty if nothing is."""
+    if not isinstance(item, Entry):
+        shown = "None" if item is None else f"a {type(item).__name__}"
+        return f"{hook} yields {shown}"
+    if not isinstance(item, expected):
+        right = next((name for name, cls in specs.REGISTRATION_HOOKS.items() if isinstance(item, cls)), "")
+        belongs = f", which belongs in {right}" if right else ""
+        return f"{hook} yields a {type(item).__name__} ({item.name!r}){belongs}"
+    if not isinstance(item.name, str) or not NAME.match(item.name):
+        return f"{hook} yields {item.name!r}, which is no entry name (lower case letters, digits, '_' and '-')"
+    if not isinstance(item.build, str) or not REFERENCE.match(item.build):
+        return f"{item.kind} {item.name!r} names its builder {item.build!r}, which is not 'package.module:function'"
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if str(field.type).startswith("frozenset") and not (
+            isinstance(value, frozenset | set) and all(isinstance(text, str) for text in value)
+        ):
+            return f"{item.kind} {item.name!r} has {field.name}={value!r}, which is no set of strings"
+    return ""
+
+
+# --- where ------------------------------------------------------------------------------------------------------------
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def origin(error: BaseException, file: str = "") -> str:
+    """`file:line` of the deepest frame in the plugin's own code: in the package of `file`, or of the first frame that
+    is neither ours nor the import system's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    package, found = _package(file), ""
+    for name, line in _frames(error.__traceback__):
+        if name.startswith(("<", _OUR_FOLDER)) or "/importlib/" in name:
+            continue
+        package = package or _package(name)
+        if name.startswith(package):
+            found = f"{name}:{line}"
+    return found
+
+
+def _package(file: str) -> str:
+    """The folder of a module inside a package, the file itself of a top-level module."""
+    folder = file.rpartition("/")[0]
+    return file if folder in sys.path else folder and f"{folder}/"
+
+
+_OUR_FOLDER = __file__.replace("\\", "/").rpartition("/")[0] + "/"
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename.replace("\\", "/"), traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _position(value: object) -> str:
+    code = getattr(value, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""

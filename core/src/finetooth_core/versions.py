@@ -1,0 +1,130 @@
+"""Distribution names, versions and requirements.
+
+The start of every command asks one question of every plugin: does its requirement on finetooth-hooks admit this
+contract? `packaging` alone takes longer to import than all of that takes here, so plain requirements (`>=1,<2`) are
+answered by comparing tuples, and everything else is left to `packaging`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_PLAIN_CLAUSE = re.compile(r"\s*(>=|<=|==|!=|<|>)\s*(\d+(?:\.\d+)*)\s*$")
+_PLAIN_VERSION = re.compile(r"\d+(?:\.\d+)*$")
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;(.*))?$")
+
+
+def canonical(name: str) -> str:
+    """The name by which package indexes compare distributions (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One requirement of a distribution.
+
+    Attributes:
+        name: canonical name of the distribution that is required.
+        specifier: versions that will do, `>=1,<2`; empty for any.
+        text: as it was declared.
+    """
+
+    name: str
+    specifier: str
+    text: str
+
+
+def parse(text: str) -> Requirement | None:
+    """A requirement in its parts, or None if it is no requirement or not for this environment (PEP 508).
+
+    Extras of the distribution itself (`; extra == "x"`) count as not for this environment.
+    """
+    match = _REQUIREMENT.match(text)
+    if match is None:
+        return None
+    name, specifier, marker = match.groups()
+    specifier = specifier.strip("() ")
+    if marker is not None and not _applies(marker):
+        return None
+    if specifier and not all(_PLAIN_CLAUSE.match(clause) for clause in specifier.split(",")):
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+        try:
+            SpecifierSet(specifier)
+        except InvalidSpecifier:
+            return None
+    return Requirement(canonical(name), specifier, text.split(";")[0].strip())
+
+
+def _applies(marker: str) -> bool:
+    from packaging.markers import InvalidMarker, Marker
+
+    try:
+        return Marker(marker).evaluate({"extra": ""})
+    except InvalidMarker:
+        return False
+
+
+def admits(specifier: str, version: str) -> bool:
+    """Whether `version` is among the versions `specifier` allows; as `packaging` says, pre-releases included."""
+    clauses = specifier.split(",") if specifier.strip() else []
+    matches = [_PLAIN_CLAUSE.match(clause) for clause in clauses]
+    if not _PLAIN_VERSION.match(version) or not all(matches):
+        from packaging.specifiers import SpecifierSet
+
+        return SpecifierSet(specifier).contains(version, prereleases=True)
+    return all(_compare(match[1], version, match[2]) for match in matches if match is not None)
+
+
+def _compare(operator: str, version: str, bound: str) -> bool:
+    left, right = (tuple(int(part) for part in text.split(".")) for text in (version, bound))
+    length = max(len(left), len(right))
+    left, right = left + (0,) * (length - len(left)), right + (0,) * (length - len(right))
+    return {
+        ">=": left >= right,
+        "<=": left <= right,
+        "<": left < right,
+        ">": left > right,
+        "==": left == right,
+        "!=": left != right,
+    }[operator]
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """A declared requirement that this environment does not meet; `installed` is None if nothing of it is there."""
+
+    requirement: Requirement
+    installed: str | None
+
+    def __str__(self) -> str:
+        if self.installed is None:
+            return f"{self.requirement.text} (not installed)"
+        return f"{self.requirement.text} ({self.installed} is installed)"
+
+
+def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
+    """The declared requirements that are not installed, or not in a version that will do. Slow: asked only when
+    something failed, and by `ft plugins doctor`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for text in requires:
+        requirement = parse(text)
+        if requirement is None:
+            continue
+        try:
+            installed: str | None = version(requirement.name)
+        except PackageNotFoundError:
+            installed = None
+        if installed is None or not admits(requirement.specifier, installed):
+            found.append(Unmet(requirement, installed))
+    return tuple(found)
+
+
+def install_command(requirements: Iterable[Requirement | str]) -> str:
+    """`pip install ...` with each requirement quoted where a shell needs it."""
+    texts = [text if isinstance(text, str) else text.text for text in requirements]
+    return "pip install " + " ".join(f"'{text}'" if re.search(r"[<>=!~\[; *]", text) else text for text in texts)

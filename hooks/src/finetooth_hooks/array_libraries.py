@@ -1,0 +1,233 @@
+"""How NumPy, torch and MLX spell the functions of `finetooth_hooks.arrays`.
+
+`ArrayLibrary` is written over any module that follows NumPy's names; a library overrides what it spells otherwise. No
+framework is imported here: the module that made the array is already loaded, and is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Array = Any
+
+
+class ArrayLibrary:
+    """The functions over a module `np` that follows NumPy's names.
+
+    Args:
+        np: the module: `numpy`, or one like it.
+    """
+
+    def __init__(self, np: Any) -> None:
+        self.np = np
+
+    def __getattr__(self, name: str) -> Any:
+        # What is spelled as in NumPy needs no line of its own.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.np, name)
+
+    def sigmoid(self, x: Array) -> Array:
+        return self.np.exp(self.log_sigmoid(x))
+
+    def log_sigmoid(self, x: Array) -> Array:
+        return -self.np.logaddexp(0.0, -x)
+
+    def relu(self, x: Array) -> Array:
+        return self.np.maximum(x, 0.0)
+
+    def clip(self, x: Array, low: Array | None, high: Array | None) -> Array:
+        return self.np.clip(x, low, high)
+
+    def sort(self, x: Array, axis: int, ascending: bool) -> Array:
+        return self.np.take_along_axis(x, self.argsort(x, axis, ascending), axis=axis)
+
+    def argsort(self, x: Array, axis: int, ascending: bool) -> Array:
+        return self.np.argsort(x if ascending else -x, axis=axis, kind="stable")
+
+    def take(self, x: Array, indices: Array, axis: int) -> Array:
+        return self.np.take(x, indices, axis=axis)
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.np.concatenate(list(arrays), axis=axis)
+
+    def logsumexp(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        peak = self.stop_gradient(self.np.max(x, axis=axis, keepdims=True))
+        total = self.np.sum(self.np.exp(x - peak), axis=axis, keepdims=True)
+        result = self.np.log(total) + peak
+        return result if keepdims else self.np.squeeze(result, axis=axis)
+
+    def segment_sum(self, x: Array, segments: Array, count: int) -> Array:
+        result = self.np.zeros((count, *x.shape[1:]), dtype=x.dtype)
+        self.np.add.at(result, segments, x)
+        return result
+
+    def arange(self, stop: int, like: Array) -> Array:
+        return self.np.arange(stop)
+
+    def asarray(self, values: Any, like: Array) -> Array:
+        return self.np.asarray(values)
+
+    def astype_like(self, x: Array, like: Array) -> Array:
+        return self.np.asarray(x).astype(like.dtype)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x
+
+    def item(self, x: Array) -> float:
+        return float(x)
+
+
+class TorchLibrary(ArrayLibrary):
+    """torch wants tensors where others take scalars, and calls axes dims."""
+
+    def _tensor(self, x: Any, like: Array) -> Array:
+        if isinstance(x, self.np.Tensor):
+            return x
+        if isinstance(x, bool | int | float):
+            # A 0-dim float32 tensor would round 0.1 before it meets float64.
+            return self.np.tensor(x, dtype=self.np.result_type(like, x), device=like.device)
+        return self.np.as_tensor(x, device=like.device)
+
+    def _pair(self, a: Any, b: Any) -> tuple[Array, Array]:
+        like = a if isinstance(a, self.np.Tensor) else b
+        return self._tensor(a, like), self._tensor(b, like)
+
+    def sigmoid(self, x: Array) -> Array:
+        return self.np.sigmoid(x)
+
+    def log_sigmoid(self, x: Array) -> Array:
+        return self.np.nn.functional.logsigmoid(x)
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        return self.np.maximum(*self._pair(a, b))
+
+    def minimum(self, a: Array, b: Array) -> Array:
+        return self.np.minimum(*self._pair(a, b))
+
+    def relu(self, x: Array) -> Array:
+        return self.np.relu(x)
+
+    def clip(self, x: Array, low: Array | None, high: Array | None) -> Array:
+        low, high = (bound if bound is None else self._tensor(bound, x) for bound in (low, high))
+        return self.np.clamp(x, low, high)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        tensors = [value for value in (a, b) if isinstance(value, self.np.Tensor)]
+        like = tensors[0] if tensors else condition
+        if not tensors:  # scalars on both sides: torch's default float type
+            like = self.np.zeros((), device=condition.device)
+        return self.np.where(self._tensor(condition, like), self._tensor(a, like), self._tensor(b, like))
+
+    def logical_and(self, a: Array, b: Array) -> Array:
+        return self.np.logical_and(*self._pair(a, b))
+
+    def logical_or(self, a: Array, b: Array) -> Array:
+        return self.np.logical_or(*self._pair(a, b))
+
+    def sum(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.sum(x, dim=axis, keepdim=keepdims)
+
+    def mean(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        x = x if x.is_floating_point() else x.to(self.np.get_default_dtype())
+        return self.np.mean(x, dim=axis, keepdim=keepdims)
+
+    def max(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.amax(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+    def min(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+    def any(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.any(x, dim=axis, keepdim=keepdims)
+
+    def all(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.all(x, dim=axis, keepdim=keepdims)
+
+    def logsumexp(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.logsumexp(x, dim=tuple(range(x.ndim)) if axis is None else axis, keepdim=keepdims)
+
+    def cumsum(self, x: Array, axis: int) -> Array:
+        return self.np.cumsum(x, dim=axis)
+
+    def sort(self, x: Array, axis: int, ascending: bool) -> Array:
+        return self.np.sort(x, dim=axis, descending=not ascending, stable=True).values
+
+    def argsort(self, x: Array, axis: int, ascending: bool) -> Array:
+        return self.np.argsort(x, dim=axis, descending=not ascending, stable=True)
+
+    def take(self, x: Array, indices: Array, axis: int) -> Array:
+        axis = axis % x.ndim
+        index = self.np.as_tensor(indices, device=x.device).long()
+        picked = self.np.index_select(x, axis, index.reshape(-1))
+        return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+
+    def take_along_axis(self, x: Array, indices: Array, axis: int) -> Array:
+        return self.np.take_along_dim(x, self.np.as_tensor(indices, device=x.device).long(), dim=axis)
+
+    def stack(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.np.stack(self._tensors(arrays), dim=axis)
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.np.cat(self._tensors(arrays), dim=axis)
+
+    def _tensors(self, arrays: Sequence[Array]) -> list[Array]:
+        like = next(array for array in arrays if isinstance(array, self.np.Tensor))
+        return [self._tensor(array, like) for array in arrays]
+
+    def segment_sum(self, x: Array, segments: Array, count: int) -> Array:
+        return x.new_zeros((count, *x.shape[1:])).index_add(0, segments.long(), x)
+
+    def arange(self, stop: int, like: Array) -> Array:
+        return self.np.arange(stop, device=like.device)
+
+    def asarray(self, values: Any, like: Array) -> Array:
+        return self.np.as_tensor(values, device=like.device)
+
+    def astype_like(self, x: Array, like: Array) -> Array:
+        return self.np.as_tensor(x).to(like)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x.detach()
+
+    def item(self, x: Array) -> float:
+        return float(x.item())
+
+
+class MlxLibrary(ArrayLibrary):
+    """MLX follows NumPy's names nearly everywhere; indices must not be differentiated."""
+
+    def sigmoid(self, x: Array) -> Array:
+        return self.np.sigmoid(x)
+
+    def argsort(self, x: Array, axis: int, ascending: bool) -> Array:
+        return self.np.stop_gradient(self.np.argsort(x if ascending else -x, axis=axis))
+
+    def take_along_axis(self, x: Array, indices: Array, axis: int) -> Array:
+        return self.np.take_along_axis(x, self.np.stop_gradient(self.np.array(indices)), axis=axis)
+
+    def take(self, x: Array, indices: Array, axis: int) -> Array:
+        return self.np.take(x, self.np.stop_gradient(self.np.array(indices)), axis=axis)
+
+    def logsumexp(self, x: Array, axis: int | None, keepdims: bool) -> Array:
+        return self.np.logsumexp(x, axis=axis, keepdims=keepdims)
+
+    def full_like(self, x: Array, value: float) -> Array:
+        return self.np.full(x.shape, value, dtype=x.dtype)
+
+    def segment_sum(self, x: Array, segments: Array, count: int) -> Array:
+        result = self.np.zeros((count, *x.shape[1:]), dtype=x.dtype)
+        return result.at[self.np.stop_gradient(self.np.array(segments))].add(x)
+
+    def asarray(self, values: Any, like: Array) -> Array:
+        return self.np.array(values)
+
+    def astype_like(self, x: Array, like: Array) -> Array:
+        return self.np.array(x).astype(like.dtype)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return self.np.stop_gradient(x)
+
+    def item(self, x: Array) -> float:
+        return float(x.item())

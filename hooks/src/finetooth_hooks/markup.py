@@ -1,0 +1,63 @@
+"""What renderers share: pieces of marked-up text to tokens and weights, and which messages train.
+
+A rendered conversation is a sequence of pieces: control tokens and stretches of text. A stretch is encoded as a whole,
+as a tokenizer does between two special tokens, and never as special tokens: text that spells `<|im_end|>` stays plain
+text. What trains inside a stretch is decided by character offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks.examples import Message, TrainOn
+from finetooth_hooks.protocols import Tokenizer
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control token."""
+
+    id: int
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Text between two control tokens; characters from `trained_from` on train, None is none of them."""
+
+    text: str
+    trained_from: int | None = None
+
+
+Piece = Control | Stretch
+
+
+def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
+    """Tokens of the pieces and their weights, 1 or 0.
+
+    A token that holds characters from both sides of `trained_from` does not train.
+    """
+    tokens: list[int] = []
+    weights: list[float] = []
+    for piece in pieces:
+        if isinstance(piece, Control):
+            tokens.append(piece.id)
+            weights.append(float(piece.trained))
+            continue
+        ids, offsets = tokenizer.encode_with_offsets(piece.text)
+        begin = len(piece.text) + 1 if piece.trained_from is None else piece.trained_from
+        tokens += ids
+        weights += [float(start >= begin) for start, _ in offsets]
+    return tokens, weights
+
+
+def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bool, ...]:
+    """Which messages train: those `train_on` chooses, unless a message's own `train` says otherwise."""
+    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    chosen = {
+        "assistant": lambda i: messages[i].role == "assistant",
+        "last": lambda i: i == last,
+        "all": lambda i: True,
+    }[train_on]
+    return tuple(chosen(i) if message.train is None else message.train for i, message in enumerate(messages))

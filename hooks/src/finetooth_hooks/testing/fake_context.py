@@ -1,0 +1,217 @@
+"""A context for building one entry on its own: scratch folder, byte tokenizer, toy model, a few examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetooth_hooks.entries import Entry, Loss
+from finetooth_hooks.errors import PluginError
+from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.plan import Pick, Plan, TrainSettings
+from finetooth_hooks.protocols import Examples, Head, ModelFacts, Renderer, Tokenizer
+from finetooth_hooks.testing.builders import build
+from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
+from finetooth_hooks.testing.losses import weighted_nll
+
+TRAIN = TrainSettings(
+    epochs=2,
+    max_steps=None,
+    batch_size=4,
+    max_length=256,
+    excess_length="drop",
+    seed=0,
+    shuffle=True,
+    precision="fp32",
+    micro_batch_tokens=512,
+    gradient_checkpointing=False,
+    max_grad_norm=1.0,
+)
+
+FACTS = ModelFacts(
+    hidden_size=16,
+    layers=2,
+    heads=2,
+    kv_heads=2,
+    head_dim=8,
+    ffn_size=32,
+    vocab_size=320,
+    max_positions=512,
+    layer_path="model.layers",
+    body="model",
+    head=Head(),
+    attention_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+    linear_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    renderer="plain",
+    first_loss=(0.0, 20.0),
+)
+"""Of a llama with two tiny layers."""
+
+
+def conversations(split: str, count: int = 10) -> Examples:
+    """Small sums as conversations, other ones in each split."""
+    first = 0 if split == "train" else 1000
+    rows: list[tuple[str, Example]] = []
+    for i in range(first, first + count):
+        question, answer = f"What is {i} plus {i % 7}?", f"{i + i % 7}"
+        rows.append((f"{split}:{i}", Conversation((Message("user", question), Message("assistant", answer)))))
+    return Examples(split, tuple(rows), format="made by the kit", source="made by the kit")
+
+
+class PlainRenderer:
+    """`role: content` and an end token, over bytes; what a fake context gives when no renderer is under test."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        assert tokenizer.eos_id is not None
+        self._end = tokenizer.eos_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self._end,)
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        tokens: list[int] = []
+        weights: list[float] = []
+        spans: list[tuple[int, int]] = []
+        last = max((i for i, m in enumerate(conversation.messages) if m.role == "assistant"), default=-1)
+        for i, message in enumerate(conversation.messages):
+            trained = train_on == "all" or (message.role == "assistant" and (train_on == "assistant" or i == last))
+            trained = trained if message.train is None else message.train
+            header = self._tokenizer.encode(f"{message.role}: ")
+            content = [*self._tokenizer.encode(message.content), self._end]
+            spans.append((len(tokens), len(tokens) + len(header) + len(content)))
+            tokens += header + content
+            weights += [0.0] * len(header) + [float(trained)] * len(content)
+        return Rendered(tuple(tokens), tuple(weights), tuple(spans))
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        rendered = self.render(Conversation(tuple(messages), tuple(tools)))
+        return (*rendered.tokens, *self._tokenizer.encode("assistant: "))
+
+    def parse(self, tokens: Sequence[int]) -> Parsed:
+        ids = list(tokens)
+        ended = self._end in ids
+        content = ids[: ids.index(self._end)] if ended else ids
+        return Parsed(Message("assistant", self._tokenizer.decode(content)), "stop" if ended else "length")
+
+
+@dataclass(frozen=True)
+class FakeRegistered:
+    """An entry with an invented source."""
+
+    entry: Entry
+    distribution: str = "under-test"
+    version: str = "0"
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.distribution}:{self.entry.name}"
+
+
+class FakeCatalog:
+    """Entries by kind and name, without a plugin manager."""
+
+    def __init__(self, entries: Iterable[Entry], installed: bool = False) -> None:
+        self._registered = [FakeRegistered(entry) for entry in entries]
+        if installed:
+            self._registered += _installed()
+
+    def get(self, kind: str, name: str, *, setting: str = "") -> FakeRegistered:
+        for registered in self._registered:
+            if registered.entry.kind == kind and name in (registered.entry.name, registered.full_name):
+                return registered
+        raise PluginError(
+            "",
+            f"{setting or kind}: no {kind} {name!r} in this check",
+            action="let the kit see installed plugins with installed=True",
+        )
+
+    def all(self, kind: str) -> tuple[FakeRegistered, ...]:
+        return tuple(registered for registered in self._registered if registered.entry.kind == kind)
+
+
+def _installed() -> list[FakeRegistered]:
+    from finetooth_hooks.testing.collection import entries_of
+
+    found = []
+    for point in sorted(entry_points(group="finetooth"), key=lambda point: point.value):
+        distribution = point.dist
+        name, version = (distribution.name, distribution.version) if distribution else (point.name, "0")
+        found += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
+    return found
+
+
+@dataclass
+class FakeContext:
+    """Implements `finetooth_hooks.Context` for tests.
+
+    Args:
+        folder: scratch, stands for the run folder.
+        entries: what `build` may pick.
+        installed: let it pick from installed plugins too.
+        seed: of the generators.
+
+    Attributes:
+        notes: what builders told the user.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...] = ()
+    installed: bool = False
+    seed: int = 0
+    train: TrainSettings = TRAIN
+    plan: Plan | None = None
+    facts: ModelFacts = FACTS
+    tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
+    given: Mapping[str, Examples] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def catalog(self) -> FakeCatalog:
+        return FakeCatalog(self.entries, self.installed)
+
+    @property
+    def renderer(self) -> Renderer:
+        return PlainRenderer(self.tokenizer)
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
+        name, options = _split(pick)
+        return build(self.catalog.get(kind, name, setting=setting).entry, options, self)
+
+    def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
+        """A loss of the plugin under test; for a name nobody offers, the kit's own cross entropy takes its place."""
+        name, options = _split(pick)
+        try:
+            registered = self.catalog.get("loss", name, setting=setting)
+        except PluginError:
+            return LossSpec(f"stand-in:{name}", weighted_nll)
+        entry = registered.entry
+        assert isinstance(entry, Loss)
+        return LossSpec(registered.full_name, build(entry, options, self), frozenset(entry.needs), entry.together)
+
+    def examples(self, split: str) -> Examples:
+        return self.given[split] if split in self.given else conversations(split)
+
+    def generator(self, *keys: str | int) -> np.random.Generator:
+        digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()
+        return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def _split(pick: Pick) -> tuple[str, dict[str, Any]]:
+    if isinstance(pick, str):
+        return pick, {}
+    options = dict(pick)
+    return str(options.pop("name")), options
+
+

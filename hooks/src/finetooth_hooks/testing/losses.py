@@ -1,0 +1,100 @@
+"""Losses the kit tries engines with, each beside its hand-derived gradient, so that an engine is judged by a formula.
+
+With l_s the sum of the log-probabilities of sequence s over its mask, and w the weights:
+
+    weighted_nll    -sum w * logprob                    per weights
+    pair_margin     -sum log_sigmoid(l_first - l_second)  per groups, `together: group`
+    centred         sum (l_s - mean l)^2                per sequences, `together: step`, with a running mean as state
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_hooks import arrays as xp
+from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
+
+Grad = NDArray[np.float64]
+
+
+def weighted_nll(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Cross entropy: minus the weighted sum of log-probabilities; -w is its gradient."""
+    total = -xp.sum(outputs["logprobs"] * data.fields["weights"])
+    return LossResult(
+        {"nll": Contribution(total, per="weights")},
+        {"targets": Metric(xp.sum(xp.astype_like(data.mask, outputs["logprobs"])), reduce="sum")},
+        state,
+    )
+
+
+def plain_sum(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Minus the sum of log-probabilities, divided by nothing."""
+    return LossResult({"sum": Contribution(-xp.sum(outputs["logprobs"]), per="none")}, state=state)
+
+
+def sums_of(outputs: Outputs, data: LossData, name: str = "logprobs") -> xp.Array:
+    """(S,) sum over the mask of each sequence."""
+    return xp.sum(xp.where(data.mask, outputs[name], 0.0), axis=1)
+
+
+def pair_margin(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Prefer the first of each pair to the second."""
+    sums = sums_of(outputs, data)
+    margins = sums[0::2] - sums[1::2]
+    return LossResult({"margin": Contribution(-xp.sum(xp.log_sigmoid(margins)), per="groups")}, state=state)
+
+
+def against_reference(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Squared distance to the reference."""
+    difference = sums_of(outputs, data) - sums_of(outputs, data, "logprobs@reference")
+    return LossResult({"distance": Contribution(xp.sum(xp.square(difference - 1.0)), per="sequences")}, state=state)
+
+
+def centred(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Pull the sequences' sums to their common mean, which only the whole step knows."""
+    sums = sums_of(outputs, data)
+    mean = xp.mean(sums)
+    count = state.get("steps", 0.0) + 1.0
+    running = state.get("mean", 0.0) + (xp.item(xp.stop_gradient(mean)) - state.get("mean", 0.0)) / count
+    total = xp.sum(xp.square(sums - mean))
+    return LossResult({"centred": Contribution(total, per="sequences")}, state={"steps": count, "mean": running})
+
+
+def not_finite(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """NaN, for the engine to refuse."""
+    return LossResult({"nan": Contribution(xp.sum(outputs["logprobs"]) * float("nan"), per="weights")}, state=state)
+
+
+def smuggled_state(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """A state in a loss that is not `together: step`, for the engine to refuse."""
+    result = weighted_nll(outputs, data, state)
+    return LossResult(result.contributions, state={"calls": state.get("calls", 0.0) + 1.0})
+
+
+WEIGHTED_NLL = LossSpec("kit:weighted_nll", weighted_nll)
+PLAIN_SUM = LossSpec("kit:plain_sum", plain_sum)
+PAIR_MARGIN = LossSpec("kit:pair_margin", pair_margin, together="group")
+CENTRED = LossSpec("kit:centred", centred, together="step")
+AGAINST_REFERENCE = LossSpec("kit:against_reference", against_reference, frozenset({"logprobs", "logprobs@reference"}))
+NOT_FINITE = LossSpec("kit:not_finite", not_finite)
+SMUGGLED_STATE = LossSpec("kit:smuggled_state", smuggled_state)
+
+
+def pair_margin_gradient(logprobs: list[Grad], masks: list[NDArray[np.bool_]]) -> tuple[float, list[Grad]]:
+    """Loss and dL/dlogprob of `pair_margin`, normalised: d(-log_sigmoid(m))/dm = -sigmoid(-m)."""
+    sums = np.array([float(np.sum(lp[mask])) for lp, mask in zip(logprobs, masks, strict=True)])
+    margins = sums[0::2] - sums[1::2]
+    loss = float(np.mean(np.logaddexp(0.0, -margins)))
+    slope = -1.0 / (1.0 + np.exp(margins)) / len(margins)
+    factors = np.stack([slope, -slope], axis=1).reshape(-1)
+    return loss, [factor * mask.astype(np.float64) for factor, mask in zip(factors, masks, strict=True)]
+
+
+def centred_gradient(logprobs: list[Grad], masks: list[NDArray[np.bool_]]) -> tuple[float, list[Grad]]:
+    """Loss and dL/dlogprob of `centred`, normalised: 2 (l_s - mean) / S, since the deviations sum to zero."""
+    sums = np.array([float(np.sum(lp[mask])) for lp, mask in zip(logprobs, masks, strict=True)])
+    deviations = sums - sums.mean()
+    loss = float(np.mean(deviations**2))
+    factors = 2.0 * deviations / len(sums)
+    return loss, [factor * mask.astype(np.float64) for factor, mask in zip(factors, masks, strict=True)]

@@ -1,0 +1,25 @@
+"""Imports every module that registers checks; the order here is the order in which they run."""
+
+from __future__ import annotations
+
+from finetooth_hooks.testing import (
+    entry_checks,
+    loss_checks,
+    data_checks,
+    renderer_checks,
+    training_checks,
+    model_checks,
+    observer_checks,
+    method_checks,
+)
+
+__all__ = [
+    "data_checks",
+    "entry_checks",
+    "loss_checks",
+    "method_checks",
+    "model_checks",
+    "observer_checks",
+    "renderer_checks",
+    "training_checks",
+]

@@ -1,0 +1,133 @@
+"""The head applied chunk by chunk: how many rows at a time, in which buffers, and how logits come from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetooth_kernels.contract import result_dtype
+
+_CPU_BLOCK_BYTES = 2 * 2**20
+"""Scratch per block of rows on a CPU, so that a block stays in its caches. Accelerators take larger blocks, since there
+the launches would dominate."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head does to the linear layer's output; see `linear_logprob` for the order."""
+
+    scale: float
+    softcap: float | None
+    temperature: float
+
+    @property
+    def slope(self) -> float:
+        """Derivative of a logit with respect to the linear output, but for the softcap's damping."""
+        return self.scale / self.temperature
+
+    def logits_(self, linear: Tensor) -> Tensor:
+        """Turn the linear layer's output into logits, in place."""
+        if self.softcap is not None:
+            linear.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap / self.temperature)
+        elif self.slope != 1.0:
+            linear.mul_(self.slope)
+        return linear
+
+    def damping(self, logits: Tensor, space: Workspace) -> Tensor | None:
+        """The softcap's own derivative, 1 - tanh(x / softcap)^2, from the logits; None without a softcap."""
+        if self.softcap is None:
+            return None
+        tanh = torch.mul(logits, self.temperature / self.softcap, out=space.damping(logits.shape[0]))
+        return tanh.square_().neg_().add_(1.0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows per chunk (one matrix product) and per block (element-wise work on float32)."""
+
+    chunk: int
+    block: int
+
+    @staticmethod
+    def within(chunk_bytes: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Sizes:
+        """Sizes that keep logits plus scratch (up to three blocks) within `chunk_bytes`, at least one row each."""
+        work = result_dtype(dtype)
+        row_bytes = vocabulary * work.itemsize
+        block_bytes = chunk_bytes // 8 if device.type != "cpu" else min(_CPU_BLOCK_BYTES, chunk_bytes // 8)
+        block = max(1, block_bytes // row_bytes)
+        chunk = chunk_bytes // row_bytes
+        # Half-precision logits fill half of chunk_bytes, which leaves room; full precision has to make it.
+        return Sizes(max(1, chunk if dtype != work else chunk - 2 * block), block)
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Cut `rows` into chunks of nearly equal size: a short last one would make a slow matrix product."""
+        count = max(1, -(-rows // self.chunk))
+        size = max(1, -(-rows // count))
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))
+
+
+class Workspace:
+    """The one buffer of logits and the scratch that all chunks of a pass reuse; hidden (M, D), weight (V, D)."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes) -> None:
+        self.hidden, self.weight, self.bias, self.sizes = hidden, weight, bias, sizes
+        longest = max((rows.stop - rows.start for rows in sizes.chunks(hidden.shape[0])), default=0)
+        vocabulary, work = weight.shape[0], result_dtype(hidden.dtype)
+        block = min(sizes.block, longest)
+        self._linear = hidden.new_empty((longest, vocabulary))
+        self._scratch = hidden.new_empty((block, vocabulary), dtype=work)
+        self._work = None if hidden.dtype == work else torch.empty_like(self._scratch)
+        self._damping: Tensor | None = None
+
+    def linear(self, rows: slice) -> Tensor:
+        """The linear layer's output for `rows`, (rows, V) in the dtype of the inputs; valid until the next call."""
+        out = self._linear[: rows.stop - rows.start]
+        if self.bias is None:
+            return torch.mm(self.hidden[rows], self.weight.t(), out=out)
+        return torch.addmm(self.bias, self.hidden[rows], self.weight.t(), out=out)
+
+    def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
+        """The blocks of a chunk: which of the M rows they are, and their view of the latest `linear` output."""
+        for start in range(rows.start, rows.stop, self.sizes.block):
+            block = slice(start, min(start + self.sizes.block, rows.stop))
+            yield block, self._linear[block.start - rows.start : block.stop - rows.start]
+
+    def in_full_precision(self, linear: Tensor) -> Tensor:
+        """A block of `linear` to work on in place: itself, or a copy where it is in half precision."""
+        return linear if self._work is None else self._work[: linear.shape[0]].copy_(linear)
+
+    def scratch(self, rows: int) -> Tensor:
+        """A (rows, V) block in full precision, with whatever was left in it."""
+        return self._scratch[:rows]
+
+    def damping(self, rows: int) -> Tensor:
+        """Another such block, made when first asked for: only a softcap needs it."""
+        if self._damping is None:
+            self._damping = torch.empty_like(self._scratch)
+        return self._damping[:rows]
+
+
+class WeightGradient:
+    """Sum over chunks of (d linear)^T hidden, in float32 (or float64) even where each product is in half precision."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._like = weight
+        self._sum: Tensor | None = None
+
+    def add(self, d_linear_cv: Tensor, hidden_cd: Tensor) -> None:
+        """Add one chunk's part."""
+        if self._sum is None:
+            self._sum = torch.mm(d_linear_cv.t(), hidden_cd)
+        elif self._sum.dtype == d_linear_cv.dtype == result_dtype(d_linear_cv.dtype):
+            self._sum.addmm_(d_linear_cv.t(), hidden_cd)
+        else:
+            self._sum = self._sum.to(result_dtype(d_linear_cv.dtype))
+            self._sum += torch.mm(d_linear_cv.t(), hidden_cd)
+
+    def result(self) -> Tensor:
+        """The sum in the weight's dtype; zeros where there was no row."""
+        return torch.zeros_like(self._like) if self._sum is None else self._sum.to(self._like.dtype)

@@ -1,0 +1,50 @@
+"""Which implementations of `linear_logprob` there are, which of them a device can use, and which is chosen and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from finetooth_kernels import linear_logprob, reference
+from finetooth_kernels.contract import Availability, LinearLogprob
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute `linear_logprob`; every `function` takes and returns the same."""
+
+    name: str
+    function: Callable[..., LinearLogprob]
+    available: Callable[[torch.device | str], Availability]
+
+
+IMPLEMENTATIONS = (
+    Implementation("chunked", linear_logprob.linear_logprob, linear_logprob.available),
+    Implementation("reference", reference.linear_logprob_reference, reference.available),
+)
+"""Best first. The reference comes last: it holds the whole logits, in float64."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The implementation for a device, with a reason that a plan can print."""
+
+    implementation: Implementation
+    reason: str
+
+
+def choose(device: torch.device | str = "cpu") -> Choice:
+    """The first implementation that `device` can use.
+
+    Raises:
+        ValueError: if there is none; says why for each.
+    """
+    refusals: list[str] = []
+    for implementation in IMPLEMENTATIONS:
+        answer = implementation.available(device)
+        if answer.available:
+            return Choice(implementation, "; ".join([*refusals, f"{implementation.name}: {answer.reason}"]))
+        refusals.append(f"{implementation.name} not used: {answer.reason}")
+    raise ValueError(f"device {device}: no implementation of linear_logprob can run ({'; '.join(refusals)})")

@@ -1,0 +1,323 @@
+"""Hidden states through the head to per-target log-probabilities, without ever holding more than a chunk of logits.
+
+Rows are taken a chunk at a time; a chunk's logits live in one buffer that every chunk reuses. Inside a chunk,
+everything after the matrix product works on small blocks of rows, in place, so that no second buffer of the chunk's
+size exists. Two ways to the gradients:
+
+*Frozen head, one target per row* (adapters: the common case). The gradient of row i's log-probability with respect to
+its hidden state is a vector of length D that is known in the forward pass, and the backward pass only scales it by
+the incoming gradient. So it is formed at once, from the logits that are there anyway: two matrix products over the
+vocabulary instead of three, and nothing but (N, D) is kept.
+
+*Otherwise* (a trained head, K targets, a gradient through the entropy) the backward pass computes each chunk's
+logits again.
+
+With p = softmax(z), the gradients that both use are
+
+    d logprob_k / d z_v = [v = target_k] - p_v
+    d entropy   / d z_v = -p_v (log p_v + entropy)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace
+from finetooth_kernels.contract import (
+    DEFAULT_CHUNK_BYTES,
+    Availability,
+    LinearLogprob,
+    check_arguments,
+    check_targets,
+    result_dtype,
+)
+
+__all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "linear_logprob"]
+
+_LOWEST_LOG_PROBABILITY = -1000.0
+"""exp() of it is 0 in float64 too: it stands in for -inf (a vocabulary entry switched off), where 0 * inf is NaN."""
+
+
+def available(device: torch.device | str = "cpu") -> Availability:
+    """Say whether the chunked implementation can run on `device`."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return Availability(True, "plain torch operations run on every CPU")
+    if kind == "cuda" and not torch.cuda.is_available():
+        return Availability(False, "torch sees no CUDA or ROCm device")
+    return Availability(True, f"plain torch operations run on {kind}")
+
+
+def linear_logprob(
+    hidden_nd: Tensor,
+    weight_vd: Tensor,
+    targets: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias_v: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+) -> LinearLogprob:
+    """Log-probability of each row's target(s) under the head, and the entropy, both differentiable.
+
+    The head, in this order::
+
+        x = scale * (hidden_nd @ weight_vd.T + bias_v)      scale: what the family multiplies its logits by
+        y = softcap * tanh(x / softcap)                     y = x without a softcap
+        z = y / temperature                                 what sampling at that temperature draws from
+        logprob = z[target] - logsumexp(z)
+        entropy = -sum(softmax(z) * log_softmax(z))
+
+    The matrix products run in the dtype of the inputs, everything between them in float32; float64 stays float64
+    throughout. Gradients reach `hidden_nd`, `weight_vd` and `bias_v`, each only where it requires one; gradients of the
+    weight are summed over chunks in float32. There are no second derivatives.
+
+    Memory, beside inputs and gradients: `chunk_bytes`, scratch included, whatever N and the vocabulary; or what one row
+    takes (its logits and up to three blocks of scratch of the same size) where that is more. A frozen head also keeps
+    one vector of length D per row for the backward pass. The result depends on the chunking only by the rounding
+    of the matrix products. Under autocast, inputs are cast as `torch.nn.functional.linear` would.
+
+    Args:
+        hidden_nd: (N, D) hidden states; float32, bfloat16, float16 or float64.
+        weight_vd: (V, D) weight of the head, in the same dtype.
+        targets: (N,) or (N, K) int64 token ids, already aligned with the hidden states.
+        mask: (N,) bool. Only rows where it is true are computed at all; the others are 0 in every result, take and give
+            no gradient, and their targets may be anything. None: all rows.
+        bias_v: (V,) bias of the head, in the same dtype; -inf switches an entry off (without a softcap).
+        scale: factor on the head's output.
+        softcap: bound of the logits (Gemma 2), or None.
+        temperature: sampling temperature.
+        entropy: whether to return the entropy too. Taking a gradient through it computes the logits a second time.
+        chunk_bytes: upper bound, counted in float32 logits, of what is held at once.
+
+    Raises:
+        ValueError: naming the argument, for shapes, dtypes or devices that do not fit, a target out of range in a row
+            that counts, `softcap`, `temperature` or `chunk_bytes` not positive, or a number that is not finite.
+    """
+    hidden_nd, weight_vd, bias_v = _as_autocast(hidden_nd, weight_vd, bias_v)
+    check_arguments(
+        hidden_nd, weight_vd, targets, mask, bias_v,
+        scale=scale, softcap=softcap, temperature=temperature, chunk_bytes=chunk_bytes,
+    )  # fmt: skip
+    rows = None if mask is None else mask.nonzero().squeeze(1)
+    targets_nk = targets if targets.dim() == 2 else targets.unsqueeze(1)
+    targets_mk = targets_nk if rows is None else targets_nk.index_select(0, rows)
+    check_targets(targets_mk, rows, weight_vd.shape[0])
+    hidden_md = hidden_nd if rows is None else hidden_nd.index_select(0, rows)
+
+    head = Head(scale, softcap, temperature)
+    sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_md.dtype, hidden_md.device)
+    logprobs_mk, entropy_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
+        hidden_md, weight_vd, bias_v, targets_mk, head, sizes, entropy, torch.is_grad_enabled()
+    )
+    logprobs_nk = _spread(logprobs_mk, rows, hidden_nd.shape[0])
+    return LinearLogprob(
+        logprobs_nk if targets.dim() == 2 else logprobs_nk.squeeze(1),
+        _spread(entropy_m, rows, hidden_nd.shape[0]) if entropy else None,
+    )
+
+
+def _spread(compact: Tensor, rows: Tensor | None, count: int) -> Tensor:
+    """Put the computed rows back among `count` rows, zero elsewhere; differentiable."""
+    if rows is None:
+        return compact
+    return compact.new_zeros((count, *compact.shape[1:])).index_copy(0, rows, compact)
+
+
+def _as_autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    kind = hidden.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    hidden, weight = (t if t.dtype == torch.float64 else t.to(dtype) for t in (hidden, weight))
+    return hidden, weight, bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+class _Scores(NamedTuple):
+    """What one pass over the rows that count yields; log_normalizer is the log-sum-exp of the logits."""
+
+    logprobs_mk: Tensor
+    log_normalizer_m1: Tensor
+    entropy_m: Tensor  # (0,) when not asked for
+    slopes_md: Tensor | None  # d logprob / d hidden, but for the factor `Head.slope`
+
+
+class _LinearLogprob(torch.autograd.Function):
+    """From the M rows that count to their log-probabilities (M, K) and entropy (M,), (0,) when not asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_md: Tensor,
+        weight_vd: Tensor,
+        bias_v: Tensor | None,
+        targets_mk: Tensor,
+        head: Head,
+        sizes: Sizes,
+        want_entropy: bool,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        at_once = grad_enabled and needs_hidden and not needs_weight and not needs_bias and targets_mk.shape[1] == 1
+        with _without_autocast(hidden_md.device):
+            space = Workspace(hidden_md, weight_vd, bias_v, sizes)
+            scores = _score(space, targets_mk, head, want_entropy=want_entropy, want_slopes=at_once)
+        ctx.set_materialize_grads(False)
+        ctx.head, ctx.sizes = head, sizes
+        again = (hidden_md, weight_vd, bias_v, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
+        ctx.save_for_backward(scores.slopes_md, *(again if want_entropy or not at_once else ()))
+        return scores.logprobs_mk, scores.entropy_m
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None) -> tuple[Tensor | None, ...]:
+        slopes_md, *again = ctx.saved_tensors
+        # The head's constant slope is applied here, to (M, K) numbers, and not to (M, V).
+        d_logprobs_mk = None if d_logprobs_mk is None else d_logprobs_mk * ctx.head.slope
+        d_entropy_m1 = None if d_entropy_m is None else d_entropy_m.unsqueeze(1) * ctx.head.slope
+        grads: _Gradients = (None, None, None)
+        if slopes_md is not None and d_entropy_m1 is None:
+            if d_logprobs_mk is not None:
+                grads = ((slopes_md * d_logprobs_mk).to(slopes_md.dtype), None, None)
+        elif d_logprobs_mk is not None or d_entropy_m1 is not None:
+            hidden_md, weight_vd, bias_v, targets_mk, log_normalizer_m1, entropy_m = again
+            if d_logprobs_mk is None:
+                d_logprobs_mk = log_normalizer_m1.new_zeros(targets_mk.shape)
+            incoming = _Incoming(
+                targets_mk,
+                d_logprobs_mk,
+                log_normalizer_m1,
+                entropy_m.unsqueeze(1) if d_entropy_m1 is not None else None,
+                d_entropy_m1,
+            )
+            with _without_autocast(hidden_md.device):
+                space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes)
+                grads = _gradients(space, ctx.head, incoming, ctx.needs_input_grad[:3])
+        return (*grads, None, None, None, None, None)
+
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""With respect to hidden, weight and bias."""
+
+
+def _score(space: Workspace, targets_mk: Tensor, head: Head, *, want_entropy: bool, want_slopes: bool) -> _Scores:
+    """Log-probabilities, and what else is asked for, in one pass over the logits."""
+    rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
+    scores = _Scores(
+        logprobs_mk=space.hidden.new_empty(targets_mk.shape, dtype=work),
+        log_normalizer_m1=space.hidden.new_empty((rows, 1), dtype=work),
+        entropy_m=space.hidden.new_empty(rows if want_entropy else 0, dtype=work),
+        slopes_md=space.hidden.new_empty(space.hidden.shape) if want_slopes else None,
+    )
+    for chunk in space.sizes.chunks(rows):
+        linear = space.linear(chunk)
+        for block, piece in space.blocks(chunk):
+            logits = head.logits_(space.in_full_precision(piece))
+            damping = head.damping(logits, space) if want_slopes else None
+            shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)
+            if want_slopes:
+                unit = _Incoming(targets_mk[block], torch.ones_like(log_total), log_total)
+                piece.copy_(_logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping))
+        if scores.slopes_md is not None:
+            torch.mm(linear, space.weight, out=scores.slopes_md[chunk])
+    return scores
+
+
+def _score_block(
+    logits: Tensor, scratch: Tensor, targets: Tensor, scores: _Scores, block: slice
+) -> tuple[Tensor, Tensor]:
+    """Write the scores of one block of rows; return its logits less each row's largest, and their log-sum-exp."""
+    taken = logits.gather(1, targets)
+    top = logits.amax(1, keepdim=True)
+    shifted = logits.sub_(top)
+    exponentials = torch.exp(shifted, out=scratch)
+    total = exponentials.sum(1, keepdim=True)
+    log_total = total.log()
+    scores.logprobs_mk[block] = taken - top - log_total
+    scores.log_normalizer_m1[block] = top + log_total
+    if scores.entropy_m.shape[0]:
+        # Relative to the largest logit both terms are >= 0: no cancellation, however large the logits are.
+        weighted = exponentials.mul_(shifted.clamp_min_(_LOWEST_LOG_PROBABILITY))
+        scores.entropy_m[block] = (log_total - weighted.sum(1, keepdim=True) / total).squeeze(1)
+    return shifted, log_total
+
+
+class _Incoming(NamedTuple):
+    """What the gradient of some rows needs to know of them; one line of each tensor per row."""
+
+    targets_mk: Tensor
+    d_logprobs_mk: Tensor
+    log_normalizer_m1: Tensor
+    entropy_m1: Tensor | None = None
+    d_entropy_m1: Tensor | None = None
+
+    def rows(self, block: slice) -> _Incoming:
+        return _Incoming(
+            self.targets_mk[block],
+            self.d_logprobs_mk[block],
+            self.log_normalizer_m1[block],
+            None if self.entropy_m1 is None else self.entropy_m1[block],
+            None if self.d_entropy_m1 is None else self.d_entropy_m1[block],
+        )
+
+
+def _logit_gradient_(logits: Tensor, scratch: Tensor, incoming: _Incoming, damping: Tensor | None) -> Tensor:
+    """Gradient with respect to the linear output of one block, but for `Head.slope`; overwrites `logits`.
+
+    `logits` may be shifted by a constant per row if the incoming log_normalizer is shifted likewise.
+    """
+    targets, d_logprobs, log_normalizer, entropy, d_entropy = incoming
+    log_p = logits.sub_(log_normalizer)
+    total = d_logprobs.sum(1, keepdim=True)
+    if entropy is None or d_entropy is None:
+        gradient = log_p.exp_().mul_(-total)
+    else:
+        p = torch.exp(log_p, out=scratch)
+        gradient = log_p.clamp_min_(_LOWEST_LOG_PROBABILITY).add_(entropy).mul_(-d_entropy).sub_(total).mul_(p)
+    if gradient.device.type == "cpu":
+        gradient.scatter_add_(1, targets, d_logprobs)
+    else:  # A target may occur twice in a row; adding one column at a time keeps the order of the sum fixed.
+        for column in range(targets.shape[1]):
+            at = slice(column, column + 1)
+            gradient.scatter_add_(1, targets[:, at], d_logprobs[:, at])
+    return gradient if damping is None else gradient.mul_(damping)
+
+
+def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[bool, bool, bool]) -> _Gradients:
+    """Compute each chunk's logits again and send the gradients through them; `wanted`: hidden, weight, bias."""
+    needs_hidden, needs_weight, needs_bias = wanted
+    d_hidden = space.hidden.new_empty(space.hidden.shape) if needs_hidden else None
+    d_weight = WeightGradient(space.weight) if needs_weight else None
+    d_bias = incoming.d_logprobs_mk.new_zeros(space.weight.shape[0]) if needs_bias else None
+    for chunk in space.sizes.chunks(space.hidden.shape[0]):
+        linear = space.linear(chunk)
+        for block, piece in space.blocks(chunk):
+            logits = head.logits_(space.in_full_precision(piece))
+            damping = head.damping(logits, space)
+            gradient = _logit_gradient_(logits, space.scratch(piece.shape[0]), incoming.rows(block), damping)
+            if d_bias is not None:
+                d_bias += gradient.sum(0)
+            piece.copy_(gradient)
+        if d_hidden is not None:
+            torch.mm(linear, space.weight, out=d_hidden[chunk])
+        if d_weight is not None:
+            d_weight.add(linear, space.hidden[chunk])
+    return (
+        d_hidden,
+        None if d_weight is None else d_weight.result(),
+        None if d_bias is None else d_bias.to(space.weight.dtype),
+    )

@@ -1,0 +1,91 @@
+"""Bad input to linear_logprob and its reference, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from finetooth_kernels import implementations
+from finetooth_kernels.contract import Availability
+from finetooth_kernels.implementations import IMPLEMENTATIONS, Implementation, choose
+
+
+def good() -> dict[str, Any]:
+    return {
+        "hidden_nd": torch.zeros(3, 4),
+        "weight_vd": torch.zeros(7, 4),
+        "targets": torch.tensor([0, 6, 3]),
+        "mask": torch.tensor([True, True, False]),
+        "bias_v": torch.zeros(7),
+    }
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("hidden_nd", {"hidden_nd": torch.zeros(1, 3, 4)}, "2 dimensions"),
+    ("weight_vd", {"weight_vd": torch.zeros(7)}, "2 dimensions"),
+    ("weight_vd", {"weight_vd": torch.zeros(7, 5)}, "width 5"),
+    ("weight_vd", {"weight_vd": torch.zeros(0, 4)}, "at least one"),
+    ("weight_vd", {"weight_vd": torch.zeros(7, 4).bfloat16()}, "bfloat16"),
+    ("hidden_nd", {"hidden_nd": torch.zeros(3, 4, dtype=torch.int64)}, "unsupported dtype torch.int64"),
+    ("hidden_nd", {"hidden_nd": torch.zeros(3, 4, dtype=torch.complex64)}, "unsupported dtype"),
+    ("weight_vd", {"weight_vd": torch.zeros(7, 4, device="meta")}, "meta"),
+    ("bias_v", {"bias_v": torch.zeros(6)}, "(7,)"),
+    ("bias_v", {"bias_v": torch.zeros(7, 1)}, "(7,)"),
+    ("bias_v", {"bias_v": torch.zeros(7).double()}, "float64"),
+    ("targets", {"targets": torch.tensor([0, 1])}, "(3,)"),
+    ("targets", {"targets": torch.zeros(3, 0, dtype=torch.int64)}, "K >= 1"),
+    ("targets", {"targets": torch.tensor([0, 1, 2], dtype=torch.int32)}, "int64"),
+    ("targets", {"targets": torch.tensor([0, 7, 0])}, "id 7 in row 1"),
+    ("targets", {"targets": torch.tensor([0, -100, 0])}, "id -100 in row 1"),
+    ("targets", {"targets": torch.tensor([[0, 9], [1, 1], [1, 1]])}, "id 9 in row 0"),
+    ("targets", {"targets": torch.tensor([0, 0, 8]), "mask": torch.tensor([False, True, True])}, "id 8 in row 2"),
+    ("mask", {"mask": torch.ones(4, dtype=torch.bool)}, "(3,)"),
+    ("mask", {"mask": torch.ones(3)}, "bool"),
+    ("scale", {"scale": float("nan")}, "finite"),
+    ("softcap", {"softcap": 0.0}, "positive"),
+    ("softcap", {"softcap": float("nan")}, "positive"),
+    ("temperature", {"temperature": 0.0}, "positive"),
+    ("temperature", {"temperature": -1.0}, "positive"),
+    ("temperature", {"temperature": float("inf")}, "finite"),
+    ("chunk_bytes", {"chunk_bytes": 0}, "positive"),
+]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: str(implementation.name))
+@pytest.mark.parametrize(("name", "change", "says"), BAD, ids=[f"{name}-{says}" for name, _, says in BAD])
+def test_bad_input_is_one_line_that_names_the_argument(
+    implementation: Implementation, name: str, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        implementation.function(**{**good(), **change})
+    message = str(caught.value)
+    assert message.startswith(name) and says in message and "\n" not in message
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: str(implementation.name))
+def test_targets_of_masked_rows_are_not_looked_at(implementation: Implementation) -> None:
+    arguments = {**good(), "targets": torch.tensor([0, 6, -100])}
+    logprobs = implementation.function(**arguments).logprobs
+    expected = torch.tensor([-1.0, -1.0, 0.0]) * torch.log(torch.tensor(7.0))
+    torch.testing.assert_close(logprobs, expected)
+
+
+def test_the_chunked_implementation_is_chosen_with_a_reason() -> None:
+    choice = choose("cpu")
+    assert choice.implementation.name == "chunked" and choice.reason.startswith("chunked: ")
+
+
+def test_what_cannot_run_is_passed_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(reason: str) -> Callable[[torch.device | str], Availability]:
+        return lambda device: Availability(False, reason)
+
+    first, last = IMPLEMENTATIONS
+    broken = Implementation(first.name, first.function, refusing("no compiler"))
+    monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken, last))
+    choice = choose("cpu")
+    assert choice.implementation is last and "chunked not used: no compiler" in choice.reason
+    monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken,))
+    with pytest.raises(ValueError, match="no implementation.*no compiler"):
+        choose("cpu")

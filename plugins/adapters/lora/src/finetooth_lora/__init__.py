@@ -1,0 +1,1 @@
+"""LoRA adapters through peft, and the command that merges one into its base."""

@@ -1,0 +1,160 @@
+"""The LoRA adapter: peft's layers, put in place so that module paths of the model stay what they were."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field
+from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
+
+from finetooth_lora.sizes import added_parameters
+from finetooth_lora.targets import SETTING, resolve
+
+NAME = "default"
+"""peft's own name for the only adapter of a model."""
+
+
+class LoraOptions(Options):
+    """Options of `lora`."""
+
+    rank: int = Field(default=32, ge=1, le=256)
+    """Rank r of the addition B A, 1 to 256."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The addition is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank)). Default: 2 * rank, so that the
+    scale is 2 at any rank; with `rslora` 16."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the input of the addition while training."""
+    targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
+    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
+    whole paths."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
+    arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
+
+    @property
+    def resolved_alpha(self) -> float:
+        """`alpha`, or its default."""
+        if self.alpha is not None:
+            return self.alpha
+        return 16.0 if self.rslora else 2.0 * self.rank
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """`protocols.Adapter` over peft.
+
+    The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
+    `model.layers.0` stay valid. The matrices are float32 whatever the base is held in.
+    """
+
+    options: LoraOptions
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """Parameters of the addition; exact for layers built like Llama's."""
+        return added_parameters(self.options.targets, facts, self.options.rank, dora=self.options.dora)
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """Put the layers in place. A is drawn uniformly from +-1/sqrt(inputs) (peft's kaiming uniform), B is zero, so
+        the model computes as before; torch's global random state is not touched.
+
+        Raises:
+            RecipeError: a target matches nothing.
+        """
+        paths = tuple(path for path, module in model.named_modules() if _adaptable(module))
+        targets = resolve(self.options.targets, facts, paths)
+        spelling = targets.spelling if isinstance(targets.spelling, str) else list(targets.spelling)
+        config = LoraConfig(
+            r=self.options.rank,
+            lora_alpha=self.options.resolved_alpha,  # type: ignore[arg-type]  # peft computes with floats as well
+            lora_dropout=self.options.dropout,
+            target_modules=spelling,
+            use_rslora=self.options.rslora,
+            use_dora=self.options.dora,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+        try:
+            with torch.random.fork_rng(devices=devices):
+                model = inject_adapter_in_model(config, model, NAME)
+        except ValueError as error:
+            raise RecipeError(SETTING, f"peft refuses these modules: {error}", action="choose other targets") from error
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for path in targets.modules:
+            _initialise(model.get_submodule(path), generator)
+        return model
+
+    @contextmanager
+    def disabled(self, model: Any) -> Iterator[None]:
+        """While entered, the model computes as its base."""
+        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as the recipe names it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # "auto" would ask the model hub whether the vocabulary grew
+        state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+        tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = dict(model.peft_config[NAME].to_dict())
+        config.update(base_model_name_or_path=info.reference, inference_mode=True)
+        # the order of a set differs between processes; the same run must give the same file
+        config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _adaptable(module: Any) -> bool:
+    """Whether peft can add to the module: linear ones (quantised ones too), embeddings, GPT-2's Conv1D."""
+    return hasattr(module, "in_features") or isinstance(module, torch.nn.Embedding | Conv1D)
+
+
+def _initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
+    """Draw the layer's new parameters and make them float32 and trainable."""
+    if NAME in layer.lora_A:
+        a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+        bound = 1 / math.sqrt(a.shape[1])
+        _fill(a, generator.uniform(-bound, bound, size=tuple(a.shape)))
+        _fill(b, np.zeros(tuple(b.shape)))
+    else:  # of an embedding, where A is the zero one
+        a, b = layer.lora_embedding_A[NAME], layer.lora_embedding_B[NAME]
+        _fill(a, np.zeros(tuple(a.shape)))
+        _fill(b, generator.standard_normal(size=tuple(b.shape)))
+    for name, parameter in layer.named_parameters():
+        if name.startswith("lora_"):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def _fill(parameter: torch.nn.Parameter, values: np.ndarray[Any, Any]) -> None:
+    parameter.data = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
+
+
+def build(options: LoraOptions, context: Context) -> LoraAdapter:  # noqa: ARG001
+    """Builder of the adapter `lora`."""
+    return LoraAdapter(options)

@@ -1,0 +1,1 @@
+"""Reads CSV, JSON, Parquet, Arrow and hub datasets with the datasets library."""

@@ -1,0 +1,1 @@
+"""Row formats: chat, prompt and completion, instruction, text."""

@@ -1,0 +1,53 @@
+"""The format `instruction`: what Alpaca made common, an instruction with an optional input and the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import Conversation, Message, Options, Row
+from finetooth_hooks.context import Context
+
+from finetooth_formats import columns
+
+
+class InstructionOptions(Options):
+    """Options of `instruction`."""
+
+    instruction: str = "instruction"
+    """The column with what is to be done."""
+    input: str = "input"
+    """The column with what it is to be done to; may be missing or empty."""
+    output: str = "output"
+    """The column with the right answer."""
+    system: str = ""
+    """A system message before every conversation; empty for none."""
+
+
+def build(options: InstructionOptions, context: Context) -> Instruction:  # noqa: ARG001
+    return Instruction(options)
+
+
+class Instruction:
+    """Rows become a user message (instruction, blank line, input) and an assistant message (output)."""
+
+    def __init__(self, options: InstructionOptions) -> None:
+        self._options = options
+
+    def detect(self, values: Mapping[str, Any]) -> str | None:
+        names = (self._options.instruction, self._options.output)
+        return f"has the columns {names[0]!r} and {names[1]!r}" if columns.present(values, *names) else None
+
+    def read(self, row: Row) -> Conversation:
+        """
+        Raises:
+            DataError: a column is missing, no text, or empty.
+        """
+        options = self._options
+        ask = columns.text(row, options.instruction, "instruction")
+        if columns.present(row.values, options.input):
+            given = columns.text(row, options.input, "instruction", empty=True)
+            ask = f"{ask}\n\n{given}" if given else ask
+        answer = columns.text(row, options.output, "instruction")
+        system = (Message("system", options.system),) if options.system else ()
+        return Conversation((*system, Message("user", ask), Message("assistant", answer)))

@@ -1,0 +1,106 @@
+"""The format `prompt_completion`: two columns, what is asked and what is to be said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetooth_hooks import Conversation, DataError, Example, Message, Options, PromptCompletion, Row
+from finetooth_hooks.context import Context
+from pydantic import model_validator
+
+from finetooth_formats import columns
+from finetooth_formats.messages import MessageReader
+
+PAIRS = (("prompt", "completion"), ("question", "answer"), ("problem", "solution"), ("input", "output"))
+"""Column names that are found by themselves, in this order."""
+
+STYLES = {"chat": "one user and one assistant message", "raw": "plain prompt and completion"}
+
+
+class PromptCompletionOptions(Options):
+    """Options of `prompt_completion`."""
+
+    prompt: str = ""
+    """The column with the prompt; empty finds a known pair (prompt/completion, question/answer, problem/solution,
+    input/output)."""
+    completion: str = ""
+    """The column with the completion; given together with `prompt`."""
+    style: Literal["chat", "raw"] = "chat"
+    """`chat` makes a user and an assistant message of them, in the model's markup; `raw` trains the completion right
+    after the prompt, without any markup."""
+    system: str = ""
+    """A system message before every conversation; empty for none. Only with style `chat`."""
+
+    @model_validator(mode="after")
+    def _together(self) -> PromptCompletionOptions:
+        if bool(self.prompt) != bool(self.completion):
+            raise ValueError("prompt and completion are given together, or neither")
+        if self.system and self.style == "raw":
+            raise ValueError("system needs style chat: a raw prompt has no system message")
+        return self
+
+
+def build(options: PromptCompletionOptions, context: Context) -> PromptCompletionFormat:
+    return PromptCompletionFormat(options, MessageReader(note=context.note))
+
+
+class PromptCompletionFormat:
+    """Rows with a prompt and its completion, both texts or both lists of messages."""
+
+    def __init__(self, options: PromptCompletionOptions, reader: MessageReader) -> None:
+        self._options, self._reader = options, reader
+        self._pairs = ((options.prompt, options.completion),) if options.prompt else PAIRS
+
+    def detect(self, values: Mapping[str, Any]) -> str | None:
+        pair = columns.first_pair(values, self._pairs)
+        if pair is None or (not self._options.prompt and columns.shape(values).split(" ")[0] != "prompt_completion"):
+            return None
+        return f"has the columns {pair[0]!r} and {pair[1]!r}, read as {STYLES[self._options.style]}"
+
+    def read(self, row: Row) -> Example:
+        """
+        Raises:
+            DataError: a column is missing, of the wrong type, or empty.
+        """
+        pair = columns.first_pair(row.values, self._pairs)
+        if pair is None:
+            raise self._unpaired(row)
+        prompt, completion = (row.values[name] for name in pair)
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return self._conversation(row, pair)
+        ask = columns.text(row, pair[0], "prompt_completion")
+        answer = columns.text(row, pair[1], "prompt_completion")
+        if self._options.style == "raw":
+            return PromptCompletion(ask, answer)
+        system = (Message("system", self._options.system),) if self._options.system else ()
+        return Conversation((*system, Message("user", ask), Message("assistant", answer)))
+
+    def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
+        """Lists of messages: those of the prompt do not train, whoever speaks."""
+        if self._options.style == "raw":
+            raise DataError(
+                row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
+            )
+        before = self._reader.read(row.id, pair[0], row.values[pair[0]])
+        after = self._reader.read(row.id, pair[1], row.values[pair[1]])
+        prompt = tuple(dataclasses.replace(message, train=False) for message in before)
+        tools = self._reader.tools(row.id, row.values.get("tools"))
+        system: tuple[Message, ...] = ()
+        if self._options.system and prompt[0].role != "system":
+            system = (Message("system", self._options.system),)
+        return Conversation((*system, *prompt, *after), tools)
+
+    def _unpaired(self, row: Row) -> DataError:
+        """Name the partner of a column that stands alone."""
+        for prompt, completion in self._pairs:
+            for here, gone in ((prompt, completion), (completion, prompt)):
+                if columns.present(row.values, here):
+                    error = columns.missing(row, gone, "prompt_completion")
+                    return DataError(
+                        row.id,
+                        f"{here!r} without {gone!r}: {error.problem.removeprefix(f'{row.id}: ')}",
+                        action=error.action,
+                    )
+        return columns.missing(row, self._pairs[0][0], "prompt_completion")

@@ -1,0 +1,184 @@
+"""The architectures a GGUF file may hold: the config each becomes, and how each of its tensors is called and laid out.
+
+The metadata keys and tensor names are llama.cpp's (gguf-py `constants.py`, `tensor_mapping.py`); the config keys and parameter
+names are those of transformers. An architecture is here only when a test round-trips it against the transformers model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from finetooth_hooks.errors import UserError
+
+from finetooth_gguf.container import Container
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one `general.architecture` maps onto a transformers model.
+
+    Attributes:
+        model_type: of the transformers config.
+        interleaved: the converter reordered the rows of the query and key projections for interleaved rotary pairs
+            (llama.cpp's `permute`); they must be put back for rotation by halves.
+        optional_biases: the transformers model has attention biases only if its config says so (`attention_bias`).
+    """
+
+    model_type: str
+    interleaved: bool = False
+    optional_biases: bool = False
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "llama": Architecture("llama", interleaved=True, optional_biases=True),
+        "qwen2": Architecture("qwen2"),
+        "qwen3": Architecture("qwen3", optional_biases=True),
+    }
+)
+
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<module>\w+)\.(?P<kind>weight|bias)")
+
+
+def architecture_of(container: Container) -> Architecture:
+    """The architecture of a file.
+
+    Raises:
+        UserError: it is none of `ARCHITECTURES`, or a variant of one that is not understood.
+    """
+    architecture = ARCHITECTURES.get(container.architecture)
+    if architecture is None:
+        raise UserError(
+            f"model: {container.path} holds a model of architecture {container.architecture!r}, which is not supported",
+            action=f"supported are {', '.join(ARCHITECTURES)}; load others from their original folder or hub id",
+        )
+    if container.metadata.get(f"{container.architecture}.expert_count", 0):
+        raise UserError(f"model: {container.path} holds a mixture of experts", action="load it from its original folder")
+    return architecture
+
+
+def config_values(container: Container) -> dict[str, Any]:
+    """Keyword arguments of the transformers config class of this file's architecture.
+
+    Every value the file states is set, also where it equals the class's default: a default is one checkpoint's value.
+    Token ids are left out; they belong to the tokenizer.
+
+    Raises:
+        UserError: a needed key is missing, or the rotary embedding is of a kind that is not understood.
+    """
+    architecture = architecture_of(container)
+    heads = _stated(container, "attention.head_count")
+    hidden = _stated(container, "embedding_length")
+    head_width = container.metadata.get(f"{container.architecture}.attention.key_length", hidden // heads)
+    embedding = container.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise UserError(f"model: {container.path} holds no token embedding", action="a vocabulary-only file has no weights")
+    values: dict[str, Any] = {
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": _stated(container, "feed_forward_length"),
+        "num_hidden_layers": _stated(container, "block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": container.metadata.get(f"{container.architecture}.attention.head_count_kv", heads),
+        "head_dim": head_width,
+        "max_position_embeddings": _stated(container, "context_length"),
+        "rms_norm_eps": _decimal(_stated(container, "attention.layer_norm_rms_epsilon")),
+        "rope_parameters": _rope(container, head_width),
+        "tie_word_embeddings": "output.weight" not in container.tensors,
+    }
+    if architecture.optional_biases:
+        values["attention_bias"] = "blk.0.attn_q.bias" in container.tensors
+    return values
+
+
+def parameter_name(container: Container, tensor: str) -> str:
+    """The transformers name of a tensor of the file: `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`.
+
+    Raises:
+        UserError: the tensor has no counterpart; leaving it out would change the model without a word.
+    """
+    match = _NAME.fullmatch(tensor)
+    if match is not None:
+        block, module, kind = match["block"], match["module"], match["kind"]
+        if block is None and module in _TOP:
+            return f"{_TOP[module]}.{kind}"
+        if block is not None and module in _BLOCK:
+            return f"model.layers.{block}.{_BLOCK[module]}.{kind}"
+    raise UserError(
+        f"model: {container.path} holds a tensor {tensor}, which a {container.architecture} model does not have here",
+        action="load this model from its original folder or hub id",
+    )
+
+
+def restored_rows(
+    container: Container, tensor: str, blocks: npt.NDArray[np.uint8], values: Mapping[str, Any]
+) -> npt.NDArray[np.uint8]:
+    """The stored rows of a tensor in the order transformers wants; only llama's query and key projections change.
+
+    A converter writes row (head, half, pair) of the projection at (head, pair, half), so that the two coordinates that a
+    rotation mixes lie side by side. Quantised blocks never span rows, so the stored bytes can be moved as they are.
+    """
+    module = tensor.split(".")[-2]
+    if not architecture_of(container).interleaved or module not in ("attn_q", "attn_k"):
+        return blocks
+    heads = values["num_attention_heads"] if module == "attn_q" else values["num_key_value_heads"]
+    if tensor.endswith(".bias"):
+        blocks = blocks.reshape(heads * values["head_dim"], -1)  # one value a row
+    pairs = blocks.reshape(heads, values["head_dim"] // 2, 2, blocks.shape[-1])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(blocks.shape)
+
+
+def _stated(container: Container, key: str) -> Any:
+    full = f"{container.architecture}.{key}"
+    if full not in container.metadata:
+        raise UserError(f"model: {container.path} does not state {full}", action="fetch or convert the file again")
+    value = container.metadata[full]
+    if isinstance(value, list):
+        raise UserError(
+            f"model: {container.path} states {full} layer by layer, which is not supported",
+            action="load this model from its original folder or hub id",
+        )
+    return value
+
+
+def _decimal(single: float) -> float:
+    """The short decimal a float32 was made from: 9.999999747378752e-06 -> 1e-05; the same number as float32."""
+    return float(str(np.float32(single)))
+
+
+def _rope(container: Container, head_width: int) -> dict[str, Any]:
+    prefix = f"{container.architecture}.rope"
+    theta = _decimal(container.metadata.get(f"{prefix}.freq_base", 10000.0))
+    kind = container.metadata.get(f"{prefix}.scaling.type", "none")
+    rotated = container.metadata.get(f"{prefix}.dimension_count", head_width)
+    if rotated != head_width or kind not in ("none", "linear") or "rope_freqs.weight" in container.tensors:
+        what = "per-frequency factors" if "rope_freqs.weight" in container.tensors else f"{kind} scaling"
+        what = f"only {rotated} of {head_width} dimensions rotated" if rotated != head_width else what
+        raise UserError(
+            f"model: {container.path} has a rotary embedding with {what}, which is not supported",
+            action="load this model from its original folder or hub id",
+        )
+    if kind == "linear":
+        factor = _decimal(container.metadata.get(f"{prefix}.scaling.factor", 1.0))
+        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+    return {"rope_type": "default", "rope_theta": theta}

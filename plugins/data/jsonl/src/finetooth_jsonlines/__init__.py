@@ -1,0 +1,1 @@
+"""Reads JSON lines strictly: every broken line is named, nothing is repaired in silence."""

@@ -1,0 +1,1 @@
+"""Generates verifiable questions with reasoning-gym."""

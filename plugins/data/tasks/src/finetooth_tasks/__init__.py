@@ -1,0 +1,1 @@
+"""finetooth-tasks: a data source that generates verifiable questions from a seed."""

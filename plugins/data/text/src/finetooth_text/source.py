@@ -1,0 +1,84 @@
+"""The source `text`: every file is one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks.context import Context
+
+from finetooth_text.plugin import ENDINGS
+
+MARK = "\ufeff"
+FOREIGN_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+class TextOptions(Options):
+    """Options of `text`."""
+
+    path: str
+    """A file, or a folder whose `.txt` and `.md` files are read, those of its subfolders too, in the order of their
+    names."""
+
+
+def build(options: TextOptions, context: Context) -> TextFiles:
+    return TextFiles(Path(options.path), context.note)
+
+
+class TextFiles:
+    """One row `{"text": ...}` a file; its id is the file. Line ends stay as they are.
+
+    Args:
+        note: told about what was read in an unusual way.
+    """
+
+    def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
+        self._path, self._note = path, note
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            DataError: nothing is there, or a file is empty or not UTF-8.
+        """
+        for path in self._files():
+            yield Row(path.as_posix(), {"text": self._text(path)})
+
+    def _files(self) -> list[Path]:
+        name = self._path.as_posix()
+        if not self._path.exists():
+            raise DataError(name, "the file does not exist", action="check data.train and data.eval")
+        if not self._path.is_dir():
+            return [self._path]
+        found = [path for path in self._path.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()]
+        if not found:
+            raise DataError(
+                name, f"no {' or '.join(ENDINGS)} file is in the folder", action="name a file, or put text files there"
+            )
+        return sorted(found, key=lambda path: path.relative_to(self._path).as_posix())
+
+    def _text(self, path: Path) -> str:
+        name = path.as_posix()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                name, f"it cannot be read: {error.strerror or error}", action="check its permissions"
+            ) from error
+        if encoding := FOREIGN_ENCODINGS.get(data[:2]):
+            raise DataError(name, f"it is {encoding}, not UTF-8", action="convert it to UTF-8")
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DataError(
+                f"{name}:{line}",
+                f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
+                action="convert the file to UTF-8",
+            ) from error
+        if text.startswith(MARK):
+            self._note(f"{name} begins with a byte order mark, which was skipped")
+            text = text.removeprefix(MARK)
+        if not text.strip():
+            raise DataError(name, "the file is empty" if not text else "the file holds only blanks", action="remove it")
+        return text

@@ -1,0 +1,1 @@
+"""Loads base models from transformers folders and hub ids."""

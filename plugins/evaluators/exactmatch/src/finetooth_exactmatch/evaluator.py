@@ -1,0 +1,168 @@
+"""The evaluator: asks every held-out question and compares the greedy answer with the expected one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from finetooth_hooks import (
+    Completion,
+    Context,
+    DataError,
+    DataReport,
+    Engine,
+    Evaluation,
+    Pick,
+    RecipeError,
+    Sample,
+    Sampling,
+)
+from finetooth_hooks.protocols import Reward
+from pydantic import Field
+
+from finetooth_exactmatch.normalise import AnswerOptions
+from finetooth_exactmatch.questions import Question, read_questions
+from finetooth_exactmatch.reward import ExactMatch
+
+OWN = "exact_match"
+BASELINE = "majority answer"
+
+
+class ExactMatchOptions(AnswerOptions):
+    """Options of the evaluator `exact_match`."""
+
+    reward: Pick = OWN
+    """What compares: `exact_match` with the options given here, or any other reward (its options stand in its own
+    mapping); a reward gets the expected text in the column `answer`."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer, in tokens."""
+    samples: int = Field(default=3, ge=0)
+    """How many questions to show with their answers, the same ones each time, spread over the rows."""
+    rows: int | None = Field(default=None, ge=1)
+    """Ask only the first rows; left out, all of them."""
+
+
+class ExactMatchEvaluator:
+    """`protocols.Evaluator`: mean score of greedy answers, beside the majority answer's.
+
+    The second metric, `unfinished`, is the share of answers cut off at `max_tokens`.
+    """
+
+    def __init__(self, options: ExactMatchOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        own = options.reward == OWN
+        if not own and options.pattern is not None:
+            raise RecipeError(
+                "evaluate.evaluators",
+                "exact_match has a pattern and another reward",
+                action="give the reward the options it needs, in its own mapping",
+            )
+        self._answers = AnswerOptions.model_validate(
+            options.model_dump(include=set(AnswerOptions.model_fields)) if own else {}
+        )
+        self._reward: Reward = (
+            ExactMatch(self._answers)
+            if own
+            else context.build("reward", options.reward, setting="evaluate.evaluators.exact_match.reward")
+        )
+        self._metric = OWN if own else _name(options.reward)
+        self._judges = own
+        self._questions: list[Question] = []
+        self._majority = 0.0
+
+    def prepare(self) -> DataReport:
+        """Read the questions and score the majority answer.
+
+        Raises:
+            RecipeError: the recipe gives no held-out rows.
+            DataError: no row asks anything.
+        """
+        self._questions, report = read_questions(
+            self._context.examples("eval"),
+            self._context,
+            self._answers if self._judges else None,
+            self._options.max_tokens,
+            self._options.rows,
+        )
+        self._majority = _mean(self._score([self._most_frequent()] * len(self._questions)))
+        return report
+
+    def evaluate(self, engine: Engine, step: int) -> Evaluation:
+        """Ask every question greedily.
+
+        Raises:
+            DataError: the reward scores no answer.
+        """
+        if not self._questions:
+            self.prepare()
+        sampling = Sampling(max_tokens=self._options.max_tokens, temperature=0.0)
+        completions = [
+            group[0] for group in engine.generate([question.tokens for question in self._questions], sampling)
+        ]
+        said = [self._text(*pair) for pair in zip(self._questions, completions, strict=True)]
+        scores = self._score(said)
+        unfinished = sum(completion.stop == "length" for completion in completions) / len(completions)
+        return Evaluation(
+            name="exact_match",
+            step=step,
+            metrics={self._metric: _mean(scores), "unfinished": unfinished},
+            baselines={BASELINE: self._majority},
+            samples=self._samples(said, scores),
+            rows=sum(score is not None for score in scores),
+        )
+
+    def _text(self, question: Question, completion: Completion) -> str:
+        if not question.chat:
+            return completion.text
+        return self._context.renderer.parse(completion.tokens).message.content
+
+    def _score(self, said: list[str]) -> list[float | None]:
+        scores = self._reward(
+            [question.text for question in self._questions],
+            said,
+            {"answer": [question.expected for question in self._questions]},
+        )
+        if all(score is None for score in scores):
+            raise DataError(
+                "evaluate.evaluators", f"reward {self._metric} scores no row", action="check the reward's options"
+            )
+        return scores
+
+    def _most_frequent(self) -> str:
+        """The expected answer that is most often right, as it stands in the first row that has it."""
+        written: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for question in self._questions:
+            answer = self._answers.read(question.expected) or ""
+            written.setdefault(answer, question.expected)
+            counts[answer] += 1
+        return written[counts.most_common(1)[0][0]]
+
+    def _samples(self, said: list[str], scores: list[float | None]) -> tuple[Sample, ...]:
+        count = min(self._options.samples, len(said))
+        chosen = [i * len(said) // count for i in range(count)]
+        return tuple(
+            Sample(
+                id=self._questions[i].id,
+                prompt=self._questions[i].text,
+                expected=self._questions[i].expected,
+                answer=said[i],
+                score=scores[i] or 0.0,
+            )
+            for i in chosen
+        )
+
+
+def _mean(scores: list[float | None]) -> float:
+    """Mean of the scored rows."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known)
+
+
+def _name(pick: Pick) -> str:
+    name = pick if isinstance(pick, str) else str(pick.get("name", "reward"))
+    return name.rsplit(":", 1)[-1]
+
+
+def build(options: ExactMatchOptions, context: Context) -> ExactMatchEvaluator:
+    """Builder of the evaluator `exact_match`."""
+    return ExactMatchEvaluator(options, context)

@@ -1,0 +1,28 @@
+"""Exact match of greedy answers, as an evaluator and as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetooth_hooks import Evaluator, Reward, hookimpl
+
+
+@hookimpl
+def ft_evaluators() -> Iterable[Evaluator]:
+    """The evaluator `exact_match`."""
+    yield Evaluator(
+        name="exact_match",
+        build="finetooth_exactmatch.evaluator:build",
+        summary="share of held-out questions answered exactly",
+        needs=frozenset({"generate"}),
+    )
+
+
+@hookimpl
+def ft_rewards() -> Iterable[Reward]:
+    """The reward `exact_match`."""
+    yield Reward(
+        name="exact_match",
+        build="finetooth_exactmatch.reward:build",
+        summary="1 for the expected answer, else 0",
+    )

@@ -1,0 +1,60 @@
+"""The reward: 1 for the expected answer, else 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import Context, DataError
+
+from finetooth_exactmatch.normalise import AnswerOptions
+
+
+class RewardOptions(AnswerOptions):
+    """Options of the reward `exact_match`."""
+
+    column: str = "answer"
+    """Column that holds the expected answer."""
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """`protocols.Reward`: 1.0 where the completion's answer equals the expected one after normalisation, else 0.0.
+
+    Attributes:
+        options: how an answer is read.
+        column: where the expected one stands.
+    """
+
+    options: AnswerOptions
+    column: str = "answer"
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[float | None]:
+        """None for a row whose expected answer is missing or has no match of `pattern`.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        if self.column not in columns:
+            raise DataError(
+                "reward exact_match",
+                f"no column {self.column!r}; there are: {', '.join(sorted(columns)) or 'none'}",
+                action="set the reward's option column",
+            )
+        return [self.score(said, expected) for said, expected in zip(completions, columns[self.column], strict=True)]
+
+    def score(self, said: str, expected: Any) -> float | None:
+        """One completion against one expected answer."""
+        wanted = None if expected is None else self.options.read(str(expected))
+        return None if wanted is None else float(self.options.read(said) == wanted)
+
+
+def build(options: RewardOptions, context: Context) -> ExactMatch:  # noqa: ARG001
+    """Builder of the reward `exact_match`."""
+    return ExactMatch(options, options.column)

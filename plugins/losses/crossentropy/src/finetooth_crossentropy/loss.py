@@ -1,0 +1,38 @@
+"""Cross entropy over the targets that count.
+
+    loss = - sum(w * log p(target)) / sum(w)
+
+The sums run over every target of the optimizer step whose mask is true; `w` is the datum's field `weights`, 1 by
+default. The engine divides by the sum of the weights of the whole step, so accumulation never changes the loss.
+"""
+
+from __future__ import annotations
+
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, NoOptions, Outputs
+from finetooth_hooks import arrays as xp
+from finetooth_hooks.context import Context
+
+
+def build(options: NoOptions, context: Context) -> LossFn:  # noqa: ARG001
+    """The loss has no options."""
+    return cross_entropy
+
+
+def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossResult:  # noqa: ARG001
+    """Weighted negative log-likelihood, in nats.
+
+    Args:
+        outputs: `logprobs`, (S, T), or (S, T, K) with K targets a position.
+        data: `fields["weights"]`, (S, T), or (S, T, K) for a distribution over K targets.
+
+    Returns:
+        One contribution, `cross_entropy`: the sum of -w log p; its normalizer is the sum of the weights.
+    """
+    logprobs, weights, mask = outputs["logprobs"], data.fields["weights"], data.mask
+    if logprobs.ndim > weights.ndim:
+        weights = weights[..., None]
+    if logprobs.ndim > mask.ndim:
+        mask = mask[..., None]
+    # where, not a product: a masked log-probability may be anything, and 0 * -inf is no number
+    total = -xp.sum(xp.where(mask, weights * logprobs, 0.0))
+    return LossResult({"cross_entropy": Contribution(total, per="weights")})

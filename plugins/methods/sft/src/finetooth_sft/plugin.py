@@ -1,0 +1,17 @@
+"""Supervised fine-tuning: learn to say what the assistant says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Method, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="sft",
+        build="finetooth_sft.method:build",
+        summary="supervised fine-tuning on conversations or prompts with completions",
+        default=True,
+    )

@@ -1,0 +1,1 @@
+"""Standard optimizers and learning-rate schedules."""

@@ -1,0 +1,157 @@
+"""Optimizers over torch parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from finetooth_hooks import Context, Options, RecipeError
+from pydantic import Field
+
+from finetooth_standard.lion import Lion
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerOptions(Options):
+    """What all of them take."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Each update shrinks a weight by learning_rate * weight_decay of itself, apart from the gradient. (`sgd` adds
+    weight_decay times the weight to the gradient, which without momentum is the same.)"""
+    decay_norms: bool = False
+    """Decay norms and biases (everything with fewer than two dimensions) too."""
+
+
+class AdamWOptions(OptimizerOptions):
+    """Options of `adamw`."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate. The default suits adapters of low rank; whole models want about a tenth."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+class SgdOptions(OptimizerOptions):
+    """Options of `sgd`."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Peak learning rate."""
+    momentum: Beta = 0.0
+    """Decay of the running gradient; 0 keeps none."""
+    nesterov: bool = False
+    """Look ahead along the momentum; needs `momentum`."""
+
+
+class AdafactorOptions(OptimizerOptions):
+    """Options of `adafactor`."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Peak learning rate, relative: a matrix moves by this times the root mean square of its own weights, and at least
+    by 0.001 of it."""
+    beta2_decay: float = Field(default=-0.8, lt=0)
+    """The second moment's decay at step t is 1 - t ** beta2_decay."""
+    clip: float = Field(default=1.0, gt=0)
+    """An update with a larger root mean square is scaled down to it."""
+
+
+class LionOptions(OptimizerOptions):
+    """Options of `lion`."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Weight of the momentum in the update, and its decay."""
+
+
+@dataclass(frozen=True)
+class TorchOptimizer:
+    """`protocols.Optimizer` that makes a torch optimizer.
+
+    Attributes:
+        learning_rate: the base rate.
+        weight_decay: of the parameters that decay.
+        decay_norms: norms and biases decay too.
+        make: from parameter groups to the optimizer.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    decay_norms: bool
+    make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> torch.optim.Optimizer:
+        """Group the parameters (decayed ones, then norms and biases, empty groups left out) and make the optimizer.
+
+        Raises:
+            ValueError: nothing trains.
+        """
+        decayed = [p for _, p in named_parameters if self.decay_norms or p.ndim >= 2]
+        rest = [p for _, p in named_parameters if not (self.decay_norms or p.ndim >= 2)]
+        groups = [
+            {"params": parameters, "weight_decay": decay}
+            for parameters, decay in ((decayed, self.weight_decay), (rest, 0.0))
+            if parameters
+        ]
+        if not groups:
+            raise ValueError("no parameter trains")
+        return self.make(groups)
+
+
+def _together(groups: list[dict[str, Any]]) -> bool:
+    """Update all tensors of a group in one kernel: worth its extra memory only where launching kernels is slow. Said
+    outright, so that torch's choice by device cannot change between versions."""
+    return any(p.device.type != "cpu" for group in groups for p in group["params"])
+
+
+def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> TorchOptimizer:
+    return TorchOptimizer(options.learning_rate, options.weight_decay, options.decay_norms, make)
+
+
+def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101)."""
+    return _optimizer(
+        options,
+        lambda groups: torch.optim.AdamW(
+            groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, foreach=_together(groups)
+        ),
+    )
+
+
+def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+    """torch.optim.SGD.
+
+    Raises:
+        RecipeError: `nesterov` without `momentum`.
+    """
+    if options.nesterov and not options.momentum:
+        raise RecipeError("optimizer.nesterov", "needs momentum", action="set optimizer.momentum, 0.9 for instance")
+    return _optimizer(
+        options,
+        lambda groups: torch.optim.SGD(
+            groups,
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            foreach=_together(groups),
+        ),
+    )
+
+
+def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+    """torch.optim.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235)."""
+    return _optimizer(
+        options,
+        lambda groups: torch.optim.Adafactor(
+            groups, lr=options.learning_rate, beta2_decay=options.beta2_decay, d=options.clip, foreach=_together(groups)
+        ),
+    )
+
+
+def build_lion(options: LionOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+    """Lion (Chen et al., 2023, arXiv:2302.06675)."""
+    return _optimizer(options, lambda groups: Lion(groups, lr=options.learning_rate, betas=options.betas))

@@ -1,0 +1,97 @@
+"""Lower the rate when a metric stops improving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetooth_hooks import Context
+from pydantic import Field
+
+from finetooth_standard.warmup import WarmupOptions, warmup_steps
+
+
+class PlateauOptions(WarmupOptions):
+    """Options of `reduce_on_plateau`."""
+
+    metric: str = "loss"
+    """What must improve: `loss`, the training loss of every step, or an evaluation's, such as `eval/loss`."""
+    mode: Literal["min", "max"] = "min"
+    """Whether lower or higher is better."""
+    patience: int = Field(default=20, ge=0)
+    """Observations of the metric without an improvement before the rate falls."""
+    drop: float = Field(default=0.5, gt=0, lt=1)
+    """Factor on the rate."""
+    threshold: float = Field(default=1e-4, ge=0, lt=1)
+    """An improvement is a change by more than this share of the best value so far."""
+    cooldown: int = Field(default=0, ge=0)
+    """Observations after a drop that are not counted as bad."""
+    min_ratio: float = Field(default=0.0, ge=0, le=1)
+    """The floor, as a share of the full rate."""
+
+
+class PlateauSchedule:
+    """`protocols.Schedule` with a state: best value, observations without an improvement, cooldown left, rate.
+
+    The rule is that of torch's ReduceLROnPlateau with a relative threshold. A value that is not finite is no
+    improvement. The warm-up's own updates are not observed.
+    """
+
+    def __init__(self, options: PlateauOptions) -> None:
+        self.options = options
+        self.best: float | None = None
+        self.bad = 0
+        self.cooldown = 0
+        self.ratio = 1.0
+        self.warming = False
+
+    def factor(self, step: int, total: int | None) -> float:
+        """The warm-up's factor, then the rate reached."""
+        warmup = warmup_steps(self.options, total)
+        self.warming = step < warmup
+        return (step + 1) / warmup if self.warming else self.ratio
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Count the metric, if it is among `metrics`."""
+        value = metrics.get(self.options.metric)
+        if value is None or self.warming:
+            return
+        if self._improves(value):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.cooldown > 0:
+            self.cooldown, self.bad = self.cooldown - 1, 0
+        if self.bad > self.options.patience:
+            self.ratio = max(self.options.min_ratio, self.ratio * self.options.drop)
+            self.cooldown, self.bad = self.options.cooldown, 0
+
+    def _improves(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if self.best is None:
+            return True
+        margin = self.options.threshold * abs(self.best)
+        return value < self.best - margin if self.options.mode == "min" else value > self.best + margin
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON-able."""
+        return {
+            "best": self.best,
+            "bad": self.bad,
+            "cooldown": self.cooldown,
+            "ratio": self.ratio,
+            "warming": self.warming,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.best = state["best"]
+        self.bad, self.cooldown = int(state["bad"]), int(state["cooldown"])
+        self.ratio, self.warming = float(state["ratio"]), bool(state["warming"])
+
+
+def build(options: PlateauOptions, context: Context) -> PlateauSchedule:  # noqa: ARG001
+    """Builder of the schedule `reduce_on_plateau`."""
+    return PlateauSchedule(options)

@@ -1,0 +1,67 @@
+"""Standard optimizers over torch, and learning-rate schedules for any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetooth_hooks import Optimizer, Schedule, hookimpl
+
+_OPTIMIZERS = "finetooth_standard.optimizers"
+_SCHEDULES = "finetooth_standard.schedules"
+
+
+@hookimpl
+def ft_optimizers() -> Iterable[Optimizer]:
+    """Four optimizers; `state_bytes` are those of float32 parameters."""
+    yield Optimizer(
+        name="adamw",
+        build=f"{_OPTIMIZERS}:build_adamw",
+        summary="Adam with decoupled weight decay",
+        default=True,
+        state_bytes=8.0,
+    )
+    yield Optimizer(
+        name="sgd", build=f"{_OPTIMIZERS}:build_sgd", summary="stochastic gradient descent", state_bytes=4.0
+    )
+    yield Optimizer(
+        name="adafactor",
+        build=f"{_OPTIMIZERS}:build_adafactor",
+        summary="Adafactor: second moments by row and column",
+        state_bytes=0.5,
+    )
+    yield Optimizer(
+        name="lion", build=f"{_OPTIMIZERS}:build_lion", summary="Lion: the sign of a momentum", state_bytes=4.0
+    )
+
+
+@hookimpl
+def ft_schedules() -> Iterable[Schedule]:
+    """Ten schedules."""
+    yield Schedule(name="cosine", build=f"{_SCHEDULES}:build_cosine", summary="half a cosine down to 0", default=True)
+    yield Schedule(
+        name="constant", build=f"{_SCHEDULES}:build_constant", summary="the full rate throughout", needs_total=False
+    )
+    yield Schedule(name="linear", build=f"{_SCHEDULES}:build_linear", summary="a straight line down to 0")
+    yield Schedule(
+        name="cosine_with_restarts",
+        build=f"{_SCHEDULES}:build_cosine_with_restarts",
+        summary="half cosines, each from the full rate",
+    )
+    yield Schedule(
+        name="cosine_with_min", build=f"{_SCHEDULES}:build_cosine_with_min", summary="half a cosine down to a floor"
+    )
+    yield Schedule(name="polynomial", build=f"{_SCHEDULES}:build_polynomial", summary="a power of what is left")
+    yield Schedule(
+        name="inverse_sqrt",
+        build=f"{_SCHEDULES}:build_inverse_sqrt",
+        summary="1/sqrt(step), needs no end",
+        needs_total=False,
+    )
+    yield Schedule(name="wsd", build=f"{_SCHEDULES}:build_wsd", summary="warm-up, a plateau, then a short decay")
+    yield Schedule(name="one_cycle", build=f"{_SCHEDULES}:build_one_cycle", summary="up and down again, once")
+    yield Schedule(
+        name="reduce_on_plateau",
+        build="finetooth_standard.plateau:build",
+        summary="lower the rate when a metric stops improving",
+        needs_total=False,
+    )

@@ -1,0 +1,1 @@
+"""The ChatML renderer: SmolLM2, Qwen and others."""

@@ -1,0 +1,1 @@
+"""A live line while a run trains, and the loss curve at its end."""

@@ -1,0 +1,138 @@
+"""What a person watching a run sees."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from finetooth_console.curve import chart
+
+REDRAW_SECONDS = 0.1
+"""The live line is drawn at most this often: fast steps must not wait for the terminal."""
+PLAIN_LINES = 20
+"""About so many lines a run prints without a terminal."""
+
+
+class ConsoleOptions(Options):
+    """Options of `console`."""
+
+    every: int = Field(default=0, ge=0)
+    """Without a terminal: a line every so many steps; 0 makes about 20 lines a run."""
+    curve: bool = True
+    """Show the loss curve at the end."""
+
+
+class ConsoleTracker:
+    """`protocols.Tracker` for people.
+
+    Args:
+        options: from the recipe.
+        console: where to print.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, options: ConsoleOptions, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.options, self.console, self.clock = options, console, clock
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._drawn = float("-inf")
+        self._seconds: float | None = None
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+
+    def start(self, run: Run) -> None:
+        """Begin the live line, if there is a terminal."""
+        if not self.console.is_terminal:
+            return
+        columns: list[Any] = [BarColumn(bar_width=16), TextColumn("{task.fields[line]}")]
+        self._progress = Progress(*columns, console=self.console, auto_refresh=False)
+        self._progress.start()
+        self._task = self._progress.add_task("", total=run.total_steps, completed=run.step, line="")
+
+    def step(self, run: Run, report: StepReport) -> None:
+        """Draw or print the step, but not every one."""
+        self._steps.append(report.step)
+        self._losses.append(report.loss)
+        # a running mean, since one slow step must not swing the time left
+        seconds = report.seconds
+        self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
+        last = report.step == run.total_steps
+        line = step_line(report, run.total_steps, self._seconds)
+        if self._progress is not None:
+            now = self.clock()
+            if last or now - self._drawn >= REDRAW_SECONDS:
+                self._drawn = now
+                self._progress.update(self._task, completed=report.step, line=line, refresh=True)
+        elif last or len(self._steps) == 1 or report.step % self._interval(run.total_steps) == 0:
+            self._print(line)
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """One line for the evaluation."""
+        self._print(evaluation_line(evaluation))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """End the live line and show the loss curve."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        # braille needs a terminal or file that can hold it
+        if self.options.curve and self.console.encoding.lower().startswith("utf"):
+            lines = chart(self._steps, self._losses, width=min(self.console.width, 76))
+            if lines:
+                self._print("\n".join(["training loss", *lines]))
+
+    def _interval(self, total: int | None) -> int:
+        return self.options.every or max(1, (total or 50 * PLAIN_LINES) // PLAIN_LINES)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def step_line(report: StepReport, total: int | None, seconds: float) -> str:
+    """Step, loss, speed, time left, memory and learning rate.
+
+    Args:
+        total: steps of the run, None if unknown.
+        seconds: one step takes about so long.
+    """
+    parts = [
+        f"step {report.step}" + (f"/{total}" if total else ""),
+        f"loss {report.loss:.4f}",
+        f"{report.tokens_per_second:,.0f} tok/s",
+    ]
+    if total:
+        parts.append(f"ETA {duration((total - report.step) * seconds)}")
+    if report.memory:
+        parts.append(f"{report.memory / 2**30:.2f} GiB")
+    parts.append(f"lr {report.learning_rate:.2e}")
+    if report.skipped:
+        parts.append("skipped (overflow)")
+    return " · ".join(parts)
+
+
+def evaluation_line(evaluation: Evaluation) -> str:
+    """Metrics, with what a trivial answer would score."""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
+    asides = [f"{name} {value:.4g}" for name, value in evaluation.baselines.items()]
+    if evaluation.rows:
+        asides.append(f"{evaluation.rows:,} rows")
+    title = "" if evaluation.name in evaluation.metrics else f"{evaluation.name}: "
+    return f"eval at step {evaluation.step} · {title}{metrics}" + (f" ({'; '.join(asides)})" if asides else "")
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:  # noqa: ARG001
+    """Builder of the tracker `console`."""
+    return ConsoleTracker(options, Console())

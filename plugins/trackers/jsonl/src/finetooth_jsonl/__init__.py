@@ -1,0 +1,1 @@
+"""metrics.jsonl in the run folder."""

@@ -1,0 +1,97 @@
+"""metrics.jsonl: what happened, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetooth_hooks import Context, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+
+FILE = "metrics.jsonl"
+
+
+class JsonlTracker:
+    """`protocols.Tracker` that appends to `metrics.jsonl` in the run folder.
+
+    Every line has `event` (`start`, `step`, `evaluation`, `end`) and `step`; the rest is the report of that name.
+    """
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def start(self, run: Run) -> None:
+        """Open the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = run.folder / FILE
+        try:
+            torn = _ends_mid_line(path)
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(
+                f"trackers: {path} cannot be written: {error.strerror}", action="choose another output"
+            ) from error
+        if torn:  # a killed run may have left half a line; what follows must not be glued to it
+            self._file.write("\n")
+        self._write("start", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
+
+    def step(self, run: Run, report: StepReport) -> None:
+        """One line for the step."""
+        self._write("step", asdict(report))
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """One line for the evaluation."""
+        self._write("evaluation", asdict(evaluation))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """One line for the outcome; close the file."""
+        self._write("end", {"step": run.step, **asdict(outcome)})
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, event: str, values: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        not_finite: list[str] = []
+        record = {"event": event, **_plain(values, "", not_finite)}
+        if not_finite:
+            record["not_finite"] = not_finite
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _plain(value: Any, path: str, not_finite: list[str]) -> Any:
+    """JSON-able, NaN and infinities as None with their path noted."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{path}.{k}" if path else str(k), not_finite) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{path}.{i}", not_finite) for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    number = float(value)  # NumPy scalars too
+    if math.isfinite(number):
+        return number
+    not_finite.append(path)
+    return None
+
+
+def _ends_mid_line(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
+
+
+def build(options: NoOptions, context: Context) -> JsonlTracker:  # noqa: ARG001
+    """Builder of the tracker `jsonl`."""
+    return JsonlTracker()

@@ -1,0 +1,106 @@
+"""Build every first-party wheel and import it in an environment that holds only what it declares.
+
+For each package the environment is the closure of its declared dependencies, taken from what is installed: a fresh
+process sees only the
+top-level modules of those distributions. An import of anything undeclared fails there.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PATTERNS = ("hooks", "core", "kernels", "plugins/*/*", "contrib/*")
+GUARD = """
+import importlib, pkgutil, sys
+from importlib.abc import MetaPathFinder
+allowed, package = set(sys.argv[1].split(",")), sys.argv[2]
+class Undeclared(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in UNDECLARED and top not in allowed:
+            raise ModuleNotFoundError(f"{top} is imported but not declared", name=top)
+UNDECLARED = set(sys.argv[3].split(","))
+sys.meta_path.insert(0, Undeclared())
+module = importlib.import_module(package)
+names = [m.name for m in pkgutil.walk_packages(module.__path__, package + ".") if not m.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+print(f"{package}: {1 + len(names)} modules")
+"""
+
+
+def normal(name: str) -> str:
+    """A distribution name as packaging compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(names: list[str]) -> set[str]:
+    """The distributions and all that they require, as installed here."""
+    seen: set[str] = set()
+    waiting = [normal(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for text in required:
+            requirement = Requirement(text)
+            extras = [""] if requirement.marker else []
+            if not requirement.marker or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(normal(requirement.name))
+    return seen
+
+
+def main() -> int:
+    """Check every package; the exit code counts the faults."""
+    tops = {top: {normal(d) for d in dists} for top, dists in metadata.packages_distributions().items()}
+    faults = 0
+    folders = sorted({path.parent for pattern in PATTERNS for path in ROOT.glob(f"{pattern}/pyproject.toml")})
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder in folders:
+            project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+            command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", scratch, str(folder)]
+            subprocess.run(command, check=True, capture_output=True)
+            wheel = max(Path(scratch).glob("*.whl"), key=lambda path: path.stat().st_mtime_ns)
+            unpacked = Path(scratch) / wheel.stem
+            zipfile.ZipFile(wheel).extractall(unpacked)
+            needed = closure([project["name"], *(Requirement(d).name for d in project.get("dependencies", []))])
+            allowed = {top for top, dists in tops.items() if dists & needed}
+            packages = [path.parent.name for path in unpacked.glob("*/__init__.py")]
+            for package in packages:
+                arguments = [",".join(sorted(allowed | set(packages))), package, ",".join(sorted(tops))]
+                # -P and the wheel first: the files under test are those of the wheel, not of the clone
+                process = subprocess.run(
+                    [
+                        sys.executable,
+                        "-P",
+                        "-c",
+                        f"import sys; sys.path.insert(0, {str(unpacked)!r})\n{GUARD}",
+                        *arguments,
+                    ],
+                    capture_output=True,
+                    text=True,
+                    cwd=scratch,
+                )
+                print(process.stdout.strip() or f"{package}: {process.stderr.strip().splitlines()[-1]}")
+                faults += process.returncode != 0
+    print(f"{len(folders)} wheels, {faults} faults")
+    return min(faults, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
