@@ -87,5 +87,5 @@ def test_what_cannot_run_is_passed_over_and_said(monkeypatch: pytest.MonkeyPatch
     choice = choose("cpu")
     assert choice.implementation is last and "chunked not used: no compiler" in choice.reason
     monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken,))
-    with pytest.raises(ValueError, match="no implementation.*no compiler"):
+    with pytest.raises(ValueError, match=r"no implementation.*no compiler"):
         choose("cpu")

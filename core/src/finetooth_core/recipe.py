@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
@@ -19,10 +19,11 @@ from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 from pydantic_core import PydanticCustomError
-from typing_extensions import NotRequired, TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
+from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from finetooth_core import yaml_text
 from finetooth_core.builders import options_model
+from finetooth_core.local_files import is_file_reference
 from finetooth_core.overrides import apply_overrides, parse_override
 from finetooth_core.problems import INVALID, RecipeProblems, nearest, plain_data, show, validate
 
@@ -207,9 +208,19 @@ class Recipe(Options):
         """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
         return copy.deepcopy(self._given)
 
+    def anchored(self) -> dict[str, Any]:
+        """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""
+        given = self.as_dict()
+        for index, item in enumerate(given.get("plugins", [])):
+            use = item if isinstance(item, str) else item["use"]
+            if is_file_reference(use):
+                use = str(self.folder / use)
+                given["plugins"][index] = use if isinstance(item, str) else {**item, "use": use}
+        return given
+
     def dump_yaml(self) -> str:
-        """`as_dict` as YAML that `load` reads back as an equal recipe."""
-        return yaml_text.write_yaml(self._given)
+        """`anchored` as YAML that `load` reads back, from any folder, as the same recipe."""
+        return yaml_text.write_yaml(self.anchored())
 
 
 def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None) -> Recipe:
@@ -281,6 +292,13 @@ def pick_options(pick: Pick) -> dict[str, Any]:
     return {} if isinstance(pick, str) else {key: value for key, value in pick.items() if key != "name"}
 
 
+def setting_names() -> list[str]:
+    """Every setting the recipe itself has, sections as `section.setting`; the options of entries are not among them."""
+    leaves = _leaves()
+    sections = {setting.partition(".")[0] for setting in leaves.values()}
+    return sorted([*leaves.values(), *(name for name in Recipe.model_fields if name not in sections)])
+
+
 def _read(path: Path) -> str:
     """The text of a recipe file."""
     try:
@@ -349,5 +367,6 @@ __all__ = [
     "options_model",
     "pick_name",
     "pick_options",
+    "setting_names",
     "validate_options",
 ]

@@ -12,7 +12,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.protocols import Examples, ModelFacts, Renderer, Tokenizer
+from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.reports import Outcome
 
 
@@ -63,6 +63,16 @@ class Context(Protocol):
     def plan(self) -> Plan | None: ...
     @property
     def catalog(self) -> Catalog: ...
+
+    @property
+    def loader(self) -> Loader:
+        """What loads the recipe's model."""
+        ...
+
+    @property
+    def model(self) -> ModelInfo:
+        """The recipe's base model, described; no weights are read."""
+        ...
 
     @property
     def tokenizer(self) -> Tokenizer:

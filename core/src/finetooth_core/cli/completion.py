@@ -6,8 +6,8 @@ import click
 from click.shell_completion import get_completion_class
 
 SHELLS = {
-    "bash": "add to ~/.bashrc: eval \"$(ft completion bash)\"",
-    "zsh": "add to ~/.zshrc: eval \"$(ft completion zsh)\"",
+    "bash": 'add to ~/.bashrc: eval "$(ft completion bash)"',
+    "zsh": 'add to ~/.zshrc: eval "$(ft completion zsh)"',
     "fish": "write to ~/.config/fish/completions/ft.fish",
 }
 

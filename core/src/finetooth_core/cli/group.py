@@ -17,21 +17,28 @@ if TYPE_CHECKING:
 
 
 class Own(NamedTuple):
-    """One of the core's commands."""
+    """One of the core's commands; `reference` is `"module:attribute"`."""
 
     name: str
-    module: str
+    reference: str
     section: str
     summary: str
 
 
 OWN = (
-    Own("run", "finetooth_core.cli.run", "Train", "train what a recipe describes"),
-    Own("check", "finetooth_core.cli.check", "Train", "show the plan, its reasons and the memory it takes; train nothing"),
-    Own("chat", "finetooth_core.cli.chat", "Use", "talk to a trained run or to a model"),
-    Own("plugins", "finetooth_core.cli.plugins", "Extend", "list, explain, check and make plugins"),
-    Own("schema", "finetooth_core.cli.schema", "Extend", "JSON Schema of the recipe, with all installed options"),
-    Own("completion", "finetooth_core.cli.completion", "Extend", "print the completion script of a shell"),
+    Own("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
+    Own(
+        "check",
+        "finetooth_core.cli.check:command",
+        "Train",
+        "show the plan, its reasons and the memory it takes; train nothing",
+    ),
+    Own("chat", "finetooth_core.cli.chat:command", "Use", "talk to a trained run or to a model"),
+    Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
+    Own(
+        "schema", "finetooth_core.cli.schema:command", "Extend", "JSON Schema of the recipe, with all installed options"
+    ),
+    Own("completion", "finetooth_core.cli.completion:command", "Extend", "print the completion script of a shell"),
 )
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."
@@ -46,7 +53,9 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         for own in OWN:
             if own.name == cmd_name:
-                command: click.Command = import_module(own.module).command
+                _state(ctx).strict = own.name != "plugins"  # which must look at broken plugins
+                module, _, attribute = own.reference.partition(":")
+                command: click.Command = getattr(import_module(module), attribute)
                 return command
         if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
             known = {_called(registered): registered for registered in _brought(ctx)}
@@ -76,7 +85,14 @@ def make_group() -> click.Group:
         help="Fine-tune language models. Start with: ft run RECIPE.yaml",
         epilog=EPILOG,
         params=[
-            click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."),
+            click.Option(
+                ["--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_version,
+                help="Print the version.",
+            ),
             *start_options(),
         ],
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -94,7 +110,12 @@ def start_options() -> list[click.Parameter]:
             help="Also load this plugin; may be repeated. The variable FT_PLUGINS does the same.",
         ),
         click.Option(
-            ["-p"], multiple=True, expose_value=False, metavar="no:DIST", callback=_only_blocks, help="Leave an installed plugin out."
+            ["-p"],
+            multiple=True,
+            expose_value=False,
+            metavar="no:DIST",
+            callback=_only_blocks,
+            help="Leave an installed plugin out.",
         ),
         click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
     ]

@@ -29,17 +29,22 @@ class State:
 
     Args:
         start_options: what stood on the command line about plugins.
+
+    Attributes:
+        strict: a broken plugin that the user named is an error; otherwise only a fault among others.
     """
 
     def __init__(self, start_options: StartOptions) -> None:
         self.start_options = start_options
+        self.strict = True
 
     @cached_property
     def plugins(self) -> Plugins:
         """Installed plugins and those named on the command line; a recipe's own are not among them."""
         from finetooth_core import manager
 
-        return manager.start(files=self.start_options.plugins, blocked=self.start_options.blocked)
+        options = self.start_options
+        return manager.start(files=options.plugins, blocked=options.blocked, strict=self.strict)
 
     @property
     def catalog(self) -> Catalog:

@@ -182,14 +182,14 @@ def collect(
             found.append(Check(f"plugin:{name}", function.__name__, partial(function, subject)))
         found += _entry_checks(entries, installed)
     found += _entry_checks(tuple(loose), installed)
-    return _expecting(found, expected_failures or {})
+    return expecting(found, expected_failures or {})
 
 
 def _entry_checks(entries: tuple[Entry, ...], installed: bool) -> list[Check]:
     return [entry_check(function, entry, entries, installed) for entry in entries for function in checks_for(entry.kind)]
 
 
-def _expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:
+def expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:
     known = {check.id for check in checks} | {check.name for check in checks}
     for key, reason in expected.items():
         if key not in known:

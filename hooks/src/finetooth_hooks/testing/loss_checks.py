@@ -171,8 +171,9 @@ def _objective(result: LossResult) -> Any:
     return sum(part.weight * part.total for part in result.contributions.values())
 
 
-def _numeric_slope(fn: LossFn, case: LossCase, need: str) -> NDArray[np.float64]:
-    """Central differences of the weighted totals, one output value at a time, where the mask is true."""
+def _numeric_slope(fn: LossFn, case: LossCase, need: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Central differences of the weighted totals, one output value at a time, and where they were taken: where the
+    mask is true."""
     base = case.output(need)
     slope = np.zeros_like(base)
     counted = np.ones(base.shape, dtype=bool)
@@ -185,7 +186,7 @@ def _numeric_slope(fn: LossFn, case: LossCase, need: str) -> NDArray[np.float64]
             moved[index] += sign * _STEP
             ends.append(float(_objective(_evaluate(fn, replace(case, overrides={need: moved})))))
         slope[index] = (ends[0] - ends[1]) / (2 * _STEP)
-    return slope
+    return slope, counted
 
 
 @check_for("loss")
@@ -207,8 +208,8 @@ def gradient_is_the_slope(case: EntryCase) -> None:
         total = _objective(fn(outputs, loss_case.data(torch_array), {}))
         grads = torch.autograd.grad(total, [outputs[need] for need in policy], allow_unused=True)
         for need, grad in zip(policy, grads, strict=True):
-            wanted = _numeric_slope(fn, loss_case, need)
-            got = np.zeros_like(wanted) if grad is None else np.where(wanted != 0, grad.numpy(), 0.0)
+            wanted, counted = _numeric_slope(fn, loss_case, need)
+            got = np.zeros_like(wanted) if grad is None else np.where(counted, grad.numpy(), 0.0)
             worst = float(np.max(np.abs(got - wanted) / (1e-3 + np.abs(wanted))))
             if worst > 1e-3:
                 index = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(got - wanted)), wanted.shape))

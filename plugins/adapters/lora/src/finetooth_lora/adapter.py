@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,9 @@ class LoraAdapter:
         )
         devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+                # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
+                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
                 model = inject_adapter_in_model(config, model, NAME)
         except ValueError as error:
             raise RecipeError(SETTING, f"peft refuses these modules: {error}", action="choose other targets") from error

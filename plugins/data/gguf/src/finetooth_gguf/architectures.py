@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError
 
 from finetooth_gguf.container import Container
+from finetooth_gguf.special_tokens import special_tokens
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,23 @@ class Architecture:
 
     Attributes:
         model_type: of the transformers config.
+        model_class: the transformers class.
         interleaved: the converter reordered the rows of the query and key projections for interleaved rotary pairs
             (llama.cpp's `permute`); they must be put back for rotation by halves.
         optional_biases: the transformers model has attention biases only if its config says so (`attention_bias`).
     """
 
     model_type: str
+    model_class: str
     interleaved: bool = False
     optional_biases: bool = False
 
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "llama": Architecture("llama", interleaved=True, optional_biases=True),
-        "qwen2": Architecture("qwen2"),
-        "qwen3": Architecture("qwen3", optional_biases=True),
+        "llama": Architecture("llama", "LlamaForCausalLM", interleaved=True, optional_biases=True),
+        "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
+        "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", optional_biases=True),
     }
 )
 
@@ -64,27 +67,29 @@ def architecture_of(container: Container) -> Architecture:
     """The architecture of a file.
 
     Raises:
-        UserError: it is none of `ARCHITECTURES`, or a variant of one that is not understood.
+        RecipeError: it is none of `ARCHITECTURES`, or a variant of one that is not understood.
     """
     architecture = ARCHITECTURES.get(container.architecture)
     if architecture is None:
-        raise UserError(
-            f"model: {container.path} holds a model of architecture {container.architecture!r}, which is not supported",
+        raise RecipeError(
+            "model",
+            f"{container.path} holds a model of architecture {container.architecture!r}, which is not supported",
             action=f"supported are {', '.join(ARCHITECTURES)}; load others from their original folder or hub id",
         )
     if container.metadata.get(f"{container.architecture}.expert_count", 0):
-        raise UserError(f"model: {container.path} holds a mixture of experts", action="load it from its original folder")
+        raise RecipeError(
+            "model", f"{container.path} holds a mixture of experts", action="load it from its original folder"
+        )
     return architecture
 
 
 def config_values(container: Container) -> dict[str, Any]:
-    """Keyword arguments of the transformers config class of this file's architecture.
+    """A file's config as transformers would write it to `config.json`.
 
     Every value the file states is set, also where it equals the class's default: a default is one checkpoint's value.
-    Token ids are left out; they belong to the tokenizer.
 
     Raises:
-        UserError: a needed key is missing, or the rotary embedding is of a kind that is not understood.
+        RecipeError: a needed key is missing, or the rotary embedding is of a kind that is not understood.
     """
     architecture = architecture_of(container)
     heads = _stated(container, "attention.head_count")
@@ -92,8 +97,13 @@ def config_values(container: Container) -> dict[str, Any]:
     head_width = container.metadata.get(f"{container.architecture}.attention.key_length", hidden // heads)
     embedding = container.tensors.get("token_embd.weight")
     if embedding is None:
-        raise UserError(f"model: {container.path} holds no token embedding", action="a vocabulary-only file has no weights")
+        raise RecipeError(
+            "model", f"{container.path} holds no token embedding", action="a vocabulary-only file has no weights"
+        )
+    special = special_tokens(container)
     values: dict[str, Any] = {
+        "model_type": architecture.model_type,
+        "architectures": [architecture.model_class],
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
         "intermediate_size": _stated(container, "feed_forward_length"),
@@ -105,6 +115,9 @@ def config_values(container: Container) -> dict[str, Any]:
         "rms_norm_eps": _decimal(_stated(container, "attention.layer_norm_rms_epsilon")),
         "rope_parameters": _rope(container, head_width),
         "tie_word_embeddings": "output.weight" not in container.tensors,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "pad_token_id": special.pad,
     }
     if architecture.optional_biases:
         values["attention_bias"] = "blk.0.attn_q.bias" in container.tensors
@@ -115,7 +128,7 @@ def parameter_name(container: Container, tensor: str) -> str:
     """The transformers name of a tensor of the file: `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`.
 
     Raises:
-        UserError: the tensor has no counterpart; leaving it out would change the model without a word.
+        RecipeError: the tensor has no counterpart; leaving it out would change the model without a word.
     """
     match = _NAME.fullmatch(tensor)
     if match is not None:
@@ -124,8 +137,9 @@ def parameter_name(container: Container, tensor: str) -> str:
             return f"{_TOP[module]}.{kind}"
         if block is not None and module in _BLOCK:
             return f"model.layers.{block}.{_BLOCK[module]}.{kind}"
-    raise UserError(
-        f"model: {container.path} holds a tensor {tensor}, which a {container.architecture} model does not have here",
+    raise RecipeError(
+        "model",
+        f"{container.path} holds a tensor {tensor}, which a {container.architecture} model does not have here",
         action="load this model from its original folder or hub id",
     )
 
@@ -151,11 +165,12 @@ def restored_rows(
 def _stated(container: Container, key: str) -> Any:
     full = f"{container.architecture}.{key}"
     if full not in container.metadata:
-        raise UserError(f"model: {container.path} does not state {full}", action="fetch or convert the file again")
+        raise RecipeError("model", f"{container.path} does not state {full}", action="fetch or convert the file again")
     value = container.metadata[full]
     if isinstance(value, list):
-        raise UserError(
-            f"model: {container.path} states {full} layer by layer, which is not supported",
+        raise RecipeError(
+            "model",
+            f"{container.path} states {full} layer by layer, which is not supported",
             action="load this model from its original folder or hub id",
         )
     return value
@@ -174,8 +189,9 @@ def _rope(container: Container, head_width: int) -> dict[str, Any]:
     if rotated != head_width or kind not in ("none", "linear") or "rope_freqs.weight" in container.tensors:
         what = "per-frequency factors" if "rope_freqs.weight" in container.tensors else f"{kind} scaling"
         what = f"only {rotated} of {head_width} dimensions rotated" if rotated != head_width else what
-        raise UserError(
-            f"model: {container.path} has a rotary embedding with {what}, which is not supported",
+        raise RecipeError(
+            "model",
+            f"{container.path} has a rotary embedding with {what}, which is not supported",
             action="load this model from its original folder or hub id",
         )
     if kind == "linear":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 MAGIC = b"GGUF"
@@ -79,29 +79,33 @@ def read(path: Path) -> Container:
     """Read the metadata and the tensor table.
 
     Raises:
-        UserError: the file is missing, empty, not GGUF, of an unknown version, or shorter than its tensor table says.
+        RecipeError: the file is missing, empty, not GGUF, of an unknown version, or shorter than its tensor table says.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(path, data)
     except FileNotFoundError:
-        raise UserError(f"model: there is no file {path}", action="check the path") from None
+        raise RecipeError("model", f"there is no file {path}", action="check the path") from None
     except (OSError, ValueError) as error:  # a folder, no permission; an empty file cannot be mapped (ValueError)
         reason = "the file is empty" if isinstance(error, ValueError) else error.strerror
-        raise UserError(f"model: {path} cannot be read: {reason}", action="check the file, or fetch it again") from error
+        raise RecipeError(
+            "model", f"{path} cannot be read: {reason}", action="check the file, or fetch it again"
+        ) from error
 
 
 def _parse(path: Path, data: mmap.mmap) -> Container:
     if data[:4] != MAGIC:
-        raise UserError(
-            f"model: {path} is not a GGUF file: it starts with {bytes(data[:4])!r}, not {MAGIC!r}",
+        raise RecipeError(
+            "model",
+            f"{path} is not a GGUF file: it starts with {bytes(data[:4])!r}, not {MAGIC!r}",
             action="give a .gguf file; a folder or a hub id is read by another loader",
         )
     cursor = _Cursor(data, path)
     version, tensor_count, metadata_count = cursor.unpack("<IQQ")
     if version not in VERSIONS:
-        raise UserError(
-            f"model: {path} is GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} can be read",
+        raise RecipeError(
+            "model",
+            f"{path} is GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} can be read",
             action="convert it again with a current converter",
         )
     metadata: dict[str, Any] = {}
@@ -110,11 +114,11 @@ def _parse(path: Path, data: mmap.mmap) -> Container:
         (value_type,) = cursor.unpack("<I")
         metadata[key] = cursor.value(value_type)
     if "general.architecture" not in metadata:
-        raise UserError(f"model: {path} does not state general.architecture", action="convert it again")
+        raise RecipeError("model", f"{path} does not state general.architecture", action="convert it again")
     rows = [cursor.tensor_row() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
-        raise UserError(f"model: {path} states an alignment of {alignment!r}", action="fetch or convert it again")
+        raise RecipeError("model", f"{path} states an alignment of {alignment!r}", action="fetch or convert it again")
     data_start = -(-cursor.position // alignment) * alignment
     tensors = {}
     for name, shape, type_id, offset in rows:
@@ -129,22 +133,24 @@ def _tensor_entry(path: Path, name: str, shape: tuple[int, ...], type_id: int, s
     try:
         ggml_type = GGMLQuantizationType(type_id)
     except ValueError:
-        raise UserError(
-            f"model: {path} stores tensor {name} as type {type_id}, which the installed gguf package does not know",
+        raise RecipeError(
+            "model",
+            f"{path} stores tensor {name} as type {type_id}, which the installed gguf package does not know",
             action="upgrade gguf, or take another quantisation of the model",
         ) from None
     block, block_bytes = GGML_QUANT_SIZES[ggml_type]
     if not shape or shape[-1] % block:
-        raise UserError(
-            f"model: {path} states shape {shape} for tensor {name}, which {ggml_type.name} blocks of {block} cannot fill",
+        raise RecipeError(
+            "model",
+            f"{path} states shape {shape} for tensor {name}, which {ggml_type.name} blocks of {block} cannot fill",
             action="fetch or convert it again",
         )
     return TensorEntry(name, shape, ggml_type, start, prod(shape) // block * block_bytes)
 
 
-def _truncated(path: Path, size: int, why: str) -> UserError:
-    return UserError(
-        f"model: {path} is truncated or damaged: it has {size:,} bytes, but {why}", action="fetch the file again"
+def _truncated(path: Path, size: int, why: str) -> RecipeError:
+    return RecipeError(
+        "model", f"{path} is truncated or damaged: it has {size:,} bytes, but {why}", action="fetch the file again"
     )
 
 
@@ -175,8 +181,9 @@ class _Cursor:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            raise UserError(
-                f"model: {self.path} is damaged: its header holds {raw[:40]!r}, which is not UTF-8",
+            raise RecipeError(
+                "model",
+                f"{self.path} is damaged: its header holds {raw[:40]!r}, which is not UTF-8",
                 action="fetch the file again",
             ) from None
 
@@ -201,7 +208,9 @@ class _Cursor:
         if value_type == _STRING:
             return self.string()
         if value_type != _ARRAY:
-            raise UserError(f"model: {self.path} holds metadata of unknown type {value_type}", action="fetch it again")
+            raise RecipeError(
+                "model", f"{self.path} holds metadata of unknown type {value_type}", action="fetch it again"
+            )
         element_type, count = self.unpack("<IQ")
         if code := _SCALARS.get(element_type):
             start = self._advance(struct.calcsize(f"<{code}") * count)

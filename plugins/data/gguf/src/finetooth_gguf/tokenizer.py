@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from finetooth_gguf.container import Container
-
-_CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
-
-# candidates for padding when the file names none, or names the end token, in order of preference
-_PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+from finetooth_gguf.special_tokens import CONTROL, USER_DEFINED, special_tokens, token_types, tokens
 
 
 @dataclass(frozen=True)
@@ -60,32 +56,34 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
 def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
     """The tokenizer of a file: same ids as the original, with its special tokens, chat template and a pad token.
 
-    The pad token is never the end token: batches padded with it would teach the model that nothing follows, or mask real
-    ends. No token is added, so it is one that the file has and text does not produce.
-
     Raises:
-        UserError: the vocabulary is not byte-level BPE, or was learned with a pre-tokenizer that is not known.
+        RecipeError: the vocabulary is not byte-level BPE, or was learned with a pre-tokenizer that is not known.
     """
     facts = container.metadata
     kind, pre = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in SPLITTINGS:
         what = f"pre-tokenizer {pre!r}" if kind == "gpt2" else f"tokenizer {kind!r}"
         known = ", ".join(SPLITTINGS) if kind == "gpt2" else "gpt2 (byte-level BPE)"
-        raise UserError(
-            f"model: {container.path} has {what}, which is not supported",
+        raise RecipeError(
+            "model",
+            f"{container.path} has {what}, which is not supported",
             action=f"supported: {known}; load this model from its original folder or hub id",
         )
     backend = _byte_level_bpe(container, SPLITTINGS[pre])
-    tokens: list[str] = facts["tokenizer.ggml.tokens"]
-    special = {role: _token(container, key) for role, key in _SPECIAL_KEYS.items()}
-    _frame(backend, container, special)
-    pad = choose_pad(tokens, facts.get("tokenizer.ggml.token_type"), special)
-    controls = [str(token) for token in backend.get_added_tokens_decoder().values() if token.special]
-    roles = {**special, "pad_token": pad}
+    vocabulary, ids = tokens(container), special_tokens(container)
+    roles = {
+        "bos_token": ids.bos,
+        "eos_token": ids.eos,
+        "unk_token": ids.unk,
+        "pad_token": ids.pad,
+    }
+    spelled = {role: vocabulary[token_id] for role, token_id in roles.items() if token_id is not None}
+    _frame(backend, container, spelled)
+    controls = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **{role: token for role, token in roles.items() if token is not None},
-        additional_special_tokens=[token for token in controls if token not in roles.values()],
+        **spelled,
+        additional_special_tokens=[token for token in controls if token not in spelled.values()],
         model_max_length=facts.get(f"{container.architecture}.context_length"),
         clean_up_tokenization_spaces=False,
     )
@@ -93,45 +91,22 @@ def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-_SPECIAL_KEYS = {
-    "bos_token": "bos_token_id",
-    "eos_token": "eos_token_id",
-    "unk_token": "unknown_token_id",
-    "pad_token": "padding_token_id",
-}
-
-
-def choose_pad(tokens: list[str], types: list[int] | None, special: Mapping[str, str | None]) -> str | None:
-    """The token to pad with: the file's own unless it is the end or start token, else a control token that fits.
-
-    Args:
-        tokens: the vocabulary.
-        types: the type of each token (3: control); None if the file does not say.
-        special: tokens by role, `eos_token`, `pad_token`, ...
-
-    Returns:
-        None if the vocabulary has no token that can serve.
-    """
-    taken = {special.get("eos_token"), special.get("bos_token")}
-    controls = {token for token, kind in zip(tokens, types or (), strict=False) if kind == _CONTROL}
-    stated = special.get("pad_token")
-    if stated is not None and stated not in taken:
-        return stated
-    return next((name for name in _PAD_NAMES if name in controls and name not in taken), None)
-
-
 def _byte_level_bpe(container: Container, splitting: Splitting) -> Tokenizer:
-    facts = container.metadata
-    missing = [name for name in ("tokens", "merges") if f"tokenizer.ggml.{name}" not in facts]
-    if missing:
-        raise UserError(f"model: {container.path} holds no tokenizer {missing[0]}", action="fetch or convert it again")
-    tokens: list[str] = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
+    vocabulary = tokens(container)
+    merges = container.metadata.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list):
+        raise RecipeError("model", f"{container.path} holds no merges", action="fetch or convert the file again")
     try:
-        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitting.whole_words, fuse_unk=False)
-    except Exception as error:  # the Rust side raises plain Exception, e.g. for a merge whose result is no token
-        raise UserError(f"model: {container.path} holds an unusable vocabulary: {error}", action="fetch it again") from error
+        model = models.BPE(
+            vocab={token: index for index, token in enumerate(vocabulary)},
+            merges=[tuple(merge.split(" ", 1)) for merge in merges],
+            ignore_merges=splitting.whole_words,
+            fuse_unk=False,
+        )
+    except Exception as error:  # the library raises plain Exception, e.g. for a merge whose result is no token
+        raise RecipeError(
+            "model", f"{container.path} holds unusable merges: {error}", action="fetch it again"
+        ) from error
     tokenizer = Tokenizer(model)
     if splitting.composed:
         tokenizer.normalizer = normalizers.NFC()
@@ -141,32 +116,19 @@ def _byte_level_bpe(container: Container, splitting: Splitting) -> Tokenizer:
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not splitting.split))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    types = facts.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _CONTROL])
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _USER_DEFINED])
+    kinds = list(zip(vocabulary, token_types(container), strict=True))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == CONTROL])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == USER_DEFINED])
     return tokenizer
 
 
-def _frame(tokenizer: Tokenizer, container: Container, special: Mapping[str, str | None]) -> None:
+def _frame(tokenizer: Tokenizer, container: Container, spelled: Mapping[str, str]) -> None:
     """Put the start and end tokens around every text if the file asks for it."""
     parts = ["$A"]
-    if container.metadata.get("tokenizer.ggml.add_bos_token") and special["bos_token"]:
-        parts.insert(0, special["bos_token"])
-    if container.metadata.get("tokenizer.ggml.add_eos_token") and special["eos_token"]:
-        parts.append(special["eos_token"])
+    if container.metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in spelled:
+        parts.insert(0, spelled["bos_token"])
+    if container.metadata.get("tokenizer.ggml.add_eos_token") and "eos_token" in spelled:
+        parts.append(spelled["eos_token"])
     if len(parts) > 1:
         used = [(token, tokenizer.token_to_id(token)) for token in parts if token != "$A"]
         tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=used)
-
-
-def _token(container: Container, key: str) -> str | None:
-    """The token whose id stands under tokenizer.ggml.`key`."""
-    token_id = container.metadata.get(f"tokenizer.ggml.{key}")
-    tokens: list[str] = container.metadata["tokenizer.ggml.tokens"]
-    if token_id is None:
-        return None
-    if not 0 <= token_id < len(tokens):
-        raise UserError(
-            f"model: {container.path} names token {token_id} as {key}, of {len(tokens)} tokens", action="fetch it again"
-        )
-    return tokens[token_id]

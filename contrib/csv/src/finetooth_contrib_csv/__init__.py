@@ -1,0 +1,1 @@
+"""Steps and evaluations as CSV tables."""

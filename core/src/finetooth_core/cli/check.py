@@ -1,0 +1,39 @@
+"""`ft check`: the plan of a recipe, without training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from finetooth_core.cli.recipe_arguments import recipe_arguments
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.state import State
+
+
+@click.command("check")
+@recipe_arguments
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.pass_obj
+def command(state: State, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what a run of RECIPE would do: every decision with its reason, the data, the memory.
+
+    Reads the recipe, the data and the model's config; loads no weights and writes nothing.
+    """
+    session = state.session(recipe, overrides)
+    session.check_output()
+    plan = session.plan
+    if as_json:
+        import json
+
+        from finetooth_core.plan import as_json as plain
+
+        click.echo(json.dumps(plain(plan), indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+
+    from finetooth_core.cli import render
+
+    console = Console(highlight=False)
+    render.show(console, *render.plan_parts(console, plan), render.data_table(console, session.reports))

@@ -1,0 +1,230 @@
+"""How a plan, the data and the end of a run look: rows and lines as plain text, and as a rich table on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.plan import MemoryEstimate, Plan
+from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+SAMPLES = 3
+"""Answers shown side by side."""
+
+PROMPT_TAIL = 240
+"""Characters of a question that are shown, counted from its end: the question stands there."""
+
+Row = Sequence[str]
+
+
+def show(console: Console, *parts: RenderableType) -> None:
+    """Print parts with an empty line between them."""
+    for part in parts:
+        console.print(part, soft_wrap=not console.is_terminal)
+        console.print()
+
+
+def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, numbers: int = 0) -> RenderableType:
+    """A table; aligned lines where the output is no terminal, so that it can be searched and compared.
+
+    Args:
+        numbers: how many columns, counted from the second, hold numbers.
+    """
+    lines = [tuple(row) for row in rows]
+    if not console.is_terminal:
+        return Text("\n".join([title, *(f"  {line}" for line in _aligned([tuple(headers), *lines]))]))
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for index, header in enumerate(headers):
+        made.add_column(header, justify="right" if 0 < index <= numbers else "left", overflow="fold")
+    for line in lines:
+        made.add_row(*map(Text, line))
+    return made
+
+
+def plan_parts(console: Console, plan: Plan) -> list[RenderableType]:
+    """The decisions with their reasons, the memory by part, and what else the user should know."""
+    rows = [(decision.setting, value(decision.value), decision.reason) for decision in plan.decisions]
+    parts = [table(console, "Plan", ("setting", "value", "because"), rows), memory_table(console, plan.memory)]
+    notes = [f"note: {note}" for note in plan.notes]
+    steps = f"{plan.total_steps} optimizer steps" if plan.total_steps is not None else "the number of steps is open"
+    return [*parts, Text("\n".join([f"{steps} · plan {plan.hash[:12]}", *notes]))]
+
+
+def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
+    """The estimated peak, by part."""
+    rows = [(part, size(taken)) for part, taken in memory.parts.items() if taken]
+    return table(
+        console, "Memory at the peak, estimated", ("part", "takes"), [*rows, ("total", size(memory.total))], numbers=1
+    )
+
+
+def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableType:
+    """What became of the rows of every split."""
+    headers = ("split", "rows", "used", "tokens", "trained tokens", "longest", "left out or changed")
+    rows = [
+        (
+            report.split,
+            *(
+                f"{number:,}"
+                for number in (report.rows, report.used, report.tokens, report.trained_tokens, report.longest)
+            ),
+            "; ".join(_remarks(report)) or "-",
+        )
+        for report in reports
+    ]
+    return table(console, "Data", headers, rows, numbers=5)
+
+
+def _remarks(report: DataReport) -> list[str]:
+    dropped = []
+    for reason, count in report.dropped.items():
+        ids = ", ".join(report.dropped_ids.get(reason, ()))
+        dropped.append(f"{count:,} left out: {reason}" + (f" ({ids}{', ...' if count > 5 else ''})" if ids else ""))
+    changed = [f"{count:,} changed: {reason}" for reason, count in report.changed.items()]
+    return [*dropped, *changed, *report.notes]
+
+
+def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
+    """Scores before and after with what a trivial answer scores beside them, and some answers side by side."""
+    pairs = _before_and_after(evaluations)
+    parts = []
+    if pairs:
+        headers = ("held-out", "before", "after", "change", "rows", "for comparison")
+        parts.append(table(console, "Result", headers, (_score_row(*pair) for pair in pairs), numbers=4))
+    for first, last in pairs:
+        if last.samples:
+            parts.append(_answers(console, first, last))
+    ended = f"{outcome.status}: {outcome.reason}" if outcome.reason else outcome.status
+    parts.append(Text(f"{ended} after {outcome.steps} steps in {duration(outcome.seconds)}"))
+    return parts
+
+
+def _before_and_after(evaluations: Sequence[Evaluation]) -> list[tuple[Evaluation | None, Evaluation]]:
+    """The evaluation before the first step (if there was one) and the last one, by evaluator."""
+    names = dict.fromkeys(evaluation.name for evaluation in evaluations)
+    pairs: list[tuple[Evaluation | None, Evaluation]] = []
+    for name in names:
+        own = [evaluation for evaluation in evaluations if evaluation.name == name]
+        first = own[0] if own[0].step == 0 and len(own) > 1 else None
+        pairs.append((first, own[-1]))
+    return pairs
+
+
+def _score_row(first: Evaluation | None, last: Evaluation) -> Row:
+    metric = next(iter(last.metrics), "")
+    after = last.metrics.get(metric, float("nan"))
+    before = first.metrics.get(metric, float("nan")) if first is not None else None
+    share = last.higher_is_better and all(0 <= v <= 1 for v in (after, before) if v is not None)
+    change = (
+        "-" if before is None else f"{after - before:+.3f}" if not share else f"{100 * (after - before):+.1f} points"
+    )
+    label = metric if metric == last.name else f"{last.name} {metric}".strip()
+    baselines = ", ".join(f"{name} {score(number, share)}" for name, number in last.baselines.items())
+    shown = "-" if before is None else score(before, share)
+    return label, shown, score(after, share), change, f"{last.rows:,}", baselines or "-"
+
+
+def _answers(console: Console, first: Evaluation | None, last: Evaluation) -> RenderableType:
+    """The same questions, answered before and after."""
+    before = {sample.id: sample for sample in first.samples} if first is not None else {}
+    samples = sorted(last.samples, key=lambda sample: _telling(before.get(sample.id), sample))[:SAMPLES]
+    if console.is_terminal:
+        made = Table(title="Answers", title_justify="left", title_style="bold", header_style="dim", show_lines=True)
+        for header in ("question", "before", "after", "expected"):
+            made.add_column(header, overflow="fold", ratio=2 if header == "question" else 1)
+        for sample in samples:
+            old = before.get(sample.id)
+            made.add_row(Text(_tail(sample.prompt)), _answer(old), _answer(sample), Text(sample.expected.strip()))
+        return made
+    lines = ["Answers"]
+    for sample in samples:
+        old = before.get(sample.id)
+        lines.append(f"  question  {_one_line(_tail(sample.prompt))}")
+        lines.append(f"  before    {_one_line(old.answer) if old is not None else '-'}")
+        lines.append(f"  after     {_one_line(sample.answer)}")
+        lines.append(f"  expected  {_one_line(sample.expected)}")
+        lines.append("")
+    return Text("\n".join(lines[:-1]))
+
+
+def _telling(before: Sample | None, after: Sample) -> int:
+    """Rank of a sample: what training changed is worth showing first; the order is otherwise the evaluator's."""
+    return 0 if before is not None and before.score != after.score else 1
+
+
+def _answer(sample: Sample | None) -> Text:
+    if sample is None:
+        return Text("-")
+    return Text(
+        sample.answer.strip() or "(nothing)", style="green" if sample.score >= 1 else "red" if sample.score <= 0 else ""
+    )
+
+
+def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
+    """Where the run is, and what to try now."""
+    lines = [f"run folder  {folder}"]
+    if outcome.artifact is not None:
+        lines.append(f"artifact    {outcome.artifact}")
+    lines += [f"{'try next' if index == 0 else '':<12}{line}" for index, line in enumerate(commands)]
+    return Text("\n".join(lines))
+
+
+def value(decided: Any) -> str:
+    """A decided value as YAML would spell it."""
+    return decided if isinstance(decided, str) else json.dumps(decided, default=str)
+
+
+def score(number: float, share: bool) -> str:
+    """A metric: shares of one as percent."""
+    return f"{100 * number:.1f} %" if share else f"{number:.3f}"
+
+
+def size(taken: float) -> str:
+    """Bytes, decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if taken < 1000:
+            return f"{taken:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{taken:.2f} {unit}"
+        taken /= 1000
+    return f"{taken:.2f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    """Rows with columns padded to the widest cell; the last one is left ragged."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _tail(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= PROMPT_TAIL else f"...{text[-PROMPT_TAIL:]}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) or "(nothing)"
+
+
+__all__ = [
+    "data_table",
+    "duration",
+    "memory_table",
+    "next_steps",
+    "plan_parts",
+    "show",
+    "size",
+    "summary_parts",
+    "table",
+]

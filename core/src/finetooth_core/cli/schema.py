@@ -1,0 +1,26 @@
+"""`ft schema`: JSON Schema of the recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.state import State
+
+
+@click.command("schema")
+@click.option("--field", metavar="KEY", help="Only this setting, such as train.batch_size or adapter.rank.")
+@click.pass_obj
+def command(state: State, field: str | None) -> None:
+    """Print the JSON Schema of the recipe, with the options of everything that is installed.
+
+    Editors complete and check recipes with it: write it to a file and name that in the recipe's first line,
+    "# yaml-language-server: $schema=recipe.schema.json".
+    """
+    from finetooth_core.schema import field_schema, recipe_schema
+
+    schema = field_schema(state.catalog, field) if field else recipe_schema(state.catalog)
+    click.echo(json.dumps(schema, indent=2, ensure_ascii=False))

@@ -1,0 +1,114 @@
+"""`ft plugins new`: a distribution folder that passes its own tests as it stands."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from finetooth_hooks import CONTRACT_VERSION, ENTRY_TYPES, UserError
+
+from finetooth_core.versions import canonical
+
+TEMPLATES = Path(__file__).with_name("templates")
+SUFFIX = ".tmpl"
+
+_DISTRIBUTION = re.compile(r"[a-zA-Z][a-zA-Z0-9]*([-_.][a-zA-Z0-9]+)*\Z")
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """What a new plugin of one kind is made of.
+
+    Attributes:
+        use: how a recipe or a user reaches it, with `$entry` and `$distribution`.
+        module: name of the module that does the work.
+        dependencies: what it needs beside the contract.
+    """
+
+    use: str
+    module: str
+    dependencies: tuple[str, ...] = ()
+
+
+SCAFFOLDS: Mapping[str, Scaffold] = {
+    "loss": Scaffold("Pick its loss in a recipe: `method: {name: METHOD, loss: $entry}`.", "loss"),
+    "reward": Scaffold("Pick its reward where a method or an evaluator takes one: `reward: $entry`.", "reward"),
+    "source": Scaffold("Name a file in a recipe: `data: {train: rows.$entry}`.", "source"),
+    "format": Scaffold("Its format is detected, or picked: `data: {format: $entry}`.", "format"),
+    "renderer": Scaffold("Pick its renderer in a recipe: `data: {renderer: $entry}`.", "renderer"),
+    "family": Scaffold("Its family is chosen by the model's type, or picked: `model: {family: $entry}`.", "family"),
+    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method"),
+    "optimizer": Scaffold("Pick its optimizer in a recipe: `optimizer: $entry`.", "optimizer", ("torch>=2.9",)),
+    "schedule": Scaffold("Pick its schedule in a recipe: `schedule: $entry`.", "schedule"),
+    "evaluator": Scaffold("Pick its evaluator in a recipe: `evaluate: {evaluators: [$entry]}`.", "evaluator"),
+    "tracker": Scaffold("Pick its tracker in a recipe: `trackers: [$entry]`.", "tracker"),
+    "command": Scaffold("It brings the command `ft $entry`.", "command", ("click>=8.1",)),
+    "events": Scaffold("It watches every run; options: `plugins: [{use: $distribution, options: {...}}]`.", "options"),
+}
+"""By kind; `events` is a plugin that observes runs. Loaders, adapters, backends and hardware are too large to begin
+from a template: begin from an installed one."""
+
+
+def create(name: str, kind: str, folder: Path | None = None) -> Path:
+    """Write the distribution folder of a new plugin.
+
+    Args:
+        name: of the distribution, `acme-politeness`.
+        kind: a key of `SCAFFOLDS`.
+        folder: where; default is `./NAME`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the name or the kind will not do, or the folder holds something.
+    """
+    if kind not in SCAFFOLDS:
+        known = kind in ENTRY_TYPES
+        problem = f"--kind {kind}: there is no template for it" if known else f"--kind {kind}: no such kind"
+        raise UserError(problem, action=f"kinds are {', '.join(SCAFFOLDS)}")
+    package = canonical(name).replace("-", "_")
+    taken = not package.isidentifier() or keyword.iskeyword(package) or package in sys.stdlib_module_names
+    if not _DISTRIBUTION.match(name) or taken:
+        raise UserError(f"{name!r} cannot name a plugin", action="take letters, digits and '-', as in acme-politeness")
+    target = folder or Path(canonical(name))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists and is not empty", action="choose another --folder")
+    for path, text in _files(canonical(name), package, kind):
+        file = target / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return target
+
+
+def _files(distribution: str, package: str, kind: str) -> Iterator[tuple[str, str]]:
+    """Path and text of every file."""
+    scaffold = SCAFFOLDS[kind]
+    major = int(CONTRACT_VERSION.partition(".")[0])
+    dependencies = sorted((f"finetooth-hooks>={major},<{major + 1}", *scaffold.dependencies))
+    names = {
+        "distribution": distribution,
+        "package": package,
+        "entry": package,
+        "kind": kind,
+        "module": scaffold.module,
+    }
+    names["dependencies"] = ", ".join(f'"{dependency}"' for dependency in dependencies)
+    names["use"] = Template(scaffold.use).substitute(names)
+
+    def filled(file: str) -> str:
+        return Template((TEMPLATES / f"{file}{SUFFIX}").read_text(encoding="utf-8")).substitute(names)
+
+    yield "pyproject.toml", filled("plugin/pyproject.toml")
+    yield "README.md", filled("plugin/README.md")
+    yield f"src/{package}/__init__.py", ""
+    yield f"src/{package}/py.typed", ""
+    yield f"src/{package}/plugin.py", filled(f"kinds/{kind}/plugin.py")
+    yield f"src/{package}/{scaffold.module}.py", filled(f"kinds/{kind}/{scaffold.module}.py")
+    yield f"tests/test_{package}_conformance.py", filled("plugin/conformance.py")
+    yield f"tests/test_{package}.py", filled(f"kinds/{kind}/test.py")

@@ -1,0 +1,206 @@
+"""The run loop with an engine that counts: what is kept and told however a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_core.artifact import verify_folder
+from finetooth_core.events import Events, PluginFailed, Progress
+from finetooth_core.loop import Loop
+from finetooth_hooks import EngineError, Evaluation, MemoryEstimate, Plan, StepReport, StopRun, UserError
+from finetooth_hooks.reports import DataReport, Prepared
+
+
+class CountingEngine:
+    """Writes what it was asked for; has no weights."""
+
+    def peak_memory(self) -> int:
+        return 1
+
+    def export(self, path: Path) -> None:
+        (path / "weights.txt").write_text("trained")
+
+    def save(self, path: Path) -> None:
+        path.mkdir()
+        (path / "state.txt").write_text("state")
+
+
+@dataclass
+class CountingMethod:
+    """Yields `total` steps; `at` may raise or signal at a step."""
+
+    total: int = 4
+    at: dict[int, Any] = field(default_factory=dict)
+    done: int = 0
+
+    def steps(self, engine: Any) -> Iterator[StepReport]:
+        while self.done < self.total:
+            action = self.at.get(self.done + 1)
+            if isinstance(action, BaseException):
+                raise action
+            if callable(action):
+                action()
+            self.done += 1
+            yield StepReport(self.done, self.done / 4, 1.0 / self.done, 8, 4, 2, 1e-3, 0.5)
+
+    def state(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+
+class Score:
+    """An evaluator that scores the step number."""
+
+    def evaluate(self, engine: Any, step: int) -> Evaluation:
+        return Evaluation("score", step, {"score": float(step % 3)}, higher_is_better=True)
+
+
+@dataclass
+class Listener:
+    """A tracker and an event plugin in one: remembers what it was told."""
+
+    named_by_user: bool = True
+    raises: dict[str, BaseException] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    name: str = "listener"
+    options: Any = None
+
+    def call(self, hook: str, **arguments: Any) -> None:
+        self.told.append(hook)
+        if hook in self.raises:
+            raise self.raises[hook]
+        if hook == "ft_step":
+            arguments["run"].state["seen"] = arguments["report"].step
+
+
+def make(
+    tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0
+) -> Loop:
+    recipe = SimpleNamespace(
+        evaluate=SimpleNamespace(before=before, every=every), checkpoint=SimpleNamespace(every=save)
+    )
+    context = SimpleNamespace(recipe=recipe, folder=tmp_path)
+    plan = Plan({}, {}, {}, None, (), MemoryEstimate({}), 4, "hash")  # type: ignore[arg-type]
+    job = SimpleNamespace(
+        context=context,
+        plan=plan,
+        evaluators=(Score(),),
+        trackers=(),
+        prepared=Prepared(4, 4, DataReport("train", 8, 8)),
+    )
+    progress = Progress("run", tmp_path, plan, 4)
+    said: list[str] = []
+    events = Events(tuple(listeners), progress, said.append)  # type: ignore[arg-type]
+    loop = Loop(job, method, CountingEngine(), events, progress, {"model": "toy"}, said.append)  # type: ignore[arg-type]
+    loop.said = said  # type: ignore[attr-defined]
+    return loop
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_run_to_the_end_evaluates_before_and_after_and_keeps_the_artifact(tmp_path: Path) -> None:
+    listener = Listener()
+    loop = make(tmp_path, CountingMethod(), listener)
+    outcome = loop.run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("done", 0, 4)
+    assert [e.step for e in loop.record.evaluations] == [0, 4]
+    assert outcome.best == {"eval/score": 1.0}
+    assert listener.told == [
+        "ft_run_start", "ft_evaluated", *["ft_step"] * 4, "ft_evaluated", "ft_checkpoint_saved", "ft_run_end"
+    ]  # fmt: skip
+    assert verify_folder(tmp_path / "artifact")["step"] == 4
+    assert result(tmp_path)["metrics"] == {"loss": 0.25, "eval/score": 1.0}
+
+
+def test_evaluations_and_checkpoints_come_when_they_are_due_and_not_twice_at_the_end(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(), Listener(), before=False, every=2, save=3)
+    loop.run()
+    assert [e.step for e in loop.record.evaluations] == [2, 4]
+    assert loop.record.best == {"eval/score": 2.0}
+    state = json.loads((tmp_path / "checkpoints" / "step-3" / "state.json").read_text())
+    assert state == {"step": 3, "method": {"done": 3}, "plugins": {"listener": {"seen": 3}}}
+
+
+def test_stop_run_keeps_what_was_trained_and_sets_the_exit_code(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(), Listener(raises={"ft_step": StopRun("enough", 7)}))
+    outcome = loop.run()
+    assert (outcome.status, outcome.exit_code, outcome.reason, outcome.steps) == ("stopped", 7, "enough", 1)
+    assert (tmp_path / "artifact" / "weights.txt").read_text() == "trained"
+    assert result(tmp_path)["exit_code"] == 7
+
+
+def test_a_stop_at_the_end_still_sets_the_exit_code(tmp_path: Path) -> None:
+    outcome = make(tmp_path, CountingMethod(), Listener(raises={"ft_run_end": StopRun("below the score", 4)})).run()
+    assert (outcome.status, outcome.exit_code, outcome.reason) == ("stopped", 4, "below the score")
+    assert result(tmp_path)["exit_code"] == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_lets_the_step_finish_and_says_what_is_kept(tmp_path: Path, number: int, code: int) -> None:
+    loop = make(tmp_path, CountingMethod(at={2: lambda: os.kill(os.getpid(), number)}))
+    outcome = loop.run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", code, 2)
+    assert (tmp_path / "artifact" / "weights.txt").exists()
+    assert "what was trained is in" in loop.said[-1]  # type: ignore[attr-defined]
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = make(tmp_path, CountingMethod(at={2: twice})).run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", 130, 1)
+
+
+def test_a_failed_step_keeps_the_steps_before_it(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(at={3: EngineError("the loss is not finite")}))
+    with pytest.raises(EngineError, match="not finite"):
+        loop.run()
+    written = result(tmp_path)
+    assert (written["status"], written["exit_code"], written["steps"]) == ("failed", 1, 2)
+    assert verify_folder(tmp_path / "artifact")["step"] == 2
+
+
+def test_a_plugin_the_user_named_fails_the_run_and_any_other_only_warns(tmp_path: Path) -> None:
+    with pytest.raises(PluginFailed, match=r"listener failed in ft_step: ZeroDivisionError"):
+        make(tmp_path / "a", CountingMethod(), Listener(raises={"ft_step": ZeroDivisionError()})).run()
+    assert result(tmp_path / "a")["exit_code"] == 1
+    listener = Listener(named_by_user=False, raises={"ft_step": ZeroDivisionError()})
+    loop = make(tmp_path / "b", CountingMethod(), listener)
+    assert loop.run().status == "done"
+    assert listener.told.count("ft_step") == 1
+    assert any("not called again" in line for line in loop.said)  # type: ignore[attr-defined]
+
+
+def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
+    make(tmp_path, CountingMethod()).run()
+    (tmp_path / "artifact" / "weights.txt").write_text("trained!")
+    with pytest.raises(UserError, match=r"weights\.txt differs"):
+        verify_folder(tmp_path / "artifact")
+    (tmp_path / "artifact" / "weights.txt").unlink()
+    with pytest.raises(UserError, match=r"weights\.txt is missing"):
+        verify_folder(tmp_path / "artifact")
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, path: Path) -> None:
+        (path / "weights.txt").write_text("tra")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CountingEngine, "export", full)
+    with pytest.raises(EngineError, match=r"artifact cannot be written: No space left on device"):
+        make(tmp_path, CountingMethod()).run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
+    assert result(tmp_path)["status"] == "failed"

@@ -1,0 +1,190 @@
+"""An engine that learns nothing: a fixed bigram model in NumPy, for trying what drives or measures an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Backward, Completion, Counts, EngineInfo, Forward, Handle, Sampling, Stepped
+from finetooth_hooks.errors import EngineError
+from finetooth_hooks.losses import LossData, LossSpec
+from finetooth_hooks.protocols import Tokenizer
+
+
+@dataclass
+class FakeEngine:
+    """Implements the engine's protocol over a random table of next-token log-probabilities.
+
+    Attributes:
+        calls: name of each primitive that was called, in order.
+        seen: input tokens of the data given to `forward_backward`, call by call.
+        losses: loss of each `forward_backward`.
+    """
+
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...] = ()
+    calls: list[str] = field(default_factory=list)
+    seen: list[list[tuple[int, ...]]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    weights_version: int = 0
+    states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = self.tokenizer.vocab_size
+        logits = np.random.default_rng(0).normal(size=(size, size))
+        self.table = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("numpy", "cpu", "fp64", self.table.size, self.table.size)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"zero_grad", "generate", "reference"})
+
+    def _score(self, datum: Datum) -> NDArray[np.float64]:
+        rows = self.table[datum.tokens]
+        targets = datum.targets if datum.targets.ndim == 2 else datum.targets[:, None]
+        scores = np.where(datum.mask[:, None], np.take_along_axis(rows, targets, axis=1), 0.0)
+        return scores if datum.targets.ndim == 2 else scores[:, 0]
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        self.calls.append("logprobs")
+        return [self._score(datum).astype(np.float32) for datum in data]
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None = None,
+        *,
+        role: str = "policy",
+        returns: Collection[str] = ("logprobs",),
+        normalizer: Counts | None = None,
+    ) -> Forward:
+        self.calls.append("forward")
+        return self._evaluate(data, loss, normalizer)
+
+    def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
+        outputs = tuple({"logprobs": self._score(datum).astype(np.float32)} for datum in data)
+        tokens, targets = sum(len(datum) for datum in data), sum(int(datum.mask.sum()) for datum in data)
+        if loss is None:
+            return Forward(outputs, tokens=tokens, padded=tokens, targets=targets)
+        rectangle = _rectangle(data)
+        scores = _padded([self._score(datum) for datum in data])
+        wanted = {need: scores if need.startswith("logprobs") else np.zeros_like(scores) for need in loss.needs}
+        result = loss.fn(wanted, rectangle, self.states.get(loss.name, {}))
+        if loss.together == "step":
+            self.states[loss.name] = result.state
+        counts = normalizer or _counts(rectangle)
+        parts = {
+            name: float(part.total) / (1.0 if part.per == "none" else counts[part.per])
+            for name, part in result.contributions.items()
+        }
+        metrics = {
+            name: float(m.total) / float(m.count) if m.reduce == "mean" else float(m.total)
+            for name, m in result.metrics.items()
+        }
+        total = sum(result.contributions[name].weight * value for name, value in parts.items())
+        return Forward(outputs, total, parts, metrics, tokens, tokens, targets)
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        self.calls.append("forward_backward")
+        self.seen.append([tuple(int(i) for i in datum.tokens) for datum in data])
+        result = self._evaluate(data, loss, normalizer)
+        self.losses.append(result.loss or 0.0)
+        return result
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        raise EngineError("the fake engine keeps no handles")
+
+    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+        self.calls.append("step")
+        self.weights_version += 1
+        return Stepped(self.weights_version, 1e-3, 1.0)
+
+    def zero_grad(self) -> None:
+        self.calls.append("zero_grad")
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        self.calls.append("generate")
+        stops = self.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        return [[self._complete(prompt, sampling, stops, n) for n in range(sampling.n)] for prompt in prompts]
+
+    def _complete(self, prompt: Sequence[int], sampling: Sampling, stops: tuple[int, ...], n: int) -> Completion:
+        random = np.random.default_rng([sampling.seed, n, *prompt])
+        tokens: list[int] = []
+        scores: list[float] = []
+        while len(tokens) < sampling.max_tokens and not (tokens and tokens[-1] in stops):
+            row = self.table[tokens[-1] if tokens else prompt[-1]]
+            noise = sampling.temperature * random.gumbel(size=row.shape) if sampling.temperature else 0.0
+            tokens.append(int(np.argmax(row + noise)))
+            scores.append(float(row[tokens[-1]]))
+        ended = bool(tokens) and tokens[-1] in stops
+        text = self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special=True)
+        return Completion(tuple(tokens), tuple(scores), text, "stop" if ended else "length", self.weights_version)
+
+    def save(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "fake.txt").write_text(str(self.weights_version), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        self.weights_version = int((path / "fake.txt").read_text(encoding="utf-8"))
+
+    def export(self, path: Path) -> None:
+        self.save(path)
+
+    def set_total_steps(self, total: int | None) -> None:
+        self.calls.append("set_total_steps")
+
+    def peak_memory(self) -> int:
+        return self.table.nbytes
+
+
+def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(S, T, ...) with zeros where a row is shorter."""
+    longest = max((len(row) for row in rows), default=0)
+    return np.stack([np.pad(row, ((0, longest - len(row)), *[(0, 0)] * (row.ndim - 1))) for row in rows])
+
+
+def _rectangle(data: Sequence[Datum]) -> LossData:
+    names = sorted({name for datum in data for name in datum.fields} - {"weights"})
+    group: list[int] = []
+    keys: list[str | None] = []
+    for datum in data:
+        if datum.group is None or not keys or datum.group != keys[-1]:
+            group.append(group[-1] + 1 if group else 0)
+        else:
+            group.append(group[-1])
+        keys.append(datum.group)
+    weights = _padded([np.asarray(datum.fields.get("weights", datum.mask), dtype=np.float64) for datum in data])
+    fields = {
+        name: _padded([np.asarray(datum.fields.get(name, np.zeros(len(datum)))) for datum in data]) for name in names
+    }
+    scalars = {
+        name: np.array([datum.scalars.get(name, 0.0) for datum in data])
+        for name in {name for datum in data for name in datum.scalars}
+    }
+    mask = _padded([datum.mask for datum in data])
+    targets = _padded([datum.targets for datum in data])
+    return LossData(mask, targets, {**fields, "weights": weights}, scalars, np.array(group))
+
+
+def _counts(data: LossData) -> dict[str, float]:
+    return {
+        "weights": float((data.fields["weights"] * data.mask).sum()),
+        "tokens": float(data.mask.sum()),
+        "sequences": float(data.mask.any(axis=1).sum()),
+        "groups": float(data.group.max() + 1),
+    }

@@ -1,0 +1,91 @@
+"""Freeze: exactly the top trains, and the export is the whole model."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from finetooth_freeze.adapter import FreezeAdapter, FreezeOptions
+from finetooth_hooks import PlanError, RecipeError
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+torch.set_num_threads(1)
+
+
+def adapt(made, **options):
+    adapter = FreezeAdapter(FreezeOptions(**options))
+    return adapter, adapter.apply(made.model, made.facts, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"layers": 1}, r"model\.layers\.3\..*"),
+        ({"layers": 2, "norm": True}, r"model\.layers\.[23]\..*|model\.norm\.weight"),
+        ({"layers": 3, "head": True}, r"model\.layers\.[123]\..*|lm_head\.weight"),
+        ({"layers": 4, "norm": True, "head": True}, r"(?!model\.embed).*"),
+    ],
+)
+def test_exactly_the_top_trains(tiny, options, pattern):
+    made = tiny(layers=4)
+    adapter, model = adapt(made, **options)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if re.fullmatch(pattern, name)}
+    counted = adapter.trained_parameters(made.facts, made.info.parameters)
+    assert counted == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_tied_head_trains_the_embedding_and_counts_once(tiny):
+    made = tiny(tied=True)
+    adapter, model = adapt(made, layers=1, head=True)
+    assert model.model.embed_tokens.weight.requires_grad
+    counted = adapter.trained_parameters(made.facts, made.info.parameters)
+    assert counted == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_step_changes_the_top_only_and_the_export_computes_the_same(tiny, tokens, tmp_path):
+    made = tiny(layers=3)
+    adapter, model = adapt(made, layers=1, norm=True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(tokens, labels=tokens).loss.backward()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    optimizer.step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {n for n in before if n.startswith("model.layers.2.") or n == "model.norm.weight"}
+    adapter.export(model, tmp_path / "artifact", made.info)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "artifact").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, model.eval()(tokens).logits, atol=1e-6, rtol=0)
+
+
+def test_more_layers_than_the_model_has_is_refused(tiny):
+    made = tiny(layers=2)
+    adapter = FreezeAdapter(FreezeOptions(layers=3))
+    for refused in (
+        lambda: adapter.trained_parameters(made.facts, made.info.parameters),
+        lambda: adapter.apply(made.model, made.facts, np.random.default_rng(0)),
+    ):
+        with pytest.raises(RecipeError, match=r"adapter\.layers: 3 layers .* has 2") as raised:
+            refused()
+        assert raised.value.exit_code == 2
+
+
+def test_no_layer_at_all_is_refused():
+    for options in ({}, {"layers": 0}):
+        with pytest.raises(ValidationError):
+            FreezeOptions(**options)
+
+
+def test_a_body_without_a_final_norm_is_named(tiny):
+    made = tiny()
+    made.model.model.norm2 = torch.nn.LayerNorm(4)
+    with pytest.raises(RecipeError, match="adapter.norm"):
+        adapt(made, layers=1, norm=True)
+
+
+def test_it_is_no_reference(tiny):
+    with pytest.raises(PlanError, match="reference"):
+        FreezeAdapter(FreezeOptions(layers=1)).disabled(tiny().model)

@@ -1,0 +1,158 @@
+"""`ft merge`: fold an adapter into its base and write a transformers folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from finetooth_hooks import CommandContext, EngineError, UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What will be merged.
+
+    Attributes:
+        adapter: folder in peft's layout.
+        recipe: of the run it comes from; without a run, one that names the base alone.
+        base: reference of the base model.
+        output: folder to write.
+    """
+
+    adapter: Path
+    recipe: Path | Mapping[str, Any]
+    base: str
+    output: Path
+
+
+def find(source: Path, output: Path | None) -> Merge:
+    """Find adapter, recipe and place of the result from what the user named.
+
+    Args:
+        source: a run folder, or an adapter's.
+        output: None takes `merged` in the run folder, or the adapter's folder with `-merged` behind.
+
+    Raises:
+        UserError: there is no adapter, or something is at the place of the result already.
+    """
+    adapter = source / "artifact" if (source / "artifact").is_dir() else source
+    if not (adapter / CONFIG).is_file():
+        if (adapter / "config.json").is_file():
+            raise UserError(
+                f"{adapter} holds whole weights, not an adapter: there is nothing to merge", action="use it as it is"
+            )
+        raise UserError(f"{source}: no {CONFIG} there or in artifact/", action="name a run folder or an adapter folder")
+    if not (adapter / WEIGHTS).is_file():
+        raise UserError(f"{adapter}: no {WEIGHTS}", action="name a complete adapter folder")
+    try:
+        base = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise UserError(f"{adapter / CONFIG} is not JSON: {error}", action="name a complete adapter folder") from error
+    run = next((folder for folder in (source, source.parent) if (folder / "recipe.yaml").is_file()), None)
+    if not base:
+        raise UserError(f"{adapter / CONFIG} names no base model", action="set base_model_name_or_path in it")
+    place = output or (run / "merged" if run else adapter.with_name(f"{adapter.absolute().name}-merged"))
+    if place.exists():
+        raise UserError(f"--output: {place} exists", action="name another folder with --output; nothing was changed")
+    return Merge(adapter, run / "recipe.yaml" if run else {"model": base}, base, place)
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """The base with the adapter folded in by peft's own merge; `model` is changed in place.
+
+    A head that shares its weight with the embedding is given one of its own first if the adapter touches either, since
+    the sum would reach both.
+
+    Raises:
+        UserError: the adapter was made for another model.
+    """
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
+            adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
+    except (RuntimeError, ValueError, UserWarning) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{adapter} does not fit its base model: {reason}", action="merge it into the model it was trained on"
+        ) from error
+    base = adapted.get_base_model()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    if getattr(base.config, "tie_word_embeddings", False) and any(isinstance(end, LoraLayer) for end in ends):
+        _untie(base)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32") from error
+
+
+def _untie(base: Any) -> None:
+    """Give the head a copy of the weight it shares with the embedding."""
+    import torch
+
+    head = base.get_output_embeddings()
+    head = getattr(head, "base_layer", head)
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
+
+
+def write(model: Any, tokenizer: Any, output: Path) -> None:
+    """Write a transformers folder beside its place, then rename it into it.
+
+    Raises:
+        EngineError: it cannot be written; nothing is left behind.
+    """
+    from safetensors import SafetensorError
+
+    beside = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        model.save_pretrained(str(beside))
+        tokenizer.save(beside)
+        beside.chmod(0o755)
+        beside.rename(output)
+    except (OSError, SafetensorError) as error:
+        raise EngineError(f"{output} cannot be written: {error}", action="make room or choose another --output") from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@click.command("merge")
+@click.argument("source", metavar="RUN_OR_ADAPTER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write; default: merged in the run folder.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the base it is merged into, and of the result.",
+)
+@click.pass_obj
+def command(obj: CommandContext, source: Path, output: Path | None, precision: Precision) -> None:
+    """Merge an adapter into its base model.
+
+    Writes a folder that transformers and others load like any model, tokenizer included.
+    """
+    merge = find(source, output)
+    recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
+    loader = obj.context(recipe).loader
+    click.echo(f"loading {merge.base} in {precision}")
+    model = loader.load(merge.base, framework="torch", precision=precision, device="cpu")
+    write(merged(model, merge.adapter), loader.tokenizer(merge.base), merge.output)
+    click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

@@ -1,0 +1,183 @@
+"""`ft merge`: what it writes computes what the adapter did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from finetooth_hooks import EngineError, UserError
+from finetooth_lora import merge
+from finetooth_lora.adapter import LoraAdapter, LoraOptions
+from transformers import AutoModelForCausalLM
+
+torch.set_num_threads(1)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Tokenizer:
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+@dataclass
+class Commands:
+    """A command context over the tiny model, which notes what it was asked."""
+
+    make: Any
+    tied: bool = False
+    asked: list[Any] = field(default_factory=list)
+
+    def load(self, recipe: Any, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+        self.asked.append(Path(recipe).name)
+        return {"model": "tiny"}
+
+    def context(self, recipe: Any) -> Any:
+        self.asked.append(recipe)
+
+        def load(reference: str, *, framework: str, precision: str, device: str) -> Any:
+            assert (reference, framework, device) == ("tiny", "torch", "cpu")
+            return self.make(tied=self.tied).model.to(DTYPES[precision])
+
+        return SimpleNamespace(loader=SimpleNamespace(load=load, tokenizer=lambda reference: Tokenizer()))
+
+
+def logits(model, tokens):
+    with torch.no_grad():
+        return model(tokens).logits.float()
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """Makes (run folder, adapted model)."""
+
+    def make(tied: bool = False, **options: Any) -> tuple[Path, Any]:
+        made = tiny(tied=tied)
+        adapter = LoraAdapter(LoraOptions(rank=4, **options))
+        model = adapter.apply(made.model, made.facts, np.random.default_rng(0)).eval()
+        generator = torch.Generator().manual_seed(3)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data + 0.05 * torch.randn(parameter.shape, generator=generator)
+        adapter.export(model, tmp_path / "run" / "artifact", made.info)
+        (tmp_path / "run" / "recipe.yaml").write_text("model: tiny\n")
+        return tmp_path / "run", model
+
+    return make
+
+
+def invoke(obj, *arguments):
+    return CliRunner().invoke(merge.command, [str(a) for a in arguments], obj=obj, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dora": True}, {"rslora": True}, {"targets": ["lm_head", "q_proj"]}], ids=str
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_model_computes_what_the_adapter_did(run, tiny, tokens, options, tied):
+    folder, model = run(tied=tied, **options)
+    result = invoke(Commands(tiny, tied), folder)
+    assert result.exit_code == 0
+    assert str(folder / "merged") in result.output
+    loaded = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()
+    assert (logits(loaded, tokens) - logits(tiny(tied=tied).model, tokens)).abs().max() > 1e-2
+    torch.testing.assert_close(logits(loaded, tokens), logits(model, tokens), atol=1e-5, rtol=1e-5)
+    assert (folder / "merged" / "tokenizer.json").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 3e-2), ("fp16", 4e-3)])
+def test_precision_is_that_of_the_file(run, tiny, tokens, precision, bound):
+    folder, model = run()
+    assert invoke(Commands(tiny), folder, "--precision", precision).exit_code == 0
+    loaded = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype="auto").eval()
+    assert loaded.dtype == DTYPES[precision]
+    expected = logits(model, tokens)
+    assert (logits(loaded, tokens) - expected).abs().max() < bound * expected.abs().max()
+
+
+def test_an_adapter_folder_alone_names_its_base(run, tiny, tmp_path):
+    folder, _ = run()
+    adapter = tmp_path / "lonely"
+    (folder / "artifact").rename(adapter)
+    commands = Commands(tiny)
+    assert invoke(commands, adapter).exit_code == 0
+    assert commands.asked == [{"model": "tiny"}]
+    assert (tmp_path / "lonely-merged" / "config.json").exists()
+
+
+def test_artifact_of_a_run_uses_the_runs_recipe(run, tiny, tmp_path):
+    folder, _ = run()
+    commands = Commands(tiny)
+    assert invoke(commands, folder / "artifact", "--output", tmp_path / "there" / "model").exit_code == 0
+    assert commands.asked[0] == "recipe.yaml"
+    assert (tmp_path / "there" / "model" / "model.safetensors").exists()
+
+
+def test_existing_output_is_left_alone(run, tiny):
+    folder, _ = run()
+    (folder / "merged").mkdir()
+    (folder / "merged" / "mine").write_text("x")
+    with pytest.raises(UserError, match="merged exists"):
+        invoke(Commands(tiny), folder)
+    assert (folder / "merged" / "mine").read_text() == "x"
+
+
+def test_whole_weights_and_empty_folders_are_refused(tmp_path, tiny):
+    (tmp_path / "artifact").mkdir()
+    with pytest.raises(UserError, match="no adapter_config"):
+        merge.find(tmp_path, None)
+    (tmp_path / "artifact" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="nothing to merge"):
+        merge.find(tmp_path, None)
+    (tmp_path / "artifact" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter_model.safetensors"):
+        merge.find(tmp_path, None)
+    (tmp_path / "artifact" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="names no base"):
+        merge.find(tmp_path, None)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_adapter_of_another_model_is_refused(run, tiny, damage):
+    from safetensors.torch import load_file, save_file
+
+    folder, _ = run()
+    path = folder / "artifact" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    if damage == "missing":
+        tensors.pop(name)
+    else:
+        tensors[name] = torch.zeros(3, 5)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="does not fit"):
+        invoke(Commands(tiny), folder)
+    assert not (folder / "merged").exists()
+
+
+def test_failure_while_writing_leaves_nothing(run, tiny, monkeypatch):
+    folder, _ = run()
+
+    def fail(self, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Tokenizer, "save", fail)
+    with pytest.raises(EngineError, match="No space left"):
+        invoke(Commands(tiny), folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["artifact", "recipe.yaml"]
+
+
+def test_config_that_is_no_json_is_named(run):
+    folder, _ = run()
+    (folder / "artifact" / "adapter_config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        merge.find(folder, None)
+    (folder / "artifact" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "b"}))
+    assert merge.find(folder, None).base == "b"

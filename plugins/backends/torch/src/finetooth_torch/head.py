@@ -1,0 +1,118 @@
+"""From hidden states through the model's head to log-probabilities, for the head as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from finetooth_hooks.protocols import Head
+from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
+from finetooth_kernels.linear_logprob import linear_logprob
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from finetooth_torch.precision import result_dtype
+
+
+class Projection:
+    """The head of a model.
+
+    A plain linear head goes through `linear_logprob` with its weight. Any other module (wrapped by an adapter,
+    quantised) is called as it is, a chunk of rows at a time, each chunk computed again in the backward pass: the same
+    numbers, and never the logits of more than one chunk.
+
+    Args:
+        find: returns the head's module; asked each time, since an adapter may be switched off in between.
+        facts: scale and softcap of the family.
+        vocab_size: rows of the head.
+        chunk_bytes: bound on the logits held at once, counted in float32.
+    """
+
+    def __init__(
+        self, find: Callable[[], nn.Module], facts: Head, vocab_size: int, chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    ) -> None:
+        self._find, self._facts, self._chunk_bytes = find, facts, chunk_bytes
+        self._rows = max(1, chunk_bytes // (4 * vocab_size))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied."""
+        module = self._find()
+        parameter = next(module.parameters(), None)
+        if parameter is not None and _is_plain(module):
+            hidden = hidden.to(parameter.dtype)
+        logits: Tensor = module(hidden)
+        logits = logits.to(result_dtype(hidden.dtype))
+        if self._facts.scale != 1.0:
+            logits = logits * self._facts.scale
+        if self._facts.softcap is not None:
+            logits = self._facts.softcap * torch.tanh(logits / self._facts.softcap)
+        return logits
+
+    def scores(self, hidden: Tensor, targets: Tensor, mask: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the targets and the entropy, both 0 where the mask is false.
+
+        Args:
+            hidden: (S, T, D).
+            targets: (S, T) or (S, T, K).
+            mask: (S, T); only where it is true anything is computed.
+
+        Returns:
+            logprobs in the shape of the targets, and the entropy (S, T) if asked for; float32 (float64 stays).
+        """
+        module = self._find()
+        hidden_nd, mask_n = hidden.flatten(0, 1), mask.flatten()
+        targets_nk = targets.flatten(0, 1)
+        if _is_plain(module):
+            assert isinstance(module, nn.Linear)
+            result = linear_logprob(
+                hidden_nd.to(module.weight.dtype),
+                module.weight,
+                targets_nk,
+                mask=mask_n,
+                bias_v=module.bias,
+                scale=self._facts.scale,
+                softcap=self._facts.softcap,
+                entropy=entropy,
+                chunk_bytes=self._chunk_bytes,
+            )
+            logprobs, spread = result.logprobs, result.entropy
+        else:
+            logprobs, spread = self._through_module(hidden_nd, targets_nk, mask_n)
+        return logprobs.view(targets.shape), spread.view(mask.shape) if entropy and spread is not None else None
+
+    def _through_module(self, hidden_nd: Tensor, targets_nk: Tensor, mask_n: Tensor) -> tuple[Tensor, Tensor]:
+        rows = mask_n.nonzero().squeeze(1)
+        hidden_md, targets_mk = hidden_nd.index_select(0, rows), targets_nk.index_select(0, rows)
+        dtype = result_dtype(hidden_nd.dtype)
+        logprobs = hidden_nd.new_zeros(targets_nk.shape, dtype=dtype)
+        entropy = hidden_nd.new_zeros(mask_n.shape, dtype=dtype)
+        parts = []
+        for start in range(0, rows.shape[0], self._rows):
+            chunk = hidden_md[start : start + self._rows], targets_mk[start : start + self._rows]
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(self._score_chunk, *chunk, use_reentrant=False))
+            else:
+                parts.append(self._score_chunk(*chunk))
+        if not parts:
+            return logprobs + 0.0 * hidden_nd.sum(), entropy
+        logprobs = logprobs.index_copy(0, rows, torch.cat([part[0] for part in parts]))
+        return logprobs, entropy.index_copy(0, rows, torch.cat([part[1] for part in parts]))
+
+    def _score_chunk(self, hidden_md: Tensor, targets_mk: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(self.logits(hidden_md), dim=-1)
+        columns = targets_mk if targets_mk.dim() == 2 else targets_mk.unsqueeze(1)
+        taken = log_p.gather(1, columns)
+        # a vocabulary entry switched off has log p = -inf and p = 0; it adds nothing to the entropy
+        entropy = -(log_p.exp() * log_p.clamp_min(-1000.0)).sum(-1)
+        return (taken if targets_mk.dim() == 2 else taken.squeeze(1)), entropy
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the module is nothing but its weight and bias: no subclass, hook or packed weight."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight.data) is Tensor
+        and module.weight.is_floating_point()
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+    )

@@ -1,0 +1,175 @@
+"""How the data of one step are cut into micro-batches. Pure: NumPy and plain numbers only.
+
+A micro-batch is a rectangle of rows padded on the right to its longest row; rows x width is its cost, and a token
+budget bounds it. Rows of similar length are put together so that little of the rectangle is padding, longest first, so
+that the largest rectangle (and an out-of-memory error, if there is to be one) comes first.
+
+Positions after the last target that counts can neither be seen by an earlier position (attention is causal) nor reach
+the loss; they are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, ImageChunk
+from finetooth_hooks.entries import Together
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A rectangle of rows.
+
+    Attributes:
+        rows: indices into the data, ascending, so that groups stand together in the order the method gave.
+        lengths: for each row, how many of its positions are computed.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Positions of the longest row."""
+        return max(self.lengths)
+
+    @property
+    def positions(self) -> int:
+        """Positions computed, padding included."""
+        return len(self.rows) * self.width
+
+
+def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) -> None:
+    """Refuse what the engine cannot compute, before anything is computed.
+
+    Args:
+        vocab_size: ids must lie below it.
+        max_positions: longest sequence the model was made for; 0 is no bound.
+
+    Raises:
+        DataError: no data, an empty datum, an image, packing, an id outside the vocabulary, a sequence too long, a
+            group that is torn apart, or one target a position beside several; names the datum.
+    """
+    if not data:
+        raise DataError("data", "the step holds no data", action="pass at least one datum")
+    target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
+    for datum in data:
+        where = datum.id or "a datum without id"
+        if any(isinstance(chunk, ImageChunk) for chunk in datum.input):
+            raise DataError(where, "it holds an image, which the torch backend cannot read yet", action="remove it")
+        if datum.parents is not None:
+            raise DataError(
+                where, "it has segment parents (packing), which the torch backend cannot compute yet",
+                action="give each segment a datum of its own",
+            )  # fmt: skip
+        if len(datum) == 0:
+            raise DataError(where, "it has no positions", action="remove it")
+        if max_positions and len(datum) > max_positions:
+            raise DataError(
+                where, f"{len(datum)} positions, but the model was made for {max_positions}",
+                action="lower train.max_length",
+            )  # fmt: skip
+        if (datum.targets.ndim, datum.targets.shape[1:]) != target_dims:
+            raise DataError(
+                where,
+                f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
+                action="give every position of a step the same number of targets",
+            )
+        _check_ids(where, "input", datum.tokens, vocab_size)
+        _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
+    group_indices(data)
+
+
+def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise DataError(
+            where,
+            f"{what} id {bad} is outside the model's vocabulary of {vocab_size}",
+            action="use the tokenizer that belongs to the model",
+        )
+
+
+def computed_length(datum: Datum) -> int:
+    """Positions up to the last target that counts; at least 1, so that the row exists."""
+    counting = np.flatnonzero(datum.mask)
+    return int(counting[-1]) + 1 if counting.size else 1
+
+
+def group_indices(data: Sequence[Datum]) -> np.ndarray:
+    """(S,) int64: the group of each datum, 0-based and contiguous; a datum without a group is its own.
+
+    Raises:
+        DataError: the data of a group do not stand next to each other.
+    """
+    indices = np.zeros(len(data), dtype=np.int64)
+    seen: set[str] = set()
+    for i, datum in enumerate(data):
+        continues = i > 0 and datum.group is not None and datum.group == data[i - 1].group
+        if datum.group is not None and not continues:
+            if datum.group in seen:
+                raise DataError(
+                    datum.id or f"datum {i}",
+                    f"the data of group {datum.group!r} do not stand next to each other",
+                    action="order the data of a step by group",
+                )
+            seen.add(datum.group)
+        indices[i] = 0 if i == 0 else indices[i - 1] + (not continues)
+    return indices
+
+
+def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
+    """The normalizers of a whole step: sum of weights and number of targets that count, sequences with at least one,
+    groups; `none` is 1."""
+    weights = 0.0
+    for datum in data:
+        given = datum.fields.get("weights")
+        columns = datum.targets.shape[1] if datum.targets.ndim == 2 else 1
+        if given is None:
+            weights += float(datum.mask.sum()) * columns
+        else:
+            weights += float(given[datum.mask].sum(dtype=np.float64)) * (columns if given.ndim == 1 else 1)
+    return {
+        "weights": weights,
+        "tokens": float(sum(int(datum.mask.sum()) for datum in data)),
+        "sequences": float(sum(bool(datum.mask.any()) for datum in data)),
+        "groups": float(group_indices(data)[-1] + 1) if data else 0.0,
+        "none": 1.0,
+    }
+
+
+def lay_out(
+    data: Sequence[Datum], *, budget: int, together: Together = "sequence", whole: bool = False
+) -> tuple[MicroBatch, ...]:
+    """Cut a step into micro-batches.
+
+    Args:
+        data: of the step; `check_data` has seen them.
+        budget: most positions of one micro-batch, padding included. What exceeds it alone (a sequence, or a group
+            that must stay whole) gets a micro-batch of its own.
+        together: with `group`, a group is never cut; otherwise every sequence goes where it fits.
+        whole: compute every position, also those after the last target that counts.
+    """
+    lengths = [len(datum) if whole else computed_length(datum) for datum in data]
+    if together == "group":
+        starts = np.flatnonzero(np.diff(group_indices(data), prepend=-1))
+        units = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
+    else:
+        units = [(i,) for i in range(len(data))]
+    units.sort(key=lambda unit: -max(lengths[i] for i in unit))  # a stable sort: equal lengths keep their order
+
+    batches: list[list[int]] = []
+    width = 0
+    for unit in units:
+        if not batches or (len(batches[-1]) + len(unit)) * width > budget:
+            batches.append([])
+            width = max(lengths[i] for i in unit)
+        batches[-1].extend(unit)
+    return tuple(MicroBatch(tuple(rows), tuple(lengths[i] for i in rows)) for rows in map(sorted, batches))
+
+
+def one_batch(data: Sequence[Datum]) -> MicroBatch:
+    """All data as one rectangle, in their order: what a loss with `together: step` sees."""
+    return MicroBatch(tuple(range(len(data))), tuple(computed_length(datum) for datum in data))

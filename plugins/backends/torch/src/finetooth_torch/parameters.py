@@ -1,0 +1,123 @@
+"""The parameters that train, in two precisions.
+
+In fp32 the model's own parameters are trained. In bf16 and fp16 the model computes with parameters in that precision
+(so every GEMM runs in it, and nothing is cast on the way, as autocast would do in every layer), and a master copy in
+fp32 is what the optimizer sees. Gradients leave the model as soon as backward has made them: each is divided by the
+loss scale and added to the master's gradient in fp32, so accumulating over micro-batches rounds nothing away and the
+low-precision gradients never exist all at once. After a step the masters are rounded into the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from finetooth_hooks import PlanError
+from torch import Tensor, nn
+
+from finetooth_torch.precision import result_dtype
+from finetooth_torch.scaler import LossScaler
+
+
+class TrainedParameters:
+    """What the adapter left requiring gradients.
+
+    Args:
+        model: the adapted model.
+        base_names: identities (`id`) of the parameters that the base had; new ones are cast to `dtype`.
+        dtype: what the model computes in.
+        scaler: gradients are divided by its scale.
+
+    Raises:
+        PlanError: nothing trains.
+    """
+
+    def __init__(self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler) -> None:
+        live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if not live:
+            raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
+        self._scaler = scaler
+        self.names = tuple(name for name, _ in live)
+        self._live = [parameter for _, parameter in live]
+        self._adapter_dtypes = [parameter.dtype for parameter in self._live]
+        self.split = result_dtype(dtype) != dtype
+        if not self.split:
+            self.masters = self._live
+            return
+        self.masters = [nn.Parameter(parameter.detach().to(torch.float32, copy=True)) for parameter in self._live]
+        for parameter, master in zip(self._live, self.masters, strict=True):
+            if id(parameter) not in base:
+                parameter.data = parameter.data.to(dtype)
+            parameter.register_post_accumulate_grad_hook(self._collector(master))
+
+    def _collector(self, master: nn.Parameter) -> Any:
+        scaler = self._scaler
+
+        def collect(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is None:
+                return
+            gradient = gradient.to(torch.float32)
+            if scaler.scale != 1.0:
+                gradient = gradient.div_(scaler.scale)
+            if master.grad is None:
+                master.grad = gradient
+            else:
+                master.grad.add_(gradient)
+
+        return collect
+
+    def named(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and masters: what the optimizer gets."""
+        return list(zip(self.names, self.masters, strict=True))
+
+    def gradients(self) -> list[Tensor]:
+        """Accumulated gradients, unscaled, of those parameters that have one."""
+        return [master.grad for master in self.masters if master.grad is not None]
+
+    def zero_grad(self) -> None:
+        """Drop accumulated gradients."""
+        for parameter in (*self._live, *self.masters):
+            parameter.grad = None
+
+    def norm(self) -> float:
+        """Global L2 norm of the accumulated gradients, in fp32; 0 without any."""
+        gradients = self.gradients()
+        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+    def clip(self, limit: float, norm: float) -> None:
+        """Scale the gradients so that their global norm is at most `limit`; as torch.nn.utils.clip_grad_norm_ does."""
+        if norm > 0:
+            nn.utils.clip_grads_with_norm_(self.masters, limit, torch.tensor(norm))
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the model."""
+        if self.split:
+            for parameter, master in zip(self._live, self.masters, strict=True):
+                parameter.copy_(master)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over masters by name; they and their shapes were checked."""
+        for name, master in self.named():
+            master.copy_(tensors[name])
+        self.publish()
+
+    @contextmanager
+    def as_given(self) -> Iterator[None]:
+        """Inside, the model holds the trained parameters in the precision in which the adapter made them: what is
+        exported."""
+        if not self.split:
+            yield
+            return
+        computed = [parameter.data for parameter in self._live]
+        try:
+            for parameter, master, dtype in zip(self._live, self.masters, self._adapter_dtypes, strict=True):
+                parameter.data = master.detach().to(dtype)
+            yield
+        finally:
+            for parameter, data in zip(self._live, computed, strict=True):
+                parameter.data = data

@@ -1,0 +1,79 @@
+"""The loader: what the contract asks for, over a GGUF file."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.options import NoOptions
+from finetooth_hooks.protocols import ModelInfo
+from finetooth_hooks.tokenizers import FastTokenizer
+
+from finetooth_gguf import container
+from finetooth_gguf.architectures import config_values
+from finetooth_gguf.reference import find
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+    from transformers import PreTrainedModel
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class GgufLoader:
+    """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
+
+    def describe(self, reference: str) -> ModelInfo:
+        """Config and sizes, from the file's header alone.
+
+        Raises:
+            RecipeError: the file or its package is missing, is not a GGUF file, is truncated, or is a model of another
+                architecture than those supported.
+        """
+        found = find(reference)
+        file = container.read(found.path)
+        config = config_values(file)
+        return ModelInfo(
+            reference=reference,
+            loader="gguf",
+            model_type=config["model_type"],
+            config=config,
+            parameters=sum(prod(tensor.shape) for tensor in file.tensors.values()),
+            weight_bytes=found.path.stat().st_size,
+            files=(found.path,),
+            revision=found.revision,
+        )
+
+    def tokenizer(self, reference: str) -> FastTokenizer:
+        """The file's tokenizer.
+
+        Raises:
+            RecipeError: as `describe`, or the tokenizer is of an unsupported kind.
+        """
+        from finetooth_gguf.tokenizer import build_tokenizer
+
+        return FastTokenizer(build_tokenizer(container.read(find(reference).path)))
+
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> PreTrainedModel:
+        """A transformers model in eval mode with the dequantised weights.
+
+        Raises:
+            RecipeError: as `describe`, or a tensor cannot be dequantised or has no place in the model.
+        """
+        if framework != "torch":
+            raise RecipeError(
+                "model", f"the gguf loader loads for torch, not for {framework}", action="take the torch backend"
+            )
+        import torch
+
+        from finetooth_gguf.weights import build_config, build_model
+
+        file = container.read(find(reference).path)
+        model = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
+        return model.to(device)
+
+
+def build(options: NoOptions, context: Context) -> GgufLoader:
+    """Build the loader."""
+    return GgufLoader()

@@ -1,0 +1,26 @@
+"""Models kept in a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Claim, Loader, hookimpl
+
+from finetooth_gguf.reference import why_ours
+
+
+def claims(reference: str) -> Claim | None:
+    """Short names, files inside packages, and paths that end in `.gguf`."""
+    reason = why_ours(reference)
+    return Claim(2, reason) if reason else None
+
+
+@hookimpl
+def ft_loaders() -> Iterator[Loader]:
+    """Offer the loader `gguf`."""
+    yield Loader(
+        name="gguf",
+        build="finetooth_gguf.loader:build",
+        summary="a GGUF file: a path, or one inside an installed package",
+        claims=claims,
+    )

@@ -1,0 +1,105 @@
+"""Reading what a folder of safetensors files holds, from their headers alone.
+
+Layout (https://github.com/huggingface/safetensors): eight bytes of little-endian header length, a JSON header with the
+dtype, shape and data offsets of every tensor, the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import RecipeError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+LARGEST_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a folder, unread.
+
+    Attributes:
+        files: its safetensors files, in the order of their names.
+        parameters: elements of all tensors.
+        bytes: on disk.
+        digest: SHA-256 over the headers: names, types, shapes and places of all tensors.
+    """
+
+    files: tuple[Path, ...]
+    parameters: int
+    bytes: int
+    digest: str
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read the headers of a folder's weights.
+
+    Raises:
+        RecipeError: there are none, a file is missing or cut off, or they are pickled.
+    """
+    parameters = size = 0
+    digest = hashlib.sha256()
+    files = _files(folder)
+    for file in files:
+        header = _header(file)
+        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+        parameters += sum(prod(tensor["shape"]) for tensor in tensors.values())
+        size += file.stat().st_size
+        digest.update(json.dumps(tensors, sort_keys=True).encode())
+    return Checkpoint(files, parameters, size, digest.hexdigest())
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise RecipeError(
+                "model", f"{folder / INDEX} is not an index of weights", action="fetch it again"
+            ) from error
+        files = tuple(folder / name for name in names)
+        if lost := [file.name for file in files if not file.is_file()]:
+            raise RecipeError(
+                "model",
+                f"{len(lost)} of {len(files)} weight files are missing: {', '.join(lost[:3])}",
+                action="fetch them",
+            )
+        return files
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,)
+    if any((folder / name).is_file() for name in PICKLED):
+        raise RecipeError(
+            "model",
+            f"{folder} holds its weights only as pickle files, which can run code when they are read",
+            action="convert them to safetensors: load with transformers, then save_pretrained",
+        )
+    raise RecipeError("model", f"{folder} has a config.json but no {SINGLE}", action="check that the folder is whole")
+
+
+def _header(file: Path) -> dict[str, Any]:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, LARGEST_HEADER):
+            raise RecipeError("model", f"{file} is cut off or no safetensors file", action="fetch it again")
+        try:
+            header = json.loads(opened.read(length))
+            end = max(
+                (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RecipeError("model", f"{file} is no safetensors file", action="fetch it again") from error
+    if 8 + length + end != size:
+        raise RecipeError(
+            "model", f"{file} has {size:,} bytes where its header says {8 + length + end:,}", action="fetch it again"
+        )
+    return dict(header)

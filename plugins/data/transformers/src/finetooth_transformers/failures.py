@@ -1,0 +1,65 @@
+"""What transformers and the hub client raise, as one line a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from finetooth_hooks import FinetoothError, RecipeError
+
+OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
+OFFLINE |= {"ReadTimeout", "Timeout", "TimeoutException", "ProxyError", "SSLError"}
+ABSENT = {"RepositoryNotFoundError", "HFValidationError"}
+CAUSES = (
+    (
+        {"GatedRepoError"},
+        "needs an agreement on the hub",
+        "accept its terms on its page and log in: hf auth login",
+    ),
+    ({"RevisionNotFoundError"}, "has no such revision", "check model.loader.revision"),
+    (OFFLINE, "is not on this machine, and the model hub cannot be reached", "go online once, or name a local folder"),
+    (ABSENT, "is not a model of the hub", "check the spelling; for a local folder, its path"),
+    ({"EntryNotFoundError", "RemoteEntryNotFoundError"}, "has no {part}", "choose another model"),
+)
+"""Names of the exceptions at the root, most telling first; the hub client moved them between modules and versions."""
+
+
+@contextmanager
+def explained(reference: str, *, part: str = "config.json") -> Iterator[None]:
+    """Turn any failure inside into a `RecipeError` about `model`.
+
+    Args:
+        part: what was being read.
+    """
+    try:
+        yield
+    except FinetoothError:
+        raise
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError, ... for what a user can mend
+        raise _explain(reference, part, error) from error
+
+
+def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
+    names = _names(error)
+    for known, problem, action in CAUSES:
+        if names & known:
+            return RecipeError("model", f"{reference} {problem.format(part=part)}", action=action)
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return RecipeError(
+            "model",
+            f"{reference} comes with Python code of its own, which is not run",
+            action="read that code, then set model.loader: {name: transformers, trust_remote_code: true}",
+        )
+    sentence = text.split(". ")[0][:200] or type(error).__name__
+    return RecipeError("model", f"{reference}: its {part} cannot be read: {sentence}", action="check that it is whole")
+
+
+def _names(error: BaseException) -> set[str]:
+    """Class names of an exception and of what caused it, their bases too."""
+    names: set[str] = set()
+    seen: BaseException | None = error
+    while seen is not None:
+        names |= {cls.__name__ for cls in type(seen).__mro__}
+        seen = seen.__cause__ or seen.__context__
+    return names

@@ -1,0 +1,142 @@
+"""The loader `transformers`: config, tokenizer and weights through the library's own auto classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from finetooth_hooks import Options, RecipeError
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import ModelInfo
+from finetooth_hooks.tokenizers import FastTokenizer
+
+from finetooth_transformers import checkpoint
+from finetooth_transformers.failures import explained
+from finetooth_transformers.padding import choose_pad
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class TransformersOptions(Options):
+    """Options of `transformers`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null is its main branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. It can do anything you can do: read it first."""
+
+
+def build(options: TransformersOptions, context: Context) -> TransformersLoader:
+    return TransformersLoader(options, context)
+
+
+class TransformersLoader:
+    """Loads folders and hub ids."""
+
+    def __init__(self, options: TransformersOptions, context: Context) -> None:
+        self._options, self._context = options, context
+
+    def describe(self, reference: str) -> ModelInfo:
+        """Config and sizes. A local folder's parameters are counted in its files' headers, a hub id's by building the
+        model without memory; no weights are read or fetched.
+
+        Raises:
+            RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
+        """
+        with explained(reference):
+            config = transformers.AutoConfig.from_pretrained(_located(reference), **self._arguments())
+        described = config.to_dict()
+        kind = str(config.model_type)
+        folder = Path(_located(reference))
+        if folder.is_dir():
+            found = checkpoint.read(folder)
+            parameters, size, files, revision = found.parameters, found.bytes, found.files, found.digest
+        else:
+            parameters = self._count(reference, config)
+            size = parameters * BYTES.get(str(config.dtype).removeprefix("torch."), 4)
+            files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
+        return ModelInfo(reference, "transformers", kind, described, parameters, size, files, revision)
+
+    def tokenizer(self, reference: str) -> FastTokenizer:
+        """The model's tokenizer; one without a pad token gets one that text does not produce.
+
+        Raises:
+            RecipeError: there is none, or it has no fast implementation.
+        """
+        with explained(reference, part="tokenizer"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(_located(reference), **self._arguments())
+        if not tokenizer.is_fast:
+            raise RecipeError(
+                "model",
+                f"{reference} has only a slow tokenizer ({type(tokenizer).__name__}), which gives no character offsets",
+                action="convert it to a tokenizer.json with transformers",
+            )
+        if tokenizer.pad_token_id is None:
+            self._context.note(choose_pad(tokenizer))
+        return FastTokenizer(tokenizer)
+
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+        """The model with its weights, in eval mode.
+
+        Raises:
+            RecipeError: another framework than torch, weights that are missing from the files, or whatever
+                transformers cannot load.
+        """
+        if framework != "torch":
+            raise RecipeError(
+                "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
+            )
+        with explained(reference):
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                _located(reference),
+                dtype=PRECISIONS[precision],
+                use_safetensors=True,
+                output_loading_info=True,
+                **self._arguments(),
+            )
+        # transformers fills what a file lacks with random numbers
+        if lost := sorted(found["missing_keys"]):
+            raise RecipeError(
+                "model",
+                f"{reference} lacks {len(lost)} weights of its model: {', '.join(lost[:3])}",
+                action="fetch it again",
+            )
+        return model.to(device).eval()
+
+    def _arguments(self) -> dict[str, Any]:
+        revision = {} if self._options.revision is None else {"revision": self._options.revision}
+        return {"trust_remote_code": self._options.trust_remote_code, **revision}
+
+    def _count(self, reference: str, config: Any) -> int:
+        import torch
+
+        with explained(reference), torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=self._options.trust_remote_code
+            )
+        return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _located(reference: str) -> str:
+    """The folder that holds the model: the one named, or `artifact` in it (a run folder); else the hub id as it is.
+
+    Raises:
+        RecipeError: a path that holds nothing, or an adapter without its base.
+    """
+    folder = Path(reference)
+    for candidate in (folder, folder / "artifact"):
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+        if (candidate / "adapter_config.json").is_file():
+            raise RecipeError(
+                "model", f"{candidate} holds an adapter, not a model", action="merge it into its base first: ft merge"
+            )
+    if folder.is_dir():
+        raise RecipeError("model", f"the folder {reference} has no config.json", action="name the folder of a model")
+    if folder.exists() or reference.startswith((".", "/", "~")):
+        raise RecipeError(
+            "model", f"{reference} is no folder", action="name the folder of a model, or a hub id org/name"
+        )
+    return reference

@@ -1,0 +1,140 @@
+"""The family `auto`: builds the model without memory and looks where its layers, its body and its head are.
+
+What a module tree cannot show is taken from the config under the names that model families use for it: how the head
+scales its logits and whether it caps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from finetooth_hooks import NoOptions, RecipeError
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Head, ModelFacts
+from transformers.pytorch_utils import Conv1D
+
+ATTENTION_NAMES = ("attn", "attention")
+LINEAR = (torch.nn.Linear, Conv1D)
+
+
+def build(options: NoOptions, context: Context) -> Auto:  # noqa: ARG001
+    return Auto()
+
+
+class Auto:
+    """The family `auto`."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        """Sizes and module names of a model, found in the model that its config describes.
+
+        Raises:
+            RecipeError: transformers knows no causal model of this type, or it is not built of layers and a linear
+                head.
+        """
+        settings, model = _built(config)
+        layer_path, layers = _layers(model, settings.num_hidden_layers)
+        body = str(model.base_model_prefix)
+        attention, linear = _targets(layers)
+        heads = int(settings.num_attention_heads)
+        return ModelFacts(
+            hidden_size=int(settings.hidden_size),
+            layers=len(layers),
+            heads=heads,
+            kv_heads=int(getattr(settings, "num_key_value_heads", None) or heads),
+            head_dim=int(getattr(settings, "head_dim", None) or settings.hidden_size // heads),
+            ffn_size=_ffn_size(layers, settings),
+            vocab_size=int(settings.vocab_size),
+            max_positions=int(getattr(settings, "max_position_embeddings", None) or 2048),
+            layer_path=layer_path,
+            body=body,
+            head=_head(model, settings),
+            attention_targets=attention,
+            linear_targets=linear,
+            renderer="jinja",
+            tied=bool(getattr(settings, "tie_word_embeddings", False)),
+        )
+
+
+def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The config object and the model on the meta device."""
+    kind = str(config.get("model_type", ""))
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        settings = transformers.AutoConfig.for_model(kind, **values)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(settings)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise RecipeError(
+            "model.family",
+            f"transformers builds no causal language model of type {kind!r}: {reason}",
+            action="choose another model, or install a plugin with its family",
+        ) from error
+    return settings.get_text_config(), model
+
+
+def _layers(model: Any, count: int) -> tuple[str, Any]:
+    """Path and modules of the decoder layers: the list of the stated length that holds the most parameters."""
+    lists = [
+        (sum(parameter.numel() for parameter in module.parameters()), path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    ]
+    if not lists:
+        raise _unknown(model, f"no list of its {count} layers")
+    _, path, module = max(lists, key=lambda found: (found[0], -len(found[1])))
+    return path, module
+
+
+def _head(model: Any, settings: Any) -> Head:
+    """The linear module that makes logits, with the factor and the cap that the config states.
+
+    Config names: `logit_scale` multiplies (Cohere), `logits_scaling` divides (Granite), `final_logit_softcapping`
+    caps (Gemma 2).
+    """
+    head = model.get_output_embeddings()
+    path = next((path for path, module in model.named_modules() if module is head), None)
+    if path is None or not isinstance(head, torch.nn.Linear):
+        raise _unknown(model, "no linear head")
+    scale = float(getattr(settings, "logit_scale", None) or 1.0) / float(
+        getattr(settings, "logits_scaling", None) or 1.0
+    )
+    cap = getattr(settings, "final_logit_softcapping", None)
+    return Head(path, scale, None if cap is None else float(cap))
+
+
+def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the linear modules inside attention, and of all linear modules of the layers, in their order."""
+    attention: dict[str, None] = {}
+    linear: dict[str, None] = {}
+    for path, module in layers.named_modules():
+        if not isinstance(module, LINEAR):
+            continue
+        parents, _, name = path.rpartition(".")
+        linear[name] = None
+        if any(word in parent for parent in parents.lower().split(".") for word in ATTENTION_NAMES):
+            attention[name] = None
+    if not linear:
+        raise _unknown(layers, "no linear module in its layers")
+    # a name that attention and other parts share would adapt both: then only the longer list can name it
+    return tuple(attention), tuple(linear)
+
+
+def _ffn_size(layers: Any, settings: Any) -> int:
+    """The widest linear output of a layer, unless the config states it."""
+    stated = getattr(settings, "intermediate_size", None)
+    if isinstance(stated, int):
+        return stated
+    widths = [module.weight.shape for _, module in layers[0].named_modules() if isinstance(module, LINEAR)]
+    return int(max(max(shape) for shape in widths))
+
+
+def _unknown(model: Any, lacks: str) -> RecipeError:
+    return RecipeError(
+        "model.family",
+        f"family auto does not understand {type(model).__name__}: it has {lacks}",
+        action="install a plugin with its family, or choose another model",
+    )

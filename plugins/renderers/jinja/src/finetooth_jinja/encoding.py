@@ -1,0 +1,81 @@
+"""Rendered text to tokens: only markup becomes special tokens, text in a message that spells one stays plain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks.protocols import Tokenizer
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of a text.
+
+    Attributes:
+        ids: token ids.
+        offsets: their half-open character ranges.
+        special: which of them are special tokens.
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[Range, ...]
+    special: tuple[bool, ...]
+
+
+class Encoder:
+    """Encodes with one tokenizer and remembers which ids are special."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special: dict[int, bool] = {}
+
+    def is_special(self, id_: int) -> bool:
+        """The id is a special token: decoding can leave it out."""
+        if id_ not in self._special:
+            left = self._tokenizer.decode([id_], skip_special=True)
+            self._special[id_] = not left and bool(self._tokenizer.decode([id_]))
+        return self._special[id_]
+
+    def spells_special(self, text: str) -> str:
+        """The first special token that a text spells, empty if none."""
+        ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
+        found = next((offset for id_, offset in zip(ids, offsets, strict=True) if self.is_special(id_)), None)
+        return "" if found is None else text[slice(*found)]
+
+    def encode(self, text: str, plain: Sequence[Range] = ()) -> Encoded:
+        """Tokens of a text.
+
+        Args:
+            plain: character ranges in which nothing is a special token, whatever it spells.
+        """
+        ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
+        special = [self.is_special(id_) for id_ in ids]
+        if not plain:
+            return Encoded(tuple(ids), tuple(offsets), tuple(special))
+        markup = [
+            (id_, offset)
+            for id_, offset, is_special in zip(ids, offsets, special, strict=True)
+            if is_special and not any(offset[0] < end and begin < offset[1] for begin, end in plain)
+        ]
+        return self._between(text, markup)
+
+    def _between(self, text: str, markup: Sequence[tuple[int, Range]]) -> Encoded:
+        """Special tokens where the markup has them, everything between them as plain text."""
+        ids: list[int] = []
+        offsets: list[Range] = []
+        special: list[bool] = []
+        position = 0
+        for id_, (begin, end) in [*markup, (None, (len(text), len(text)))]:
+            inner, ranges = self._tokenizer.encode_with_offsets(text[position:begin])
+            ids += inner
+            offsets += [(start + position, stop + position) for start, stop in ranges]
+            special += [False] * len(inner)
+            if id_ is not None:
+                ids.append(id_)
+                offsets.append((begin, end))
+                special.append(True)
+            position = end
+        return Encoded(tuple(ids), tuple(offsets), tuple(special))

@@ -1,0 +1,200 @@
+"""The renderer `jinja`: messages to tokens by the tokenizer's own chat template.
+
+The tokens are those of the rendered text, special tokens in the markup included. What trains is the text from the end
+of the prompt for a message to the token that ends its turn, that token included; how it is proved stands in `spans`.
+A token that reaches over an end of a trained span does not train. Text in a message that spells a special token stays
+plain text, which chat templates alone cannot promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.markup import trained_messages
+from finetooth_hooks.protocols import Tokenizer
+from pydantic import Field
+
+from finetooth_jinja.encoding import Encoder, Range
+from finetooth_jinja.probe import habits
+from finetooth_jinja.shapes import Shaper
+from finetooth_jinja.spans import Whole, trained_spans
+from finetooth_jinja.template import ChatTemplate, TemplateRefused
+
+THINK = ("<think>", "</think>")
+MARK = "PLACE{}OF{}TEXT"
+
+
+class JinjaOptions(Options):
+    """Options of `jinja`."""
+
+    template: str | None = None
+    """A Jinja file to use in place of the tokenizer's own template."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Further variables that the template reads, `{enable_thinking: false}`."""
+    today: date = date(2026, 1, 15)
+    """The date that a template gets when it asks for today's; fixed, so that a run gives the same tokens tomorrow."""
+
+
+def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
+    """
+    Raises:
+        RecipeError: there is no template, or it is not Jinja.
+    """
+    tokenizer = context.tokenizer
+    source = tokenizer.chat_template
+    if options.template is not None:
+        try:
+            source = Path(options.template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                "data.renderer.template", f"{options.template} cannot be read: {error}", action="name a Jinja file"
+            ) from error
+    if not source:
+        raise RecipeError(
+            "data.renderer",
+            "the tokenizer has no chat template, as base models often have none",
+            action="set data.renderer to one that is made for the family (chatml, llama3), or give a template file",
+        )
+    variables = {**_named_tokens(tokenizer), **options.arguments}
+    try:
+        template = ChatTemplate(source, datetime.combine(options.today, time(12)), variables)
+    except TemplateRefused as error:
+        raise RecipeError(
+            "data.renderer", f"the chat template is not Jinja: {error}", action="fix the template"
+        ) from error
+    return JinjaRenderer(tokenizer, template)
+
+
+class JinjaRenderer:
+    """Renders with one chat template."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._tokenizer = tokenizer
+        self._shaper = Shaper(template)
+        self._encoder = Encoder(tokenizer)
+        self._habits = habits(self._shaper, self._encoder)
+        ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*self._habits.stop_ids, *ends)))
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        """Tokens of the conversation; what trained messages say and the token that ends them weigh 1.
+
+        Raises:
+            DataError: the template refuses the conversation, or what trains cannot be established.
+        """
+        rendered = self._rendered(conversation.messages, conversation.tools)
+        plain = self._plain(conversation.messages, conversation.tools, rendered.text)
+        encoded = self._encoder.encode(rendered.text, plain)
+        whole = Whole(conversation, rendered.text, rendered.generated, encoded)
+        trained = trained_messages(conversation.messages, train_on)
+        spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
+        weights = tuple(
+            float(any(begin <= start and stop <= end for begin, end in spans)) for start, stop in encoded.offsets
+        )
+        return Rendered(encoded.ids, weights, self._token_ranges(whole))
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """Tokens of the messages and of the template's prompt for an answer.
+
+        Raises:
+            DataError: the template refuses the messages.
+        """
+        text = self._rendered(messages, tools, prompt=True).text
+        return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
+
+    def parse(self, tokens: Sequence[int]) -> Parsed:
+        """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without
+        the blanks the template itself puts around an answer; a leading `<think>` block is its reasoning."""
+        end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
+        text = self._tokenizer.decode(tokens if end is None else tokens[:end])
+        text = text.removeprefix(self._habits.before)
+        if end is not None and self._habits.after:
+            text = text.removesuffix(self._habits.after)
+        reasoning = ""
+        if text.lstrip().startswith(THINK[0]) and THINK[1] in text:
+            thought, _, text = text.lstrip().removeprefix(THINK[0]).partition(THINK[1])
+            reasoning, text = thought.strip("\n"), text.lstrip("\n")
+        return Parsed(Message("assistant", text, reasoning=reasoning), "length" if end is None else "stop")
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, prompt: bool = False
+    ) -> Any:
+        try:
+            return self._shaper.render(messages, tools, prompt=prompt)
+        except TemplateRefused as error:
+            raise DataError(
+                "messages", f"the chat template refuses the conversation: {error}", action="fix or remove the row"
+            ) from error
+
+    def _plain(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, *, prompt: bool = False
+    ) -> list[Range]:
+        """Where in the text the contents stand that spell a special token.
+
+        Raises:
+            DataError: a content does, and the template changes it, so that its place is not known.
+        """
+        spelling = {
+            i: token for i, message in enumerate(messages) if (token := self._encoder.spells_special(message.content))
+        }
+        if not spelling:
+            return []
+        marks = {i: MARK.format(i, len(text)) for i in spelling}
+        stood = [
+            Message(m.role, marks[i], m.reasoning, m.tool_calls, m.name) if i in marks else m
+            for i, m in enumerate(messages)
+        ]
+        frame = self._rendered(stood, tools, prompt=prompt).text
+        for change in (str, str.strip):
+            ranges = _placed(frame, {mark: change(messages[i].content) for i, mark in marks.items()}, text)
+            if ranges is not None:
+                return ranges
+        i, token = next(iter(spelling.items()))
+        raise DataError(
+            f"messages[{i}]",
+            f"it spells the special token {token!r}, and the chat template changes its text, so it cannot be kept plain",
+            action="remove the row, or set data.renderer to one made for the model's family",
+        )
+
+    def _token_ranges(self, whole: Whole) -> tuple[Range, ...]:
+        """Token ranges by message; none if the messages before one render another way than in the whole."""
+        ends = []
+        messages = whole.conversation.messages
+        for i in range(1, len(messages)):
+            try:
+                text = self._shaper.render(messages[:i], whole.conversation.tools).text
+            except TemplateRefused:
+                return ()
+            if not whole.text.startswith(text):
+                return ()
+            ends.append(sum(1 for start, _ in whole.encoded.offsets if start < len(text)))
+        return tuple(zip([0, *ends], [*ends, len(whole.encoded.ids)], strict=True))
+
+
+def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:
+    """Where contents stand when they take the place of their marks, if that gives the text; else None."""
+    ranges: list[Range] = []
+    built = ""
+    while frame:
+        at = {frame.find(mark): mark for mark in contents if mark in frame}
+        if not at:
+            break
+        position = min(at)
+        mark = at[position]
+        built += frame[:position]
+        ranges.append((len(built), len(built) + len(contents[mark])))
+        built += contents[mark]
+        frame = frame[position + len(mark) :]
+    return ranges if built + frame == text else None
+
+
+def _named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Special tokens that templates know by name."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    return {name: tokenizer.decode([id_]) for name, id_ in ids.items() if id_ is not None}

@@ -1,0 +1,134 @@
+"""Which characters of a rendered conversation train, proved and not guessed.
+
+What the assistant says in a message begins where the template's own prompt for that message ends, and ends with the
+end-of-turn token. That holds only if the prompt is a beginning of the whole text, if the message's content stands
+between the two, and if nothing else ends a turn before it: each is checked for every trained message. A template with
+`{% generation %}` blocks says itself what the assistant says; then the blocks must be as many as the messages, and
+hold their content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks import Conversation, DataError, Message
+
+from finetooth_jinja.encoding import Encoded, Range
+from finetooth_jinja.shapes import Shaper
+from finetooth_jinja.template import TemplateRefused
+
+THINK_END = "</think>"
+ACTION = "set data.renderer to one made for the model's family (ft plugins list), or use a simpler conversation"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A rendered and encoded conversation."""
+
+    conversation: Conversation
+    text: str
+    generated: tuple[Range, ...]
+    encoded: Encoded
+
+
+def anchor(message: Message) -> str:
+    """The part of a message's content that every template keeps: without outer blanks and embedded reasoning."""
+    return message.content.rpartition(THINK_END)[2].strip()
+
+
+def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_ids: Sequence[int]) -> list[Range]:
+    """Character ranges that train.
+
+    Args:
+        trained: which messages train.
+        stop_ids: token ids that end a turn.
+
+    Raises:
+        DataError: a range cannot be established.
+    """
+    messages = whole.conversation.messages
+    speakers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    if whole.generated:
+        if len(whole.generated) != len(speakers):
+            problem = (
+                f"the chat template marks {len(whole.generated)} answers where the conversation has {len(speakers)}"
+            )
+            raise DataError("messages", problem, action=ACTION)
+        blocks = dict(zip(speakers, whole.generated, strict=True))
+    else:
+        blocks = {}
+    spans = []
+    for i, trains in enumerate(trained):
+        if not trains:
+            continue
+        if i in blocks:
+            spans.append(_checked(i, messages[i], whole.text, blocks[i]))
+        elif messages[i].role == "assistant":
+            spans.append(_said(i, whole, shaper, stop_ids))
+        else:
+            spans.append(_other(i, whole, shaper, stop_ids))
+    return spans
+
+
+def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
+    """From the end of the prompt for message i to the end of its turn."""
+    message = whole.conversation.messages[i]
+    begin = _beginning(i, whole, shaper, prompt=True)
+    stop = _first_stop(whole.encoded, begin, stop_ids)
+    if stop is None:
+        raise _unproved(i, "no end-of-turn token follows it")
+    return _checked(i, message, whole.text, (begin, stop[1]))
+
+
+def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
+    """The content of message i, which the template must keep and which must stand there once, to the end of its turn
+    if it has one."""
+    message = whole.conversation.messages[i]
+    begin = _beginning(i, whole, shaper, prompt=False) if i else 0
+    end = _beginning(i + 1, whole, shaper, prompt=False)
+    content = anchor(message)
+    position = whole.text.find(content, begin, end)
+    if not content or position < 0:
+        raise _unproved(i, "the chat template does not keep its content")
+    if whole.text.find(content, position + 1, end) >= 0:
+        raise _unproved(i, "its content occurs more than once in its turn")
+    stop = _first_stop(whole.encoded, position + len(content), stop_ids)
+    return (position, stop[1] if stop is not None and stop[1] <= end else position + len(content))
+
+
+def _beginning(i: int, whole: Whole, shaper: Shaper, *, prompt: bool) -> int:
+    """Length of the text of the first i messages, which must be a beginning of the whole text."""
+    conversation = whole.conversation
+    try:
+        text = shaper.render(conversation.messages[:i], conversation.tools, prompt=prompt).text
+    except TemplateRefused as error:
+        raise _unproved(
+            min(i, len(conversation.messages) - 1), f"the messages before it do not render: {error}"
+        ) from error
+    if not whole.text.startswith(text):
+        raise _unproved(
+            min(i, len(conversation.messages) - 1), "the chat template renders the messages before it another way"
+        )
+    return len(text)
+
+
+def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int]) -> Range | None:
+    return next(
+        (
+            offset
+            for id_, offset in zip(encoded.ids, encoded.offsets, strict=True)
+            if id_ in stop_ids and offset[0] >= begin
+        ),
+        None,
+    )
+
+
+def _checked(i: int, message: Message, text: str, span: Range) -> Range:
+    if anchor(message) not in text[slice(*span)]:
+        raise _unproved(i, "the chat template does not keep its content")
+    return span
+
+
+def _unproved(i: int, why: str) -> DataError:
+    return DataError(f"messages[{i}]", f"what trains cannot be established: {why}", action=ACTION)

@@ -1,0 +1,86 @@
+"""Scalars as TensorBoard's event files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport, UserError
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+
+class TensorboardOptions(Options):
+    """Options of `tensorboard`."""
+
+    folder: str | None = None
+    """Where the event files go, one folder a run inside it; left out, `tensorboard` in the run folder."""
+
+
+class TensorboardTracker:
+    """`protocols.Tracker` that writes `train/...` for steps and `eval/...` for evaluations."""
+
+    def __init__(self, options: TensorboardOptions) -> None:
+        self._options = options
+        self._writer: Any = None
+
+    def start(self, run: Run) -> None:
+        """Open a new event file; what an interrupted run wrote past the step it resumes from is hidden.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventFileWriter(str(folder))
+        except OSError as error:
+            raise UserError(
+                f"trackers.tensorboard.folder: {folder} cannot be written: {error.strerror}",
+                action="choose another folder",
+            ) from error
+        if run.step:
+            self._add(Event(step=run.step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def step(self, run: Run, report: StepReport) -> None:
+        """The step's figures and every metric of its method."""
+        values = {
+            "loss": report.loss,
+            "learning_rate": report.learning_rate,
+            "grad_norm": report.grad_norm,
+            "epoch": report.epoch,
+            "tokens_per_second": report.tokens_per_second,
+            "memory_bytes": float(report.memory),
+            "padding": report.padding,
+            "skipped": float(report.skipped),
+            **report.metrics,
+        }
+        self._scalars(report.step, {f"train/{name}": value for name, value in values.items()})
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """The evaluation's metrics, and its baselines under `baseline/`."""
+        values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        values |= {f"baseline/{name.replace(' ', '_')}": value for name, value in evaluation.baselines.items()}
+        self._scalars(evaluation.step, values)
+        self._writer.flush()
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _scalars(self, step: int, values: dict[str, float]) -> None:
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._add(Event(step=step, summary=summary))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.add_event(event)
+
+
+def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:
+    """Builder of the tracker `tensorboard`."""
+    return TensorboardTracker(options)

@@ -1,0 +1,41 @@
+"""Plans and builds the NumPy engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from finetooth_hooks import Context, Decision, Engine, MemoryEstimate, NoOptions
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from toy_numpy.engine import NumpyEngine
+
+
+class NumpyBackend:
+    """See `finetooth_hooks.protocols.Backend`."""
+
+    def plan(self, request: PlanRequest) -> BackendPlan:
+        given = request.train
+        decided = {
+            "precision": ("fp32", "the toy computes in fp64; no lower precision is offered"),
+            "micro_batch_tokens": (1024, "anything fits"),
+            "gradient_checkpointing": (False, "one layer"),
+        }
+        decisions = []
+        for name, (value, reason) in decided.items():
+            asked = getattr(given, name)
+            chosen = value if asked is None else asked
+            decisions.append(Decision(f"train.{name}", chosen, reason if asked is None else "the recipe says so"))
+            given = replace(given, **{name: chosen})
+        weights = 8 * (request.model.parameters + request.trained_parameters)
+        optimizer = int(request.optimizer_bytes * request.trained_parameters)
+        parts = {"weights": weights, "gradients": 8 * request.trained_parameters, "optimizer": optimizer}
+        return BackendPlan(given, tuple(decisions), MemoryEstimate(parts))
+
+    def engine(self, request: EngineRequest) -> Engine:
+        base = request.loader.load(request.model.reference, framework="numpy", precision="fp64", device="cpu")
+        generator = np.random.default_rng([request.generator_seed, 1])
+        return NumpyEngine(request.adapter.apply(base, request.facts, generator), request)
+
+
+def build(options: NoOptions, context: Context) -> NumpyBackend:
+    return NumpyBackend()

@@ -1,0 +1,61 @@
+"""Makes engines of the toy without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks.protocols import EngineRequest, Optimizer
+from finetooth_hooks.testing import ByteTokenizer, plan_of
+from toy_numpy.engine import NumpyEngine
+from toy_numpy.model import Toy
+from toy_numpy.optimizers import Sgd
+from toy_numpy.parts import DeltaAdapter, Factory, NumpyHardware, ToyLoader, facts_of
+
+
+class Constant:
+    """A schedule that never changes."""
+
+    def factor(self, step: int, total: int | None) -> float:
+        return 1.0
+
+    def observe(self, metrics: Mapping[str, float]) -> None: ...
+
+    def state(self) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+def request(
+    *, vocab: int = 12, width: int = 5, budget: int = 16, optimizer: Optimizer | None = None, loader: Any = None
+) -> EngineRequest:
+    """What an engine of the toy is made of."""
+    plan = plan_of()
+    plan = replace(plan, train=replace(plan.train, micro_batch_tokens=budget, max_grad_norm=0.0))
+    loader = loader or ToyLoader(vocab, width)
+    info = loader.describe("toy:3")
+    return EngineRequest(
+        plan=plan,
+        model=info,
+        facts=facts_of(info.config),
+        hardware=NumpyHardware().facts(),
+        loader=loader,
+        adapter=DeltaAdapter(),
+        adapter_can_disable=True,
+        optimizer=optimizer or Factory(0.1, Sgd),
+        schedule=Constant(),
+        tokenizer=ByteTokenizer(),
+        stop_ids=(),
+    )
+
+
+def engine(**sizes: Any) -> NumpyEngine:
+    """A fresh engine of the same toy."""
+    made = request(**sizes)
+    base = made.loader.load("toy:3", framework="numpy", precision="fp64", device="cpu")
+    assert isinstance(base, Toy)
+    import numpy as np
+
+    return NumpyEngine(made.adapter.apply(base, made.facts, np.random.default_rng(0)), made)

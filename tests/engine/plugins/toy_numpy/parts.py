@@ -1,0 +1,156 @@
+"""Loader, family, renderer, adapter, optimizers and hardware of the toy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Context, NoOptions, Options
+from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
+from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
+from pydantic import Field
+from safetensors.numpy import save_file
+from toy_numpy.model import MATRICES, Toy
+from toy_numpy.optimizers import Adam, Sgd
+
+
+class ToyOptions(Options):
+    """Size of the toy."""
+
+    vocab: int = Field(default=320, ge=2)
+    """Ids of its vocabulary."""
+    width: int = Field(default=8, ge=1)
+    """Width of its layer."""
+
+
+@dataclass(frozen=True)
+class ToyLoader:
+    """Makes a toy from the seed in its name."""
+
+    vocab: int
+    width: int
+
+    def describe(self, reference: str) -> ModelInfo:
+        config = {"model_type": "finetooth_toy", "vocab_size": self.vocab, "hidden_size": self.width}
+        parameters = 2 * self.vocab * self.width + self.width**2 + self.width + self.vocab
+        return ModelInfo(reference, "toy-numpy:toy", "finetooth_toy", config, parameters, 8 * parameters)
+
+    def tokenizer(self, reference: str) -> Tokenizer:
+        return ByteTokenizer(size=self.vocab)
+
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Toy:
+        return Toy.random(int(reference.partition(":")[2]), self.vocab, self.width)
+
+
+def build_loader(options: ToyOptions, context: Context) -> ToyLoader:
+    return ToyLoader(options.vocab, options.width)
+
+
+def facts_of(config: Mapping[str, Any]) -> ModelFacts:
+    """Of a toy with this config; paths name the modules of its torch twin."""
+    width = int(config["hidden_size"])
+    return ModelFacts(
+        hidden_size=width,
+        layers=1,
+        heads=1,
+        kv_heads=1,
+        head_dim=width,
+        ffn_size=width,
+        vocab_size=int(config["vocab_size"]),
+        max_positions=4096,
+        layer_path="model.layers",
+        body="model",
+        head=Head(),
+        attention_targets=(),
+        linear_targets=("inner",),
+        renderer="plain",
+        first_loss=(0.0, 20.0),
+    )
+
+
+class ToyFamily:
+    """Facts of toys."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        return facts_of(config)
+
+
+def build_family(options: NoOptions, context: Context) -> ToyFamily:
+    return ToyFamily()
+
+
+def build_renderer(options: NoOptions, context: Context) -> Renderer:
+    return PlainRenderer(context.tokenizer)
+
+
+class DeltaAdapter:
+    """Adds a zero matrix to E, W and H; these train."""
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        return 2 * facts.vocab_size * facts.hidden_size + facts.hidden_size**2
+
+    def apply(self, model: Toy, facts: ModelFacts, generator: np.random.Generator) -> Toy:
+        return Toy(model.base, {name: np.zeros_like(model.base[name]) for name in MATRICES})
+
+    @contextmanager
+    def disabled(self, model: Toy) -> Iterator[None]:
+        kept, model.delta = model.delta, {}
+        try:
+            yield
+        finally:
+            model.delta = kept
+
+    def export(self, model: Toy, folder: Path, info: ModelInfo) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({f"{name}.delta": value for name, value in model.delta.items()}, folder / "adapter_model.safetensors")
+        config = {"base_model_name_or_path": info.reference, "peft_type": "DELTA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def build_adapter(options: NoOptions, context: Context) -> DeltaAdapter:
+    return DeltaAdapter()
+
+
+class RateOptions(Options):
+    """Options of both optimizers."""
+
+    learning_rate: float = Field(default=0.1, gt=0)
+    """Step size."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Makes an optimizer of a class."""
+
+    learning_rate: float
+    cls: type[Sgd] | type[Adam]
+
+    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Sgd | Adam:
+        return self.cls()
+
+
+def build_sgd(options: RateOptions, context: Context) -> Factory:
+    return Factory(options.learning_rate, Sgd)
+
+
+def build_adam(options: RateOptions, context: Context) -> Factory:
+    return Factory(options.learning_rate, Adam)
+
+
+class NumpyHardware:
+    """Wherever NumPy runs."""
+
+    def missing(self) -> str:
+        return ""
+
+    def facts(self) -> HardwareFacts:
+        return HardwareFacts("toy-numpy:numpy", "cpu", "NumPy", 2**30, ("fp64", "fp32"))
+
+
+def build_hardware(options: NoOptions, context: Context) -> NumpyHardware:
+    return NumpyHardware()
