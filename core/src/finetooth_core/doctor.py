@@ -87,7 +87,7 @@ def examine(plugins: Plugins, names: Sequence[str] = (), *, thorough: bool = Tru
         if name in loaded:
             findings += _clashes(loaded[name], plugins)
             results = _conformance(loaded[name], thorough)
-            findings += [_failed(result) for result in results if result.status == "failed"]
+            findings += _failures(results)
         yield Examination(
             name,
             version,
@@ -161,6 +161,17 @@ def _conformance(plugin: Loaded, thorough: bool) -> list[CheckResult]:
         quick = {function.__name__ for function in checks_for(ANY)}
         checks = [check for check in checks if check.name in quick or check.subject.startswith("plugin:")]
     return [run_check(check) for check in checks]
+
+
+def _failures(results: Sequence[CheckResult]) -> Iterator[Finding]:
+    """One finding for each failed check; the checks of an entry whose builder cannot be imported all fail for that."""
+    unbuilt = {r.subject for r in results if r.status == "failed" and r.check == _BUILDER_CHECK}
+    for result in results:
+        if result.status == "failed" and (result.check == _BUILDER_CHECK or result.subject not in unbuilt):
+            yield _failed(result)
+
+
+_BUILDER_CHECK = "builder_resolves"
 
 
 def _failed(result: CheckResult) -> Finding:

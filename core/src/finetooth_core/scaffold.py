@@ -12,10 +12,13 @@ from string import Template
 
 from finetooth_hooks import CONTRACT_VERSION, ENTRY_TYPES, UserError
 
+from finetooth_core.catalog import Catalog
 from finetooth_core.versions import canonical
 
 TEMPLATES = Path(__file__).with_name("templates")
 SUFFIX = ".tmpl"
+INSTALLED = "installed_"
+"""A placeholder `$installed_loss` stands for the name of the default loss, or of any if none is the default."""
 
 _DISTRIBUTION = re.compile(r"[a-zA-Z][a-zA-Z0-9]*([-_.][a-zA-Z0-9]+)*\Z")
 
@@ -54,12 +57,13 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
 from a template: begin from an installed one."""
 
 
-def create(name: str, kind: str, folder: Path | None = None) -> Path:
+def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -> Path:
     """Write the distribution folder of a new plugin.
 
     Args:
         name: of the distribution, `acme-politeness`.
         kind: a key of `SCAFFOLDS`.
+        catalog: entries that the new plugin may begin with, such as the default loss.
         folder: where; default is `./NAME`.
 
     Returns:
@@ -79,14 +83,14 @@ def create(name: str, kind: str, folder: Path | None = None) -> Path:
     target = folder or Path(canonical(name))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty", action="choose another --folder")
-    for path, text in _files(canonical(name), package, kind):
+    for path, text in _files(canonical(name), package, kind, catalog):
         file = target / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return target
 
 
-def _files(distribution: str, package: str, kind: str) -> Iterator[tuple[str, str]]:
+def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iterator[tuple[str, str]]:
     """Path and text of every file."""
     scaffold = SCAFFOLDS[kind]
     major = int(CONTRACT_VERSION.partition(".")[0])
@@ -102,7 +106,11 @@ def _files(distribution: str, package: str, kind: str) -> Iterator[tuple[str, st
     names["use"] = Template(scaffold.use).substitute(names)
 
     def filled(file: str) -> str:
-        return Template((TEMPLATES / f"{file}{SUFFIX}").read_text(encoding="utf-8")).substitute(names)
+        template = Template((TEMPLATES / f"{file}{SUFFIX}").read_text(encoding="utf-8"))
+        for wanted in template.get_identifiers():
+            if wanted.startswith(INSTALLED):
+                names[wanted] = _installed(catalog, wanted.removeprefix(INSTALLED))
+        return template.substitute(names)
 
     yield "pyproject.toml", filled("plugin/pyproject.toml")
     yield "README.md", filled("plugin/README.md")
@@ -112,3 +120,10 @@ def _files(distribution: str, package: str, kind: str) -> Iterator[tuple[str, st
     yield f"src/{package}/{scaffold.module}.py", filled(f"kinds/{kind}/{scaffold.module}.py")
     yield f"tests/test_{package}_conformance.py", filled("plugin/conformance.py")
     yield f"tests/test_{package}.py", filled(f"kinds/{kind}/test.py")
+
+
+def _installed(catalog: Catalog, kind: str) -> str:
+    found = catalog.defaults(kind) or catalog.all(kind)
+    if not found:
+        raise UserError(f"the new plugin would begin with a {kind}, and none is installed", action=f"install a {kind}")
+    return found[0].entry.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def command(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     chat = Conversation(engine, session.job.context.renderer, sampling, system)
     if prompt is not None:
-        click.echo(chat.answer(click.get_text_stream("stdin").read() if prompt == "-" else prompt))
+        click.echo(chat.answer(sys.stdin.read() if prompt == "-" else prompt))
         return
     click.echo(WELCOME, err=True)
     talk(chat)

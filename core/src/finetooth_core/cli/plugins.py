@@ -87,10 +87,11 @@ def doctor(context: click.Context, names: tuple[str, ...], fast: bool, verbose: 
 @click.argument("name")
 @click.option("--kind", required=True, help="What it brings: loss, reward, source, ...")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write it; default is ./NAME.")
-def new(name: str, kind: str, folder: Path | None) -> None:
+@click.pass_context
+def new(context: click.Context, name: str, kind: str, folder: Path | None) -> None:
     """Write a new plugin NAME that passes its own tests as it stands."""
     from finetooth_core.scaffold import create
 
-    written = create(name, kind, folder)
+    written = create(name, kind, _started(context).catalog, folder)
     click.echo(f"wrote {written}")
     click.echo(f"try it: pip install --no-build-isolation -e {written} && pytest {written} && ft plugins doctor {name}")

@@ -96,7 +96,10 @@ def yields_entries_of_the_right_type(subject: str | ModuleType) -> None:
         wanted = specs.REGISTRATION_HOOKS[name]
         called = f"{module.__name__}.{name}()"
         expect(
-            isinstance(value, wanted), called, f"a {type(value).__name__}: {value!r}"[:200], f"a {wanted.__name__} entry"
+            isinstance(value, wanted),
+            called,
+            f"a {type(value).__name__}: {value!r}"[:200],
+            f"a {wanted.__name__} entry",
         )
         frozen = is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
         expect(frozen, called, f"a {type(value).__name__} that can be changed", "a frozen dataclass")
@@ -186,7 +189,9 @@ def collect(
 
 
 def _entry_checks(entries: tuple[Entry, ...], installed: bool) -> list[Check]:
-    return [entry_check(function, entry, entries, installed) for entry in entries for function in checks_for(entry.kind)]
+    return [
+        entry_check(function, entry, entries, installed) for entry in entries for function in checks_for(entry.kind)
+    ]
 
 
 def expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:

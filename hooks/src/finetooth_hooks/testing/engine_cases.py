@@ -55,7 +55,9 @@ class EngineCase:
             tokens = random.integers(1, self.vocab_size, size=length)
             weights = np.where(random.random(length) < 0.3, 0.0, 0.5 + random.random(length))
             weights[1] = 1.0
-            data.append(Datum.from_tokens([*map(int, tokens)], [*map(float, weights)], group=f"{i // 2}", id=f"kit:{i}"))
+            data.append(
+                Datum.from_tokens([*map(int, tokens)], [*map(float, weights)], group=f"{i // 2}", id=f"kit:{i}")
+            )
         return data
 
     def prompts(self) -> list[list[int]]:

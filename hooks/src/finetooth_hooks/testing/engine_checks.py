@@ -68,4 +68,6 @@ def parametrize_engine(
     expected_failures: Mapping[str, str] | None = None,
 ) -> Any:
     """A decorator that runs the engine's checks under pytest; see `engine_checks` for the arguments."""
-    return parametrize(engine_checks(make_engine, vocab_size=vocab_size, name=name, expected_failures=expected_failures))
+    return parametrize(
+        engine_checks(make_engine, vocab_size=vocab_size, name=name, expected_failures=expected_failures)
+    )

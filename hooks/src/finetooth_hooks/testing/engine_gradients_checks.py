@@ -7,7 +7,7 @@ import numpy as np
 from finetooth_hooks.engine import Engine, Handle
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.testing.checks import expect, fail
-from finetooth_hooks.testing.engine_cases import EngineCase, all_close, close, footprint, same_footprint, weights
+from finetooth_hooks.testing.engine_cases import EngineCase, close, footprint, same_footprint, weights
 from finetooth_hooks.testing.losses import PLAIN_SUM, WEIGHTED_NLL
 
 
@@ -17,7 +17,9 @@ def step_changes_the_weights(case: EngineCase) -> None:
     before = engine.logprobs(data)
     losses = [engine.forward_backward(data, WEIGHTED_NLL).loss]
     stepped = engine.step(metrics={"loss": losses[0] or 0.0})
-    expect((stepped.step, engine.weights_version) == (1, 1), "step()", (stepped.step, engine.weights_version), "1 and 1")
+    expect(
+        (stepped.step, engine.weights_version) == (1, 1), "step()", (stepped.step, engine.weights_version), "1 and 1"
+    )
     expect(stepped.learning_rate > 0 and stepped.grad_norm > 0, "step()", stepped, "a rate and a norm above 0")
     moved = any(not np.array_equal(a, b) for a, b in zip(before, engine.logprobs(data), strict=True))
     expect(moved, "logprobs(data) after step()", "no change", "another policy")
@@ -135,7 +137,9 @@ def step_drops_gradients(case: EngineCase) -> None:
     first = engine.step().grad_norm
     engine.forward_backward(data, WEIGHTED_NLL, normalizer=dict.fromkeys(("weights", "tokens", "sequences"), 1e6))
     second = engine.step().grad_norm
-    expect(second < 1e-2 * first, "grad_norm of a step of almost no loss", second, f"far below {first} of the step before")
+    expect(
+        second < 1e-2 * first, "grad_norm of a step of almost no loss", second, f"far below {first} of the step before"
+    )
 
 
 def _refused(engine: Engine, handle: Handle, called: str) -> None:

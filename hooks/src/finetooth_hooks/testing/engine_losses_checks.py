@@ -55,7 +55,9 @@ def _by_formula(case: EngineCase, spec: LossSpec, formula: Formula) -> None:
     assert handle is not None
     other.backward(handle, grads)
     called = f"forward_backward(data, {spec.name})"
-    same_footprint(engine, called, footprint(engine, data), footprint(other, data), "its gradient by hand, through backward")
+    same_footprint(
+        engine, called, footprint(engine, data), footprint(other, data), "its gradient by hand, through backward"
+    )
 
 
 def groups_stay_together(case: EngineCase) -> None:

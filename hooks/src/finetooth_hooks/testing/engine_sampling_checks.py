@@ -68,7 +68,10 @@ def top_k_one_is_greedy(case: EngineCase) -> None:
     """`top_k=1`, and a vanishing `top_p`, leave only the likeliest token."""
     engine = case.engine("generate")
     greedy = _tokens(engine.generate(case.prompts(), _GREEDY))
-    for name, sampling in (("top_k=1", replace(_SAMPLED, top_k=1, n=1)), ("top_p=1e-6", replace(_SAMPLED, top_p=1e-6, n=1))):
+    for name, sampling in (
+        ("top_k=1", replace(_SAMPLED, top_k=1, n=1)),
+        ("top_p=1e-6", replace(_SAMPLED, top_p=1e-6, n=1)),
+    ):
         got = _tokens(engine.generate(case.prompts(), sampling))
         expect(got == greedy, f"generate({name})", got, f"{greedy}, as at temperature 0")
 

@@ -14,7 +14,9 @@ def info_is_consistent(case: EngineCase) -> None:
     """Facts add up, capabilities are known ones, a fresh engine has done no step."""
     engine = case.engine()
     info = engine.info
-    expect(0 < info.trained <= info.parameters, "info", f"{info.trained} of {info.parameters} train", "some, at most all")
+    expect(
+        0 < info.trained <= info.parameters, "info", f"{info.trained} of {info.parameters} train", "some, at most all"
+    )
     unknown = sorted(engine.capabilities - set(CAPABILITIES))
     expect(not unknown, "capabilities", f"unknown {unknown}", f"of {sorted(CAPABILITIES)}")
     expect(engine.weights_version == 0, "weights_version", engine.weights_version, "0 before the first step")
@@ -25,7 +27,9 @@ def forward_gives_log_probabilities(case: EngineCase) -> None:
     """One array a datum, in the order given, with the shape of its targets: at most 0, and 0 where the mask is false."""
     engine, data = case.engine(), case.data()
     result = engine.forward(data)
-    expect(len(result.outputs) == len(data), "forward(data).outputs", len(result.outputs), f"one for each of {len(data)}")
+    expect(
+        len(result.outputs) == len(data), "forward(data).outputs", len(result.outputs), f"one for each of {len(data)}"
+    )
     for datum, outputs in zip(data, result.outputs, strict=True):
         called = f"forward(data).outputs of {datum.id}"
         logprobs = np.asarray(outputs["logprobs"])
@@ -43,7 +47,9 @@ def probabilities_sum_to_one(case: EngineCase) -> None:
     engine = case.engine()
     datum = case.every_target(case.prompts()[1])
     (logprobs,) = engine.logprobs([datum])
-    expect(logprobs.shape == datum.targets.shape, "logprobs of (N, K) targets", logprobs.shape, f"{datum.targets.shape}")
+    expect(
+        logprobs.shape == datum.targets.shape, "logprobs of (N, K) targets", logprobs.shape, f"{datum.targets.shape}"
+    )
     total = np.exp(logprobs.astype(np.float64)).sum(axis=1)
     close(engine, "sum of exp(logprobs) over the vocabulary", total, np.ones(len(datum)), "probabilities sum to 1")
     single = masked(case.data()[1], np.ones(len(case.data()[1]), dtype=bool))

@@ -39,7 +39,9 @@ def _train(engine: Engine, case: EngineCase, steps: range) -> list[float]:
 def _same_bits(case: EngineCase, a: Engine, b: Engine, called: str) -> None:
     data = case.data()
     for x, y in zip(a.logprobs(data), b.logprobs(data), strict=True):
-        expect(np.array_equal(x, y), called, f"differs by {np.abs(x - y).max()}", "bit for bit the uninterrupted engine")
+        expect(
+            np.array_equal(x, y), called, f"differs by {np.abs(x - y).max()}", "bit for bit the uninterrupted engine"
+        )
 
 
 def restored_engine_continues_exactly(case: EngineCase) -> None:

@@ -213,5 +213,3 @@ def _split(pick: Pick) -> tuple[str, dict[str, Any]]:
         return pick, {}
     options = dict(pick)
     return str(options.pop("name")), options
-
-

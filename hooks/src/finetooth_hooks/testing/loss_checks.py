@@ -27,7 +27,9 @@ def _cases(case: EntryCase) -> list[LossCase]:
     return [LossCase(frozenset(case.entry.needs), case.entry.together, seed) for seed in SEEDS]
 
 
-def _evaluate(fn: LossFn, case: LossCase, convert: Convert = numpy_array, state: Mapping[str, Any] | None = None) -> Any:
+def _evaluate(
+    fn: LossFn, case: LossCase, convert: Convert = numpy_array, state: Mapping[str, Any] | None = None
+) -> Any:
     result = fn(case.outputs(convert), case.data(convert), state or {})
     expect_instance(result, LossResult, "loss(outputs, data, state)")
     return result
@@ -213,7 +215,11 @@ def gradient_is_the_slope(case: EntryCase) -> None:
             worst = float(np.max(np.abs(got - wanted) / (1e-3 + np.abs(wanted))))
             if worst > 1e-3:
                 index = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(got - wanted)), wanted.shape))
-                fail(f"d loss / d {need}{list(index)} under torch", f"{got[index]:.8g}", f"{wanted[index]:.8g}, its slope")
+                fail(
+                    f"d loss / d {need}{list(index)} under torch",
+                    f"{got[index]:.8g}",
+                    f"{wanted[index]:.8g}, its slope",
+                )
 
 
 @check_for("loss")
@@ -224,13 +230,17 @@ def state_keeps_the_rule(case: EntryCase) -> None:
     for loss_case in _cases(case):
         state = dict(_evaluate(fn, loss_case).state)
         if case.entry.together != "step":
-            expect(state == {}, f"loss with together={case.entry.together!r}", f"state {state}", "the state it was given")
+            expect(
+                state == {}, f"loss with together={case.entry.together!r}", f"state {state}", "the state it was given"
+            )
             continue
         for name, value in state.items():
             called = f"state[{name!r}]"
             expect_instance(value, (int, float, np.ndarray, np.generic), called)
             expect(np.all(np.isfinite(value)), called, value, "finite numbers")
-        restored = json.loads(json.dumps({k: v if isinstance(v, int | float) else v.tolist() for k, v in state.items()}))
+        restored = json.loads(
+            json.dumps({k: v if isinstance(v, int | float) else v.tolist() for k, v in state.items()})
+        )
         restored = {k: np.asarray(v) if isinstance(v, list) else v for k, v in restored.items()}
         again, wanted = (_evaluate(fn, loss_case, state=given) for given in (restored, state))
         _same_result("loss with a restored state", again, wanted, "the same as with the state kept", tolerance=0.0)

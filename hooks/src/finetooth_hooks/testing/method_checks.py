@@ -1,1 +1,89 @@
-"""Checks."""
+"""Checks of methods, driving the fake engine over a few examples."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from finetooth_hooks.engine import CAPABILITIES
+from finetooth_hooks.entries import Method
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Text
+from finetooth_hooks.protocols import Examples
+from finetooth_hooks.protocols import Method as Driver
+from finetooth_hooks.reports import Prepared, StepReport
+from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
+from finetooth_hooks.testing.fake_context import FakeContext, conversations
+from finetooth_hooks.testing.fake_engine import FakeEngine
+
+_LIMIT = 50
+
+
+def _texts(split: str) -> Examples:
+    rows = tuple((f"{split}:{i}", Text(f"Document {i} says {i * i}. " * (i + 1))) for i in range(10))
+    return Examples(split, rows, format="made by the kit", source="made by the kit")
+
+
+def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
+    """A method over conversations, or over documents if it takes no conversations."""
+    for make in (conversations, _texts):
+        context = case.context()
+        context.given = {split: make(split) for split in ("train", "eval")}
+        method = case.build(context)
+        try:
+            prepared = method.prepare()
+        except DataError:
+            if make is _texts:
+                raise
+            continue
+        return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
+    raise AssertionError("unreachable")
+
+
+@check_for("method")
+def method_needs_known_capabilities(case: EntryCase) -> None:
+    """`needs` names capabilities of the contract."""
+    assert isinstance(case.entry, Method)
+    unknown = sorted(set(case.entry.needs) - set(CAPABILITIES))
+    expect(not unknown, "entry.needs", unknown, f"of {sorted(CAPABILITIES)}")
+
+
+@check_for("method")
+def each_item_is_one_step(case: EntryCase) -> None:
+    """prepare() counts; then each item of steps() is one optimizer step with its report, as many as were planned."""
+    _, engine, method, prepared = _prepared(case)
+    expect_instance(prepared, Prepared, "prepare()")
+    expect(prepared.report.used > 0, "prepare().report", prepared.report, "some data used")
+    reports = list(itertools.islice(method.steps(engine), _LIMIT))
+    for number, report in enumerate(reports, start=1):
+        expect_instance(report, StepReport, "steps(engine)")
+        expect(report.step == number, f"item {number} of steps(engine)", f"step {report.step}", f"step {number}")
+    done = engine.calls.count("step")
+    expect(done == len(reports), "steps(engine)", f"{done} calls of step for {len(reports)} items", "one an item")
+    if prepared.total_steps is not None and prepared.total_steps < _LIMIT:
+        expect(
+            done == prepared.total_steps, "list(steps(engine))", f"{done} steps", f"{prepared.total_steps} as planned"
+        )
+
+
+@check_for("method")
+def restored_method_goes_on(case: EntryCase) -> None:
+    """A state taken after a step, through JSON, makes a second method send the engine what would have come next."""
+    _, engine, method, _ = _prepared(case)
+    iterator = method.steps(engine)
+    next(iterator)
+    state = json.loads(json.dumps(method.state()))
+    wanted = len(engine.seen)
+    for _ in itertools.islice(iterator, 2):
+        pass
+    _, second_engine, second, _ = _prepared(case)
+    second.restore(state)
+    second_engine.weights_version = 1
+    for _ in itertools.islice(second.steps(second_engine), 2):
+        pass
+    expect(
+        second_engine.seen == engine.seen[wanted:],
+        "steps(engine) of a restored method",
+        f"{len(second_engine.seen)} calls with other data",
+        "the data of the uninterrupted one",
+    )

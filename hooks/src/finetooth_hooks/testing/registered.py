@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from finetooth_hooks.testing import (
+    data_checks,
     entry_checks,
     loss_checks,
-    data_checks,
-    renderer_checks,
-    training_checks,
+    method_checks,
     model_checks,
     observer_checks,
-    method_checks,
+    renderer_checks,
+    training_checks,
 )
 
 __all__ = [

@@ -27,7 +27,7 @@ WORDS = {
 
 
 def solve(prompt: str) -> str:
-    """Walk from the person asked about to the other: d to a child, u to a parent, m to the spouse; shortest path wins."""
+    """Walk from the person asked about to the other: d to a child, u to a parent, m to the spouse; shortest path."""
     story, asked = prompt.split("\n")
     edges: dict[str, dict[str, str]] = {}
     couple: tuple[str, str] = ("", "")

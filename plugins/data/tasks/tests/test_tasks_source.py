@@ -1,4 +1,4 @@
-"""The tasks source: splits apart, questions once, the same rows everywhere, answers that a second computation confirms."""
+"""The tasks source: splits apart, questions once, the same rows everywhere, answers a second computation confirms."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 import random
 import re
 from datetime import date, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from finetooth_hooks.errors import DataError
 from finetooth_tasks.source import TASKS, TasksOptions, TasksSource
 from pydantic import ValidationError
 
-# first row of each task's train split with seed 0, and the SHA-256 of its first 200 rows as JSON: written down once; a
-# change of these is a change of every recipe that names them
+# SHA-256 of the first 200 rows of each task's train split with seed 0, as JSON; a change here changes every recipe that
+# names the task
 PINNED = {
-    "arithmetic": "",
+    "arithmetic": "b529143672c9d4cc",
     "family": "",
-    "sorting": "",
-    "weekdays": "",
+    "sorting": "8e47dbbfabf31764",
+    "weekdays": "7e73509ad7b5c9be",
 }
 
 
@@ -100,7 +100,7 @@ def test_sorting_answers_are_in_order_and_hold_the_same_words() -> None:
     for _, values in rows("sorting", 300):
         asked = values["prompt"].removeprefix("Sort these words alphabetically: ").removesuffix(".").split(", ")
         answer = values["completion"].split(", ")
-        assert all(first < second for first, second in zip(answer, answer[1:], strict=False))
+        assert all(first < second for first, second in pairwise(answer))
         assert set(asked) == set(answer) and len(asked) == len(answer) >= 4
 
 

@@ -1,4 +1,4 @@
-"""BCO: binary classifier optimisation (Jung et al., 2024, arXiv:2404.04656, eq. 9 and section 4.1).
+"""BCO: binary classifier optimisation (Jung et al., 2024, arXiv:2404.04656).
 
 With r = beta * (log pi(y|x) - log pi_ref(y|x)) and delta the middle between the mean reward of good and of bad answers,
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from finetooth_hooks import Context, Decision, Engine, MemoryEstimate, NoOptions
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+
 from toy_numpy.engine import NumpyEngine
 
 

@@ -26,6 +26,7 @@ from finetooth_hooks import (
 from finetooth_hooks.engine import Counts
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
+
 from toy_numpy import rectangles, sampling, state, tape
 from toy_numpy.metrics import Metrics
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets
@@ -203,7 +204,10 @@ class NumpyEngine:
     ) -> Forward:
         needs = [name if role == "policy" else f"{name}@{role}" for name in returns]
         outputs = tuple(
-            {name: self._outputs(datum, needs)[1][need].astype(np.float32) for name, need in zip(returns, needs, strict=True)}
+            {
+                name: self._outputs(datum, needs)[1][need].astype(np.float32)
+                for name, need in zip(returns, needs, strict=True)
+            }
             for datum in data
         )
         evaluated = self._evaluate(list(data), loss, normalizer) if loss else None
@@ -224,7 +228,9 @@ class NumpyEngine:
         if pending is None:
             raise EngineError(f"handle {handle.id} is unknown or used up", action="call forward again")
         if pending.version != self.weights_version:
-            raise EngineError(f"handle {handle.id} is from before step {self.weights_version}", action="call forward again")
+            raise EngineError(
+                f"handle {handle.id} is from before step {self.weights_version}", action="call forward again"
+            )
         if grads is not None:
             evaluated = _Evaluated()
             for datum, grad in zip(pending.data, grads, strict=True):
@@ -255,7 +261,9 @@ class NumpyEngine:
     def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
         norm, limit = self._norm(), self.request.plan.train.max_grad_norm
         scale = limit / norm if limit and norm > limit else 1.0
-        rate = self.request.schedule.factor(self.weights_version, self.total_steps) * self.request.optimizer.learning_rate
+        rate = (
+            self.request.schedule.factor(self.weights_version, self.total_steps) * self.request.optimizer.learning_rate
+        )
         for name in self.named:
             grad = self.grads.get(name, np.zeros_like(self.model.delta[name])) * scale
             self.model.delta[name] = self.optimizer.updated(name, self.model.delta[name], grad, rate)

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetooth_hooks.protocols import EngineRequest, Optimizer
 from finetooth_hooks.testing import ByteTokenizer, plan_of
+
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.model import Toy
 from toy_numpy.optimizers import Sgd

@@ -15,6 +15,7 @@ from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
 from pydantic import Field
 from safetensors.numpy import save_file
+
 from toy_numpy.model import MATRICES, Toy
 from toy_numpy.optimizers import Adam, Sgd
 

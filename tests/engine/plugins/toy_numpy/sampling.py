@@ -8,6 +8,7 @@ import numpy as np
 from finetooth_hooks import Completion, Sampling
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
+
 from toy_numpy.model import Toy
 
 

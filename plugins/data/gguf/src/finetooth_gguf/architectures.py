@@ -1,7 +1,8 @@
 """The architectures a GGUF file may hold: the config each becomes, and how each of its tensors is called and laid out.
 
-The metadata keys and tensor names are llama.cpp's (gguf-py `constants.py`, `tensor_mapping.py`); the config keys and parameter
-names are those of transformers. An architecture is here only when a test round-trips it against the transformers model.
+The metadata keys and tensor names are llama.cpp's (gguf-py `constants.py`, `tensor_mapping.py`); the config keys and
+parameter names are those of transformers. An architecture is here only when a test round-trips it against the
+transformers model.
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ def restored_rows(
 ) -> npt.NDArray[np.uint8]:
     """The stored rows of a tensor in the order transformers wants; only llama's query and key projections change.
 
-    A converter writes row (head, half, pair) of the projection at (head, pair, half), so that the two coordinates that a
-    rotation mixes lie side by side. Quantised blocks never span rows, so the stored bytes can be moved as they are.
+    A converter writes row (head, half, pair) of the projection at (head, pair, half), so that the two coordinates that
+    a rotation mixes lie side by side. Quantised blocks never span rows, so the stored bytes can be moved as they are.
     """
     module = tensor.split(".")[-2]
     if not architecture_of(container).interleaved or module not in ("attn_q", "attn_k"):

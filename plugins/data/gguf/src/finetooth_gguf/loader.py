@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
@@ -16,7 +16,6 @@ from finetooth_gguf.reference import find
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
-    from transformers import PreTrainedModel
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -55,7 +54,7 @@ class GgufLoader:
 
         return FastTokenizer(build_tokenizer(container.read(find(reference).path)))
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> PreTrainedModel:
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
         """A transformers model in eval mode with the dequantised weights.
 
         Raises:
@@ -70,7 +69,7 @@ class GgufLoader:
         from finetooth_gguf.weights import build_config, build_model
 
         file = container.read(find(reference).path)
-        model = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
+        model: Any = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
         return model.to(device)
 
 

@@ -76,8 +76,8 @@ def find(reference: str) -> Found:
     """The file that `reference` means.
 
     Raises:
-        RecipeError: the package is not installed, or holds no such file, or several and none was named; the path does not
-            exist or is a folder.
+        RecipeError: the package is not installed, or holds no such file, or several and none was named; the path does
+            not exist or is a folder.
     """
     alias = ALIASES.get(reference)
     full = alias.reference if alias else reference

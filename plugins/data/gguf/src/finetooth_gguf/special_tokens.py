@@ -70,8 +70,8 @@ def token_types(container: Container) -> list[int]:
 def _pad(container: Container, vocabulary: list[str], ids: dict[str, int | None]) -> int | None:
     """The file's own pad token unless it is the end or start token, else a control token known for it.
 
-    Padding with the end token is how a model forgets to stop: real ends are masked together with the padding. No token is
-    added for it, as that would change the embedding's size.
+    Padding with the end token is how a model forgets to stop: real ends are masked together with the padding. No token
+    is added for it, as that would change the embedding's size.
     """
     taken = {ids["bos"], ids["eos"]}
     if ids["pad"] is not None and ids["pad"] not in taken:

@@ -1,8 +1,9 @@
 """Building a tokenizer from the vocabulary, merges and token types that a GGUF file holds.
 
-The result is a `tokenizers.Tokenizer` of byte-level BPE with the pre-tokenizer the merges were learned with, wrapped as a
-`PreTrainedTokenizerFast`, so that what `save_pretrained` writes is whole: `AutoTokenizer` reads it back as it was. (The tokenizer
-that transformers itself makes from a GGUF file is of a model's own class, which rebuilds another pre-tokenizer when read back.)
+The result is a `tokenizers.Tokenizer` of byte-level BPE with the pre-tokenizer the merges were learned with, wrapped as
+a `PreTrainedTokenizerFast`, so that what `save_pretrained` writes is whole: `AutoTokenizer` reads it back as it was.
+(The tokenizer that transformers itself makes from a GGUF file is of a model's own class, which rebuilds another
+pre-tokenizer when it is read back.)
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
         RecipeError: the vocabulary is not byte-level BPE, or was learned with a pre-tokenizer that is not known.
     """
     facts = container.metadata
-    kind, pre = facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre")
+    kind, pre = str(facts.get("tokenizer.ggml.model")), str(facts.get("tokenizer.ggml.pre"))
     if kind != "gpt2" or pre not in SPLITTINGS:
         what = f"pre-tokenizer {pre!r}" if kind == "gpt2" else f"tokenizer {kind!r}"
         known = ", ".join(SPLITTINGS) if kind == "gpt2" else "gpt2 (byte-level BPE)"
@@ -80,7 +81,7 @@ def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
     spelled = {role: vocabulary[token_id] for role, token_id in roles.items() if token_id is not None}
     _frame(backend, container, spelled)
     controls = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         **spelled,
         additional_special_tokens=[token for token in controls if token not in spelled.values()],

@@ -1,10 +1,10 @@
-"""The torch model of a GGUF file: built from its config, with the dequantised weights, and free of quantisation marks."""
+"""The torch model of a GGUF file: built from its config, with the dequantised weights and no quantisation marks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dty
     state = state_dict(container, dtype)
     with _without_progress_bar():
         # the auto class insists on a name; the class itself takes a config and a state dict, and builds uninitialised
-        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, report = model_class.from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     for what, names in (
@@ -72,16 +73,17 @@ def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dty
             listed = ", ".join(sorted(str(name) for name in names)[:3])
             more = " and more" if len(names) > 3 else ""
             raise RecipeError("model", f"{container.path} {what} {listed}{more}", action="fetch or convert it again")
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
     """The weights are in memory by now: the bar would flash by and leave its line."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

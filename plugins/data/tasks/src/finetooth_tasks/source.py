@@ -33,8 +33,8 @@ EVAL_FIFTHS = 1
 """Of all possible questions, this many fifths are eval's."""
 
 PATIENCE = 10_000
-"""Draws in a row without a new question of the split after which a task counts as exhausted. For the small tasks, where it
-matters, that is proof enough: one of 1,400 questions stays unseen for so long once in a thousand runs."""
+"""Draws in a row without a new question of the split after which a task counts as exhausted. For the small tasks,
+where it matters, that is proof enough: one of 1,400 questions stays unseen for so long once in a thousand runs."""
 
 
 class TasksOptions(Options):

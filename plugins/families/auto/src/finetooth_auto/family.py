@@ -38,7 +38,9 @@ class Auto:
         layer_path, layers = _layers(model, settings.num_hidden_layers)
         body = str(model.base_model_prefix)
         attention, linear = _targets(layers)
-        heads = int(settings.num_attention_heads)
+        heads = getattr(settings, "num_attention_heads", None)
+        if not isinstance(heads, int):
+            raise _unknown(model, "no single number of attention heads")
         return ModelFacts(
             hidden_size=int(settings.hidden_size),
             layers=len(layers),
@@ -66,7 +68,7 @@ def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
         settings = transformers.AutoConfig.for_model(kind, **values)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(settings)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise RecipeError(
             "model.family",
@@ -99,27 +101,22 @@ def _head(model: Any, settings: Any) -> Head:
     path = next((path for path, module in model.named_modules() if module is head), None)
     if path is None or not isinstance(head, torch.nn.Linear):
         raise _unknown(model, "no linear head")
-    scale = float(getattr(settings, "logit_scale", None) or 1.0) / float(
-        getattr(settings, "logits_scaling", None) or 1.0
-    )
+    factor, divisor = (getattr(settings, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+    scale = float(factor) / float(divisor)
     cap = getattr(settings, "final_logit_softcapping", None)
     return Head(path, scale, None if cap is None else float(cap))
 
 
 def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the linear modules inside attention, and of all linear modules of the layers, in their order."""
-    attention: dict[str, None] = {}
-    linear: dict[str, None] = {}
-    for path, module in layers.named_modules():
-        if not isinstance(module, LINEAR):
-            continue
-        parents, _, name = path.rpartition(".")
-        linear[name] = None
-        if any(word in parent for parent in parents.lower().split(".") for word in ATTENTION_NAMES):
-            attention[name] = None
+    paths = [path.split(".") for path, module in layers.named_modules() if isinstance(module, LINEAR)]
+    inside = [path for path in paths if any(word in part.lower() for part in path[:-1] for word in ATTENTION_NAMES)]
+    outside = {path[-1] for path in paths if path not in inside}
+    linear = dict.fromkeys(path[-1] for path in paths)
+    # a name that also occurs outside attention is told apart by the module that holds it (GPT-2's attn.c_proj)
+    attention = dict.fromkeys(".".join(path[-2:]) if path[-1] in outside else path[-1] for path in inside)
     if not linear:
         raise _unknown(layers, "no linear module in its layers")
-    # a name that attention and other parts share would adapt both: then only the longer list can name it
     return tuple(attention), tuple(linear)
 
 

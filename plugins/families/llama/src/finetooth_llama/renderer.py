@@ -35,8 +35,8 @@ class Llama3Options(Options):
     knowledge_date: str = "December 2023"
     """The date up to which the model knows, for `dated`."""
     today: str = "26 Jul 2024"
-    """Today's date, for `dated`; fixed, so that a run gives the same tokens tomorrow. The default is the one the models'
-    own template falls back to."""
+    """Today's date, for `dated`; fixed, so that a run gives the same tokens tomorrow. The default is the one that the
+    models' own template falls back to."""
 
 
 def build(options: Llama3Options, context: Context) -> Llama3:

@@ -51,11 +51,11 @@ class AdafactorOptions(OptimizerOptions):
     """Options of `adafactor`."""
 
     learning_rate: float = Field(default=1e-2, gt=0)
-    """Peak learning rate, relative: a matrix moves by this times the root mean square of its own weights, and at least
-    by 0.001 of it."""
+    """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
+    square of its weights, which counts as 0.001 if it is smaller. A new adapter's zero matrix therefore starts slowly."""
     beta2_decay: float = Field(default=-0.8, lt=0)
     """The second moment's decay at step t is 1 - t ** beta2_decay."""
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, ge=1)
     """An update with a larger root mean square is scaled down to it."""
 
 

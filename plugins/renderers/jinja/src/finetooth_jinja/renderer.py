@@ -158,7 +158,7 @@ class JinjaRenderer:
         i, token = next(iter(spelling.items()))
         raise DataError(
             f"messages[{i}]",
-            f"it spells the special token {token!r}, and the chat template changes its text, so it cannot be kept plain",
+            f"it spells the special token {token!r}, and the chat template changes its text, so it cannot stay plain",
             action="remove the row, or set data.renderer to one made for the model's family",
         )
 

@@ -1,0 +1,209 @@
+"""`ft plugins`, as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from finetooth_core.cli import main
+from finetooth_core.scaffold import SCAFFOLDS, create
+
+LOSS = """
+    from __future__ import annotations
+    from finetooth_hooks import Context, Contribution, LossResult, Options
+    from finetooth_hooks import arrays as xp
+    class HingeOptions(Options):
+        margin: float = 1.0
+        \"\"\"How far the model must go.\"\"\"
+    def build(options: HingeOptions, context: Context):
+        def hinge(outputs, data, state):
+            each = xp.where(data.mask, xp.maximum(0.0, options.margin - outputs["logprobs"]), 0.0)
+            return LossResult({"hinge": Contribution(xp.sum(each), per="tokens")})
+        return hinge
+"""
+
+
+def ft(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["plugins", *arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_list_shows_plugins_and_what_is_broken(site, loss_plugin, capsys) -> None:
+    site.add("acme-hinge", loss_plugin("hinge"), version="1.2")
+    site.add("acme-broken", "import nonesuch_module")
+    code, out, _ = ft(capsys, "list")
+    assert code == 0
+    assert any(line.split() == ["acme-hinge", "1.2", "loss", "hinge"] for line in out.splitlines())
+    assert "broken: acme-broken 1.0: it cannot be imported: ModuleNotFoundError" in out
+    code, out, _ = ft(capsys, "list", "--kind", "loss")
+    assert "acme-hinge" in out
+    assert ft(capsys, "list", "--kind", "losses")[0] == 2
+
+
+def test_show(site, loss_plugin, capsys) -> None:
+    module = site.add("acme-hinge", loss_plugin("hinge") + "@hookimpl\ndef ft_step(run): ...\n")
+    code, out, _ = ft(capsys, "show", "Acme_Hinge")
+    assert code == 0
+    for part in ("acme-hinge 1.0", module, "finetooth-hooks>=1,<2", "loss:hinge  hinge", "observes  ft_step"):
+        assert part in out
+    code, _, err = ft(capsys, "show", "acme-hing")
+    assert (code, err) == (2, "error: 'acme-hing' is no installed plugin (did you mean acme-hinge?)\n")
+
+
+def test_explain(site, loss_plugin, capsys) -> None:
+    site.add("acme-hinge", loss_plugin("hinge"), files={"loss.py": LOSS})
+    code, out, _ = ft(capsys, "explain", "loss:hinge")
+    assert code == 0
+    assert "full name  acme-hinge:hinge" in out
+    assert "  margin: float = 1.0\n      How far the model must go." in out
+    assert "needs      logprobs" in out
+    code, _, err = ft(capsys, "explain", "loss:hinges")
+    assert code == 2
+    assert "no loss 'hinges'" in err
+    assert "did you mean 'hinge'?" in err
+
+
+def test_explain_says_what_is_ambiguous(site, loss_plugin, capsys) -> None:
+    site.add("acme-one", loss_plugin("hinge"), files={"loss.py": LOSS})
+    site.add("acme-two", loss_plugin("hinge"), files={"loss.py": LOSS})
+    _, out, _ = ft(capsys, "explain", "hinge")
+    assert "the bare name is ambiguous, acme-two:hinge has it too" in out
+    assert "full name  acme-two:hinge" in out
+
+
+def test_doctor_passes_a_sound_plugin(site, loss_plugin, capsys) -> None:
+    site.add("acme-hinge", loss_plugin("hinge"), files={"loss.py": LOSS})
+    code, out, err = ft(capsys, "doctor", "acme-hinge", "--fast")
+    assert (code, err) == (0, "")
+    assert out.startswith("ok     acme-hinge 1.0")
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"requires": ["finetooth-hooks>=1,<2", "nonesuch>=2"]}, "it requires nonesuch>=2 (not installed)"),
+        ({"requires": ["finetooth-hooks>=1,<2", "pluggy>=99"]}, "it requires pluggy>=99 ("),
+        ({"requires": []}, "it does not say which version of finetooth-hooks it is made for"),
+        ({"files": {}}, "loss:hinge fails the check builder_resolves"),
+        (
+            {"files": {"loss.py": LOSS.replace('"""How far the model must go."""', "")}},
+            "loss:hinge fails the check options_are_documented",
+        ),
+        (
+            {"files": {"loss.py": LOSS.replace("options: HingeOptions", "options: dict")}},
+            "options_are_an_options_model",
+        ),
+    ],
+)
+def test_doctor_names_faults(site, loss_plugin, capsys, how, expected) -> None:
+    site.add("acme-hinge", loss_plugin("hinge"), **{"files": {"loss.py": LOSS}, **how})
+    code, out, err = ft(capsys, "doctor", "acme-hinge", "--fast")
+    assert code == 2
+    assert "FAULT  acme-hinge 1.0" in out
+    assert expected in out
+    assert "1 fault" in err
+
+
+def test_doctor_names_clashes_and_leftovers(site, loss_plugin, capsys) -> None:
+    site.add("acme-one", loss_plugin("hinge", "default=True"), files={"loss.py": LOSS})
+    site.add("acme-two", loss_plugin("hinge", "default=True"), files={"loss.py": LOSS})
+    (site.folder / "acme_one-0.9.dist-info").mkdir()
+    code, out, _ = ft(capsys, "doctor", "acme-one", "--fast")
+    assert code == 2
+    assert "note: loss 'hinge' is also brought by acme-two:hinge" in out
+    assert "says it is the default, and so does acme-two:hinge" in out
+    assert "a second installation is left over" in out
+
+
+def test_doctor_looks_at_a_broken_plugin_that_the_user_named(site, capsys, tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("1 / 0\n")
+    code, out, _ = ft(capsys, "doctor", str(file), "--plugins", str(file))
+    assert code == 2
+    assert "ZeroDivisionError" in out
+    code, _, err = ft(capsys, "doctor", "acme-nothing")
+    assert code == 2
+    assert "'acme-nothing' is no installed plugin" in err
+
+
+# --- new --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_template_passes_its_own_tests_and_the_kit(site, loss_plugin, tmp_path: Path) -> None:
+    """All kinds in one process; what `ft plugins new` writes is not touched in between."""
+    from finetooth_core import manager
+
+    site.add("acme-installed", loss_plugin("some") + "from finetooth_hooks import Renderer\n"
+             "@hookimpl\ndef ft_renderers():\n    yield Renderer(name='plain', build='a:b')\n")  # fmt: skip
+    catalog = manager.start().catalog
+    for kind in SCAFFOLDS:
+        create(f"acme-new-{kind}", kind, catalog, tmp_path / kind)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / kind / "src") for kind in SCAFFOLDS)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+def test_every_template_has_a_test_that_can_fail(site, tmp_path: Path) -> None:
+    for kind in SCAFFOLDS:
+        text = (Path(create.__globals__["TEMPLATES"]) / "kinds" / kind / "test.py.tmpl").read_text()
+        assert "assert " in text
+        assert "def test_" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("acme-x", "losses", "--kind losses: no such kind"),
+        ("acme-x", "backend", "--kind backend: there is no template for it"),
+        ("acme x", "loss", "'acme x' cannot name a plugin"),
+        ("json", "loss", "'json' cannot name a plugin"),
+        ("../x", "loss", "'../x' cannot name a plugin"),
+    ],
+)
+def test_new_refuses(capsys, tmp_path: Path, monkeypatch, name: str, kind: str, expected: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ft(capsys, "new", name, "--kind", kind)
+    assert code == 2
+    assert expected in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_keeps_what_is_there(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = ft(capsys, "new", "Acme_Polite", "--kind", "reward")
+    assert code == 0
+    assert (tmp_path / "acme-polite/src/acme_polite/reward.py").is_file()
+    assert "acme-polite" in out
+    code, _, err = ft(capsys, "new", "acme-polite", "--kind", "reward")
+    assert code == 2
+    assert "exists and is not empty" in err
+
+
+# --- light ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]])
+def test_the_first_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from finetooth_core.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "heavy = ['torch', 'transformers', 'datasets', 'mlx', 'pydantic', 'numpy', 'rich', 'yaml', 'packaging']\n"
+        "print(*[name for name in heavy if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+    assert "plugin" in done.stdout

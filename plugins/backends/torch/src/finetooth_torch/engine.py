@@ -1,0 +1,325 @@
+"""The engine: the eight primitives over one transformers model on one device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks import (
+    Backward,
+    Completion,
+    Datum,
+    EngineError,
+    EngineInfo,
+    Forward,
+    Handle,
+    LossSpec,
+    Sampling,
+    Stepped,
+)
+from finetooth_hooks.engine import Counts
+from finetooth_hooks.protocols import EngineRequest
+from numpy.typing import NDArray
+
+from finetooth_torch.generation import Generator
+from finetooth_torch.layout import check_data, count_normalizers, lay_out
+from finetooth_torch.memory import peak_memory
+from finetooth_torch.network import ROLES, Network
+from finetooth_torch.parameters import TrainedParameters
+from finetooth_torch.passes import Pass, Runner
+from finetooth_torch.scaler import LossScaler
+from finetooth_torch.state import Counters, load_state, save_state
+
+CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state"})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the backend built.
+
+    Attributes:
+        optimizer: over the masters of `parameters`.
+    """
+
+    network: Network
+    parameters: TrainedParameters
+    optimizer: torch.optim.Optimizer
+    scaler: LossScaler
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass
+class _Pending:
+    """A forward whose backward may still come."""
+
+    work: Pass
+    state_name: str = ""
+    grads_only: bool = field(default=False)
+
+
+class TorchEngine:
+    """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
+
+    Dropout is on in `forward` (with the policy role), `backward` and `forward_backward`, and off in `logprobs`, in
+    every other role and in `generate`.
+    """
+
+    def __init__(self, request: EngineRequest, parts: Parts) -> None:
+        self._request, self._parts = request, parts
+        train = request.plan.train
+        assert train.micro_batch_tokens is not None and train.precision is not None
+        self._budget, self._max_grad_norm = train.micro_batch_tokens, train.max_grad_norm
+        pad = request.tokenizer.pad_id
+        self._runner = Runner(
+            parts.network,
+            device=parts.device,
+            dtype=parts.dtype,
+            pad_id=pad if pad is not None and pad < request.facts.vocab_size else 0,
+            seed=request.generator_seed,
+            scale=lambda: parts.scaler.scale,
+        )
+        self._generator = Generator(
+            parts.network, request.tokenizer, request.stop_ids, device=parts.device, tokens=4 * self._budget
+        )
+        self._total_steps = request.plan.total_steps
+        self._counters = Counters()
+        self._loss_states: dict[str, Mapping[str, Any]] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._handles = 0
+        network = parts.network
+        self._info = EngineInfo(
+            framework="torch",
+            device=str(parts.device),
+            precision=train.precision,
+            parameters=sum(p.numel() for p in network.model.parameters()),
+            trained=sum(p.numel() for p in parts.parameters.masters),
+            max_length=request.facts.max_positions,
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return CAPABILITIES | ({"reference"} if self._request.adapter_can_disable else set())
+
+    @property
+    def weights_version(self) -> int:
+        return self._counters.step
+
+    # --- evaluate and differentiate -----------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None = None,
+        *,
+        role: str = "policy",
+        returns: Collection[str] = ("logprobs",),
+        normalizer: Counts | None = None,
+    ) -> Forward:
+        work = self._work(data, loss, role=role, normalizer=normalizer)
+        evaluated = None if loss is None else self._runner.evaluate(work, backward=False, returns=returns)
+        outputs = [] if evaluated is None else evaluated.outputs
+        missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
+        if missing:
+            whole = bool({"hidden", "logits"} & set(missing))
+            scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=False)
+            outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
+        handle = None
+        if role == "policy":
+            self._handles += 1
+            handle = Handle(self._handles, self.weights_version)
+            self._pending[handle.id] = _Pending(work)
+        return self._report(work, outputs, evaluated, handle)
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        pending = self._claim(handle)
+        work = pending.work
+        if grads is not None:
+            if normalizer is not None:
+                raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
+            _check_grads(work.data, grads)
+            self._runner.backward_from(work, grads)
+        elif work.spec is None:
+            raise EngineError(
+                "backward: its forward had no loss and no gradients are given",
+                action="give forward a loss, or backward the gradients",
+            )
+        else:
+            if normalizer is not None:
+                work = Pass(work.data, work.batches, work.step, work.role, work.spec, normalizer, work.state)
+            self._accumulate(work, ())
+        self._counters.accumulated += 1
+        del self._pending[handle.id]
+        norm = self._parts.parameters.norm()
+        return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
+
+    def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        work = self._work(data, loss, normalizer=normalizer)
+        evaluated = self._accumulate(work, ("logprobs", "entropy"))
+        self._counters.accumulated += 1
+        return self._report(work, evaluated.outputs, evaluated, None)
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        work = self._work(data, None, role=role)
+        return [outputs["logprobs"] for outputs in self._runner.score(work, ("logprobs",))]
+
+    def zero_grad(self) -> None:
+        self._parts.parameters.zero_grad()
+        self._counters.accumulated, self._counters.loss = 0, 0.0
+
+    # --- update -------------------------------------------------------------------------------------------------------
+
+    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+        parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
+        rate = self._request.optimizer.learning_rate * self._request.schedule.factor(
+            self._counters.step, self._total_steps
+        )
+        norm = parameters.norm()
+        overflow = not math.isfinite(norm)
+        if overflow and not scaler.enabled:
+            self.zero_grad()
+            raise EngineError(
+                f"the gradient norm is {norm} at step {self._counters.step + 1}; the gradients were dropped, the "
+                "weights are as before",
+                action="lower optimizer.learning_rate, or set train.precision to fp32",
+            )
+        if not overflow:
+            if self._max_grad_norm > 0:
+                parameters.clip(self._max_grad_norm, norm)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            parameters.publish()
+        seen = {"loss": self._counters.loss, **(metrics or {})}
+        self._counters.step += 1
+        self._pending.clear()
+        self.zero_grad()
+        scaler.update(overflow=overflow)
+        self._request.schedule.observe(seen)
+        return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=overflow)
+
+    def set_total_steps(self, total: int | None) -> None:
+        self._total_steps = total
+
+    # --- sample -------------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        return self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+
+    # --- keep ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        save_state(Path(path), self._request, self._parts, self._counters, self._loss_states)
+
+    def load(self, path: Path) -> None:
+        self._loss_states = load_state(Path(path), self._request, self._parts, self._counters)
+        self._pending.clear()
+
+    def export(self, path: Path) -> None:
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with self._parts.parameters.as_given():
+            self._request.adapter.export(self._parts.network.model, path, self._request.model)
+        self._request.tokenizer.save(path)
+
+    def peak_memory(self) -> int:
+        return peak_memory(self._parts.device)
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _work(
+        self,
+        data: Sequence[Datum],
+        loss: LossSpec | None,
+        *,
+        role: str = "policy",
+        normalizer: Counts | None = None,
+        whole: bool = False,
+    ) -> Pass:
+        if role not in ROLES:
+            self._parts.network.role(role)  # refuses by name
+        data = tuple(data)
+        check_data(data, vocab_size=self._request.facts.vocab_size, max_positions=self._request.facts.max_positions)
+        together = "sequence" if loss is None else loss.together
+        return Pass(
+            data=data,
+            batches=lay_out(data, budget=self._budget, together=together, whole=whole),
+            step=self._counters.step,
+            role=role,
+            spec=loss,
+            counts=count_normalizers(data) if normalizer is None else normalizer,
+            state=self._loss_states.get(loss.name, {}) if loss is not None else {},
+        )
+
+    def _accumulate(self, work: Pass, returns: Collection[str]) -> Any:
+        """Evaluate with gradients; on failure no half-accumulated gradient is left behind."""
+        try:
+            evaluated = self._runner.evaluate(work, backward=True, returns=returns)
+        except BaseException:
+            self.zero_grad()
+            raise
+        assert work.spec is not None and evaluated.totals is not None
+        if evaluated.state:
+            self._loss_states[work.spec.name] = evaluated.state
+        self._counters.loss += evaluated.totals.loss
+        return evaluated
+
+    def _claim(self, handle: Handle) -> _Pending:
+        if handle.weights_version != self.weights_version:
+            raise EngineError(
+                f"handle {handle.id} is from weights version {handle.weights_version}, and the weights are at "
+                f"{self.weights_version}: it is stale",
+                action="call forward again after a step",
+            )
+        if handle.id not in self._pending:
+            raise EngineError(
+                f"handle {handle.id} is unknown or was used", action="call forward again for another backward"
+            )
+        return self._pending[handle.id]
+
+    def _report(
+        self, work: Pass, outputs: Sequence[Mapping[str, NDArray[Any]]], evaluated: Any, handle: Handle | None
+    ) -> Forward:
+        tokens = sum(len(datum) for datum in work.data)
+        totals = None if evaluated is None else evaluated.totals
+        return Forward(
+            outputs=tuple(outputs),
+            loss=None if totals is None else totals.loss,
+            components={} if totals is None else totals.components,
+            metrics={} if totals is None else totals.metrics,
+            tokens=tokens,
+            # positions after the last target that counts are skipped; they are no padding either
+            padded=max(tokens, sum(batch.positions for batch in work.batches)),
+            targets=sum(int(datum.mask.sum()) for datum in work.data),
+            micro_batches=len(work.batches),
+            handle=handle,
+        )
+
+
+def _check_grads(data: Sequence[Datum], grads: Sequence[NDArray[np.floating[Any]]]) -> None:
+    if len(grads) != len(data):
+        raise EngineError(f"backward: {len(grads)} gradients for {len(data)} data", action="give one array per datum")
+    for datum, gradient in zip(data, grads, strict=True):
+        if np.shape(gradient) != datum.targets.shape:
+            raise EngineError(
+                f"backward: the gradient of {datum.id!r} has shape {np.shape(gradient)}, its targets "
+                f"{datum.targets.shape}",
+                action="give dL/dlogprob for every target",
+            )
+        if not np.isfinite(gradient).all():
+            raise EngineError(f"backward: the gradient of {datum.id!r} is not finite", action="look at this row")

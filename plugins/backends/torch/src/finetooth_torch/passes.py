@@ -1,0 +1,260 @@
+"""Running a step's data through the model: forward, and backward, micro-batch by micro-batch.
+
+Dropout is keyed by seed, step and the first datum of a micro-batch, so a pass that is repeated (a backward that
+recomputes its forward, the second half of a loss with `together: step`) sees the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks import Datum, EngineError, LossData, LossSpec
+from finetooth_hooks.engine import Counts
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetooth_torch.layout import MicroBatch, one_batch
+from finetooth_torch.network import Network
+from finetooth_torch.precision import result_dtype
+from finetooth_torch.randomness import seeded
+from finetooth_torch.rectangles import Rectangle, loss_data, make_rectangle, per_datum
+from finetooth_torch.totals import Totals, checked_state, is_finite
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward and its backward must agree on.
+
+    Attributes:
+        data: of one call.
+        batches: how they are cut.
+        step: optimizer steps done, keys dropout.
+        role: whose outputs count as the policy's.
+        spec: the loss, None to score only.
+        counts: normalizers of the whole step.
+        state: what the loss carried when the pass began.
+    """
+
+    data: tuple[Datum, ...]
+    batches: tuple[MicroBatch, ...]
+    step: int
+    role: str = "policy"
+    spec: LossSpec | None = None
+    counts: Counts = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluated:
+    """What a pass found.
+
+    Attributes:
+        outputs: per datum, arrays by name.
+        totals: the loss; None without one.
+        state: the loss's state afterwards.
+    """
+
+    outputs: list[dict[str, NDArray[Any]]]
+    totals: Totals | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runner:
+    """Runs passes.
+
+    Args:
+        scale: gives the loss scale at the moment (1 but in fp16).
+        pad_id: any valid token id.
+        seed: keys dropout.
+    """
+
+    def __init__(
+        self, network: Network, *, device: torch.device, dtype: torch.dtype, pad_id: int, seed: int, scale: Any
+    ) -> None:
+        self._network, self._device, self._dtype = network, device, result_dtype(dtype)
+        self._pad_id, self._seed, self._scale = pad_id, seed, scale
+
+    # --- without a graph ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, work: Pass, returns: Collection[str], *, train: bool = False) -> list[dict[str, NDArray[Any]]]:
+        """Outputs per datum, by name, as arrays; `hidden` and `logits` at every position.
+
+        Args:
+            train: with dropout, as the pass's backward will see it.
+        """
+        outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
+        for batch in work.batches:
+            with self._as(work, batch, work.role, train=train):
+                found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+            self._keep(outputs, work, batch, found)
+        return outputs
+
+    def evaluate(self, work: Pass, *, backward: bool, returns: Collection[str] = ()) -> Evaluated:
+        """Evaluate the loss of `work`, and its gradients with `backward`.
+
+        Args:
+            returns: outputs to hand back per datum, of those that the loss needs.
+
+        Raises:
+            EngineError: the loss is not finite; names the data.
+        """
+        spec = work.spec
+        assert spec is not None
+        if spec.together == "step" and len(work.batches) > 1:
+            return self._evaluate_step(work, spec, backward=backward, returns=returns)
+        totals = Totals(spec, work.counts)
+        evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
+        for batch in work.batches:
+            rectangle = self._rectangle(work, batch)
+            with self._as(work, batch, work.role, train=backward), torch.set_grad_enabled(backward):
+                outputs = self._outputs(work, spec, rectangle, train=backward)
+                objective = self._loss(work, rectangle, outputs, totals, evaluated)
+                if backward:
+                    self._backward(objective)
+            self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
+        return evaluated
+
+    # --- with gradients given -----------------------------------------------------------------------------------------
+
+    def backward_from(self, work: Pass, grads: Sequence[NDArray[np.floating[Any]]]) -> None:
+        """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
+        for batch in work.batches:
+            rectangle = self._rectangle(work, batch)
+            incoming = np.zeros(tuple(rectangle.targets.shape))
+            for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
+                incoming[s, :n] = grads[index][:n]
+            given = torch.from_numpy(incoming).to(device=self._device, dtype=self._dtype)
+            with self._as(work, batch, "policy", train=True), torch.enable_grad():
+                logprobs = self._network.outputs(rectangle, ("logprobs",))["logprobs"]
+                self._backward((logprobs * given).sum())
+
+    # --- a loss that must see the whole step --------------------------------------------------------------------------
+
+    def _evaluate_step(self, work: Pass, spec: LossSpec, *, backward: bool, returns: Collection[str]) -> Evaluated:
+        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back by micro-batch.
+
+        By the chain rule the sum over micro-batches of dL/d(outputs) times d(outputs)/d(parameters) is the gradient
+        of the one big batch.
+        """
+        whole = self._rectangle(work, one_batch(work.data))
+        leaves: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for batch in work.batches:
+                with self._as(work, batch, work.role, train=backward):
+                    found = self._outputs(work, spec, self._rectangle(work, batch), train=backward)
+                for name, values in found.items():
+                    if name not in leaves:
+                        leaves[name] = values.new_zeros((*whole.mask.shape, *values.shape[2:]))
+                    leaves[name][list(batch.rows), : values.shape[1]] = values
+        policy = [name for name in leaves if "@" not in name]
+        for name in policy:
+            leaves[name].requires_grad_(backward)
+        totals = Totals(spec, work.counts)
+        evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
+        with torch.set_grad_enabled(backward):
+            objective = self._loss(work, whole, leaves, totals, evaluated)
+            if backward and objective.requires_grad:
+                objective.backward()  # type: ignore[no-untyped-call]
+        self._keep(evaluated.outputs, work, whole.batch, {k: v for k, v in leaves.items() if k in returns})
+        if backward:
+            for batch in work.batches:
+                with self._as(work, batch, work.role, train=True), torch.enable_grad():
+                    again = self._network.outputs(self._rectangle(work, batch), policy)
+                    pulled = [
+                        (again[name] * leaves[name].grad[list(batch.rows), : batch.width]).sum()  # type: ignore[index]
+                        for name in policy
+                        if leaves[name].grad is not None
+                    ]
+                    if pulled:
+                        self._backward(torch.stack(pulled).sum())
+        return evaluated
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, work: Pass, spec: LossSpec, rectangle: Rectangle, *, train: bool) -> dict[str, Tensor]:
+        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without."""
+        outputs: dict[str, Tensor] = {}
+        for role in sorted(spec.roles):
+            needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
+            with torch.no_grad(), self._network.role(role):
+                self._network.train(False)
+                found = self._network.outputs(rectangle, needs)
+            outputs.update({f"{name}@{role}": values for name, values in found.items()})
+        self._network.train(train)
+        own = [need for need in spec.needs if "@" not in need]
+        outputs.update(self._network.outputs(rectangle, own))
+        return outputs
+
+    def _loss(
+        self, work: Pass, rectangle: Rectangle, outputs: dict[str, Tensor], totals: Totals, evaluated: Evaluated
+    ) -> Tensor:
+        spec = totals.spec
+        data: LossData = loss_data(work.data, rectangle, self._dtype)
+        result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
+        objective = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
+        if not is_finite(objective):
+            raise EngineError(
+                f"loss {spec.name!r} is {float(objective.detach())} at step {work.step + 1}, with the data "
+                + _named(work.data, rectangle.batch, outputs),
+                action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+            )
+        evaluated.state = checked_state(spec, work.state, result.state)
+        return objective
+
+    def _backward(self, objective: Tensor) -> None:
+        if objective.requires_grad:
+            (objective * self._scale()).backward()  # type: ignore[no-untyped-call]
+
+    def _rectangle(self, work: Pass, batch: MicroBatch) -> Rectangle:
+        return make_rectangle(work.data, batch, pad_id=self._pad_id, device=self._device)
+
+    def _array(self, value: Any) -> Any:
+        """A state's array as the backend's own; numbers stay numbers."""
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value.copy()).to(self._device)
+        return value
+
+    def _as(self, work: Pass, batch: MicroBatch, role: str, *, train: bool) -> Any:
+        return _Entered(self, work, batch, role, train)
+
+    def _keep(
+        self, kept: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, found: Mapping[str, Tensor]
+    ) -> None:
+        for name, values in found.items():
+            for index, array in per_datum(work.data, batch, values).items():
+                kept[index][name] = array
+
+
+class _Entered:
+    """The model as a role, in training or evaluation mode, with the micro-batch's own random streams."""
+
+    def __init__(self, runner: Runner, work: Pass, batch: MicroBatch, role: str, train: bool) -> None:
+        first = work.data[batch.rows[0]].id or batch.rows[0]
+        self._runner, self._train = runner, train
+        self._streams = seeded(runner._device, runner._seed, work.step, first)
+        self._role = runner._network.role(role)
+
+    def __enter__(self) -> None:
+        self._role.__enter__()
+        self._streams.__enter__()
+        self._runner._network.train(self._train)
+
+    def __exit__(self, *error: Any) -> None:
+        self._streams.__exit__(*error)
+        self._role.__exit__(*error)
+
+
+def _named(data: Sequence[Datum], batch: MicroBatch, outputs: Mapping[str, Tensor]) -> str:
+    """The data to blame: those whose own outputs are not finite, else all of the rectangle."""
+    bad = [
+        s
+        for s in range(len(batch.rows))
+        if any(not bool(torch.isfinite(values[s]).all()) for values in outputs.values())
+    ]
+    ids = [repr(data[batch.rows[s]].id or batch.rows[s]) for s in (bad or range(len(batch.rows)))]
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
