@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
 if TYPE_CHECKING:
+    from finetooth_hooks.engine import Engine
+
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
     from finetooth_core.recipe import Recipe

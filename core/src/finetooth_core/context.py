@@ -241,7 +241,8 @@ class RunContext:
             built: Format = self._build(registered, registered.full_name, "data.format")
             reason = built.detect(rows[0].values)
             if reason is not None:
-                self.decide("data.format", registered.full_name, f"row {rows[0].id} {reason}")
+                if "data.format" not in self.decisions:  # the training rows come first
+                    self.decide("data.format", registered.full_name, f"row {rows[0].id} {reason}")
                 return registered.full_name, built
         columns = ", ".join(sorted(map(str, rows[0].values)))
         known = ", ".join(r.entry.name for r in formats)

@@ -57,10 +57,15 @@ def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
             continue  # a path entry that is no folder brings no distributions
         for name in names:
             distribution = canonical(name[: -len(SUFFIX)].partition("-")[0])
-            if distribution in first:
-                hidden.setdefault(distribution, []).append(Path(place, name))
-            else:
+            if distribution not in first:
                 first[distribution] = (place, name)
+                continue
+            shown = Path(*first[distribution])
+            if first[distribution][0] == place and _installed_last(Path(place, name)) > _installed_last(shown):
+                first[distribution] = (place, name)  # an older version was left over in the same folder
+                hidden.setdefault(distribution, []).append(shown)
+            else:
+                hidden.setdefault(distribution, []).append(Path(place, name))
     found = []
     for distribution, (place, name) in sorted(first.items()):
         references = _entry_points(f"{place}/{name}/entry_points.txt")
@@ -69,6 +74,12 @@ def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
             shadowed = tuple(hidden.get(distribution, ()))
             found.append(Installed(distribution, version, references, requires, Path(place, name), shadowed))
     return tuple(found)
+
+
+def _installed_last(folder: Path) -> tuple[bool, float]:
+    """Of two versions in one folder, the complete one that was installed last is in use."""
+    metadata = folder / "METADATA"
+    return metadata.is_file(), folder.stat().st_mtime
 
 
 def _entry_points(file: str) -> tuple[tuple[str, str], ...]:

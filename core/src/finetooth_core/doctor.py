@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetooth_hooks import ENTRY_TYPES, PluginError
+from finetooth_hooks import ENTRY_TYPES
 
 from finetooth_core import versions
 from finetooth_core.distributions import Installed
 from finetooth_core.manager import CONTRACT, Loaded, Plugins
+from finetooth_core.references import choose
 
 if TYPE_CHECKING:
     from finetooth_hooks.testing import CheckResult
@@ -97,28 +98,9 @@ def examine(plugins: Plugins, names: Sequence[str] = (), *, thorough: bool = Tru
         )
 
 
-def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The plugins that `names` mean; all if empty.
-
-    Raises:
-        PluginError: one of them is no plugin.
-    """
-    chosen = []
-    for name in names:
-        found = next((k for k in known if k == name or versions.canonical(k) == versions.canonical(name)), None)
-        if found is None:
-            from difflib import get_close_matches
-
-            near = get_close_matches(versions.canonical(name), known, n=1)
-            action = f"did you mean {near[0]}?" if near else "see ft plugins list"
-            raise PluginError("", f"{name!r} is no installed plugin", action=action)
-        chosen.append(found)
-    return chosen or list(known)
-
-
 def _installation(installed: Installed) -> Iterator[Finding]:
     metadata = str(installed.folder / "METADATA")
-    if not any(r is not None and r.name == CONTRACT for r in map(versions.parse, installed.requires)):
+    if not versions.on(CONTRACT, installed.requires):
         action = f'add "{CONTRACT}>=1,<2" to its dependencies'
         yield Finding(f"it does not say which version of {CONTRACT} it is made for", metadata, action)
     for missing in versions.unmet(installed.requires):
@@ -164,14 +146,17 @@ def _conformance(plugin: Loaded, thorough: bool) -> list[CheckResult]:
 
 
 def _failures(results: Sequence[CheckResult]) -> Iterator[Finding]:
-    """One finding for each failed check; the checks of an entry whose builder cannot be imported all fail for that."""
-    unbuilt = {r.subject for r in results if r.status == "failed" and r.check == _BUILDER_CHECK}
+    """One finding for each failed check; without a builder or its options all further checks of an entry fail for
+    that, and are not repeated."""
+    hopeless: set[str] = set()
     for result in results:
-        if result.status == "failed" and (result.check == _BUILDER_CHECK or result.subject not in unbuilt):
+        if result.status == "failed" and result.subject not in hopeless:
             yield _failed(result)
+            if result.check in _NEEDED_BY_ALL:
+                hopeless.add(result.subject)
 
 
-_BUILDER_CHECK = "builder_resolves"
+_NEEDED_BY_ALL = ("builder_resolves", "options_are_an_options_model")
 
 
 def _failed(result: CheckResult) -> Finding:

@@ -14,7 +14,7 @@ from finetooth_hooks import Entry, PluginError
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered
 
-_SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "claims")
+_SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "example_rows", "claims")
 
 _CHOSEN = {
     "loader": "when model.loader is auto, by its claim on the reference in 'model': the strongest claim wins",

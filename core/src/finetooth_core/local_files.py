@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ class LocalFile:
     @property
     def sha256(self) -> str:
         """SHA-256 of the content, for manifests."""
-        return hashlib.sha256(self.content).hexdigest()
+        return _sha256(self.content)
 
 
 def is_file_reference(text: str) -> bool:
@@ -64,7 +63,7 @@ def load(file: LocalFile) -> ModuleType:
     references to builders (`f"{__name__}:build"`) rely on; path and content make its name, so a file that was changed
     is loaded anew and one that was not is not run twice.
     """
-    digest = hashlib.sha256(str(file.path).encode() + b"\0" + file.content).hexdigest()[:12]
+    digest = _sha256(str(file.path).encode() + b"\0" + file.content)[:12]
     stem = "".join(c if c.isalnum() else "_" for c in file.path.stem)
     name = f"{PREFIX}{stem}_{digest}"
     if name in sys.modules:
@@ -80,3 +79,9 @@ def load(file: LocalFile) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib  # here: most starts load no file
+
+    return hashlib.sha256(content).hexdigest()

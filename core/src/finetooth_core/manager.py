@@ -299,9 +299,7 @@ def _entry_point_problem(installed: Installed) -> Problem | None:
 
 def _contract_problem(installed: Installed) -> Problem | None:
     """Asked before the import: a plugin for another contract may fail in ways that say nothing."""
-    for requirement in map(versions.parse, installed.requires):
-        if requirement is None or requirement.name != CONTRACT:
-            continue
+    for requirement in versions.on(CONTRACT, installed.requires):
         if not versions.admits(requirement.specifier, CONTRACT_VERSION):
             return Problem(
                 f"it needs {requirement.text}, and {CONTRACT} {CONTRACT_VERSION} is installed, so it was not imported",

@@ -72,7 +72,7 @@ def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:
 def _enter(holder: Any, key: str, path: list[str]) -> Any:
     """The mapping or list under `key`, made where there is none yet."""
     where = ".".join(path)
-    slot: str | int = _index(holder, key, where, append=False) if isinstance(holder, list) else key
+    slot: Any = _index(holder, key, where, append=False) if isinstance(holder, list) else key
     current = holder[slot] if isinstance(holder, list) else holder.get(slot)
     if isinstance(current, (dict, list)):
         return current

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from finetooth_hooks import ENTRY_TYPES, PluginError
 
 from finetooth_core.catalog import Registered
-from finetooth_core.doctor import choose
 from finetooth_core.manager import Loaded, Plugins
+from finetooth_core.references import choose
 
 
 def list_lines(plugins: Plugins, kind: str | None = None) -> Iterator[str]:

@@ -226,7 +226,7 @@ class _Translator:
             return RecipeError(setting, "is required and missing", action=f"set {setting}")
         value = details[0]["input"]
         for detail in details:
-            context = {**detail.get("ctx", {}), "value": value}
+            context = {**{name: _short(bound) for name, bound in detail.get("ctx", {}).items()}, "value": value}
             if detail["type"] == INVALID:
                 return RecipeError(setting, detail["msg"] + at, action=str(context["action"]))
             if detail["type"] in _BOUNDS:
@@ -313,6 +313,11 @@ def _models_in(annotation: Any) -> list[type]:
     if isinstance(annotation, type) and (is_typeddict(annotation) or issubclass(annotation, BaseModel)):
         return [annotation]
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+
+
+def _short(bound: Any) -> Any:
+    """A bound of 0.0 as 0."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def _choices(detail: Detail) -> list[str]:

@@ -95,6 +95,27 @@ def resolve(references: Iterable[Reference], installed: Sequence[Installed], bas
     return found
 
 
+def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The plugins that `names` mean; all if empty.
+
+    Raises:
+        PluginError: one of them is no plugin.
+    """
+    chosen = []
+    for name in names:
+        file = local_files.display_name(name, Path.cwd()) if local_files.is_file_reference(name) else name
+        same = (known_name for known_name in known if versions.canonical(known_name) == versions.canonical(name))
+        found = file if file in known else next(same, None)
+        if found is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(versions.canonical(name), known, n=1)
+            action = f"did you mean {near[0]}?" if near else "see ft plugins list"
+            raise PluginError("", f"{name!r} is no installed plugin", action=action)
+        chosen.append(found)
+    return chosen or list(known)
+
+
 def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -> Named:
     use = reference.use
     if local_files.is_file_reference(use):

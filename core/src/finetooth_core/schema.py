@@ -32,15 +32,16 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
     Raises:
         RecipeError: there is no such setting; names the nearest.
     """
-    schema = recipe_schema(catalog)
     keys = [key for key in field.split(".") if not key.isdigit()]
+    schema = _Builder(catalog, _kinds_under(keys[0]) if keys else set()).schema()
     nodes = [schema]
     for depth, key in enumerate(keys):
         here = {name: found for node in nodes for name, found in _below(node, schema).items()}
         nodes = [found for node in nodes for name, found in _below(node, schema).items() if name == key]
         if not nodes:
             close = nearest(key, here)
-            action = f"did you mean {'.'.join([*keys[:depth], close])}?" if close else f"known: {', '.join(here)}"
+            known = f"known: {', '.join(here)}" if here else "it has none below it"
+            action = f"did you mean {'.'.join([*keys[:depth], close])}?" if close else known
             raise RecipeError(".".join(keys[: depth + 1]), "there is no such setting", action=action)
     found = nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
     definitions = _used(found, schema.get("$defs", {}))
@@ -48,10 +49,15 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
 
 
 class _Builder:
-    """Puts the schema together; the options of entries become definitions `KIND.DISTRIBUTION:NAME`."""
+    """Puts the schema together; the options of entries become definitions `KIND.DISTRIBUTION:NAME`.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Args:
+        kinds: whose options are wanted, None for all; their builders are imported.
+    """
+
+    def __init__(self, catalog: Catalog, kinds: set[str] | None = None) -> None:
         self.catalog = catalog
+        self.kinds = kinds
         self.definitions: dict[str, Schema] = {}
 
     def schema(self) -> Schema:
@@ -79,7 +85,7 @@ class _Builder:
     def _picks(self, kind: str, *, auto: bool) -> list[Schema]:
         """Ways to pick an entry: `auto`, its name, a mapping with `name` and options. A source may also be a
         reference."""
-        entries = self.catalog.all(kind)
+        entries = self.catalog.all(kind) if self.kinds is None or kind in self.kinds else ()
         names = sorted({name for registered in entries for name in _names(registered)})
         by_name: list[Schema] = [{"enum": ([AUTO] if auto else []) + names}]
         if kind == "source":
@@ -111,6 +117,22 @@ class _Builder:
         for name, definition in schema.pop("$defs", {}).items():
             self.definitions[f"{entry.kind}.{registered.full_name}.{name}"] = definition
         return schema
+
+
+def _kinds_under(section: str) -> set[str]:
+    """Kinds that can be picked in a section of the recipe."""
+    plain = Recipe.model_json_schema()
+    part = plain["properties"].get(section, {})
+    found: set[str] = set()
+    waiting: list[Any] = [part, *_used(part, plain.get("$defs", {})).values()]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found |= {node["pick"]} if isinstance(node.get("pick"), str) else set()
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return found
 
 
 def _names(registered: Registered) -> tuple[str, str]:

@@ -58,6 +58,12 @@ def parse(text: str) -> Requirement | None:
     return Requirement(canonical(name), specifier, text.split(";")[0].strip())
 
 
+def on(name: str, requires: Iterable[str]) -> list[Requirement]:
+    """The requirements on one distribution; what the others say is not even parsed."""
+    texts = (text for text in requires if (match := _REQUIREMENT.match(text)) and canonical(match[1]) == name)
+    return [requirement for requirement in map(parse, texts) if requirement is not None]
+
+
 def _applies(marker: str) -> bool:
     from packaging.markers import InvalidMarker, Marker
 

@@ -116,16 +116,18 @@ def test_doctor_names_clashes_and_leftovers(site, loss_plugin, capsys) -> None:
     code, out, _ = ft(capsys, "doctor", "acme-one", "--fast")
     assert code == 2
     assert "note: loss 'hinge' is also brought by acme-two:hinge" in out
-    assert "says it is the default, and so does acme-two:hinge" in out
+    assert "says it is the default, and so does" in out
     assert "a second installation is left over" in out
 
 
-def test_doctor_looks_at_a_broken_plugin_that_the_user_named(site, capsys, tmp_path: Path) -> None:
+def test_doctor_looks_at_a_broken_plugin_that_the_user_named(site, capsys, tmp_path: Path, monkeypatch) -> None:
     file = tmp_path / "broken.py"
     file.write_text("1 / 0\n")
-    code, out, _ = ft(capsys, "doctor", str(file), "--plugins", str(file))
-    assert code == 2
-    assert "ZeroDivisionError" in out
+    for folder in (tmp_path, tmp_path.parent, site.folder):  # the file is told by its path from anywhere
+        monkeypatch.chdir(folder)
+        code, out, _ = ft(capsys, "doctor", str(file), "--plugins", str(file))
+        assert code == 2
+        assert "ZeroDivisionError" in out
     code, _, err = ft(capsys, "doctor", "acme-nothing")
     assert code == 2
     assert "'acme-nothing' is no installed plugin" in err
@@ -145,7 +147,7 @@ def test_every_template_passes_its_own_tests_and_the_kit(site, loss_plugin, tmp_
         create(f"acme-new-{kind}", kind, catalog, tmp_path / kind)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(tmp_path / kind / "src") for kind in SCAFFOLDS)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-rs", str(tmp_path)],
         capture_output=True,
         text=True,
         env=environment,
@@ -153,7 +155,8 @@ def test_every_template_passes_its_own_tests_and_the_kit(site, loss_plugin, tmp_
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert all("transformers knows no causal model 'acme_new_family'" in line for line in skipped)
 
 
 def test_every_template_has_a_test_that_can_fail(site, tmp_path: Path) -> None:

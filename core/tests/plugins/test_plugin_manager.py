@@ -181,6 +181,14 @@ def test_optional_hooks_modules_and_constants_named_like_hooks_are_no_faults(sit
     assert plugins.catalog.get("loss", "spec")
 
 
+def test_an_entry_point_without_its_module_is_named(site) -> None:
+    site.add("acme-hollow", entry_points="[finetooth]\nx = PACKAGE.gone\n")
+    (line,) = faults(start(), "acme-hollow")
+    assert "ModuleNotFoundError: No module named 'acme_" in line
+    assert "__init__.py" in line
+    assert "-p no:acme-hollow" in line
+
+
 def test_an_entry_point_must_name_one_module(site) -> None:
     site.add("acme-attribute", entry_points="[finetooth]\nx = PACKAGE.plugin:thing\n")
     site.add("acme-two", entry_points="[finetooth]\na = PACKAGE.plugin\nb = PACKAGE\n")
@@ -338,13 +346,18 @@ def test_an_entry_point_named_by_its_module_is_not_loaded_twice(site, loss_plugi
 # --- light ------------------------------------------------------------------------------------------------------------
 
 
+def test_finding_plugins_imports_not_even_importlib_metadata() -> None:
+    program = "import sys\nfrom finetooth_core import manager\nmanager.discover()\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"importlib.metadata", "packaging", "email", "json", "hashlib"} & set(done.stdout.split())
+
+
 def test_starting_imports_nothing_heavy() -> None:
     program = dedent("""
         import sys
         from finetooth_core import manager
         plugins = manager.start()
-        heavy = ["torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "rich", "yaml", "packaging",
-                 "importlib.metadata", "click", "json"]
+        heavy = ["torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "rich", "yaml", "packaging", "click"]
         print(*[name for name in heavy if name in sys.modules])
     """)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -97,7 +97,7 @@ def test_the_last_one_wins() -> None:
         ("data.train.seed=1", "data.train: is the reference 'f.jsonl', which takes no options"),
         ("evaluate.evaluators.0=x", "evaluate.evaluators: is 'auto', not a list"),
         ("method=!!python/name:os.system", "the tag '!!python/name:os.system' is not allowed"),
-        ("method=[!!python/name:os.system]", "the tag '!!python/name:os.system' is not allowed"),
+        ("method=[!!python/name:os.system ]", "the tag '!!python/name:os.system' is not allowed"),
         ("method={a: 1, a: 2}", "a: given twice"),
         ("method=[1", "not valid YAML"),
     ],

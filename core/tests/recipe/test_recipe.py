@@ -133,7 +133,7 @@ MISTAKES = [
     ("train.excess_length=cut", "train.excess_length: expected one of drop, truncate, raise, got the text 'cut'"),
     # out of range
     ("train.batch_size=0", "train.batch_size: must be at least 1, got 0"),
-    ("train.epochs=0", "train.epochs: must be more than 0"),
+    ("train.epochs=0", "train.epochs: must be more than 0, got 0"),
     ("train.epochs=.nan", "train.epochs: must be a finite number, got nan"),
     ("train.max_grad_norm=.inf", "train.max_grad_norm: must be a finite number, got inf"),
     ("optimizer.learning_rate=.nan", "optimizer.learning_rate: must be a finite number, got nan"),
@@ -154,7 +154,7 @@ MISTAKES = [
     ("data.train=[a, {path: x}]", "data.train.1: the mapping has no 'name' that picks an entry"),
     ("evaluate.evaluators=[{}]", "evaluate.evaluators.0: the mapping has no 'name' that picks an entry"),
     ("hardware={name: auto, threads: 2}", "hardware: options need a pick by name here, not 'auto'"),
-    ("data.eval='\ud800'", "data.eval: '\\ud800' is not valid Unicode text"),
+    ("data.eval=\ud800", "data.eval: '\\ud800' is not valid Unicode text"),
 ]
 
 
@@ -247,7 +247,7 @@ def test_setting_names() -> None:
     [
         ("learningRate", ["learning_rate", "rate"], "learning_rate"),
         ("lr", ["learning_rate"], None),
-        ("bacth", ["batch", "bath"], "batch"),
+        ("bacth_size", ["batch_size", "max_size"], "batch_size"),
         ("x", [], None),
     ],
 )

@@ -81,7 +81,7 @@ def test_keys_are_texts() -> None:
         ("a: !!str 1", "the tag '!!str'"),
         ("<<: {a: 1}", "merge keys"),
         ("? [a, b]\n: c", "a key must be a text"),
-        (": c", "a key must be a text"),
+        ("'': c", "a key must be a text"),
         ("a: &x [*x]", "an alias refers to what it is part of"),
         ("a: *nowhere", "undefined alias"),
         ("a: [1", "r.yaml:1: not valid YAML"),

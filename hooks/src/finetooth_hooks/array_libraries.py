@@ -88,7 +88,7 @@ class TorchLibrary(ArrayLibrary):
         if isinstance(x, bool | int | float):
             # A 0-dim float32 tensor would round 0.1 before it meets float64.
             return self.np.tensor(x, dtype=self.np.result_type(like, x), device=like.device)
-        return self.np.as_tensor(x, device=like.device)
+        return self.asarray(x, like)
 
     def _pair(self, a: Any, b: Any) -> tuple[Array, Array]:
         like = a if isinstance(a, self.np.Tensor) else b
@@ -159,12 +159,15 @@ class TorchLibrary(ArrayLibrary):
 
     def take(self, x: Array, indices: Array, axis: int) -> Array:
         axis = axis % x.ndim
-        index = self.np.as_tensor(indices, device=x.device).long()
+        index = self._index(indices, x)
         picked = self.np.index_select(x, axis, index.reshape(-1))
         return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
     def take_along_axis(self, x: Array, indices: Array, axis: int) -> Array:
-        return self.np.take_along_dim(x, self.np.as_tensor(indices, device=x.device).long(), dim=axis)
+        return self.np.take_along_dim(x, self._index(indices, x), dim=axis)
+
+    def _index(self, indices: Array, x: Array) -> Array:
+        return self.np.as_tensor(indices, device=x.device).long()
 
     def stack(self, arrays: Sequence[Array], axis: int) -> Array:
         return self.np.stack(self._tensors(arrays), dim=axis)
@@ -177,13 +180,15 @@ class TorchLibrary(ArrayLibrary):
         return [self._tensor(array, like) for array in arrays]
 
     def segment_sum(self, x: Array, segments: Array, count: int) -> Array:
-        return x.new_zeros((count, *x.shape[1:])).index_add(0, segments.long(), x)
+        return x.new_zeros((count, *x.shape[1:])).index_add(0, self._index(segments, x), x)
 
     def arange(self, stop: int, like: Array) -> Array:
         return self.np.arange(stop, device=like.device)
 
     def asarray(self, values: Any, like: Array) -> Array:
-        return self.np.as_tensor(values, device=like.device)
+        tensor = self.np.as_tensor(values, device=like.device)
+        # NumPy's float64 must not widen what a model computes in
+        return tensor.to(like.dtype) if tensor.is_floating_point() and like.is_floating_point() else tensor
 
     def astype_like(self, x: Array, like: Array) -> Array:
         return self.np.as_tensor(x).to(like)
@@ -196,7 +201,45 @@ class TorchLibrary(ArrayLibrary):
 
 
 class MlxLibrary(ArrayLibrary):
-    """MLX follows NumPy's names nearly everywhere; indices must not be differentiated."""
+    """MLX follows NumPy's names nearly everywhere; indices must not be differentiated, NumPy arrays be converted."""
+
+    def _array(self, x: Any, like: Array) -> Array:
+        known = isinstance(x, self.np.array | bool | int | float)
+        return x if known else self.asarray(x, like)
+
+    def _pair(self, a: Any, b: Any) -> tuple[Array, Array]:
+        like = a if isinstance(a, self.np.array) else b
+        return self._array(a, like), self._array(b, like)
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        return self.np.maximum(*self._pair(a, b))
+
+    def minimum(self, a: Array, b: Array) -> Array:
+        return self.np.minimum(*self._pair(a, b))
+
+    def clip(self, x: Array, low: Array | None, high: Array | None) -> Array:
+        low, high = (bound if bound is None else self._array(bound, x) for bound in (low, high))
+        return self.np.clip(x, low, high)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        like = next((value for value in (a, b) if isinstance(value, self.np.array)), condition)
+        return self.np.where(self._array(condition, like), self._array(a, like), self._array(b, like))
+
+    def logical_and(self, a: Array, b: Array) -> Array:
+        return self.np.logical_and(*self._pair(a, b))
+
+    def logical_or(self, a: Array, b: Array) -> Array:
+        return self.np.logical_or(*self._pair(a, b))
+
+    def stack(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.np.stack(self._arrays(arrays), axis=axis)
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return self.np.concatenate(self._arrays(arrays), axis=axis)
+
+    def _arrays(self, arrays: Sequence[Array]) -> list[Array]:
+        like = next(array for array in arrays if isinstance(array, self.np.array))
+        return [self._array(array, like) for array in arrays]
 
     def sigmoid(self, x: Array) -> Array:
         return self.np.sigmoid(x)
@@ -221,7 +264,11 @@ class MlxLibrary(ArrayLibrary):
         return result.at[self.np.stop_gradient(self.np.array(segments))].add(x)
 
     def asarray(self, values: Any, like: Array) -> Array:
-        return self.np.array(values)
+        array = self.np.array(values)
+        floats = self.np.issubdtype(array.dtype, self.np.floating)
+        if not floats:
+            return array
+        return array.astype(like.dtype if self.np.issubdtype(like.dtype, self.np.floating) else self.np.float32)
 
     def astype_like(self, x: Array, like: Array) -> Array:
         return self.np.array(x).astype(like.dtype)

@@ -8,9 +8,9 @@
 
 Every function looks at its arguments, finds the library whose arrays they are, and calls that library's own function,
 so gradients flow as the library has them. A Python number may stand wherever an array may; beside arrays of another
-library, NumPy arrays are converted, so a state of NumPy arrays can be used as it is. Arithmetic (`+ - * / ** @`),
-comparison and basic slicing are the arrays' own operators. Nothing is imported: the library of an array is already
-loaded.
+library, NumPy arrays are converted (floats to that array's type), so a state of NumPy arrays can be used as it is.
+Arithmetic (`+ - * / ** @`), comparison and basic slicing are the arrays' own operators. Nothing is imported: the
+library of an array is already loaded.
 
 At ties (`maximum` of equal values, `relu` and `abs` at 0, `clip` at its bounds) each library takes its own subgradient.
 """
@@ -320,7 +320,7 @@ def arange(stop: int, like: Array) -> Array:
 
 
 def asarray(values: Any, like: Array) -> Array:
-    """NumPy values or numbers as an array of the library and on the device of `like`; their type stays."""
+    """NumPy values or numbers as an array of the library and on the device of `like`; floats take its float type."""
     return library(like).asarray(values, like)
 
 

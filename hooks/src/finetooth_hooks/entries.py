@@ -248,6 +248,9 @@ class Command(Entry):
     kind = "command"
     section: str = field(default="Plugins")
     """The heading under which `ft --help` lists it."""
+    after_run: str = ""
+    """Arguments with which the end of a run suggests it, `{run}` stands for the run folder; empty: it is not
+    suggested."""
 
 
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(

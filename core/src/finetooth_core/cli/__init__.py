@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = StartOptions(debug="--debug" in given)
     try:
         options, rest = read_start_options(given, os.environ)
-        return _call(options, rest)
+        code = _call(options, rest)
+        sys.stdout.flush()  # here, where a closed pipe is no error
+        return code
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -153,5 +153,5 @@ def trained_engine(session: Session, model: str) -> Engine:
     artifact = Path(model) / "artifact"
     if session.recipe.source is not None:
         verify_folder(artifact)
-        engine.load(artifact)
+        engine.restore(artifact)
     return engine

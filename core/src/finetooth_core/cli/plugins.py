@@ -17,7 +17,9 @@ def _started(context: click.Context) -> Plugins:
     """The plugins, started so that broken ones can be looked at even if the user named them."""
     from finetooth_core import manager
 
-    options = context.find_object(State).start_options
+    state = context.find_object(State)
+    assert state is not None
+    options = state.start_options
     return manager.start(files=options.plugins, blocked=options.blocked, strict=False)
 
 
@@ -94,4 +96,4 @@ def new(context: click.Context, name: str, kind: str, folder: Path | None) -> No
 
     written = create(name, kind, _started(context).catalog, folder)
     click.echo(f"wrote {written}")
-    click.echo(f"try it: pip install --no-build-isolation -e {written} && pytest {written} && ft plugins doctor {name}")
+    click.echo(f"try it: pip install -e {written} && pytest {written} && ft plugins doctor {name}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -38,12 +38,12 @@ def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, nu
     lines = [tuple(row) for row in rows]
     if not console.is_terminal:
         return Text("\n".join([title, *(f"  {line}" for line in _aligned([tuple(headers), *lines]))]))
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    made = Table(header_style="dim", box=None, pad_edge=False)
     for index, header in enumerate(headers):
         made.add_column(header, justify="right" if 0 < index <= numbers else "left", overflow="fold")
     for line in lines:
         made.add_row(*map(Text, line))
-    return made
+    return Group(Text(title, style="bold"), made)
 
 
 def plan_parts(console: Console, plan: Plan) -> list[RenderableType]:
@@ -134,13 +134,13 @@ def _answers(console: Console, first: Evaluation | None, last: Evaluation) -> Re
     before = {sample.id: sample for sample in first.samples} if first is not None else {}
     samples = sorted(last.samples, key=lambda sample: _telling(before.get(sample.id), sample))[:SAMPLES]
     if console.is_terminal:
-        made = Table(title="Answers", title_justify="left", title_style="bold", header_style="dim", show_lines=True)
+        made = Table(header_style="dim", show_lines=True)
         for header in ("question", "before", "after", "expected"):
             made.add_column(header, overflow="fold", ratio=2 if header == "question" else 1)
         for sample in samples:
             old = before.get(sample.id)
             made.add_row(Text(_tail(sample.prompt)), _answer(old), _answer(sample), Text(sample.expected.strip()))
-        return made
+        return Group(Text("Answers", style="bold"), made)
     lines = ["Answers"]
     for sample in samples:
         old = before.get(sample.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from finetooth_hooks.entries import Command
 
 from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
 
@@ -48,6 +49,9 @@ def suggestions(session: Session, outcome: Outcome) -> list[str]:
         return []
     folder = str(session.folder)
     quoted = folder if all(c.isalnum() or c in "-_./" for c in folder) else f"'{folder}'"
-    offered = [(r.entry.name, getattr(r.entry, "after_run", "")) for r in session.plugins.catalog.all("command")]
+    offered = [
+        (r.entry.name, r.entry.after_run if isinstance(r.entry, Command) else "")
+        for r in session.plugins.catalog.all("command")
+    ]
     brought = [f"ft {name} {arguments.format(run=quoted)}" for name, arguments in offered if arguments]
     return [f"ft chat {quoted}", *brought][:SUGGESTIONS]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -157,9 +159,10 @@ class CheckResult:
 
 
 def run_check(check: Check) -> CheckResult:
-    """Run one check; nothing but Ctrl-C escapes."""
+    """Run one check; nothing but Ctrl-C escapes, and what it prints is dropped."""
     try:
-        check()
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            check()
     except CheckSkipped as skipped:
         return CheckResult(check.subject, check.name, "skipped", str(skipped))
     except Exception as error:

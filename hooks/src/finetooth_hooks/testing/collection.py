@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -76,7 +76,7 @@ def hooks_exist_and_are_marked(subject: str | ModuleType) -> None:
     module = _module(subject)
     known = {name for name in vars(specs) if name.startswith("ft_")}
     for name, function in _hook_functions(module).items():
-        options = getattr(function, f"{PROJECT}_impl", None)
+        options: Any = getattr(function, f"{PROJECT}_impl", None)
         called = f"{module.__name__}.{name}"
         expect(options is not None, called, "a function without @hookimpl", "@hookimpl above it, or another name")
         if name not in known:
@@ -101,7 +101,7 @@ def yields_entries_of_the_right_type(subject: str | ModuleType) -> None:
             f"a {type(value).__name__}: {value!r}"[:200],
             f"a {wanted.__name__} entry",
         )
-        frozen = is_dataclass(value) and type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        frozen = getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False)
         expect(frozen, called, f"a {type(value).__name__} that can be changed", "a frozen dataclass")
 
 

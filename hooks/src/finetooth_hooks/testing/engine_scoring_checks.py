@@ -24,7 +24,7 @@ def info_is_consistent(case: EngineCase) -> None:
 
 
 def forward_gives_log_probabilities(case: EngineCase) -> None:
-    """One array a datum, in the order given, with the shape of its targets: at most 0, and 0 where the mask is false."""
+    """One array a datum, in the order given, shaped as its targets: at most 0, and 0 where the mask is false."""
     engine, data = case.engine(), case.data()
     result = engine.forward(data)
     expect(

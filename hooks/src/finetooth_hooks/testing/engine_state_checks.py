@@ -10,7 +10,7 @@ import numpy as np
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.testing.checks import expect, fail
-from finetooth_hooks.testing.engine_cases import EngineCase
+from finetooth_hooks.testing.engine_cases import EngineCase, all_close
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
 
 _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy"}
@@ -30,8 +30,9 @@ def _train(engine: Engine, case: EngineCase, steps: range) -> list[float]:
     seen = []
     for step in steps:
         data = case.data(seed=step)
-        seen.append(engine.forward_backward(data, CENTRED if step % 2 else WEIGHTED_NLL).loss or 0.0)
-        stepped = engine.step(metrics={"loss": seen[-1]})
+        result = engine.forward_backward(data, CENTRED if step % 2 else WEIGHTED_NLL)
+        stepped = engine.step(metrics={"loss": result.loss or 0.0})
+        seen += [result.loss or 0.0, result.metrics.get("running", 0.0)]
         seen += [stepped.grad_norm, stepped.learning_rate, float(stepped.step)]
     return seen
 
@@ -114,10 +115,27 @@ def export_writes_an_artifact(case: EngineCase) -> None:
         expect(np.array_equal(a, b), "logprobs after export(path)", f"differ by {np.abs(a - b).max()}", "as before")
 
 
+def artifact_is_taken_back(case: EngineCase) -> None:
+    """A fresh engine that restores an artifact scores as the one that exported it; no artifact is a UserError."""
+    engine, data = case.engine(), case.data()
+    _train(engine, case, range(2))
+    engine.export(case.folder / "artifact")
+    other = case.engine()
+    other.restore(case.folder / "artifact")
+    all_close(engine, "logprobs after restore(path)", other.logprobs(data), engine.logprobs(data), "the exporter's")
+    (case.folder / "empty").mkdir()
+    try:
+        other.restore(case.folder / "empty")
+    except UserError:
+        return
+    fail("restore(an empty folder)", "no error", "a UserError")
+
+
 CHECKS = (
     restored_engine_continues_exactly,
     accumulated_gradients_are_saved,
     load_drops_what_was_there,
     foreign_state_is_refused,
     export_writes_an_artifact,
+    artifact_is_taken_back,
 )

@@ -120,11 +120,11 @@ def builds_without_global_randomness(case: EntryCase) -> None:
     import random
 
     case.build()  # a builder may import, and imports may draw
-    python, numpy = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    python, numpy = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
     built = case.build()
     expect(built is not None, case.called, "None", "what the protocol of its kind asks for")
     expect(random.getstate() == python, case.called, "random's state changed", "context.generator(...) instead")
-    same = bool(np.array_equal(np.random.get_state()[1], numpy))  # type: ignore[index, arg-type]
+    same = bool(np.array_equal(np.random.get_state()[1], numpy))  # type: ignore[index]
     expect(same, case.called, "numpy.random's state changed", "context.generator(...) instead")
 
 

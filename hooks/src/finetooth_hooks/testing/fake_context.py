@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from finetooth_hooks.entries import Entry, Loss
-from finetooth_hooks.errors import PluginError
+from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.protocols import Examples, Head, ModelFacts, Renderer, Tokenizer
+from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
 from finetooth_hooks.testing.losses import weighted_nll
@@ -103,6 +103,32 @@ class PlainRenderer:
         return Parsed(Message("assistant", self._tokenizer.decode(content)), "stop" if ended else "length")
 
 
+MODEL = ModelInfo(
+    reference="toy",
+    loader="under-test:toy",
+    model_type="llama",
+    config={"model_type": "llama", "vocab_size": FACTS.vocab_size, "hidden_size": FACTS.hidden_size},
+    parameters=14_000,
+    weight_bytes=56_000,
+)
+
+
+@dataclass(frozen=True)
+class FakeLoader:
+    """Describes the toy; there are no weights to load."""
+
+    bytes: Tokenizer
+
+    def describe(self, reference: str) -> ModelInfo:
+        return replace(MODEL, reference=reference)
+
+    def tokenizer(self, reference: str) -> Tokenizer:
+        return self.bytes
+
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+        raise RecipeError("model", f"{reference!r} has no weights: this is the conformance kit's stand-in")
+
+
 @dataclass(frozen=True)
 class FakeRegistered:
     """An entry with an invented source."""
@@ -170,6 +196,7 @@ class FakeContext:
     train: TrainSettings = TRAIN
     plan: Plan | None = None
     facts: ModelFacts = FACTS
+    model: ModelInfo = MODEL
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     given: Mapping[str, Examples] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -177,6 +204,10 @@ class FakeContext:
     @property
     def catalog(self) -> FakeCatalog:
         return FakeCatalog(self.entries, self.installed)
+
+    @property
+    def loader(self) -> FakeLoader:
+        return FakeLoader(self.tokenizer)
 
     @property
     def renderer(self) -> Renderer:

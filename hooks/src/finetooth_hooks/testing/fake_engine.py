@@ -145,11 +145,14 @@ class FakeEngine:
     def export(self, path: Path) -> None:
         self.save(path)
 
+    def restore(self, path: Path) -> None:
+        self.load(path)
+
     def set_total_steps(self, total: int | None) -> None:
         self.calls.append("set_total_steps")
 
     def peak_memory(self) -> int:
-        return self.table.nbytes
+        return int(self.table.nbytes)
 
 
 def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

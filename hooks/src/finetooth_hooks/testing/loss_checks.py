@@ -113,7 +113,7 @@ def parts_sum_to_the_whole(case: EntryCase) -> None:
             _close(f"{called}, contribution {name!r}", got, total, "the total over all at once")
         for name, metric in whole.metrics.items():
             join = {"max": max, "min": min}.get(metric.reduce, sum)
-            got = float(join(float(part.metrics[name].total) for part in parts))  # type: ignore[operator]
+            got = float(join(float(part.metrics[name].total) for part in parts))
             _close(f"{called}, metric {name!r}", got, float(metric.total), "the metric over all at once")
 
 

@@ -30,7 +30,8 @@ def weighted_nll(outputs: Outputs, data: LossData, state: LossState) -> LossResu
 
 def plain_sum(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """Minus the sum of log-probabilities, divided by nothing."""
-    return LossResult({"sum": Contribution(-xp.sum(outputs["logprobs"]), per="none")}, state=state)
+    total = -xp.sum(xp.where(data.mask, outputs["logprobs"], 0.0))
+    return LossResult({"sum": Contribution(total, per="none")}, state=state)
 
 
 def sums_of(outputs: Outputs, data: LossData, name: str = "logprobs") -> xp.Array:
@@ -58,12 +59,17 @@ def centred(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     count = state.get("steps", 0.0) + 1.0
     running = state.get("mean", 0.0) + (xp.item(xp.stop_gradient(mean)) - state.get("mean", 0.0)) / count
     total = xp.sum(xp.square(sums - mean))
-    return LossResult({"centred": Contribution(total, per="sequences")}, state={"steps": count, "mean": running})
+    return LossResult(
+        {"centred": Contribution(total, per="sequences")},
+        {"running": Metric(running)},
+        {"steps": count, "mean": running},
+    )
 
 
 def not_finite(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """NaN, for the engine to refuse."""
-    return LossResult({"nan": Contribution(xp.sum(outputs["logprobs"]) * float("nan"), per="weights")}, state=state)
+    total = xp.sum(xp.where(data.mask, outputs["logprobs"], 0.0)) * float("nan")
+    return LossResult({"nan": Contribution(total, per="weights")}, state=state)
 
 
 def smuggled_state(outputs: Outputs, data: LossData, state: LossState) -> LossResult:

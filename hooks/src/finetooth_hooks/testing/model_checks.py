@@ -29,8 +29,9 @@ def missing_model_is_refused(case: EntryCase) -> None:
     assert isinstance(case.entry, Loader)
     unknown = sorted(set(case.entry.frameworks) - _FRAMEWORKS)
     expect(not unknown, "entry.frameworks", unknown, f"of {sorted(_FRAMEWORKS)}")
-    reference = str(case.folder / "no-such-model")
-    if case.entry.claims(reference) is None:
+    paths = [str(case.folder / f"no-such-model{suffix}") for suffix in ("", ".gguf", ".safetensors")]
+    reference = next((path for path in paths if case.entry.claims(path) is not None), None)
+    if reference is None:
         raise CheckSkipped("it claims no path")
     loader = case.build()
     try:
@@ -74,7 +75,10 @@ def facts_match_the_model(case: EntryCase) -> None:
         expect(tuple(head.weight.shape) == (97, 32), facts.head.module, tuple(head.weight.shape), "(97, 32)")
         linear = {name.rpartition(".")[2] for name, module in layers[0].named_modules() if _is_linear(module)}
         expect(
-            set(facts.linear_targets) == linear, f"linear_targets of {model_type}", facts.linear_targets, sorted(linear)
+            set(facts.linear_targets) == linear,
+            f"linear_targets of {model_type}",
+            facts.linear_targets,
+            f"{sorted(linear)}",
         )
         inside = set(facts.attention_targets) <= linear and facts.attention_targets
         expect(inside, f"attention_targets of {model_type}", facts.attention_targets, f"some of {sorted(linear)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from importlib import import_module
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from finetooth_hooks.entries import Adapter, Optimizer
+from finetooth_hooks.entries import Schedule as ScheduleEntry
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo, Schedule
-from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect
+from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, fail
 from finetooth_hooks.testing.fake_context import FACTS
 
 _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle"}
@@ -53,10 +55,12 @@ def factors_are_finite_and_positive(case: EntryCase) -> None:
 @check_for("schedule")
 def unknown_total_is_taken_or_refused(case: EntryCase) -> None:
     """Without a total it gives factors, or says in a UserError that it needs one."""
+    assert isinstance(case.entry, ScheduleEntry)
     schedule = case.build()
     try:
         factors = [schedule.factor(step, None) for step in range(20)]
-    except UserError:
+    except UserError as error:
+        expect(case.entry.needs_total, "factor(step, None) with needs_total=False", error, "factors")
         return
     expect(all(math.isfinite(f) and f >= 0 for f in factors), "factor(0..19, None)", factors, "finite, 0 or more")
 
@@ -128,7 +132,7 @@ def restored_optimizer_continues(case: EntryCase) -> None:
     _update(torch, optimizer, named, range(3))
     copies = [(name, torch.nn.Parameter(parameter.detach().clone())) for name, parameter in named]
     other = case.build().create(copies)
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch would share its tensors
     for each, parameters in ((optimizer, named), (other, copies)):
         _update(torch, each, parameters, range(3, 6))
     for (name, wanted), (_, got) in zip(named, copies, strict=True):
@@ -262,3 +266,14 @@ def export_holds_what_trained(case: EntryCase) -> None:
             held = any(t.shape == parameter.shape and torch.equal(t.float(), parameter.float()) for t in tensors)
             expect(held, f"tensors that export wrote, for {name}", "none is equal", "its trained value")
     expect(torch.equal(_logits(torch, model), before), "logits after export", "others", "as before")
+    _, other, fresh, _ = _applied(case)
+    other.restore(fresh, folder)
+    worst = float((_logits(torch, fresh) - before).abs().max())
+    expect(worst <= 1e-6, "logits after restore(model, folder)", f"differ by {worst:.3g}", "those that were exported")
+    empty = case.folder / "empty"
+    empty.mkdir()
+    try:
+        other.restore(fresh, empty)
+    except UserError:
+        return
+    fail("restore(model, an empty folder)", "no error", "a UserError")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_freeze.adapter import FreezeAdapter, FreezeOptions
-from finetooth_hooks import PlanError, RecipeError
+from finetooth_hooks import PlanError, RecipeError, UserError
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
@@ -82,10 +82,42 @@ def test_no_layer_at_all_is_refused():
 def test_a_body_without_a_final_norm_is_named(tiny):
     made = tiny()
     made.model.model.norm2 = torch.nn.LayerNorm(4)
-    with pytest.raises(RecipeError, match="adapter.norm"):
+    with pytest.raises(RecipeError, match=r"adapter\.norm"):
         adapt(made, layers=1, norm=True)
 
 
 def test_it_is_no_reference(tiny):
     with pytest.raises(PlanError, match="reference"):
         FreezeAdapter(FreezeOptions(layers=1)).disabled(tiny().model)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_restored_weights_are_those_exported(tiny, tokens, tmp_path, tied):
+    adapter, made = FreezeAdapter(FreezeOptions(layers=1, norm=True)), tiny(tied=tied)
+    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    adapter.export(model, tmp_path / "artifact", made.info)
+    fresh = adapter.apply(tiny(tied=tied).model, made.facts, np.random.default_rng(0))
+    adapter.restore(fresh, tmp_path / "artifact")
+    with torch.no_grad():
+        assert torch.equal(fresh(tokens).logits, model(tokens).logits)
+
+
+def test_an_artifact_of_another_model_is_refused(tiny, tmp_path):
+    adapter, made = FreezeAdapter(FreezeOptions(layers=1, norm=True)), tiny()
+    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"no config\.json"):
+        adapter.restore(model, tmp_path)
+    adapter.export(tiny(layers=3).model, tmp_path / "deeper", made.info)
+    with pytest.raises(UserError, match=r"unexpected model\.layers\.2"):
+        adapter.restore(model, tmp_path / "deeper")
+    adapter.export(tiny(layers=1).model, tmp_path / "flatter", made.info)
+    with pytest.raises(UserError, match=r"missing model\.layers\.1"):
+        adapter.restore(model, tmp_path / "flatter")
+    adapter.export(model, tmp_path / "torn", made.info)
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        adapter.restore(model, tmp_path / "torn")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_full.adapter import FullAdapter
-from finetooth_hooks import PlanError
+from finetooth_hooks import PlanError, UserError
 from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
@@ -55,3 +55,35 @@ def test_odd_sampling_defaults_of_the_base_do_not_lose_the_run(tiny, tmp_path):
 def test_it_is_no_reference(tiny):
     with pytest.raises(PlanError, match="reference"):
         FullAdapter().disabled(tiny().model)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_restored_weights_are_those_exported(tiny, tokens, tmp_path, tied):
+    adapter, made = FullAdapter(), tiny(tied=tied)
+    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    adapter.export(model, tmp_path / "artifact", made.info)
+    fresh = adapter.apply(tiny(tied=tied).model, made.facts, np.random.default_rng(0))
+    adapter.restore(fresh, tmp_path / "artifact")
+    with torch.no_grad():
+        assert torch.equal(fresh(tokens).logits, model(tokens).logits)
+
+
+def test_an_artifact_of_another_model_is_refused(tiny, tmp_path):
+    adapter, made = FullAdapter(), tiny()
+    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"no config\.json"):
+        adapter.restore(model, tmp_path)
+    adapter.export(tiny(layers=3).model, tmp_path / "deeper", made.info)
+    with pytest.raises(UserError, match=r"unexpected model\.layers\.2"):
+        adapter.restore(model, tmp_path / "deeper")
+    adapter.export(tiny(layers=1).model, tmp_path / "flatter", made.info)
+    with pytest.raises(UserError, match=r"missing model\.layers\.1"):
+        adapter.restore(model, tmp_path / "flatter")
+    adapter.export(model, tmp_path / "torn", made.info)
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        adapter.restore(model, tmp_path / "torn")

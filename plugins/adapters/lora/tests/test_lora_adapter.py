@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import RecipeError
+from finetooth_hooks import RecipeError, UserError
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from peft import PeftModel
 from pydantic import ValidationError
@@ -139,9 +139,14 @@ def test_same_adapter_gives_the_same_bytes(tiny, tmp_path):
         adapter.export(made.model, tmp_path / name, made.info)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    # a set's order would differ in another process
+    names = json.loads((tmp_path / "one" / "adapter_config.json").read_text())["target_modules"]
+    assert names == sorted(names)
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "attention", ["q_proj", "down_proj"], ["lm_head"], [r".*\.1\..*_proj"]])
+@pytest.mark.parametrize(
+    "targets", ["all-linear", "attention", ["q_proj", "down_proj"], ["lm_head"], [r".*\.1\..*_proj"]]
+)
 @pytest.mark.parametrize("dora", [False, True])
 def test_counted_parameters_are_those_that_train(tiny, targets, dora):
     adapter, made = adapt(tiny, rank=3, targets=targets, dora=dora, layers=3)
@@ -186,3 +191,44 @@ def test_gradients_reach_only_the_addition(tiny, tokens):
     _, made = adapt(tiny, rank=4, dropout=0.1)
     made.model(tokens, labels=tokens).loss.backward()
     assert {n for n, p in made.model.named_parameters() if p.grad is not None} == set(trained(made.model))
+
+
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"targets": ["lm_head", "embed_tokens", "q_proj"]}], ids=str)
+def test_restored_weights_are_those_exported(tiny, tokens, tmp_path, options):
+    adapter, made = adapt(tiny, rank=4, **options)
+    shake(made.model)
+    adapter.export(made.model, tmp_path / "artifact", made.info)
+    fresh_adapter, fresh = adapt(tiny, seed=9, rank=4, **options)
+    fresh_adapter.restore(fresh.model, tmp_path / "artifact")
+    assert torch.equal(logits(fresh.model, tokens), logits(made.model, tokens))
+    assert set(trained(fresh.model)) == set(trained(made.model))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"rank": 8, "alpha": 8}, "rank is 4 there and 8 here"),
+        ({"rank": 4, "alpha": 3}, "alpha"),
+        ({"rank": 4, "dora": True}, "dora"),
+        ({"rank": 4, "targets": "attention"}, "only in the artifact"),
+        ({"rank": 4, "targets": ["lm_head"]}, "artifact"),
+    ],
+)
+def test_an_artifact_of_another_adapter_is_refused(tiny, tmp_path, options, named):
+    adapter, made = adapt(tiny, rank=4)
+    adapter.export(made.model, tmp_path / "artifact", made.info)
+    other, fresh = adapt(tiny, **options)
+    before = {name: p.clone() for name, p in trained(fresh.model).items()}
+    with pytest.raises(UserError, match=named):
+        other.restore(fresh.model, tmp_path / "artifact")
+    assert all(torch.equal(p, before[name]) for name, p in trained(fresh.model).items())
+
+
+def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
+    adapter, made = adapt(tiny, rank=4)
+    with pytest.raises(UserError, match="no adapter"):
+        adapter.restore(made.model, tmp_path)
+    adapter.export(made.model, tmp_path, made.info)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="no adapter"):
+        adapter.restore(made.model, tmp_path)

@@ -76,9 +76,7 @@ def invoke(obj, *arguments):
     return CliRunner().invoke(merge.command, [str(a) for a in arguments], obj=obj, catch_exceptions=False)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"dora": True}, {"rslora": True}, {"targets": ["lm_head", "q_proj"]}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"dora": True}, {"rslora": True}, {"targets": ["lm_head", "q_proj"]}], ids=str)
 @pytest.mark.parametrize("tied", [False, True])
 def test_merged_model_computes_what_the_adapter_did(run, tiny, tokens, options, tied):
     folder, model = run(tied=tied, **options)
@@ -137,7 +135,7 @@ def test_whole_weights_and_empty_folders_are_refused(tmp_path, tiny):
     with pytest.raises(UserError, match="nothing to merge"):
         merge.find(tmp_path, None)
     (tmp_path / "artifact" / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
         merge.find(tmp_path, None)
     (tmp_path / "artifact" / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="names no base"):

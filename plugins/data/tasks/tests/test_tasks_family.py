@@ -73,10 +73,15 @@ def test_an_independent_solver_gives_the_same_answers() -> None:
 def test_every_word_occurs_about_equally_often() -> None:
     draws = Draws("balance")
     counts = Counter(generate(draws).answer for _ in range(4400))
-    assert set(counts) == {word for man, woman, _ in RELATIONSHIPS for word in (man, woman)}
+    assert set(counts) == {word for kind in RELATIONSHIPS for word in (kind.man, kind.woman)}
     assert len(counts) == 22
     # 200 expected of each; 5 standard deviations of a binomial are 69
     assert all(130 < count < 270 for count in counts.values()), counts
+
+
+def test_every_ordered_pair_of_members_stands_in_one_relationship() -> None:
+    places = [pair for kind in RELATIONSHIPS for pair in kind.places]
+    assert sorted(places) == [(one, two) for one in range(6) for two in range(6) if one != two]
 
 
 def test_names_tell_the_gender_and_couples_are_mixed() -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 # names the task
 PINNED = {
     "arithmetic": "b529143672c9d4cc",
-    "family": "",
+    "family": "9c66f97be2eb0958",
     "sorting": "8e47dbbfabf31764",
     "weekdays": "7e73509ad7b5c9be",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from finetooth_hooks import Context, Decision, Engine, MemoryEstimate, NoOptions
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
@@ -34,8 +33,7 @@ class NumpyBackend:
 
     def engine(self, request: EngineRequest) -> Engine:
         base = request.loader.load(request.model.reference, framework="numpy", precision="fp64", device="cpu")
-        generator = np.random.default_rng([request.generator_seed, 1])
-        return NumpyEngine(request.adapter.apply(base, request.facts, generator), request)
+        return NumpyEngine(request.adapter.apply(base, request.facts, request.adapter_generator), request)
 
 
 def build(options: NoOptions, context: Context) -> NumpyBackend:

@@ -298,6 +298,9 @@ class NumpyEngine:
     def export(self, path: Path) -> None:
         self.request.adapter.export(self.model, path, self.request.model)
 
+    def restore(self, path: Path) -> None:
+        self.request.adapter.restore(self.model, path)
+
     def set_total_steps(self, total: int | None) -> None:
         self.total_steps = total
 

@@ -37,10 +37,11 @@ def request(
     plan = replace(plan, train=replace(plan.train, micro_batch_tokens=budget, max_grad_norm=0.0))
     loader = loader or ToyLoader(vocab, width)
     info = loader.describe("toy:3")
+    facts = facts_of({"vocab_size": vocab, "hidden_size": width})
     return EngineRequest(
         plan=plan,
         model=info,
-        facts=facts_of(info.config),
+        facts=facts,
         hardware=NumpyHardware().facts(),
         loader=loader,
         adapter=DeltaAdapter(),
@@ -57,6 +58,4 @@ def engine(**sizes: Any) -> NumpyEngine:
     made = request(**sizes)
     base = made.loader.load("toy:3", framework="numpy", precision="fp64", device="cpu")
     assert isinstance(base, Toy)
-    import numpy as np
-
-    return NumpyEngine(made.adapter.apply(base, made.facts, np.random.default_rng(0)), made)
+    return NumpyEngine(made.adapter.apply(base, made.facts, made.adapter_generator), made)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, NoOptions, Options
+from finetooth_hooks import Context, NoOptions, Options, UserError
 from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
 from pydantic import Field
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from toy_numpy.model import MATRICES, Toy
 from toy_numpy.optimizers import Adam, Sgd
@@ -111,6 +111,16 @@ class DeltaAdapter:
         save_file({f"{name}.delta": value for name, value in model.delta.items()}, folder / "adapter_model.safetensors")
         config = {"base_model_name_or_path": info.reference, "peft_type": "DELTA"}
         (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def restore(self, model: Toy, folder: Path) -> None:
+        try:
+            tensors = load_file(folder / "adapter_model.safetensors")
+        except OSError as error:
+            raise UserError(f"{folder} holds no adapter: {error}") from error
+        found = {name.removesuffix(".delta"): value for name, value in tensors.items()}
+        if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in model.delta.items()}:
+            raise UserError(f"{folder} holds an adapter of another shape")
+        model.delta = found
 
 
 def build_adapter(options: NoOptions, context: Context) -> DeltaAdapter:

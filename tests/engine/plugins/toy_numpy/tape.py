@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import autograd.numpy as anp
@@ -62,10 +63,8 @@ class TapeLibrary(ArrayLibrary):
 
 def join() -> None:
     """Register the tape's arrays, once."""
-    try:
+    with suppress(ValueError):  # registered by an earlier import
         arrays.register("autograd", TapeLibrary)
-    except ValueError:
-        pass  # registered by an earlier import
 
 
 def gradients(

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks import Context, Options, RecipeError, UserError
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from finetooth_lora.sizes import added_parameters
@@ -131,13 +131,55 @@ class LoraAdapter:
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take the addition back from an artifact.
+
+        Raises:
+            UserError: it is no adapter, or one of another rank, scale or choice of modules.
+        """
+        tensors = _saved_addition(model.peft_config[NAME], folder)
+        state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+        for name in sorted(tensors.keys() ^ state.keys()):
+            where = "only in the artifact" if name in tensors else "missing in the artifact"
+            raise UserError(f"{folder}: {name} is {where}", action="use the adapter.targets of the run it comes from")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                if tensor.shape != tensors[name].shape:
+                    raise UserError(
+                        f"{folder}: {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(tensor.shape)}",
+                        action="use the model and adapter of the run it comes from",
+                    )
+                tensor.copy_(tensors[name])  # shares its memory with the model's parameter
+
+
+def _saved_addition(config: LoraConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """Tensors of an artifact by the names they have in the model.
+
+    Raises:
+        UserError: there is none, or it was trained under another rank or scale.
+    """
+    try:
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} is no adapter that can be read: {error}", action="name the artifact of a run with this adapter"
+        ) from error
+    for setting, option in (("r", "rank"), ("lora_alpha", "alpha"), ("use_rslora", "rslora"), ("use_dora", "dora")):
+        if saved.get(setting) != getattr(config, setting):
+            raise UserError(
+                f"{folder}: {option} is {saved.get(setting)} there and {getattr(config, setting)} here",
+                action=f"set adapter.{option} as it was",
+            )
+    return {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+
 
 def _adaptable(module: Any) -> bool:
     """Whether peft can add to the module: linear ones (quantised ones too), embeddings, GPT-2's Conv1D."""
     return hasattr(module, "in_features") or isinstance(module, torch.nn.Embedding | Conv1D)
 
 
-def _initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
+def _initialise(layer: Any, generator: np.random.Generator) -> None:
     """Draw the layer's new parameters and make them float32 and trainable."""
     if NAME in layer.lora_A:
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight

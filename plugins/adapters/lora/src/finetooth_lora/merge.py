@@ -90,14 +90,16 @@ def merged(model: Any, adapter: Path) -> Any:
         raise UserError(
             f"{adapter} does not fit its base model: {reason}", action="merge it into the model it was trained on"
         ) from error
-    base = adapted.get_base_model()
+    base: Any = adapted.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     if getattr(base.config, "tie_word_embeddings", False) and any(isinstance(end, LoraLayer) for end in ends):
         _untie(base)
     try:
         return adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise UserError(f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32") from error
+        raise UserError(
+            f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"
+        ) from error
 
 
 def _untie(base: Any) -> None:
@@ -127,7 +129,9 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
         beside.chmod(0o755)
         beside.rename(output)
     except (OSError, SafetensorError) as error:
-        raise EngineError(f"{output} cannot be written: {error}", action="make room or choose another --output") from error
+        raise EngineError(
+            f"{output} cannot be written: {error}", action="make room or choose another --output"
+        ) from error
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)

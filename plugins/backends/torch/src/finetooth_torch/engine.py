@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,6 @@ class Parts:
     dtype: torch.dtype
 
 
-@dataclass
-class _Pending:
-    """A forward whose backward may still come."""
-
-    work: Pass
-    state_name: str = ""
-    grads_only: bool = field(default=False)
-
-
 class TorchEngine:
     """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
 
@@ -90,7 +81,7 @@ class TorchEngine:
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pass] = {}
         self._handles = 0
         network = parts.network
         self._info = EngineInfo(
@@ -126,18 +117,19 @@ class TorchEngine:
         normalizer: Counts | None = None,
     ) -> Forward:
         work = self._work(data, loss, role=role, normalizer=normalizer)
-        evaluated = None if loss is None else self._runner.evaluate(work, backward=False, returns=returns)
+        train = role == "policy"  # what its backward will differentiate
+        evaluated = None if loss is None else self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
         missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
         if missing:
             whole = bool({"hidden", "logits"} & set(missing))
-            scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=False)
+            scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None
         if role == "policy":
             self._handles += 1
             handle = Handle(self._handles, self.weights_version)
-            self._pending[handle.id] = _Pending(work)
+            self._pending[handle.id] = work
         return self._report(work, outputs, evaluated, handle)
 
     def backward(
@@ -147,8 +139,7 @@ class TorchEngine:
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
-        pending = self._claim(handle)
-        work = pending.work
+        work = self._claim(handle)
         if grads is not None:
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
@@ -237,6 +228,12 @@ class TorchEngine:
             self._request.adapter.export(self._parts.network.model, path, self._request.model)
         self._request.tokenizer.save(path)
 
+    def restore(self, path: Path) -> None:
+        self._pending.clear()
+        self.zero_grad()
+        with self._parts.parameters.as_given(take=True):
+            self._request.adapter.restore(self._parts.network.model, Path(path))
+
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)
 
@@ -269,7 +266,7 @@ class TorchEngine:
     def _accumulate(self, work: Pass, returns: Collection[str]) -> Any:
         """Evaluate with gradients; on failure no half-accumulated gradient is left behind."""
         try:
-            evaluated = self._runner.evaluate(work, backward=True, returns=returns)
+            evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
         except BaseException:
             self.zero_grad()
             raise
@@ -279,7 +276,7 @@ class TorchEngine:
         self._counters.loss += evaluated.totals.loss
         return evaluated
 
-    def _claim(self, handle: Handle) -> _Pending:
+    def _claim(self, handle: Handle) -> Pass:
         if handle.weights_version != self.weights_version:
             raise EngineError(
                 f"handle {handle.id} is from weights version {handle.weights_version}, and the weights are at "

@@ -35,6 +35,7 @@ class Network:
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self._adapter, self._can_disable = adapter, can_disable
+        self.config: Any = base.config
         self._body: Any = base.get_submodule(facts.body)
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         self._training: bool | None = None
@@ -96,9 +97,7 @@ class Network:
         hidden = self.hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
-            logprobs, entropy = self.head.scores(
-                hidden, rectangle.targets, rectangle.mask, entropy="entropy" in needs
-            )
+            logprobs, entropy = self.head.scores(hidden, rectangle.targets, rectangle.mask, entropy="entropy" in needs)
             if "logprobs" in needs:
                 found["logprobs"] = logprobs
             if entropy is not None:

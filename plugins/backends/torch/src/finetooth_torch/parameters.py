@@ -26,7 +26,7 @@ class TrainedParameters:
 
     Args:
         model: the adapted model.
-        base_names: identities (`id`) of the parameters that the base had; new ones are cast to `dtype`.
+        base: identities (`id`) of the parameters that the base had; new ones are cast to `dtype`.
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
 
@@ -50,7 +50,7 @@ class TrainedParameters:
         for parameter, master in zip(self._live, self.masters, strict=True):
             if id(parameter) not in base:
                 parameter.data = parameter.data.to(dtype)
-            parameter.register_post_accumulate_grad_hook(self._collector(master))
+            parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
 
     def _collector(self, master: nn.Parameter) -> Any:
         scaler = self._scaler
@@ -107,17 +107,25 @@ class TrainedParameters:
         self.publish()
 
     @contextmanager
-    def as_given(self) -> Iterator[None]:
+    def as_given(self, *, take: bool = False) -> Iterator[None]:
         """Inside, the model holds the trained parameters in the precision in which the adapter made them: what is
-        exported."""
+        exported.
+
+        Args:
+            take: keep what the model holds at the end.
+        """
         if not self.split:
             yield
             return
         computed = [parameter.data for parameter in self._live]
         try:
             for parameter, master, dtype in zip(self._live, self.masters, self._adapter_dtypes, strict=True):
-                parameter.data = master.detach().to(dtype)
+                parameter.data = master.detach().to(dtype, copy=True)
             yield
+            if take:
+                for parameter, master in zip(self._live, self.masters, strict=True):
+                    master.data.copy_(parameter.data)
         finally:
             for parameter, data in zip(self._live, computed, strict=True):
                 parameter.data = data
+            self.publish()

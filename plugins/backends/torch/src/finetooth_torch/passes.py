@@ -94,10 +94,11 @@ class Runner:
             self._keep(outputs, work, batch, found)
         return outputs
 
-    def evaluate(self, work: Pass, *, backward: bool, returns: Collection[str] = ()) -> Evaluated:
+    def evaluate(self, work: Pass, *, train: bool, backward: bool = False, returns: Collection[str] = ()) -> Evaluated:
         """Evaluate the loss of `work`, and its gradients with `backward`.
 
         Args:
+            train: with dropout.
             returns: outputs to hand back per datum, of those that the loss needs.
 
         Raises:
@@ -106,13 +107,13 @@ class Runner:
         spec = work.spec
         assert spec is not None
         if spec.together == "step" and len(work.batches) > 1:
-            return self._evaluate_step(work, spec, backward=backward, returns=returns)
+            return self._evaluate_step(work, spec, train=train, backward=backward, returns=returns)
         totals = Totals(spec, work.counts)
         evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
         for batch in work.batches:
             rectangle = self._rectangle(work, batch)
-            with self._as(work, batch, work.role, train=backward), torch.set_grad_enabled(backward):
-                outputs = self._outputs(work, spec, rectangle, train=backward)
+            with self._as(work, batch, work.role, train=train), torch.set_grad_enabled(backward):
+                outputs = self._outputs(spec, rectangle, train=train)
                 objective = self._loss(work, rectangle, outputs, totals, evaluated)
                 if backward:
                     self._backward(objective)
@@ -135,7 +136,9 @@ class Runner:
 
     # --- a loss that must see the whole step --------------------------------------------------------------------------
 
-    def _evaluate_step(self, work: Pass, spec: LossSpec, *, backward: bool, returns: Collection[str]) -> Evaluated:
+    def _evaluate_step(
+        self, work: Pass, spec: LossSpec, *, train: bool, backward: bool, returns: Collection[str]
+    ) -> Evaluated:
         """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back by micro-batch.
 
         By the chain rule the sum over micro-batches of dL/d(outputs) times d(outputs)/d(parameters) is the gradient
@@ -145,8 +148,8 @@ class Runner:
         leaves: dict[str, Tensor] = {}
         with torch.no_grad():
             for batch in work.batches:
-                with self._as(work, batch, work.role, train=backward):
-                    found = self._outputs(work, spec, self._rectangle(work, batch), train=backward)
+                with self._as(work, batch, work.role, train=train):
+                    found = self._outputs(spec, self._rectangle(work, batch), train=train)
                 for name, values in found.items():
                     if name not in leaves:
                         leaves[name] = values.new_zeros((*whole.mask.shape, *values.shape[2:]))
@@ -176,7 +179,7 @@ class Runner:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _outputs(self, work: Pass, spec: LossSpec, rectangle: Rectangle, *, train: bool) -> dict[str, Tensor]:
+    def _outputs(self, spec: LossSpec, rectangle: Rectangle, *, train: bool) -> dict[str, Tensor]:
         """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without."""
         outputs: dict[str, Tensor] = {}
         for role in sorted(spec.roles):
@@ -208,7 +211,7 @@ class Runner:
 
     def _backward(self, objective: Tensor) -> None:
         if objective.requires_grad:
-            (objective * self._scale()).backward()  # type: ignore[no-untyped-call]
+            (objective * self._scale()).backward()
 
     def _rectangle(self, work: Pass, batch: MicroBatch) -> Rectangle:
         return make_rectangle(work.data, batch, pad_id=self._pad_id, device=self._device)

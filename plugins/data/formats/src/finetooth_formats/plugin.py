@@ -14,17 +14,29 @@ def ft_formats() -> Iterator[Format]:
         build="finetooth_formats.chat:build",
         summary="messages with role and content, or ShareGPT conversations",
         rank=10,
+        example_rows=(
+            {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]},
+            {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+        ),
     )
     yield Format(
         name="instruction",
         build="finetooth_formats.instruction:build",
         summary="instruction, input and output (Alpaca)",
         rank=20,
+        example_rows=({"instruction": "Add.", "input": "2, 2", "output": "4"},),
     )
     yield Format(
         name="prompt_completion",
         build="finetooth_formats.prompt_completion:build",
         summary="two columns, such as prompt and completion or question and answer",
         rank=30,
+        example_rows=({"prompt": "2+2?", "completion": "4"}, {"question": "2+2?", "answer": "4"}),
     )
-    yield Format(name="text", build="finetooth_formats.text:build", summary="documents in the column text", rank=40)
+    yield Format(
+        name="text",
+        build="finetooth_formats.text:build",
+        summary="documents in the column text",
+        rank=40,
+        example_rows=({"text": "Once upon a time."},),
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
 from finetooth_hooks.protocols import ModelInfo
@@ -13,9 +14,6 @@ from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_gguf import container
 from finetooth_gguf.architectures import config_values
 from finetooth_gguf.reference import find
-
-if TYPE_CHECKING:
-    from finetooth_hooks.context import Context
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -57,6 +57,9 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
 def build_tokenizer(container: Container) -> PreTrainedTokenizerFast:
     """The tokenizer of a file: same ids as the original, with its special tokens, chat template and a pad token.
 
+    A byte that the vocabulary lacks (SmolLM2's has no token for six control characters and for the first byte of the
+    rare planes 4 to 15) gives no token, as in the original.
+
     Raises:
         RecipeError: the vocabulary is not byte-level BPE, or was learned with a pre-tokenizer that is not known.
     """

@@ -1,6 +1,6 @@
-"""The `family` task: name the relationship between two members of a small family told in three or four sentences.
+"""The `family` task: name the relationship between two members of a small family told in four sentences.
 
-The family is a couple, their one or two children, the spouse of the first child, and that couple's one or two children:
+The family is a couple, their two children, the spouse of the first child, and that couple's child:
 
     Ruth is married to Edward. Their children are Brian and Amy. Brian is married to Linda. Their child is Kyle.
     What is Amy to Kyle? -> aunt
@@ -10,6 +10,9 @@ relationship is drawn first, uniformly, so the most frequent answer is right in 
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
 
 from finetooth_tasks.question import Draws, Question
 
@@ -22,82 +25,73 @@ WOMEN = (
     *("Karen", "Laura", "Linda", "Lisa", "Lucy", "Margaret", "Maria", "Mary", "Rachel", "Rose", "Sarah", "Susan"),
 )
 
-# Places in the family. The first of each pair of spouses in the text may be either of the two.
-ELDER, ELDER_SPOUSE, CHILD, SIBLING, SPOUSE, GRANDCHILD, GRANDCHILD_SIBLING = range(7)
+# places in the family, in the order of the story
+ELDER, ELDER_SPOUSE, CHILD, SIBLING, SPOUSE, GRANDCHILD = range(6)
+_COUPLES = ((ELDER, ELDER_SPOUSE), (CHILD, SPOUSE))
+_ELDERS, _CHILDREN, _PARENTS = (ELDER, ELDER_SPOUSE), (CHILD, SIBLING), (CHILD, SPOUSE)
 
-# relationship -> (word for a man, word for a woman, the places (X, Y) for which "X is the ... of Y")
-_ELDERS, _CHILDREN, _GRANDCHILDREN = (ELDER, ELDER_SPOUSE), (CHILD, SIBLING), (GRANDCHILD, GRANDCHILD_SIBLING)
-_PARENTS = (CHILD, SPOUSE)
-RELATIONSHIPS: tuple[tuple[str, str, tuple[tuple[int, int], ...]], ...] = (
-    ("husband", "wife", ((ELDER, ELDER_SPOUSE), (ELDER_SPOUSE, ELDER), (CHILD, SPOUSE), (SPOUSE, CHILD))),
-    (
-        "father",
-        "mother",
-        (
-            *((elder, child) for elder in _ELDERS for child in _CHILDREN),
-            *((parent, child) for parent in _PARENTS for child in _GRANDCHILDREN),
-        ),
-    ),
-    (
-        "son",
-        "daughter",
-        (
-            *((child, elder) for elder in _ELDERS for child in _CHILDREN),
-            *((child, parent) for parent in _PARENTS for child in _GRANDCHILDREN),
-        ),
-    ),
-    (
-        "brother",
-        "sister",
-        ((CHILD, SIBLING), (SIBLING, CHILD), (GRANDCHILD, GRANDCHILD_SIBLING), (GRANDCHILD_SIBLING, GRANDCHILD)),
-    ),
-    ("grandfather", "grandmother", tuple((elder, child) for elder in _ELDERS for child in _GRANDCHILDREN)),
-    ("grandson", "granddaughter", tuple((child, elder) for elder in _ELDERS for child in _GRANDCHILDREN)),
-    ("uncle", "aunt", tuple((SIBLING, child) for child in _GRANDCHILDREN)),
-    ("nephew", "niece", tuple((child, SIBLING) for child in _GRANDCHILDREN)),
-    ("father-in-law", "mother-in-law", tuple((elder, SPOUSE) for elder in _ELDERS)),
-    ("son-in-law", "daughter-in-law", tuple((SPOUSE, elder) for elder in _ELDERS)),
-    ("brother-in-law", "sister-in-law", ((SIBLING, SPOUSE), (SPOUSE, SIBLING))),
+
+@dataclass(frozen=True)
+class Relationship:
+    """One relationship: the word for a man, the word for a woman, and the places (X, Y) for which "X is Y's ...".
+
+    Attributes:
+        man: `uncle`.
+        woman: `aunt`.
+        places: pairs of places that are so related.
+    """
+
+    man: str
+    woman: str
+    places: tuple[tuple[int, int], ...]
+
+
+RELATIONSHIPS = (
+    Relationship("husband", "wife", tuple(pair for one, two in _COUPLES for pair in ((one, two), (two, one)))),
+    Relationship("father", "mother", (*product(_ELDERS, _CHILDREN), *product(_PARENTS, (GRANDCHILD,)))),
+    Relationship("son", "daughter", (*product(_CHILDREN, _ELDERS), *product((GRANDCHILD,), _PARENTS))),
+    Relationship("brother", "sister", ((CHILD, SIBLING), (SIBLING, CHILD))),
+    Relationship("grandfather", "grandmother", tuple(product(_ELDERS, (GRANDCHILD,)))),
+    Relationship("grandson", "granddaughter", tuple(product((GRANDCHILD,), _ELDERS))),
+    Relationship("uncle", "aunt", ((SIBLING, GRANDCHILD),)),
+    Relationship("nephew", "niece", ((GRANDCHILD, SIBLING),)),
+    Relationship("father-in-law", "mother-in-law", tuple(product(_ELDERS, (SPOUSE,)))),
+    Relationship("son-in-law", "daughter-in-law", tuple(product((SPOUSE,), _ELDERS))),
+    Relationship("brother-in-law", "sister-in-law", ((SIBLING, SPOUSE), (SPOUSE, SIBLING))),
 )
+"""All relationships of the family: every ordered pair of its members stands in exactly one."""
 
 
 def generate(draws: Draws) -> Question:
     """Draw a relationship and the gender of who is asked about, then a family in which it holds."""
-    man_word, woman_word, places = draws.choice(RELATIONSHIPS)
-    asked, other = draws.choice(places)
-    asked_is_woman = draws.below(2) == 1
-    women = {asked} if asked_is_woman else set()
-    for first, second in ((ELDER, ELDER_SPOUSE), (CHILD, SPOUSE)):
-        if asked in (first, second):
-            wife = asked if asked_is_woman else first + second - asked
-        else:
-            wife = draws.choice((first, second))
+    relationship = draws.choice(RELATIONSHIPS)
+    asked, other = draws.choice(relationship.places)
+    woman_asked = draws.below(2) == 1
+    names = _draw_names(draws, _draw_women(draws, asked, woman_asked))
+    elder, elder_spouse, child, sibling, spouse, grandchild = names
+    prompt = (
+        f"{elder} is married to {elder_spouse}. Their children are {child} and {sibling}. "
+        f"{child} is married to {spouse}. Their child is {grandchild}.\n"
+        f"What is {names[asked]} to {names[other]}? Answer with one word."
+    )
+    return Question(prompt, relationship.woman if woman_asked else relationship.man)
+
+
+def _draw_women(draws: Draws, asked: int, woman_asked: bool) -> set[int]:
+    """The places of women: of each couple one, and `asked` only if wanted."""
+    women = set()
+    for couple in _COUPLES:
+        wife = draws.choice(couple)
+        if asked in couple and (wife == asked) != woman_asked:
+            wife = couple[0] + couple[1] - wife
         women.add(wife)
-    for place in (SIBLING, GRANDCHILD, GRANDCHILD_SIBLING):
-        if place != asked and draws.below(2) == 1:
-            women.add(place)
-    names = _draw_names(draws, women)
-    needed = {asked, other}
-    people = {place for place in (SIBLING, GRANDCHILD_SIBLING) if place in needed or draws.below(2) == 1}
-    prompt = f"{_tell(names, people)}\nWhat is {names[asked]} to {names[other]}? Answer with one word."
-    return Question(prompt, woman_word if asked_is_woman else man_word)
+    for single in (SIBLING, GRANDCHILD):
+        if woman_asked if single == asked else draws.below(2) == 1:
+            women.add(single)
+    return women
 
 
 def _draw_names(draws: Draws, women: set[int]) -> list[str]:
     """A name per place, all different, fitting each person's gender."""
-    men_names, women_names = draws.sample(MEN, 7), draws.sample(WOMEN, 7)
-    return [women_names[place] if place in women else men_names[place] for place in range(7)]
-
-
-def _tell(names: list[str], siblings: set[int]) -> str:
-    """The family in four sentences; `siblings` holds which of SIBLING and GRANDCHILD_SIBLING exist."""
-    children = f"child is {names[CHILD]}"
-    if SIBLING in siblings:
-        children = f"children are {names[CHILD]} and {names[SIBLING]}"
-    grandchildren = f"child is {names[GRANDCHILD]}"
-    if GRANDCHILD_SIBLING in siblings:
-        grandchildren = f"children are {names[GRANDCHILD]} and {names[GRANDCHILD_SIBLING]}"
-    return (
-        f"{names[ELDER]} is married to {names[ELDER_SPOUSE]}. Their {children}. "
-        f"{names[CHILD]} is married to {names[SPOUSE]}. Their {grandchildren}."
-    )
+    men_names, women_names = draws.sample(MEN, 6), draws.sample(WOMEN, 6)
+    return [women_names[place] if place in women else men_names[place] for place in range(6)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from finetooth_hooks.context import Context
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.options import Options
@@ -14,9 +15,6 @@ from pydantic import Field
 
 from finetooth_tasks import arithmetic, family, sorting, weekdays
 from finetooth_tasks.question import Draws, Question
-
-if TYPE_CHECKING:
-    from finetooth_hooks.context import Context
 
 Split = Literal["train", "eval"]
 

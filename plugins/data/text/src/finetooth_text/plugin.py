@@ -17,6 +17,8 @@ def claims(reference: str) -> Claim | None:
     """Text files are its own by their name, folders if text files are in them."""
     if reference.lower().endswith(ENDINGS):
         return Claim(2, f"a {Path(reference).suffix.lower()} file")
+    if not reference:
+        return None
     folder = Path(reference)
     if folder.is_dir() and any(path.suffix.lower() in ENDINGS for path in islice(folder.rglob("*"), LOOKED_AT)):
         return Claim(1, "a folder with text files")

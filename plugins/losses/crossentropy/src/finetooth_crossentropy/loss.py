@@ -33,6 +33,6 @@ def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossRes
         weights = weights[..., None]
     if logprobs.ndim > mask.ndim:
         mask = mask[..., None]
-    # where, not a product: a masked log-probability may be anything, and 0 * -inf is no number
-    total = -xp.sum(xp.where(mask, weights * logprobs, 0.0))
+    # masked before the product: what is masked may be anything, and 0 * -inf is no number
+    total = -xp.sum(weights * xp.where(mask, logprobs, 0.0))
     return LossResult({"cross_entropy": Contribution(total, per="weights")})

@@ -52,7 +52,7 @@ class AdafactorOptions(OptimizerOptions):
 
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
-    square of its weights, which counts as 0.001 if it is smaller. A new adapter's zero matrix therefore starts slowly."""
+    square of its weights, which counts as 0.001 if it is smaller: the zero matrix of a new adapter starts slowly."""
     beta2_decay: float = Field(default=-0.8, lt=0)
     """The second moment's decay at step t is 1 - t ** beta2_decay."""
     clip: float = Field(default=1.0, ge=1)

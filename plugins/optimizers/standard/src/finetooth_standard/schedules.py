@@ -141,7 +141,7 @@ def _cosine_with_restarts(step: int, warmup: int, total: int | None, *, cycles: 
 
 def _polynomial(step: int, warmup: int, total: int | None, *, power: float, end_ratio: float) -> float:
     left = 1 - _progress(step, warmup, total, "schedule polynomial")
-    return end_ratio + (1 - end_ratio) * left**power
+    return end_ratio + (1 - end_ratio) * float(left**power)
 
 
 def _inverse_sqrt(step: int, warmup: int, total: int | None, *, timescale: int | None) -> float:  # noqa: ARG001

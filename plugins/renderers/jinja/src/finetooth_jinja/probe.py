@@ -27,11 +27,14 @@ class Habits:
         stop_ids: special tokens that follow an answer, in the middle and at the end of a conversation.
         before: blanks between the prompt and the answer.
         after: blanks between the answer and the token that ends it.
+        leads_on: a conversation begins with the prompt that asks for its last answer; else a model is asked in
+            another way than it is trained.
     """
 
     stop_ids: tuple[int, ...] = ()
     before: str = ""
     after: str = ""
+    leads_on: bool = True
 
 
 def habits(shaper: Shaper, encoder: Encoder) -> Habits:
@@ -52,5 +55,6 @@ def habits(shaper: Shaper, encoder: Encoder) -> Habits:
                 stops.append(id_)
                 after = text[end:start]
                 break
-    before = text[len(prompt) : text.find(ANSWERS[1])] if text.startswith(prompt) else ""
-    return Habits(tuple(dict.fromkeys(stops)), before if before.isspace() else "", after)
+    leads_on = text.startswith(prompt)
+    before = text[len(prompt) : text.find(ANSWERS[1])] if leads_on else ""
+    return Habits(tuple(dict.fromkeys(stops)), before if before.isspace() else "", after, leads_on)

@@ -68,7 +68,13 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
         raise RecipeError(
             "data.renderer", f"the chat template is not Jinja: {error}", action="fix the template"
         ) from error
-    return JinjaRenderer(tokenizer, template)
+    renderer = JinjaRenderer(tokenizer, template)
+    if not renderer.leads_on:
+        context.note(
+            "renderer jinja: the chat template's prompt for an answer is not how the same conversation reads with the "
+            "answer in it, so the model is asked in a slightly other way than it is trained"
+        )
+    return renderer
 
 
 class JinjaRenderer:
@@ -79,6 +85,8 @@ class JinjaRenderer:
         self._shaper = Shaper(template)
         self._encoder = Encoder(tokenizer)
         self._habits = habits(self._shaper, self._encoder)
+        self.leads_on = self._habits.leads_on
+        """The prompt for an answer is how the conversation with that answer begins."""
         ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*self._habits.stop_ids, *ends)))
 

@@ -1,8 +1,9 @@
 """Which characters of a rendered conversation train, proved and not guessed.
 
 What the assistant says in a message begins where the template's own prompt for that message ends, and ends with the
-end-of-turn token. That holds only if the prompt is a beginning of the whole text, if the message's content stands
-between the two, and if nothing else ends a turn before it: each is checked for every trained message. A template with
+end-of-turn token. That holds only if the prompt is a beginning of the whole text (or the content stands exactly where
+the two part), if the message's content stands between the two, and if nothing else ends a turn before it: each is
+checked for every trained message. A template with
 `{% generation %}` blocks says itself what the assistant says; then the blocks must be as many as the messages, and
 hold their content.
 """
@@ -48,22 +49,13 @@ def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_id
         DataError: a range cannot be established.
     """
     messages = whole.conversation.messages
-    speakers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    if whole.generated:
-        if len(whole.generated) != len(speakers):
-            problem = (
-                f"the chat template marks {len(whole.generated)} answers where the conversation has {len(speakers)}"
-            )
-            raise DataError("messages", problem, action=ACTION)
-        blocks = dict(zip(speakers, whole.generated, strict=True))
-    else:
-        blocks = {}
+    blocks = _blocks(whole) if whole.generated else {}
     spans = []
     for i, trains in enumerate(trained):
         if not trains:
             continue
         if i in blocks:
-            spans.append(_checked(i, messages[i], whole.text, blocks[i]))
+            spans.append(_inside_turn(i, whole, shaper, _checked(i, messages[i], whole.text, blocks[i])))
         elif messages[i].role == "assistant":
             spans.append(_said(i, whole, shaper, stop_ids))
         else:
@@ -71,22 +63,63 @@ def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_id
     return spans
 
 
+def _blocks(whole: Whole) -> dict[int, Range]:
+    """The generation block of each assistant message; blocks that touch may be one answer in two parts."""
+    speakers = [i for i, message in enumerate(whole.conversation.messages) if message.role == "assistant"]
+    blocks = list(whole.generated)
+    if len(blocks) != len(speakers):
+        joined = blocks[:1]
+        for begin, end in blocks[1:]:
+            joined[-1:] = [(joined[-1][0], end)] if joined[-1][1] == begin else [joined[-1], (begin, end)]
+        blocks = joined
+    if len(blocks) != len(speakers):
+        problem = f"the chat template marks {len(blocks)} answers where the conversation has {len(speakers)}"
+        raise DataError("messages", problem, action=ACTION)
+    return dict(zip(speakers, blocks, strict=True))
+
+
+def _inside_turn(i: int, whole: Whole, shaper: Shaper, span: Range) -> Range:
+    """A marked range, which must not reach into what was said before; told where the text before is its beginning."""
+    before = _text_before(i, whole, shaper) if i else ""
+    if whole.text.startswith(before) and span[0] < len(before):
+        raise _unproved(i, "the chat template marks what others say")
+    return span
+
+
 def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
     """From the end of the prompt for message i to the end of its turn."""
     message = whole.conversation.messages[i]
-    begin = _beginning(i, whole, shaper, prompt=True)
+    prompt = _text_before(i, whole, shaper, prompt=True)
+    begin = len(prompt)
+    if not whole.text.startswith(prompt):
+        begin = _directly_after(i, whole, _shared(prompt, whole.text))
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
     return _checked(i, message, whole.text, (begin, stop[1]))
 
 
+def _directly_after(i: int, whole: Whole, agreed: int) -> int:
+    """Where the content of message i begins, if it stands right where text and prompt part.
+
+    Some templates end a prompt with more than stands before an answer in the past (`<think>`, a line feed more).
+
+    Args:
+        agreed: length of what text and prompt share; it may reach into the content.
+    """
+    content = anchor(whole.conversation.messages[i])
+    begin = whole.text.rfind(content, 0, agreed + len(content))
+    if not content or begin < 0 or begin + len(content) <= agreed:
+        raise _unproved(i, "the chat template renders the messages before it another way")
+    return begin
+
+
 def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
     """The content of message i, which the template must keep and which must stand there once, to the end of its turn
     if it has one."""
     message = whole.conversation.messages[i]
-    begin = _beginning(i, whole, shaper, prompt=False) if i else 0
-    end = _beginning(i + 1, whole, shaper, prompt=False)
+    begin = _beginning(i, whole, shaper) if i else 0
+    end = _beginning(i + 1, whole, shaper)
     content = anchor(message)
     position = whole.text.find(content, begin, end)
     if not content or position < 0:
@@ -97,20 +130,27 @@ def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Ran
     return (position, stop[1] if stop is not None and stop[1] <= end else position + len(content))
 
 
-def _beginning(i: int, whole: Whole, shaper: Shaper, *, prompt: bool) -> int:
+def _beginning(i: int, whole: Whole, shaper: Shaper) -> int:
     """Length of the text of the first i messages, which must be a beginning of the whole text."""
+    text = _text_before(i, whole, shaper)
+    if not whole.text.startswith(text):
+        raise _unproved(max(i - 1, 0), "the chat template renders it another way when messages follow")
+    return len(text)
+
+
+def _text_before(i: int, whole: Whole, shaper: Shaper, *, prompt: bool = False) -> str:
     conversation = whole.conversation
     try:
-        text = shaper.render(conversation.messages[:i], conversation.tools, prompt=prompt).text
+        return shaper.render(conversation.messages[:i], conversation.tools, prompt=prompt).text
     except TemplateRefused as error:
-        raise _unproved(
-            min(i, len(conversation.messages) - 1), f"the messages before it do not render: {error}"
-        ) from error
-    if not whole.text.startswith(text):
-        raise _unproved(
-            min(i, len(conversation.messages) - 1), "the chat template renders the messages before it another way"
-        )
-    return len(text)
+        raise _unproved(i, f"the messages before it do not render: {error}") from error
+
+
+def _shared(first: str, second: str) -> int:
+    """How many characters two texts begin with in common."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int]) -> Range | None:

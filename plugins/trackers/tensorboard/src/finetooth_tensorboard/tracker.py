@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport, UserError
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
 
 class TensorboardOptions(Options):
@@ -81,6 +81,6 @@ class TensorboardTracker:
         self._writer.add_event(event)
 
 
-def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:
+def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:  # noqa: ARG001
     """Builder of the tracker `tensorboard`."""
     return TensorboardTracker(options)

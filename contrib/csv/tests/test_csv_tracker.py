@@ -1,0 +1,47 @@
+"""The tables, read back by the csv module."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from finetooth_contrib_csv.tracker import STEP_COLUMNS, build
+from finetooth_hooks import NoOptions, UserError
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_each_step_and_metric(run, report, evaluation, outcome):
+    tracker = build(NoOptions(), None)
+    tracker.start(run)
+    tracker.evaluated(run, evaluation)
+    tracker.step(run, report(1, loss=0.1, metrics={"extra": 1.0}))
+    assert len(rows(run.folder / "metrics.csv")) == 1  # on disk at once
+    tracker.step(run, report(2, loss=float("nan")))
+    tracker.end(run, outcome)
+    steps = rows(run.folder / "metrics.csv")
+    assert tuple(steps[0]) == STEP_COLUMNS
+    assert [(row["step"], row["loss"]) for row in steps] == [("1", "0.1"), ("2", "nan")]
+    assert float(steps[0]["learning_rate"]) == 1e-3
+    assert rows(run.folder / "evaluations.csv") == [
+        {"step": "0", "evaluator": "exact_match", "metric": "exact_match", "value": "0.25", "rows": "300"},
+        {"step": "0", "evaluator": "exact_match", "metric": "unfinished", "value": "0.0", "rows": "300"},
+    ]
+
+
+def test_a_resumed_run_appends_under_one_header(run, report, outcome):
+    for step in (1, 2):
+        tracker = build(NoOptions(), None)
+        tracker.start(run)
+        tracker.step(run, report(step))
+        tracker.end(run, outcome)
+    assert [row["step"] for row in rows(run.folder / "metrics.csv")] == ["1", "2"]
+
+
+def test_an_unwritable_table_is_one_line_for_the_user(run):
+    (run.folder / "metrics.csv").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be written"):
+        build(NoOptions(), None).start(run)

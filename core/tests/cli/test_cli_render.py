@@ -1,0 +1,170 @@
+"""What the plan and the end of a run look like."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_core.cli import render
+from finetooth_core.cli.run import suggestions
+from finetooth_hooks import (
+    Command,
+    DataReport,
+    Decision,
+    Evaluation,
+    MemoryEstimate,
+    Outcome,
+    Plan,
+    Sample,
+    TrainSettings,
+)
+from rich.console import Console
+
+TRAIN = TrainSettings(1.0, None, 8, 512, "drop", 0, True, "fp32", 64, False, 1.0)
+OUTCOME = Outcome("done", 0, "", 60, {}, {}, Path("runs/a/artifact"), "ab" * 32, 125.0)
+
+
+def shown(*parts: Any, terminal: bool = False, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, no_color=True, highlight=False)
+    render.show(console, *(part(console) for part in parts))
+    output: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return output
+
+
+def evaluation(step: int, score: float, **more: Any) -> Evaluation:
+    samples = tuple(Sample(f"id{i}", f"Q{i}?", f"E{i}", f"A{i}-{step}", float(step > 0 and i > 1)) for i in range(5))
+    given = {"baselines": {"majority answer": 0.25}, "samples": samples, "rows": 300, **more}
+    return Evaluation("exact_match", step, {"exact_match": score, "other": 1.0}, **given)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_plan_shows_settings_values_and_reasons(terminal: bool) -> None:
+    plan = Plan(
+        recipe={},
+        picks={},
+        options={},
+        train=TRAIN,
+        decisions=(Decision("train.precision", "bf16", "a [bold] reason"), Decision("trackers", ["a"], "the defaults")),
+        memory=MemoryEstimate({"weights": 300_000_000, "logits": 0, "overhead": 1_250_000_000}),
+        total_steps=60,
+        hash="0123456789abcdef",
+        notes=("mind this",),
+    )
+    text = shown(lambda console: render.Group(*render.plan_parts(console, plan)), terminal=terminal)
+    for expected in ("train.precision", "bf16", "a [bold] reason", '["a"]', "300 MB", "1.55 GB", "60 optimizer steps"):
+        assert expected in text
+    assert "note: mind this" in text
+    assert "0123456789ab" in text
+    assert "logits" not in text  # takes nothing
+
+
+def test_lines_of_a_pipe_are_neither_wrapped_nor_padded() -> None:
+    reason = "because " * 40
+    plan = Plan({}, {}, {}, TRAIN, (Decision("a", "b", reason.strip()),), MemoryEstimate({}))
+    lines = shown(lambda console: render.plan_parts(console, plan)[0], width=80).splitlines()
+    assert lines[2] == f"  a        b      {reason.strip()}"
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_data_table_names_what_was_left_out() -> None:
+    report = DataReport(
+        "train",
+        rows=1200,
+        used=1190,
+        dropped={"longer than train.max_length": 10},
+        dropped_ids={"longer than train.max_length": ("a:1", "a:2")},
+        changed={"truncated": 3},
+        tokens=67118,
+        trained_tokens=3408,
+        longest=74,
+        notes=("one note",),
+    )
+    line = shown(lambda console: render.data_table(console, [report])).splitlines()[2]
+    assert line.split()[:6] == ["train", "1,200", "1,190", "67,118", "3,408", "74"]
+    assert "10 left out: longer than train.max_length (a:1, a:2, ...); 3 changed: truncated; one note" in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_summary_shows_before_after_and_the_baseline(terminal: bool) -> None:
+    evaluations = [
+        evaluation(0, 0.0),
+        Evaluation("loss", 0, {"loss": 2.5}, rows=300, higher_is_better=False),
+        evaluation(30, 0.2),
+        evaluation(60, 0.445),
+        Evaluation("loss", 60, {"loss": 1.25}, rows=300, higher_is_better=False),
+    ]
+    parts = lambda console: render.Group(*render.summary_parts(console, OUTCOME, evaluations))  # noqa: E731
+    text = shown(parts, terminal=terminal)
+    lines = [line.split() for line in text.splitlines()]
+    assert [
+        "exact_match",
+        "0.0",
+        "%",
+        "44.5",
+        "%",
+        "+44.5",
+        "points",
+        "300",
+        "majority",
+        "answer",
+        "25.0",
+        "%",
+    ] in lines
+    assert ["loss", "2.500", "1.250", "-1.250", "300", "-"] in lines
+    for expected in ("Q2?", "A2-0", "A2-60", "E2", "done after 60 steps in 2 min 5 s"):
+        assert expected in text
+    assert text.count("-60") == 3  # answers
+    assert "A0-60" not in text  # what changed comes first
+
+
+def test_a_summary_without_evaluations_or_without_one_before() -> None:
+    stopped = Outcome("stopped", 3, "too good", 4, {}, {}, None, "", 2.0)
+    assert shown(lambda console: render.Group(*render.summary_parts(console, stopped, []))) == (
+        "stopped: too good after 4 steps in 2.0 s\n\n"
+    )
+    only = [evaluation(60, 0.5)]
+    lines = shown(lambda console: render.summary_parts(console, OUTCOME, only)[0]).splitlines()
+    assert lines[2].split()[:5] == ["exact_match", "-", "50.0", "%", "-"]
+
+
+def test_a_score_that_is_no_share_is_a_number() -> None:
+    evaluations = [evaluation(0, 0.5, baselines={}), evaluation(9, 1.5, baselines={})]
+    line = shown(lambda console: render.summary_parts(console, OUTCOME, evaluations)[0]).splitlines()[2]
+    assert line.split() == ["exact_match", "0.500", "1.500", "+1.000", "300", "-"]
+
+
+def test_a_long_question_is_shown_from_its_end() -> None:
+    sample = Sample("a", "context " * 200 + "the question?", "yes", "", 0.0)
+    last = Evaluation("e", 1, {"e": 0.0}, samples=(sample,))
+    text = shown(lambda console: render.summary_parts(console, OUTCOME, [last])[1])
+    assert "the question?" in text
+    assert len(text) < 400
+    assert "(nothing)" in text
+
+
+@pytest.mark.parametrize(
+    ("taken", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (3e8, "300 MB"), (1.5e9, "1.50 GB"), (2e12, "2.00 TB")],
+)
+def test_size(taken: float, text: str) -> None:
+    assert render.size(taken) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0.4 s"), (59.4, "59.4 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+def test_suggestions_come_from_the_catalog() -> None:
+    quiet = Command(name="quiet", build="a:b")
+    entry = Command(name="merge-it", build="a:b", after_run="{run} --all")
+    catalog = SimpleNamespace(all=lambda kind: [SimpleNamespace(entry=quiet), SimpleNamespace(entry=entry)])
+    session: Any = SimpleNamespace(folder=Path("my runs/a"), plugins=SimpleNamespace(catalog=catalog))
+    assert suggestions(session, OUTCOME) == ["ft chat 'my runs/a'", "ft merge-it 'my runs/a' --all"]
+    nothing = Outcome("failed", 1, "", 0, {}, {}, None, "", 1.0)
+    assert suggestions(session, nothing) == []

@@ -1,0 +1,225 @@
+"""`ft run`, `ft check` and `ft chat` over a toy stack, from the arguments to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXPECTED_RESULT = "toy_score 0.0 % 100.0 % +100.0 points 4 majority answer 12.5 %"
+
+
+def test_a_run(ft: Any, folder: Path) -> None:
+    answer = ft("run", "recipe.yaml")
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    decided = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line.startswith("  ")}
+    assert decided["train.precision"] == ["fp32", "toys are exact"]
+    assert decided["hardware"][0].endswith(":toy")
+    assert "4 optimizer steps" in answer.out
+    assert decided["total"] == ["1.50", "GB"]
+    assert decided["train"][:1] == ["4"]  # rows
+    result = next(line for line in lines if "toy_score" in line and "majority" in line)
+    assert result.split() == EXPECTED_RESULT.split()
+    assert answer.out.count("  question  ") == 3
+    assert "before    answer0 at 0" in answer.out
+    assert "after     answer0 at 4" in answer.out
+    assert "expected  right0" in answer.out
+    assert "run folder  runs/mine" in answer.out
+    assert "ft chat runs/mine" in answer.out
+    assert "done after 4 steps" in answer.out
+    written = json.loads((folder / "runs/mine/result.json").read_text())
+    assert (written["status"], written["exit_code"], written["steps"]) == ("done", 0, 4)
+    assert (folder / "runs/mine/artifact").is_dir()
+
+
+def test_overrides_and_output(ft: Any, folder: Path) -> None:
+    answer = ft("run", "recipe.yaml", "train.max_steps=1", "optimizer.strength=2", "--output", "runs/2024")
+    assert answer.code == 0, answer.err
+    assert json.loads((folder / "runs/2024/result.json").read_text())["steps"] == 1
+    plan = json.loads((folder / "runs/2024/plan.json").read_text())
+    assert plan["options"]["optimizer"]["strength"] == 2.0
+    assert ft("run", "recipe.yaml", "--output", "1").code == 0  # a text, not the number 1
+    assert (folder / "1" / "result.json").exists()
+
+
+def test_a_plugin_ends_a_run_with_its_own_exit_code(ft: Any, folder: Path) -> None:
+    answer = ft("run", "recipe.yaml", "plugins.0.options.stop_at=2")
+    assert answer.code == 7
+    assert "stopped: the toy has had enough after 2 steps" in answer.out
+    assert json.loads((folder / "runs/mine/result.json").read_text())["exit_code"] == 7
+
+
+def test_check_writes_nothing(ft: Any, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    answer = ft("check", "recipe.yaml")
+    assert answer.code == 0, answer.err
+    assert "train.precision" in answer.out
+    assert "1.50 GB" in answer.out
+    assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+def test_check_as_json(ft: Any) -> None:
+    plan = json.loads(ft("check", "recipe.yaml", "train.seed=3", "--json").out)
+    assert plan["train"]["seed"] == 3
+    assert len(plan["hash"]) == 64
+
+
+BAD = [
+    (["recipe.yml"], "recipe.yml: there is no such recipe (did you mean recipe.yaml?)"),
+    (["recipe.yaml", "train.seeed=1"], "train.seeed: unknown setting (did you mean train.seed?)"),
+    (
+        ["recipe.yaml", "method.strenght=1"],
+        "method.strenght: unknown option of method toy_sft (did you mean method.strength?",
+    ),
+    (["recipe.yaml", "method.strength=.nan"], "method.strength: must be a finite number, got nan"),
+    (["recipe.yaml", "method.strength=big"], "method.strength: expected a number, got the text 'big'"),
+    (["recipe.yaml", "method=toy_stf"], "toy_sft"),
+    (["recipe.yaml", "data.train=gone.toy"], "gone.toy: there is no such file (check the path)"),
+    (["recipe.yaml", "data.train=empty.toy"], "the source has no rows"),
+    (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
+    (["recipe.yaml", "data.train=untrainable.toy"], "untrainable.toy:1: nothing to train on"),
+    (["recipe.yaml", "data.train=what is this?"], "knows what 'what is this?' is"),
+    (["recipe.yaml", "model.loader=tyo"], "tyo"),
+    (["recipe.yaml", "plugins.0.options.stop_att=2"], "stop_att"),
+    (["recipe.yaml", "plugins.0=./gone.py"], "gone.py"),
+    (["recipe.yaml", "plugins.1=nothing-of-this-name>=2"], "nothing-of-this-name"),
+    (["recipe.yaml", "train.max_length=100000"], "train.max_length: 100000 is more than the 512 positions of toy"),
+    (["recipe.yaml", "output=full"], "output: full exists and is not an empty folder"),
+    (["recipe.yaml", "output=train.toy"], "output: train.toy exists"),
+    (["recipe.yaml", "seed"], "'seed' is not an override"),
+    (["duplicate.yaml"], "model: given twice, at duplicate.yaml:1 and duplicate.yaml:2"),
+    (["tagged.yaml"], "tagged.yaml:1: the tag '!!python/object/apply:os.system' is not allowed"),
+    ([], "Missing argument 'RECIPE' (see ft run --help)"),
+    (["recipe.yaml", "--bogus"], "No such option"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[" ".join(bad[0])[:50] or "nothing" for bad in BAD])
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_bad_input_gets_one_line_and_exit_code_2(
+    ft: Any, folder: Path, command: str, arguments: list[str], said: str
+) -> None:
+    (folder / "empty.toy").touch()
+    (folder / "bad.toy").write_text("a\tb\nc\n")
+    (folder / "untrainable.toy").write_text("a\tb\n")
+    (folder / "duplicate.yaml").write_text("model: a\nmodel: b\n")
+    (folder / "tagged.yaml").write_text("model: !!python/object/apply:os.system [touch owned]\n")
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+    if "untrainable" in said:
+        source = (folder / "toy_plugin.py").read_text()
+        silenced = 'row.values["answer"], train=False)'
+        (folder / "toy_plugin.py").write_text(source.replace('row.values["answer"])', silenced))
+    answer = ft(command, *arguments)
+    assert answer.code == 2
+    assert said.replace("ft run", f"ft {command}") in answer.err
+    errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    assert not (folder / "runs").exists()
+    assert not (folder / "owned").exists()
+
+
+def test_several_mistakes_get_a_line_each(ft: Any) -> None:
+    answer = ft("check", "recipe.yaml", "train.batch_size=0", "train.seeed=1")
+    assert answer.code == 2
+    assert [line.split(":")[1].strip() for line in answer.err.splitlines()] == ["train.batch_size", "train.seeed"]
+
+
+def test_debug_shows_the_traceback(ft: Any) -> None:
+    answer = ft("check", "recipe.yaml", "train.seeed=1", "--debug")
+    assert answer.code == 2
+    assert "Traceback" in answer.err
+    assert answer.err.splitlines()[-1].startswith("error: train.seeed")
+
+
+def test_an_output_that_holds_a_run(ft: Any, folder: Path) -> None:
+    assert ft("run", "recipe.yaml").code == 0
+    before = (folder / "runs/mine/result.json").read_bytes()
+    answer = ft("run", "recipe.yaml")
+    assert (answer.code, answer.out) == (2, "")
+    assert "output: runs/mine already holds a run" in answer.err
+    assert (folder / "runs/mine/result.json").read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *arguments: Any, **more: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    answer = ft("run", "recipe.yaml")
+    assert answer.code == 2
+    assert "cannot be written: Permission denied" in answer.err
+
+
+def test_a_full_disk(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def full(self: Path, *arguments: Any, **more: Any) -> int:
+        if self.name == "recipe.yaml":
+            raise OSError(28, "No space left on device", str(self))
+        return write_text(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    answer = ft("run", "recipe.yaml")
+    assert answer.code == 2
+    assert "runs/mine/recipe.yaml: No space left on device" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_chat_with_a_run(ft: Any, folder: Path) -> None:
+    assert ft("run", "recipe.yaml").code == 0
+    answer = ft("chat", "runs/mine", "--prompt", "What is 2?", "--max-tokens", "5")
+    assert answer.code == 0, answer.err
+    assert answer.out.strip()
+    assert ft("chat", "runs/mine", "--prompt", "What is 2?", "--max-tokens", "5").out == answer.out
+    sampled = {
+        ft("chat", "runs/mine", "--prompt", "a", "--temperature", "2", "--seed", str(seed)).out for seed in range(3)
+    }
+    assert len(sampled) == 3
+
+
+def test_chat_goes_on(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finetooth_hooks.testing import PlainRenderer
+
+    asked: list[list[str]] = []
+    prompt = PlainRenderer.prompt
+
+    def remember(self: PlainRenderer, messages: Any, tools: Any = ()) -> tuple[int, ...]:
+        asked.append([message.content for message in messages])
+        return prompt(self, messages, tools)
+
+    monkeypatch.setattr(PlainRenderer, "prompt", remember)
+    said = iter(["first", "", "second", "/reset", "third", "/quit", "never"])
+    monkeypatch.setattr("click.prompt", lambda *a, **k: next(said))
+    assert ft("run", "recipe.yaml").code == 0
+    answer = ft("chat", "runs/mine", "--system", "be brief", "--max-tokens", "3")
+    assert answer.code == 0, answer.err
+    assert [messages[:2] for messages in asked] == [["be brief", "first"]] * 2 + [["be brief", "third"]]
+    assert len(asked[1]) == 4
+    assert asked[1][3] == "second"
+
+
+def test_chat_with_a_damaged_or_missing_artifact(ft: Any, folder: Path) -> None:
+    assert ft("run", "recipe.yaml").code == 0
+    (folder / "runs/mine/artifact/fake.txt").write_text("9")
+    answer = ft("chat", "runs/mine", "--prompt", "x")
+    assert answer.code == 2
+    assert "differs from its SHA-256" in answer.err
+    import shutil
+
+    shutil.rmtree(folder / "runs/mine/artifact")
+    answer = ft("chat", "runs/mine", "--prompt", "x")
+    assert (answer.code, "the run kept no artifact" in answer.err) == (2, True)
+
+
+def test_the_plugin_is_found_again_from_the_run_folder(ft: Any, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    for name in ("recipe.yaml", "toy_plugin.py"):
+        (folder / name).rename(folder / "sub" / name)
+    assert ft("run", "sub/recipe.yaml").code == 0
+    assert ft("chat", "runs/mine", "--prompt", "x").code == 0

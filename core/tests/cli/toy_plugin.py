@@ -1,0 +1,313 @@
+"""A local plugin that brings a whole toy stack, so that the command line runs without any other plugin: rows of
+`question\tanswer`, a bigram "engine" that learns nothing, and an evaluator whose score is the number of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetooth_hooks import (
+    Adapter,
+    Backend,
+    Claim,
+    Evaluator,
+    Family,
+    Format,
+    Hardware,
+    Loader,
+    Loss,
+    Method,
+    Optimizer,
+    Options,
+    Renderer,
+    Schedule,
+    Source,
+    StopRun,
+    hookimpl,
+)
+
+HERE = __name__
+
+
+class PluginOptions(Options):
+    """Of the plugin itself."""
+
+    stop_at: int | None = None
+    """End the run after this step with exit code 7."""
+
+
+plugin_options = PluginOptions
+
+
+class NamedOptions(Options):
+    """Of most toys."""
+
+    strength: float = 1.0
+    """Means nothing."""
+
+
+class RowsOptions(Options):
+    """Of the source."""
+
+    path: str
+    """The file."""
+
+
+@hookimpl
+def ft_loaders():
+    yield Loader(
+        name="toy",
+        build=f"{HERE}:build_loader",
+        claims=lambda ref: Claim(2, "the toy") if ref == "toy" else None,
+        frameworks=frozenset({"toy"}),
+    )
+
+
+@hookimpl
+def ft_families():
+    yield Family(name="toy", build=f"{HERE}:build_family", model_types=frozenset({"toy"}))
+
+
+@hookimpl
+def ft_renderers():
+    yield Renderer(name="toy", build=f"{HERE}:build_renderer")
+
+
+@hookimpl
+def ft_sources():
+    yield Source(
+        name="toy_rows",
+        build=f"{HERE}:build_source",
+        claims=lambda ref: Claim(2, "a .toy file") if ref.endswith(".toy") else None,
+    )
+
+
+@hookimpl
+def ft_formats():
+    yield Format(name="toy_pairs", build=f"{HERE}:build_format", rank=0)
+
+
+@hookimpl
+def ft_methods():
+    yield Method(name="toy_sft", build=f"{HERE}:build_method")
+
+
+@hookimpl
+def ft_losses():
+    yield Loss(name="toy_nll", build=f"{HERE}:build_loss")
+
+
+@hookimpl
+def ft_adapters():
+    yield Adapter(name="toy", build=f"{HERE}:build_adapter", frameworks=frozenset({"toy"}))
+
+
+@hookimpl
+def ft_optimizers():
+    yield Optimizer(name="toy", build=f"{HERE}:build_part", frameworks=frozenset({"toy"}))
+
+
+@hookimpl
+def ft_schedules():
+    yield Schedule(name="toy", build=f"{HERE}:build_part")
+
+
+@hookimpl
+def ft_backends():
+    yield Backend(
+        name="toy", build=f"{HERE}:build_backend", framework="toy", capabilities=frozenset({"generate", "zero_grad"})
+    )
+
+
+@hookimpl
+def ft_hardware():
+    yield Hardware(name="toy", build=f"{HERE}:build_hardware", framework="toy")
+
+
+@hookimpl
+def ft_evaluators():
+    yield Evaluator(name="toy_score", build=f"{HERE}:build_evaluator", needs=frozenset({"generate"}))
+
+
+@hookimpl
+def ft_step(run, report):
+    if run.options.stop_at == report.step:
+        raise StopRun("the toy has had enough", exit_code=7)
+
+
+class ToyLoader:
+    def describe(self, reference):
+        from finetooth_hooks.protocols import ModelInfo
+
+        return ModelInfo(reference, "toy", "toy", {}, 1000, 4000)
+
+    def tokenizer(self, reference):
+        from finetooth_hooks.testing import ByteTokenizer
+
+        return ByteTokenizer()
+
+
+class ToyPart:
+    """An adapter, an optimizer and a schedule, as far as the core looks at them."""
+
+    learning_rate = 1e-3
+
+    def trained_parameters(self, facts, parameters):
+        return 10
+
+
+class ToyRows:
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def rows(self):
+        from finetooth_hooks import DataError, Row
+
+        if not self.path.exists():
+            raise DataError(str(self.path), "there is no such file", action="check the path")
+        for number, line in enumerate(self.path.read_text().splitlines(), 1):
+            if "\t" not in line:
+                raise DataError(f"{self.path}:{number}", "no tab between question and answer", action="add one")
+            question, _, answer = line.partition("\t")
+            yield Row(f"{self.path.name}:{number}", {"question": question, "answer": answer})
+
+
+class ToyPairs:
+    def detect(self, values):
+        return "has question and answer" if {"question", "answer"} <= set(values) else None
+
+    def read(self, row):
+        from finetooth_hooks import Conversation, Message
+
+        return Conversation((Message("user", row.values["question"]), Message("assistant", row.values["answer"])))
+
+
+class ToyMethod:
+    def __init__(self, context):
+        self.context = context
+
+    def prepare(self):
+        from finetooth_hooks import Prepared
+        from finetooth_hooks.preparation import Batches, prepare
+
+        made = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
+        self.data = made.data
+        self.batches = Batches.of(len(made.data), self.context.train)
+        return Prepared(self.batches.total_steps, self.batches.steps_per_epoch, made.report)
+
+    def steps(self, engine):
+        from finetooth_hooks.preparation import train_step
+
+        loss = self.context.loss("toy_nll")
+        for indices in self.batches:
+            yield train_step(engine, [self.data[i] for i in indices], loss, self.batches.epoch)
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+class ToyBackend:
+    def __init__(self, context):
+        self.context = context
+
+    def plan(self, request):
+        from dataclasses import replace
+
+        from finetooth_hooks import Decision, MemoryEstimate
+        from finetooth_hooks.protocols import BackendPlan
+
+        train = replace(request.train, precision="fp32", micro_batch_tokens=64, gradient_checkpointing=False)
+        reasons = (Decision("train.precision", "fp32", "toys are exact"),)
+        return BackendPlan(train, reasons, MemoryEstimate({"weights": 4_000_000, "overhead": 1_500_000_000}))
+
+    def engine(self, request):
+        from finetooth_hooks.testing import FakeEngine
+
+        return FakeEngine(request.tokenizer, request.stop_ids)
+
+
+class ToyHardware:
+    def missing(self):
+        return ""
+
+    def facts(self):
+        from finetooth_hooks.protocols import HardwareFacts
+
+        return HardwareFacts("toy", "toy", "a toy computer", 10**9, ("fp32",))
+
+
+class ToyScore:
+    def prepare(self):
+        return None
+
+    def evaluate(self, engine, step):
+        from finetooth_hooks import Evaluation, Sample
+
+        samples = tuple(
+            Sample(f"s{i}", f"Question {i}?", f"right{i}", f"answer{i} at {step}", float(step > 0)) for i in range(4)
+        )
+        share = min(1.0, step / 4)
+        return Evaluation("toy_score", step, {"toy_score": share}, {"majority answer": 0.125}, samples, rows=4)
+
+
+class ToyFamily:
+    def facts(self, config):
+        from dataclasses import replace
+
+        from finetooth_hooks.testing.fake_context import FACTS
+
+        return replace(FACTS, renderer="toy")
+
+
+def build_loader(options: NamedOptions, context):
+    return ToyLoader()
+
+
+def build_family(options: NamedOptions, context):
+    return ToyFamily()
+
+
+def build_renderer(options: NamedOptions, context):
+    from finetooth_hooks.testing import PlainRenderer
+
+    return PlainRenderer(context.tokenizer)
+
+
+def build_source(options: RowsOptions, context):
+    return ToyRows(options.path)
+
+
+def build_format(options: NamedOptions, context):
+    return ToyPairs()
+
+
+def build_method(options: NamedOptions, context):
+    return ToyMethod(context)
+
+
+def build_loss(options: NamedOptions, context):
+    from finetooth_hooks.testing.losses import weighted_nll
+
+    return weighted_nll
+
+
+def build_adapter(options: NamedOptions, context):
+    return ToyPart()
+
+
+def build_part(options: NamedOptions, context):
+    return ToyPart()
+
+
+def build_backend(options: NamedOptions, context):
+    return ToyBackend(context)
+
+
+def build_hardware(options: NamedOptions, context):
+    return ToyHardware()
+
+
+def build_evaluator(options: NamedOptions, context):
+    return ToyScore()

@@ -1,0 +1,70 @@
+"""Builds engines: decides what the recipe left open, loads the weights, applies the adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+
+from finetooth_torch.planning import decide
+
+if TYPE_CHECKING:
+    from finetooth_torch.engine import TorchEngine
+
+
+class TorchOptions(Options):
+    """Options of the torch backend."""
+
+    attention: str | None = None
+    """How attention is computed, by transformers' name (`sdpa`, `eager`, `flash_attention_2`). Default: the best one
+    that the hardware names."""
+
+
+def build(options: TorchOptions, context: Context) -> TorchBackend:
+    """The backend."""
+    del context  # every part comes with the request
+    return TorchBackend(options)
+
+
+class TorchBackend:
+    """See `finetooth_hooks.protocols.Backend`."""
+
+    def __init__(self, options: TorchOptions) -> None:
+        self._options = options
+
+    def plan(self, request: PlanRequest) -> BackendPlan:
+        return decide(request, self._options.attention)
+
+    def engine(self, request: EngineRequest) -> TorchEngine:
+        import torch
+
+        from finetooth_torch.engine import Parts, TorchEngine
+        from finetooth_torch.network import Network
+        from finetooth_torch.parameters import TrainedParameters
+        from finetooth_torch.precision import DTYPES
+        from finetooth_torch.scaler import LossScaler
+
+        train, hardware = request.plan.train, request.hardware
+        assert train.precision is not None
+        device, dtype = torch.device(hardware.device), DTYPES[train.precision]
+        base = request.loader.load(
+            request.model.reference, framework="torch", precision=train.precision, device=hardware.device
+        )
+        attention = self._options.attention or hardware.attention[0]
+        if base.config._attn_implementation != attention:
+            base.set_attn_implementation(attention)
+        original = {id(parameter) for parameter in base.parameters()}
+        model = request.adapter.apply(base, request.facts, request.adapter_generator)
+        scaler = LossScaler(enabled=train.precision == "fp16")
+        parameters = TrainedParameters(model, original, dtype, scaler)
+        network = Network(
+            base,
+            model,
+            request.facts,
+            request.adapter,
+            can_disable=request.adapter_can_disable,
+            checkpointing=bool(train.gradient_checkpointing),
+        )
+        optimizer = request.optimizer.create(parameters.named())
+        return TorchEngine(request, Parts(network, parameters, optimizer, scaler, device, dtype))

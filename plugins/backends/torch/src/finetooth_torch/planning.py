@@ -1,0 +1,100 @@
+"""What the torch backend decides before any weight is loaded, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetooth_hooks import Decision, PlanError
+from finetooth_hooks.protocols import BackendPlan, HardwareFacts, PlanRequest
+
+from finetooth_torch.memory import estimate
+
+RECIPE = "the recipe says so"
+CPU_MICRO_BATCH = 2048
+ACCELERATOR_MICRO_BATCH = 16384
+
+
+def decide(request: PlanRequest, attention: str | None) -> BackendPlan:
+    """Decide precision, micro-batch and checkpointing, and estimate the memory.
+
+    Raises:
+        PlanError: a setting asks for what the hardware or the optimizer cannot do.
+    """
+    precision = _precision(request.train.precision, request.hardware)
+    micro_batch = _micro_batch(request)
+    checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value))
+    train = replace(
+        request.train,
+        precision=str(precision.value),
+        micro_batch_tokens=int(micro_batch.value),
+        gradient_checkpointing=bool(checkpointing.value),
+    )
+    memory = estimate(request, str(precision.value), int(micro_batch.value), bool(checkpointing.value))
+    return BackendPlan(train, (precision, micro_batch, checkpointing, _attention(request, attention)), memory)
+
+
+def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
+    setting = "train.precision"
+    if asked is None:
+        best = hardware.precisions[0]
+        reason = f"{hardware.label} computes it natively"
+        if best != "bf16":
+            reason += ", and bf16 not" if "bf16" not in hardware.precisions else ""
+        return Decision(setting, best, reason)
+    if asked in hardware.precisions:
+        return Decision(setting, asked, RECIPE)
+    if asked in hardware.slow_precisions:
+        return Decision(setting, asked, f"{RECIPE}; {hardware.label} computes it, but slower than fp32")
+    raise PlanError(
+        f"train.precision={asked}: {hardware.label} cannot compute it",
+        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
+    )
+
+
+def _micro_batch(request: PlanRequest) -> Decision:
+    setting, asked = "train.micro_batch_tokens", request.train.micro_batch_tokens
+    if asked is not None:
+        if asked < 1:
+            raise PlanError(f"{setting}={asked}: it holds no token", action="set it to auto or a positive number")
+        reason = RECIPE
+        if asked < request.longest:
+            reason += f"; a sequence longer than it (up to {request.longest} tokens) goes alone"
+    else:
+        asked = CPU_MICRO_BATCH if request.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
+        reason = "enough rows to keep the GEMMs busy, little memory"
+    if not request.accumulation:
+        whole = request.train.batch_size * max(request.longest, 1)
+        if request.train.micro_batch_tokens is not None and asked < whole:
+            raise PlanError(
+                f"{setting}={asked} cuts a step of up to {whole} tokens, and optimizer {request.optimizer} cannot "
+                "accumulate gradients",
+                action=f"set {setting} to auto, or choose another optimizer",
+            )
+        asked, reason = max(asked, whole), f"a whole step: optimizer {request.optimizer} cannot accumulate gradients"
+    return Decision(setting, asked, reason)
+
+
+def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> Decision:
+    setting, asked = "train.gradient_checkpointing", request.train.gradient_checkpointing
+    if asked and not request.checkpointing:
+        raise PlanError(
+            f"{setting}=true: optimizer {request.optimizer} does not work with it",
+            action=f"set {setting} to false, or choose another optimizer",
+        )
+    if asked is not None:
+        return Decision(setting, asked, RECIPE)
+    needed = estimate(request, precision, micro_batch, False).total
+    has = request.hardware.memory
+    figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
+    if needed <= has:
+        return Decision(setting, False, f"activations fit: {figures}")
+    if not request.checkpointing:
+        return Decision(setting, False, f"optimizer {request.optimizer} does not work with it ({figures} needed)")
+    return Decision(setting, True, f"without it the run would take {figures}")
+
+
+def _attention(request: PlanRequest, asked: str | None) -> Decision:
+    known = request.hardware.attention
+    if asked is None:
+        return Decision("backend.attention", known[0], f"the best that {request.hardware.label} names")
+    return Decision("backend.attention", asked, RECIPE)

@@ -1,0 +1,136 @@
+"""The source `datasets`: rows of a file or of a hub dataset."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks.context import Context
+
+from finetooth_datasets import tables
+from finetooth_datasets.plugin import ENDINGS
+
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
+OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
+SLICE = re.compile(r"(?P<name>[^\[\]]+)(\[.*\])?")
+
+
+class DatasetsOptions(Options):
+    """Options of `datasets`."""
+
+    path: str
+    """A file (.csv, .tsv, .json, .parquet, .arrow), or a hub id `org/name`."""
+    split: str = "train"
+    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`."""
+    config: str | None = None
+    """The configuration of a hub dataset that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    field: str | None = None
+    """For a .json file that is an object: the key under which its rows are."""
+
+
+def build(options: DatasetsOptions, context: Context) -> DatasetsSource:  # noqa: ARG001
+    return DatasetsSource(options)
+
+
+class DatasetsSource:
+    """Rows by the datasets library. Tables fill absent values with null; formats read null as absent."""
+
+    def __init__(self, options: DatasetsOptions) -> None:
+        self._options = options
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            DataError: a file is missing or broken, a split is unknown, or the hub cannot be reached.
+        """
+        options = self._options
+        if Path(options.path).suffix.lower() in ENDINGS:
+            # the library caches what it converts; a local file is read quickly, and its cache would only grow
+            with tempfile.TemporaryDirectory() as cache:
+                yield from self._rows(self._file(cache))
+        else:
+            yield from self._rows(self._hub())
+
+    def _rows(self, dataset: Any) -> Iterator[Row]:
+        name = f"{self._options.path}:{self._options.split}"
+        for index, values in enumerate(dataset):
+            yield Row(f"{name}:{index}", values)
+
+    def _file(self, cache: str) -> Any:
+        path = Path(self._options.path)
+        ending = path.suffix.lower()
+        tables.check(path)
+        arguments: dict[str, Any] = {}
+        if ending == ".tsv":
+            arguments["sep"] = "\t"
+        if ending in (".csv", ".tsv"):
+            # a field stays what the file says: 007 and 1.50 are text, NA and nothing are not null
+            features = datasets.Features({name: datasets.Value("string") for name in tables.header(path)})
+            arguments.update(features=features, keep_default_na=False, na_values=[])
+        if self._options.field is not None:
+            arguments["field"] = self._options.field
+        try:
+            with _quiet():
+                return datasets.load_dataset(
+                    BUILDERS[ending],
+                    data_files=str(path),
+                    split=self._options.split,
+                    cache_dir=cache,
+                    keep_in_memory=True,
+                    **arguments,
+                )
+        except Exception as error:  # pyarrow, pandas and datasets raise classes of their own for what a user can mend
+            raise self._broken(error) from error
+
+    def _hub(self) -> Any:
+        try:
+            return datasets.load_dataset(
+                self._options.path, self._options.config, split=self._options.split, revision=self._options.revision
+            )
+        except Exception as error:  # as above, and the hub client's own
+            raise self._broken(error) from error
+
+    def _broken(self, error: BaseException) -> DataError:
+        names = set()
+        root = error
+        while True:
+            names |= {cls.__name__ for cls in type(root).__mro__}
+            if root.__cause__ is None and root.__context__ is None:
+                break
+            root = root.__cause__ or root.__context__  # type: ignore[assignment]
+        path = self._options.path
+        if names & OFFLINE:
+            return DataError(
+                path,
+                "it is not on this machine, and the hub cannot be reached",
+                action="go online once, or name a local file",
+            )
+        if "DatasetNotFoundError" in names:
+            return DataError(path, "no such dataset on the hub", action="check the spelling, or name a local file")
+        text = " ".join(str(error).split())
+        if "Unknown split" in text:
+            split = SLICE.fullmatch(self._options.split)
+            named = split["name"] if split else self._options.split
+            return DataError(path, f"it has no split {named!r}: {text[:200]}", action="set split to one of them")
+        said = " ".join(str(root).split())[:200] or type(root).__name__
+        return DataError(path, f"it cannot be read: {said}", action="check the file")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars for what is read at once."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

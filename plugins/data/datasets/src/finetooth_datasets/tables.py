@@ -1,0 +1,131 @@
+"""What is wrong with a table, found before a library reads it, with line numbers and without guessing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from finetooth_hooks import DataError
+
+SHOWN = 5
+"""How many broken lines an error spells out before it only counts."""
+
+PARQUET_MAGIC = b"PAR1"
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def check(path: Path) -> None:
+    """Check a file by its kind.
+
+    Raises:
+        DataError: missing, empty, not UTF-8, ragged, cut off or not of its kind.
+    """
+    name = path.as_posix()
+    if not path.is_file():
+        raise DataError(name, "the file does not exist", action="check data.train and data.eval")
+    if path.stat().st_size == 0:
+        raise DataError(name, "the file is empty", action="check that it was written to the end")
+    ending = path.suffix.lower()
+    if ending in DELIMITERS:
+        _check_rectangle(path, DELIMITERS[ending])
+    elif ending == ".parquet":
+        _check_parquet(path)
+    elif ending == ".json":
+        _check_json(path)
+
+
+def header(path: Path) -> list[str]:
+    """Names of the columns of a .csv or .tsv file that `check` has passed."""
+    reader = csv.reader(_lines(path), delimiter=DELIMITERS[path.suffix.lower()], strict=True)
+    return next(record for record in reader if record)
+
+
+def _check_rectangle(path: Path, delimiter: str) -> None:
+    """Every record has as many fields as the header, and every quote is closed."""
+    problems: list[tuple[int, str]] = []
+    first = 1
+    columns = 0
+    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+            problems.append((first, reason))
+            break
+        if not record:
+            continue  # a blank line
+        if not columns:
+            columns = len(record)
+            _check_header(path, record)
+        elif len(record) != columns:
+            fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
+            problems.append((first, f"{fields}, {columns} expected"))
+    if not problems:
+        return
+    shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    raise DataError(path.as_posix(), f"{shown}{more}", action="fix or remove the broken lines")
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise DataError(f"{path.as_posix()}:1", f"two columns are named {twice!r}", action="rename one")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines as text, with the offset of what is not UTF-8."""
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path.as_posix()}:{number}",
+                    f"not UTF-8: byte 0x{line[error.start]:02x} at offset {offset + error.start}",
+                    action="convert the file to UTF-8",
+                ) from error
+            offset += len(line)
+            yield text
+
+
+def _check_parquet(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(-min(4, path.stat().st_size), 2)
+        end = file.read(4)
+    if start != PARQUET_MAGIC:
+        raise DataError(path.as_posix(), "it is no Parquet file (PAR1 does not begin it)", action="check what wrote it")
+    if end != PARQUET_MAGIC:
+        raise DataError(path.as_posix(), "the file has no Parquet footer (cut off?)", action="fetch or write it again")
+
+
+def _check_json(path: Path) -> None:
+    """One JSON value, or JSON lines; what the values are is the library's to say."""
+    text = "".join(_lines(path))
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = [line for line in islice(text.splitlines(), 2) if line.strip()]
+        if len(lines) == 2 and _is_object(lines[0]) and _is_object(lines[1]):
+            raise DataError(
+                path.as_posix(), "this is JSON lines under a .json name", action="rename it to .jsonl"
+            ) from error
+        raise DataError(
+            f"{path.as_posix()}:{error.lineno}", f"not JSON: {error.msg.lower()}", action="fix the file"
+        ) from error
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False

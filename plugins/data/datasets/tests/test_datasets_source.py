@@ -1,0 +1,200 @@
+"""Tables as the datasets library reads them, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finetooth_datasets import source, tables
+from finetooth_datasets.plugin import claims
+from finetooth_datasets.source import DatasetsOptions, DatasetsSource
+from finetooth_hooks import DataError, Row
+from finetooth_hooks.testing import entries_of, parametrize_with_checks
+
+SMALL = Path(__file__).parent / "small.csv"
+ENTRIES = [dataclasses.replace(e, example={"path": str(SMALL)}) for e in entries_of("finetooth_datasets.plugin")]
+
+
+@parametrize_with_checks("finetooth_datasets.plugin", *ENTRIES)
+def test_conforms(check: Any) -> None:
+    check()
+
+
+@pytest.fixture(scope="module")
+def bad() -> Path:
+    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[4].parent / "shared")) / "data/bad"
+    if not folder.is_dir():
+        pytest.skip("no shared data here (FT_SHARED)")
+    return folder
+
+
+def rows(path: Path | str, **options: Any) -> list[Row]:
+    return list(DatasetsSource(DatasetsOptions(path=str(path), **options)).rows())
+
+
+def values(path: Path | str, **options: Any) -> list[Any]:
+    return [dict(row.values) for row in rows(path, **options)]
+
+
+TEXTS = [
+    {"prompt": "007", "completion": "1.50"},
+    {"prompt": "NA", "completion": ""},
+    {"prompt": 'a "quoted",\nfield', "completion": "é😀"},
+    {"prompt": "null", "completion": "True"},
+]
+
+
+@pytest.mark.parametrize(("ending", "dialect"), [("csv", "excel"), ("tsv", "excel-tab")])
+def test_fields_of_a_table_stay_what_the_file_says(tmp_path: Path, ending: str, dialect: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["prompt", "completion"], dialect=dialect)
+        writer.writeheader()
+        writer.writerows(TEXTS)
+    assert values(path) == TEXTS
+
+
+def test_parquet_and_arrow_and_json(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(TEXTS)
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    (tmp_path / "x.json").write_text(json.dumps(TEXTS))
+    for ending in ("parquet", "arrow", "json"):
+        assert values(tmp_path / f"x.{ending}") == TEXTS, ending
+
+
+def test_splits_and_slices(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": list(range(20))}), tmp_path / "x.parquet")
+    assert [row["n"] for row in values(tmp_path / "x.parquet", split="train[:10%]")] == [0, 1]
+    assert [row["n"] for row in values(tmp_path / "x.parquet", split="train[5:7]")] == [5, 6]
+    ids = [row.id for row in rows(tmp_path / "x.parquet", split="train[5:7]")]
+    assert ids == [f"{tmp_path}/x.parquet:train[5:7]:{i}" for i in range(2)]
+    with pytest.raises(DataError, match="it has no split 'test': "):
+        rows(tmp_path / "x.parquet", split="test")
+
+
+def test_rows_under_a_key(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"version": 1, "data": TEXTS}))
+    assert values(tmp_path / "x.json", field="data") == TEXTS
+    with pytest.raises(DataError, match="nope"):
+        rows(tmp_path / "x.json", field="nope")
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local file leaves no cache, neither in the library's place nor beside it."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "x.json").write_text(json.dumps(TEXTS))
+    rows(folder / "x.json")
+    assert not cache.exists() and [path.name for path in folder.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("ragged.csv", "line 3: 3 fields, 2 expected; line 4: 1 field, 2 expected; line 6: a quote is not closed"),
+        ("truncated.parquet", r"the file has no Parquet footer \(cut off\?\)"),
+    ],
+)
+def test_the_broken_files(bad: Path, file: str, problem: str) -> None:
+    with pytest.raises(DataError, match=problem) as error:
+        rows(bad / file)
+    assert str(error.value).startswith((bad / file).as_posix())
+
+
+def text(content: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "problem"),
+    [
+        ("x.csv", text(""), "the file is empty"),
+        ("x.csv", text("a,a\n1,2\n"), r"x\.csv:1: two columns are named 'a'"),
+        ("x.csv", lambda path: path.write_bytes(b"a,b\n1,\xff\n"), r"x\.csv:2: not UTF-8: byte 0xff at offset 6"),
+        ("x.csv", text("a,b\n" + "1\n" * 8), "line 6: 1 field, 2 expected; and 3 more"),
+        ("x.csv", text('a,b\n1,"two\nlines"\n3\n'), "line 4: 1 field, 2 expected"),
+        ("x.parquet", text("not parquet"), "it is no Parquet file"),
+        ("x.parquet", lambda path: path.write_bytes(b"PAR1" + b"\0" * 20 + b"PAR1"), "it cannot be read"),
+        ("x.arrow", text("not arrow"), "it cannot be read"),
+        ("x.json", text('[{"a": 1},\n {"a": }]'), r"x\.json:2: not JSON: "),
+        ("x.json", text('{"a": 1}\n{"a": 2}\n'), r"this is JSON lines under a \.json name \(rename it to \.jsonl\)"),
+        ("x.json", text('[{"a": 1}, {"a": {"b": 2}}]'), "it cannot be read"),
+    ],
+)
+def test_other_faults(tmp_path: Path, name: str, write: Callable[[Path], Any], problem: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=problem) as error:
+        rows(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv: the file does not exist"):
+        rows(tmp_path / "none.csv")
+
+
+def test_the_header_may_follow_blank_lines_and_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf\na,b\n1,2\n")
+    tables.check(tmp_path / "x.csv")
+    assert tables.header(tmp_path / "x.csv") == ["a", "b"]
+
+
+def test_the_hub_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network in tests: the library's own errors are raised in its place."""
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            raise ConnectionError("no route to host")
+        except ConnectionError as cause:
+            raise FileNotFoundError("Couldn't find any data file") from cause
+
+    monkeypatch.setattr(source.datasets, "load_dataset", load)
+    with pytest.raises(DataError, match="org/name: it is not on this machine, and the hub cannot be reached"):
+        rows("org/name")
+
+    def absent(*args: Any, **kwargs: Any) -> Any:
+        raise datasets.exceptions.DatasetNotFoundError("no")
+
+    monkeypatch.setattr(source.datasets, "load_dataset", absent)
+    with pytest.raises(DataError, match="org/name: no such dataset on the hub"):
+        rows("org/name")
+
+
+def test_the_hub_gets_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        seen.append((args, kwargs))
+        return [{"a": 1}]
+
+    monkeypatch.setattr(source.datasets, "load_dataset", load)
+    assert rows("org/name", config="main", split="test[:1%]", revision="v1") == [Row("org/name:test[:1%]:0", {"a": 1})]
+    assert seen == [(("org/name", "main"), {"split": "test[:1%]", "revision": "v1"})]
+
+
+@pytest.mark.parametrize(
+    ("reference", "strength"),
+    [("a.csv", 2), ("b/c.PARQUET", 2), ("a.json", 2), ("org/name", 1), ("org/x.jsonl", 0), ("name", 0), ("a.txt", 0)],
+)
+def test_claims(reference: str, strength: int) -> None:
+    claim = claims(reference)
+    assert (claim.strength if claim else 0) == strength
+
+
+def test_an_existing_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org/name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert claims("org/name") is None

@@ -1,0 +1,43 @@
+"""Formats built as a recipe picks them, over a context that keeps its notes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_hooks import Row
+from finetooth_hooks.testing import FakeContext, entries_of
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> FakeContext:
+    return FakeContext(tmp_path, entries=tuple(entries_of("finetooth_formats.plugin")))
+
+
+@pytest.fixture
+def format_of(context: FakeContext) -> Callable[..., Any]:
+    def make(name: str, **options: Any) -> Any:
+        return context.build("format", {"name": name, **options})
+
+    return make
+
+
+@pytest.fixture
+def rows_of() -> Callable[[str], Iterator[Row]]:
+    """Rows of a shared JSON-lines file, read leniently: only the format is under test."""
+    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared data here (FT_SHARED)")
+
+    def rows(name: str) -> Iterator[Row]:
+        path = folder / name
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
+            yield Row(f"{path.name}:{number}", json.loads(line))
+
+    return rows

@@ -1,0 +1,217 @@
+"""Folders written by transformers and damaged in every way at hand; the hub's failures without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from finetooth_hooks import RecipeError
+from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_transformers import checkpoint
+from finetooth_transformers.failures import explained
+from finetooth_transformers.loader import TransformersLoader
+from finetooth_transformers.plugin import claims
+
+Write = Callable[..., Any]
+Loaders = Callable[..., TransformersLoader]
+
+
+@parametrize_with_checks("finetooth_transformers.plugin")
+def test_conforms(check: Any) -> None:
+    check()
+
+
+@pytest.mark.parametrize("shards", ["5GB", "8KB"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_describe_counts_what_the_model_has(
+    tmp_path: Path, write: Write, loader_of: Loaders, tied: bool, shards: str
+) -> None:
+    model = write(tmp_path / "m", tied=tied, shards=shards)
+    info = loader_of().describe(str(tmp_path / "m"))
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert info.weight_bytes == sum(path.stat().st_size for path in (tmp_path / "m").glob("*.safetensors"))
+    assert (len(info.files) > 1) == (shards == "8KB")
+    assert (info.model_type, info.config["hidden_size"], info.config["tie_word_embeddings"]) == ("llama", 16, tied)
+    assert len(info.revision) == 64
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_load(tmp_path: Path, write: Write, loader_of: Loaders, precision: str, dtype: torch.dtype) -> None:
+    model = write(tmp_path / "m")
+    loaded = loader_of().load(str(tmp_path / "m"), framework="torch", precision=precision, device="cpu")
+    assert not loaded.training
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    for (name, wanted), got in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted.to(dtype), rtol=0, atol=0, msg=name)
+
+
+def test_tokenizer(tmp_path: Path, write: Write, loader_of: Loaders, context: FakeContext) -> None:
+    write(tmp_path / "m")
+    tokenizer = loader_of().tokenizer(str(tmp_path / "m"))
+    assert tokenizer.decode(tokenizer.encode("Été 😀\n")) == "Été 😀\n"
+    assert tokenizer.pad_id == tokenizer.token_id("<|pad|>")
+    assert tokenizer.encode("<|im_end|>", special=True) == [tokenizer.eos_id]
+    assert len(tokenizer.encode("<|im_end|>")) == 10
+    assert not tokenizer.adds_bos
+    assert context.notes == []
+
+
+def test_a_missing_pad_token_is_chosen_and_said(
+    tmp_path: Path, write: Write, loader_of: Loaders, context: FakeContext
+) -> None:
+    write(tmp_path / "m", pad=None)
+    tokenizer = loader_of().tokenizer(str(tmp_path / "m"))
+    assert tokenizer.pad_id == tokenizer.token_id("<|endoftext|>") != tokenizer.eos_id
+    assert context.notes == ["the tokenizer has no pad token; <|endoftext|> serves as one"]
+
+
+def test_a_run_folder_is_its_artifact(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
+    write(tmp_path / "run/artifact")
+    claim = claims(str(tmp_path / "run"))
+    assert claim is not None and claim.strength == 2
+    assert loader_of().describe(str(tmp_path / "run")).model_type == "llama"
+    loader_of().load(str(tmp_path / "run"), framework="torch", precision="fp32", device="cpu")
+
+
+def test_an_adapter_is_no_model(tmp_path: Path, loader_of: Loaders) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert claims(str(tmp_path)) is not None
+    with pytest.raises(RecipeError, match=r"holds an adapter, not a model \(merge it"):
+        loader_of().describe(str(tmp_path))
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def cut(path: Path, bytes_: int) -> None:
+    path.write_bytes(path.read_bytes()[:bytes_])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda f: (f / "config.json").write_text("{"), r"its config\.json cannot be read"),
+        (lambda f: change(f, model_type="no_such"), r"its config\.json cannot be read: .*no_such"),
+        (lambda f: (f / "model.safetensors").unlink(), r"has a config\.json but no model\.safetensors"),
+        (lambda f: cut(f / "model.safetensors", 4), "is cut off or no safetensors file"),
+        (lambda f: cut(f / "model.safetensors", 100), "is cut off or no safetensors file"),
+        (lambda f: cut(f / "model.safetensors", 9_000), r"has 9,000 bytes where its header says"),
+        (lambda f: (f / "model.safetensors").write_text("hello hello hello"), "is cut off or no safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "holds its weights only as pickle files",
+        ),
+        (lambda f: change(f, auto_map={"AutoConfig": "own.Config"}, model_type="own"), "Python code of its own"),
+    ],
+)
+def test_damaged_folders(
+    tmp_path: Path, write: Write, loader_of: Loaders, damage: Callable[[Path], Any], problem: str
+) -> None:
+    write(tmp_path / "m")
+    damage(tmp_path / "m")
+    with pytest.raises(RecipeError, match=problem) as error:
+        loader_of().describe(str(tmp_path / "m"))
+    assert str(error.value).startswith("model: ") and "\n" not in str(error.value)
+
+
+def test_a_missing_shard(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
+    write(tmp_path / "m", shards="8KB")
+    lost = sorted((tmp_path / "m").glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(RecipeError, match=f"weight files are missing: {lost.name}"):
+        loader_of().describe(str(tmp_path / "m"))
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
+    """transformers would fill them with random numbers and a warning."""
+    from safetensors.torch import load_file, save_file
+
+    write(tmp_path / "m")
+    path = tmp_path / "m/model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match=r"lacks 1 weights of its model: model\.layers\.1\.mlp\.up_proj\.weight"):
+        loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
+
+
+def test_the_digest_is_of_the_weights_layout(tmp_path: Path, write: Write) -> None:
+    write(tmp_path / "a")
+    write(tmp_path / "b", tied=True)
+    assert checkpoint.read(tmp_path / "a").digest == checkpoint.read(tmp_path / "a").digest
+    assert checkpoint.read(tmp_path / "a").digest != checkpoint.read(tmp_path / "b").digest
+
+
+def test_another_framework(loader_of: Loaders) -> None:
+    with pytest.raises(RecipeError, match="loads for torch, not for mlx"):
+        loader_of().load("org/name", framework="mlx", precision="fp32", device="cpu")
+
+
+def test_paths_that_hold_nothing(tmp_path: Path, loader_of: Loaders) -> None:
+    with pytest.raises(RecipeError, match=r"the folder .* has no config\.json"):
+        loader_of().describe(str(tmp_path))
+    with pytest.raises(RecipeError, match=r"\./none is no folder"):
+        loader_of().describe("./none")
+
+
+def raised(*names: str) -> Exception:
+    """An exception whose causes have the given class names, outermost first."""
+    error: Exception | None = None
+    for name in reversed(names):
+        outer: Exception = type(name, (OSError,), {})("We could not do it. Much more text.")
+        outer.__cause__ = error
+        error = outer
+    assert error is not None
+    return error
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("OSError", "LocalEntryNotFoundError", "EntryNotFoundError"), "is not on this machine, and the model hub"),
+        (("OSError", "OfflineModeIsEnabled"), "is not on this machine, and the model hub"),
+        (("OSError", "RepositoryNotFoundError"), "is not a model of the hub"),
+        (("OSError", "GatedRepoError", "RepositoryNotFoundError"), "needs an agreement on the hub"),
+        (("OSError", "RevisionNotFoundError"), "has no such revision"),
+        (("OSError", "EntryNotFoundError"), r"has no config\.json"),
+        (("OSError",), r"its config\.json cannot be read: We could not do it \("),
+    ],
+)
+def test_failures_of_the_hub_are_one_line(names: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(RecipeError, match=f"^model: org/name:? ?{problem}"), explained("org/name"):
+        raise raised(*names)
+
+
+def test_a_hub_id_offline(monkeypatch: pytest.MonkeyPatch, loader_of: Loaders) -> None:
+    """The real client, told that it is offline."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RecipeError, match="org/no-such-model is not on this machine"):
+        loader_of().describe("org/no-such-model")
+
+
+def test_a_hub_model_is_counted_without_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
+) -> None:
+    model = write(tmp_path / "m")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "m")
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *args, **kwargs: config)
+    info = loader_of(revision="v1").describe("org/name")
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (info.weight_bytes, info.files, info.revision) == (4 * info.parameters, (), "v1")
+
+
+@pytest.mark.parametrize(("reference", "strength"), [("org/name", 1), ("name", 0), ("./x/y", 0), ("a/b/c", 0), ("", 0)])
+def test_claims(reference: str, strength: int) -> None:
+    claim = claims(reference)
+    assert (claim.strength if claim else 0) == strength

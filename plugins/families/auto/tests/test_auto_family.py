@@ -1,0 +1,126 @@
+"""Facts of many families, found by looking, against what their models compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from finetooth_auto.family import Auto
+from finetooth_hooks import RecipeError
+from finetooth_hooks.testing import parametrize_with_checks
+from transformers.pytorch_utils import Conv1D
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 97,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+PLAIN = {key: value for key, value in SIZES.items() if key not in ("num_key_value_heads", "intermediate_size")}
+OLD = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 64}
+GATED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
+    "mistral": (SIZES, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "gemma2": (
+        {**SIZES, "head_dim": 8, "final_logit_softcapping": 0.5},
+        {"q_proj", "k_proj", "v_proj", "o_proj"},
+        GATED,
+    ),
+    "gemma3_text": ({**SIZES, "head_dim": 8}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "phi": (SIZES, {"q_proj", "k_proj", "v_proj", "dense"}, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
+    "phi3": (SIZES, {"o_proj", "qkv_proj"}, {"o_proj", "qkv_proj", "gate_up_proj", "down_proj"}),
+    "cohere": ({**SIZES, "logit_scale": 0.3}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "granite": ({**SIZES, "logits_scaling": 3.0}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "smollm3": (SIZES, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "gpt2": (OLD, {"c_attn", "attn.c_proj"}, {"c_attn", "c_proj", "c_fc"}),
+    "gptj": (
+        {**OLD, "rotary_dim": 4},
+        {"q_proj", "k_proj", "v_proj", "out_proj"},
+        {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"},
+    ),
+    "gpt_neox": (
+        {**PLAIN, "intermediate_size": 48},
+        {"query_key_value", "dense"},
+        {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+    ),
+    "falcon": (PLAIN, {"query_key_value", "dense"}, {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+    "opt": (
+        {**PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32},
+        {"q_proj", "k_proj", "v_proj", "out_proj"},
+        {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
+    ),
+}
+
+
+@parametrize_with_checks("finetooth_auto.plugin")
+def test_conforms(check: Any) -> None:
+    check()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_facts_are_those_of_the_model(kind: str) -> None:
+    sizes, attention, linear = MODELS[kind]
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
+    facts = Auto().facts(config.to_dict())
+    assert (set(facts.attention_targets), set(facts.linear_targets)) == (attention, linear)
+    assert (facts.layers, facts.hidden_size, facts.vocab_size, facts.heads) == (3, 32, 97, 4)
+    layers = model.get_submodule(facts.layer_path)
+    assert isinstance(layers, torch.nn.ModuleList) and len(layers) == 3
+    chosen = [
+        path
+        for path, module in layers.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and any(path == name or path.endswith(f".{name}") for name in facts.attention_targets)
+    ]
+    assert chosen and all("att" in path for path in chosen), chosen  # nothing outside attention bears these names
+    ids = torch.arange(9)[None] + 3
+    with torch.no_grad():
+        hidden = model.get_submodule(facts.body)(input_ids=ids)[0]
+        logits = model.get_submodule(facts.head.module)(hidden) * facts.head.scale
+        if facts.head.softcap is not None:
+            logits = facts.head.softcap * torch.tanh(logits / facts.head.softcap)
+        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=1e-7)
+    assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+
+
+def test_scale_and_cap_are_seen() -> None:
+    """Without these the comparison above could not tell."""
+    config = transformers.AutoConfig.for_model("gemma2", **MODELS["gemma2"][0])
+    assert Auto().facts(config.to_dict()).head.softcap == 0.5
+    config = transformers.AutoConfig.for_model("granite", **MODELS["granite"][0])
+    assert Auto().facts(config.to_dict()).head.scale == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"model_type": "t5"}, "transformers builds no causal language model of type 't5'"),
+        ({"model_type": "no_such_model"}, "of type 'no_such_model'"),
+        ({}, "of type ''"),
+        ({"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 9}, "MambaForCausalLM"),
+    ],
+)
+def test_what_it_does_not_understand_is_an_error(config: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem) as error:
+        Auto().facts(config)
+    assert str(error.value).startswith("model.family: ") and "\n" not in str(error.value)
+
+
+def test_no_memory_is_taken() -> None:
+    """A model far beyond this machine's memory: 70 billion parameters."""
+    config = transformers.AutoConfig.for_model(
+        "mistral", hidden_size=8192, num_hidden_layers=80, intermediate_size=28672
+    )
+    facts = Auto().facts(config.to_dict())
+    assert (facts.layers, facts.hidden_size) == (80, 8192)

@@ -1,0 +1,19 @@
+"""The host CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Hardware, hookimpl
+
+
+@hookimpl
+def ft_hardware() -> Iterator[Hardware]:
+    yield Hardware(
+        name="cpu",
+        build="finetooth_cpu.hardware:build",
+        summary="the host CPU",
+        default=True,
+        framework="torch",
+        rank=0,
+    )

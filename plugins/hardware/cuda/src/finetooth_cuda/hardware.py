@@ -1,0 +1,78 @@
+"""Facts of an NVIDIA GPU, as torch sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import HardwareFacts
+from pydantic import Field
+
+BF16_SINCE = (8, 0)
+"""Compute capability from which tensor cores take bf16 (Ampere)."""
+
+FP16_SINCE = (7, 0)
+"""Compute capability from which tensor cores take fp16 (Volta)."""
+
+
+class CudaOptions(Options):
+    """Options of the hardware `cuda`."""
+
+    index: int = Field(default=0, ge=0)
+    """Which GPU, counted as torch counts them (after CUDA_VISIBLE_DEVICES)."""
+
+
+def build(options: CudaOptions, context: Context) -> CudaHardware:
+    """The GPU with the index of the options."""
+    del context
+    return CudaHardware(options.index)
+
+
+class CudaHardware:
+    """See `finetooth_hooks.protocols.Hardware`.
+
+    fp32 stays fp32: torch's default, which does not round matrix products to TF32, is left as it is, so that results
+    agree with other devices; bf16 is the fast precision.
+
+    Args:
+        index: of the device.
+        torch: the framework; tests pass a stand-in.
+    """
+
+    def __init__(self, index: int = 0, torch: Any = None) -> None:
+        self._index, self._given = index, torch
+
+    @property
+    def _torch(self) -> Any:
+        if self._given is None:
+            import torch
+
+            self._given = torch
+        return self._given
+
+    def missing(self) -> str:
+        """Why there is no such GPU; empty if there is."""
+        torch = self._torch
+        if torch.version.cuda is None:
+            return "this build of torch has no CUDA"
+        if not torch.cuda.is_available():
+            return "torch finds no NVIDIA driver or GPU"
+        count = torch.cuda.device_count()
+        if self._index >= count:
+            return f"there is no GPU {self._index}: torch sees {count}"
+        return ""
+
+    def facts(self) -> HardwareFacts:
+        properties = self._torch.cuda.get_device_properties(self._index)
+        capability = (properties.major, properties.minor)
+        native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
+        precisions = tuple(name for name, since in native if capability >= since)
+        return HardwareFacts(
+            name="finetooth-cuda:cuda",
+            device=f"cuda:{self._index}",
+            label=f"{properties.name} (compute capability {properties.major}.{properties.minor})",
+            memory=int(properties.total_memory),
+            precisions=(*precisions, "fp32"),
+            slow_precisions=tuple(name for name, since in native if capability < since),
+            attention=("sdpa", "eager"),
+        )

@@ -1,0 +1,18 @@
+"""NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Hardware, hookimpl
+
+
+@hookimpl
+def ft_hardware() -> Iterator[Hardware]:
+    yield Hardware(
+        name="cuda",
+        build="finetooth_cuda.hardware:build",
+        summary="an NVIDIA GPU",
+        framework="torch",
+        rank=10,
+    )

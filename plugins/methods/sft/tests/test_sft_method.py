@@ -1,0 +1,189 @@
+"""What sft makes of rows, in which order it trains them, and that a restored run goes on exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_sft.completion import render_completion
+from finetooth_sft.method import Sft, SftOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+Contexts = Callable[..., FakeContext]
+
+
+@parametrize_with_checks("finetooth_sft.plugin")
+def test_conforms(check: Any) -> None:
+    check()
+
+
+def chat(*texts: str) -> Conversation:
+    roles = ("user", "assistant") * len(texts)
+    return Conversation(tuple(Message(role, text) for role, text in zip(roles, texts, strict=False)))
+
+
+def trained(context: FakeContext, **options: Any) -> list[str]:
+    """The text that trains, row by row, as the engine gets it."""
+    method = Sft(SftOptions(**options), context)
+    method.prepare()
+    return [
+        context.tokenizer.decode([int(t) for t, m in zip(datum.targets, datum.mask, strict=True) if m])
+        for datum in method._data
+    ]
+
+
+def test_targets_are_the_answers(context_of: Contexts) -> None:
+    context = context_of(chat("q", "one", "r", "two"), PromptCompletion("p ", "three"))
+    assert trained(context) == ["one<|im_end|>two<|im_end|>", "three<|im_end|>"]
+    assert trained(context, train_on="last") == ["two<|im_end|>", "three<|im_end|>"]
+    everything = trained(context, train_on="all")
+    # the first token of a sequence has nothing before it to be predicted from
+    assert everything == ["q<|im_end|>one<|im_end|>r<|im_end|>two<|im_end|>", " three<|im_end|>"]
+
+
+def test_a_text_row_points_to_pretrain(context_of: Contexts) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*plain text.*set method: pretrain"):
+        trained(context_of(chat("q", "a"), Text("once")))
+
+
+def test_a_row_without_an_answer_is_named(context_of: Contexts) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: nothing to train on"):
+        trained(context_of(chat("q", "a"), chat("only a question")))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: nothing to train on"):
+        trained(context_of(PromptCompletion("p", "")))
+
+
+def test_what_follows_the_last_answer_is_said(context_of: Contexts) -> None:
+    report = Sft(SftOptions(), context_of(chat("q", "a"), chat("q", "a", "r"), chat("q", "a", "r"))).prepare().report
+    assert report.notes == (
+        "2 conversations end with a message that is not the assistant's: what follows the last answer trains nothing",
+    )
+    assert Sft(SftOptions(), context_of(chat("q", "a"))).prepare().report.notes == ()
+
+
+def test_long_rows_are_counted(context_of: Contexts) -> None:
+    context = context_of(chat("q", "a"), chat("q", "a" * 500))
+    report = Sft(SftOptions(), context).prepare().report
+    assert (report.rows, report.used, dict(report.dropped)) == (2, 1, {"longer than train.max_length": 1})
+    assert report.dropped_ids["longer than train.max_length"] == ("rows.jsonl:2",)
+    context.train = dataclasses.replace(context.train, excess_length="raise")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: 5\d\d tokens, more than train\.max_length=256"):
+        Sft(SftOptions(), context).prepare()
+
+
+def run(context: FakeContext, state: Any = None, steps: int | None = None) -> tuple[Sft, FakeEngine, list[Any]]:
+    method, engine = Sft(SftOptions(), context), FakeEngine(context.tokenizer)
+    method.prepare()
+    if state is not None:
+        method.restore(state)
+        engine.weights_version = state["step"]
+    return method, engine, list(islice(method.steps(engine), steps))
+
+
+def test_epochs_batches_and_reports(context_of: Contexts) -> None:
+    context = context_of(*(chat(f"q{i}", f"a{i}") for i in range(10)))  # batches of 4, 2 epochs
+    method, engine, reports = run(context)
+    assert method.prepare().total_steps == len(reports) == 6
+    assert [report.rows for report in reports] == [4, 4, 2, 4, 4, 2]
+    assert [report.step for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert [report.epoch for report in reports] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    first, second = (sorted(chain.from_iterable(engine.seen[i : i + 3])) for i in (0, 3))
+    assert first == second and len(set(first)) == 10  # every row once an epoch
+    assert engine.seen[:3] != engine.seen[3:]  # in another order
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_a_restored_method_trains_what_would_have_come_next(context_of: Contexts, after: int) -> None:
+    examples = [chat(f"q{i}", f"a{i}") for i in range(10)]
+    _, whole, _ = run(context_of(*examples))
+    first, begun, _ = run(context_of(*examples), steps=after)
+    state = json.loads(json.dumps(first.state()))
+    _, rest, reports = run(context_of(*examples), state)
+    assert begun.seen + rest.seen == whole.seen
+    assert len(reports) == 6 - after
+
+
+def test_restore_may_come_before_prepare(context_of: Contexts) -> None:
+    examples = [chat(f"q{i}", f"a{i}") for i in range(10)]
+    _, whole, _ = run(context_of(*examples))
+    method = Sft(SftOptions(), context_of(*examples))
+    method.restore({"step": 4, "size": 10, "batch_size": 4})
+    method.prepare()
+    engine = FakeEngine(ByteTokenizer())
+    list(method.steps(engine))
+    assert engine.seen == whole.seen[4:]
+
+
+def test_other_data_are_refused_on_restore(context_of: Contexts) -> None:
+    method = Sft(SftOptions(), context_of(chat("q", "a")))
+    method.restore({"step": 1, "size": 2, "batch_size": 4})
+    with pytest.raises(DataError, match="size was 2 when it was saved and is 1 now"):
+        method.prepare()
+
+
+@pytest.mark.parametrize(("bounds", "notes"), [((0.0, 20.0), 0), ((0.2, 4.0), 1), ((10.0, 20.0), 1)])
+def test_a_strange_first_loss_is_noted_once(context_of: Contexts, bounds: tuple[float, float], notes: int) -> None:
+    context = context_of(*(chat(f"q{i}", f"a{i}") for i in range(10)))
+    context.facts = dataclasses.replace(context.facts, first_loss=bounds)
+    _, engine, _ = run(context)
+    assert 4.0 < engine.losses[0] < 10.0  # random bigrams over 320 ids
+    assert len(context.notes) == notes
+    if notes:
+        assert f"the first training loss is {engine.losses[0]:.2f} nats per token" in context.notes[0]
+        context.notes.clear()
+        run(context, {"step": 2, "size": 10, "batch_size": 4})
+        assert context.notes == []  # a resumed run is past its first step
+
+
+# --- raw prompts with completions -------------------------------------------------------------------------------------
+
+
+class Pairs(ByteTokenizer):
+    """Two characters a token, so that tokens can straddle; a beginning-of-text token before every text."""
+
+    @property
+    def adds_bos(self) -> bool:
+        return True
+
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        starts = range(0, len(text), 2)
+        return [1 + i for i in starts], [(i, min(i + 2, len(text))) for i in starts]
+
+
+@given(st.text(max_size=9), st.text(min_size=1, max_size=9))
+def test_a_token_of_both_sides_does_not_train(prompt: str, completion: str) -> None:
+    tokenizer = Pairs()
+    rendered = render_completion(PromptCompletion(prompt, completion), tokenizer)
+    _, offsets = tokenizer.encode_with_offsets(prompt + completion)
+    wanted = [0.0, *(float(start >= len(prompt)) for start, _ in offsets), 1.0]
+    assert list(rendered.weights) == wanted
+    assert rendered.tokens[0] == tokenizer.bos_id and rendered.tokens[-1] == tokenizer.eos_id
+    (begin, split), (again, end) = rendered.spans
+    assert begin == 0 and split == again and end == len(rendered.tokens)
+    assert not any(rendered.weights[:split])
+
+
+def test_no_bos_where_the_tokenizer_adds_none() -> None:
+    rendered = render_completion(PromptCompletion("ab", "c"), ByteTokenizer())
+    eos = ByteTokenizer().eos_id
+    assert rendered == Rendered((97, 98, 99, eos), (0.0, 0.0, 1.0, 1.0), ((0, 2), (2, 4)))
+
+
+class Endless(ByteTokenizer):
+    """No end-of-text token."""
+
+    @property
+    def eos_id(self) -> int | None:
+        return None
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    with pytest.raises(DataError, match="no end-of-text token"):
+        render_completion(PromptCompletion("a", "b"), Endless())

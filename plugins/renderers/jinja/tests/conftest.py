@@ -1,0 +1,56 @@
+"""Tokenizers for trying chat templates: bytes with any special tokens, and SmolLM2's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.tokenizers import FastTokenizer
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared data here (FT_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def byte_level() -> Callable[..., FastTokenizer]:
+    """Makes a byte-level tokenizer: `byte_level(template, special, bos=..., eos=...)`."""
+    import tokenizers
+    import transformers
+
+    def make(template: str, special: Sequence[str], bos: str | None = None, eos: str | None = None) -> FastTokenizer:
+        alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+        model = tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, [])
+        backend = tokenizers.Tokenizer(model)
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = tokenizers.decoders.ByteLevel()
+        names = list(dict.fromkeys([*special, *(token for token in (bos, eos) if token)]))
+        backend.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
+        wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
+        wrapped.chat_template = template
+        return FastTokenizer(wrapped)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
+    loader = pytest.importorskip("finetooth_gguf.loader")
+    options: Any = pytest.importorskip("finetooth_hooks.options").NoOptions()
+    try:
+        built: FastTokenizer = loader.build(options, FakeContext(tmp_path_factory.mktemp("context"))).tokenizer(
+            "smollm2-135m"
+        )
+    except Exception as error:
+        pytest.skip(f"SmolLM2 is not installed: {error}")
+    return built

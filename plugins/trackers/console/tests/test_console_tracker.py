@@ -1,0 +1,122 @@
+"""What the console shows, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from finetooth_console.tracker import ConsoleOptions, ConsoleTracker, build, duration, evaluation_line, step_line
+from rich.console import Console
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def tracker(terminal=False, width=100, encoding="utf-8", **options):
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding=encoding, newline="")
+    console = Console(file=out, force_terminal=terminal, width=width, legacy_windows=False, color_system=None)
+
+    def shown():
+        out.flush()
+        return raw.getvalue().decode(encoding)
+
+    clock = Clock()
+    return ConsoleTracker(ConsoleOptions(**options), console, clock), shown, clock
+
+
+def test_step_line_says_what_a_watcher_wants(report):
+    line = step_line(report(12, loss=1.23456), 60, 2.0)
+    assert line == "step 12/60 · loss 1.2346 · 320 tok/s · ETA 1:36 · 2.00 GiB · lr 1.00e-03"
+    assert step_line(report(12, skipped=True, memory=0), None, 2.0) == (
+        "step 12 · loss 1.5000 · 320 tok/s · lr 1.00e-03 · skipped (overflow)"
+    )
+
+
+def test_evaluation_line_has_the_baseline_beside_the_score(evaluation):
+    assert evaluation_line(evaluation) == (
+        "eval at step 0 · exact_match 0.25, unfinished 0 (majority answer 0.125; 300 rows)"
+    )
+    assert "mine: kl 2 (" in evaluation_line(replace(evaluation, name="mine", metrics={"kl": 2.0}))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3723, "1:02:03"), (-1, "0:00")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "expected"), [(60, 0, 21), (60, 25, 4), (7, 0, 7), (1000, 0, 21), (None, 0, 3)]
+)
+def test_a_pipe_gets_few_whole_lines(run, report, total, every, expected):
+    run.total_steps = total
+    made, shown, _ = tracker(every=every)
+    made.start(run)
+    for step in range(1, (total or 100) + 1):
+        made.step(run, report(step))
+    lines = shown().splitlines()
+    assert len(lines) == expected
+    assert lines[0].startswith("step 1") and lines[-1].startswith(f"step {total or 100}")
+    assert "\x1b" not in shown() and "\r" not in shown()
+
+
+def test_a_narrow_pipe_does_not_break_lines(run, report, evaluation):
+    made, shown, _ = tracker(width=20)
+    made.start(run)
+    made.step(run, report(1))
+    made.evaluated(run, evaluation)
+    assert len(shown().splitlines()) == 2
+
+
+def test_a_terminal_gets_one_live_line_drawn_at_most_ten_times_a_second(run, report, outcome):
+    made, shown, clock = tracker(terminal=True)
+    made.start(run)
+    for step in range(1, 60):
+        clock.now += 0.01
+        made.step(run, report(step))
+    drawn = set(re.findall(r"step (\d+)/60", shown()))
+    assert 5 <= len(drawn) <= 7
+    made.step(run, report(60))  # the last one is drawn whenever it comes
+    made.end(run, outcome)
+    assert "step 60/60" in shown()
+    assert "ETA 0:00" in shown()
+
+
+def test_brackets_in_metrics_are_text(run, evaluation):
+    made, shown, _ = tracker()
+    made.start(run)
+    made.evaluated(run, replace(evaluation, name="[bold]x[/nope]"))
+    assert "[bold]x[/nope]" in shown()
+
+
+def test_the_curve_comes_at_the_end(run, report, outcome):
+    for options, encoding, there in (({}, "utf-8", True), ({"curve": False}, "utf-8", False), ({}, "iso8859-1", False)):
+        made, shown, _ = tracker(encoding=encoding, **options)
+        made.start(run)
+        for step in range(1, 61):
+            made.step(run, report(step, loss=3 / step))
+        made.end(run, outcome)
+        assert ("training loss" in shown()) == there
+        assert any("\u2800" <= c <= "\u28ff" for c in shown()) == there
+
+
+def test_a_run_that_fails_early_ends_quietly(run, outcome):
+    made, shown, _ = tracker()
+    made.end(run, outcome)
+    made.start(run)
+    made.end(run, outcome)
+    assert shown() == ""
+
+
+def test_built_tracker_prints_to_standard_output(run, evaluation, capsys):
+    made = build(ConsoleOptions(), None)
+    made.start(run)
+    made.evaluated(run, evaluation)
+    assert "exact_match 0.25" in capsys.readouterr().out

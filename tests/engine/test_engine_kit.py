@@ -1,0 +1,368 @@
+"""The engine's conformance kit tested: each way of breaking the NumPy engine fails the check that is about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import Completion, Forward, Sampling, UserError
+from finetooth_hooks.testing import CheckResult, engine_checks, run_check
+from toy_numpy import rectangles
+from toy_numpy.engine import NumpyEngine
+from toy_numpy.making import engine
+from toy_numpy.model import Pass, Toy
+
+VOCAB = 12
+
+
+def run(make: Callable[[], Any], only: str | None = None) -> list[CheckResult]:
+    checks = engine_checks(make, vocab_size=VOCAB)
+    assert only is None or only in {check.name for check in checks}
+    return [run_check(check) for check in checks if only in (None, check.name)]
+
+
+def broken(cls: type[NumpyEngine]) -> Callable[[], NumpyEngine]:
+    def make() -> NumpyEngine:
+        sound = engine()
+        return cls(sound.model, sound.request)
+
+    return make
+
+
+class Unmasked(NumpyEngine):
+    def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
+        whole = [replace(datum, mask=np.ones(len(datum), dtype=bool)) for datum in data]
+        return replace(super().forward(data, loss, **given), outputs=super().forward(whole).outputs)
+
+
+class MeanOfMeans(NumpyEngine):
+    def _evaluate_loss(self, data: Any, outputs: Any, loss: Any, counts: Mapping[str, float]) -> Any:
+        share = 1 / (3 if self.budget < 100 else 1)
+        return super()._evaluate_loss(data, outputs, loss, {k: v / share for k, v in rectangles.counts(data).items()})
+
+
+class IgnoresTotals(NumpyEngine):
+    def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
+        return super()._evaluate(data, loss, None)
+
+
+class KeepsGradients(NumpyEngine):
+    def zero_grad(self) -> None: ...
+
+
+class StepKeepsGradients(NumpyEngine):
+    def step(self, *, metrics: Any = None) -> Any:
+        kept = {name: grad.copy() for name, grad in self.grads.items()}
+        stepped = super().step(metrics=metrics)
+        self.grads = kept
+        return stepped
+
+
+class HandlesLast(NumpyEngine):
+    def backward(self, handle: Any, grads: Any = None, *, normalizer: Any = None) -> Any:
+        pending = self._handles.get(handle.id)
+        result = super().backward(handle, grads, normalizer=normalizer)
+        if pending is not None:
+            self._handles[handle.id] = pending
+        return result
+
+
+class HandlesOutliveSteps(NumpyEngine):
+    def backward(self, handle: Any, grads: Any = None, *, normalizer: Any = None) -> Any:
+        if handle.id in self._handles:
+            self._handles[handle.id].version = self.weights_version
+        return super().backward(handle, grads, normalizer=normalizer)
+
+
+class CutsWholeSteps(NumpyEngine):
+    def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
+        if loss.together != "step":
+            return super()._evaluate(data, loss, normalizer)
+        counts = {**rectangles.counts(data), **(normalizer or {})}
+        whole = super()._evaluate(data[:3], loss, counts)
+        other = super()._evaluate(data[3:], loss, counts)
+        whole.add(other.grads)
+        whole.loss += other.loss
+        return whole
+
+
+class CutsGroups(NumpyEngine):
+    def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
+        if loss.together != "group":
+            return super()._evaluate(data, loss, normalizer)
+        return super()._evaluate([*data[1:], data[0]], loss, normalizer)
+
+
+class ReferenceFollows(NumpyEngine):
+    def _pass(self, datum: Any, role: str) -> Pass:
+        return super()._pass(datum, "policy" if role == "reference" else role)
+
+
+class AnyRole(NumpyEngine):
+    def _pass(self, datum: Any, role: str) -> Pass:
+        return super()._pass(datum, role if role == "reference" else "policy")
+
+
+class SavesNoGradients(NumpyEngine):
+    def save(self, path: Path) -> None:
+        kept, self.grads = self.grads, {}
+        super().save(path)
+        self.grads = kept
+
+
+class SavesNoLossState(NumpyEngine):
+    def save(self, path: Path) -> None:
+        kept, self.states = self.states, {}
+        super().save(path)
+        self.states = kept
+
+
+class SavesRoundedWeights(NumpyEngine):
+    def load(self, path: Path) -> None:
+        super().load(path)
+        self.model.delta = {n: v.astype(np.float32).astype(np.float64) for n, v in self.model.delta.items()}
+
+
+class LoadKeepsGradients(NumpyEngine):
+    def load(self, path: Path) -> None:
+        kept = self.grads
+        super().load(path)
+        self.grads = {**kept, **self.grads}
+
+
+class LoadsAnything(NumpyEngine):
+    def load(self, path: Path) -> None:
+        try:
+            super().load(path)
+        except UserError:
+            self.weights_version = 0
+
+
+class ExportsNothing(NumpyEngine):
+    def export(self, path: Path) -> None: ...
+
+
+class RestoresNothing(NumpyEngine):
+    def restore(self, path: Path) -> None:
+        if not any(path.iterdir()):
+            raise UserError("empty")
+
+
+class SharedDice(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return [
+            super(SharedDice, self).generate([prompt], replace(sampling, seed=sampling.seed + len(prompts)))[0]
+            for prompt in prompts
+        ]
+
+
+class OneDraw(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return [[several[0]] * sampling.n for several in super().generate(prompts, sampling)]
+
+
+def _changed(engine_: NumpyEngine, prompts: Any, sampling: Sampling, change: Callable[[Completion], Completion]) -> Any:
+    return [[change(c) for c in several] for several in NumpyEngine.generate(engine_, prompts, sampling)]
+
+
+class ScaledScores(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        factor = sampling.temperature or 1.0
+        return _changed(self, prompts, sampling, lambda c: replace(c, logprobs=tuple(x / factor for x in c.logprobs)))
+
+
+class DropsStopToken(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return _changed(self, prompts, sampling, lambda c: replace(c, tokens=c.tokens[:-1]) if c.stop == "stop" else c)
+
+
+class NamesNoVersion(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return _changed(self, prompts, sampling, lambda c: replace(c, weights_version=0))
+
+
+class NeverGreedy(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return super().generate(prompts, replace(sampling, temperature=sampling.temperature or 1.0))
+
+
+class IgnoresTopK(NumpyEngine):
+    def generate(self, prompts: Any, sampling: Sampling) -> Any:
+        return super().generate(prompts, replace(sampling, top_k=0))
+
+
+class ForwardAccumulates(NumpyEngine):
+    def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
+        if loss is not None:
+            self._accumulate(self._evaluate(list(data), loss, None), loss)
+        return super().forward(data, loss, **given)
+
+
+class DoubledCallerGradients(NumpyEngine):
+    def backward(self, handle: Any, grads: Any = None, *, normalizer: Any = None) -> Any:
+        grads = None if grads is None else [2 * grad for grad in grads]
+        return super().backward(handle, grads, normalizer=normalizer)
+
+
+class HalvedBackward(NumpyEngine):
+    def backward(self, handle: Any, grads: Any = None, *, normalizer: Any = None) -> Any:
+        result = super().backward(handle, grads, normalizer=normalizer)
+        self.grads = {name: 0.5 * grad for name, grad in self.grads.items()}
+        return result
+
+
+class NeverMoves(NumpyEngine):
+    def step(self, *, metrics: Any = None) -> Any:
+        before = dict(self.model.delta)
+        stepped = super().step(metrics=metrics)
+        self.model.delta = before
+        return stepped
+
+
+class Restless(NumpyEngine):
+    made = 0
+
+    def __init__(self, model: Toy, request: Any) -> None:
+        super().__init__(model, request)
+        Restless.made += 1
+        self.model.delta["W"] = self.model.delta["W"] + 1e-9 * Restless.made
+
+
+class LooksAhead(NumpyEngine):
+    def _pass(self, datum: Any, role: str) -> Pass:
+        done = super()._pass(datum, role)
+        shift = 0.1 * np.sin(float(datum.tokens.sum()) * np.arange(done.logp.shape[1]))
+        logits = done.logp + shift
+        return replace(done, logp=logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+
+class LooksAtNeighbours(NumpyEngine):
+    def logprobs(self, data: Any, *, role: str = "policy") -> Any:
+        return [scores * (1 + 0.01 * len(data)) for scores in super().logprobs(data, role=role)]
+
+
+class Unnormalised(NumpyEngine):
+    def _pass(self, datum: Any, role: str) -> Pass:
+        done = super()._pass(datum, role)
+        return replace(done, logp=done.logp - 0.01)
+
+
+class NotANumber(NumpyEngine):
+    def forward_backward(self, data: Any, loss: Any, *, normalizer: Any = None) -> Forward:
+        try:
+            return super().forward_backward(data, loss, normalizer=normalizer)
+        except Exception as error:
+            if "is nan" in str(error):
+                return Forward(loss=float("nan"))
+            raise
+
+
+class TakesAnyState(NumpyEngine):
+    def forward_backward(self, data: Any, loss: Any, *, normalizer: Any = None) -> Forward:
+        try:
+            return super().forward_backward(data, loss, normalizer=normalizer)
+        except Exception as error:
+            if "changes its state" in str(error):
+                return Forward(loss=0.0)
+            raise
+
+
+class ForgetsState(NumpyEngine):
+    def step(self, *, metrics: Any = None) -> Any:
+        self.states = {}
+        return super().step(metrics=metrics)
+
+
+class Boasts(NumpyEngine):
+    capabilities = NumpyEngine.capabilities | {"telepathy"}
+
+
+BROKEN = {
+    Unmasked: "forward_gives_log_probabilities",
+    MeanOfMeans: "loss_is_normalised_over_the_step",
+    IgnoresTotals: "calls_accumulate",
+    KeepsGradients: "zero_grad_drops",
+    StepKeepsGradients: "step_drops_gradients",
+    HandlesLast: "spent_handles_are_refused",
+    HandlesOutliveSteps: "spent_handles_are_refused",
+    CutsWholeSteps: "whole_steps_stay_together",
+    CutsGroups: "groups_stay_together",
+    ReferenceFollows: "reference_is_the_untrained_policy",
+    AnyRole: "unknown_role_is_refused",
+    SavesNoGradients: "accumulated_gradients_are_saved",
+    SavesNoLossState: "restored_engine_continues_exactly",
+    SavesRoundedWeights: "restored_engine_continues_exactly",
+    LoadKeepsGradients: "load_drops_what_was_there",
+    LoadsAnything: "foreign_state_is_refused",
+    ExportsNothing: "export_writes_an_artifact",
+    RestoresNothing: "artifact_is_taken_back",
+    SharedDice: "seed_alone_decides",
+    OneDraw: "seed_alone_decides",
+    ScaledScores: "completion_logprobs_are_logprobs",
+    DropsStopToken: "stop_ids_end_a_completion",
+    NamesNoVersion: "completions_name_their_weights",
+    NeverGreedy: "greedy_takes_the_likeliest",
+    IgnoresTopK: "top_k_one_is_greedy",
+    ForwardAccumulates: "forward_changes_nothing",
+    DoubledCallerGradients: "caller_gradients_equal_the_loss",
+    HalvedBackward: "forward_then_backward_is_forward_backward",
+    NeverMoves: "step_changes_the_weights",
+    Restless: "fresh_engines_agree",
+    LooksAhead: "the_future_does_not_matter",
+    LooksAtNeighbours: "neighbours_do_not_matter",
+    Unnormalised: "probabilities_sum_to_one",
+    NotANumber: "loss_that_is_not_finite_is_refused",
+    TakesAnyState: "state_of_a_partial_loss_is_refused",
+    ForgetsState: "loss_state_goes_from_step_to_step",
+    Boasts: "info_is_consistent",
+}
+
+
+@pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
+def test_broken_engine_fails_its_check(cls: type[NumpyEngine]) -> None:
+    (result,) = run(broken(cls), BROKEN[cls])
+    assert result.status == "failed", result
+
+
+def test_each_check_is_proven_by_a_broken_engine() -> None:
+    names = {check.name for check in engine_checks(engine, vocab_size=VOCAB)}
+    unproven = names - set(BROKEN.values())
+    assert unproven == {"logprobs_equal_forward", "mask_only_selects", "normalizer_divides"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (LooksAtNeighbours, "logprobs_equal_forward"),
+        (IgnoresTotals, "normalizer_divides"),
+        (MeanOfMeans, "calls_accumulate"),
+    ],
+)
+def test_broken_engine_fails_these_too(cls: type[NumpyEngine], check: str) -> None:
+    (result,) = run(broken(cls), check)
+    assert result.status == "failed"
+
+
+def test_what_an_engine_does_not_claim_is_skipped() -> None:
+    class Plain(NumpyEngine):
+        capabilities = frozenset()
+
+    results = run(broken(Plain))
+    # it serves the reference role without claiming it: that must be refused by name
+    assert {result.check for result in results if result.status == "failed"} == {"unknown_role_is_refused"}
+    skipped = {result.check for result in results if result.status == "skipped"}
+    assert {"seed_alone_decides", "spent_handles_are_refused", "restored_engine_continues_exactly"} <= skipped
+
+
+def test_every_check_is_documented_and_unique() -> None:
+    from importlib import import_module
+
+    for part in ("scoring", "gradients", "losses", "sampling", "state"):
+        for function in import_module(f"finetooth_hooks.testing.engine_{part}_checks").CHECKS:
+            assert function.__doc__
+    names = [check.name for check in engine_checks(engine)]
+    assert len(set(names)) == len(names)

@@ -1,0 +1,77 @@
+"""Every package has what a package of this workspace has."""
+
+import ast
+import re
+import tomllib
+
+
+def test_files(package):
+    for name in ("pyproject.toml", "README.md", "src", "tests"):
+        assert (package.folder / name).exists(), f"{package.place} has no {name}"
+    for module in package.modules:
+        assert (module / "py.typed").is_file(), f"{module} is not marked as typed"
+    assert list(package.folder.glob("tests/**/test_*.py")), f"{package.place} has no test"
+    assert not list(package.folder.glob("tests/**/__init__.py")), "tests are no package: pytest imports them by path"
+
+
+def test_project(package):
+    project = package.project
+    prefix = "finetooth-contrib-" if package.place.startswith("contrib/") else "finetooth-"
+    assert re.fullmatch(rf"{prefix}[a-z0-9]+", package.name)
+    assert package.name.replace("-", "_") in [module.name for module in package.modules]
+    assert project["requires-python"] == ">=3.11"
+    assert project["license"] == "Apache-2.0"
+    assert project["readme"] == "README.md"
+    assert project["description"].endswith(".")
+    text = (package.folder / "README.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {package.name}\n"), "a README begins with the name that pip takes"
+
+
+def test_versions_are_in_lockstep(package, root):
+    own = package.project["version"]
+    meta = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    if package.place == "hooks":
+        assert f'CONTRACT_VERSION = "{own}"' in (package.modules[0] / "__init__.py").read_text(encoding="utf-8")
+    elif not package.place.startswith("contrib/"):
+        assert own == meta
+
+
+def test_plugin_entry_point(plugin):
+    (entry_point,) = plugin.project["entry-points"]["finetooth"].values()
+    (module,) = plugin.modules
+    assert entry_point == f"{module.name}.plugin"
+    assert (module / "plugin.py").is_file()
+    assert "finetooth-hooks>=1,<2" in plugin.project["dependencies"]
+
+
+def test_plugins_depend_on_hooks_and_kernels_only(plugin):
+    ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
+    assert ours <= {"finetooth-hooks", "finetooth-kernels"}
+
+
+def test_dependencies_are_ranges(package):
+    """Pins are for constraints.txt: a plugin that pins a library fights with every other one."""
+    pinned = [d for d in package.project.get("dependencies", []) if "==" in d]
+    assert not pinned
+
+
+def test_meta_distribution_brings_the_base(root, workspace):
+    """`pip install finetooth` brings core and every first-party plugin that is no extra; each extra is one of ours."""
+    meta = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    first_party = {p.name for p in workspace if p.place.startswith("plugins/")}
+    version = meta["version"]
+    base = [requirement.partition("==") for requirement in meta["dependencies"]]
+    extras = [r.partition("==") for group in meta["optional-dependencies"].values() for r in group]
+    assert {pin for _, _, pin in [*base, *extras]} == {version}
+    base_names = [name for name, _, _ in base]
+    extra_names = [name for name, _, _ in extras]
+    assert len(set(base_names + extra_names)) == len(base_names + extra_names), "named twice"
+    assert set(base_names) | set(extra_names) == first_party | {"finetooth-core"}
+    assert "finetooth-core" in base_names
+
+
+def test_plugins_say_what_they_are(plugin):
+    """The docstring of plugin.py is the first thing a reader sees of a plugin."""
+    (module,) = plugin.modules
+    tree = ast.parse((module / "plugin.py").read_text(encoding="utf-8"))
+    assert (ast.get_docstring(tree) or "").strip(), f"{module.name}/plugin.py has no docstring"

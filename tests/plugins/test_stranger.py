@@ -1,0 +1,153 @@
+"""A stranger's plugin: a wheel built outside the tree brings a loss, a reward, a family and a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGIN = """
+    from finetooth_hooks import Command, Family, Loss, Reward, hookimpl
+
+    @hookimpl
+    def ft_losses():
+        yield Loss(name="acme_margin", build="acme_stranger.loss:build", summary="cross entropy above a margin")
+
+    @hookimpl
+    def ft_rewards():
+        yield Reward(name="acme_short", build="acme_stranger.reward:build", summary="1 for a short answer")
+
+    @hookimpl
+    def ft_families():
+        yield Family(name="acme_family", build="acme_stranger.family:build", summary="like a llama")
+
+    @hookimpl
+    def ft_commands():
+        yield Command(name="acme_hello", build="acme_stranger.command:command", summary="count the losses")
+"""
+LOSS = '''
+    from finetooth_hooks import Context, Contribution, LossResult, Options
+    from finetooth_hooks import arrays as xp
+
+    class MarginOptions(Options):
+        margin: float = 0.5
+        """Nats below which a target counts no more."""
+
+    def build(options: MarginOptions, context: Context):
+        def margin(outputs, data, state):
+            each = xp.maximum(-outputs["logprobs"] - options.margin, 0.0)
+            return LossResult({"margin": Contribution(xp.sum(xp.where(data.mask, data.fields["weights"] * each, 0.0)))})
+        return margin
+'''
+REWARD = '''
+    from finetooth_hooks import Context, Options
+
+    class ShortOptions(Options):
+        characters: int = 10
+        """Longest answer that scores 1."""
+
+    def build(options: ShortOptions, context: Context):
+        def short(prompts, completions, columns):
+            return [float(len(completion) <= options.characters) for completion in completions]
+        return short
+'''
+FAMILY = """
+    from finetooth_hooks import Context, NoOptions
+    from finetooth_hooks.protocols import Head, ModelFacts
+
+    def build(options: NoOptions, context: Context):
+        return AcmeFamily()
+
+    class AcmeFamily:
+        def facts(self, config):
+            heads = config["num_attention_heads"]
+            linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+            return ModelFacts(
+                hidden_size=config["hidden_size"], layers=config["num_hidden_layers"], heads=heads,
+                kv_heads=config["num_key_value_heads"], head_dim=config["hidden_size"] // heads,
+                ffn_size=config["intermediate_size"], vocab_size=config["vocab_size"],
+                max_positions=config["max_position_embeddings"], layer_path="model.layers", body="model", head=Head(),
+                attention_targets=linear[:4], linear_targets=linear, renderer="chatml", first_loss=(0.0, 20.0),
+            )
+"""
+COMMAND = '''
+    import click
+
+    @click.command()
+    @click.pass_obj
+    def command(context):
+        """Count the losses."""
+        click.echo(f"hello, {len(context.catalog.all('loss'))} losses")
+'''
+
+
+@pytest.fixture(scope="module")
+def stranger(new_prefix: Callable[..., Any], distribution_files: Callable[..., dict[str, str]]) -> Any:
+    prefix = new_prefix("stranger")
+    modules = {"loss.py": LOSS, "reward.py": REWARD, "family.py": FAMILY, "command.py": COMMAND}
+    requires = ["finetooth-hooks>=1,<2", "click>=8.1"]
+    prefix.install({"acme-stranger": distribution_files("acme-stranger", PLUGIN, requires=requires, modules=modules)})
+    return prefix
+
+
+def test_list_shows_it(stranger: Any) -> None:
+    result = stranger.ft("plugins", "list")
+    assert result.code == 0
+    (line,) = (line for line in result.out.splitlines() if line.startswith("acme-stranger"))
+    assert line.split()[1] == "1.2.3"
+    for entry in ("loss acme_margin", "reward acme_short", "family acme_family", "command acme_hello"):
+        assert entry in line
+
+
+def test_doctor_passes_it(stranger: Any) -> None:
+    result = stranger.ft("plugins", "doctor", "acme-stranger")
+    assert result.code == 0, result.out
+    assert result.out.startswith("ok     acme-stranger 1.2.3")
+    assert int(result.out.split()[3]) > 20
+
+
+def test_explain_shows_its_options(stranger: Any) -> None:
+    result = stranger.ft("plugins", "explain", "loss:acme_margin")
+    assert "margin: float = 0.5\n      Nats below which a target counts no more." in result.out
+
+
+def test_its_command_runs_and_is_in_the_help(stranger: Any) -> None:
+    help_, result = stranger.fts(["--help"], ["acme_hello"])
+    assert "acme_hello" in help_.out
+    assert result.code == 0
+    assert result.out.startswith("hello, ")
+
+
+def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:
+    """Its family, loss and reward drive a real run, and the manifest records it."""
+    rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}"} for i in range(8)]
+    (stranger.work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"name": str(tiny_model), "family": "acme_family"},
+        "data": {"train": "rows.jsonl", "eval": "rows.jsonl"},
+        "method": {"name": "sft", "loss": {"name": "acme_margin", "margin": 0.25}},
+        "adapter": {"name": "lora", "rank": 2},
+        "train": {"max_steps": 3, "batch_size": 4, "max_length": 64},
+        "evaluate": {
+            "evaluators": [
+                {
+                    "name": "exact_match",
+                    "reward": {"name": "acme-stranger:acme_short", "characters": 5},
+                    "max_tokens": 4,
+                }
+            ]
+        },
+        "output": "run",
+    }
+    (stranger.work / "recipe.yaml").write_text(json.dumps(recipe))
+    result = stranger.ft("run", "recipe.yaml")
+    assert result.code == 0, result.err + result.out
+    outcome = json.loads((stranger.work / "run/result.json").read_text())
+    assert outcome["status"] == "done"
+    assert outcome["steps"] == 3
+    kept = "".join(path.read_text() for path in (stranger.work / "run").rglob("*.json"))
+    assert '"acme-stranger": "1.2.3"' in kept
+    assert "acme-stranger:acme_family" in kept

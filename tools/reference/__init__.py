@@ -1,0 +1,1 @@
+"""Reads the workspace and writes the reference pages; see `tools/make_reference.py`."""
