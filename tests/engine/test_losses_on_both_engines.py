@@ -29,9 +29,10 @@ PROOF = entries_of("proof_losses.plugin")
 
 
 def first_party_losses() -> list[Entry]:
-    """Losses of all installed plugins."""
+    """Losses of all installed plugins of ours."""
     points = sorted(entry_points(group="finetooth"), key=lambda point: point.value)
-    return [entry for point in points for entry in entries_of(point.value) if entry.kind == "loss"]
+    ours = [point for point in points if point.dist is not None and point.dist.name.startswith("finetooth-")]
+    return [entry for point in ours for entry in entries_of(point.value) if entry.kind == "loss"]
 
 
 def torch_engine(budget: int = 16, rate: float = 0.1, adapter: TwinAdapter | None = None) -> Any:

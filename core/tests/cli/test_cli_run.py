@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_core.run_folder import recipe_of
 
 EXPECTED_RESULT = "toy_score 0.0 % 100.0 % +100.0 points 4 majority answer 12.5 %"
 
@@ -50,6 +51,15 @@ def test_a_plugin_ends_a_run_with_its_own_exit_code(ft: Any, folder: Path) -> No
     assert answer.code == 7
     assert "stopped: the toy has had enough after 2 steps" in answer.out
     assert json.loads((folder / "runs/mine/result.json").read_text())["exit_code"] == 7
+
+
+def test_ctrl_c_keeps_what_was_trained(ft: Any, folder: Path) -> None:
+    answer = ft("run", "recipe.yaml", "plugins.0.options.interrupt_at=2")
+    assert answer.code == 130
+    assert "what was trained is in runs/mine/artifact" in answer.err
+    assert "interrupted: SIGINT after step 2 after 2 steps" in answer.out
+    assert "Traceback" not in answer.err
+    assert ft("chat", "runs/mine", "--prompt", "x", "--max-tokens", "2").code == 0
 
 
 def test_check_writes_nothing(ft: Any, folder: Path) -> None:
@@ -215,6 +225,23 @@ def test_chat_with_a_damaged_or_missing_artifact(ft: Any, folder: Path) -> None:
     shutil.rmtree(folder / "runs/mine/artifact")
     answer = ft("chat", "runs/mine", "--prompt", "x")
     assert (answer.code, "the run kept no artifact" in answer.err) == (2, True)
+
+
+def test_a_run_keeps_the_options_it_had(ft: Any, folder: Path) -> None:
+    """A default that changes after the run does not change what its weights mean."""
+    assert ft("run", "recipe.yaml", "data.renderer=auto").code == 0
+    source = (folder / "toy_plugin.py").read_text()
+    (folder / "toy_plugin.py").write_text(source.replace("strength: float = 1.0", "strength: float = 2.0"))
+    recipe = recipe_of(folder / "runs/mine")
+    assert recipe["adapter"] == {"name": "toy", "strength": 1.0}
+    assert recipe["model"] == {
+        "name": "toy",
+        "loader": {"name": "toy", "strength": 1.0},
+        "family": {"name": "toy", "strength": 1.0},
+    }
+    assert recipe["data"]["renderer"] == {"name": "toy", "strength": 1.0}
+    assert recipe["optimizer"] == "toy"
+    assert ft("chat", "runs/mine", "--prompt", "x", "--max-tokens", "2").code == 0
 
 
 def test_the_plugin_is_found_again_from_the_run_folder(ft: Any, folder: Path) -> None:

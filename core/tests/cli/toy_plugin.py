@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from finetooth_hooks import (
@@ -33,6 +35,8 @@ class PluginOptions(Options):
 
     stop_at: int | None = None
     """End the run after this step with exit code 7."""
+    interrupt_at: int | None = None
+    """Press Ctrl-C in this step."""
 
 
 plugin_options = PluginOptions
@@ -130,6 +134,8 @@ def ft_evaluators():
 
 @hookimpl
 def ft_step(run, report):
+    if run.options.interrupt_at == report.step:
+        os.kill(os.getpid(), signal.SIGINT)
     if run.options.stop_at == report.step:
         raise StopRun("the toy has had enough", exit_code=7)
 

@@ -181,6 +181,23 @@ def test_optional_hooks_modules_and_constants_named_like_hooks_are_no_faults(sit
     assert plugins.catalog.get("loss", "spec")
 
 
+def test_an_event_hook_gets_only_the_arguments_it_takes(site) -> None:
+    site.add("acme-brief", f"{HEAD}@hookimpl\ndef ft_step(run):\n    run.append(1)\n")
+    (event,) = (event for event in start().events if event.name == "acme-brief")
+    seen: list[int] = []
+    event.call("ft_step", run=seen, report="not taken")
+    assert seen == [1]
+
+
+def test_two_distributions_with_one_module_clash(site, loss_plugin) -> None:
+    module = site.add("acme-first", loss_plugin("only"))
+    site.add("acme-second", entry_points=f"[finetooth]\nx = {module}\n")
+    plugins = start()
+    (line,) = faults(plugins, "acme-second")
+    assert f"its module {module} is already in use by acme-first" in line
+    assert plugins.catalog.get("loss", "only").distribution == "acme-first"
+
+
 def test_an_entry_point_without_its_module_is_named(site) -> None:
     site.add("acme-hollow", entry_points="[finetooth]\nx = PACKAGE.gone\n")
     (line,) = faults(start(), "acme-hollow")

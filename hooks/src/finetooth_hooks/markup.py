@@ -56,8 +56,10 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bo
     """Which messages train: those `train_on` chooses, unless a message's own `train` says otherwise."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
     chosen = {
-        "assistant": lambda i: messages[i].role == "assistant",
-        "last": lambda i: i == last,
-        "all": lambda i: True,
+        "assistant": [message.role == "assistant" for message in messages],
+        "last": [i == last for i in range(len(messages))],
+        "all": [True] * len(messages),
     }[train_on]
-    return tuple(chosen(i) if message.train is None else message.train for i, message in enumerate(messages))
+    return tuple(
+        message.train if message.train is not None else trains for message, trains in zip(messages, chosen, strict=True)
+    )

@@ -169,7 +169,7 @@ def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
         @hookimpl
         def ft_backends():
             yield Backend(name="numpy", build="acme.engine:build", framework="numpy",
-            capabilities=frozenset({"backward"}))
+            capabilities=frozenset({"handles"}))
     """
 
 

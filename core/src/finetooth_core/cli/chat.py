@@ -108,7 +108,7 @@ def talk(chat: Conversation) -> None:
     """Read, answer, until the user leaves."""
     while True:
         try:
-            text = click.prompt(click.style("you", bold=True), prompt_suffix="> ").strip()
+            text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
         except click.Abort:  # Ctrl-D, Ctrl-C
             click.echo()
             return
@@ -123,35 +123,29 @@ def talk(chat: Conversation) -> None:
 
 def open_session(state: State, model: str, overrides: tuple[str, ...]) -> Session:
     """A session without data: of the run's own recipe, or of a recipe that names only the model."""
-    from finetooth_hooks.errors import UserError
+    from finetooth_core.run_folder import artifact_of, is_run_folder, recipe_of
 
-    from finetooth_core.api import RECIPE
-
-    recipe: Any = {"model": model}
-    folder = Path(model)
-    if (folder / RECIPE).is_file():
-        if not (folder / "artifact").is_dir():
-            problem = f"{folder}: the run kept no artifact"
-            raise UserError(problem, action=f"see {folder / 'result.json'} for how it ended")
-        recipe = folder / RECIPE
-    return state.session(recipe, (*overrides, "evaluate.evaluators=[]", "trackers=[]"), data=False)
+    recipe: dict[str, Any] = {"model": model}
+    if is_run_folder(Path(model)):
+        artifact_of(Path(model))  # before the base is loaded
+        recipe = recipe_of(Path(model))
+    recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
+    return state.session(recipe, overrides, data=False)
 
 
 def trained_engine(session: Session, model: str) -> Engine:
-    """The engine with what the run trained.
+    """The engine, with what the run trained if `model` is a run folder.
 
     Raises:
         PlanError: the backend cannot generate.
     """
     from finetooth_hooks.errors import PlanError
 
-    from finetooth_core.artifact import verify_folder
+    from finetooth_core.run_folder import artifact_of, is_run_folder
 
     engine = session.engine
     if "generate" not in engine.capabilities:
         raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
-    artifact = Path(model) / "artifact"
-    if session.recipe.source is not None:
-        verify_folder(artifact)
-        engine.restore(artifact)
+    if is_run_folder(Path(model)):
+        engine.restore(artifact_of(Path(model)))
     return engine

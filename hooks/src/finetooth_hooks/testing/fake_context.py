@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -164,15 +166,18 @@ class FakeCatalog:
         return tuple(registered for registered in self._registered if registered.entry.kind == kind)
 
 
-def _installed() -> list[FakeRegistered]:
+@cache
+def _installed() -> tuple[FakeRegistered, ...]:
     from finetooth_hooks.testing.collection import entries_of
 
-    found = []
+    found: list[FakeRegistered] = []
     for point in sorted(entry_points(group="finetooth"), key=lambda point: point.value):
         distribution = point.dist
         name, version = (distribution.name, distribution.version) if distribution else (point.name, "0")
-        found += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
-    return found
+        # a broken plugin is no fault of the one under test
+        with suppress(Exception):
+            found += [FakeRegistered(entry, name, version) for entry in entries_of(point.value)]
+    return tuple(found)
 
 
 @dataclass

@@ -230,6 +230,7 @@ def disabled_is_the_base(case: EntryCase) -> None:
     assert isinstance(case.entry, Adapter)
     if not case.entry.can_disable:
         raise CheckSkipped("the entry does not say can_disable")
+    _for_torch(case)
     torch, base = _tiny_llama()
     wanted = _logits(torch, base)
     _, adapter, model, _ = _applied(case)

@@ -44,6 +44,14 @@ def test_metadata_and_tensors_equal_the_gguf_packages_reader(smollm2: Container,
     assert np.array_equal(dequantize(blocks, last.tensor_type), dequantize(last.data, last.tensor_type))
 
 
+def test_tensor_data_start_at_the_next_multiple_of_the_alignment(writer: Callable[..., Path]) -> None:
+    for extra in range(1, 40, 6):  # headers of several lengths
+        words = {"tokens": [f"t{i}" for i in range(63)] + ["x" * extra], "bos": 1, "eos": 2}
+        path = writer("llama", TINY, LlamaForCausalLM(TINY), vocabulary=words)
+        starts = {name: tensor.start for name, tensor in container.read(path).tensors.items()}
+        assert starts == {tensor.name: tensor.data_offset for tensor in GGUFReader(path).tensors}
+
+
 def test_scalars_of_every_type_and_nested_arrays_are_read(tmp_path: Path) -> None:
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value.encode())) + value.encode()

@@ -235,18 +235,35 @@ def test_other_tokenizers_are_refused_by_name(changes: dict[str, Any], line: str
         build_tokenizer(with_metadata(smollm2, **changes))
 
 
-def test_a_small_written_vocabulary_is_read(writer: Callable[..., Path]) -> None:
-    letters = spell("abcdefgh ")
-    vocabulary = {
-        "tokens": ["<pad>", "<s>", "</s>", *letters, "ab", "cd", "abcd"],
-        "types": [3, 3, 3, *[1] * (len(letters) + 3)],
-        "merges": ["a b", "c d", "ab cd"],
-        "pre": "gpt-2",
+def small_vocabulary(pre: str) -> dict[str, Any]:
+    """Nine characters, four digits, and words; "abc" is a token that no merge makes."""
+    letters = [*spell("abcdefgh "), *"1234"]
+    words = ["ab", "cd", "abcd", "abc", "12", "123"]
+    return {
+        "tokens": ["<pad>", "<s>", "</s>", *letters, *words],
+        "types": [3, 3, 3, *[1] * (len(letters) + len(words))],
+        "merges": ["a b", "c d", "ab cd", "1 2", "12 3"],
+        "pre": pre,
         "bos": 1,
         "eos": 2,
         "pad": 0,
     }
-    path = writer("llama", LlamaConfig(vocab_size=15), None, vocabulary=vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "tokens"),
+    [
+        ("gpt-2", "abcd ab</s>", ["abcd", "Ġ", "ab", "</s>"]),
+        ("gpt-2", "abc 1234", ["ab", "c", "Ġ", "123", "4"]),
+        ("smollm", "abc 1234", ["ab", "c", "Ġ", "1", "2", "3", "4"]),
+        ("qwen2", "abc 1234", ["ab", "c", "Ġ", "1", "2", "3", "4"]),
+        ("llama-bpe", "abc 1234", ["abc", "Ġ", "123", "4"]),
+    ],
+)
+def test_each_splitting_on_a_written_vocabulary(
+    pre: str, text: str, tokens: list[str], writer: Callable[..., Path]
+) -> None:
+    path = writer("llama", LlamaConfig(vocab_size=22), None, vocabulary=small_vocabulary(pre))
     tokenizer = build_tokenizer(container.read(path))
-    assert tokenizer("abcd ab</s>")["input_ids"] == [14, 11, 12, 2]
+    assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == tokens
     assert tokenizer.pad_token_id == 0

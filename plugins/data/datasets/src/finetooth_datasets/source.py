@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
 

@@ -216,9 +216,9 @@ class MessageReader:
 
     def _remedy(self, value: Sequence[Any]) -> str:
         """The next action for a row with problems; for well-known foreign roles, the option that maps them."""
-        spoken = {item.get("role") for item in value if isinstance(item, Mapping) and isinstance(item.get("role"), str)}
-        foreign = sorted(role for role in spoken if role in SHAREGPT_ROLES and role not in ROLES)
-        foreign = [role for role in foreign if role not in self._roles]
+        spoken = [item.get("role") for item in value if isinstance(item, Mapping)]
+        known = SHAREGPT_ROLES.keys() - set(ROLES) - self._roles.keys()
+        foreign = sorted({role for role in spoken if isinstance(role, str) and role in known})
         if not foreign:
             return "fix or remove the row"
         mapping = ", ".join(f"{role}: {SHAREGPT_ROLES[role]}" for role in foreign)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, Literal
 
 from finetooth_hooks import DataError, Options, PluginError, RecipeError, Row
@@ -94,7 +95,7 @@ class ReasoningGym:
     def _dataset(self) -> Any:
         options = self._options
         try:
-            import reasoning_gym
+            reasoning_gym = import_module("reasoning_gym")
         except ModuleNotFoundError as error:
             if error.name != "reasoning_gym":
                 raise

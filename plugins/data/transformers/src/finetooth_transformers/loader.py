@@ -16,6 +16,7 @@ from finetooth_transformers.failures import explained
 from finetooth_transformers.padding import choose_pad
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MODELS: Any = transformers.AutoModelForCausalLM
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -89,7 +90,7 @@ class TransformersLoader:
                 "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
             )
         with explained(reference):
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            model, found = MODELS.from_pretrained(
                 _located(reference),
                 dtype=PRECISIONS[precision],
                 use_safetensors=True,
@@ -113,9 +114,7 @@ class TransformersLoader:
         import torch
 
         with explained(reference), torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, trust_remote_code=self._options.trust_remote_code
-            )
+            model = MODELS.from_config(config, trust_remote_code=self._options.trust_remote_code)
         return sum(parameter.numel() for parameter in model.parameters())
 
 

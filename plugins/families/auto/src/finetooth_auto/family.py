@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import Head, ModelFacts
 from transformers.pytorch_utils import Conv1D
 
 ATTENTION_NAMES = ("attn", "attention")
+MODELS: Any = transformers.AutoModelForCausalLM
 LINEAR = (torch.nn.Linear, Conv1D)
 
 
@@ -67,7 +68,7 @@ def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
     try:
         settings = transformers.AutoConfig.for_model(kind, **values)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(settings)
+            model = MODELS.from_config(settings)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise RecipeError(

@@ -1,0 +1,216 @@
+"""The kit tested, kind by kind: a sound plugin passes, and each broken one fails the check that is about its fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from finetooth_hooks.testing import CheckResult, collect, failures, run_check
+
+Write = Callable[..., str]
+
+
+def _run(module: str) -> list[CheckResult]:
+    """All checks but the one that starts a process of its own."""
+    return [run_check(check) for check in collect(module) if check.name != "imports_nothing_heavy"]
+
+
+def _failed(results: list[CheckResult]) -> set[str]:
+    return {result.check for result in failures(results)}
+
+
+HOOKS = """
+@hookimpl
+def ft_KINDs():
+    yield CLASS(name="tried", build="{me}_parts:build", summary="tried")
+"""
+
+
+TRIED = """
+def build(options: NoOptions, context: Context):
+    made = Tried()
+    made.context = context
+    return made
+"""
+
+
+def _kind(write: Write, kind: str, parts: str) -> set[str]:
+    hooks = HOOKS.replace("KIND", kind).replace("CLASS", kind.capitalize())
+    return _failed(_run(write(hooks, parts + TRIED)))
+
+
+SCHEDULE = """
+class Tried:
+    def __init__(self): self.seen = 0
+    def factor(self, step, total): return FACTOR
+    def observe(self, metrics): self.seen += metrics["loss"] > 1.05
+    def state(self): return {"seen": self.seen}
+    def restore(self, state): RESTORE
+"""
+
+
+@pytest.mark.parametrize(
+    ("factor", "restore", "failed"),
+    [
+        ("0.9 ** self.seen", "self.seen = state['seen']", set()),
+        ("0.9 ** self.seen", "pass", {"restored_schedule_continues"}),
+        ("1 - step", "pass", {"factors_are_finite_and_positive", "unknown_total_is_taken_or_refused"}),
+        ("0.0", "pass", {"factors_are_finite_and_positive"}),
+    ],
+)
+def test_schedules(plugin: Write, factor: str, restore: str, failed: set[str]) -> None:
+    assert _kind(plugin, "schedule", SCHEDULE.replace("FACTOR", factor).replace("RESTORE", restore)) == failed
+
+
+TRACKER = """
+import json
+class Tried:
+    def start(self, run): self.file = open(run.folder / "steps.txt", MODE)
+    def step(self, run, report): self.file.write(TEXT)
+    def evaluated(self, run, evaluation): pass
+    def end(self, run, outcome): self.file.close(); END
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "end", "failed"),
+    [
+        ('"a"', "str(report.loss)", "pass", set()),
+        ('"x"', "str(report.loss)", "pass", {"tracker_continues_a_resumed_run"}),
+        ('"a"', "json.dumps(report.loss, allow_nan=False)", "pass", {"tracker_lives_through_a_run"}),
+        ('"a"', "str(report.loss)", "run.state['x'] = 1", {"tracker_lives_through_a_run"}),
+        ('"a"', "f'{run.step / run.total_steps}'", "pass", {"tracker_lives_through_a_run"}),
+    ],
+)
+def test_trackers(plugin: Write, mode: str, text: str, end: str, failed: set[str]) -> None:
+    parts = TRACKER.replace("MODE", mode).replace("TEXT", text).replace("END", end)
+    assert _kind(plugin, "tracker", parts) == failed
+
+
+SOURCE = """
+import itertools
+COUNT = itertools.count()
+class Tried:
+    def rows(self):
+        for i in range(3):
+            yield Row(ID, {"text": TEXT})
+"""
+
+
+@pytest.mark.parametrize(
+    ("id_", "text", "broken"),
+    [("f'a:{i}'", "'x'", False), ("'a'", "'x'", True), ("f'a:{i}'", "str(next(COUNT))", True)],
+)
+def test_sources(plugin: Write, id_: str, text: str, broken: bool) -> None:
+    wanted = {"rows_repeat_with_unique_ids"} if broken else set()
+    assert _kind(plugin, "source", SOURCE.replace("ID", id_).replace("TEXT", text)) == wanted
+
+
+RENDERER = """
+from finetooth_hooks.testing import PlainRenderer
+class Tried:
+    def __getattr__(self, name): return getattr(PlainRenderer(self.context.tokenizer), name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "check"),
+    [
+        ("", ""),
+        ("    def prompt(self, m, tools=()): return (1, 2)", "prompt_is_a_prefix"),
+        ("    def parse(self, t): return Parsed(Message('assistant', ''), 'stop')", "parse_reads_back"),
+        (
+            "    def render(self, c, *, train_on='assistant'):\n"
+            "        r = PlainRenderer(self.context.tokenizer).render(c, train_on='all')\n"
+            "        return Rendered(r.tokens, r.weights, r.spans)",
+            "only_trained_messages_weigh",
+        ),
+        (
+            "    def render(self, c, *, train_on='assistant'):\n"
+            "        r = PlainRenderer(self.context.tokenizer).render(c, train_on=train_on)\n"
+            "        return Rendered(r.tokens, r.weights[1:])",
+            "weights_match_tokens",
+        ),
+    ],
+)
+def test_renderers(plugin: Write, extra: str, check: str) -> None:
+    failed = _kind(plugin, "renderer", RENDERER + extra)
+    assert check in failed if check else failed == set()
+
+
+METHOD = """
+from finetooth_hooks.preparation import Batches, prepare, train_step
+class Tried:
+    def prepare(self):
+        done = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
+        self.data, self.batches = done.data, Batches.of(len(done.data), self.context.train)
+        return Prepared(self.batches.total_steps, self.batches.steps_per_epoch, done.report)
+    def steps(self, engine):
+        loss = self.context.loss("cross_entropy")
+        for batch in self.batches:
+            yield train_step(engine, [self.data[i] for i in batch], loss, self.batches.epoch)
+    def state(self): return self.batches.state()
+    def restore(self, state): self.batches.restore(state)
+"""
+
+
+def test_methods(plugin: Write) -> None:
+    assert _kind(plugin, "method", METHOD) == set()
+    forgetful = METHOD.replace("self.batches.restore(state)", "pass")
+    assert _kind(plugin, "method", forgetful) == {"restored_method_goes_on"}
+    short = METHOD.replace("for batch in self.batches:", "for batch in list(self.batches)[:1]:")
+    assert "each_item_is_one_step" in _kind(plugin, "method", short)
+
+
+EVALUATOR = """
+class Tried:
+    def prepare(self): return None
+    def evaluate(self, engine, step):
+        data = [Datum.from_tokens([1, 2, 3])]
+        EXTRA
+        return Evaluation("tried", STEP, {"loss": VALUE}, rows=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("extra", "step", "value", "broken"),
+    [
+        ("pass", "step", "float(-engine.logprobs(data)[0].mean())", False),
+        ("engine.forward_backward(data, self.context.loss('x'))", "step", "1.0", True),
+        ("pass", "0", "1.0", True),
+        ("pass", "step", "float('nan')", True),
+        ("self.n = getattr(self, 'n', 0) + 1", "step", "float(self.n)", True),
+    ],
+)
+def test_evaluators(plugin: Write, extra: str, step: str, value: str, broken: bool) -> None:
+    parts = EVALUATOR.replace("EXTRA", extra).replace("STEP", step).replace("VALUE", value)
+    wanted = {"evaluation_is_repeatable_and_harmless"} if broken else set()
+    assert _kind(plugin, "evaluator", parts) == wanted
+
+
+OPTIMIZER = """
+import torch
+class Leaky(torch.optim.SGD):
+    seen = 0
+    def step(self, closure=None):
+        self.seen += 1
+        for group in self.param_groups:
+            group["lr"] = 0.1 / self.seen if LEAKY else 0.1
+        super().step(closure)
+class Tried:
+    learning_rate = 0.1
+    def create(self, named): return Leaky([p for n, p in named if FILTER], lr=0.1, momentum=0.9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("leaky", "chosen", "failed"),
+    [
+        ("False", "True", set()),
+        ("True", "True", {"restored_optimizer_continues"}),
+        ("False", "'bias' not in n", {"every_parameter_is_updated"}),
+    ],
+)
+def test_optimizers(plugin: Write, leaky: str, chosen: str, failed: set[str]) -> None:
+    parts = OPTIMIZER.replace("LEAKY", leaky).replace("FILTER", chosen)
+    assert _kind(plugin, "optimizer", parts) == failed

@@ -1,0 +1,139 @@
+"""What the documentation is tested with: a tiny random model, and a shell in which `ft` is small and `pip` is safe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FT = """
+    #!{python}
+    # What a page says, on a tiny random model: every run and check gets a few more overrides.
+    import os, sys
+    from pathlib import Path
+    from finetooth_core.cli import main
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["run"], ["check"]) and "--help" not in arguments and "{model}":
+        recipe = next((a for a in arguments[1:] if a.endswith(".yaml")), "")
+        text = Path(recipe).read_text() if Path(recipe).is_file() else ""
+        small = ["model.name={model}", "data.renderer=chatml", "train.max_length=512", "train.precision=fp32"]
+        if arguments[0] == "run":
+            small.append("train.max_steps=2")
+        for split in ("train", "eval"):
+            if f"{{split}}: {{{{name: tasks" in text and not any(a.startswith(f"data.{{split}}=") for a in arguments):
+                small.append(f"data.{{split}}.count=16")
+        arguments += small
+    sys.exit(main(arguments))
+"""
+
+PIP = """
+    #!/bin/sh
+    # Installs folders beside the environment, not into it, and from no index.
+    for argument; do [ -d "$argument" ] && folders="$folders ./$argument"; done
+    exec {python} -m pip install --quiet --no-index --no-deps --no-build-isolation --disable-pip-version-check \\
+        --no-warn-conflicts --upgrade --target {site} $folders
+"""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A folder with what a clone holds for its reader, and commands that run in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, script: str) -> tuple[int, str]:
+        """Run a script; the exit code of its last command, and what it printed."""
+        done = subprocess.run(
+            ["bash", "-c", f"set -eo pipefail\n{script}"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers loads: a Llama of a few thousand random weights, a token for each byte, ChatML."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    markers = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(markers)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def shell(tmp_path: Path, tiny_model: Path) -> Shell:
+    """A fresh folder beside which nothing is installed and from which nothing is downloaded."""
+    return make_shell(tmp_path, str(tiny_model))
+
+
+@pytest.fixture
+def plain_shell(tmp_path: Path) -> Shell:
+    """The same with the recipes as they are."""
+    return make_shell(tmp_path, "")
+
+
+def make_shell(folder: Path, model: str) -> Shell:
+    programs, site, work = folder / "bin", folder / "site", folder / "work"
+    for path in (programs, site, work):
+        path.mkdir()
+    for name in ("recipes", "guides"):
+        shutil.copytree(ROOT / "docs" / name, work / "docs" / name)
+    fill = {"python": sys.executable, "model": model, "site": site}
+    for name, text in (("ft", FT), ("pip", PIP)):
+        program = programs / name
+        program.write_text(dedent(text).lstrip("\n").format(**fill), encoding="utf-8")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in ("FT_PLUGINS", "PYTEST_CURRENT_TEST")},
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(site),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "400",
+    }
+    return Shell(work, environment)
