@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -190,6 +189,8 @@ class _Manager:
         """
         names = {installed.distribution for installed in self.installed}
         for name in sorted(self.blocked - names):
+            from difflib import get_close_matches
+
             near = get_close_matches(name, names, n=1)
             action = f"did you mean no:{near[0]}?" if near else "see ft plugins list"
             raise PluginError("", f"-p no:{name}: no installed plugin has this name", action=action)

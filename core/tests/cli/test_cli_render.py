@@ -123,7 +123,7 @@ def test_the_summary_shows_before_after_and_the_baseline(terminal: bool) -> None
 def test_a_summary_without_evaluations_or_without_one_before() -> None:
     stopped = Outcome("stopped", 3, "too good", 4, {}, {}, None, "", 2.0)
     assert shown(lambda console: render.Group(*render.summary_parts(console, stopped, []))) == (
-        "stopped: too good after 4 steps in 2.0 s\n\n"
+        "stopped after 4 steps in 2.0 s: too good\n\n"
     )
     only = [evaluation(60, 0.5)]
     lines = shown(lambda console: render.summary_parts(console, OUTCOME, only)[0]).splitlines()

@@ -49,7 +49,7 @@ def test_overrides_and_output(ft: Any, folder: Path) -> None:
 def test_a_plugin_ends_a_run_with_its_own_exit_code(ft: Any, folder: Path) -> None:
     answer = ft("run", "recipe.yaml", "plugins.0.options.stop_at=2")
     assert answer.code == 7
-    assert "stopped: the toy has had enough after 2 steps" in answer.out
+    assert ": the toy has had enough\n" in answer.out
     assert json.loads((folder / "runs/mine/result.json").read_text())["exit_code"] == 7
 
 
@@ -57,7 +57,7 @@ def test_ctrl_c_keeps_what_was_trained(ft: Any, folder: Path) -> None:
     answer = ft("run", "recipe.yaml", "plugins.0.options.interrupt_at=2")
     assert answer.code == 130
     assert "what was trained is in runs/mine/artifact" in answer.err
-    assert "interrupted: SIGINT after step 2 after 2 steps" in answer.out
+    assert "interrupted after 2 steps in" in answer.out
     assert "Traceback" not in answer.err
     assert ft("chat", "runs/mine", "--prompt", "x", "--max-tokens", "2").code == 0
 

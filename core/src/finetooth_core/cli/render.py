@@ -99,8 +99,8 @@ def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Eval
     for first, last in pairs:
         if last.samples:
             parts.append(_answers(console, first, last))
-    ended = f"{outcome.status}: {outcome.reason}" if outcome.reason else outcome.status
-    parts.append(Text(f"{ended} after {outcome.steps} steps in {duration(outcome.seconds)}"))
+    ended = f"{outcome.status} after {outcome.steps} steps in {duration(outcome.seconds)}"
+    parts.append(Text(f"{ended}: {outcome.reason}" if outcome.reason else ended))
     return parts
 
 

@@ -121,3 +121,9 @@ def test_an_artifact_of_another_model_is_refused(tiny, tmp_path):
     (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):
         adapter.restore(model, tmp_path / "torn")
+
+
+def test_all_files_are_as_public_as_one_another(tiny, tmp_path):
+    made = tiny()
+    FreezeAdapter(FreezeOptions(layers=1)).export(made.model, tmp_path / "artifact", made.info)
+    assert len({path.stat().st_mode for path in (tmp_path / "artifact").iterdir()}) == 1

@@ -131,6 +131,7 @@ def test_peft_loads_the_export_with_equal_logits(tiny, tokens, tmp_path, options
     config = json.loads((tmp_path / "artifact" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
     assert config["r"] == 4
+    assert len({path.stat().st_mode for path in (tmp_path / "artifact").iterdir()}) == 1
 
 
 def test_same_adapter_gives_the_same_bytes(tiny, tmp_path):

@@ -87,6 +87,7 @@ def test_merged_model_computes_what_the_adapter_did(run, tiny, tokens, options, 
     assert (logits(loaded, tokens) - logits(tiny(tied=tied).model, tokens)).abs().max() > 1e-2
     torch.testing.assert_close(logits(loaded, tokens), logits(model, tokens), atol=1e-5, rtol=1e-5)
     assert (folder / "merged" / "tokenizer.json").exists()
+    assert len({path.stat().st_mode for path in (folder / "merged").iterdir()}) == 1
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 

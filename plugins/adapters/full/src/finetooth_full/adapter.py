@@ -41,6 +41,9 @@ class FullAdapter:
         """Write a transformers folder: config and safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(folder))
+        # safetensors makes its files private; they are as public as those beside them
+        for path in folder.glob("*.safetensors"):
+            path.chmod((folder / "config.json").stat().st_mode)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the trained weights back; needs room for a second copy of the model meanwhile.

@@ -130,6 +130,8 @@ class LoraAdapter:
         config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        # safetensors makes its files private; they are as public as those beside them
+        (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.

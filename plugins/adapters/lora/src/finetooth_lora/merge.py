@@ -84,6 +84,7 @@ def merged(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it
             adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
     except (RuntimeError, ValueError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
@@ -126,6 +127,8 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         model.save_pretrained(str(beside))
         tokenizer.save(beside)
+        for path in beside.glob("*.safetensors"):  # which safetensors makes private
+            path.chmod((beside / "config.json").stat().st_mode)
         beside.chmod(0o755)
         beside.rename(output)
     except (OSError, SafetensorError) as error:
