@@ -73,8 +73,16 @@ class Events:
     """
 
     def __init__(self, plugins: tuple[EventPlugin, ...], progress: Progress, warn: Callable[[str], None]) -> None:
-        self.views = {plugin.name: RunView(progress, plugin.options, {}) for plugin in plugins}
+        self.views: dict[str, RunView] = {}
         self.warn = warn
+        for plugin in plugins:
+            try:
+                self.views[plugin.name] = RunView(progress, plugin.options, {})
+            except FinetoothError as error:
+                if plugin.named_by_user:
+                    raise
+                warn(f"{error}; its event hooks are not called in this run")
+        plugins = tuple(plugin for plugin in plugins if plugin.name in self.views)
         self._plugins = plugins
         self._silenced: set[str] = set()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
@@ -99,6 +98,8 @@ def _in_package(reference: str, package: str, inner: str, install: str) -> Found
             f"{reference!r} names no package",
             action=f"write {PACKAGE_PREFIX}NAME or {PACKAGE_PREFIX}NAME/FILE.gguf",
         )
+    from importlib import metadata  # half of what importing every plugin would cost, and needed only here
+
     try:
         distribution = metadata.distribution(package)
     except (metadata.PackageNotFoundError, ValueError):
