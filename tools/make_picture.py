@@ -152,8 +152,9 @@ def main() -> int:
     os.chdir(ROOT)
     shown = f"ft run {arguments.recipe}"
     if not arguments.log.exists():
-        code = record([str(Path(sys.executable).with_name("ft")), *shown.split()[1:], "--output", arguments.output],
-                      arguments.log)
+        code = record(
+            [str(Path(sys.executable).with_name("ft")), *shown.split()[1:], "--output", arguments.output], arguments.log
+        )
         if code:
             return code
     IMAGES.mkdir(parents=True, exist_ok=True)

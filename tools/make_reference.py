@@ -1,4 +1,5 @@
-"""Write the reference: docs/hooks/*.md from the hookspecs, docs/recipe.md from the options models.
+"""Write the reference: docs/hooks/*.md from the hookspecs, docs/recipe.md from the options models, and the table of
+plugins in README.md.
 
     python tools/make_reference.py [--check]
 
@@ -13,11 +14,13 @@ import sys
 from pathlib import Path
 
 from reference.pages import hook_pages
+from reference.plugin_table import with_table
 from reference.recipe_page import recipe_page
 from reference.workspace import ROOT, Workspace
 
 HOOKS = Path("docs/hooks")
 RECIPE = Path("docs/recipe.md")
+README = Path("README.md")
 
 
 def pages() -> dict[Path, str]:
@@ -25,6 +28,7 @@ def pages() -> dict[Path, str]:
     workspace = Workspace()
     found = {HOOKS / name: text for name, text in hook_pages(workspace)}
     found[RECIPE] = recipe_page(workspace)
+    found[README] = with_table((ROOT / README).read_text(encoding="utf-8"), workspace)
     return found
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -44,6 +46,40 @@ PIP = """
 """
 
 
+_FENCE = re.compile(r"^(?:<!-- *(?P<marker>[^>]*?) *-->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, with the comment that stands right above it.
+
+    Attributes:
+        page: relative to the root.
+        language: `sh`, `python`, ...
+        text: what is inside.
+        marker: `test`, `test: exit 2`, `file: NAME`, `output`, `not run: WHY`; empty without a comment.
+    """
+
+    page: str
+    language: str
+    text: str
+    marker: str
+
+
+def read_blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page, also those indented in a list."""
+    text = page.read_text(encoding="utf-8")
+    name = page.relative_to(ROOT).as_posix()
+    return [Block(name, m["language"], m["text"], m["marker"] or "") for m in _FENCE.finditer(text)]
+
+
+def written_pages() -> list[Path]:
+    """Pages written by hand."""
+    folders = [ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md")]
+    generated = {ROOT / "docs/recipe.md", *(ROOT / "docs/hooks").glob("*.md")}
+    return sorted(page for folder in folders for page in folder if page not in generated)
+
+
 @dataclass(frozen=True)
 class Shell:
     """A folder with what a clone holds for its reader, and commands that run in it."""
@@ -66,9 +102,23 @@ class Shell:
         return done.returncode, done.stdout
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`page` is each page written by hand; `tested_page` those with commands that a test runs."""
+    pages = written_pages()
+    runs = [page for page in pages if any(block.marker.startswith("test") for block in read_blocks(page))]
+    for name, wanted in (("page", pages), ("tested_page", runs)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, wanted, ids=[path.relative_to(ROOT).as_posix() for path in wanted])
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def blocks() -> Callable[[Path], list[Block]]:
+    return read_blocks
 
 
 @pytest.fixture(scope="session")
@@ -135,5 +185,6 @@ def make_shell(folder: Path, model: str) -> Shell:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "400",
+        "SMALL": f"model.name={model} data.renderer=chatml" if model else "",
     }
     return Shell(work, environment)

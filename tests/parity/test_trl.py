@@ -46,13 +46,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], list[An
 
 def trl_losses(data: list[Any], start: Path, folder: Path) -> list[float]:
     """The same run by TRL."""
+    import finetooth
     import torch
     from datasets import Dataset
     from peft import PeftModel
     from torch.utils.data import SequentialSampler
     from trl import SFTConfig, SFTTrainer
-
-    import finetooth
 
     job = finetooth.session(recipe(), data=False).job
     context = job.context
@@ -68,9 +67,10 @@ def trl_losses(data: list[Any], start: Path, folder: Path) -> list[float]:
             return SequentialSampler(self.train_dataset)
 
     arguments = SFTConfig(
-        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=RATE, lr_scheduler_type="constant",
-        weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, logging_nan_inf_filter=False, report_to=[], save_strategy="no", bf16=False, fp16=False,
-        gradient_checkpointing=False, completion_only_loss=True, use_cpu=True, seed=0, optim="adamw_torch", warmup_steps=0,
+        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=RATE,
+        lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, report_to=[],
+        logging_nan_inf_filter=False, save_strategy="no", bf16=False, fp16=False, gradient_checkpointing=False,
+        completion_only_loss=True, use_cpu=True, seed=0, optim="adamw_torch", warmup_steps=0,
         dataset_kwargs={"skip_prepare_dataset": True}, max_length=512, remove_unused_columns=False,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -80,6 +80,6 @@ class CsvTracker:
         self._tables.clear()
 
 
-def build(options: NoOptions, context: Context) -> CsvTracker:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> CsvTracker:
     """Builder of the tracker `csv`."""
     return CsvTracker()

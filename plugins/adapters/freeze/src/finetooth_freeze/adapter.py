@@ -148,6 +148,6 @@ def _final_norm(body: Any) -> Any:
     return found[0]
 
 
-def build(options: FreezeOptions, context: Context) -> FreezeAdapter:  # noqa: ARG001
+def build(options: FreezeOptions, context: Context) -> FreezeAdapter:
     """Builder of the adapter `freeze`."""
     return FreezeAdapter(options)

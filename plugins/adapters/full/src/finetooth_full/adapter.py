@@ -88,6 +88,6 @@ def _saved_weights(model: Any, folder: Path) -> dict[str, Any]:
     return dict(saved.named_parameters())
 
 
-def build(options: NoOptions, context: Context) -> FullAdapter:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> FullAdapter:
     """Builder of the adapter `full`."""
     return FullAdapter()

@@ -202,6 +202,6 @@ def _fill(parameter: torch.nn.Parameter, values: np.ndarray[Any, Any]) -> None:
     parameter.data = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
 
 
-def build(options: LoraOptions, context: Context) -> LoraAdapter:  # noqa: ARG001
+def build(options: LoraOptions, context: Context) -> LoraAdapter:
     """Builder of the adapter `lora`."""
     return LoraAdapter(options)

@@ -27,5 +27,5 @@ def ft_commands() -> Iterable[Command]:
         name="merge",
         build="finetooth_lora.merge:command",
         summary="merge an adapter into its base model",
-        section="Models",
+        section="Use",
     )

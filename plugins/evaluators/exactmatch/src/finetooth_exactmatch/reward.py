@@ -55,6 +55,6 @@ class ExactMatch:
         return None if wanted is None else float(self.options.read(said) == wanted)
 
 
-def build(options: RewardOptions, context: Context) -> ExactMatch:  # noqa: ARG001
+def build(options: RewardOptions, context: Context) -> ExactMatch:
     """Builder of the reward `exact_match`."""
     return ExactMatch(options, options.column)

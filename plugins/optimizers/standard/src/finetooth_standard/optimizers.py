@@ -112,7 +112,7 @@ def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.
     return TorchOptimizer(options.learning_rate, options.weight_decay, options.decay_norms, make)
 
 
-def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
     """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101)."""
     return _optimizer(
         options,
@@ -122,7 +122,7 @@ def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:  # n
     )
 
 
-def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:
     """torch.optim.SGD.
 
     Raises:
@@ -142,7 +142,7 @@ def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:  # noqa:
     )
 
 
-def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimizer:
     """torch.optim.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235)."""
     return _optimizer(
         options,
@@ -152,6 +152,6 @@ def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimiz
     )
 
 
-def build_lion(options: LionOptions, context: Context) -> TorchOptimizer:  # noqa: ARG001
+def build_lion(options: LionOptions, context: Context) -> TorchOptimizer:
     """Lion (Chen et al., 2023, arXiv:2302.06675)."""
     return _optimizer(options, lambda groups: Lion(groups, lr=options.learning_rate, betas=options.betas))

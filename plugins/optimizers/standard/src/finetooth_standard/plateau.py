@@ -92,6 +92,6 @@ class PlateauSchedule:
         self.ratio, self.warming = float(state["ratio"]), bool(state["warming"])
 
 
-def build(options: PlateauOptions, context: Context) -> PlateauSchedule:  # noqa: ARG001
+def build(options: PlateauOptions, context: Context) -> PlateauSchedule:
     """Builder of the schedule `reduce_on_plateau`."""
     return PlateauSchedule(options)

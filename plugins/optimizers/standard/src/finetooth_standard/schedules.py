@@ -122,7 +122,7 @@ def _half_cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _constant(step: int, warmup: int, total: int | None) -> float:  # noqa: ARG001
+def _constant(step: int, warmup: int, total: int | None) -> float:
     return 1.0
 
 
@@ -144,7 +144,7 @@ def _polynomial(step: int, warmup: int, total: int | None, *, power: float, end_
     return end_ratio + (1 - end_ratio) * float(left**power)
 
 
-def _inverse_sqrt(step: int, warmup: int, total: int | None, *, timescale: int | None) -> float:  # noqa: ARG001
+def _inverse_sqrt(step: int, warmup: int, total: int | None, *, timescale: int | None) -> float:
     scale = timescale or warmup or 10_000
     return 1 / math.sqrt((step - warmup + scale) / scale)
 
@@ -178,48 +178,48 @@ class OneCycle(ShapedSchedule):
         return self.last + (1 - self.last) * _half_cosine(min(1.0, (step - peak) / max(1, end - peak)))
 
 
-def build_constant(options: ConstantOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_constant(options: ConstantOptions, context: Context) -> ShapedSchedule:
     """The full rate after the warm-up."""
     return ShapedSchedule(options, _constant)
 
 
-def build_linear(options: LinearOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_linear(options: LinearOptions, context: Context) -> ShapedSchedule:
     """A straight line to 0, which the update after the last one would have."""
     return ShapedSchedule(options, _linear)
 
 
-def build_cosine(options: CosineOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_cosine(options: CosineOptions, context: Context) -> ShapedSchedule:
     """Half a cosine to 0 (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts)."""
     return ShapedSchedule(options, _cosine)
 
 
-def build_cosine_with_restarts(options: CosineWithRestartsOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_cosine_with_restarts(options: CosineWithRestartsOptions, context: Context) -> ShapedSchedule:
     """Half cosines of equal length, each from the full rate (arXiv:1608.03983)."""
     return ShapedSchedule(options, partial(_cosine_with_restarts, cycles=options.cycles))
 
 
-def build_cosine_with_min(options: CosineWithMinOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_cosine_with_min(options: CosineWithMinOptions, context: Context) -> ShapedSchedule:
     """Half a cosine to a floor."""
     return ShapedSchedule(options, partial(_cosine, min_ratio=options.min_ratio))
 
 
-def build_polynomial(options: PolynomialOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_polynomial(options: PolynomialOptions, context: Context) -> ShapedSchedule:
     """What is left of the run, to a power."""
     return ShapedSchedule(options, partial(_polynomial, power=options.power, end_ratio=options.end_ratio))
 
 
-def build_inverse_sqrt(options: InverseSqrtOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_inverse_sqrt(options: InverseSqrtOptions, context: Context) -> ShapedSchedule:
     """sqrt(timescale / (updates since the warm-up + timescale)) (Zhai et al., 2022, arXiv:2106.04560)."""
     return ShapedSchedule(options, partial(_inverse_sqrt, timescale=options.timescale))
 
 
-def build_wsd(options: WsdOptions, context: Context) -> ShapedSchedule:  # noqa: ARG001
+def build_wsd(options: WsdOptions, context: Context) -> ShapedSchedule:
     """Warm-up, a plateau at the full rate, a decay at the end."""
     shape = partial(_wsd, decay_ratio=options.decay_ratio, decay=options.decay, min_ratio=options.min_ratio)
     return ShapedSchedule(options, shape)
 
 
-def build_one_cycle(options: OneCycleOptions, context: Context) -> OneCycle:  # noqa: ARG001
+def build_one_cycle(options: OneCycleOptions, context: Context) -> OneCycle:
     """Up and down again, once."""
     first = 1 / options.start_divisor
     return OneCycle(options, _constant, first, first / options.end_divisor)

@@ -133,6 +133,6 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:  # noqa: ARG001
+def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:
     """Builder of the tracker `console`."""
     return ConsoleTracker(options, Console())

@@ -92,6 +92,6 @@ def _ends_mid_line(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def build(options: NoOptions, context: Context) -> JsonlTracker:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> JsonlTracker:
     """Builder of the tracker `jsonl`."""
     return JsonlTracker()

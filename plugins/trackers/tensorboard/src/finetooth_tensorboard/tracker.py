@@ -81,6 +81,6 @@ class TensorboardTracker:
         self._writer.add_event(event)
 
 
-def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:  # noqa: ARG001
+def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:
     """Builder of the tracker `tensorboard`."""
     return TensorboardTracker(options)

