@@ -147,7 +147,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="docs/recipes/quickstart.yaml")
     parser.add_argument("--log", type=Path, default=Path("quickstart.log"))
-    parser.add_argument("--output", default="runs/picture", help="run folder")
+    parser.add_argument("--output", default="runs/quickstart", help="run folder")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     shown = f"ft run {arguments.recipe}"
@@ -158,7 +158,7 @@ def main() -> int:
         if code:
             return code
     IMAGES.mkdir(parents=True, exist_ok=True)
-    output = arguments.log.read_text(encoding="utf-8")
+    output = arguments.log.read_bytes().decode()  # read_text would turn every carriage return into a new line
     (IMAGES / "quickstart.svg").write_text(draw(shown, output), encoding="utf-8")
     lines = (Path(arguments.output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row and "learning_rate" in row]

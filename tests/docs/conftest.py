@@ -40,7 +40,7 @@ FT = """
 PIP = """
     #!/bin/sh
     # Installs folders beside the environment, not into it, and from no index.
-    for argument; do [ -d "$argument" ] && folders="$folders ./$argument"; done
+    for argument; do [ -d "${{argument%%[*}}" ] && folders="$folders ./${{argument%%[*}}"; done
     exec {python} -m pip install --quiet --no-index --no-deps --no-build-isolation --disable-pip-version-check \\
         --no-warn-conflicts --upgrade --target {site} $folders
 """

@@ -103,6 +103,9 @@ def parse_problem(words: list[str]) -> str:
             context = click.Context(group, parent=context, info_name=group.name)
         if words:
             group.parse_args(context, list(words))
+    except click.BadParameter as error:
+        problem = error.format_message()
+        return "" if "does not exist" in problem else problem  # a folder that an earlier command makes
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""

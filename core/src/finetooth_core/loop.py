@@ -162,7 +162,9 @@ class Loop:
     def remember(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, its metrics, and the best value of its first metric."""
         self.record.evaluations.append(evaluation)
-        self.progress.metrics |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        self.progress.metrics |= metrics
+        self.job.request.schedule.observe(metrics)  # for a schedule that watches an evaluation
         first = next(iter(evaluation.metrics), None)
         if first is not None and math.isfinite(evaluation.metrics[first]):
             name, value = f"eval/{first}", evaluation.metrics[first]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ def make_engine(
 
     config = config or tiny_config()
     decided = replace(TRAIN, **{"micro_batch_tokens": 64, "max_grad_norm": 0.0, **train})
-    context = FakeContext(Path("."), seed=decided.seed)
+    context = FakeContext(Path(), seed=decided.seed)
     plan = Plan({}, {}, {}, decided, (), MemoryEstimate({}), total_steps=10)
     adapter = adapter or FakeAdapter()
     request = EngineRequest(
@@ -272,30 +273,22 @@ def relative(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
     return math.sqrt(difference / sum(float((b[name] ** 2).sum()) for name in b))
 
 
-@dataclass(frozen=True)
-class Kit:
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
     """What tests share; pytest's import mode keeps test modules from importing each other."""
-
-    engine: Any = staticmethod(make_engine)
-    data: Any = staticmethod(make_data)
-    config: Any = staticmethod(tiny_config)
-    facts: Any = staticmethod(facts_of)
-    adapter: Any = FakeAdapter
-    optimizer: Any = FakeOptimizer
-    schedule: Any = FakeSchedule
-    gradients: Any = staticmethod(gradients)
-    weights: Any = staticmethod(weights)
-    relative: Any = staticmethod(relative)
-    nll: LossSpec = NLL
-    hardware: HardwareFacts = CPU
-    vocab: int = VOCAB
-
-
-@pytest.fixture(scope="session")
-def kit() -> Kit:
-    return Kit()
-
-
-@pytest.fixture(scope="session")
-def sgd() -> Callable[..., FakeOptimizer]:
-    return lambda rate=0.1: FakeOptimizer(torch.optim.SGD, rate)
+    return SimpleNamespace(
+        engine=make_engine,
+        data=make_data,
+        config=tiny_config,
+        facts=facts_of,
+        adapter=FakeAdapter,
+        optimizer=FakeOptimizer,
+        schedule=FakeSchedule,
+        sgd=lambda rate=0.1: FakeOptimizer(torch.optim.SGD, rate),
+        gradients=gradients,
+        weights=weights,
+        relative=relative,
+        nll=NLL,
+        hardware=CPU,
+        vocab=VOCAB,
+    )

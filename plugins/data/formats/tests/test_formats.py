@@ -303,7 +303,7 @@ def test_nested_wrong_types(format_of: Make, rows_of: Rows) -> None:
 def test_missing_fields(format_of: Make, rows_of: Rows) -> None:
     said = problems(format_of, rows_of("bad/missing_fields.jsonl"))
     assert set(said) == {2, 3, 4, 5}
-    assert "did you mean 'message'?" in said[2] and "'messages'" in said[2]
+    assert "no column 'messages'; the row has 'message'; is 'message' meant?" in said[2]
     assert "messages[0].role is missing; messages[1].content is missing" in said[3]
     assert "the row has 'prompt'" in said[4]
     assert "the row is empty" in said[5]

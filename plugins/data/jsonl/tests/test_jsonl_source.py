@@ -85,6 +85,14 @@ def test_byte_order_mark(bad: Path) -> None:
     assert len(notes) == 1 and "byte order mark" in notes[0]
 
 
+def test_offsets_count_the_mark(tmp_path: Path) -> None:
+    data = b'\xef\xbb\xbf{"a": "\xff"}\n{"a": "\xff"}\n'
+    (tmp_path / "x.jsonl").write_bytes(data)
+    with pytest.raises(DataError, match=r"at offset 10; .* at offset 21"):
+        rows(tmp_path / "x.jsonl")
+    assert (data[10], data[21]) == (0xFF, 0xFF)
+
+
 def test_blank_lines_count_in_line_numbers(bad: Path) -> None:
     assert [row.id.rsplit(":", 1)[1] for row in rows(bad / "blank_lines.jsonl")] == ["3", "6"]
 

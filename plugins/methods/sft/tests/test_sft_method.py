@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
+from finetooth_hooks.rendering import render_completion
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
-from finetooth_sft.completion import render_completion
 from finetooth_sft.method import Sft, SftOptions
 from hypothesis import given
 from hypothesis import strategies as st

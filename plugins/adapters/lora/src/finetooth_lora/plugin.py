@@ -28,4 +28,5 @@ def ft_commands() -> Iterable[Command]:
         build="finetooth_lora.merge:command",
         summary="merge an adapter into its base model",
         section="Use",
+        after_run="{run}",
     )

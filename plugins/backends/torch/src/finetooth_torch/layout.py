@@ -121,16 +121,12 @@ def group_indices(data: Sequence[Datum]) -> np.ndarray:
 
 
 def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
-    """The normalizers of a whole step: sum of weights and number of targets that count, sequences with at least one,
-    groups; `none` is 1."""
+    """The normalizers of a whole step: sum of weights and number of positions that count, sequences with at least one,
+    groups; `none` is 1. With several targets a position, a weight per position counts once, one per target each."""
     weights = 0.0
     for datum in data:
         given = datum.fields.get("weights")
-        columns = datum.targets.shape[1] if datum.targets.ndim == 2 else 1
-        if given is None:
-            weights += float(datum.mask.sum()) * columns
-        else:
-            weights += float(given[datum.mask].sum(dtype=np.float64)) * (columns if given.ndim == 1 else 1)
+        weights += float(datum.mask.sum() if given is None else given[datum.mask].sum(dtype=np.float64))
     return {
         "weights": weights,
         "tokens": float(sum(int(datum.mask.sum()) for datum in data)),

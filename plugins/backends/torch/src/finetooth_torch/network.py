@@ -40,7 +40,10 @@ class Network:
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         self._training: bool | None = None
         if checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            # transformers renamed it in 5.x
+            named = hasattr(base, "activation_checkpointing_enable")
+            enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
+            enable({"use_reentrant": False})
 
     def train(self, mode: bool) -> None:
         """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""

@@ -29,7 +29,9 @@ def decide(request: PlanRequest, attention: str | None) -> BackendPlan:
         micro_batch_tokens=int(micro_batch.value),
         gradient_checkpointing=bool(checkpointing.value),
     )
-    memory = estimate(request, str(precision.value), int(micro_batch.value), bool(checkpointing.value))
+    memory = estimate(
+        request, str(precision.value), int(micro_batch.value), checkpointing=train.gradient_checkpointing is True
+    )
     return BackendPlan(train, (precision, micro_batch, checkpointing, _attention(request, attention)), memory)
 
 
@@ -83,7 +85,7 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> De
         )
     if asked is not None:
         return Decision(setting, asked, RECIPE)
-    needed = estimate(request, precision, micro_batch, False).total
+    needed = estimate(request, precision, micro_batch, checkpointing=False).total
     has = request.hardware.memory
     figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
     if needed <= has:

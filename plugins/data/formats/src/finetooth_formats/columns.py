@@ -62,7 +62,7 @@ def missing(row: Row, column: str, format_: str) -> DataError:
     looks = shape(row.values)
     problem = f"no column {column!r}; the row has {', '.join(map(repr, names))}"
     if near:
-        return DataError(row.id, problem, action=f"did you mean {near[0]!r}? rename it to {column!r}")
+        return DataError(row.id, f"{problem}; is {near[0]!r} meant?", action=f"rename it to {column!r}")
     if looks and not looks.startswith(f"{format_} "):
         return DataError(
             row.id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class TransformersLoader:
             raise RecipeError(
                 "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
             )
-        with explained(reference):
+        with explained(reference), _quiet():
             model, found = MODELS.from_pretrained(
                 _located(reference),
                 dtype=PRECISIONS[precision],
@@ -116,6 +118,19 @@ class TransformersLoader:
         with explained(reference), torch.device("meta"):
             model = MODELS.from_config(config, trust_remote_code=self._options.trust_remote_code)
         return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of the library's own while weights are read."""
+    logging: Any = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _located(reference: str) -> str:

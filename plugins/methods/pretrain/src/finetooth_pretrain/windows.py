@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from finetooth_hooks import Datum, RecipeError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.rendering import text_opening
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """What models end a document with, most telling first. A chat model's own end-of-text token usually ends a message."""
@@ -53,10 +54,10 @@ def stream(
     """
     tokens: list[int] = []
     starts: list[tuple[int, str]] = []
-    bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    opening = text_opening(tokenizer)
     for id_, text in documents:
         starts.append((len(tokens), id_))
-        tokens += [*bos, *tokenizer.encode(text), separator]
+        tokens += [*opening, *tokenizer.encode(text), separator]
     return tokens, starts
 
 

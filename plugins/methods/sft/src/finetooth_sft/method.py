@@ -22,8 +22,7 @@ from finetooth_hooks import (
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Batches, prepare, train_step
-
-from finetooth_sft.completion import render_completion
+from finetooth_hooks.rendering import render_completion
 
 
 class SftOptions(Options):
