@@ -83,10 +83,10 @@ def command_words(line: str) -> list[str] | None:
     return rest[: ends[0]] if ends else rest
 
 
-def parse_problem(words: list[str]) -> str:
+def parse_problem(given: list[str]) -> str:
     """Parse without running; what is wrong, empty if nothing is."""
-    _, words = read_start_options([word for word in words if word != "..."], {})
-    state = State(StartOptions())
+    _, words = read_start_options([word for word in given if word not in ("...", "--help")], {})
+    state, asks_help = State(StartOptions()), "--help" in given
     group: click.Command = make_group()
     context = click.Context(group, info_name="ft", obj=state)
     try:
@@ -101,7 +101,7 @@ def parse_problem(words: list[str]) -> str:
                 return f"no command {words[0]}"
             group, words = command, words[1:]
             context = click.Context(group, parent=context, info_name=group.name)
-        if words:
+        if words and not asks_help:
             group.parse_args(context, list(words))
     except click.BadParameter as error:
         problem = error.format_message()

@@ -176,10 +176,16 @@ def test_hidden_and_logits_come_at_every_position(kit: SimpleNamespace) -> None:
         assert np.allclose(found["entropy"], np.where(datum.mask, -(np.exp(log_p) * log_p).sum(1), 0), atol=1e-5)
 
 
-def test_checkpointing_gives_the_same_gradient(kit: SimpleNamespace) -> None:
-    engines = [kit.engine(gradient_checkpointing=on, adapter=kit.adapter(dropout=0.2)) for on in (False, True)]
-    for engine in engines:
+def test_checkpointing_computes_layers_twice_and_gives_the_same_gradient(kit: SimpleNamespace) -> None:
+    engines, calls = [], []
+    for on in (False, True):
+        engine = kit.engine(gradient_checkpointing=on, adapter=kit.adapter(dropout=0.2), micro_batch_tokens=10_000)
+        counted: list[int] = []
+        engine._parts.network.base.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
         engine.forward_backward(kit.data(), kit.nll)
+        engines.append(engine)
+        calls.append(len(counted))
+    assert calls == [1, 2]
     assert kit.relative(*map(kit.gradients, engines)) < 1e-6
 
 

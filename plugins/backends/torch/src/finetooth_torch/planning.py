@@ -99,4 +99,9 @@ def _attention(request: PlanRequest, asked: str | None) -> Decision:
     known = request.hardware.attention
     if asked is None:
         return Decision("backend.attention", known[0], f"the best that {request.hardware.label} names")
+    if asked not in known:
+        raise PlanError(
+            f"backend.attention={asked!r}: {request.hardware.label} does not offer it",
+            action=f"set it to {' or '.join(known)}",
+        )
     return Decision("backend.attention", asked, RECIPE)

@@ -36,7 +36,7 @@ class DatasetsOptions(Options):
     """For a .json file that is an object: the key under which its rows are."""
 
 
-def build(options: DatasetsOptions, context: Context) -> DatasetsSource:  # noqa: ARG001
+def build(options: DatasetsOptions, context: Context) -> DatasetsSource:
     return DatasetsSource(options)
 
 

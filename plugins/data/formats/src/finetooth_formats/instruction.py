@@ -24,7 +24,7 @@ class InstructionOptions(Options):
     """A system message before every conversation; empty for none."""
 
 
-def build(options: InstructionOptions, context: Context) -> Instruction:  # noqa: ARG001
+def build(options: InstructionOptions, context: Context) -> Instruction:
     return Instruction(options)
 
 

@@ -18,7 +18,7 @@ class TextOptions(Options):
     """The column that holds the document."""
 
 
-def build(options: TextOptions, context: Context) -> TextFormat:  # noqa: ARG001
+def build(options: TextOptions, context: Context) -> TextFormat:
     return TextFormat(options.column)
 
 

@@ -38,7 +38,7 @@ class ReasoningGymOptions(Options):
     """The task's own settings, `{min_terms: 2, max_terms: 4}`."""
 
 
-def build(options: ReasoningGymOptions, context: Context) -> ReasoningGym:  # noqa: ARG001
+def build(options: ReasoningGymOptions, context: Context) -> ReasoningGym:
     return ReasoningGym(options)
 
 

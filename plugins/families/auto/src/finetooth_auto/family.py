@@ -21,7 +21,7 @@ MODELS: Any = transformers.AutoModelForCausalLM
 LINEAR = (torch.nn.Linear, Conv1D)
 
 
-def build(options: NoOptions, context: Context) -> Auto:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> Auto:
     return Auto()
 
 

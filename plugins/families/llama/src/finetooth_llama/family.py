@@ -14,7 +14,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 SMOLLM_VOCABULARY, LLAMA3_VOCABULARY = 49152, 128256
 
 
-def build(options: NoOptions, context: Context) -> Llama:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> Llama:
     return Llama()
 
 

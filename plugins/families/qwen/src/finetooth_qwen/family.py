@@ -21,7 +21,7 @@ RENDERERS: Mapping[str, Pick] = {
 }
 
 
-def build(options: NoOptions, context: Context) -> Qwen:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> Qwen:
     return Qwen()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from finetooth_hooks import Context, Options
@@ -13,6 +14,10 @@ BF16_SINCE = (8, 0)
 
 FP16_SINCE = (7, 0)
 """Compute capability from which tensor cores take fp16 (Volta)."""
+
+
+FLASH_SINCE = (8, 0)
+"""Compute capability that the package flash-attn asks for."""
 
 
 class CudaOptions(Options):
@@ -74,5 +79,13 @@ class CudaHardware:
             memory=int(properties.total_memory),
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
-            attention=("sdpa", "eager"),
+            attention=(
+                "sdpa",
+                *(("flash_attention_2",) if capability >= FLASH_SINCE and _has_flash() else ()),
+                "eager",
+            ),
         )
+
+
+def _has_flash() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None

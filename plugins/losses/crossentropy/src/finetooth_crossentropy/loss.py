@@ -13,12 +13,12 @@ from finetooth_hooks import arrays as xp
 from finetooth_hooks.context import Context
 
 
-def build(options: NoOptions, context: Context) -> LossFn:  # noqa: ARG001
+def build(options: NoOptions, context: Context) -> LossFn:
     """The loss has no options."""
     return cross_entropy
 
 
-def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossResult:  # noqa: ARG001
+def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """Weighted negative log-likelihood, in nats.
 
     Args:

@@ -1,0 +1,28 @@
+"""The conformance kit, in every precision."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_hooks.testing import engine_checks, parametrize_with_checks
+
+NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: str) -> None:
+    def make() -> Any:
+        return kit.engine(
+            precision=precision, adapter=kit.adapter(zero=True), optimizer=kit.sgd(0.1), micro_batch_tokens=20
+        )
+
+    (check,) = [one for one in engine_checks(make, vocab_size=kit.vocab, name=precision) if one.name == name]
+    check()
+
+
+@parametrize_with_checks("finetooth_torch.plugin")
+def test_plugin_keeps_the_contract(check: Any) -> None:
+    check()

@@ -1,0 +1,150 @@
+"""Sampling against transformers' own generate, the engine's own scores, and the distribution itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finetooth_hooks import Datum, EngineError, Sampling
+from finetooth_torch.sampling import choose, row_streams
+
+PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
+FREE = Sampling(max_tokens=12, temperature=0, stop_ids=())
+
+
+@pytest.mark.parametrize("config", ["llama", "qwen2"])
+@pytest.mark.parametrize("budget", [4, 10_000])
+def test_greedy_is_transformers_generate_token_for_token(kit: SimpleNamespace, config: str, budget: int) -> None:
+    engine = kit.engine(config=kit.config(config), micro_batch_tokens=budget)
+    for prompt, (completion,) in zip(PROMPTS, engine.generate(PROMPTS, FREE), strict=True):
+        with torch.no_grad():
+            whole = engine._parts.network.base.generate(
+                torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0
+            )
+        assert completion.tokens == tuple(whole[0, len(prompt) :].tolist())
+        assert completion.stop == "length"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_logprobs_are_those_of_the_unscaled_model(kit: SimpleNamespace, temperature: float) -> None:
+    engine = kit.engine()
+    sampling = Sampling(max_tokens=9, temperature=temperature, top_k=20, stop_ids=(), n=2)
+    for prompt, completions in zip(PROMPTS, engine.generate(PROMPTS, sampling), strict=True):
+        for one in completions:
+            datum = Datum.from_tokens([*prompt, *one.tokens])
+            scored = engine.logprobs([datum])[0][len(prompt) - 1 :]
+            assert np.allclose(one.logprobs, scored, atol=1e-4)
+
+
+def test_the_seed_alone_decides(kit: SimpleNamespace) -> None:
+    engine = kit.engine(micro_batch_tokens=10_000)
+    sampling = Sampling(max_tokens=10, n=2, seed=3, stop_ids=(4, 5, 6, 7, 8, 9))  # rows leave at different times
+    together = engine.generate(PROMPTS, sampling)
+    alone = [engine.generate([prompt], sampling)[0] for prompt in PROMPTS]
+    cut = kit.engine(micro_batch_tokens=4).generate(PROMPTS[::-1], sampling)[::-1]
+    assert [[c.tokens for c in one] for one in together] == [[c.tokens for c in one] for one in alone]
+    assert [[c.tokens for c in one] for one in together] == [[c.tokens for c in one] for one in cut]
+    assert together[0][0].tokens != together[0][1].tokens
+    assert engine.generate(PROMPTS, Sampling(max_tokens=10, n=2, seed=4))[0][0].tokens != together[0][0].tokens
+    assert len({len(c.tokens) for one in together for c in one}) > 1
+
+
+def test_equal_prompts_get_different_completions_like_samples_of_one(kit: SimpleNamespace) -> None:
+    engine = kit.engine()
+    twice = engine.generate([PROMPTS[0]] * 2, Sampling(max_tokens=8, stop_ids=()))
+    (both,) = engine.generate([PROMPTS[0]], Sampling(max_tokens=8, n=2, stop_ids=()))
+    assert [one[0].tokens for one in twice] == [one.tokens for one in both]
+    assert both[0].tokens != both[1].tokens
+
+
+def test_a_stop_token_is_in_the_tokens_and_not_in_the_text(kit: SimpleNamespace) -> None:
+    engine = kit.engine()
+    (free,) = engine.generate([PROMPTS[0]], FREE)[0]
+    stop = free.tokens[4]
+    at = free.tokens.index(stop)
+    (ended,) = engine.generate([PROMPTS[0]], Sampling(max_tokens=12, temperature=0, stop_ids=(stop,)))[0]
+    assert ended.tokens == free.tokens[: at + 1] and ended.stop == "stop"
+    assert ended.text == free.text[:at]
+    assert len(ended.logprobs) == at + 1
+
+
+def test_a_stop_string_ends_the_text_before_it(kit: SimpleNamespace) -> None:
+    engine = kit.engine()
+    (free,) = engine.generate([PROMPTS[1]], FREE)[0]
+    stop = free.text[5:7]
+    at = free.text.find(stop)
+    (ended,) = engine.generate([PROMPTS[1]], Sampling(max_tokens=12, temperature=0, stop=(stop,), stop_ids=()))[0]
+    assert ended.text == free.text[:at] and ended.stop == "stop"
+    assert ended.tokens == free.tokens[: at + 2]  # the tokens include it
+
+
+def test_the_family_stops_by_default_and_the_model_has_an_end(kit: SimpleNamespace) -> None:
+    engine = kit.engine(config=kit.config(max_position_embeddings=16))
+    (capped,) = engine.generate([PROMPTS[2]], Sampling(max_tokens=500, stop_ids=()))[0]
+    assert len(capped.tokens) == 16 - len(PROMPTS[2]) and capped.stop == "length"
+    completions = engine.generate([PROMPTS[0]], Sampling(max_tokens=13, n=30, temperature=3.0))[0]
+    assert all((1 in c.tokens) == (c.stop == "stop") for c in completions)
+    assert {c.stop for c in completions} == {"stop", "length"}
+    for prompt, words in (([], "is empty"), (list(range(16)), "no room to answer"), ([99], "outside the vocabulary")):
+        with pytest.raises(EngineError, match=words):
+            engine.generate([prompt], FREE)
+    with pytest.raises(EngineError, match="temperature"):
+        engine.generate(PROMPTS, Sampling(temperature=float("nan")))
+
+
+def test_completions_know_their_weights(kit: SimpleNamespace) -> None:
+    engine = kit.engine()
+    assert engine.generate(PROMPTS, FREE)[0][0].weights_version == 0
+    engine.forward_backward(kit.data(), kit.nll)
+    engine.step()
+    assert engine.generate(PROMPTS, FREE)[0][0].weights_version == 1
+    assert engine.generate([], FREE) == []
+
+
+def chi_square(counts: Any, expected: Any) -> float:
+    return float((((counts - expected) ** 2)[expected > 0] / expected[expected > 0]).sum())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "keep"),
+    [
+        (Sampling(temperature=1.0), 8),
+        (Sampling(temperature=0.5), 8),
+        (Sampling(temperature=1.0, top_k=3), 3),
+        (Sampling(temperature=1.0, top_p=0.8), 4),
+        (Sampling(temperature=2.0, top_k=5, top_p=0.9), None),
+    ],
+)
+def test_draws_follow_the_distribution(sampling: Sampling, keep: int | None) -> None:
+    """Chi-square over 20,000 draws; 30 is beyond the 99.9 % point of 7 degrees of freedom."""
+    logits = torch.log(torch.tensor([[0.05, 0.3, 0.02, 0.2, 0.25, 0.03, 0.05, 0.1]]))
+    p = (logits[0].double() / sampling.temperature).exp().numpy()
+    order = np.argsort(-p, kind="stable")
+    if sampling.top_k:
+        p[order[sampling.top_k :]] = 0
+    p = p / p.sum()
+    if sampling.top_p < 1:
+        ahead = np.cumsum(p[order]) - p[order]
+        p[order[ahead >= sampling.top_p]] = 0
+        p = p / p.sum()
+    if keep is not None:
+        assert (p > 0).sum() == keep
+    stream = np.random.default_rng(0)
+    draws = choose(logits.expand(20_000, -1), sampling, [stream] * 20_000).numpy()
+    counts = np.bincount(draws, minlength=8)
+    assert (counts[p == 0] == 0).all()
+    assert chi_square(counts, 20_000 * p) < 30
+
+
+def test_streams_depend_on_prompt_seed_and_number() -> None:
+    def draws(prompts: Any, **settings: Any) -> Any:
+        return [[s.random() for s in row] for row in row_streams(prompts, Sampling(**settings))]
+
+    base = draws([[1, 2], [3]], n=2)
+    assert draws([[3]], n=2)[0] == base[1]
+    assert draws([[1, 2], [1, 2]], n=1) == [[base[0][0]], [base[0][1]]]
+    assert len({x for row in base for x in row}) == 4
+    assert draws([[1, 2], [3]], n=2, seed=1) != base

@@ -1,0 +1,100 @@
+"""fp16: the scale, its overflow, and that it changes no number."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from finetooth_hooks import EngineError
+from finetooth_torch.scaler import LossScaler
+
+
+def test_the_scale_starts_at_1024_and_follows_the_rule() -> None:
+    scaler = LossScaler()
+    assert scaler.scale == 1024
+    for _ in range(1999):
+        scaler.update(overflow=False)
+    assert scaler.scale == 1024
+    scaler.update(overflow=False)
+    assert scaler.scale == 2048
+    scaler.update(overflow=True)
+    assert (scaler.scale, scaler.good_steps) == (1024, 0)
+    for _ in range(23):
+        scaler.update(overflow=True)
+    with pytest.raises(EngineError, match="every loss scale"):
+        for _ in range(9):
+            scaler.update(overflow=True)
+
+
+def test_the_rule_is_that_of_torch() -> None:
+    """Against torch's GradScaler, over a random run of overflows."""
+    ours, theirs = LossScaler(growth_interval=3), torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    for overflow in np.random.default_rng(0).random(60) < 0.25:
+        assert ours.scale == theirs.get_scale() or theirs._scale is None
+        theirs.scale(torch.zeros(()))
+        parameter.grad = torch.full((1,), float("inf") if overflow else 1.0)
+        theirs.step(optimizer)
+        theirs.update()
+        ours.update(overflow=bool(overflow))
+        assert ours.scale == theirs.get_scale()
+
+
+def test_gradients_are_unscaled_and_small_ones_survive(kit: SimpleNamespace) -> None:
+    half, exact = kit.engine(precision="fp16"), kit.engine()
+    data = kit.data()
+    results = [engine.forward_backward(data, kit.nll) for engine in (half, exact)]
+    assert results[0].loss == pytest.approx(results[1].loss, rel=5e-3)
+    assert kit.relative(kit.gradients(half), kit.gradients(exact)) < 0.02
+    assert {p.dtype for p in half._parts.network.base.parameters()} == {torch.float16}
+
+
+def test_an_overflow_skips_the_step_and_lowers_the_scale(kit: SimpleNamespace) -> None:
+    schedule = kit.schedule()
+    engine = kit.engine(precision="fp16", schedule=schedule)
+    engine.forward_backward(kit.data(), kit.nll)
+    engine.step()
+    engine._parts.scaler.scale = 2.0**40  # dL/dlogits times this is beyond 65,504
+    before, state = kit.weights(engine), engine._parts.optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    handle = engine.forward(kit.data(), kit.nll).handle
+    result = engine.backward(handle)
+    assert result.overflow
+    stepped = engine.step()
+    assert stepped.skipped and stepped.step == engine.weights_version == 2
+    assert engine._parts.scaler.scale == 2.0**39 and engine._parts.scaler.good_steps == 0
+    assert all(np.array_equal(before[name], value) for name, value in kit.weights(engine).items())
+    assert torch.equal(state, engine._parts.optimizer.state_dict()["state"][0]["exp_avg"])
+    engine._parts.scaler.scale = 1024.0
+    engine.forward_backward(kit.data(), kit.nll)
+    assert not engine.step().skipped
+    assert any(not np.array_equal(before[name], value) for name, value in kit.weights(engine).items())
+
+
+def test_bf16_trains_below_its_own_resolution(kit: SimpleNamespace) -> None:
+    """Updates of 1e-5 on weights near 0.05 vanish in bf16 (steps of 2.4e-4): the masters must keep them."""
+    engine = kit.engine(precision="bf16", optimizer=kit.optimizer(torch.optim.SGD, 1.0))
+    before = kit.weights(engine)
+    for _ in range(3):
+        for master in engine._parts.parameters.masters:
+            master.grad = torch.full_like(master, 1e-5)
+        engine.step()
+    moved = kit.weights(engine)
+    rates = 0.25 + 0.5 + 0.75
+    assert all(np.allclose(before[n] - moved[n], 1e-5 * rates, rtol=2e-2, atol=0) for n in before)
+
+
+def test_full_training_in_bf16_learns(kit: SimpleNamespace) -> None:
+    engine = kit.engine(precision="bf16", adapter=kit.adapter(full=True), optimizer=kit.optimizer(learning_rate=3e-3))
+    data = kit.data()
+    losses = []
+    for _ in range(12):
+        losses.append(engine.forward_backward(data, kit.nll).loss)
+        engine.step()
+    assert losses[-1] < 0.8 * losses[0]
+    live = dict(engine._parts.network.model.named_parameters())
+    for name, master in engine._parts.parameters.named():
+        assert master.dtype == torch.float32
+        assert torch.equal(live[name], master.to(torch.bfloat16))
