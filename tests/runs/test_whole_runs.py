@@ -51,7 +51,7 @@ def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Los
     assert len(curves[64]) == 12
     for budget in (256, 1024, 8192):
         assert curves[budget] == pytest.approx(curves[64], rel=1e-3)
-    assert curves[64][-1] < 0.9 * curves[64][0]
+    assert curves[64][-1] < curves[64][0] - 0.3
 
 
 def test_one_seed_gives_bit_identical_adapters_in_two_processes(recipe: Make, tmp_path: Path) -> None:

@@ -33,8 +33,6 @@ from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.recipe import DataSection, Recipe, validate_options
 
 AUTO = "auto"
-SHOWN = 5
-"""How many broken rows an error lists before it only counts."""
 
 
 class RunContext:
@@ -278,15 +276,7 @@ def _read_all(rows: list[Row], reading: Format, format_name: str) -> list[tuple[
             examples.append((row.id, reading.read(row)))
         except DataError as error:
             broken.append(error)
-    if broken:
-        first = broken[0]
-        if len(broken) == 1:
-            raise first
-        shown = "; ".join(f"{e.where}: {e.problem.removeprefix(e.where + ': ')}" for e in broken[:SHOWN])
-        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        raise DataError(
-            f"{len(broken)} of {len(rows)} rows", f"not of format {format_name}: {shown}{more}", action=first.action
-        )
+    refuse(broken, len(rows))
     duplicates = [id_ for id_, count in Counter(id_ for id_, _ in examples).items() if count > 1]
     if duplicates:
         raise DataError(duplicates[0], "two rows have this id", action="report it to the source's author")

@@ -22,6 +22,8 @@ from finetooth_hooks.reports import DataReport, StepReport
 NOTHING_TRAINED = "nothing to train on"
 TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
+SHOWN = 5
+"""How many broken rows an error names before it only counts."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,23 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
     data: list[Datum] = []
     dropped: dict[str, list[str]] = defaultdict(list)
     truncated = 0
+    broken: list[DataError] = []
     for id_, example in examples.rows:
         try:
             rendered = render(example)
         except DataError as error:
-            raise DataError(id_, error.problem, action=error.action) from error
+            broken.append(DataError(id_, error.problem, action=error.action))
+            continue
         tokens, weights = rendered.tokens, rendered.weights
         if not any(weights[1:]):
-            raise DataError(
-                id_,
-                f"{NOTHING_TRAINED}: no assistant message or completion with text",
-                action="remove the row, or choose what trains with method.train_on",
+            broken.append(
+                DataError(
+                    id_,
+                    f"{NOTHING_TRAINED}: no assistant message or completion with text",
+                    action="remove the row, or choose what trains with method.train_on",
+                )
             )
+            continue
         if len(tokens) > train.max_length + 1:  # a datum of N positions is made of N + 1 tokens
             if train.excess_length == "raise":
                 raise DataError(
@@ -75,6 +82,7 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
                 continue
             truncated += 1
         data.append(Datum.from_tokens(tokens, weights, id=id_))
+    refuse(broken, len(examples.rows))
     report = DataReport(
         split=examples.split,
         rows=len(examples.rows),
@@ -94,6 +102,25 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
             action="raise train.max_length or change the data",
         )
     return Preparation(tuple(data), report)
+
+
+def refuse(broken: Sequence[DataError], rows: int) -> None:
+    """Name the first few rows that cannot be used, and count them all.
+
+    Args:
+        broken: one error a row; its problem begins with the row's id.
+        rows: how many rows were looked at.
+
+    Raises:
+        DataError: if there are any.
+    """
+    if not broken:
+        return
+    if len(broken) == 1:
+        raise broken[0]
+    shown = "; ".join(error.problem for error in broken[:SHOWN])
+    more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    raise DataError(f"{len(broken)} of {rows} rows cannot be used", f"{shown}{more}", action=broken[0].action)
 
 
 class Batches:

@@ -1,0 +1,51 @@
+"""Facts of NVIDIA GPUs, with a stand-in for torch: the machines that run the tests have none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_cuda.hardware import CudaHardware
+from finetooth_hooks.testing import parametrize_with_checks
+
+
+def fake_torch(
+    name: str = "NVIDIA H200", capability: tuple[int, int] = (9, 0), count: int = 1, cuda: str | None = "13.0"
+) -> Any:
+    properties = SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=139 * 2**30)
+    return SimpleNamespace(
+        version=SimpleNamespace(cuda=cuda),
+        cuda=SimpleNamespace(
+            is_available=lambda: count > 0, device_count=lambda: count, get_device_properties=lambda index: properties
+        ),
+    )
+
+
+def test_says_why_it_is_missing() -> None:
+    assert CudaHardware(torch=fake_torch()).missing() == ""
+    assert "build of torch has no CUDA" in CudaHardware(torch=fake_torch(cuda=None)).missing()
+    assert "no NVIDIA driver or GPU" in CudaHardware(torch=fake_torch(count=0)).missing()
+    assert CudaHardware(3, torch=fake_torch(count=2)).missing() == "there is no GPU 3: torch sees 2"
+
+
+@pytest.mark.parametrize(
+    ("capability", "precisions", "slow"),
+    [
+        ((9, 0), ("bf16", "fp16", "fp32"), ()),
+        ((8, 0), ("bf16", "fp16", "fp32"), ()),
+        ((7, 5), ("fp16", "fp32"), ("bf16",)),
+        ((6, 1), ("fp32",), ("bf16", "fp16")),
+    ],
+)
+def test_precisions_follow_the_compute_capability(capability: Any, precisions: Any, slow: Any) -> None:
+    facts = CudaHardware(1, torch=fake_torch(capability=capability, count=2)).facts()
+    assert (facts.precisions, facts.slow_precisions) == (precisions, slow)
+    assert facts.device == "cuda:1" and facts.memory == 139 * 2**30
+    assert f"{capability[0]}.{capability[1]}" in facts.label
+    assert facts.attention[0] == "sdpa" and facts.attention[-1] == "eager"
+
+
+@parametrize_with_checks("finetooth_cuda.plugin")
+def test_plugin_keeps_the_contract(check: Any) -> None:
+    check()
