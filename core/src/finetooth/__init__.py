@@ -1,6 +1,7 @@
 """finetooth: fine-tune language models.
 
-`finetooth.run(recipe)` trains; `finetooth.engine(recipe)` gives the engine to drive step by step. Importing this package
+`finetooth.run(recipe)` trains; `finetooth.engine(recipe)` gives the engine to drive step by step. Importing this
+package
 is cheap; frameworks are imported when a recipe needs them.
 """
 

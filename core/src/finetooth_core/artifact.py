@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.errors import EngineError, UserError
+from finetooth_hooks.errors import EngineError, FinetoothError, UserError
 
 MANIFEST = "manifest.json"
 
@@ -39,9 +39,14 @@ def write_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
         beside.chmod(0o755)  # mkdtemp makes it private; the artifact is as public as its parent
         beside.rename(target)
         _flush(target.parent)
-    except OSError as error:
+    except FinetoothError:
+        raise
+    except Exception as error:  # libraries wrap a full disk in exceptions of their own
+        problem = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        )
         raise EngineError(
-            f"{target} cannot be written: {error.strerror or error}", action="make room or choose another output"
+            f"{target} cannot be written: {problem}", action="make room or choose another output"
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -16,6 +16,7 @@ from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Example, Row
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
+from finetooth_hooks.preparation import refuse
 from finetooth_hooks.protocols import (
     Examples,
     Family,
@@ -193,7 +194,7 @@ class RunContext:
                 )
             names.append(name)
         format_name, reading = self._format(section, rows, setting)
-        examples = _read_all(rows, reading, format_name)
+        examples = _read_all(rows, reading)
         return Examples(split=split, rows=tuple(examples), format=format_name, source=", ".join(names))
 
     def _source(self, item: Any, setting: str) -> tuple[str, Source]:
@@ -267,7 +268,7 @@ def _renamed(pick: Pick, name: str) -> Pick:
     return name if isinstance(pick, str) else {**pick, "name": name}
 
 
-def _read_all(rows: list[Row], reading: Format, format_name: str) -> list[tuple[str, Example]]:
+def _read_all(rows: list[Row], reading: Format) -> list[tuple[str, Example]]:
     """Read every row; all broken ones are named at once (the first few) and counted."""
     examples: list[tuple[str, Example]] = []
     broken: list[DataError] = []

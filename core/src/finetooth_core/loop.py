@@ -250,7 +250,7 @@ def interrupts() -> Iterator[Interrupt]:
         yield interrupt  # signals belong to the main thread
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is the signal module's
+    def handle(number: int, frame: FrameType | None) -> None:
         if interrupt.signal:
             raise KeyboardInterrupt
         interrupt.signal = number

@@ -121,12 +121,12 @@ def start_options() -> list[click.Parameter]:
     ]
 
 
-def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:  # noqa: ARG001
+def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
     if value:
         raise click.BadParameter(f"{value[0]!r} does not start with no:; use --plugins to load a plugin", ctx)
 
 
-def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: ARG001
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 

@@ -27,7 +27,7 @@ def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]
     return tuple(overrides) if output is None else (*overrides, f"output={json.dumps(output, ensure_ascii=False)}")
 
 
-def complete_override(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+def complete_override(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Settings of the core that begin with what is typed; options of entries are not known without the recipe."""
     from finetooth_core.recipe import setting_names
 

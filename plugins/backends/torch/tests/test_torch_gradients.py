@@ -181,7 +181,9 @@ def test_checkpointing_computes_layers_twice_and_gives_the_same_gradient(kit: Si
     for on in (False, True):
         engine = kit.engine(gradient_checkpointing=on, adapter=kit.adapter(dropout=0.2), micro_batch_tokens=10_000)
         counted: list[int] = []
-        engine._parts.network.base.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
+        engine._parts.network.base.model.layers[0].mlp.register_forward_pre_hook(
+            lambda *_, seen=counted: seen.append(1)
+        )
         engine.forward_backward(kit.data(), kit.nll)
         engines.append(engine)
         calls.append(len(counted))
