@@ -141,7 +141,7 @@ class ModelFacts:
     linear_targets: tuple[str, ...]
     renderer: Pick
     tied: bool = False
-    first_loss: tuple[float, float] = (0.2, 4.0)
+    first_loss: tuple[float, float] = (0.02, 7.0)
 
 
 class Loader(Protocol):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from finetooth_torch.generation import Generator
 from finetooth_torch.layout import check_data, count_normalizers, lay_out
-from finetooth_torch.memory import peak_memory
+from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Pass, Runner
@@ -76,7 +76,7 @@ class TorchEngine:
             scale=lambda: parts.scaler.scale,
         )
         self._generator = Generator(
-            parts.network, request.tokenizer, request.stop_ids, device=parts.device, tokens=4 * self._budget
+            parts.network, request.tokenizer, request.stop_ids, device=parts.device, tokens=GENERATION_BATCHES * self._budget
         )
         self._total_steps = request.plan.total_steps
         self._counters = Counters()

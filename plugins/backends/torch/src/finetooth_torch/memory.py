@@ -11,6 +11,9 @@ from finetooth_hooks.protocols import PlanRequest
 CHUNK_BYTES = 128 * 2**20
 """Logits held at once by `finetooth_kernels.linear_logprob`."""
 
+GENERATION_BATCHES = 4
+"""Positions of a batch that is sampled, in micro-batches."""
+
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 """Of one number in each precision."""
 
@@ -63,6 +66,7 @@ def estimate(request: PlanRequest, precision: str, micro_batch_tokens: int, *, c
     layer = layer_bytes(request, precision, full=full)
     layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
     activations = tokens * layers * (FRAGMENTATION[precision] if on_host else 1.05)
+    activations = max(activations, GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision))
     logits = min(CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
     return MemoryEstimate(
@@ -87,6 +91,14 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 2 * max(4, size) + (4 if full else 2) * size
     return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
+
+
+def generation_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token of a batch that is sampled: its keys and values (half as much again while they grow) and what
+    one layer holds while the prompts are read."""
+    facts, size = request.facts, BYTES[precision]
+    cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
+    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
 def host_overhead() -> int:
