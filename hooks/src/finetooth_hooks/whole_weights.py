@@ -1,0 +1,63 @@
+"""Saving and reading back a whole transformers model: what every adapter without parameters of its own must do alike.
+
+The model is used through its own methods; this module imports no framework.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+
+
+def export_weights(model: Any, folder: Path) -> None:
+    """Write a transformers folder: config and safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    # safetensors makes its files private; they are as public as those beside them
+    for path in folder.glob("*.safetensors"):
+        path.chmod((folder / "config.json").stat().st_mode)
+
+
+def restore_weights(model: Any, folder: Path) -> None:
+    """Take the parameters that train back from a folder; needs room for a second copy of the model meanwhile.
+
+    Raises:
+        UserError: the artifact is of another model.
+    """
+    saved = _saved(model, folder)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(saved[name].data)
+
+
+def _saved(model: Any, folder: Path) -> dict[str, Any]:
+    """Parameters of the artifact by name, read by transformers (which knows how it renames and splits them).
+
+    Raises:
+        UserError: it is no transformers folder, or one of another model.
+    """
+    other = "name the artifact of a run with this model and adapter"
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: no config.json with safetensors beside it", action=other)
+    try:
+        # into this model's shape; what differs is collected, so that the message can name it
+        saved, info = type(model).from_pretrained(
+            str(folder),
+            config=copy.deepcopy(model.config),
+            dtype="auto",
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors each have exceptions of their own for a damaged file
+        raise UserError(f"{folder} cannot be read: {str(error).splitlines()[0]}", action=other) from error
+    for problem in ("mismatched_keys", "missing_keys", "unexpected_keys"):
+        if info[problem]:
+            raise UserError(
+                f"{folder} is of another model: {problem.replace('_keys', '')} {sorted(map(str, info[problem]))[0]}",
+                action=other,
+            )
+    return dict(saved.named_parameters())
