@@ -59,7 +59,7 @@ def trl_losses(data: list[Any], start: Path, folder: Path) -> list[float]:
     model = PeftModel.from_pretrained(base, str(start), is_trainable=True)
     rows = {
         "input_ids": [[*map(int, d.tokens), int(d.targets[-1])] for d in data],
-        "completion_mask": [[0, *map(int, d.mask)] for d in data],
+        "labels": [[-100, *(int(t) if m else -100 for t, m in zip(d.targets, d.mask, strict=True))] for d in data],
     }
 
     class InOrder(SFTTrainer):  # type: ignore[misc]
@@ -70,7 +70,7 @@ def trl_losses(data: list[Any], start: Path, folder: Path) -> list[float]:
         output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=RATE,
         lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, report_to=[],
         logging_nan_inf_filter=False, save_strategy="no", bf16=False, fp16=False, gradient_checkpointing=False,
-        completion_only_loss=True, use_cpu=True, seed=0, optim="adamw_torch", warmup_steps=0,
+        use_cpu=True, seed=0, optim="adamw_torch", warmup_steps=0,
         dataset_kwargs={"skip_prepare_dataset": True}, max_length=512, remove_unused_columns=False,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ def host_memory(field: str) -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-FRAGMENTATION = {"fp32": 1.9, "bf16": 1.45, "fp16": 1.45, "fp64": 1.9}
+FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
 """On a host, resident memory per byte of saved activations: malloc cannot reuse the holes that short-lived tensors
 leave between long-lived ones. Measured on SmolLM2-135M (glibc); giving each tensor pages of its own avoids it and
 costs a third of the speed."""
