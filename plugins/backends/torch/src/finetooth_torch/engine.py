@@ -76,7 +76,11 @@ class TorchEngine:
             scale=lambda: parts.scaler.scale,
         )
         self._generator = Generator(
-            parts.network, request.tokenizer, request.stop_ids, device=parts.device, tokens=GENERATION_BATCHES * self._budget
+            parts.network,
+            request.tokenizer,
+            request.stop_ids,
+            device=parts.device,
+            tokens=GENERATION_BATCHES * self._budget,
         )
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
