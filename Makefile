@@ -40,6 +40,8 @@ $(STAMP): $(VENV)/.torch constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES)
 $(TESTED): $(STAMP) requirements-test.txt
 	@echo "Installing what the tests need ..."
 	@$(UV) -r requirements-test.txt
+# without what they need: their own tests skip, the rules of the rooms hold for them too
+	@$(UV) --no-deps --no-build-isolation $(addprefix -e ,$(OPTIONAL))
 	@touch $@
 
 demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to try next
