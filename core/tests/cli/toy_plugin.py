@@ -160,6 +160,9 @@ class ToyPart:
     def trained_parameters(self, facts, parameters):
         return 10
 
+    def observe(self, metrics):
+        pass
+
 
 class ToyRows:
     def __init__(self, path):
