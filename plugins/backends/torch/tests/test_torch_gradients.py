@@ -125,7 +125,8 @@ def test_wrapped_head_equals_the_plain_one(kit: SimpleNamespace) -> None:
     assert kit.relative(got, kit.gradients(engine)) < 1e-6
 
 
-def test_head_with_bias_scale_and_softcap(kit: SimpleNamespace) -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_head_with_bias_scale_and_softcap(kit: SimpleNamespace, wrapped: bool) -> None:
     from finetooth_hooks.protocols import Head
 
     def bias(model: Any) -> None:
@@ -134,14 +135,42 @@ def test_head_with_bias_scale_and_softcap(kit: SimpleNamespace) -> None:
         head.bias.data.copy_(torch.linspace(-1, 1, kit.vocab))
         model.lm_head = head
 
-    engine = kit.engine(prepare=bias, facts={"head": Head("lm_head", scale=0.7, softcap=2.0)})
+    adapter = kit.adapter(targets=("lm_head",) if wrapped else ("q_proj",))
+    engine = kit.engine(prepare=bias, adapter=adapter, facts={"head": Head("lm_head", scale=0.7, softcap=2.0)})
     data = kit.data(2)
-    for datum, got in zip(data, engine.logprobs(data), strict=True):
+    outputs = engine.forward(data, returns=("logprobs", "entropy", "logits")).outputs
+    for datum, got in zip(data, outputs, strict=True):
         with torch.no_grad():
             raw = engine._parts.network.base(input_ids=torch.from_numpy(datum.tokens.copy())[None]).logits[0]
-        log_p = torch.log_softmax(2.0 * torch.tanh(0.7 * raw / 2.0), -1).numpy()
+        logits = 2.0 * torch.tanh(0.7 * raw / 2.0)
+        log_p = torch.log_softmax(logits, -1).numpy()
         expected = np.where(datum.mask, log_p[np.arange(len(datum)), datum.targets], 0.0)
-        assert np.allclose(got, expected, atol=1e-5)
+        assert np.allclose(got["logits"], logits.numpy(), atol=1e-5)
+        assert np.allclose(got["logprobs"], expected, atol=1e-5)
+        assert np.allclose(got["entropy"], np.where(datum.mask, -(np.exp(log_p) * log_p).sum(1), 0.0), atol=1e-5)
+
+
+def test_a_loss_sees_rectangles(kit: SimpleNamespace) -> None:
+    """Masked, padded and scattered as the contract says; a field that only some data give is refused elsewhere."""
+    tokens = TokenChunk(np.array([3, 4, 5]))
+    plain = Datum((tokens,), np.array([4, 5, 6]), mask=np.array([True, False, True]), scalars={"label": 2.0})
+    weighted = Datum.from_tokens([7, 8, 9], [0.0, 0.0, 0.25], scalars={"label": -1.0}, group="g")
+    wide = Datum((TokenChunk(np.array([3, 4, 5, 6])),), np.array([4, 5, 6, 7]), scalars={"label": 0.0}, group="g")
+    seen: list[Any] = []
+
+    def fn(outputs: Any, data: Any, state: Any) -> LossResult:
+        seen.append((outputs, data))
+        return LossResult({"sum": Contribution(-xp.sum(outputs["logprobs"]), per="none")})
+
+    kit.engine().forward_backward([plain, weighted, wide], LossSpec("test:sum", fn, frozenset({"logprobs", "entropy"})))
+    ((outputs, data),) = seen
+    assert data.mask.tolist() == [[True, False, True, False], [False, True, False, False], [True] * 4]
+    assert data.targets.tolist() == [[4, 0, 6, 0], [0, 9, 0, 0], [4, 5, 6, 7]]
+    assert data.fields["weights"].tolist() == [[1, 0, 1, 0], [0, 0.25, 0, 0], [1, 1, 1, 1]]
+    assert data.scalars["label"].tolist() == [2.0, -1.0, 0.0]
+    assert data.group.tolist() == [0, 1, 1]
+    for values in outputs.values():
+        assert ((values != 0) == data.mask).all()
 
 
 def test_given_positions_are_used_and_change_nothing_else(kit: SimpleNamespace) -> None:

@@ -157,6 +157,7 @@ def test_handles_end(kit: SimpleNamespace) -> None:
     with pytest.raises(EngineError, match="unknown or was used"):
         engine.backward(first)
     engine.step()
+    assert engine._pending == {}  # their data are let go
     with pytest.raises(EngineError, match=r"weights version 0.*stale"):
         engine.backward(second)
     third = engine.forward(data).handle
