@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Session:
         self.recipe = recipe
         self.plugins = plugins
         self.say = say or (lambda line: None)
-        self.folder = Path(recipe.output) if recipe.output else Path("runs") / f"{name}-{_now()}"
+        self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.losses: list[float] = []
         self.evaluations: list[Evaluation] = []
 
@@ -63,6 +64,9 @@ class Session:
         from finetooth_core.context import RunContext
         from finetooth_core.plan import decide
 
+        for plugin in self.plugins.events:
+            if plugin.named_by_user:
+                _ = plugin.options  # wrong or missing options of a plugin the user named are found before anything else
         return decide(RunContext(self.recipe, self.plugins.catalog, self.folder), self.plugins.versions, data=self.data)
 
     @property
@@ -188,6 +192,12 @@ def engine(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Seq
         >>> engine.logprobs(data)  # doctest: +SKIP
     """
     return session(recipe, overrides, plugins=plugins, data=False).engine
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with a number behind it if it is taken: two runs may start in one second."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return folder if not folder.exists() else next(path for path in numbered if not path.exists())
 
 
 def _now() -> str:

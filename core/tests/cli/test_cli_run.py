@@ -53,6 +53,22 @@ def test_a_plugin_ends_a_run_with_its_own_exit_code(ft: Any, folder: Path) -> No
     assert json.loads((folder / "runs/mine/result.json").read_text())["exit_code"] == 7
 
 
+def test_missing_options_of_a_named_plugin_stop_a_check_too(ft: Any, folder: Path) -> None:
+    (folder / "gate.py").write_text(
+        "from finetooth_hooks import Options, hookimpl\n\nclass GateOptions(Options):\n    min_score: float\n\n"
+        "plugin_options = GateOptions\n\n@hookimpl\ndef ft_run_end(run, outcome):\n    pass\n"
+    )
+    answer = ft("check", "recipe.yaml", "--plugins", "gate.py")
+    assert answer.code == 2
+    assert "min_score" in answer.err and "gate.py" in answer.err
+
+
+def test_two_runs_without_an_output_get_folders_of_their_own(ft: Any, folder: Path) -> None:
+    for _ in range(2):
+        assert ft("run", "recipe.yaml", "output=null").code == 0
+    assert len(list((folder / "runs").iterdir())) == 2
+
+
 def test_ctrl_c_keeps_what_was_trained(ft: Any, folder: Path) -> None:
     answer = ft("run", "recipe.yaml", "plugins.0.options.interrupt_at=2")
     assert answer.code == 130
