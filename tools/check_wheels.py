@@ -22,15 +22,17 @@ ROOT = Path(__file__).parent.parent
 PATTERNS = ("hooks", "core", "kernels", "plugins/*/*", "contrib/*")
 GUARD = """
 import importlib, pkgutil, sys
-from importlib.abc import MetaPathFinder
-allowed, package = set(sys.argv[1].split(",")), sys.argv[2]
-class Undeclared(MetaPathFinder):
+allowed, package, known = set(sys.argv[1].split(",")), sys.argv[2], set(sys.argv[3].split(","))
+class Declared:
+    # what was not declared is not there: for an import and for a library that asks whether it is
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top in UNDECLARED and top not in allowed:
-            raise ModuleNotFoundError(f"{top} is imported but not declared", name=top)
-UNDECLARED = set(sys.argv[3].split(","))
-sys.meta_path.insert(0, Undeclared())
+        return None if top in known - allowed else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Declared(finder) for finder in sys.meta_path]
 module = importlib.import_module(package)
 names = [m.name for m in pkgutil.walk_packages(module.__path__, package + ".") if not m.name.endswith("__main__")]
 for name in names:
