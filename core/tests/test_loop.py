@@ -216,3 +216,64 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
         make(tmp_path, CountingMethod()).run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
     assert result(tmp_path)["status"] == "failed"
+
+
+def test_a_stop_never_hides_a_failure_or_an_interrupt(tmp_path: Path) -> None:
+    gate = Listener(raises={"ft_checkpoint_saved": StopRun("fine", 0), "ft_run_end": StopRun("fine", 0)})
+    with pytest.raises(EngineError):
+        make(tmp_path / "a", CountingMethod(at={3: EngineError("not finite")}), gate).run()
+    assert (result(tmp_path / "a")["status"], result(tmp_path / "a")["exit_code"]) == ("failed", 1)
+    stopping = CountingMethod(at={2: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    outcome = make(tmp_path / "b", stopping, gate).run()
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
+
+
+def test_a_signal_while_the_artifact_is_saved_breaks_nothing_off(tmp_path: Path) -> None:
+    class Impatient(Listener):
+        def call(self, hook: str, **arguments: Any) -> None:
+            super().call(hook, **arguments)
+            if hook == "ft_checkpoint_saved":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    plugin = Impatient()
+    loop = make(tmp_path, CountingMethod(at={2: lambda: os.kill(os.getpid(), signal.SIGINT)}), plugin)
+    assert loop.run().status == "interrupted"
+    assert plugin.told[-1] == "ft_run_end"
+    assert result(tmp_path)["exit_code"] == 130
+
+
+def test_a_tracker_that_fails_at_the_end_does_not_lose_the_result(tmp_path: Path) -> None:
+    class Full:
+        def start(self, *told: Any) -> None: ...
+
+        step = evaluated = start
+
+        def end(self, *told: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    plugin = Listener()
+    loop = make(tmp_path, CountingMethod(), plugin)
+    loop.job.trackers = (Full(),)  # type: ignore[misc, assignment]
+    with pytest.raises(OSError, match="No space left"):
+        loop.run()
+    assert plugin.told[-1] == "ft_run_end"
+    assert (result(tmp_path)["status"], result(tmp_path)["exit_code"]) == ("failed", 1)
+
+
+def test_an_interrupt_during_an_evaluation_is_seen_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any, engine: Any, step: int) -> Evaluation:
+        os.kill(os.getpid(), signal.SIGINT)
+        return Evaluation("score", step, {"score": 0.0})
+
+    monkeypatch.setattr(Score, "evaluate", interrupted)
+    outcome = make(tmp_path, CountingMethod()).run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", 130, 0)
+
+
+def test_a_state_that_json_cannot_keep_is_refused_by_plugin_and_key(tmp_path: Path) -> None:
+    class Forgetful(Listener):
+        def call(self, hook: str, **arguments: Any) -> None:
+            arguments["run"].state["seen"] = {1, 2}
+
+    with pytest.raises(PluginFailed, match=r"plugin listener: run.state\['seen'\] is \{1, 2\}"):
+        make(tmp_path, CountingMethod(), Forgetful(), save=2).run()

@@ -123,7 +123,11 @@ class Session:
             raise UserError("this session was made without data", action="make it with data=True to run it")
         job.context.announce = self.say  # from now on notes come too late for the plan
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(self.recipe.dump_yaml())
+        try:
+            with (self.folder / RECIPE).open("x", encoding="utf-8") as file:  # of two runs at once, one gets the folder
+                file.write(self.recipe.dump_yaml())
+        except FileExistsError:
+            self.check_output()
         write_json(self.folder / PLAN, as_json(job.plan))
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)
         events = Events(self.plugins.events, progress, self.say)

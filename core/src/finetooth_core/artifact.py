@@ -27,6 +27,8 @@ def write_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
     Raises:
         EngineError: the disk is full or not writable; what was at `target` is untouched.
     """
+    if target.exists():
+        raise EngineError(f"{target} is there already", action="choose another output")
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -34,7 +36,7 @@ def write_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         manifest = {**about, "files": {path.relative_to(beside).as_posix(): _sha256(path) for path in files}}
         write_json(beside / MANIFEST, manifest)
-        for path in files:
+        for path in (*files, *(path for path in beside.rglob("*") if path.is_dir()), beside):
             _flush(path)
         beside.chmod(0o755)  # mkdtemp makes it private; the artifact is as public as its parent
         beside.rename(target)
@@ -74,10 +76,19 @@ def verify_folder(folder: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON beside its place, flush and rename: a reader never sees half of it."""
+def write_json(path: Path, content: Any, *, strict: bool = False) -> None:
+    """Write JSON beside its place, flush and rename: a reader never sees half of it.
+
+    Args:
+        strict: refuse what JSON does not have, in place of writing it as text: for what will be read back.
+
+    Raises:
+        TypeError: with `strict`, something is no JSON.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=str) + "\n")
+    beside.write_text(
+        json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=None if strict else str) + "\n"
+    )
     _flush(beside)
     beside.replace(path)
 

@@ -54,6 +54,7 @@ class RunContext:
         self.notes: list[str] = []
         self.decisions: dict[str, Decision] = {}
         self.picked: dict[str, str] = {}
+        self.losses: list[tuple[str, LossSpec]] = []  # those built so far, with the setting that picked them
         self.options: dict[str, Mapping[str, Any]] = {}
         self.announce: Callable[[str], None] | None = None
         self._examples: dict[str, Examples] = {}
@@ -75,7 +76,9 @@ class RunContext:
         entry = registered.entry
         if not isinstance(entry, Loss):
             raise PluginError(registered.distribution, f"{entry.name} is not declared as a Loss")
-        return LossSpec(registered.full_name, self._build(registered, pick, setting), entry.needs, entry.together)
+        spec = LossSpec(registered.full_name, self._build(registered, pick, setting), entry.needs, entry.together)
+        self.losses.append((setting or "method", spec))
+        return spec
 
     def section(self, kind: str, pick: Pick, setting: str) -> Any:
         """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,20 @@ class Events:
             raise stop
 
     def state(self) -> dict[str, Any]:
-        """Every plugin's state, for checkpoints."""
+        """Every plugin's state, for checkpoints.
+
+        Raises:
+            PluginFailed: a state holds what JSON does not have, and so would not come back as it was.
+        """
+        for name, view in self.views.items():
+            for key, value in view.state.items():
+                try:
+                    same = json.loads(json.dumps(value)) == value
+                except (TypeError, ValueError):
+                    same = False
+                if not same:
+                    problem = f"plugin {name}: run.state[{key!r}] is {value!r}, which JSON cannot keep"
+                    raise PluginFailed(problem, action="keep numbers, text, lists and dictionaries with text keys")
         return {name: dict(view.state) for name, view in self.views.items() if view.state}
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:

@@ -45,7 +45,24 @@ class Ending:
     status: Literal["done", "stopped", "interrupted", "failed"] = "done"
     reason: str = ""
     exit_code: int = 0
-    error: BaseException | None = None
+    error: Exception | None = None
+
+    def stopped(self, stop: StopRun) -> Ending:
+        """The ending after a plugin asked to stop: a run that failed or was interrupted stays that."""
+        return Ending("stopped", stop.reason, stop.exit_code) if self.status in ("done", "stopped") else self
+
+
+@dataclass
+class Interrupt:
+    """Set by Ctrl-C or SIGTERM; the loop looks at it between two steps.
+
+    Attributes:
+        signal: the first one that came, 0 for none.
+        keeping: the steps are over and what was trained is being saved: no signal breaks that off.
+    """
+
+    signal: int = 0
+    keeping: bool = False
 
 
 @dataclass
@@ -61,6 +78,8 @@ class Loop:
         manifest: goes into the manifest of everything that is saved (recipe hash, plugin versions).
         say: tells the user one line.
         record: losses and evaluations so far.
+        interrupt: set by a signal.
+        evaluated_at: the step of the last whole evaluation.
     """
 
     job: Job
@@ -71,6 +90,7 @@ class Loop:
     manifest: Mapping[str, Any]
     say: Callable[[str], None]
     record: Record = field(default_factory=Record)
+    interrupt: Interrupt = field(default_factory=Interrupt)
     evaluated_at: int = -1
 
     def __post_init__(self) -> None:
@@ -83,17 +103,30 @@ class Loop:
             FinetoothError: the run failed; result.json says so already.
         """
         started = time.perf_counter()
-        try:
-            with interrupts() as interrupt:
-                ending = self.steps(interrupt)
-        except StopRun as stop:
-            ending = Ending("stopped", stop.reason, stop.exit_code)
-        except KeyboardInterrupt:
-            ending = Ending("interrupted", "interrupted twice; the step under way was dropped", 130)
-        except Exception as error:
-            ending = failed(error)
-        artifact, ending = self.keep(ending)
-        outcome = Outcome(
+        with interrupts(self.interrupt):
+            try:
+                ending = self.steps()
+            except StopRun as stop:
+                ending = Ending("stopped", stop.reason, stop.exit_code)
+            except KeyboardInterrupt:
+                ending = Ending("interrupted", "interrupted twice; the step under way was dropped", 130)
+            except Exception as error:
+                ending = failed(error)
+            self.interrupt.keeping = True
+            artifact, ending = self.keep(ending)
+            ending = self.end(ending, artifact, started)
+            outcome = self.outcome(ending, artifact, started)
+            write_json(self.job.context.folder / "result.json", result(outcome, self.manifest))
+        if ending.error is not None:
+            raise ending.error
+        if outcome.status == "interrupted":
+            kept = f"what was trained is in {artifact}" if artifact else "no step was done, nothing is kept"
+            self.say(f"{outcome.reason}: {kept}")
+        return outcome
+
+    def outcome(self, ending: Ending, artifact: Path | None, started: float) -> Outcome:
+        """What result.json will say, as far as it is known now."""
+        return Outcome(
             status=ending.status,
             exit_code=ending.exit_code,
             reason=ending.reason,
@@ -104,39 +137,33 @@ class Loop:
             plan_hash=self.job.plan.hash,
             seconds=time.perf_counter() - started,
         )
-        for tracker in self.job.trackers:
-            tracker.end(self.view, outcome)
-        outcome, hook_error = self.end(outcome)
-        write_json(self.job.context.folder / "result.json", result(outcome, self.manifest))
-        failure = ending.error or hook_error
-        if failure is not None:
-            raise failure
-        if outcome.status == "interrupted":
-            kept = f"what was trained is in {artifact}" if artifact else "no step was done, nothing is kept"
-            self.say(f"{outcome.reason}: {kept}")
-        return outcome
 
-    def steps(self, interrupt: Interrupt) -> Ending:
-        """Every step of the method, and what is due between two of them."""
+    def steps(self) -> Ending:
+        """Every step of the method, and what is due between two of them. An interrupt is looked at wherever something
+        long has ended."""
         recipe = self.job.context.recipe
         for tracker in self.job.trackers:
             tracker.start(self.view)
         self.events.fire("ft_run_start")
         if recipe.evaluate.before:
             self.evaluate()
+        steps = self.method.steps(self.engine)
         clock = time.perf_counter()
-        for report in self.method.steps(self.engine):
+        while not self.interrupt.signal:
+            report = next(steps, None)
+            if report is None:
+                break
             self.tell(timed(report, time.perf_counter() - clock, self.engine.peak_memory()))
             if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
                 self.evaluate()
             if recipe.checkpoint.every and report.step % recipe.checkpoint.every == 0:
                 self.save_checkpoint()
-            if interrupt.signal:
-                reason = f"{signal.Signals(interrupt.signal).name} after step {report.step}"
-                return Ending("interrupted", reason, 128 + interrupt.signal)
             clock = time.perf_counter()
         if self.evaluated_at != self.progress.step:
             self.evaluate()
+        if self.interrupt.signal:
+            name = signal.Signals(self.interrupt.signal).name
+            return Ending("interrupted", f"{name} after step {self.progress.step}", 128 + self.interrupt.signal)
         return Ending()
 
     def tell(self, report: StepReport) -> None:
@@ -151,13 +178,15 @@ class Loop:
     def evaluate(self) -> None:
         """Run every evaluator; metrics are recorded as `eval/NAME`, the best value of each evaluator's first one is
         kept."""
-        self.evaluated_at = self.progress.step
         for evaluator in self.job.evaluators:
+            if self.interrupt.signal:
+                return
             evaluation = evaluator.evaluate(self.engine, self.progress.step)
             self.remember(evaluation)
             for tracker in self.job.trackers:
                 tracker.evaluated(self.view, evaluation)
             self.events.fire("ft_evaluated", evaluation=evaluation)
+        self.evaluated_at = self.progress.step
 
     def remember(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, its metrics, and the best value of its first metric."""
@@ -179,21 +208,27 @@ class Loop:
         try:
             self.save_artifact(target)
         except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
-            return target, Ending("stopped", stop.reason, stop.exit_code)
+            return target, ending.stopped(stop)
         except Exception as error:
             kept = target if target.exists() else None
             return kept, ending if ending.error else failed(error)
         return target, ending
 
-    def end(self, outcome: Outcome) -> tuple[Outcome, FinetoothError | None]:
-        """Tell the plugins; a StopRun raised now still sets the exit code."""
+    def end(self, ending: Ending, artifact: Path | None, started: float) -> Ending:
+        """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
+        a run that was done."""
+        for tracker in self.job.trackers:
+            try:
+                tracker.end(self.view, self.outcome(ending, artifact, started))
+            except Exception as error:
+                ending = ending if ending.error else failed(error)
         try:
-            self.events.fire("ft_run_end", outcome=outcome)
+            self.events.fire("ft_run_end", outcome=self.outcome(ending, artifact, started))
         except StopRun as stop:
-            return replace(outcome, status="stopped", reason=stop.reason, exit_code=stop.exit_code), None
+            return ending.stopped(stop)
         except FinetoothError as error:
-            return replace(outcome, status="failed", reason=str(error), exit_code=error.exit_code), error
-        return outcome, None
+            return ending if ending.error else failed(error)
+        return ending
 
     def save_artifact(self, target: Path) -> None:
         """What was trained, in the layout that other tools load."""
@@ -207,7 +242,7 @@ class Loop:
         def fill(folder: Path) -> None:
             self.engine.save(folder / "engine")
             state = {"step": self.progress.step, "method": self.method.state(), "plugins": self.events.state()}
-            write_json(folder / "state.json", state)
+            write_json(folder / "state.json", state, strict=True)
 
         about = {**self.manifest, "step": self.progress.step, "kind": "checkpoint"}
         target = self.job.context.folder / "checkpoints" / f"step-{self.progress.step}"
@@ -235,29 +270,23 @@ def result(outcome: Outcome, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, **manifest}
 
 
-@dataclass
-class Interrupt:
-    """Set by Ctrl-C or SIGTERM; the loop looks at it between two steps."""
-
-    signal: int = 0
-
-
 @contextmanager
-def interrupts() -> Iterator[Interrupt]:
+def interrupts(interrupt: Interrupt) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets the step under way finish; the second raises KeyboardInterrupt at once."""
-    interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt  # signals belong to the main thread
+        yield  # signals belong to the main thread
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.keeping:
+            return
         if interrupt.signal:
             raise KeyboardInterrupt
         interrupt.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupt
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,12 +7,12 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
@@ -83,10 +83,14 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         evaluators, evaluator_entries = _evaluators(context)
         trackers = _trackers(context)
         _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
+        for setting, spec in context.losses:
+            _check_loss(setting, spec, backend_entry, adapter_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
     trained = adapter.trained_parameters(facts, model.parameters)
-    _check_room(context.folder, trained)
+    _check_room(
+        context, model.parameters if trained == model.parameters or not adapter_entry.can_disable else trained, trained
+    )
     report = prepared.report
     decided: BackendPlan = backend.plan(
         PlanRequest(
@@ -237,11 +241,37 @@ def _check_capabilities(backend: Backend, method: Method, evaluators: list[Evalu
                 f"{entry.kind}: {entry.name} needs {', '.join(lacking)}, which backend {backend.name} cannot do",
                 action=f"pick another {entry.kind} or backend",
             )
-    if "reference" in method.roles and not (adapter.can_disable and "reference" in backend.capabilities):
+    if "reference" in method.roles and not _has_reference(backend, adapter):
         raise PlanError(
             f"method: {method.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
             action="pick an adapter that can, such as a low-rank one",
         )
+
+
+def _check_loss(setting: str, spec: LossSpec, backend: Backend, adapter: Adapter) -> None:
+    """What a loss reads must be something the backend has, and the reference a model there is."""
+    lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
+    if lacking:
+        raise PlanError(
+            f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",
+            action=f"choose a loss that reads {', '.join(sorted(backend.outputs))}",
+        )
+    unknown = sorted(spec.roles - {"reference"})
+    if unknown:
+        raise PlanError(
+            f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
+            action="choose another loss",
+        )
+    if spec.roles and not _has_reference(backend, adapter):
+        raise PlanError(
+            f"{setting}: loss {spec.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
+            action="pick an adapter that can, such as a low-rank one",
+        )
+
+
+def _has_reference(backend: Backend, adapter: Adapter) -> bool:
+    """Whether the policy without its adapter can serve as the reference."""
+    return adapter.can_disable and "reference" in backend.capabilities
 
 
 def _check_length(context: RunContext, max_positions: int) -> None:
@@ -253,9 +283,18 @@ def _check_length(context: RunContext, max_positions: int) -> None:
         )
 
 
-def _check_room(folder: Path, trained: int) -> None:
-    """The artifact and one state (weights and two moments in fp32) must fit on the disk of the run folder."""
-    needed = 16 * trained
+def _check_room(context: RunContext, exported: int, trained: int) -> None:
+    """The artifact (fp32) and every state that will be saved (weights, two moments, gradients in fp32) must fit on the
+    disk of the run folder.
+
+    Args:
+        exported: parameters in the artifact; an adapter that cannot be switched off writes the whole model.
+    """
+    every = context.recipe.checkpoint.every
+    steps = context.train.max_steps or 0
+    states = 0 if not every else max(1, steps // every)
+    needed = 4 * exported + 16 * trained * states
+    folder = context.folder
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -281,13 +320,15 @@ def _plan(context: RunContext, memory: MemoryEstimate, total_steps: int | None, 
 
 
 def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
-    """SHA-256 over what decides the numbers: not over where the run writes or what it costs."""
+    """SHA-256 over what decides the numbers: not over reasons, nor over where the run writes or what it costs."""
     content = as_json(plan)
-    for volatile in ("memory", "notes", "hash"):
+    for volatile in ("memory", "notes", "hash", "decisions"):
         content.pop(volatile)
     content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers")}
+    content["picks"] = {k: v for k, v in content["picks"].items() if not k.startswith("tracker.")}
+    content["decided"] = {d.setting: d.value for d in plan.decisions if d.setting != "trackers"}
     content["versions"] = dict(sorted(versions.items()))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

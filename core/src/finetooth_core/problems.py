@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetooth_hooks.errors import RecipeError
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
+from finetooth_core.nearest import form, nearest
 from finetooth_core.yaml_text import Path, dotted, plain
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -104,20 +104,6 @@ def validate(
         found = _Translator(model, value, prefix, noun, elsewhere or {}, place).problems(error)
     raise_problems(found)
     raise AssertionError("unreachable")
-
-
-def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice a user most likely meant, None if none is close."""
-    names = sorted(set(choices))
-    by_form = {_form(choice): choice for choice in reversed(names)}
-    if _form(name) in by_form:
-        return by_form[_form(name)]
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def _form(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
 
 
 def show(value: Any) -> str:
@@ -284,7 +270,7 @@ class _Translator:
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)
-        if far and _form(far) == _form(key):
+        if far and form(far) == form(key):
             return f"did you mean {self.elsewhere[far]}?"
         return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
 

@@ -9,6 +9,7 @@ that entry is known. A section that picks an entry holds its name, a mapping wit
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -24,8 +25,9 @@ from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict bef
 from finetooth_core import yaml_text
 from finetooth_core.builders import options_model
 from finetooth_core.local_files import is_file_reference
+from finetooth_core.nearest import nearest_path
 from finetooth_core.overrides import apply_overrides, parse_override
-from finetooth_core.problems import INVALID, RecipeProblems, nearest, plain_data, show, validate
+from finetooth_core.problems import INVALID, RecipeProblems, plain_data, show, validate
 
 AUTO = "auto"
 """The value that leaves a choice to the plan."""
@@ -193,6 +195,7 @@ class Recipe(Options):
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _source: Path | None = PrivateAttr(default=None)
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _model_path: Path | None = PrivateAttr(default=None)
 
     @property
     def source(self) -> Path | None:
@@ -219,8 +222,17 @@ class Recipe(Options):
         return given
 
     def dump_yaml(self) -> str:
-        """`anchored` as YAML that `load` reads back, from any folder, as the same recipe."""
-        return yaml_text.write_yaml(self.anchored())
+        """`anchored` as YAML that `load` reads back, from any folder, as the same recipe; a model that was a file or a
+        folder when the recipe was loaded is absolute too, so that the run can be used from elsewhere."""
+        given = self.anchored()
+        if self._model_path is not None:
+            name = str(self._model_path)
+            given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
+        return yaml_text.write_yaml(given)
+
+    def model_is_name(self) -> None:
+        """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""
+        self._model_path = None
 
 
 def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None) -> Recipe:
@@ -252,6 +264,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     )
     checked._given = given
     checked._source = source
+    checked._model_path = _existing(checked.model.name)
     checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()
     return checked
 
@@ -299,15 +312,19 @@ def setting_names() -> list[str]:
     return sorted([*leaves.values(), *(name for name in Recipe.model_fields if name not in sections)])
 
 
+def _existing(reference: str) -> Path | None:
+    """The absolute path of a reference that is a file or folder on this machine."""
+    path = os.path.expanduser(reference)  # noqa: PTH111 - unlike Path's, it takes any text
+    return Path(path).absolute() if os.path.exists(path) else None  # noqa: PTH110 - as above
+
+
 def _read(path: Path) -> str:
     """The text of a recipe file."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        folder = path.parent
-        near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
-        close = nearest(path.name, near)
-        action = f"did you mean {folder / close}?" if close else "check the path"
+        close = nearest_path(path)
+        action = f"did you mean {close}?" if close else "check the path"
         raise RecipeError("", f"{path}: there is no such recipe", action=action) from None
     except IsADirectoryError:
         raise RecipeError("", f"{path}: is a folder, not a recipe", action="give the path of a .yaml file") from None

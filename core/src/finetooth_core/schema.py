@@ -9,7 +9,7 @@ from finetooth_hooks.context import Catalog, Registered
 from finetooth_hooks.errors import PluginError, RecipeError
 
 from finetooth_core.builders import options_model
-from finetooth_core.problems import nearest
+from finetooth_core.nearest import nearest
 from finetooth_core.recipe import AUTO, Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -183,14 +183,14 @@ def test_an_output_that_cannot_be_written(ft: Any, folder: Path, monkeypatch: py
 
 
 def test_a_full_disk(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text = Path.write_text
+    opened = Path.open
 
-    def full(self: Path, *arguments: Any, **more: Any) -> int:
-        if self.name == "recipe.yaml":
+    def full(self: Path, mode: str = "r", *arguments: Any, **more: Any) -> Any:
+        if self.name == "recipe.yaml" and mode == "x":
             raise OSError(28, "No space left on device", str(self))
-        return write_text(self, *arguments, **more)
+        return opened(self, mode, *arguments, **more)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "open", full)
     answer = ft("run", "recipe.yaml")
     assert answer.code == 2
     assert "runs/mine/recipe.yaml: No space left on device" in answer.err

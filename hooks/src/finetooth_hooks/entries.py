@@ -201,11 +201,13 @@ class Backend(Entry):
     Attributes:
         framework: `torch`, `mlx`, `numpy`: what adapters, optimizers and loaders must speak.
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
+        outputs: what a loss may need of it, without roles.
     """
 
     kind = "backend"
     framework: str
     capabilities: frozenset[str]
+    outputs: frozenset[str] = frozenset({"logprobs", "entropy"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,35 @@ The model is used through its own methods; this module imports no framework.
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
 
 
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """No progress bar of transformers' own while entered; nothing to do unless something else has imported it."""
+    library: Any = sys.modules.get("transformers")
+    logging = None if library is None else library.utils.logging
+    shown = logging is not None and logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def export_weights(model: Any, folder: Path) -> None:
     """Write a transformers folder: config and safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder))
+    with quiet_library():
+        model.save_pretrained(str(folder))
     # safetensors makes its files private; they are as public as those beside them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
@@ -44,14 +63,15 @@ def _saved(model: Any, folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no config.json with safetensors beside it", action=other)
     try:
         # into this model's shape; what differs is collected, so that the message can name it
-        saved, info = type(model).from_pretrained(
-            str(folder),
-            config=copy.deepcopy(model.config),
-            dtype="auto",
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with quiet_library():
+            saved, info = type(model).from_pretrained(
+                str(folder),
+                config=copy.deepcopy(model.config),
+                dtype="auto",
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers and safetensors each have exceptions of their own for a damaged file
         raise UserError(f"{folder} cannot be read: {str(error).splitlines()[0]}", action=other) from error
     for problem in ("mismatched_keys", "missing_keys", "unexpected_keys"):

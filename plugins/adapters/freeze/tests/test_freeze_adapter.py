@@ -127,3 +127,15 @@ def test_all_files_are_as_public_as_one_another(tiny, tmp_path):
     made = tiny()
     FreezeAdapter(FreezeOptions(layers=1)).export(made.model, tmp_path / "artifact", made.info)
     assert len({path.stat().st_mode for path in (tmp_path / "artifact").iterdir()}) == 1
+
+
+def test_nothing_is_shown_while_weights_are_saved_and_read(tiny, tmp_path, capfd):
+    from transformers.utils import logging
+
+    adapter, made = FreezeAdapter(FreezeOptions(layers=1)), tiny()
+    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
+    assert logging.is_progress_bar_enabled()
+    adapter.export(model, tmp_path / "artifact", made.info)
+    adapter.restore(model, tmp_path / "artifact")
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()  # the caller's own choice is back

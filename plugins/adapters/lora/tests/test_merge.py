@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,48 @@ def test_adapter_of_another_model_is_refused(run, tiny, damage):
     with pytest.raises(UserError, match="does not fit"):
         invoke(Commands(tiny), folder)
     assert not (folder / "merged").exists()
+
+
+def cut_in_half(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def keep_manifest(artifact: Path) -> None:
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in artifact.iterdir()}
+    (artifact / "manifest.json").write_text(json.dumps({"step": 1, "files": files}))
+
+
+def test_nothing_but_its_own_lines_is_shown(run, tiny, capfd):
+    folder, _ = run()
+    assert invoke(Commands(tiny), folder).exit_code == 0  # whose own lines the runner keeps
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_half_a_file_is_named(run, tiny, manifest):
+    folder, _ = run()
+    if manifest:
+        keep_manifest(folder / "artifact")
+    cut_in_half(folder / "artifact" / "adapter_model.safetensors")
+    reason = "differs from its SHA-256" if manifest else "cannot be read"
+    with pytest.raises(UserError, match=rf"artifact/adapter_model\.safetensors {reason}"):
+        invoke(Commands(tiny), folder)
+    assert not (folder / "merged").exists()
+
+
+def test_artifact_is_checked_against_its_manifest(run, tiny):
+    folder, _ = run()
+    artifact = folder / "artifact"
+    (artifact / "letters.txt").write_text("a")
+    keep_manifest(artifact)
+    assert invoke(Commands(tiny), folder).exit_code == 0
+    (artifact / "letters.txt").unlink()
+    with pytest.raises(UserError, match=r"letters\.txt is missing"):
+        merge.find(folder, folder / "other")
+    (artifact / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest"):
+        merge.find(folder, folder / "other")
 
 
 def test_failure_while_writing_leaves_nothing(run, tiny, monkeypatch):

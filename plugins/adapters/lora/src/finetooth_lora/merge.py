@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -13,10 +14,12 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def find(source: Path, output: Path | None) -> Merge:
         output: None takes `merged` in the run folder, or the adapter's folder with `-merged` behind.
 
     Raises:
-        UserError: there is no adapter, or something is at the place of the result already.
+        UserError: there is no adapter, a file of it differs from its manifest, or something is at the place of the
+            result already.
     """
     adapter = source / "artifact" if (source / "artifact").is_dir() else source
     if not (adapter / CONFIG).is_file():
@@ -55,6 +59,7 @@ def find(source: Path, output: Path | None) -> Merge:
         raise UserError(f"{source}: no {CONFIG} there or in artifact/", action="name a run folder or an adapter folder")
     if not (adapter / WEIGHTS).is_file():
         raise UserError(f"{adapter}: no {WEIGHTS}", action="name a complete adapter folder")
+    verify(adapter)
     try:
         base = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except ValueError as error:
@@ -68,6 +73,30 @@ def find(source: Path, output: Path | None) -> Merge:
     return Merge(adapter, run / "recipe.yaml" if run else {"model": base}, base, place)
 
 
+def verify(adapter: Path) -> None:
+    """Check every file of a run's artifact against its manifest; a folder without one (made elsewhere) passes.
+
+    Raises:
+        UserError: a file is missing or differs, or the manifest cannot be read; names the file.
+    """
+    path = adapter / MANIFEST
+    if not path.is_file():
+        return
+    damaged = "the artifact is damaged: export it again from a checkpoint of the run, or train again"
+    try:
+        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no manifest that can be read", action=damaged) from error
+    for name, expected in files.items():
+        file = adapter / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing", action=damaged)
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != expected:
+            raise UserError(f"{file} differs from its SHA-256 in {MANIFEST}", action=damaged)
+
+
 def merged(model: Any, adapter: Path) -> Any:
     """The base with the adapter folded in by peft's own merge; `model` is changed in place.
 
@@ -75,10 +104,11 @@ def merged(model: Any, adapter: Path) -> Any:
     the sum would reach both.
 
     Raises:
-        UserError: the adapter was made for another model.
+        UserError: the adapter was made for another model, or its file is damaged.
     """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
+    from safetensors import SafetensorError
 
     try:
         with warnings.catch_warnings():
@@ -86,6 +116,10 @@ def merged(model: Any, adapter: Path) -> Any:
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it
             adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
+    except SafetensorError as error:
+        raise UserError(
+            f"{adapter / WEIGHTS} cannot be read: {error}", action="the file is damaged: get it again from its source"
+        ) from error
     except (RuntimeError, ValueError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -125,10 +159,8 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        model.save_pretrained(str(beside))
+        export_weights(model, beside)
         tokenizer.save(beside)
-        for path in beside.glob("*.safetensors"):  # which safetensors makes private
-            path.chmod((beside / "config.json").stat().st_mode)
         beside.chmod(0o755)
         beside.rename(output)
     except (OSError, SafetensorError) as error:

@@ -16,4 +16,5 @@ def ft_backends() -> Iterator[Backend]:
         default=True,
         framework="torch",
         capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"}),
+        outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
     )

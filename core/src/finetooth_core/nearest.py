@@ -1,0 +1,52 @@
+"""What a user most likely meant by a name that is not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+PLUGIN_PREFIX = "finetooth-"
+"""What most plugins' names begin with; it says nothing about which one is meant."""
+
+_CUTOFF = 0.6
+
+
+def nearest(name: str, choices: Iterable[str], *, prefix: str = "", suffix: str = "") -> str | None:
+    """The choice a user most likely meant, None if none is close.
+
+    Args:
+        prefix, suffix: taken off the name and the choices before they are compared, where they have them: what all
+            names share would make any two of them alike.
+    """
+    by_rest: dict[str, str] = {}
+    for choice in sorted(set(choices), reverse=True):
+        by_rest[_rest(choice, prefix, suffix)] = choice
+    wanted = _rest(name, prefix, suffix)
+    by_form = {form(rest): choice for rest, choice in by_rest.items()}
+    if form(wanted) in by_form:
+        return by_form[form(wanted)]
+    from difflib import get_close_matches  # here: a start without mistakes does not need it
+
+    close = get_close_matches(wanted.lower(), sorted(by_rest), n=1, cutoff=_CUTOFF)
+    return by_rest[close[0]] if close else None
+
+
+def nearest_path(path: Path) -> Path | None:
+    """The file or folder beside a missing `path` that a user most likely meant: of the same ending, if it has one."""
+    try:
+        there = [found.name for found in path.parent.iterdir() if not path.suffix or found.suffix == path.suffix]
+    except OSError:
+        return None
+    close = nearest(path.name, there, suffix=path.suffix)
+    return None if close is None else path.parent / close
+
+
+def form(name: str) -> str:
+    """A name without what people mix up: case, `-`, `_` and spaces."""
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def _rest(name: str, prefix: str, suffix: str) -> str:
+    rest = name.removeprefix(prefix).removesuffix(suffix)
+    return rest or name
