@@ -109,8 +109,9 @@ def test_rows_that_cannot_be_used_are_named() -> None:
         prepare(_examples("ab", "abababab"), _render, train)
     with pytest.raises(DataError, match=r"f:1: nothing to train on"):
         prepare(_examples("ab", "a.."), _render, train)
-    with pytest.raises(DataError, match=r"data.train: no row can be used: 1 longer"):
-        prepare(_examples("abababab"), _render, replace(train, excess_length="drop"))
+    longer = r"data.train: no row can be used: 2 longer than train.max_length 3 \(the shortest has 5 tokens\)"
+    with pytest.raises(DataError, match=longer):
+        prepare(_examples("abababab", "ababab"), _render, replace(train, excess_length="drop"))
 
 
 def test_error_of_a_renderer_names_the_row() -> None:

@@ -37,6 +37,13 @@ FT = """
     sys.exit(main(arguments))
 """
 
+PYTHON = """
+    #!/bin/sh
+    # What a script of a page is given beside its own arguments: the overrides that make a run small.
+    case "$1" in *.py) exec {python} "$@" $SMALL ;; esac
+    exec {python} "$@"
+"""
+
 PIP = """
     #!/bin/sh
     # Installs folders beside the environment, not into it, and from no index.
@@ -174,7 +181,7 @@ def make_shell(folder: Path, model: str) -> Shell:
     for name in ("recipes", "guides"):
         shutil.copytree(ROOT / "docs" / name, work / "docs" / name)
     fill = {"python": sys.executable, "model": model, "site": site}
-    for name, text in (("ft", FT), ("pip", PIP)):
+    for name, text in (("ft", FT), ("pip", PIP), ("python", PYTHON)):
         program = programs / name
         program.write_text(dedent(text).lstrip("\n").format(**fill), encoding="utf-8")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)

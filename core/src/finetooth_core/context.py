@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.entries import Claim, Loss
+from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Example, Row
 from finetooth_hooks.losses import LossSpec
@@ -31,6 +32,7 @@ from finetooth_hooks.protocols import (
 
 from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
+from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.recipe import DataSection, Recipe, validate_options
 
 AUTO = "auto"
@@ -222,15 +224,15 @@ class RunContext:
         strongest = max((strength for strength, _, _ in claims), default=0)
         best = [(registered, claim) for strength, registered, claim in claims if strength == strongest]
         if not best:
-            installed = ", ".join(sorted(r.full_name for r in self.catalog.all(kind))) or "none"
-            raise RecipeError(
-                setting,
-                f"no installed {kind} knows what {reference!r} is (installed: {installed})",
-                action="check the spelling, or give a mapping with name: NAME",
-            )
+            raise unclaimed(self.catalog, kind, reference, setting)
         if len(best) > 1:
             names = " and ".join(sorted(r.full_name for r, _ in best))
             raise RecipeError(setting, f"{names} both claim {reference!r}", action="pick one by name")
+        entry = best[0][0].entry
+        if isinstance(entry, LoaderEntry) and reference in entry.names:
+            self.recipe.model_is_name()
+        elif strongest > 1:  # a file by its ending: it is claimed whether it is there or not
+            refuse_misspelt(reference, setting)
         return best[0]
 
     def _format(self, section: DataSection, rows: list[Row], setting: str) -> tuple[str, Format]:

@@ -13,6 +13,7 @@ from finetooth_hooks import Entry, PluginError
 
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered
+from finetooth_core.nearest import nearest
 
 _SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "example_rows", "claims")
 
@@ -63,8 +64,8 @@ def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
 def _declared(entry: Entry) -> Iterator[tuple[str, str]]:
     for field in fields(entry):
         value = getattr(entry, field.name)
-        if field.name not in _SHOWN_ELSEWHERE and value not in (None, frozenset()):
-            yield field.name, ", ".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+        if field.name not in _SHOWN_ELSEWHERE and value not in (None, frozenset(), ()):
+            yield field.name, ", ".join(sorted(value)) if isinstance(value, (frozenset, tuple)) else str(value)
 
 
 def _chosen(catalog: Catalog, registered: Registered) -> str:
@@ -137,10 +138,7 @@ def _unknown(catalog: Catalog, text: str) -> PluginError:
             catalog.get(kinds[0], ":".join([*(s for s in sources if s != kinds[0]), bare]))
         except PluginError as error:
             return error
-    from difflib import get_close_matches
-
-    known = sorted({registered.entry.name for kind in catalog.kinds for registered in catalog.all(kind)})
-    near = get_close_matches(bare, known, n=1)
+    near = nearest(bare, {registered.entry.name for kind in catalog.kinds for registered in catalog.all(kind)})
     return PluginError(
-        "", f"no entry {text!r} is installed", action=f"did you mean {near[0]!r}?" if near else "see ft plugins list"
+        "", f"no entry {text!r} is installed", action=f"did you mean {near!r}?" if near else "see ft plugins list"
     )

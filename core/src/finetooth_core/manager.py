@@ -24,6 +24,7 @@ from finetooth_core import local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.distributions import Installed, discover
 from finetooth_core.faults import Fault
+from finetooth_core.nearest import PLUGIN_PREFIX, nearest
 from finetooth_core.references import Named, Reference, resolve
 from finetooth_core.registration import Hook, Problem, Registration
 
@@ -189,10 +190,8 @@ class _Manager:
         """
         names = {installed.distribution for installed in self.installed}
         for name in sorted(self.blocked - names):
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, names, n=1)
-            action = f"did you mean no:{near[0]}?" if near else "see ft plugins list"
+            near = nearest(name, names, prefix=PLUGIN_PREFIX)
+            action = f"did you mean no:{near}?" if near else "see ft plugins list"
             raise PluginError("", f"-p no:{name}: no installed plugin has this name", action=action)
 
     def add_installed(self, installed: Installed, named: Named | None) -> None:

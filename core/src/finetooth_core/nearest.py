@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PLUGIN_PREFIX = "finetooth-"
@@ -12,17 +12,17 @@ PLUGIN_PREFIX = "finetooth-"
 _CUTOFF = 0.6
 
 
-def nearest(name: str, choices: Iterable[str], *, prefix: str = "", suffix: str = "") -> str | None:
+def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | None:
     """The choice a user most likely meant, None if none is close.
 
     Args:
-        prefix, suffix: taken off the name and the choices before they are compared, where they have them: what all
-            names share would make any two of them alike.
+        prefix: taken off the name and the choices before they are compared, where they have it: what most names share
+            would make any two of them alike.
     """
     by_rest: dict[str, str] = {}
     for choice in sorted(set(choices), reverse=True):
-        by_rest[_rest(choice, prefix, suffix)] = choice
-    wanted = _rest(name, prefix, suffix)
+        by_rest[_rest(choice, prefix)] = choice
+    wanted = _rest(name, prefix)
     by_form = {form(rest): choice for rest, choice in by_rest.items()}
     if form(wanted) in by_form:
         return by_form[form(wanted)]
@@ -32,14 +32,21 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "", suffix: str 
     return by_rest[close[0]] if close else None
 
 
-def nearest_path(path: Path) -> Path | None:
-    """The file or folder beside a missing `path` that a user most likely meant: of the same ending, if it has one."""
+def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:
+    """The file or folder beside a missing `path` that a user most likely meant.
+
+    Args:
+        endings: which it may have; default is that of `path`, any if it has none.
+    """
+    endings = endings or ((path.suffix,) if path.suffix else ())
     try:
-        there = [found.name for found in path.parent.iterdir() if not path.suffix or found.suffix == path.suffix]
+        there = sorted(found for found in path.parent.iterdir() if not endings or found.suffix in endings)
     except OSError:
         return None
-    close = nearest(path.name, there, suffix=path.suffix)
-    return None if close is None else path.parent / close
+    # what they share, the ending, would make any two alike
+    by_stem = {found.stem if endings else found.name: found.name for found in reversed(there)}
+    close = nearest(path.stem if endings else path.name, by_stem)
+    return None if close is None else path.parent / by_stem[close]
 
 
 def form(name: str) -> str:
@@ -47,6 +54,5 @@ def form(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
 
 
-def _rest(name: str, prefix: str, suffix: str) -> str:
-    rest = name.removeprefix(prefix).removesuffix(suffix)
-    return rest or name
+def _rest(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix) or name

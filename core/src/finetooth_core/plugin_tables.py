@@ -8,6 +8,7 @@ from finetooth_hooks import ENTRY_TYPES, PluginError
 
 from finetooth_core.catalog import Registered
 from finetooth_core.manager import Loaded, Plugins
+from finetooth_core.nearest import nearest
 from finetooth_core.references import choose
 
 
@@ -18,7 +19,9 @@ def list_lines(plugins: Plugins, kind: str | None = None) -> Iterator[str]:
         PluginError: no such kind.
     """
     if kind is not None and kind not in ENTRY_TYPES:
-        raise PluginError("", f"--kind {kind}: no such kind", action=f"kinds are {', '.join(ENTRY_TYPES)}")
+        near = nearest(kind, ENTRY_TYPES)
+        meant = f"did you mean {near}? " if near else ""
+        raise PluginError("", f"--kind {kind}: no such kind", action=f"{meant}kinds are {', '.join(ENTRY_TYPES)}")
     shown = [p for p in plugins.loaded if kind is None or any(r.kind == kind for r in p.entries)]
     rows = [("plugin", "version", "brings")]
     rows += [(p.distribution, p.version or f"file {p.sha256[:12]}", _brings(plugins, p, kind)) for p in shown]

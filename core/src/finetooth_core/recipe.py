@@ -323,7 +323,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        close = nearest_path(path)
+        close = nearest_path(path, (".yaml", ".yml"))
         action = f"did you mean {close}?" if close else "check the path"
         raise RecipeError("", f"{path}: there is no such recipe", action=action) from None
     except IsADirectoryError:

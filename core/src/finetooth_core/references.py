@@ -12,6 +12,7 @@ from finetooth_hooks import PluginError
 
 from finetooth_core import local_files, versions
 from finetooth_core.distributions import Installed
+from finetooth_core.nearest import PLUGIN_PREFIX, nearest
 from finetooth_core.registration import Problem
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*$")
@@ -107,10 +108,8 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
         same = (known_name for known_name in known if versions.canonical(known_name) == versions.canonical(name))
         found = file if file in known else next(same, None)
         if found is None:
-            from difflib import get_close_matches
-
-            near = get_close_matches(versions.canonical(name), known, n=1)
-            action = f"did you mean {near[0]}?" if near else "see ft plugins list"
+            near = nearest(versions.canonical(name), known, prefix=PLUGIN_PREFIX)
+            action = f"did you mean {near}?" if near else "see ft plugins list"
             raise PluginError("", f"{name!r} is no installed plugin", action=action)
         chosen.append(found)
     return chosen or list(known)

@@ -13,6 +13,7 @@ from string import Template
 from finetooth_hooks import CONTRACT_VERSION, ENTRY_TYPES, UserError
 
 from finetooth_core.catalog import Catalog
+from finetooth_core.nearest import nearest
 from finetooth_core.versions import canonical
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -40,7 +41,11 @@ class Scaffold:
 
 SCAFFOLDS: Mapping[str, Scaffold] = {
     "loss": Scaffold("Pick its loss in a recipe: `method: {name: METHOD, loss: $entry}`.", "loss"),
-    "reward": Scaffold("Pick its reward where a method or an evaluator takes one: `reward: $entry`.", "reward"),
+    "reward": Scaffold(
+        "Pick its reward where a method or an evaluator takes one: `reward: $entry`, or as an override for the first "
+        "evaluator, `evaluate.evaluators.0.reward=$entry`.",
+        "reward",
+    ),
     "source": Scaffold("Name a file in a recipe: `data: {train: rows.$entry}`.", "source"),
     "format": Scaffold("Its format is detected, or picked: `data: {format: $entry}`.", "format"),
     "renderer": Scaffold("Pick its renderer in a recipe: `data: {renderer: $entry}`.", "renderer"),
@@ -70,16 +75,21 @@ def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -
         The folder.
 
     Raises:
-        UserError: the name or the kind will not do, or the folder holds something.
+        UserError: the name or the kind will not do, a distribution of the name is installed, or the folder holds
+            something.
     """
     if kind not in SCAFFOLDS:
         known = kind in ENTRY_TYPES
         problem = f"--kind {kind}: there is no template for it" if known else f"--kind {kind}: no such kind"
-        raise UserError(problem, action=f"kinds are {', '.join(SCAFFOLDS)}")
+        near = None if known else nearest(kind, SCAFFOLDS)
+        meant = f"did you mean {near}? " if near else ""
+        raise UserError(problem, action=f"{meant}kinds are {', '.join(SCAFFOLDS)}")
     package = canonical(name).replace("-", "_")
     taken = not package.isidentifier() or keyword.iskeyword(package) or package in sys.stdlib_module_names
     if not _DISTRIBUTION.match(name) or taken:
         raise UserError(f"{name!r} cannot name a plugin", action="take letters, digits and '-', as in acme-politeness")
+    if _is_installed(name):
+        raise UserError(f"{name!r} is the name of an installed distribution", action="take another name")
     target = folder or Path(canonical(name))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty", action="choose another --folder")
@@ -88,6 +98,17 @@ def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return target
+
+
+def _is_installed(name: str) -> bool:
+    """Whether pip would take a new distribution of this name for an installed one, with plugins or without."""
+    from importlib import metadata  # here: importing it takes longer than most commands
+
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _files(distribution: str, package: str, kind: str, catalog: Catalog) -> Iterator[tuple[str, str]]:

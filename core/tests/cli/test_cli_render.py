@@ -130,6 +130,15 @@ def test_a_summary_without_evaluations_or_without_one_before() -> None:
     assert lines[2].split()[:5] == ["exact_match", "-", "50.0", "%", "-"]
 
 
+@pytest.mark.parametrize(("number", "text"), [(1, "1 optimizer step ·"), (2, "2 optimizer steps ·")])
+def test_one_step_is_singular(number: int, text: str) -> None:
+    plan = Plan({}, {}, {}, TRAIN, (Decision("a", "b", "c"),), MemoryEstimate({}), total_steps=number, hash="0" * 64)
+    assert text in shown(lambda console: render.Group(*render.plan_parts(console, plan)))
+    outcome = Outcome("done", 0, "", number, {}, {}, None, "", 2.0)
+    ended = text.replace(" optimizer", "").replace(" ·", "")
+    assert f"done after {ended} in 2.0 s" in shown(lambda console: render.summary_parts(console, outcome, [])[0])
+
+
 def test_a_score_that_is_no_share_is_a_number() -> None:
     evaluations = [evaluation(0, 0.5, baselines={}), evaluation(9, 1.5, baselines={})]
     line = shown(lambda console: render.summary_parts(console, OUTCOME, evaluations)[0]).splitlines()[2]

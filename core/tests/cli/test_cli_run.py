@@ -87,6 +87,16 @@ def test_check_writes_nothing(ft: Any, folder: Path) -> None:
     assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
 
 
+def test_check_takes_the_output_of_a_run(ft: Any, folder: Path) -> None:
+    taken = folder / "runs/taken"
+    taken.mkdir(parents=True)
+    (taken / "plan.json").touch()
+    answer = ft("check", "recipe.yaml", "--output", "runs/taken")
+    assert answer.code == 2
+    assert "runs/taken already holds a run" in answer.err
+    assert ft("check", "recipe.yaml", "--output", "runs/free").code == 0
+
+
 def test_check_as_json(ft: Any) -> None:
     plan = json.loads(ft("check", "recipe.yaml", "train.seed=3", "--json").out)
     assert plan["train"]["seed"] == 3
@@ -103,6 +113,11 @@ BAD = [
     (["recipe.yaml", "method.strength=.nan"], "method.strength: must be a finite number, got nan"),
     (["recipe.yaml", "method.strength=big"], "method.strength: expected a number, got the text 'big'"),
     (["recipe.yaml", "method=toy_stf"], "toy_sft"),
+    (["recipe.yaml", "strength=2"], "strength: unknown setting (did you mean adapter.strength?)"),
+    (["recipe.yaml", "data.train=trian.toy"], "data.train: no such file: trian.toy (did you mean train.toy?)"),
+    (["recipe.yaml", "data.train=./gone"], "data.train: no such folder or file: ./gone (check the path)"),
+    (["recipe.yaml", "model={name: toi}"], "did you mean toy?"),
+    (["recipe.yaml", "model={name: ./gone}"], "model: no such folder or file: ./gone (check the path)"),
     (["recipe.yaml", "data.train=gone.toy"], "gone.toy: there is no such file (check the path)"),
     (["recipe.yaml", "data.train=empty.toy"], "the source has no rows"),
     (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
@@ -228,6 +243,32 @@ def test_chat_goes_on(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [messages[:2] for messages in asked] == [["be brief", "first"]] * 2 + [["be brief", "third"]]
     assert len(asked[1]) == 4
     assert asked[1][3] == "second"
+
+
+def test_a_run_on_a_model_folder_is_used_from_elsewhere(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "toy_folder").mkdir()
+    (folder / "toy").mkdir()  # as the name that the loader knows; the name is what is meant
+    assert ft("run", "recipe.yaml", "model={name: toy_folder, loader: auto}").code == 0
+    assert ft("run", "recipe.yaml", "model={name: toy, loader: auto}", "output=runs/named").code == 0
+    monkeypatch.chdir(folder / "runs")
+    assert recipe_of(Path("mine"))["model"]["name"] == str(folder / "toy_folder")
+    assert recipe_of(Path("named"))["model"]["name"] == "toy"
+    answer = ft("chat", "mine", "--prompt", "x", "--max-tokens", "2")
+    assert answer.code == 0, answer.err
+
+
+def test_a_prompt_longer_than_the_model(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ft("run", "recipe.yaml").code == 0
+    answer = ft("chat", "runs/mine", "--prompt", "x" * 600)
+    assert answer.code == 2
+    assert "the model was made for 512: no room to answer (say less" in answer.err
+    said = iter(["x" * 600, "short", "/quit"])
+    monkeypatch.setattr("click.prompt", lambda *a, **k: next(said))
+    answer = ft("chat", "runs/mine", "--max-tokens", "3")
+    assert answer.code == 0
+    assert "made for 512" in answer.err
+    assert "/reset" in answer.err
+    assert answer.out.strip()  # the short one is answered
 
 
 def test_chat_with_a_damaged_or_missing_artifact(ft: Any, folder: Path) -> None:

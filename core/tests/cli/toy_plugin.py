@@ -61,7 +61,8 @@ def ft_loaders():
     yield Loader(
         name="toy",
         build=f"{HERE}:build_loader",
-        claims=lambda ref: Claim(2, "the toy") if ref == "toy" else None,
+        claims=lambda ref: Claim(2, "the toy") if ref in ("toy", "toys") or ref.endswith("toy_folder") else None,
+        names=("toy",),
         frameworks=frozenset({"toy"}),
     )
 

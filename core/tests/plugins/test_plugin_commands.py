@@ -170,6 +170,8 @@ def test_every_template_has_a_test_that_can_fail(site, tmp_path: Path) -> None:
     ("name", "kind", "expected"),
     [
         ("acme-x", "losses", "--kind losses: no such kind"),
+        ("acme-x", "los", "did you mean loss?"),
+        ("Finetooth.Core", "loss", "'Finetooth.Core' is the name of an installed distribution"),
         ("acme-x", "backend", "--kind backend: there is no template for it"),
         ("acme x", "loss", "'acme x' cannot name a plugin"),
         ("json", "loss", "'json' cannot name a plugin"),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.nearest import nearest
+from finetooth_core import yaml_text
+from finetooth_core.nearest import nearest, nearest_path
 from finetooth_core.recipe import RecipeProblems, load, setting_names
 from finetooth_hooks import RecipeError
 from finetooth_hooks.plan import TrainSettings
@@ -88,6 +89,35 @@ def test_yaml_reads_back_from_another_folder(write: Any, tmp_path: Path) -> None
     same = {"plugins": None}
     assert again.as_dict() | same == recipe.as_dict() | same
     assert again.folder == copied.parent
+
+
+@pytest.mark.parametrize("model", ["m", {"name": "m", "loader": "x"}])
+def test_a_kept_model_path_is_absolute(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert yaml_text.read_yaml(load({"model": model}).dump_yaml(), "r").value == {"model": model}  # a name, a hub id
+    (tmp_path / "m").mkdir()
+    recipe = load({"model": model})
+    kept = yaml_text.read_yaml(recipe.dump_yaml(), "r").value["model"]
+    absolute = str(tmp_path / "m")
+    assert kept == (absolute if isinstance(model, str) else {**model, "name": absolute})
+    assert recipe.as_dict() == {"model": model}
+    recipe.model_is_name()
+    assert yaml_text.read_yaml(recipe.dump_yaml(), "r").value == {"model": model}
+
+
+def test_nearest_sees_past_what_all_names_share(tmp_path: Path) -> None:
+    known = ["finetooth-lora", "finetooth-sft", "acme-lion"]
+    assert nearest("finetooth-nope", known, prefix="finetooth-") is None
+    assert nearest("lora", known, prefix="finetooth-") == "finetooth-lora"
+    assert nearest("finetooth-loar", known, prefix="finetooth-") == "finetooth-lora"
+    assert nearest("acme-loin", known, prefix="finetooth-") == "acme-lion"
+    for name in ("train.jsonl", "train.csv", "notes.yaml"):
+        (tmp_path / name).touch()
+    assert nearest_path(tmp_path / "trnc.jsonl") == tmp_path / "train.jsonl"
+    assert nearest_path(tmp_path / "eval.jsonl") is None
+    assert nearest_path(tmp_path / "trane.csv") == tmp_path / "train.csv"
+    assert nearest_path(tmp_path / "note.yml", (".yaml", ".yml")) == tmp_path / "notes.yaml"
+    assert nearest_path(tmp_path / "gone" / "train.jsonl") is None
 
 
 def test_paths_and_tuples_from_python() -> None:

@@ -46,7 +46,7 @@ def ft_checkpoint_saved(run, path):
 
 @hookimpl
 def ft_run_end(run, outcome):
-    report = {"status": outcome.status, "scores": run.state.get("scores", []), "saved": run.state.get("saved")}
+    report = {"scores": run.state.get("scores", []), "saved": run.state.get("saved")}
     (run.folder / "gate.json").write_text(json.dumps(report, indent=2) + "\n")
     score = outcome.metrics.get(run.options.metric)
     if outcome.status != "done":

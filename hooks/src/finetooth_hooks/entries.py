@@ -62,11 +62,13 @@ class Loader(Entry):
     Attributes:
         claims: light function (no heavy import) that says whether a reference is its own.
         frameworks: what it can load for: `torch`, `mlx`, `numpy`.
+        names: fixed names it knows, which are no paths (`smollm2-135m`); offered to who misspells one.
     """
 
     kind = "loader"
     claims: Callable[[str], Claim | None]
     frameworks: frozenset[str] = frozenset({"torch"})
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

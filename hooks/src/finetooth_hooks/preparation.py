@@ -48,7 +48,7 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
     """
     data: list[Datum] = []
     dropped: dict[str, list[str]] = defaultdict(list)
-    truncated = 0
+    truncated, shortest = 0, 0
     broken: list[DataError] = []
     for id_, example in examples.rows:
         try:
@@ -75,6 +75,7 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
                 )
             if train.excess_length == "drop":
                 dropped[TOO_LONG].append(id_)
+                shortest = min(shortest or len(tokens) - 1, len(tokens) - 1)
                 continue
             tokens, weights = tokens[: train.max_length + 1], weights[: train.max_length + 1]
             if not any(weights[1:]):
@@ -95,10 +96,11 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
         longest=max((len(datum) for datum in data), default=0),
     )
     if not data:
-        reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items()) or "it has no rows"
+        figures = {TOO_LONG: f" {train.max_length} (the shortest has {shortest} tokens)"}
+        reasons = "; ".join(f"{len(ids)} {reason}{figures.get(reason, '')}" for reason, ids in dropped.items())
         raise DataError(
             f"data.{examples.split}",
-            f"no row can be used: {reasons}",
+            f"no row can be used: {reasons or 'it has no rows'}",
             action="raise train.max_length or change the data",
         )
     return Preparation(tuple(data), report)

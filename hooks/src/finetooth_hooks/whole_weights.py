@@ -19,7 +19,7 @@ from finetooth_hooks.errors import UserError
 def quiet_library() -> Iterator[None]:
     """No progress bar of transformers' own while entered; nothing to do unless something else has imported it."""
     library: Any = sys.modules.get("transformers")
-    logging = None if library is None else library.utils.logging
+    logging: Any = None if library is None else library.utils.logging
     shown = logging is not None and logging.is_progress_bar_enabled()
     if shown:
         logging.disable_progress_bar()

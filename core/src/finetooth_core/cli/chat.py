@@ -60,7 +60,8 @@ def command(
     session = open_session(state, model, overrides)
     engine = trained_engine(session, model)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    chat = Conversation(engine, session.job.context.renderer, sampling, system)
+    context = session.job.context
+    chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions)
     if prompt is not None:
         click.echo(chat.answer(sys.stdin.read() if prompt == "-" else prompt))
         return
@@ -76,23 +77,38 @@ class Conversation:
         renderer: of the model's family.
         sampling: the seed moves on by one with each answer.
         system: the first message, None for none.
+        longest: tokens the model was made for, question and answer together; 0 is no bound.
     """
 
-    def __init__(self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None) -> None:
+    def __init__(
+        self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0
+    ) -> None:
         from finetooth_hooks.examples import Message
 
-        self.engine, self.renderer, self.sampling = engine, renderer, sampling
+        self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
         self.start = (Message("system", system),) if system else ()
         self.messages: list[Message] = list(self.start)
 
     def answer(self, text: str) -> str:
-        """Say `text` and return the model's answer; both become part of the conversation."""
+        """Say `text` and return the model's answer; both become part of the conversation, or neither on an error.
+
+        Raises:
+            UserError: the conversation leaves the model no room to answer.
+            EngineError: the engine cannot go on from it.
+        """
         from dataclasses import replace
 
+        from finetooth_hooks.errors import UserError
         from finetooth_hooks.examples import Message
 
         asked = [*self.messages, Message("user", text)]
         tokens = self.renderer.prompt(asked)
+        if 0 < self.longest <= len(tokens):
+            raise UserError(
+                f"the conversation is {len(tokens)} tokens long, and the model was made for {self.longest}: no room to "
+                "answer",
+                action="say less",
+            )
         completion = self.engine.generate([tokens], self.sampling)[0][0]
         message = self.renderer.parse(completion.tokens).message
         self.messages = [*asked, message]
@@ -105,7 +121,9 @@ class Conversation:
 
 
 def talk(chat: Conversation) -> None:
-    """Read, answer, until the user leaves."""
+    """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was."""
+    from finetooth_hooks.errors import EngineError, UserError
+
     while True:
         try:
             text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
@@ -117,8 +135,12 @@ def talk(chat: Conversation) -> None:
         if text == "/reset":
             chat.reset()
             continue
-        if text:
+        if not text:
+            continue
+        try:
             click.echo(chat.answer(text))
+        except (EngineError, UserError) as error:
+            click.echo(f"error: {error}; /reset begins anew without what was said so far", err=True)
 
 
 def open_session(state: State, model: str, overrides: tuple[str, ...]) -> Session:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetooth_core.cli.recipe_arguments import recipe_arguments
+from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 @recipe_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.pass_obj
-def command(state: State, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(state: State, recipe: str, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Show what a run of RECIPE would do: every decision with its reason, the data, the memory.
 
-    Reads the recipe, the data and the model's config; loads no weights and writes nothing.
+    KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights
+    and writes nothing.
     """
-    session = state.session(recipe, overrides)
+    session = state.session(recipe, with_output(overrides, output))
     session.check_output()
     plan = session.plan
     if as_json:

@@ -11,12 +11,13 @@ from click.shell_completion import CompletionItem
 
 
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds RECIPE and OVERRIDES, and the start options for the help text."""
+    """Adds RECIPE, the overrides KEY=VALUE and `--output`, and the start options for the help text."""
     from finetooth_core.cli.group import start_options
 
     overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)
     recipe = click.argument("recipe", type=click.Path())
-    made: Callable[..., Any] = recipe(overrides(function))
+    output = click.option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
+    made: Callable[..., Any] = recipe(overrides(output(function)))
     for option in reversed(start_options()):
         made.__click_params__.insert(0, option)  # type: ignore[attr-defined]
     return made

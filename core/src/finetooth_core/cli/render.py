@@ -51,7 +51,9 @@ def plan_parts(console: Console, plan: Plan) -> list[RenderableType]:
     rows = [(decision.setting, value(decision.value), decision.reason) for decision in plan.decisions]
     parts = [table(console, "Plan", ("setting", "value", "because"), rows), memory_table(console, plan.memory)]
     notes = [f"note: {note}" for note in plan.notes]
-    steps = f"{plan.total_steps} optimizer steps" if plan.total_steps is not None else "the number of steps is open"
+    steps = (
+        _steps(plan.total_steps, "optimizer step") if plan.total_steps is not None else "the number of steps is open"
+    )
     return [*parts, Text("\n".join([f"{steps} · plan {plan.hash[:12]}", *notes]))]
 
 
@@ -99,7 +101,7 @@ def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Eval
     for first, last in pairs:
         if last.samples:
             parts.append(_answers(console, first, last))
-    ended = f"{outcome.status} after {outcome.steps} steps in {duration(outcome.seconds)}"
+    ended = f"{outcome.status} after {_steps(outcome.steps)} in {duration(outcome.seconds)}"
     parts.append(Text(f"{ended}: {outcome.reason}" if outcome.reason else ended))
     return parts
 
@@ -211,6 +213,10 @@ def _aligned(rows: Sequence[Row]) -> list[str]:
 def _tail(text: str) -> str:
     text = text.strip()
     return text if len(text) <= PROMPT_TAIL else f"...{text[-PROMPT_TAIL:]}"
+
+
+def _steps(number: int, one: str = "step") -> str:
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
 def _one_line(text: str) -> str:

@@ -21,12 +21,11 @@ SUGGESTIONS = 2
 
 @click.command("run")
 @recipe_arguments
-@click.option("--output", metavar="DIR", help="The run folder; the same as the override output=DIR.")
 @click.pass_obj
 def command(state: State, recipe: str, overrides: tuple[str, ...], output: str | None) -> int:
     """Train what RECIPE describes.
 
-    OVERRIDES change single settings: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
+    KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """
     from rich.console import Console
 

@@ -60,12 +60,21 @@ class State:
         data: bool = True,
     ) -> Session:
         """A session with the plugins of the recipe and of the command line; plugins that were left out are named."""
+        from finetooth_hooks.errors import RecipeError
+
         from finetooth_core import api
 
         options = self.start_options
-        session = api.session(
-            recipe, overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
-        )
+        try:
+            session = api.session(
+                recipe, overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
+            )
+        except RecipeError as error:
+            from finetooth_core.option_hints import with_option_hints
+
+            raise with_option_hints(
+                error, recipe, overrides, plugins=options.plugins, blocked=options.blocked
+            ) from error.__cause__
         for fault in session.plugins.faults:
             warn(f"left out {fault.line()}")
         return session

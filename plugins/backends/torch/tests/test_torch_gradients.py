@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Datum, EngineError, LossSpec, PlanError, TokenChunk
+from finetooth_hooks import DataError, Datum, EngineError, LossSpec, PlanError, TokenChunk
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossResult
 from torch import nn
@@ -240,9 +240,87 @@ def test_unknown_outputs_are_refused_by_name(kit: SimpleNamespace) -> None:
         kit.engine().forward_backward(kit.data(), spec)
 
 
-def test_data_must_agree_in_their_fields(kit: SimpleNamespace) -> None:
-    from finetooth_hooks import DataError
+@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        ({"scalars": {"label": 1.0}}, r"^row:0: it lacks the scalar 'label'"),
+        ({"fields": {"advantages": np.ones(6)}}, r"^row:0: it lacks the field 'advantages'"),
+    ],
+)
+def test_data_must_agree_in_their_fields_whatever_the_budget(
+    kit: SimpleNamespace, budget: int, odd: dict[str, Any], problem: str
+) -> None:
+    data = [
+        *kit.data(2),
+        Datum((TokenChunk(np.arange(2, 8)),), np.arange(3, 9), np.ones(6, dtype=bool), id="odd", **odd),
+    ]
+    engine = kit.engine(micro_batch_tokens=budget)
+    with pytest.raises(DataError, match=problem):
+        engine.forward_backward(data, kit.nll)
+    assert len(engine.logprobs(data)) == 3  # no loss reads them
 
-    data = [*kit.data(2), *kit.data(1, scalars={"label": 1.0})]
-    with pytest.raises(DataError, match="lacks the scalar 'label'"):
-        kit.engine(micro_batch_tokens=10_000).forward_backward(data, kit.nll)
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_a_field_has_one_shape_per_position(kit: SimpleNamespace, budget: int) -> None:
+    data = [
+        Datum(
+            (TokenChunk(np.arange(2, 8)),), np.arange(3, 9), np.ones(6, dtype=bool), fields={"x": np.ones(shape)}, id=i
+        )
+        for i, shape in (("one", (6,)), ("two", (6, 6)))
+    ]
+    with pytest.raises(DataError, match=r"^two: field 'x' has shape \(6,\) per position, in other data .* \(\)"):
+        kit.engine(micro_batch_tokens=budget).forward_backward(data, kit.nll)
+
+
+def test_a_step_without_gradients_is_refused_and_changes_nothing(kit: SimpleNamespace) -> None:
+    schedule = kit.schedule()
+    engine, data = kit.engine(schedule=schedule), kit.data()
+    engine.forward_backward(data, kit.nll)
+    engine.step()
+    handle, before = engine.forward(data, kit.nll).handle, kit.weights(engine)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="step 2: no gradients were accumulated"):
+            engine.step()
+    assert engine.weights_version == 1 and len(schedule.seen) == 1
+    assert all(np.array_equal(before[name], value) for name, value in kit.weights(engine).items())
+    engine.backward(handle)  # its forward is not stale
+    assert engine.step().step == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("call", ["forward_backward", "backward", "backward with gradients"])
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_a_call_that_fails_midway_leaves_what_was_accumulated(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, precision: str, call: str, earlier: int
+) -> None:
+    engine, data = kit.engine(precision=precision, micro_batch_tokens=40), kit.data()
+    for i in range(earlier):
+        engine.forward_backward(kit.data(seed=i), kit.nll)
+    before, counters = kit.gradients(engine), replace(engine._counters)
+    handle = engine.forward(data, kit.nll).handle
+    slopes = [np.ones(len(datum)) for datum in data]
+
+    def run() -> None:
+        if call == "forward_backward":
+            engine.forward_backward(data, kit.nll)
+        else:
+            engine.backward(handle, slopes if call.endswith("gradients") else None)
+
+    real, calls = engine._runner._backward, []
+
+    def fails_the_second_time(objective: Any) -> None:
+        calls.append(1)
+        real(objective)
+        if len(calls) == 2:
+            raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._runner, "_backward", fails_the_second_time)
+        with pytest.raises(MemoryError):
+            run()
+    after = kit.gradients(engine)
+    assert after.keys() == before.keys() and all(np.array_equal(after[name], before[name]) for name in before)
+    assert engine._counters == counters
+    run()  # and the same call goes through afterwards
+    assert engine._counters.accumulated == earlier + 1

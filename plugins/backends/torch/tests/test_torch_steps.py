@@ -83,6 +83,19 @@ def test_the_state_of_a_loss_is_kept_once_a_step(kit: SimpleNamespace) -> None:
     assert isinstance(state["last"], np.ndarray) and state["last"].shape == (5,)
 
 
+def test_forwards_before_their_backwards_move_the_state_of_a_loss_one_after_the_other(kit: SimpleNamespace) -> None:
+    one, other = kit.engine(), kit.engine()
+    first, second = kit.data(3), kit.data(4, seed=1)
+    for data in (first, second):
+        one.forward_backward(data, WHOLE)
+    handles = [other.forward(data, WHOLE).handle for data in (first, second)]
+    for handle in handles:
+        other.backward(handle)
+    assert one._loss_states["test:variance"]["seen"] == 7.0
+    assert other._loss_states["test:variance"]["seen"] == 7.0
+    assert kit.relative(kit.gradients(one), kit.gradients(other)) < 1e-6
+
+
 def test_groups_are_seen_whole_and_in_order(kit: SimpleNamespace) -> None:
     data = [d for i in range(5) for d in kit.data(2 + i % 2, seed=i, group=f"pair{i}")]
     seen: list[Any] = []

@@ -122,6 +122,9 @@ def text(content: str) -> Callable[[Path], Any]:
     ("name", "write", "problem"),
     [
         ("x.csv", text(""), "the file is empty"),
+        ("x.csv", text("a,b\n"), "x.csv: no rows, only a header"),
+        ("x.tsv", text("a\tb\n\n"), "x.tsv: no rows, only a header"),
+        ("x.csv", text("\n\n"), "x.csv: no rows, only blank lines"),
         ("x.csv", text("a,a\n1,2\n"), r"x\.csv:1: two columns are named 'a'"),
         ("x.csv", lambda path: path.write_bytes(b"a,b\n1,\xff\n"), r"x\.csv:2: not UTF-8: byte 0xff at offset 6"),
         ("x.csv", text("a,b\n" + "1\n" * 8), "line 6: 1 field, 2 expected; and 3 more"),

@@ -207,3 +207,11 @@ def test_the_config_is_smollm2s(smollm2: Container) -> None:
     }
     assert {key: getattr(config, key) for key in expected} == expected
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100000.0}
+
+
+def test_nothing_is_shown_while_a_model_loads(writer: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
+    architecture, model_class, config = MODELS["llama"]
+    path = writer(architecture, config, random_model(model_class, config))
+    capfd.readouterr()
+    load(path)
+    assert capfd.readouterr() == ("", "")

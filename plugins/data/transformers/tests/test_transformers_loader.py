@@ -215,3 +215,13 @@ def test_a_hub_model_is_counted_without_its_weights(
 def test_claims(reference: str, strength: int) -> None:
     claim = claims(reference)
     assert (claim.strength if claim else 0) == strength
+
+
+def test_nothing_is_shown_while_a_model_loads(
+    tmp_path: Path, write: Write, loader_of: Loaders, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "m")
+    capfd.readouterr()
+    loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled()  # the caller's own choice is back

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
 from finetooth_torch.generation import Generator
-from finetooth_torch.layout import check_data, count_normalizers, lay_out
+from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
 from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.parameters import TrainedParameters
-from finetooth_torch.passes import Pass, Runner
+from finetooth_torch.passes import Evaluated, Pass, Runner
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.state import Counters, load_state, save_state
 
@@ -148,25 +149,24 @@ class TorchEngine:
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
             _check_grads(work.data, grads)
-            self._runner.backward_from(work, grads)
+            with self._accumulating():
+                self._runner.backward_from(work, grads)
         elif work.spec is None:
             raise EngineError(
                 "backward: its forward had no loss and no gradients are given",
                 action="give forward a loss, or backward the gradients",
             )
         else:
-            if normalizer is not None:
-                work = Pass(work.data, work.batches, work.step, work.role, work.spec, normalizer, work.state)
-            self._accumulate(work, ())
-        self._counters.accumulated += 1
+            # as if forward_backward were called now: another backward may have moved the loss's state meanwhile
+            work = replace(work, state=self._loss_state(work.spec))
+            self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
         norm = self._parts.parameters.norm()
         return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         work = self._work(data, loss, normalizer=normalizer)
-        evaluated = self._accumulate(work, ("logprobs", "entropy"))
-        self._counters.accumulated += 1
+        evaluated = self._differentiate(work, ("logprobs", "entropy"))
         return self._report(work, evaluated.outputs, evaluated, None)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
@@ -181,6 +181,11 @@ class TorchEngine:
 
     def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
         parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
+        if not self._counters.accumulated and not parameters.gradients():
+            raise EngineError(
+                f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
+                action="call forward_backward or backward first",
+            )
         rate = self._request.optimizer.learning_rate * self._request.schedule.factor(
             self._counters.step, self._total_steps
         )
@@ -256,6 +261,8 @@ class TorchEngine:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
         check_data(data, vocab_size=self._request.facts.vocab_size, max_positions=self._request.facts.max_positions)
+        if loss is not None:
+            check_fields(data)
         together = "sequence" if loss is None else loss.together
         return Pass(
             data=data,
@@ -264,17 +271,28 @@ class TorchEngine:
             role=role,
             spec=loss,
             counts=count_normalizers(data) if normalizer is None else normalizer,
-            state=self._loss_states.get(loss.name, {}) if loss is not None else {},
+            state=self._loss_state(loss),
         )
 
-    def _accumulate(self, work: Pass, returns: Collection[str]) -> Any:
-        """Evaluate with gradients; on failure no half-accumulated gradient is left behind."""
-        try:
+    def _loss_state(self, loss: LossSpec | None) -> Mapping[str, Any]:
+        return {} if loss is None else self._loss_states.get(loss.name, {})
+
+    @contextmanager
+    def _accumulating(self) -> Iterator[None]:
+        """The one place where a call's gradients come in: all of them and a count, or, if it fails, none of them.
+
+        What earlier calls accumulated, their losses and the states of losses stay as they were then.
+        """
+        with self._parts.parameters.untouched_on_failure():
+            yield
+        self._counters.accumulated += 1
+
+    def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
+        """Evaluate the loss of `work` and accumulate its gradients."""
+        assert work.spec is not None
+        with self._accumulating():
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
-        except BaseException:
-            self.zero_grad()
-            raise
-        assert work.spec is not None and evaluated.totals is not None
+        assert evaluated.totals is not None
         if evaluated.state:
             self._loss_states[work.spec.name] = evaluated.state
         self._counters.loss += evaluated.totals.loss
@@ -294,7 +312,11 @@ class TorchEngine:
         return self._pending[handle.id]
 
     def _report(
-        self, work: Pass, outputs: Sequence[Mapping[str, NDArray[Any]]], evaluated: Any, handle: Handle | None
+        self,
+        work: Pass,
+        outputs: Sequence[Mapping[str, NDArray[Any]]],
+        evaluated: Evaluated | None,
+        handle: Handle | None,
     ) -> Forward:
         tokens = sum(len(datum) for datum in work.data)
         totals = None if evaluated is None else evaluated.totals

@@ -82,6 +82,35 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) ->
     group_indices(data)
 
 
+def check_fields(data: Sequence[Datum]) -> None:
+    """Refuse data that a loss cannot read side by side, whichever of them share a micro-batch.
+
+    Raises:
+        DataError: a field (`weights` may be absent) or scalar that some data of the step have and others lack, or a
+            field of another shape per position; names the datum.
+    """
+    fields = {name for datum in data for name in datum.fields} - {"weights"}
+    scalars = {name for datum in data for name in datum.scalars}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for datum in data:
+        where = datum.id or "a datum without id"
+        for what, missing in (("field", fields - set(datum.fields)), ("scalar", scalars - set(datum.scalars))):
+            if missing:
+                raise DataError(
+                    where,
+                    f"it lacks the {what} {min(missing)!r}, which other data of the step have",
+                    action=f"give every datum of a step the same {what}s",
+                )
+        for name, values in datum.fields.items():
+            shape = shapes.setdefault(name, values.shape[1:])
+            if values.shape[1:] != shape:
+                raise DataError(
+                    where,
+                    f"field {name!r} has shape {values.shape[1:]} per position, in other data of the step {shape}",
+                    action="give it the same shape in every datum of a step",
+                )
+
+
 def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
     if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
         bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())

@@ -82,6 +82,21 @@ class TrainedParameters:
         for parameter in (*self._live, *self.masters):
             parameter.grad = None
 
+    @contextmanager
+    def untouched_on_failure(self) -> Iterator[None]:
+        """Leave the accumulated gradients as they were when entered, bit for bit, if the body raises.
+
+        They are copied only where something was accumulated before: a step that is one call needs no room for it.
+        """
+        before = [None if master.grad is None else master.grad.clone() for master in self.masters]
+        try:
+            yield
+        except BaseException:
+            self.zero_grad()
+            for master, gradient in zip(self.masters, before, strict=True):
+                master.grad = gradient
+            raise
+
     def norm(self) -> float:
         """Global L2 norm of the accumulated gradients, in fp32; 0 without any."""
         gradients = self.gradients()

@@ -39,16 +39,16 @@ def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
     setting = "train.precision"
     if asked is None:
         best = hardware.precisions[0]
-        reason = f"{hardware.label} computes it natively"
+        reason = f"computed natively by {hardware.label}"
         if best != "bf16":
             reason += ", and bf16 not" if "bf16" not in hardware.precisions else ""
         return Decision(setting, best, reason)
     if asked in hardware.precisions:
         return Decision(setting, asked, RECIPE)
     if asked in hardware.slow_precisions:
-        return Decision(setting, asked, f"{RECIPE}; {hardware.label} computes it, but slower than fp32")
+        return Decision(setting, asked, f"{RECIPE}; works on {hardware.label}, but slower than fp32")
     raise PlanError(
-        f"train.precision={asked}: {hardware.label} cannot compute it",
+        f"train.precision={asked}: not possible on {hardware.label}",
         action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
     )
 
@@ -98,10 +98,10 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> De
 def _attention(request: PlanRequest, asked: str | None) -> Decision:
     known = request.hardware.attention
     if asked is None:
-        return Decision("backend.attention", known[0], f"the best that {request.hardware.label} names")
+        return Decision("backend.attention", known[0], f"the first choice on {request.hardware.label}")
     if asked not in known:
         raise PlanError(
-            f"backend.attention={asked!r}: {request.hardware.label} does not offer it",
+            f"backend.attention={asked!r}: not possible on {request.hardware.label}",
             action=f"set it to {' or '.join(known)}",
         )
     return Decision("backend.attention", asked, RECIPE)

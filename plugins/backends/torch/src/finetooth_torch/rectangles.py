@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import DataError, Datum, LossData
+from finetooth_hooks import Datum, LossData
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -65,17 +65,13 @@ def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -
     """What a loss sees of a rectangle.
 
     Args:
+        data: of the step; `check_fields` has seen them.
         dtype: of fields and scalars.
-
-    Raises:
-        DataError: a field or scalar that some data of the micro-batch have and others lack; names the datum.
     """
     batch, device = rectangle.batch, rectangle.mask.device
     members = [data[index] for index in batch.rows]
     names = {name for datum in members for name in datum.fields} - {"weights"}
-    _same_keys(members, names, lambda datum: datum.fields, "field")
     scalar_names = {name for datum in members for name in datum.scalars}
-    _same_keys(members, scalar_names, lambda datum: datum.scalars, "scalar")
 
     def padded(name: str) -> Tensor:
         columns = next((d.fields[name].shape[1:] for d in members if name in d.fields), ())
@@ -99,17 +95,6 @@ def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -
         },
         group=torch.from_numpy(group_indices(members)).to(device),
     )
-
-
-def _same_keys(members: Sequence[Datum], names: set[str], keys: Any, what: str) -> None:
-    for datum in members:
-        missing = names - set(keys(datum))
-        if missing:
-            raise DataError(
-                datum.id or "a datum without id",
-                f"it lacks the {what} {sorted(missing)[0]!r}, which other data of the step have",
-                action=f"give every datum of a step the same {what}s",
-            )
 
 
 def per_datum(data: Sequence[Datum], batch: MicroBatch, values: Tensor) -> dict[int, NDArray[Any]]:

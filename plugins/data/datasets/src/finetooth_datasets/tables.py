@@ -21,7 +21,7 @@ def check(path: Path) -> None:
     """Check a file by its kind.
 
     Raises:
-        DataError: missing, empty, not UTF-8, ragged, cut off or not of its kind.
+        DataError: missing, empty, without rows, not UTF-8, ragged, cut off or not of its kind.
     """
     name = path.as_posix()
     if not path.is_file():
@@ -48,6 +48,7 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
     problems: list[tuple[int, str]] = []
     first = 1
     columns = 0
+    rows = 0
     reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     while True:
         first = reader.line_num + 1
@@ -61,6 +62,8 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
             break
         if not record:
             continue  # a blank line
+        if columns:
+            rows += 1
         if not columns:
             columns = len(record)
             _check_header(path, record)
@@ -68,6 +71,9 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
             fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
             problems.append((first, f"{fields}, {columns} expected"))
     if not problems:
+        if not rows:
+            said = "no rows, only a header" if columns else "no rows, only blank lines"
+            raise DataError(path.as_posix(), said, action="check that it was written to the end")
         return
     shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Claim, Loader, hookimpl
 
-from finetooth_gguf.reference import why_ours
+from finetooth_gguf.reference import ALIASES, why_ours
 
 
 def claims(reference: str) -> Claim | None:
@@ -23,4 +23,5 @@ def ft_loaders() -> Iterator[Loader]:
         build="finetooth_gguf.loader:build",
         summary="a GGUF file: a path, or one inside an installed package",
         claims=claims,
+        names=tuple(ALIASES),
     )
