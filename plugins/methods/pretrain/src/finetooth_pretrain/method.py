@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from finetooth_hooks import DataError, DataReport, Datum, Engine, Options, Pick, Prepared, StepReport, Text
+from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared, Text
+from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Batches, train_step
 from finetooth_hooks.protocols import Examples
 
 from finetooth_pretrain.windows import separator_id, stream, windows
@@ -27,7 +24,7 @@ def build(options: PretrainOptions, context: Context) -> Pretrain:
     return Pretrain(options, context)
 
 
-class Pretrain:
+class Pretrain(BatchedMethod):
     """Continued pre-training.
 
     Documents follow each other in the source's order, each closed by the separator, and are cut in windows of
@@ -35,12 +32,12 @@ class Pretrain:
     is too long.
     """
 
+    first_loss_high = "a wrong tokenizer or a language the model does not know"
+    first_loss_low = "it knows these texts already"
+
     def __init__(self, options: PretrainOptions, context: Context) -> None:
-        self._options, self._context = options, context
-        self._loss = context.loss(options.loss, setting="method.loss")
-        self._data: tuple[Datum, ...] = ()
-        self._batches: Batches | None = None
-        self._restored: Mapping[str, Any] | None = None
+        super().__init__(context, context.loss(options.loss, setting="method.loss"))
+        self._options = options
 
     def prepare(self) -> Prepared:
         """Read, tokenise and cut the documents.
@@ -53,40 +50,16 @@ class Pretrain:
         length = self._context.train.max_length
         tokenizer = self._context.tokenizer
         tokens, starts = stream(documents, tokenizer, separator_id(tokenizer, self._options.separator))
-        self._data = tuple(windows(tokens, starts, length))
-        if not self._data:
+        data = tuple(windows(tokens, starts, length))
+        if not data:
             raise DataError(
                 f"data.{examples.split}",
                 f"{len(documents)} document(s) with {len(tokens)} token(s): predicting needs at least 2",
                 action="give it more text",
             )
-        self._batches = batches = Batches.of(len(self._data), self._context.train)
-        if self._restored is not None:
-            batches.restore(self._restored)
+        batches = self.begin(data)
         report = self._report(examples.split, len(documents), len(tokens), length)
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
-
-    def steps(self, engine: Engine) -> Iterator[StepReport]:
-        batches = self._prepared()
-        for indices in batches:
-            report = train_step(engine, [self._data[i] for i in indices], self._loss, batches.epoch)
-            if batches.step == 1:
-                self._check_first(report)
-            yield report
-
-    def state(self) -> Mapping[str, Any]:
-        return self._prepared().state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue after the batch at which `state` was taken; before or after `prepare`."""
-        self._restored = state
-        if self._batches is not None:
-            self._batches.restore(state)
-
-    def _prepared(self) -> Batches:
-        if self._batches is None:
-            raise RuntimeError("prepare() comes before steps() and state()")
-        return self._batches
 
     def _report(self, split: str, documents: int, tokens: int, length: int) -> DataReport:
         last = len(self._data[-1])
@@ -104,15 +77,6 @@ class Pretrain:
             longest=max(len(datum) for datum in self._data),
             notes=(note if last == length else f"{note}; the last has {last}",),
         )
-
-    def _check_first(self, report: StepReport) -> None:
-        low, high = self._context.facts.first_loss
-        if not low <= report.loss <= high:
-            self._context.note(
-                f"the first training loss is {report.loss:.2f} nats per token; with this model it usually lies between "
-                f"{low:g} and {high:g}. A high one often means a wrong tokenizer or a language the model does not "
-                "know, a low one that it knows these texts already"
-            )
 
 
 def _documents(examples: Examples) -> list[tuple[str, str]]:
