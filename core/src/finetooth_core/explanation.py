@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Entry, PluginError
@@ -46,6 +47,34 @@ def explain_lines(catalog: Catalog, text: str) -> Iterator[str]:
         if position:
             yield ""
         yield from _explain(catalog, registered)
+
+
+def choice_lines(catalog: Catalog, text: str, decisions: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """Why a plan chose an entry, or what it chose of the same kind.
+
+    Args:
+        text: as for `explain_lines`.
+        decisions: setting, value and reason of every decision of the plan.
+    """
+    for registered in catalog.find(text):
+        alike = [decision for decision in decisions if _kind(decision[0]) == registered.kind]
+        # a local file is named as the recipe named it, which the recipe of a run folder does in full
+        name = f"{Path(registered.distribution).name}:{registered.entry.name}"
+        own = [decision for decision in alike if name in decision[1]]
+        others = [] if own else alike
+        for setting, value, reason in own or others:
+            verb = "chosen here" if own else "not chosen here"
+            yield f"{verb}: {setting} is {value}, because: {reason}"
+        if not own and not others:
+            yield f"not chosen here: the plan decides no {registered.kind} of that name"
+
+
+def _kind(setting: str) -> str:
+    """The kind of entry a setting picks: `model.loader` a loader, `data.train.0` a source, `trackers` trackers."""
+    parts = [part for part in setting.split(".") if not part.isdigit()]
+    if parts[0] == "data" and parts[-1] in ("train", "eval"):
+        return "source"
+    return parts[-1].removesuffix("s") if parts[-1] in ("trackers", "evaluators") else parts[-1]
 
 
 def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:

@@ -78,6 +78,17 @@ def test_ctrl_c_keeps_what_was_trained(ft: Any, folder: Path) -> None:
     assert ft("chat", "runs/mine", "--prompt", "x", "--max-tokens", "2").code == 0
 
 
+def test_explain_says_why_a_recipe_or_a_run_chose_an_entry(ft: Any, folder: Path) -> None:
+    answer = ft("plugins", "explain", "optimizer:toy", "recipe.yaml")
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines()[-1].startswith("chosen here: optimizer is ")
+    assert answer.out.splitlines()[-1].endswith("because: the recipe says so")
+    assert ft("run", "recipe.yaml").code == 0
+    again = ft("plugins", "explain", "optimizer:toy", "runs/mine")
+    assert again.out.splitlines()[-1] == answer.out.splitlines()[-1]
+    assert ft("plugins", "explain", "optimizer:adamw", "runs/mine").out.splitlines()[-1].startswith("not chosen here: ")
+
+
 def test_check_writes_nothing(ft: Any, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     answer = ft("check", "recipe.yaml")

@@ -52,13 +52,39 @@ def show(context: click.Context, plugin: str) -> None:
 
 @command.command()
 @click.argument("entry")
+@click.argument("recipe", metavar="[RECIPE_OR_RUN]", required=False)
 @click.pass_context
-def explain(context: click.Context, entry: str) -> None:
-    """Explain an ENTRY (dpo, loss:dpo or acme:dpo): source, options, and when it is chosen."""
-    from finetooth_core.explanation import explain_lines
+def explain(context: click.Context, entry: str, recipe: str | None) -> None:
+    """Explain an ENTRY (lora, adapter:lora or finetooth-lora:lora): source, options, and when it is chosen.
 
-    for line in explain_lines(_started(context).catalog, entry):
+    With a recipe or a run folder, also why that one chose it, or what it chose in its place.
+    """
+    from finetooth_core.explanation import choice_lines, explain_lines
+
+    state = context.find_object(State)
+    assert state is not None
+    catalog = _started(context).catalog if recipe is None else state.session(recipe_of(recipe)).plugins.catalog
+    for line in explain_lines(catalog, entry):
         click.echo(line)
+    if recipe is not None:
+        for line in choice_lines(catalog, entry, decisions_of(state, recipe)):
+            click.echo(line)
+
+
+def recipe_of(recipe: str) -> str:
+    """The recipe file of a run folder, or the recipe itself."""
+    kept = Path(recipe) / "recipe.yaml"
+    return str(kept) if kept.is_file() else recipe
+
+
+def decisions_of(state: State, recipe: str) -> list[tuple[str, str, str]]:
+    """Setting, value and reason of every decision: of the run's own plan, or of a plan made now."""
+    import json
+
+    kept = Path(recipe) / "plan.json"
+    if kept.is_file():
+        return [(d["setting"], str(d["value"]), d["reason"]) for d in json.loads(kept.read_text())["decisions"]]
+    return [(d.setting, str(d.value), d.reason) for d in state.session(recipe).plan.decisions]
 
 
 @command.command()
