@@ -13,7 +13,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
+from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
@@ -88,9 +88,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
     trained = adapter.trained_parameters(facts, model.parameters)
-    _check_room(
-        context, model.parameters if trained == model.parameters or not adapter_entry.can_disable else trained, trained
-    )
+    _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained)
     report = prepared.report
     decided: BackendPlan = backend.plan(
         PlanRequest(
@@ -220,9 +218,9 @@ def _trackers(context: RunContext) -> list[BuiltTracker]:
 
 
 def _check_frameworks(context: RunContext, backend: Backend) -> None:
-    for kind, entry_type in (("adapter", Adapter), ("optimizer", Optimizer), ("loader", Loader)):
+    for kind in ("adapter", "optimizer", "loader"):
         entry = context.catalog.get(kind, context.picked[kind]).entry
-        assert isinstance(entry, (Adapter, Optimizer, Loader)) and isinstance(entry, entry_type)
+        assert isinstance(entry, (Adapter, Optimizer, Loader))
         if backend.framework not in entry.frameworks:
             speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
@@ -342,6 +340,3 @@ def _by_split(reports: list[DataReport]) -> tuple[DataReport, ...]:
     for report in reports:
         seen.setdefault(report.split, report)
     return tuple(seen.values())
-
-
-__all__ = ["Decision", "Job", "as_json", "decide"]
