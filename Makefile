@@ -11,11 +11,16 @@ OPTIONAL := plugins/data/reasoninggym
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
+# Environments of the bench's peers: what they need must not touch ours.
+PEERS  := .venv-peers
+FACTORY := .venv-llamafactory
+# Triton takes 0.7 GB and only the kernels need it, so its tests have an environment of their own.
+KERNELS := .venv-kernels
 
-.PHONY: help install demo test slow lint types docs index clean
+.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## make .venv and install finetooth with the CPU base
 
@@ -62,5 +67,32 @@ docs: $(TESTED)  ## regenerate the hook and recipe reference
 	$(BIN)/python tools/make_reference.py
 index:  ## regenerate which package brings which entry
 	$(BIN)/python tools/make_index.py
+
+$(KERNELS)/.installed: constraints.txt kernels/pyproject.toml
+	@echo "Making $(KERNELS). Downloads torch (about 200 MB as a CPU build) and Triton (about 200 MB)."
+	@$(PYTHON) -m venv $(KERNELS)
+# torch by pip and first, as above: nothing after it replaces it
+	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
+	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
+	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pytest hypothesis hatchling editables
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e kernels
+	@touch $@
+kernels-test: $(KERNELS)/.installed  ## the kernels' tests with Triton: interpreted on the CPU, compiled for GPUs that are not here
+	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest kernels/tests -p no:cacheprovider
+
+bench: $(TESTED)  ## measure everything against the peers, at least three rounds: hours on two cores
+	$(BIN)/python tests/bench/run.py
+bench-quick: $(TESTED)  ## the same, smaller: at most half an hour
+	$(BIN)/python tests/bench/run.py --quick
+bench-peers: $(STAMP)  ## make the peers' environments: TRL and transformers, and LLaMA-Factory where it installs
+# torch by pip and first, as above; then what needs it at our versions
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet uv $(TORCH)
+	@$(PEERS)/bin/uv pip install --quiet --python $(PEERS)/bin/python -c $(VENV)/.constraints trl peft transformers datasets accelerate
+# LLaMA-Factory asks for an older transformers, and for a torchvision that has no build for a CPU torch: without it text works
+	-@$(PYTHON) -m venv $(FACTORY) && $(FACTORY)/bin/python -m pip install --quiet uv $(TORCH) \
+		&& $(FACTORY)/bin/uv pip install --quiet --python $(FACTORY)/bin/python $$($(FACTORY)/bin/python -c 'import torch; print("torch==" + torch.__version__.partition("+")[0])') llamafactory \
+		&& $(FACTORY)/bin/uv pip uninstall --quiet --python $(FACTORY)/bin/python torchvision torchaudio
+
 clean:  ## remove the environment and everything made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

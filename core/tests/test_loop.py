@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from finetooth_core.artifact import verify_folder
 from finetooth_core.events import Events, PluginFailed, Progress
-from finetooth_core.loop import Loop
+from finetooth_core.loop import Loop, Meter
 from finetooth_hooks import EngineError, Evaluation, MemoryEstimate, Plan, StepReport, StopRun, UserError
+from finetooth_hooks.engine import Usage
 from finetooth_hooks.reports import DataReport, Prepared
 
 
@@ -94,7 +95,9 @@ def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0
 ) -> Loop:
     recipe = SimpleNamespace(
-        evaluate=SimpleNamespace(before=before, every=every), checkpoint=SimpleNamespace(every=save)
+        evaluate=SimpleNamespace(before=before, every=every),
+        checkpoint=SimpleNamespace(every=save),
+        profile=SimpleNamespace(start=5, steps=0),
     )
     context = SimpleNamespace(recipe=recipe, folder=tmp_path)
     plan = Plan({}, {}, {}, None, (), MemoryEstimate({}), 4, "hash")  # type: ignore[arg-type]
@@ -181,6 +184,81 @@ def test_a_failed_step_keeps_the_steps_before_it(tmp_path: Path) -> None:
     written = result(tmp_path)
     assert (written["status"], written["exit_code"], written["steps"]) == ("failed", 1, 2)
     assert verify_folder(tmp_path / "artifact")["step"] == 2
+
+
+def test_a_failed_step_leaves_a_checkpoint_of_the_last_whole_one(tmp_path: Path) -> None:
+    class Moving(CountingMethod):
+        """Its cursor moves before the step it stands for is done, as that of batches does."""
+
+        def steps(self, engine: Any) -> Iterator[StepReport]:
+            for step in range(1, 4):
+                self.done = step
+                if step == 3:
+                    raise EngineError("no memory")
+                yield StepReport(step, step / 4, 1.0, 8, 4, 2, 1e-3, 0.5)
+
+    loop = make(tmp_path, Moving(), Listener())
+    with pytest.raises(EngineError, match="no memory"):
+        loop.run()
+    folder = tmp_path / "checkpoints" / "step-2"
+    assert json.loads((folder / "state.json").read_text())["method"] == {"done": 2}
+    assert verify_folder(folder)["step"] == 2
+    assert loop.said == [f"the state after step 2, the last whole one, is in {folder}"]  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(at={3: EngineError("no memory")}), save=2)
+    with pytest.raises(EngineError, match="no memory"):
+        loop.run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"]
+    assert "the last whole one, is in" in loop.said[-1]  # type: ignore[attr-defined]
+
+
+def test_a_state_that_cannot_be_saved_does_not_hide_the_failure(tmp_path: Path, monkeypatch: Any) -> None:
+    def torn(self: Any, path: Path) -> None:
+        raise EngineError("half updated")
+
+    for name in ("save", "export"):
+        monkeypatch.setattr(CountingEngine, name, torn)
+        loop = make(tmp_path / name, CountingMethod(at={3: EngineError("no memory")}))
+        with pytest.raises(EngineError, match="no memory"):
+            loop.run()
+        assert any("could not be saved: half updated" in line for line in loop.said)  # type: ignore[attr-defined]
+
+
+class MeteredEngine(CountingEngine):
+    """Knows its memory and what it can do."""
+
+    asked = 0
+
+    def usage(self) -> Usage:
+        return Usage(memory=5, peak_memory=7, metrics={"memory/max_reserved": 9.0})
+
+    def peak_flops(self) -> float:
+        self.asked += 1
+        return 1000.0
+
+
+def test_a_step_is_measured() -> None:
+    engine = MeteredEngine()
+    meter = Meter(engine)  # type: ignore[arg-type]
+    report = StepReport(1, 0.1, 2.0, 80, 4, 2, 1e-3, 0.5, flops=800.0, metrics={"kl": 1.0})
+    measured = meter.measured(report, 2.0)
+    assert (measured.seconds, measured.tokens_per_second) == (2.0, 40.0)
+    assert (measured.flops_per_second, measured.mfu) == (400.0, 0.4)
+    assert (measured.memory, measured.memory_now) == (7, 5)
+    assert measured.metrics == {"kl": 1.0, "memory/max_reserved": 9.0}
+    assert meter.measured(report, 0.1).mfu == 1.0  # the peak was measured too low
+    assert engine.asked == 1
+
+
+def test_without_a_meter_or_flops_there_is_no_utilisation() -> None:
+    report = StepReport(1, 0.1, 2.0, 80, 4, 2, 1e-3, 0.5)
+    engine = MeteredEngine()
+    assert Meter(engine).measured(report, 2.0).mfu == 0.0  # type: ignore[arg-type]
+    assert engine.asked == 0
+    plain = Meter(CountingEngine()).measured(replace(report, flops=8.0), 2.0)  # type: ignore[arg-type]
+    assert (plain.mfu, plain.flops_per_second, plain.memory, plain.memory_now) == (0.0, 4.0, 1, 0)
 
 
 def test_a_plugin_the_user_named_fails_the_run_and_any_other_only_warns(tmp_path: Path) -> None:

@@ -199,6 +199,31 @@ def test_the_reference_takes_the_same_arguments() -> None:
     assert inspect.signature(linear_logprob) == inspect.signature(linear_logprob_reference)
 
 
+@pytest.mark.parametrize("function", [linear_logprob, linear_logprob_reference])
+@pytest.mark.parametrize("train_head", [False, True])
+def test_top1_is_the_first_largest_logit(function: Any, train_head: bool) -> None:
+    weight = torch.zeros(71, 4)
+    weight[[5, 40, 70], torch.tensor([0, 1, 2])] = 2.0
+    weight[[20, 50], 3] = 2.0  # a tie
+    hidden = torch.eye(4)[[2, 0, 1, 3, 0]].requires_grad_()
+    mask = torch.tensor([True, True, True, True, False])
+    targets = torch.zeros(5, dtype=torch.int64)
+    for chunk_bytes in (1, 2000, 10**6):
+        out = function(
+            hidden,
+            weight.requires_grad_(train_head),
+            targets,
+            mask=mask,
+            softcap=3.0,
+            top1=True,
+            chunk_bytes=chunk_bytes,
+        )
+        assert out.top1.tolist() == [70, 5, 40, 20, -1] and not out.top1.requires_grad and out.entropy is None
+    assert function(hidden, weight, targets).top1 is None
+    empty = function(hidden[:0], weight, targets[:0], top1=True).top1
+    assert empty.shape == (0,) and empty.dtype == torch.int64
+
+
 def test_gradcheck() -> None:
     case = make_case(3, 5, 3, 7, 2, bias=True, mask=True, dtype=torch.float64)
     leaves = [torch.from_numpy(a).requires_grad_() for a in (case.hidden, case.weight, case.bias) if a is not None]

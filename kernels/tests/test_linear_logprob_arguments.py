@@ -11,6 +11,8 @@ from finetooth_kernels import implementations
 from finetooth_kernels.contract import Availability
 from finetooth_kernels.implementations import IMPLEMENTATIONS, Implementation, choose
 
+ON_A_CPU = [implementation for implementation in IMPLEMENTATIONS if implementation.available("cpu", None).available]
+
 
 def good() -> dict[str, Any]:
     return {
@@ -64,7 +66,7 @@ def test_bad_input_is_one_line_that_names_the_argument(
     assert message.startswith(name) and says in message and "\n" not in message
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: str(implementation.name))
+@pytest.mark.parametrize("implementation", ON_A_CPU, ids=lambda implementation: str(implementation.name))
 def test_targets_of_masked_rows_are_not_looked_at(implementation: Implementation) -> None:
     arguments = {**good(), "targets": torch.tensor([0, 6, -100])}
     logprobs = implementation.function(**arguments).logprobs
@@ -72,16 +74,11 @@ def test_targets_of_masked_rows_are_not_looked_at(implementation: Implementation
     torch.testing.assert_close(logprobs, expected)
 
 
-def test_the_chunked_implementation_is_chosen_with_a_reason() -> None:
-    choice = choose("cpu")
-    assert choice.implementation.name == "chunked" and choice.reason.startswith("chunked: ")
-
-
 def test_what_cannot_run_is_passed_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(reason: str) -> Callable[[torch.device | str], Availability]:
-        return lambda device: Availability(False, reason)
+    def refusing(reason: str) -> Callable[[torch.device | str, torch.dtype | None], Availability]:
+        return lambda device, dtype: Availability(False, reason)
 
-    first, last = IMPLEMENTATIONS
+    first, last = ON_A_CPU
     broken = Implementation(first.name, first.function, refusing("no compiler"))
     monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken, last))
     choice = choose("cpu")

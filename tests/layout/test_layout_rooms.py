@@ -15,6 +15,7 @@ WHOLE = {
     "auto": "the recipe's word for a choice left to the plan",
     "chat": "a command of the core itself",
     "loss": "a kind of entry, and the metric of every step",
+    "profile": "a section of the recipe, its folder in the run folder, and an engine's capability",
     "text": "a word of the YAML reader's own",
 }
 """Entry names that core may hold as a whole string, and why."""

@@ -30,7 +30,19 @@ def test_the_hash_stands_for_what_decides_the_numbers_and_nothing_else(recipe: C
     assert finetooth.session(recipe(trackers=[], output="elsewhere")).plan.hash == first.hash
     del held
     assert finetooth.session(recipe(), ["train.seed=9"]).plan.hash != first.hash
-    assert finetooth.session(recipe(), ["train.micro_batch_tokens=64"]).plan.hash != first.hash
+    assert finetooth.session(recipe(), ["train.micro_batch_tokens=96"]).plan.hash != first.hash
+
+
+def test_a_recording_does_not_change_the_plan(recipe: Callable[..., Any]) -> None:
+    plain = finetooth.session(recipe()).plan
+    assert finetooth.session(recipe(profile={"start": 1, "steps": 1})).plan.hash == plain.hash
+
+
+def test_a_budget_below_the_longest_row_names_the_row(recipe: Callable[..., Any]) -> None:
+    longest = max(finetooth.session(recipe()).job.reports, key=lambda report: report.longest)
+    with pytest.raises(PlanError, match=r"train\.micro_batch_tokens=20: row \S+ has \d+ tokens") as caught:
+        _ = finetooth.session(recipe(), ["train.micro_batch_tokens=20"]).plan
+    assert longest.longest_id in str(caught.value) and f"at least {longest.longest}" in str(caught.value)
 
 
 def test_a_loss_that_cannot_be_fed_is_refused_by_the_plan(recipe: Callable[..., Any], tmp_path: Path) -> None:

@@ -43,15 +43,15 @@ def digests(artifact: Path) -> dict[str, str]:
 
 def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Losses, tmp_path: Path) -> None:
     curves = {}
-    for budget in (64, 256, 1024, 8192):
+    for budget in (96, 256, 1024, 8192):
         sections = recipe(output=str(tmp_path / str(budget)))
         sections["train"] |= {"micro_batch_tokens": budget, "max_steps": 12}
         assert finetooth.run(sections).status == "done"
         curves[budget] = losses(tmp_path / str(budget))
-    assert len(curves[64]) == 12
+    assert len(curves[96]) == 12
     for budget in (256, 1024, 8192):
-        assert curves[budget] == pytest.approx(curves[64], rel=1e-3)
-    assert curves[64][-1] < curves[64][0] - 0.3
+        assert curves[budget] == pytest.approx(curves[96], rel=1e-3)
+    assert curves[96][-1] < curves[96][0] - 0.3
 
 
 def test_one_seed_gives_bit_identical_adapters_in_two_processes(recipe: Make, tmp_path: Path) -> None:
@@ -192,3 +192,18 @@ def test_a_file_size_limit_stands_for_a_full_disk(recipe: Make, tmp_path: Path) 
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "artifact").exists()
+
+
+def test_a_run_records_the_steps_it_is_told_to(recipe: Make, tmp_path: Path) -> None:
+    name = write(tmp_path, recipe(profile={"start": 2, "steps": 5}))
+    done = ft("run", name, "output=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: profile: steps 2 to 3 will be recorded, not 2 to 6: the run ends after 3 steps" in done.stdout
+    assert "profile: steps 2 to 3 recorded, not 2 to 6: the run ended; see run/profile/table.md" in done.stderr
+    assert json.loads((tmp_path / "run/profile/trace.json").read_text())["traceEvents"]
+    shown = ft("profile", "run", cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout == (tmp_path / "run/profile/table.md").read_text()
+    assert "Recorded: 2 steps" in shown.stdout
+    refused = ft("run", name, "output=other", "profile.start=9", cwd=tmp_path)
+    assert refused.returncode == 2 and "profile.start: it is 9, and the run ends after 3 steps" in refused.stderr
+    assert not (tmp_path / "other").exists()

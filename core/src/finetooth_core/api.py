@@ -67,7 +67,8 @@ class Session:
         for plugin in self.plugins.events:
             if plugin.named_by_user:
                 _ = plugin.options  # wrong or missing options of a plugin the user named are found before anything else
-        return decide(RunContext(self.recipe, self.plugins.catalog, self.folder), self.plugins.versions, data=self.data)
+        context = RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins)
+        return decide(context, self.plugins.versions, data=self.data)
 
     @property
     def plan(self) -> Plan:

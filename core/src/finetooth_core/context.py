@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.entries import Claim, Loss
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
-from finetooth_hooks.examples import Example, Row
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import refuse
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import (
     Examples,
     Family,
@@ -33,7 +31,11 @@ from finetooth_hooks.protocols import (
 from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
-from finetooth_core.recipe import DataSection, Recipe, validate_options
+from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
+from finetooth_core.recipe import Recipe, validate_options
+
+if TYPE_CHECKING:
+    from finetooth_core.manager import Plugins
 
 AUTO = "auto"
 
@@ -45,9 +47,10 @@ class RunContext:
         recipe: checked, `auto` not yet decided.
         catalog: all entries.
         folder: the run folder, or where it will be.
+        plugins: where the catalog came from; without them no other process can build the same context.
     """
 
-    def __init__(self, recipe: Recipe, catalog: Catalog, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, catalog: Catalog, folder: Path, plugins: Plugins | None = None) -> None:
         self.recipe = recipe
         self.catalog = catalog
         self.folder = folder
@@ -59,7 +62,11 @@ class RunContext:
         self.losses: list[tuple[str, LossSpec]] = []  # those built so far, with the setting that picked them
         self.options: dict[str, Mapping[str, Any]] = {}
         self.announce: Callable[[str], None] | None = None
+        self.plugins = plugins
+        self._topics: dict[str, str] = {}
         self._examples: dict[str, Examples] = {}
+        self._rows: dict[str, SplitRows] = {}
+        self.scratch: list[Any] = []  # folders that go with this context
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -174,44 +181,63 @@ class RunContext:
 
     def examples(self, split: str) -> Examples:
         if split not in self._examples:
-            self._examples[split] = self._read(split)
+            rows = self.rows(split)
+            names = ", ".join(picked.registered.full_name for picked in rows.sources)
+            self._examples[split] = Examples(split, rows.examples(), rows.format.registered.full_name, names)
         return self._examples[split]
 
     def has(self, split: str) -> bool:
         """Whether the recipe gives data for the split."""
         return getattr(self.recipe.data, split) is not None
 
-    def _read(self, split: str) -> Examples:
+    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+        from finetooth_core.data.preparing import prepare
+
+        return prepare(self, split, rendering, limit)
+
+    def rows(self, split: str, *, format: str = "") -> SplitRows:
+        """The rows of a split, not yet read but for the first one, which shows the format.
+
+        Args:
+            format: full name of the format, if it is known already.
+        """
+        if split not in self._rows:
+            sources = self._sources(split)
+            try:
+                found = self._format(split, sources, format)
+            except DataError:
+                read_all(split, sources)
+                raise
+            self._rows[split] = SplitRows(split, sources, found)
+        return self._rows[split]
+
+    def _sources(self, split: str) -> list[PickedSource]:
         setting = f"data.{split}"
-        section = self.recipe.data
-        given = getattr(section, split)
+        given = getattr(self.recipe.data, split)
         if given is None:
             raise RecipeError(setting, "no data are given", action=f"set {setting} to a file, a hub id or a source")
-        rows: list[Row] = []
-        names = []
-        for index, item in enumerate(given if isinstance(given, list) else [given]):
-            name, source = self._source(item, f"{setting}.{index}" if isinstance(given, list) else setting)
-            before = len(rows)
-            rows.extend(source.rows())
-            if len(rows) == before:
-                raise DataError(
-                    f"{setting} ({name})", "the source has no rows", action="check the path and the source's options"
-                )
-            names.append(name)
-        format_name, reading = self._format(section, rows, setting)
-        examples = _read_all(rows, reading)
-        return Examples(split=split, rows=tuple(examples), format=format_name, source=", ".join(names))
+        if not isinstance(given, list):
+            return [self._source(given, setting)]
+        return [self._source(item, f"{setting}.{index}") for index, item in enumerate(given)]
 
-    def _source(self, item: Any, setting: str) -> tuple[str, Source]:
+    def _source(self, item: Any, setting: str) -> PickedSource:
+        pick: Pick
         if isinstance(item, Mapping):
-            registered = self.entry("source", item, setting=setting)
+            pick, registered = item, self.entry("source", item, setting=setting)
             self.decide(setting, registered.full_name, "the recipe says so")
-            return registered.full_name, self._build(registered, item, setting)
-        if any(item in (r.entry.name, r.full_name) for r in self.catalog.all("source")):
-            return str(item), self.build("source", item, setting=setting)
-        registered, claim = self._claimed("source", item, setting)
-        self.decide(setting, registered.full_name, f"{item}: {claim.reason}")
-        return registered.full_name, self._build(registered, {"name": registered.full_name, "path": item}, setting)
+        elif any(item in (r.entry.name, r.full_name) for r in self.catalog.all("source")):
+            pick, registered = item, self.entry("source", item, setting=setting)
+        else:
+            registered, claim = self._claimed("source", item, setting)
+            self.decide(setting, registered.full_name, f"{item}: {claim.reason}")
+            pick = {"name": registered.full_name, "path": item}
+        source: Source = self._build(registered, pick, setting)
+        return PickedSource(setting, registered, self._options(registered, pick, setting), source)
+
+    def _options(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
+        """The options of a pick, defaults filled in; JSON-able."""
+        named = _renamed(pick, registered.full_name)
+        return validate_options(self.catalog, registered.entry.kind, named, setting).model_dump(mode="json")
 
     def _claimed(self, kind: str, reference: str, setting: str) -> tuple[Registered, Claim]:
         """The entry with the strongest claim on a reference."""
@@ -235,23 +261,29 @@ class RunContext:
             refuse_misspelt(reference, setting)
         return best[0]
 
-    def _format(self, section: DataSection, rows: list[Row], setting: str) -> tuple[str, Format]:
-        if section.format != AUTO:
-            name = self.entry("format", section.format, setting="data.format").full_name
-            self.decide("data.format", name, "the recipe says so")
-            return name, self.build("format", section.format, setting="data.format")
+    def _format(self, split: str, sources: list[PickedSource], known: str) -> PickedFormat:
+        setting, pick = "data.format", self.recipe.data.format
+        if pick != AUTO or known:
+            pick = known if pick == AUTO else pick
+            registered = self.entry("format", pick, setting=setting)
+            self.decide(setting, registered.full_name, "the recipe says so")
+            options = self._options(registered, pick, setting)
+            return PickedFormat(setting, registered, options, self._build(registered, pick, setting))
+        first = first_row(split, sources)
         formats = sorted(self.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
         for registered in formats:
-            built: Format = self._build(registered, registered.full_name, "data.format")
-            reason = built.detect(rows[0].values)
+            built: Format = self._build(registered, registered.full_name, setting)
+            reason = built.detect(first.values)
             if reason is not None:
-                if "data.format" not in self.decisions:  # the training rows come first
-                    self.decide("data.format", registered.full_name, f"row {rows[0].id} {reason}")
-                return registered.full_name, built
-        columns = ", ".join(sorted(map(str, rows[0].values)))
+                if setting not in self.decisions:  # the training rows come first
+                    self.decide(setting, registered.full_name, f"row {first.id} {reason}")
+                return PickedFormat(
+                    setting, registered, self._options(registered, registered.full_name, setting), built
+                )
+        columns = ", ".join(sorted(map(str, first.values)))
         known = ", ".join(r.entry.name for r in formats)
         raise DataError(
-            rows[0].id,
+            first.id,
             f"no installed format ({known}) knows a row with the columns {columns}",
             action="set data.format, or rename the columns",
         )
@@ -262,28 +294,18 @@ class RunContext:
         digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()
         return np.random.default_rng(np.frombuffer(digest[:16], dtype=np.uint32))
 
-    def note(self, text: str) -> None:
-        if text not in self.notes:
+    def note(self, text: str, *, topic: str = "") -> None:
+        if (topic or text) not in self._topics:
+            self._topics[topic or text] = text
             self.notes.append(text)
             if self.announce is not None:
                 self.announce(text)
 
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """Topics and texts of all notes, in order."""
+        return list(self._topics.items())
+
 
 def _renamed(pick: Pick, name: str) -> Pick:
     return name if isinstance(pick, str) else {**pick, "name": name}
-
-
-def _read_all(rows: list[Row], reading: Format) -> list[tuple[str, Example]]:
-    """Read every row; all broken ones are named at once (the first few) and counted."""
-    examples: list[tuple[str, Example]] = []
-    broken: list[DataError] = []
-    for row in rows:
-        try:
-            examples.append((row.id, reading.read(row)))
-        except DataError as error:
-            broken.append(error)
-    refuse(broken, len(rows))
-    duplicates = [id_ for id_, count in Counter(id_ for id_, _ in examples).items() if count > 1]
-    if duplicates:
-        raise DataError(duplicates[0], "two rows have this id", action="report it to the source's author")
-    return examples

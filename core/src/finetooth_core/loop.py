@@ -19,14 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import FinetoothError, StopRun
+from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Metered, Usage
+from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
 from finetooth_core.events import Events, Progress, RunView
 from finetooth_core.plan import Job
+from finetooth_core.recording import Recorder
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Loop:
         record: losses and evaluations so far.
         interrupt: set by a signal.
         evaluated_at: the step of the last whole evaluation.
+        saved_at: the step of the last checkpoint.
     """
 
     job: Job
@@ -92,9 +94,14 @@ class Loop:
     record: Record = field(default_factory=Record)
     interrupt: Interrupt = field(default_factory=Interrupt)
     evaluated_at: int = -1
+    saved_at: int = 0
 
     def __post_init__(self) -> None:
         self.view = RunView(self.progress, None, {})
+        self.meter = Meter(self.engine)
+        profile, folder = self.job.context.recipe.profile, self.job.context.folder
+        self.recorder = Recorder(self.engine, profile.start, profile.steps, folder, self.say)
+        self.cursor: Mapping[str, Any] = {}
 
     def run(self) -> Outcome:
         """Train, keep what was trained, and report how it ended.
@@ -113,6 +120,7 @@ class Loop:
             except Exception as error:
                 ending = failed(error)
             self.interrupt.keeping = True
+            self.recorder.close(self.progress.step)
             artifact, ending = self.keep(ending)
             ending = self.end(ending, artifact, started)
             outcome = self.outcome(ending, artifact, started)
@@ -148,16 +156,23 @@ class Loop:
         if recipe.evaluate.before:
             self.evaluate()
         steps = self.method.steps(self.engine)
+        self.recorder.before(self.progress.step + 1)
         clock = time.perf_counter()
         while not self.interrupt.signal:
-            report = next(steps, None)
+            with self.recorder.span(STEP_SPAN):
+                report = next(steps, None)
             if report is None:
                 break
-            self.tell(timed(report, time.perf_counter() - clock, self.engine.peak_memory()))
+            report = self.meter.measured(report, time.perf_counter() - clock)
+            self.cursor = self.method.state()  # a step that fails has moved it already
+            with self.recorder.span(OBSERVERS_SPAN):
+                self.tell(report)
+            self.recorder.after(report.step)
             if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
                 self.evaluate()
             if recipe.checkpoint.every and report.step % recipe.checkpoint.every == 0:
                 self.save_checkpoint()
+            self.recorder.before(report.step + 1)
             clock = time.perf_counter()
         if self.evaluated_at != self.progress.step:
             self.evaluate()
@@ -210,9 +225,25 @@ class Loop:
         except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
             return target, ending.stopped(stop)
         except Exception as error:
+            if ending.error is not None:
+                self.say(f"what was trained could not be saved: {error}")
             kept = target if target.exists() else None
             return kept, ending if ending.error else failed(error)
+        if isinstance(ending.error, EngineError):
+            self.keep_state()
         return target, ending
+
+    def keep_state(self) -> None:
+        """After a step that failed: a checkpoint of the last whole one, so that nothing is lost."""
+        try:
+            if self.saved_at != self.progress.step:
+                self.save_checkpoint()
+        except StopRun:
+            pass  # raised by a hook that was told of the checkpoint: it is in place
+        except Exception as error:
+            self.say(f"the state after step {self.progress.step} could not be saved: {error}")
+            return
+        self.say(f"the state after step {self.progress.step}, the last whole one, is in {self.checkpoint_folder}")
 
     def end(self, ending: Ending, artifact: Path | None, started: float) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
@@ -236,17 +267,24 @@ class Loop:
         write_folder(target, self.engine.export, about)
         self.events.fire("ft_checkpoint_saved", path=target)
 
-    def save_checkpoint(self) -> None:
-        """Engine, method and plugin state together."""
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the state after the last whole step belongs."""
+        return self.job.context.folder / "checkpoints" / f"step-{self.progress.step}"
+
+    def save_checkpoint(self) -> Path:
+        """Engine, method and plugin state together, as they were after the last whole step."""
 
         def fill(folder: Path) -> None:
             self.engine.save(folder / "engine")
-            state = {"step": self.progress.step, "method": self.method.state(), "plugins": self.events.state()}
+            state = {"step": self.progress.step, "method": self.cursor, "plugins": self.events.state()}
             write_json(folder / "state.json", state, strict=True)
 
         about = {**self.manifest, "step": self.progress.step, "kind": "checkpoint"}
-        target = self.job.context.folder / "checkpoints" / f"step-{self.progress.step}"
-        self.events.fire("ft_checkpoint_saved", path=write_folder(target, fill, about))
+        path = write_folder(self.checkpoint_folder, fill, about)
+        self.saved_at = self.progress.step
+        self.events.fire("ft_checkpoint_saved", path=path)
+        return path
 
 
 def failed(error: Exception) -> Ending:
@@ -256,9 +294,44 @@ def failed(error: Exception) -> Ending:
     return Ending("failed", f"{type(error).__name__}: {error}", 1, error)
 
 
-def timed(report: StepReport, seconds: float, memory: int) -> StepReport:
-    """Add what only the loop knows."""
-    return replace(report, seconds=seconds, tokens_per_second=report.tokens / max(seconds, 1e-9), memory=memory)
+class Meter:
+    """Adds to a step's report what only the loop knows: time, rates, memory.
+
+    Args:
+        engine: asked after every step.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._metered = engine if isinstance(engine, Metered) else None
+        self._peak_flops: float | None = None
+
+    def measured(self, report: StepReport, seconds: float) -> StepReport:
+        """The report of a step that took so many seconds."""
+        seconds = max(seconds, 1e-9)
+        if self._metered is None:
+            peak = self._engine.peak_memory()
+            usage, most = Usage(memory=0, peak_memory=peak), 0.0
+        else:
+            usage, most = self._metered.usage(), self._most(report)
+        rate = report.flops / seconds
+        most = max(most, rate) if most else 0.0  # a peak measured on a busy machine may be less than what a step does
+        return replace(
+            report,
+            seconds=seconds,
+            tokens_per_second=report.tokens / seconds,
+            memory=usage.peak_memory,
+            memory_now=usage.memory,
+            flops_per_second=rate,
+            mfu=rate / most if most else 0.0,
+            metrics={**report.metrics, **usage.metrics},
+        )
+
+    def _most(self, report: StepReport) -> float:
+        """What the device can do, asked for once, and only when it will be needed: it may have to be measured."""
+        if self._peak_flops is None and report.flops and self._metered is not None:
+            self._peak_flops = self._metered.peak_flops()
+        return self._peak_flops or 0.0
 
 
 def result(outcome: Outcome, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -104,6 +104,8 @@ class Plugins:
         events: those with event hooks or with options, sorted by name.
         installed: every distribution found, broken ones included.
         blocked: distributions the user blocked.
+        files: what the user named; with `base` and `blocked` it starts the same plugins in another process.
+        base: folder that local files are relative to.
     """
 
     catalog: Catalog
@@ -112,6 +114,8 @@ class Plugins:
     events: tuple[EventPlugin, ...]
     installed: tuple[Installed, ...] = ()
     blocked: tuple[str, ...] = ()
+    files: tuple[str | Mapping[str, Any], ...] = ()
+    base: Path | None = None
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -147,7 +151,7 @@ def start(
             manager.add_installed(installed, named.get(installed.distribution))
     for reference in named.values():
         manager.add_named(reference)
-    plugins = manager.plugins()
+    plugins = replace(manager.plugins(), files=tuple(files), base=manager.base)
     if strict:
         _raise_named(plugins.faults, named)
     for plugin in plugins.events:

@@ -87,9 +87,10 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             _check_loss(setting, spec, backend_entry, adapter_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
+        _check_profile(context, backend_entry, prepared.total_steps)
     trained = adapter.trained_parameters(facts, model.parameters)
     _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained)
-    report = prepared.report
+    longest = max((prepared.report, *reports), key=lambda report: report.longest)  # held-out rows are computed too
     decided: BackendPlan = backend.plan(
         PlanRequest(
             model=model,
@@ -101,8 +102,9 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             optimizer=context.picked["optimizer"],
             accumulation=optimizer_entry.accumulation,
             checkpointing=optimizer_entry.checkpointing,
-            longest=report.longest or context.train.max_length,
-            mean_length=report.tokens / max(1, report.used),
+            longest=longest.longest or context.train.max_length,
+            mean_length=prepared.report.tokens / max(1, prepared.report.used),
+            longest_id=longest.longest_id,
         )
     )
     for decision in decided.decisions:
@@ -246,6 +248,39 @@ def _check_capabilities(backend: Backend, method: Method, evaluators: list[Evalu
         )
 
 
+def _check_profile(context: RunContext, backend: Backend, total_steps: int | None) -> None:
+    """What is to be recorded must be possible and, as far as the length of the run is known, happen."""
+    section = context.recipe.profile
+    if not section.steps:
+        return
+    if "profile" not in backend.capabilities:
+        raise PlanError(
+            f"profile: backend {backend.name} cannot record its steps",
+            action="leave profile out, or pick another backend",
+        )
+    if total_steps is None:
+        return
+    last = section.start + section.steps - 1
+    if section.start > total_steps:
+        raise RecipeError(
+            "profile.start",
+            f"it is {section.start}, and the run ends after {count(total_steps)}: nothing would be recorded",
+            action=f"set it to at most {total_steps}",
+        )
+    if last > total_steps:
+        only = section.start == total_steps
+        recorded = f"step {total_steps}" if only else f"steps {section.start} to {total_steps}"
+        context.note(
+            f"profile: {recorded} will be recorded, not {section.start} to {last}: the run ends after "
+            f"{count(total_steps)}"
+        )
+
+
+def count(steps: int) -> str:
+    """`1 step`, `3 steps`."""
+    return f"{steps} {'step' if steps == 1 else 'steps'}"
+
+
 def _check_loss(setting: str, spec: LossSpec, backend: Backend, adapter: Adapter) -> None:
     """What a loss reads must be something the backend has, and the reference a model there is."""
     lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
@@ -322,9 +357,17 @@ def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
     content = as_json(plan)
     for volatile in ("memory", "notes", "hash", "decisions"):
         content.pop(volatile)
-    content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers")}
+    content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers", "profile")}
     content["picks"] = {k: v for k, v in content["picks"].items() if not k.startswith("tracker.")}
-    content["decided"] = {d.setting: d.value for d in plan.decisions if d.setting != "trackers"}
+    if isinstance(content["recipe"].get("data"), dict):
+        content["recipe"]["data"] = {
+            k: v for k, v in content["recipe"]["data"].items() if k not in ("cache", "workers")
+        }
+    content["decided"] = {
+        d.setting: d.value
+        for d in plan.decisions
+        if d.setting != "trackers" and not d.setting.startswith(("data.cache", "data.workers"))
+    }
     content["versions"] = dict(sorted(versions.items()))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

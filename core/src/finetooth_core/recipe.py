@@ -18,7 +18,7 @@ from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
@@ -86,6 +86,12 @@ class DataSection(Options):
     """How a row becomes an example; `auto` goes by the columns of the first row."""
     renderer: Annotated[str | _Mapping, _Checked, _picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
+    cache: Literal["auto", "off"] = "auto"
+    """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
+    they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
+    there is enough to do. The result is the same in every way."""
 
 
 class TrainSection(Options):
@@ -149,6 +155,23 @@ class CheckpointSection(Options):
     """Save after so many steps; 0 is never, the trained model is saved at the end in any case."""
 
 
+class ProfileSection(Options):
+    """Steps to record: where their time and memory go. Recorded steps are slower than others."""
+
+    start: int = Field(default=5, ge=1)
+    """First optimizer step that is recorded; the first few of a run do not show how it goes on."""
+    steps: int = Field(default=0, ge=0)
+    """How many steps are recorded, into `profile` in the run folder; 0 is none."""
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> ProfileSection:
+        if "start" in self.model_fields_set and "steps" not in self.model_fields_set:
+            raise PydanticCustomError(
+                INVALID, "'start' is set but not how many steps to record", {"action": "add profile.steps, such as 3"}
+            )
+        return self
+
+
 class PluginUse(TypedDict):
     """A plugin the recipe asks for, as a mapping."""
 
@@ -187,6 +210,8 @@ class Recipe(Options):
     """What shows or records steps and evaluations; `auto` takes the default trackers."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When to save the state of a run."""
+    profile: ProfileSection = ProfileSection()
+    """Steps to record: where their time and memory go."""
     plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
     """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
     output: Annotated[str, Field(min_length=1)] | None = None
@@ -377,6 +402,7 @@ __all__ = [
     "EvaluateSection",
     "ModelSection",
     "PluginUse",
+    "ProfileSection",
     "Recipe",
     "RecipeProblems",
     "TrainSection",

@@ -28,13 +28,13 @@ class BatchedMethod:
 
     def __init__(self, context: Context, loss: LossSpec) -> None:
         self._context, self._loss = context, loss
-        self._data: tuple[Datum, ...] = ()
+        self._data: Sequence[Datum] = ()
         self._batches: Batches | None = None
         self._restored: Mapping[str, Any] | None = None
 
     def begin(self, data: Sequence[Datum]) -> Batches:
         """Take the data of the run; returns their batches, at the place where a restored state left off."""
-        self._data = tuple(data)
+        self._data = data
         self._batches = Batches.of(len(self._data), self._context.train)
         if self._restored is not None:
             self._batches.restore(self._restored)

@@ -12,6 +12,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.reports import Outcome
 
@@ -114,12 +115,29 @@ class Context(Protocol):
         """
         ...
 
+    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+        """Data of a split. Many rows are rendered by several processes, kept on disk, and found again by a later run
+        with the same data and settings; the result is the same in every way.
+
+        Args:
+            limit: what becomes of rows that are too long or train nothing; None keeps every row whole.
+
+        Raises:
+            RecipeError: the recipe gives no data for the split.
+            DataError: a file or row is broken, or no row can be used; see `preparation.prepare`.
+        """
+        ...
+
     def generator(self, *keys: str | int) -> np.random.Generator:
         """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
         ...
 
-    def note(self, text: str) -> None:
-        """Tell the user something that belongs to the plan."""
+    def note(self, text: str, *, topic: str = "") -> None:
+        """Tell the user something that belongs to the plan.
+
+        Args:
+            topic: of several notes on one topic only the first is told; default: the text itself.
+        """
         ...
 
 

@@ -118,8 +118,8 @@ class Datum:
     @classmethod
     def from_tokens(
         cls,
-        tokens: Sequence[int],
-        weights: Sequence[float] | None = None,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        weights: Sequence[float] | NDArray[np.floating[Any]] | None = None,
         *,
         scalars: Mapping[str, float] | None = None,
         group: str | None = None,

@@ -8,6 +8,7 @@ plain numbers, so no caller needs the framework.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -25,6 +26,7 @@ CAPABILITIES: Mapping[str, str] = {
     "generate": "samples with a KV cache",
     "full_state": "save and load carry everything that trains, bit for bit",
     "reference": "the policy without its adapter serves as the reference role",
+    "profile": "records what its steps spend time and memory on (`Profiled`)",
 }
 """What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
 
@@ -54,6 +56,7 @@ class Forward:
         targets: targets that counted.
         micro_batches: into how many the data were cut.
         handle: for `backward`; None after `forward_backward` and without the capability `handles`.
+        flops: floating-point operations that were executed, padding and recomputation included; 0 if not counted.
     """
 
     outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
@@ -65,6 +68,7 @@ class Forward:
     targets: int = 0
     micro_batches: int = 1
     handle: Handle | None = None
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,59 @@ class EngineInfo:
     parameters: int
     trained: int
     max_length: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an engine takes of its device.
+
+    Attributes:
+        memory: bytes now.
+        peak_memory: bytes at the peak, since the engine was built.
+        metrics: more of it, by name (`memory/max_reserved`, bytes).
+    """
+
+    memory: int
+    peak_memory: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that can tell what it takes of its device; the run loop asks after every step."""
+
+    def usage(self) -> Usage:
+        """Memory now and at the peak; cheap."""
+        ...
+
+    def peak_flops(self) -> float:
+        """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
+        unknown."""
+        ...
+
+
+STEP_SPAN = "step"
+"""The span that the run loop puts around every recorded step."""
+OBSERVERS_SPAN = "trackers and hooks"
+"""The span around what trackers and event hooks do with a recorded step."""
+
+
+class Spans(Protocol):
+    """A recording under way."""
+
+    def span(self, name: str) -> AbstractContextManager[Any]:
+        """While entered, what happens is recorded as part of `name`."""
+        ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """An engine with the capability `profile`."""
+
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        """While entered, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome trace,
+        `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went."""
+        ...
 
 
 @runtime_checkable

@@ -58,11 +58,11 @@ class DataError(UserError):
     """A data file or a row cannot be used.
 
     Args:
-        where: file and line, or the id of the row: `train.jsonl:17`.
+        where: file and line, or the id of the row: `train.jsonl:17`; empty if the caller adds it.
     """
 
     def __init__(self, where: str, problem: str, *, action: str = "") -> None:
-        super().__init__(f"{where}: {problem}", action=action)
+        super().__init__(f"{where}: {problem}" if where else problem, action=action)
         self.where = where
 
 

@@ -81,11 +81,13 @@ class Rendered:
         tokens: L ids.
         weights: L floats; `weights[i]` says how much predicting `tokens[i]` counts.
         spans: half-open token ranges by message, for showing.
+        remarks: what is true of this example and worth counting, `ends with a question`.
     """
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
     spans: tuple[tuple[int, int], ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)

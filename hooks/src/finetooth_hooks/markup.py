@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from finetooth_hooks.examples import Message, TrainOn
-from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.protocols import StretchTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,29 @@ def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], 
     """
     tokens: list[int] = []
     weights: list[float] = []
+    stretches = iter(_encoded([piece for piece in pieces if isinstance(piece, Stretch)], tokenizer))
     for piece in pieces:
         if isinstance(piece, Control):
             tokens.append(piece.id)
             weights.append(float(piece.trained))
-            continue
-        ids, offsets = tokenizer.encode_with_offsets(piece.text)
-        begin = len(piece.text) + 1 if piece.trained_from is None else piece.trained_from
-        tokens += ids
-        weights += [float(start >= begin) for start, _ in offsets]
+        else:
+            ids, first = next(stretches)
+            tokens += ids
+            weights += [0.0] * first + [1.0] * (len(ids) - first)
     return tokens, weights
+
+
+def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
+    """Tokens of each stretch, and the index of the first that trains."""
+    if hasattr(tokenizer, "encode_from"):  # isinstance would read every property of the tokenizer
+        able = cast(StretchTokenizer, tokenizer)
+        return able.encode_from([(stretch.text, stretch.trained_from) for stretch in stretches])
+    found = []
+    for stretch in stretches:
+        ids, offsets = tokenizer.encode_with_offsets(stretch.text)
+        begin = len(stretch.text) + 1 if stretch.trained_from is None else stretch.trained_from
+        found.append((ids, next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))))
+    return found
 
 
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bool, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,24 +18,85 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
+from finetooth_hooks.tally import NOTHING_TRAINED, SHOWN, TOO_LONG, TRUNCATED, Tally
+from finetooth_hooks.token_rows import TokenPortion, TokenRows
 
-NOTHING_TRAINED = "nothing to train on"
-TOO_LONG = "longer than train.max_length"
-TRUNCATED = "truncated to train.max_length"
-SHOWN = 5
-"""How many broken rows an error names before it only counts."""
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+
+__all__ = [
+    "NOTHING_TRAINED",
+    "SHOWN",
+    "TOO_LONG",
+    "TRUNCATED",
+    "Batches",
+    "Limit",
+    "Preparation",
+    "Render",
+    "Rendering",
+    "finish",
+    "prepare",
+    "prepare_examples",
+    "render_rows",
+    "train_step",
+]
+
+Render = Callable[[Example], Rendered]
+"""Tokens and weights of one example; raises DataError for one it cannot say."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How examples become tokens, said so that another process can do it and a cache can tell it from any other way.
+
+    Attributes:
+        build: `"package.module:function"`; `function(options, context)` returns a `Render`. What it does must follow
+            from the options and from the context's tokenizer, renderer, model and facts alone.
+        options: JSON-able.
+    """
+
+    build: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, context: Context) -> Render:
+        """Build it."""
+        module, _, function = self.build.partition(":")
+        built: Render = getattr(import_module(module), function)(self.options, context)
+        return built
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What becomes of rows that are too long or train nothing; see `TrainSettings`."""
+
+    max_length: int
+    excess_length: str
+
+    @classmethod
+    def of(cls, train: TrainSettings) -> Limit:
+        """As the recipe says."""
+        return cls(train.max_length, train.excess_length)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Data of one split, and what became of its rows."""
+    """Data of one split, and what became of its rows.
 
-    data: tuple[Datum, ...]
+    Attributes:
+        data: in the order of the rows; made when they are asked for.
+        report: counts.
+        remarks: rows by what was remarked on them (`Rendered.remarks`).
+    """
+
+    data: TokenRows
     report: DataReport
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
 
-def prepare(examples: Examples, render: Callable[[Example], Rendered], train: TrainSettings) -> Preparation:
-    """Render examples to data. A row that cannot be used is counted by reason, never dropped unseen.
+def prepare(examples: Examples, render: Render, train: TrainSettings) -> Preparation:
+    """Render examples to data in this process. A row that cannot be used is counted by reason, never dropped unseen.
+
+    A method that calls `Context.prepare` gets the same from as many rows as a disk holds.
 
     Args:
         render: tokens and weights of one example.
@@ -43,86 +104,102 @@ def prepare(examples: Examples, render: Callable[[Example], Rendered], train: Tr
 
     Raises:
         DataError: a row is longer than `max_length` and `excess_length` is `raise`; a row has nothing to train on
-            although it was not
-            truncated; or no row is left.
+            although it was not truncated; or no row is left.
     """
-    data: list[Datum] = []
-    dropped: dict[str, list[str]] = defaultdict(list)
-    truncated, shortest = 0, 0
-    broken: list[DataError] = []
-    for id_, example in examples.rows:
+    return prepare_examples(examples, render, Limit.of(train))
+
+
+def prepare_examples(examples: Examples, render: Render, limit: Limit | None) -> Preparation:
+    """As `prepare`; without a limit every row stays whole, whatever it trains."""
+    portion, tally = render_rows(examples.rows, render, limit)
+    return finish(TokenRows([portion]), tally, examples.split, limit)
+
+
+def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Preparation:
+    """
+    Raises:
+        DataError: see `prepare`.
+    """
+    tally.check()
+    if limit is not None and not tally.used:
+        raise tally.nothing_left(split, limit.max_length)
+    return Preparation(rows, tally.report(split), dict(tally.remarks))
+
+
+def render_rows(
+    items: Iterable[tuple[str, Example]], render: Render, limit: Limit | None
+) -> tuple[TokenPortion, Tally]:
+    """Render some rows; nothing is raised for what is wrong with one, it is counted.
+
+    Args:
+        items: row ids and examples; read to the end in any case.
+        limit: None keeps every row whole.
+    """
+    tally = Tally()
+    ids: list[str] = []
+    lengths: list[int] = []
+    tokens: list[int] = []
+    weights: list[float] = []
+    for id_, example in items:
+        tally.rows += 1
+        if tally.refused is not None:
+            continue
         try:
             rendered = render(example)
         except DataError as error:
-            broken.append(DataError(id_, error.problem, action=error.action))
+            tally.unusable.add(DataError(id_, error.problem, action=error.action))
             continue
-        tokens, weights = rendered.tokens, rendered.weights
-        if not any(weights[1:]):
-            broken.append(
-                DataError(
-                    id_,
-                    f"{NOTHING_TRAINED}: no assistant message or completion with text",
-                    action="remove the row, or choose what trains with method.train_on",
-                )
-            )
-            continue
-        if len(tokens) > train.max_length + 1:  # a datum of N positions is made of N + 1 tokens
-            if train.excess_length == "raise":
-                raise DataError(
-                    id_,
-                    f"{len(tokens) - 1} tokens, more than train.max_length={train.max_length}",
-                    action="raise train.max_length, or set train.excess_length to drop or truncate",
-                )
-            if train.excess_length == "drop":
-                dropped[TOO_LONG].append(id_)
-                shortest = min(shortest or len(tokens) - 1, len(tokens) - 1)
-                continue
-            tokens, weights = tokens[: train.max_length + 1], weights[: train.max_length + 1]
-            if not any(weights[1:]):
-                dropped[f"{NOTHING_TRAINED} after truncation"].append(id_)
-                continue
-            truncated += 1
-        data.append(Datum.from_tokens(tokens, weights, id=id_))
-    refuse(broken, len(examples.rows))
-    report = DataReport(
-        split=examples.split,
-        rows=len(examples.rows),
-        used=len(data),
-        dropped={reason: len(ids) for reason, ids in dropped.items()},
-        dropped_ids={reason: tuple(ids[:5]) for reason, ids in dropped.items()},
-        changed={TRUNCATED: truncated} if truncated else {},
-        tokens=sum(len(datum) for datum in data),
-        trained_tokens=sum(int(datum.mask.sum()) for datum in data),
-        longest=max((len(datum) for datum in data), default=0),
-    )
-    if not data:
-        figures = {TOO_LONG: f" {train.max_length} (the shortest has {shortest} tokens)"}
-        reasons = "; ".join(f"{len(ids)} {reason}{figures.get(reason, '')}" for reason, ids in dropped.items())
-        raise DataError(
-            f"data.{examples.split}",
-            f"no row can be used: {reasons or 'it has no rows'}",
-            action="raise train.max_length or change the data",
+        for remark in rendered.remarks:
+            tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
+        kept = len(rendered.tokens) if limit is None else _kept(id_, rendered, limit, tally)
+        if kept:
+            ids.append(id_)
+            lengths.append(kept)
+            tokens += rendered.tokens[:kept]
+            weights += rendered.weights[:kept]
+    portion = TokenPortion.pack(ids, lengths, tokens, weights)
+    _count(portion, np.asarray(weights, np.float32), tally)
+    return portion, tally
+
+
+def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> int:
+    """How many tokens of a row are kept, 0 if it is left out; counted."""
+    if not any(rendered.weights[1:]):
+        problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
+        action = "remove the row, or choose what trains with method.train_on"
+        tally.unusable.add(DataError(id_, problem, action=action))
+        return 0
+    positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
+    if positions <= limit.max_length:
+        return positions + 1
+    if limit.excess_length == "raise":
+        tally.refused = DataError(
+            id_,
+            f"{positions} tokens, more than train.max_length={limit.max_length}",
+            action="raise train.max_length, or set train.excess_length to drop or truncate",
         )
-    return Preparation(tuple(data), report)
+        return 0
+    if limit.excess_length == "drop":
+        tally.drop(TOO_LONG, id_)
+        tally.shortest = min(tally.shortest or positions, positions)
+        return 0
+    if not any(rendered.weights[1 : limit.max_length + 1]):
+        tally.drop(f"{NOTHING_TRAINED} after truncation", id_)
+        return 0
+    tally.truncated += 1
+    return limit.max_length + 1
 
 
-def refuse(broken: Sequence[DataError], rows: int) -> None:
-    """Name the first few rows that cannot be used, and count them all.
-
-    Args:
-        broken: one error a row; its problem begins with the row's id.
-        rows: how many rows were looked at.
-
-    Raises:
-        DataError: if there are any.
-    """
-    if not broken:
+def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:
+    """What the rows of a portion add up to."""
+    lengths = np.diff(portion.starts)
+    tally.used = len(portion)
+    if not tally.used:
         return
-    if len(broken) == 1:
-        raise broken[0]
-    shown = "; ".join(error.problem for error in broken[:SHOWN])
-    more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    raise DataError(f"{len(broken)} of {rows} rows cannot be used", f"{shown}{more}", action=broken[0].action)
+    tally.tokens = int(lengths.sum()) - len(lengths)
+    tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
+    longest = int(np.argmax(lengths))
+    tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]
 
 
 class Batches:
@@ -208,4 +285,5 @@ def train_step(engine: Engine, data: Sequence[Datum], loss: LossSpec, epoch: flo
         skipped=stepped.skipped,
         metrics={**extra, **result.metrics},
         padding=1 - result.tokens / result.padded if result.padded else 0.0,
+        flops=result.flops,
     )

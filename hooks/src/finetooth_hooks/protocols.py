@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, StepReport
 from finetooth_hooks.run import Run
+from finetooth_hooks.tally import Problems
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
@@ -69,6 +71,18 @@ class Tokenizer(Protocol):
         ...
 
 
+class StretchTokenizer(Tokenizer, Protocol):
+    """A tokenizer that encodes several texts at once, and tells where a part of each begins."""
+
+    def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
+        """Ids of each text, none of them special, and the index of the first token that starts at or after a character.
+
+        Args:
+            stretches: texts and characters; None stands for the end.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """A base model before its weights are loaded.
@@ -110,6 +124,57 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A decoder of the usual kind, which a backend may compute with code of its own. Layer by layer
+
+        h = h + output(attend(rotate(query(n)), rotate(key(n)), value(n)))    n = attention_norm(h), root-mean-square
+        h = h + down(activation(gate(n)) * up(n))                             n = ffn_norm(h)
+
+    with causal attention over everything before, grouped key-value heads, scores scaled by 1 / sqrt(head_dim), no
+    dropout, and `final_norm` at the end. A backend makes sure by comparing it with the model itself.
+
+    Attributes:
+        eps: of the norms.
+        embedding, rotary, final_norm: module paths in the body; `rotary` gives cosines and sines for positions.
+        attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer.
+        query_norm, key_norm: module paths of norms over each head before the rotation; empty where there are none.
+        activation: `silu`, `gelu` or `gelu_tanh`.
+    """
+
+    eps: float
+    embedding: str = "embed_tokens"
+    rotary: str = "rotary_emb"
+    final_norm: str = "norm"
+    attention_norm: str = "input_layernorm"
+    ffn_norm: str = "post_attention_layernorm"
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    output: str = "self_attn.o_proj"
+    query_norm: str = ""
+    key_norm: str = ""
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    activation: str = "silu"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapted linear module computes, if it is its base and a low-rank addition: base(x) + scale (x A^T) B^T.
+
+    Attributes:
+        base: the framework's linear module.
+        a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
+    """
+
+    base: Any
+    a: Any | None = None
+    b: Any | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What a family says of one model.
 
@@ -124,6 +189,7 @@ class ModelFacts:
         renderer: the renderer pick that speaks its chat markup.
         tied: head and embedding share their weight.
         first_loss: (low, high) of a healthy first training loss, in nats per token.
+        block: how a decoder layer computes, where it is of the usual kind; None leaves it to the model's own code.
     """
 
     hidden_size: int
@@ -142,6 +208,7 @@ class ModelFacts:
     renderer: Pick
     tied: bool = False
     first_loss: tuple[float, float] = (0.02, 7.0)
+    block: Block | None = None
 
 
 class Loader(Protocol):
@@ -198,7 +265,12 @@ class Renderer(Protocol):
 
 
 class Adapter(Protocol):
-    """Decides which parameters of a model train."""
+    """Decides which parameters of a model train.
+
+    An adapter may also have `low_rank(module) -> LowRank | None`: what a module of the adapted model computes, if it is
+    at this moment (dropout, switched off) nothing but its base and a low-rank addition; then a backend may compute it
+    together with its neighbours. Without the method, or where it says None, the module is called as it is.
+    """
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """How many will train, for the memory estimate; `parameters` is the size of the base."""
@@ -266,12 +338,65 @@ class Schedule(Protocol):
 
 
 class Source(Protocol):
-    """Rows, in the same order every time."""
+    """Rows, in the same order every time; as far as possible one by one, without holding all of them."""
 
     def rows(self) -> Iterator[Row]:
         """
         Raises:
-            DataError: a file is missing, empty or broken; names file and line.
+            DataError: a file is missing, empty or broken; names file and line. It may come after the last good row.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Rows of a source, not yet read.
+
+    Attributes:
+        content: bytes that hold some rows.
+        place: what the source needs to know to name them, such as the number of the first line.
+    """
+
+    content: bytes
+    place: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class PortionedSource(Source, Protocol):
+    """A source whose rows lie in bytes that are quickly cut into portions, so that several processes can read them."""
+
+    def portions(self) -> Iterator[Portion]:
+        """All rows, in order, a few hundred kilobytes at a time.
+
+        Raises:
+            DataError: the source is missing, empty, or of another kind.
+        """
+        ...
+
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        """The rows of a portion, in order; an error for each that cannot be read."""
+        ...
+
+    def refusal(self, broken: Problems, good: int) -> DataError:
+        """The error for a source with rows that cannot be read.
+
+        Args:
+            broken: errors of `read`.
+            good: how many rows could be read.
+        """
+        ...
+
+
+@runtime_checkable
+class KnownSource(Source, Protocol):
+    """A source that says what its rows are made of; only of such rows may a cache be kept."""
+
+    def files(self) -> tuple[Path, ...] | None:
+        """Every file that is read. With its options and the versions of its packages they decide every row; None if
+        they do not.
+
+        Raises:
+            DataError: they are not there.
         """
         ...
 
@@ -297,13 +422,14 @@ class Examples:
 
     Attributes:
         split: `train` or `eval`.
-        rows: examples with the id of their row, in the source's order.
+        rows: examples with the id of their row, in the source's order. Of large data they are read anew each time
+            they are gone through.
         format: which format reads them, and why.
         source: which source yielded them.
     """
 
     split: str
-    rows: tuple[tuple[str, Example], ...]
+    rows: Sequence[tuple[str, Example]]
     format: str = ""
     source: str = ""
 
@@ -326,7 +452,7 @@ class Method(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able."""
+        """JSON-able. Asked for after every step, so that the state before a failed one is known: keep it cheap."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
@@ -380,6 +506,8 @@ class HardwareFacts:
         precisions: what it computes natively, best first.
         slow_precisions: what it can compute, but slower than fp32.
         attention: implementations that work on it, best first.
+        peak_flops: dense FLOP/s by precision as its maker states them; empty where they are not known, and are
+            measured if asked for.
     """
 
     name: str
@@ -389,6 +517,7 @@ class HardwareFacts:
     precisions: tuple[str, ...]
     slow_precisions: tuple[str, ...] = ()
     attention: tuple[str, ...] = ("sdpa",)
+    peak_flops: Mapping[str, float] = field(default_factory=dict)
 
 
 class Hardware(Protocol):
@@ -408,7 +537,9 @@ class PlanRequest:
     Attributes:
         train: the `train` section; None fields are `auto`.
         longest: positions of the longest datum; `train.max_length` when data are not read yet.
-        mean_length: positions of the average datum.
+        longest_id: the row of that datum; empty if it is not known.
+        mean_length: positions of the average datum; 0 when data are not read yet.
+        length_deviation: standard deviation of that.
         trained_parameters: how many parameters train.
         optimizer_bytes: optimizer state per trained parameter.
         optimizer: full name, for messages.
@@ -427,6 +558,8 @@ class PlanRequest:
     checkpointing: bool
     longest: int
     mean_length: float
+    longest_id: str = ""
+    length_deviation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -492,16 +625,20 @@ __all__ = [
     "Hardware",
     "HardwareFacts",
     "Head",
+    "KnownSource",
     "Loader",
     "Method",
     "ModelFacts",
     "ModelInfo",
     "Optimizer",
     "PlanRequest",
+    "Portion",
+    "PortionedSource",
     "Renderer",
     "Reward",
     "Schedule",
     "Source",
+    "StretchTokenizer",
     "Tokenizer",
     "Tracker",
 ]

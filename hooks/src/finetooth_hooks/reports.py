@@ -22,6 +22,7 @@ class DataReport:
         tokens: input positions.
         trained_tokens: targets that count.
         longest: positions of the longest datum.
+        longest_id: its row; empty if no row is to be named.
         notes: sentences for the user.
     """
 
@@ -34,6 +35,7 @@ class DataReport:
     tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0
+    longest_id: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -71,6 +73,11 @@ class StepReport:
         seconds: wall time of the step.
         tokens_per_second: over the step.
         memory: peak bytes so far.
+        memory_now: bytes after the step.
+        flops: floating-point operations that the step executed, padding and recomputation included; 0 if the engine
+            does not count them.
+        flops_per_second: over the step.
+        mfu: model FLOP/s utilisation, `flops_per_second` as a share of what the device can do; 0 if either is unknown.
     """
 
     step: int
@@ -87,6 +94,10 @@ class StepReport:
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     memory: int = 0
+    memory_now: int = 0
+    flops: float = 0.0
+    flops_per_second: float = 0.0
+    mfu: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+SHORT = 12
+"""Texts of so many characters and fewer (`\\n`, `assistant\\n`) are remembered with their ids."""
+REMEMBERED = 4096
+"""How many of them."""
+
 
 class FastTokenizer:
     """Wraps a `PreTrainedTokenizerFast`; this module imports nothing of transformers.
@@ -16,6 +21,8 @@ class FastTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.wrapped = tokenizer
+        self._starts: dict[str, tuple[int, ...] | None] = {}
+        self._short: dict[str, list[int]] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -47,6 +54,10 @@ class FastTokenizer:
         return self.encode_with_offsets(text, special=special)[0]
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        backend = self._backend(special=special)
+        if backend is not None:
+            encoding = backend.encode(text, add_special_tokens=False)
+            return encoding.ids, encoding.offsets
         encoded = self.wrapped(
             text,
             add_special_tokens=False,
@@ -56,6 +67,68 @@ class FastTokenizer:
             verbose=False,  # lengths are judged by train.max_length, with counts
         )
         return [int(i) for i in encoded["input_ids"]], [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+
+    def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
+        """Ids of each text, none of them special, and the index of the first token that starts at or after a character.
+
+        Offsets are what costs most beside the tokens themselves, and are seldom needed: where the text up to the
+        character gives the first tokens of the whole text when it stands alone, the next one starts at the character.
+
+        Args:
+            stretches: texts and characters; None stands for the end.
+        """
+        backend = self._backend(special=False)
+        if backend is None:
+            return [self._from_offsets(text, begin) for text, begin in stretches]
+        long = [text for text, _ in stretches if len(text) > SHORT]
+        encoded = iter(backend.encode_batch_fast(long, add_special_tokens=False) if long else ())
+        found: list[tuple[list[int], int]] = []
+        for text, begin in stretches:
+            ids = next(encoded).ids if len(text) > SHORT else self._short_ids(text)
+            if begin is None or begin > len(text):
+                found.append((ids, len(ids)))
+                continue
+            start = self._start(text[:begin])
+            known = start is not None and tuple(ids[: len(start)]) == start
+            found.append((ids, len(start)) if start is not None and known else self._from_offsets(text, begin))
+        return found
+
+    def _from_offsets(self, text: str, begin: int | None) -> tuple[list[int], int]:
+        ids, offsets = self.encode_with_offsets(text)
+        if begin is None:
+            return ids, len(ids)
+        return ids, next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))
+
+    def _start(self, text: str) -> tuple[int, ...] | None:
+        """Tokens of a text that stands before others again and again, `assistant\\n`; None if they do not cover it."""
+        if text not in self._starts:
+            if len(self._starts) >= REMEMBERED:
+                self._starts.clear()
+            ids, offsets = self.encode_with_offsets(text)
+            covers = not text or (bool(offsets) and offsets[-1][1] == len(text))
+            self._starts[text] = tuple(ids) if covers else None
+        return self._starts[text]
+
+    def _short_ids(self, text: str) -> list[int]:
+        if text not in self._short:
+            if len(self._short) >= REMEMBERED:
+                self._short.clear()
+            self._short[text] = self.encode_with_offsets(text)[0]
+        return list(self._short[text])
+
+    def _backend(self, *, special: bool) -> Any:
+        """The Rust tokenizer, set to take the text as it is; several times quicker for one text than what wraps it.
+        None if there is none."""
+        backend = getattr(self.wrapped, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        if backend.encode_special_tokens == special:
+            backend.encode_special_tokens = not special
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        return backend
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         # clean_up_tokenization_spaces changes text ("do n't"): what is decoded must be what was encoded

@@ -15,15 +15,19 @@ SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class LinearLogprob(NamedTuple):
-    """Per-target log-probabilities and, on request, the entropy of the distribution they come from.
+    """Per-target log-probabilities and, on request, the entropy of their distribution and its likeliest id.
 
-    Both are float32, or float64 where ``hidden`` is float64. Rows that the mask leaves out are 0 in both.
+    Numbers are float32, or float64 where ``hidden`` is float64. Rows that the mask leaves out have 0 in both and -1 as
+    their id.
     """
 
     logprobs: Tensor
     """(N,) or (N, K), the shape of the targets; nats."""
     entropy: Tensor | None
     """(N,), nats; None unless it was asked for."""
+    top1: Tensor | None = None
+    """(N,) int64, the id of the largest logit, the lowest where several are equal; None unless it was asked for. It
+    comes from the logits as the implementation rounds them, so that near-ties may fall differently."""
 
 
 class Availability(NamedTuple):
@@ -31,6 +35,14 @@ class Availability(NamedTuple):
 
     available: bool
     reason: str
+
+
+def refused_dtype(dtype: torch.dtype | None) -> Availability | None:
+    """The answer for a dtype that no implementation takes; None where it is no reason to refuse."""
+    if dtype is None or dtype in SUPPORTED_DTYPES:
+        return None
+    names = ", ".join(str(known).removeprefix("torch.") for known in SUPPORTED_DTYPES)
+    return Availability(False, f"{str(dtype).removeprefix('torch.')} is not supported, only {names}")
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

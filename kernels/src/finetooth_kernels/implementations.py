@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from finetooth_kernels import linear_logprob, reference
+from finetooth_kernels import linear_logprob, reference, triton_linear_logprob
 from finetooth_kernels.contract import Availability, LinearLogprob
 
 
@@ -17,10 +17,11 @@ class Implementation:
 
     name: str
     function: Callable[..., LinearLogprob]
-    available: Callable[[torch.device | str], Availability]
+    available: Callable[[torch.device | str, torch.dtype | None], Availability]
 
 
 IMPLEMENTATIONS = (
+    Implementation("triton", triton_linear_logprob.linear_logprob_triton, triton_linear_logprob.available),
     Implementation("chunked", linear_logprob.linear_logprob, linear_logprob.available),
     Implementation("reference", reference.linear_logprob_reference, reference.available),
 )
@@ -35,16 +36,17 @@ class Choice:
     reason: str
 
 
-def choose(device: torch.device | str = "cpu") -> Choice:
-    """The first implementation that `device` can use.
+def choose(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Choice:
+    """The first implementation that `device` can use, for inputs of `dtype` if one is given.
 
     Raises:
         ValueError: if there is none; says why for each.
     """
     refusals: list[str] = []
     for implementation in IMPLEMENTATIONS:
-        answer = implementation.available(device)
+        answer = implementation.available(device, dtype)
         if answer.available:
             return Choice(implementation, "; ".join([*refusals, f"{implementation.name}: {answer.reason}"]))
         refusals.append(f"{implementation.name} not used: {answer.reason}")
-    raise ValueError(f"device {device}: no implementation of linear_logprob can run ({'; '.join(refusals)})")
+    what = f"device {device}" if dtype is None else f"device {device}, {dtype}"
+    raise ValueError(f"{what}: no implementation of linear_logprob can run ({'; '.join(refusals)})")

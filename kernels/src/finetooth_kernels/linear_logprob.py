@@ -20,7 +20,6 @@ With p = softmax(z), the gradients that both use are
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -33,9 +32,10 @@ from finetooth_kernels.contract import (
     Availability,
     LinearLogprob,
     check_arguments,
-    check_targets,
+    refused_dtype,
     result_dtype,
 )
+from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "linear_logprob"]
 
@@ -43,8 +43,10 @@ _LOWEST_LOG_PROBABILITY = -1000.0
 """exp() of it is 0 in float64 too: it stands in for -inf (a vocabulary entry switched off), where 0 * inf is NaN."""
 
 
-def available(device: torch.device | str = "cpu") -> Availability:
-    """Say whether the chunked implementation can run on `device`."""
+def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:
+    """Say whether the chunked implementation can run on `device`, for inputs of `dtype` if one is given."""
+    if refusal := refused_dtype(dtype):
+        return refusal
     kind = torch.device(device).type
     if kind == "cpu":
         return Availability(True, "plain torch operations run on every CPU")
@@ -64,6 +66,7 @@ def linear_logprob(
     softcap: float | None = None,
     temperature: float = 1.0,
     entropy: bool = False,
+    top1: bool = False,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
 ) -> LinearLogprob:
     """Log-probability of each row's target(s) under the head, and the entropy, both differentiable.
@@ -96,55 +99,25 @@ def linear_logprob(
         softcap: bound of the logits (Gemma 2), or None.
         temperature: sampling temperature.
         entropy: whether to return the entropy too. Taking a gradient through it computes the logits a second time.
+        top1: whether to return the id of each row's largest logit too, for which token accuracy needs no logits.
         chunk_bytes: upper bound, counted in float32 logits, of what is held at once.
 
     Raises:
         ValueError: naming the argument, for shapes, dtypes or devices that do not fit, a target out of range in a row
             that counts, `softcap`, `temperature` or `chunk_bytes` not positive, or a number that is not finite.
     """
-    hidden_nd, weight_vd, bias_v = _as_autocast(hidden_nd, weight_vd, bias_v)
+    hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     check_arguments(
         hidden_nd, weight_vd, targets, mask, bias_v,
         scale=scale, softcap=softcap, temperature=temperature, chunk_bytes=chunk_bytes,
     )  # fmt: skip
-    rows = None if mask is None else mask.nonzero().squeeze(1)
-    targets_nk = targets if targets.dim() == 2 else targets.unsqueeze(1)
-    targets_mk = targets_nk if rows is None else targets_nk.index_select(0, rows)
-    check_targets(targets_mk, rows, weight_vd.shape[0])
-    hidden_md = hidden_nd if rows is None else hidden_nd.index_select(0, rows)
-
+    counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])
     head = Head(scale, softcap, temperature)
-    sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_md.dtype, hidden_md.device)
-    logprobs_mk, entropy_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
-        hidden_md, weight_vd, bias_v, targets_mk, head, sizes, entropy, torch.is_grad_enabled()
+    sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device)
+    logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
+        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, sizes, entropy, top1, torch.is_grad_enabled()
     )
-    logprobs_nk = _spread(logprobs_mk, rows, hidden_nd.shape[0])
-    return LinearLogprob(
-        logprobs_nk if targets.dim() == 2 else logprobs_nk.squeeze(1),
-        _spread(entropy_m, rows, hidden_nd.shape[0]) if entropy else None,
-    )
-
-
-def _spread(compact: Tensor, rows: Tensor | None, count: int) -> Tensor:
-    """Put the computed rows back among `count` rows, zero elsewhere; differentiable."""
-    if rows is None:
-        return compact
-    return compact.new_zeros((count, *compact.shape[1:])).index_copy(0, rows, compact)
-
-
-def _as_autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    kind = hidden.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return hidden, weight, bias
-    dtype = torch.get_autocast_dtype(kind)
-    hidden, weight = (t if t.dtype == torch.float64 else t.to(dtype) for t in (hidden, weight))
-    return hidden, weight, bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
-
-
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if not torch.amp.is_autocast_available(device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
 
 class _Scores(NamedTuple):
@@ -153,11 +126,12 @@ class _Scores(NamedTuple):
     logprobs_mk: Tensor
     log_normalizer_m1: Tensor
     entropy_m: Tensor  # (0,) when not asked for
+    top1_m: Tensor  # likewise
     slopes_md: Tensor | None  # d logprob / d hidden, but for the factor `Head.slope`
 
 
 class _LinearLogprob(torch.autograd.Function):
-    """From the M rows that count to their log-probabilities (M, K) and entropy (M,), (0,) when not asked for."""
+    """From the M rows that count to log-probabilities (M, K), entropy and top-1 (M,), each (0,) when not asked for."""
 
     @staticmethod
     def forward(
@@ -169,22 +143,28 @@ class _LinearLogprob(torch.autograd.Function):
         head: Head,
         sizes: Sizes,
         want_entropy: bool,
+        want_top1: bool,
         grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         at_once = grad_enabled and needs_hidden and not needs_weight and not needs_bias and targets_mk.shape[1] == 1
-        with _without_autocast(hidden_md.device):
+        with without_autocast(hidden_md.device):
             space = Workspace(hidden_md, weight_vd, bias_v, sizes)
-            scores = _score(space, targets_mk, head, want_entropy=want_entropy, want_slopes=at_once)
+            scores = _score(
+                space, targets_mk, head, want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once
+            )
         ctx.set_materialize_grads(False)
         ctx.head, ctx.sizes = head, sizes
         again = (hidden_md, weight_vd, bias_v, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
         ctx.save_for_backward(scores.slopes_md, *(again if want_entropy or not at_once else ()))
-        return scores.logprobs_mk, scores.entropy_m
+        ctx.mark_non_differentiable(scores.top1_m)
+        return scores.logprobs_mk, scores.entropy_m, scores.top1_m
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
+    ) -> tuple[Tensor | None, ...]:
         slopes_md, *again = ctx.saved_tensors
         # The head's constant slope is applied here, to (M, K) numbers, and not to (M, V).
         d_logprobs_mk = None if d_logprobs_mk is None else d_logprobs_mk * ctx.head.slope
@@ -204,23 +184,26 @@ class _LinearLogprob(torch.autograd.Function):
                 entropy_m.unsqueeze(1) if d_entropy_m1 is not None else None,
                 d_entropy_m1,
             )
-            with _without_autocast(hidden_md.device):
+            with without_autocast(hidden_md.device):
                 space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes)
                 grads = _gradients(space, ctx.head, incoming, ctx.needs_input_grad[:3])
-        return (*grads, None, None, None, None, None)
+        return (*grads, None, None, None, None, None, None)
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 """With respect to hidden, weight and bias."""
 
 
-def _score(space: Workspace, targets_mk: Tensor, head: Head, *, want_entropy: bool, want_slopes: bool) -> _Scores:
+def _score(
+    space: Workspace, targets_mk: Tensor, head: Head, *, want_entropy: bool, want_top1: bool, want_slopes: bool
+) -> _Scores:
     """Log-probabilities, and what else is asked for, in one pass over the logits."""
     rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
     scores = _Scores(
         logprobs_mk=space.hidden.new_empty(targets_mk.shape, dtype=work),
         log_normalizer_m1=space.hidden.new_empty((rows, 1), dtype=work),
         entropy_m=space.hidden.new_empty(rows if want_entropy else 0, dtype=work),
+        top1_m=targets_mk.new_empty(rows if want_top1 else 0),
         slopes_md=space.hidden.new_empty(space.hidden.shape) if want_slopes else None,
     )
     for chunk in space.sizes.chunks(rows):
@@ -242,7 +225,11 @@ def _score_block(
 ) -> tuple[Tensor, Tensor]:
     """Write the scores of one block of rows; return its logits less each row's largest, and their log-sum-exp."""
     taken = logits.gather(1, targets)
-    top = logits.amax(1, keepdim=True)
+    if scores.top1_m.shape[0]:
+        top, ids = logits.max(1, keepdim=True)  # the first of equal ones
+        scores.top1_m[block] = ids.squeeze(1)
+    else:
+        top = logits.amax(1, keepdim=True)
     shifted = logits.sub_(top)
     exponentials = torch.exp(shifted, out=scratch)
     total = exponentials.sum(1, keepdim=True)

@@ -11,14 +11,17 @@ from finetooth_kernels.contract import (
     LinearLogprob,
     check_arguments,
     check_targets,
+    refused_dtype,
     result_dtype,
 )
 
 __all__ = ["available", "linear_logprob_reference"]
 
 
-def available(device: torch.device | str = "cpu") -> Availability:
-    """Say whether the reference can run on `device`: it needs float64."""
+def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:
+    """Say whether the reference can run on `device`, for inputs of `dtype` if one is given; it needs float64."""
+    if refusal := refused_dtype(dtype):
+        return refusal
     kind = torch.device(device).type
     if kind == "mps":
         return Availability(False, "mps has no float64")
@@ -38,6 +41,7 @@ def linear_logprob_reference(
     softcap: float | None = None,
     temperature: float = 1.0,
     entropy: bool = False,
+    top1: bool = False,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
 ) -> LinearLogprob:
     """What `finetooth_kernels.linear_logprob.linear_logprob` computes, argument for argument, without its thrift.
@@ -68,9 +72,11 @@ def linear_logprob_reference(
     dtype = result_dtype(hidden_nd.dtype)
     logprobs_nk = log_p_mv.new_zeros(targets_nk.shape).index_copy(0, rows, log_p_mv.gather(1, targets_mk)).to(dtype)
     logprobs = logprobs_nk if targets.dim() == 2 else logprobs_nk.squeeze(1)
-    if not entropy:
-        return LinearLogprob(logprobs, None)
-    p_mv = log_p_mv.exp()
-    entropy_m = -(p_mv * torch.where(p_mv > 0, log_p_mv, 0.0)).sum(1)
-    entropy_n = log_p_mv.new_zeros(hidden_nd.shape[0]).index_copy(0, rows, entropy_m).to(dtype)
-    return LinearLogprob(logprobs, entropy_n)
+    entropy_n = top1_n = None
+    if entropy:
+        p_mv = log_p_mv.exp()
+        entropy_m = -(p_mv * torch.where(p_mv > 0, log_p_mv, 0.0)).sum(1)
+        entropy_n = log_p_mv.new_zeros(hidden_nd.shape[0]).index_copy(0, rows, entropy_m).to(dtype)
+    if top1:
+        top1_n = targets.new_full((hidden_nd.shape[0],), -1).index_copy(0, rows, logits_mv.max(1).indices)
+    return LinearLogprob(logprobs, entropy_n, top1_n)

@@ -90,7 +90,7 @@ class State:
         from finetooth_core.context import RunContext
 
         session = self.session(recipe)
-        return RunContext(session.recipe, session.plugins.catalog, session.folder)
+        return RunContext(session.recipe, session.plugins.catalog, session.folder, session.plugins)
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""

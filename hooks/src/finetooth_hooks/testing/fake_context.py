@@ -18,6 +18,7 @@ from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, prepare_examples
 from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
@@ -205,6 +206,7 @@ class FakeContext:
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     given: Mapping[str, Examples] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _topics: set[str] = field(default_factory=set)
 
     @property
     def catalog(self) -> FakeCatalog:
@@ -236,12 +238,17 @@ class FakeContext:
     def examples(self, split: str) -> Examples:
         return self.given[split] if split in self.given else conversations(split)
 
+    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+        return prepare_examples(self.examples(split), rendering.load(self), limit)
+
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()
         return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def note(self, text: str, *, topic: str = "") -> None:
+        if not topic or topic not in self._topics:
+            self._topics.add(topic)
+            self.notes.append(text)
 
 
 def _split(pick: Pick) -> tuple[str, dict[str, Any]]:

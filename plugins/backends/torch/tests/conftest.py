@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Datum, LossData, LossResult, LossSpec, MemoryEstimate, Plan, UserError
+from finetooth_hooks import Datum, LossData, LossResult, LossSpec, MemoryEstimate, Plan, UserError, protocols
 from finetooth_hooks import arrays as xp
+from finetooth_hooks.llama_shape import llama_block
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.protocols import EngineRequest, HardwareFacts, Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
@@ -71,6 +73,15 @@ class FakeAdapter:
                     nn.init.zeros_(wrapped.b)
                 setattr(model.get_submodule(parent), name, wrapped)
         return model
+
+    def low_rank(self, module: Any) -> protocols.LowRank | None:
+        if not isinstance(module, LowRank) or (self.dropout and module.training):
+            return None
+        return (
+            protocols.LowRank(module.base, module.a, module.b, 2.0)
+            if module.enabled
+            else protocols.LowRank(module.base)
+        )
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
@@ -168,24 +179,26 @@ class LetterTokenizer:
 
 
 def tiny_config(kind: str = "llama", **changes: Any) -> Any:
-    from transformers import LlamaConfig, Qwen2Config
+    from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
     settings = {
         "vocab_size": VOCAB, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
         "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0, **changes,
     }  # fmt: skip
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](**settings)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[kind](**settings)
 
 
 def facts_of(config: Any, **changes: Any) -> ModelFacts:
     linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     facts = ModelFacts(
         hidden_size=config.hidden_size, layers=config.num_hidden_layers, heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, head_dim=config.hidden_size // config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         ffn_size=config.intermediate_size, vocab_size=config.vocab_size, max_positions=config.max_position_embeddings,
         layer_path="model.layers", body="model", head=Head(), attention_targets=linear[:4], linear_targets=linear,
         renderer="plain", tied=config.tie_word_embeddings,
+        block=llama_block(config.to_dict(), head_norms=config.model_type == "qwen3"),
     )  # fmt: skip
     return replace(facts, **changes)
 
@@ -204,6 +217,7 @@ def make_engine(
     can_disable: bool = True,
     options: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
+    decoder: str = "auto",
     **train: Any,
 ) -> Any:
     """An engine over a tiny model. `train` changes the `train` section: fp32, 64 tokens a micro-batch, no clipping."""
@@ -229,7 +243,7 @@ def make_engine(
         generator_seed=decided.seed,
         adapter_generator=np.random.default_rng([decided.seed, 5]),
     )
-    return build(TorchOptions(**(options or {})), context).engine(request)
+    return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 
 
 def make_data(count: int = 7, seed: int = 0, longest: int = 30, **changes: Any) -> list[Datum]:
@@ -273,11 +287,13 @@ def relative(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
     return math.sqrt(difference / sum(float((b[name] ** 2).sum()) for name in b))
 
 
-@pytest.fixture(scope="session")
-def kit() -> SimpleNamespace:
-    """What tests share; pytest's import mode keeps test modules from importing each other."""
+@pytest.fixture(scope="session", params=["auto", "transformers"])
+def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """What tests share, once for each way to compute the decoder layers (the tiny models' families describe them, so
+    `auto` is the stream decoder); pytest's import mode keeps test modules from importing each other."""
     return SimpleNamespace(
-        engine=make_engine,
+        decoder=request.param,
+        engine=partial(make_engine, decoder=request.param),
         data=make_data,
         config=tiny_config,
         facts=facts_of,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, Sampling
-from finetooth_torch.sampling import choose, row_streams
+from finetooth_torch.sampling import choose, row_streams, score
 
 PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
 FREE = Sampling(max_tokens=12, temperature=0, stop_ids=())
@@ -148,3 +148,65 @@ def test_streams_depend_on_prompt_seed_and_number() -> None:
     assert draws([[1, 2], [1, 2]], n=1) == [[base[0][0]], [base[0][1]]]
     assert len({x for row in base for x in row}) == 4
     assert draws([[1, 2], [3]], n=2, seed=1) != base
+
+
+def oracle(logits: Any, sampling: Sampling, draw: float) -> int:
+    """The token of one row in float64: a stable sort of all, and the inverse of the distribution as it is defined."""
+    scaled = logits.astype(np.float64) / sampling.temperature
+    p = np.exp(scaled - scaled.max())
+    order = np.argsort(-scaled, kind="stable")
+    if 0 < sampling.top_k < len(p) or sampling.top_p < 1:
+        ranked = p[order]
+        if sampling.top_k:
+            ranked[sampling.top_k :] = 0
+        ranked /= ranked.sum()
+        if sampling.top_p < 1:
+            ranked[np.cumsum(ranked) - ranked >= sampling.top_p] = 0
+    else:
+        order, ranked = np.arange(len(p)), p
+    return int(order[np.searchsorted(np.cumsum(ranked), draw * ranked.sum(), side="right")])
+
+
+@pytest.mark.parametrize("likeliest", [4, 512])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.3),
+        Sampling(temperature=1.0, top_k=40),
+        Sampling(temperature=1.5, top_p=0.9),
+        Sampling(temperature=0.7, top_k=300, top_p=0.5),
+        Sampling(temperature=1.0, top_k=5000),
+    ],
+)
+def test_a_large_vocabulary_with_ties_is_drawn_from_by_definition(
+    monkeypatch: pytest.MonkeyPatch, sampling: Sampling, likeliest: int
+) -> None:
+    """Logits rounded to bfloat16, so that many are equal at every boundary; 1,000 tokens are three blocks and a bit."""
+    monkeypatch.setattr("finetooth_torch.sampling.LIKELIEST", likeliest)
+    random = np.random.default_rng(2)
+    logits = torch.from_numpy(random.normal(size=(200, 1000)) * 3).bfloat16().float()
+    logits[:, random.integers(0, 1000, 100)] = -torch.inf
+    found = choose(logits, sampling, [np.random.default_rng(i) for i in range(200)])
+    expected = [oracle(row, sampling, np.random.default_rng(i).random()) for i, row in enumerate(logits.numpy())]
+    assert found.tolist() == expected
+    alone = [int(choose(logits[i : i + 1], sampling, [np.random.default_rng(i)])) for i in range(20)]
+    assert alone == expected[:20]
+
+
+def test_scores_are_log_softmax() -> None:
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 700)) * 20).float()
+    tokens = torch.arange(30) * 23
+    exact = torch.log_softmax(logits.double(), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(score(logits, tokens).double(), exact, rtol=1e-6, atol=1e-5)
+
+
+def test_the_last_share_of_a_draw_stays_inside() -> None:
+    class Top:
+        def random(self) -> float:
+            return 1 - 2.0**-53
+
+    logits = torch.full((1, 600), -torch.inf)
+    logits[0, [3, 300]] = 0.0
+    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.9)):
+        assert choose(logits, sampling, [Top()]).tolist() == [300]  # type: ignore[list-item]

@@ -210,7 +210,7 @@ def test_checkpointing_computes_layers_twice_and_gives_the_same_gradient(kit: Si
     for on in (False, True):
         engine = kit.engine(gradient_checkpointing=on, adapter=kit.adapter(dropout=0.2), micro_batch_tokens=10_000)
         counted: list[int] = []
-        engine._parts.network.base.model.layers[0].mlp.register_forward_pre_hook(
+        engine._parts.network.base.model.layers[0].mlp.down_proj.register_forward_pre_hook(
             lambda *_, seen=counted: seen.append(1)
         )
         engine.forward_backward(kit.data(), kit.nll)
@@ -240,7 +240,7 @@ def test_unknown_outputs_are_refused_by_name(kit: SimpleNamespace) -> None:
         kit.engine().forward_backward(kit.data(), spec)
 
 
-@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("budget", [30, 10_000])
 @pytest.mark.parametrize(
     ("odd", "problem"),
     [
@@ -261,7 +261,7 @@ def test_data_must_agree_in_their_fields_whatever_the_budget(
     assert len(engine.logprobs(data)) == 3  # no loss reads them
 
 
-@pytest.mark.parametrize("budget", [1, 10_000])
+@pytest.mark.parametrize("budget", [6, 10_000])
 def test_a_field_has_one_shape_per_position(kit: SimpleNamespace, budget: int) -> None:
     data = [
         Datum(
@@ -317,7 +317,7 @@ def test_a_call_that_fails_midway_leaves_what_was_accumulated(
 
     with monkeypatch.context() as patched:
         patched.setattr(engine._runner, "_backward", fails_the_second_time)
-        with pytest.raises(MemoryError):
+        with pytest.raises(EngineError, match="ran out of memory"):
             run()
     after = kit.gradients(engine)
     assert after.keys() == before.keys() and all(np.array_equal(after[name], before[name]) for name in before)

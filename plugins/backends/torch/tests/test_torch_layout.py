@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,3 +118,13 @@ def test_empty_too_long_and_torn_data_are_refused() -> None:
     ):
         with pytest.raises(DataError, match=words):
             check_data(data, vocab_size=50, max_positions=10)
+
+
+def test_a_row_larger_than_the_budget_is_refused_by_name(kit: SimpleNamespace) -> None:
+    data = kit.data(5, longest=20)
+    longest = max(data, key=len)
+    engine = kit.engine(micro_batch_tokens=len(longest) - 1)
+    for call in (lambda: engine.forward_backward(data, kit.nll), lambda: engine.logprobs(data)):
+        with pytest.raises(DataError, match=f"^{longest.id}: {len(longest)} positions, more than train.micro_batch"):
+            call()
+    assert len(kit.engine(micro_batch_tokens=len(longest)).logprobs(data)) == 5

@@ -134,6 +134,7 @@ def test_a_foreign_state_is_refused_and_changes_nothing(
     engine = kit.engine()
     train(kit, engine, range(1))
     engine.save(tmp_path / "state")
+    change = dict(change)
     adapter = kit.adapter(**{k: change.pop(k) for k in ("rank", "targets") if k in change})
     if change.pop("momentum", False):
         change["optimizer"] = kit.optimizer(torch.optim.SGD, 0.1, {"momentum": 0.9})

@@ -46,6 +46,34 @@ def test_precisions_follow_the_compute_capability(capability: Any, precisions: A
     assert facts.attention[0] == "sdpa" and facts.attention[-1] == "eager"
 
 
+@pytest.mark.parametrize(
+    ("name", "bf16"),
+    [
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA H200 NVL", 835.5e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362.05e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA Next", None),
+    ],
+)
+def test_the_peak_is_what_the_data_sheet_states_for_this_very_gpu(name: str, bf16: float | None) -> None:
+    assert CudaHardware(torch=fake_torch(name)).facts().peak_flops.get("bf16") == bf16
+
+
+def test_a_precision_that_tensor_cores_lack_has_no_peak() -> None:
+    facts = CudaHardware(torch=fake_torch("Tesla V100-SXM2-32GB", capability=(7, 0))).facts()
+    assert facts.peak_flops == {"fp16": 125e12, "fp32": 15.7e12}
+
+
 @parametrize_with_checks("finetooth_cuda.plugin")
 def test_plugin_keeps_the_contract(check: Any) -> None:
     check()

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError, Text
+from finetooth_hooks.preparation import prepare_examples
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_pretrain.method import Pretrain, PretrainOptions
-from finetooth_pretrain.windows import separator_id, stream, windows
+from finetooth_pretrain.windows import Windows, build, separator_id
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,12 +41,18 @@ DOCUMENTS = st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=6)
 def test_every_token_is_predicted_once_and_in_order(texts: list[str], length: int, framed: bool) -> None:
     tokenizer = Framed() if framed else ByteTokenizer()
     named = [(f"d{i}", text) for i, text in enumerate(texts)]
-    tokens, starts = stream(named, tokenizer, 7)
+    context = FakeContext(Path(), tokenizer=tokenizer)
+    render = build({"separator": "auto"}, context)
+    end = separator_id(tokenizer, "auto")
+    examples = Examples("train", tuple((name, Text(text)) for name, text in named))
+    documents = prepare_examples(examples, render, None).data
     wanted: list[int] = []
     for text in texts:
-        wanted += ([tokenizer.bos_id] if framed else []) + list(text.encode()) + [7]
-    assert tokens == wanted
-    data = list(windows(tokens, starts, length))
+        wanted += ([tokenizer.bos_id] if framed else []) + list(text.encode()) + [end]
+    assert documents.span(0, documents.token_count).tolist() == wanted
+    windows = Windows(documents, length)
+    data = list(windows)
+    assert [datum.id for datum in windows[::-1]] == [datum.id for datum in data[::-1]]
     assert [int(t) for datum in data for t in datum.targets] == wanted[1:]
     assert [int(t) for datum in data for t in datum.tokens] == wanted[:-1]
     assert all(len(datum) == length for datum in data[:-1]) and 1 <= len(data[-1]) <= length
@@ -53,8 +60,7 @@ def test_every_token_is_predicted_once_and_in_order(texts: list[str], length: in
     assert len({datum.id for datum in data}) == len(data)
     for datum in data:  # a window is named after the document in which it begins, and the place in it
         name, offset = datum.id.split("@")
-        own, _ = stream([named[int(name[1:])]], tokenizer, 7)
-        assert own[int(offset)] == datum.tokens[0]
+        assert render(Text(texts[int(name[1:])])).tokens[int(offset)] == datum.tokens[0]
 
 
 def context_of(folder: Path, *texts: str, length: int = 16) -> FakeContext:

@@ -35,6 +35,7 @@ def tracker(terminal=False, width=100, encoding="utf-8", **options):
 def test_step_line_says_what_a_watcher_wants(report):
     line = step_line(report(12, loss=1.23456), 60, 2.0)
     assert line == "step 12/60 · loss 1.2346 · 320 tok/s · ETA 1:36 · 2.00 GiB · lr 1.00e-03"
+    assert " · 320 tok/s (41% MFU) · ETA" in step_line(report(12, mfu=0.412), 60, 2.0)
     assert step_line(report(12, skipped=True, memory=0), None, 2.0) == (
         "step 12 · loss 1.5000 · 320 tok/s · lr 1.00e-03 · skipped (overflow)"
     )
@@ -87,6 +88,25 @@ def test_a_terminal_gets_one_live_line_drawn_at_most_ten_times_a_second(run, rep
     made.end(run, outcome)
     assert "step 60/60" in shown()
     assert "ETA 0:00" in shown()
+
+
+def test_a_slow_terminal_is_drawn_to_less_often(run, report):
+    made, shown, clock = tracker(terminal=True)
+    made.start(run)
+    flush = made._progress.refresh
+
+    def slow():
+        clock.now += 0.05  # what drawing takes
+        flush()
+
+    made._progress.refresh = slow
+    begun = clock.now
+    for step in range(1, 60):
+        clock.now += 1.0
+        made.step(run, report(step))
+    drawn = len(set(re.findall(r"step (\d+)/60", shown())))
+    assert 3 <= drawn <= 7  # at most every 10 s
+    assert drawn * 0.05 / (clock.now - begun) <= 0.01
 
 
 def test_brackets_in_metrics_are_text(run, evaluation):

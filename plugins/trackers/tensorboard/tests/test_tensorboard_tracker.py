@@ -22,11 +22,13 @@ def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outco
     tracker.start(run)
     tracker.evaluated(run, evaluation)
     for step in (1, 2, 3):
-        tracker.step(run, report(step, loss=1 / step, metrics={"loss/kl": 0.25}))
+        tracker.step(run, report(step, loss=1 / step, metrics={"loss/kl": 0.25}, mfu=0.4, flops_per_second=2e11))
     tracker.end(run, outcome)
     scalars = read(run.folder / "tensorboard")
     assert scalars["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert scalars["train/learning_rate"][0] == (1, pytest.approx(1e-3))
+    assert scalars["train/mfu"][2] == (3, pytest.approx(0.4))
+    assert scalars["train/flops_per_second"][0] == (1, pytest.approx(2e11))
     assert scalars["train/loss/kl"] == [(1, 0.25), (2, 0.25), (3, 0.25)]
     assert scalars["eval/exact_match"] == [(0, 0.25)]
     assert scalars["baseline/majority_answer"] == [(0, 0.125)]

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import Context, Options, RecipeError, UserError
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from safetensors import SafetensorError
@@ -116,6 +117,16 @@ class LoraAdapter:
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+
+    def low_rank(self, module: Any) -> LowRank | None:
+        """See `protocols.Adapter`; None with DoRA, or while dropout is on."""
+        if type(module) is not Linear or self.options.dora or module.merged:
+            return None
+        if module.disable_adapters:
+            return LowRank(module.base_layer)
+        if self.options.dropout and module.training:
+            return None
+        return LowRank(module.base_layer, module.lora_A[NAME].weight, module.lora_B[NAME].weight, module.scaling[NAME])
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as the recipe names it."""

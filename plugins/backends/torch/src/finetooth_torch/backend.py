@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
-from finetooth_torch.planning import decide
+from finetooth_torch.planning import STREAM, choose_decoder, decide
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import TorchEngine
@@ -19,6 +19,9 @@ class TorchOptions(Options):
     attention: str | None = None
     """How attention is computed, by transformers' name (`sdpa`, `eager`, `flash_attention_2`). Default: the best one
     that the hardware names."""
+    decoder: Literal["auto", "stream", "transformers"] = "auto"
+    """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
+    their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
 
 
 def build(options: TorchOptions, context: Context) -> TorchBackend:
@@ -34,7 +37,7 @@ class TorchBackend:
         self._options = options
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        return decide(request, self._options.attention)
+        return decide(request, self._options.attention, self._options.decoder)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         import torch
@@ -65,6 +68,8 @@ class TorchBackend:
             request.adapter,
             can_disable=request.adapter_can_disable,
             checkpointing=bool(train.gradient_checkpointing),
+            stream=choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder).value
+            == STREAM,
         )
         optimizer = request.optimizer.create(parameters.named())
         return TorchEngine(request, Parts(network, parameters, optimizer, scaler, device, dtype))

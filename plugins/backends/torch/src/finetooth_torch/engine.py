@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,27 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.engine import Counts
+from finetooth_hooks.engine import Counts, Spans, Usage
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
+from finetooth_torch.exhaustion import guarded
 from finetooth_torch.generation import Generator
 from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
 from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
+from finetooth_torch.peak import peak_flops
+from finetooth_torch.profiling import record, spanned
+from finetooth_torch.row_budget import check_rows
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.state import Counters, load_state, save_state
+from finetooth_torch.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
+from finetooth_torch.usage import usage
+from finetooth_torch.wholeness import Wholeness
 
-CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state"})
+CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "profile"})
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class TorchEngine:
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[int, Pass] = {}
         self._handles = 0
+        self._whole = Wholeness()
         network = parts.network
         self._info = EngineInfo(
             framework="torch",
@@ -112,6 +120,7 @@ class TorchEngine:
 
     # --- evaluate and differentiate -----------------------------------------------------------------------------------
 
+    @guarded("forward")
     def forward(
         self,
         data: Sequence[Datum],
@@ -137,6 +146,7 @@ class TorchEngine:
             self._pending[handle.id] = work
         return self._report(work, outputs, evaluated, handle)
 
+    @guarded("backward")
     def backward(
         self,
         handle: Handle,
@@ -164,11 +174,13 @@ class TorchEngine:
         norm = self._parts.parameters.norm()
         return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
 
+    @guarded("forward_backward")
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         work = self._work(data, loss, normalizer=normalizer)
         evaluated = self._differentiate(work, ("logprobs", "entropy"))
         return self._report(work, evaluated.outputs, evaluated, None)
 
+    @guarded("logprobs")
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         work = self._work(data, None, role=role)
         return [outputs["logprobs"] for outputs in self._runner.score(work, ("logprobs",))]
@@ -179,6 +191,8 @@ class TorchEngine:
 
     # --- update -------------------------------------------------------------------------------------------------------
 
+    @guarded("step")
+    @spanned(OPTIMIZER_SPAN)
     def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
         parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
         if not self._counters.accumulated and not parameters.gradients():
@@ -203,8 +217,9 @@ class TorchEngine:
                 parameters.clip(self._max_grad_norm, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.step()
-            parameters.publish()
+            with self._whole.update(parameters.masters):
+                optimizer.step()
+                parameters.publish()
         seen = {"loss": self._counters.loss, **(metrics or {})}
         self._counters.step += 1
         self._pending.clear()
@@ -218,19 +233,23 @@ class TorchEngine:
 
     # --- sample -------------------------------------------------------------------------------------------------------
 
+    @guarded("generate")
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
         return self._generator.generate(prompts, sampling, weights_version=self.weights_version)
 
     # --- keep ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
+        self._whole.check_state()
         save_state(Path(path), self._request, self._parts, self._counters, self._loss_states)
 
     def load(self, path: Path) -> None:
         self._loss_states = load_state(Path(path), self._request, self._parts, self._counters)
+        self._whole.restored()
         self._pending.clear()
 
     def export(self, path: Path) -> None:
+        self._whole.check_weights()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         with self._parts.parameters.as_given():
@@ -246,8 +265,20 @@ class TorchEngine:
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)
 
+    # --- measure ------------------------------------------------------------------------------------------------------
+
+    def usage(self) -> Usage:
+        return usage(self._parts.device)
+
+    def peak_flops(self) -> float:
+        return peak_flops(self._request.hardware, self._info.precision)
+
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        return record(Path(folder), self._parts.device)
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
+    @spanned(LAYOUT_SPAN)
     def _work(
         self,
         data: Sequence[Datum],
@@ -261,12 +292,16 @@ class TorchEngine:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
         check_data(data, vocab_size=self._request.facts.vocab_size, max_positions=self._request.facts.max_positions)
+        check_rows(data, self._budget)
         if loss is not None:
             check_fields(data)
+        self._parts.network.executed()  # count from here
         together = "sequence" if loss is None else loss.together
         return Pass(
             data=data,
-            batches=lay_out(data, budget=self._budget, together=together, whole=whole),
+            batches=lay_out(
+                data, budget=self._budget, together=together, whole=whole, packed=self._parts.network.body.packed
+            ),
             step=self._counters.step,
             role=role,
             spec=loss,
@@ -331,6 +366,7 @@ class TorchEngine:
             targets=sum(int(datum.mask.sum()) for datum in work.data),
             micro_batches=len(work.batches),
             handle=handle,
+            flops=self._parts.network.executed(),
         )
 
 

@@ -1,9 +1,8 @@
-"""Sampling with a KV cache, batched: prompts of similar length together, padded on the left, rows leaving as they
-finish."""
+"""Sampling, batched: prompts of similar length together, rows leaving as they finish."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +10,22 @@ import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import Tokenizer
 from torch import Tensor
-from transformers import DynamicCache
 
+from finetooth_torch.bodies import StreamBody
+from finetooth_torch.decode import Decoding, PackedLayers, StreamDecoding, TransformersDecoding
 from finetooth_torch.network import Network
-from finetooth_torch.sampling import choose, row_streams
+from finetooth_torch.packed import PackedLinear, can_pack
+from finetooth_torch.sampling import choose, row_streams, score
+
+WORTH_PACKING = 8
+"""Tokens a row may get from which packing the weights costs less than it saves."""
+
+BYTES_OF_LETTER = 4
+"""Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
+
+TOKENS_BEFORE = 8
+"""Tokens decoded before those that a stop string can take, since a text's first letters may depend on where it
+begins."""
 
 
 @dataclass
@@ -36,6 +47,23 @@ class _Row:
     text: str | None = None
     trailing: int = 0
     stopped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.room == 0
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The network as it is while one call samples.
+
+    Attributes:
+        layers: of the stream decoder; None without one.
+        head: what to call for the head's module; None for the module itself.
+    """
+
+    layers: PackedLayers | None
+    head: Callable[[Tensor], Tensor] | None
 
 
 class Generator:
@@ -66,13 +94,16 @@ class Generator:
         results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
         self._network.train(False)
         with torch.no_grad():
+            weights = self._weights(sampling)
             for batch in self._batches(prompts, sampling):
                 rows = [
                     _Row(index, sample, streams[index][sample], self._room(prompts[index], sampling))
                     for index in batch
                     for sample in range(sampling.n)
                 ]
-                self._write([prompts[index] for index in batch], rows, sampling)
+                self._write(
+                    self._decoding([prompts[index] for index in batch], sampling, weights), rows, sampling, weights
+                )
                 for row in rows:
                     results[row.prompt][row.sample] = self._completion(row, weights_version)
         return [[one for one in of_prompt if one is not None] for of_prompt in results]
@@ -104,66 +135,72 @@ class Generator:
         return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
 
     def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-        batches: list[list[int]] = []
-        width = 0
-        for index in order:
-            if not batches or (len(batches[-1]) + 1) * sampling.n * (width + sampling.max_tokens) > self._tokens:
-                batches.append([])
-                width = len(prompts[index])
-            batches[-1].append(index)
-        return batches
+        cells = [self._cells(prompts[i], sampling) for i in order]
+        if not order:
+            return []
+        count = -(-sum(cells) // self._tokens)
+        while True:
+            share = sum(cells) / count
+            batches: list[list[int]] = [[]]
+            filled = done = 0.0
+            fits = True
+            for index, size in zip(order, cells, strict=True):
+                if batches[-1] and done + size / 2 > share * len(batches):
+                    batches.append([])
+                    filled = 0
+                batches[-1].append(index)
+                filled, done = filled + size, done + size
+                fits = fits and (filled <= self._tokens or len(batches[-1]) == 1)
+            if fits:
+                return batches
+            count += 1
+
+    def _cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Positions that the prompt and its completions may take."""
+        return len(prompt) + sampling.n * self._room(prompt, sampling)
+
+    # --- one call -----------------------------------------------------------------------------------------------------
+
+    def _weights(self, sampling: Sampling) -> _Weights:
+        body, head = self._network.body, self._network.head.plain()
+        pack = sampling.max_tokens >= WORTH_PACKING
+        packable = pack and head is not None and can_pack(head.weight.dtype, self._device.type)
+        return _Weights(
+            layers=PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None,
+            head=PackedLinear(head.weight, head.bias) if packable and head is not None else None,
+        )
+
+    def _decoding(self, prompts: Sequence[Sequence[int]], sampling: Sampling, weights: _Weights) -> Decoding:
+        network, device = self._network, self._device
+        if weights.layers is None:
+            return TransformersDecoding(network.transformers, network.config, prompts, sampling.n, device=device)
+        room = max(self._room(prompt, sampling) for prompt in prompts)
+        return StreamDecoding(weights.layers, network.facts, prompts, sampling.n, room, device=device)
 
     # --- one batch ----------------------------------------------------------------------------------------------------
 
-    def _write(self, prompts: Sequence[Sequence[int]], rows: list[_Row], sampling: Sampling) -> None:
-        cache, mask, logits = self._read(prompts)
-        if sampling.n > 1:  # a prompt is read once, whatever the number of its samples
-            cache.batch_repeat_interleave(sampling.n)
-            mask, logits = mask.repeat_interleave(sampling.n, 0), logits.repeat_interleave(sampling.n, 0)
-        padded = not bool(mask.all())
+    def _write(self, decoding: Decoding, rows: Sequence[_Row], sampling: Sampling, weights: _Weights) -> None:
         stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
-        alive = rows
+        hidden = decoding.read()
+        held = list(rows)  # by row of the decoding; one that finished may stay for a while
+        going = list(range(len(held)))
         while True:
-            tokens = choose(logits, sampling, [row.stream for row in alive])
-            logprobs = torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-            for row, token, logprob in zip(alive, tokens.tolist(), logprobs.tolist(), strict=True):
+            writing = [held[i] for i in going]
+            if len(going) < len(held):
+                hidden = hidden[torch.tensor(going, device=self._device)]
+            logits = self._network.head.logits(hidden, weights.head)
+            tokens = choose(logits, sampling, [row.stream for row in writing])
+            logprobs = score(logits, tokens)
+            for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
                 self._take(row, token, logprob, stop_ids, sampling)
-            going = [i for i, row in enumerate(alive) if not row.stopped and row.room > 0]
-            if not going:
-                return
-            if len(going) < len(alive):
-                index = torch.tensor(going, device=self._device)
-                cache.batch_select_indices(index)
-                alive, tokens, mask = [alive[i] for i in going], tokens[index], mask[index]
-            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
-            hidden = self._network.hidden(
-                tokens.unsqueeze(1),
-                positions=mask.sum(1, keepdim=True) - 1,
-                attention_mask=mask if padded else None,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            logits = self._network.head.logits(hidden[:, -1])
-
-    def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
-        """Read the prompts: the cache, the mask (B, L) of real positions and the logits (B, V) after each."""
-        width = max(len(prompt) for prompt in prompts)
-        tokens = np.zeros((len(prompts), width), dtype=np.int64)
-        mask = np.zeros((len(prompts), width), dtype=np.int64)
-        for i, prompt in enumerate(prompts):
-            tokens[i, width - len(prompt) :] = prompt
-            mask[i, width - len(prompt) :] = 1
-        real = torch.from_numpy(mask).to(self._device)
-        cache = DynamicCache(config=self._network.config)
-        out = self._network.hidden(
-            torch.from_numpy(tokens).to(self._device),
-            positions=(real.cumsum(1) - 1).clamp_min(0),
-            attention_mask=real if not bool(real.all()) else None,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return cache, real, self._network.head.logits(out.last_hidden_state[:, -1])
+            if any(row.finished for row in writing):
+                held = [held[i] for i in decoding.retire([row.finished for row in held])]
+                going = [i for i, row in enumerate(held) if not row.finished]
+                if not going:
+                    return
+            hidden = decoding.advance(torch.tensor([row.tokens[-1] for row in held], device=self._device))
 
     def _take(self, row: _Row, token: int, logprob: float, stop_ids: frozenset[int], sampling: Sampling) -> None:
         row.tokens.append(token)
@@ -172,10 +209,19 @@ class Generator:
         if token in stop_ids:
             row.stopped, row.trailing = True, 1
         elif sampling.stop:
-            text = self._tokenizer.decode(row.tokens)
-            ends = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
-            if ends:
-                row.stopped, row.text = True, text[: min(ends)]
+            self._look_for_stop(row, sampling.stop)
+
+    def _look_for_stop(self, row: _Row, stops: Sequence[str]) -> None:
+        """End the row if its newest token completed a stop string: first among the last tokens, then in the text."""
+        reach = BYTES_OF_LETTER * max(len(stop) for stop in stops) + TOKENS_BEFORE
+        if len(row.tokens) > reach:
+            tail = self._tokenizer.decode(row.tokens[-reach:])
+            if not any(stop in tail for stop in stops):
+                return
+        text = self._tokenizer.decode(row.tokens)
+        ends = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+        if ends:
+            row.stopped, row.text = True, text[: min(ends)]
 
     def _completion(self, row: _Row, weights_version: int) -> Completion:
         text = row.text

@@ -34,13 +34,22 @@ class Projection:
         self._find, self._facts, self._chunk_bytes = find, facts, chunk_bytes
         self._rows = max(1, chunk_bytes // (4 * vocab_size))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied."""
+    def plain(self) -> nn.Linear | None:
+        """The head if it is nothing but its weight and bias."""
+        module = self._find()
+        return module if isinstance(module, nn.Linear) and is_plain(module) else None
+
+    def logits(self, hidden: Tensor, linear: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied.
+
+        Args:
+            linear: what to call for the module, with `hidden` in its own dtype.
+        """
         module = self._find()
         parameter = next(module.parameters(), None)
-        if parameter is not None and _is_plain(module):
+        if parameter is not None and is_plain(module):
             hidden = hidden.to(parameter.dtype)
-        logits: Tensor = module(hidden)
+        logits: Tensor = module(hidden) if linear is None else linear(hidden)
         logits = logits.to(result_dtype(hidden.dtype))
         if self._facts.scale != 1.0:
             logits = logits * self._facts.scale
@@ -48,55 +57,43 @@ class Projection:
             logits = self._facts.softcap * torch.tanh(logits / self._facts.softcap)
         return logits
 
-    def scores(self, hidden: Tensor, targets: Tensor, mask: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities of the targets and the entropy, both 0 where the mask is false.
+    def scores(self, hidden_md: Tensor, targets: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the targets and the entropy.
 
         Args:
-            hidden: (S, T, D).
-            targets: (S, T) or (S, T, K).
-            mask: (S, T); only where it is true anything is computed.
+            hidden_md: (M, D), the states before the targets that count.
+            targets: (M,) or (M, K).
 
         Returns:
-            logprobs in the shape of the targets, and the entropy (S, T) if asked for; float32 (float64 stays).
+            logprobs in the shape of the targets, and the entropy (M,) if asked for; float32 (float64 stays).
         """
         module = self._find()
-        hidden_nd, mask_n = hidden.flatten(0, 1), mask.flatten()
-        targets_nk = targets.flatten(0, 1)
-        if _is_plain(module):
+        if is_plain(module):
             assert isinstance(module, nn.Linear)
             result = linear_logprob(
-                hidden_nd.to(module.weight.dtype),
+                hidden_md.to(module.weight.dtype),
                 module.weight,
-                targets_nk,
-                mask=mask_n,
+                targets,
                 bias_v=module.bias,
                 scale=self._facts.scale,
                 softcap=self._facts.softcap,
                 entropy=entropy,
                 chunk_bytes=self._chunk_bytes,
             )
-            logprobs, spread = result.logprobs, result.entropy
-        else:
-            logprobs, spread = self._through_module(hidden_nd, targets_nk, mask_n)
-        return logprobs.view(targets.shape), spread.view(mask.shape) if entropy and spread is not None else None
-
-    def _through_module(self, hidden_nd: Tensor, targets_nk: Tensor, mask_n: Tensor) -> tuple[Tensor, Tensor]:
-        rows = mask_n.nonzero().squeeze(1)
-        hidden_md, targets_mk = hidden_nd.index_select(0, rows), targets_nk.index_select(0, rows)
-        dtype = result_dtype(hidden_nd.dtype)
-        logprobs = hidden_nd.new_zeros(targets_nk.shape, dtype=dtype)
-        entropy = hidden_nd.new_zeros(mask_n.shape, dtype=dtype)
+            return result.logprobs, result.entropy
         parts = []
-        for start in range(0, rows.shape[0], self._rows):
-            chunk = hidden_md[start : start + self._rows], targets_mk[start : start + self._rows]
+        for start in range(0, hidden_md.shape[0], self._rows):
+            chunk = hidden_md[start : start + self._rows], targets[start : start + self._rows]
             if torch.is_grad_enabled():
                 parts.append(checkpoint(self._score_chunk, *chunk, use_reentrant=False))
             else:
                 parts.append(self._score_chunk(*chunk))
         if not parts:
-            return logprobs + 0.0 * hidden_nd.sum(), entropy
-        logprobs = logprobs.index_copy(0, rows, torch.cat([part[0] for part in parts]))
-        return logprobs, entropy.index_copy(0, rows, torch.cat([part[1] for part in parts]))
+            dtype = result_dtype(hidden_md.dtype)
+            logprobs, none = hidden_md.new_zeros(targets.shape, dtype=dtype), hidden_md.new_zeros(0, dtype=dtype)
+            return logprobs + 0.0 * hidden_md.sum(), none if entropy else None
+        logprobs = torch.cat([part[0] for part in parts])
+        return logprobs, torch.cat([part[1] for part in parts]) if entropy else None
 
     def _score_chunk(self, hidden_md: Tensor, targets_mk: Tensor) -> tuple[Tensor, Tensor]:
         log_p = torch.log_softmax(self.logits(hidden_md), dim=-1)
@@ -107,7 +104,7 @@ class Projection:
         return (taken if targets_mk.dim() == 2 else taken.squeeze(1)), entropy
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether the module is nothing but its weight and bias: no subclass, hook or packed weight."""
     return (
         type(module) is nn.Linear

@@ -10,6 +10,7 @@ the loss; they are not computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +26,12 @@ class MicroBatch:
     Attributes:
         rows: indices into the data, ascending, so that groups stand together in the order the method gave.
         lengths: for each row, how many of its positions are computed.
+        packed: rows stand one behind the other and nothing is padded.
     """
 
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
+    packed: bool = False
 
     @property
     def width(self) -> int:
@@ -38,7 +41,7 @@ class MicroBatch:
     @property
     def positions(self) -> int:
         """Positions computed, padding included."""
-        return len(self.rows) * self.width
+        return sum(self.lengths) if self.packed else len(self.rows) * self.width
 
 
 def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) -> None:
@@ -166,7 +169,12 @@ def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
 
 
 def lay_out(
-    data: Sequence[Datum], *, budget: int, together: Together = "sequence", whole: bool = False
+    data: Sequence[Datum],
+    *,
+    budget: int,
+    together: Together = "sequence",
+    whole: bool = False,
+    packed: bool = False,
 ) -> tuple[MicroBatch, ...]:
     """Cut a step into micro-batches.
 
@@ -176,6 +184,7 @@ def lay_out(
             that must stay whole) gets a micro-batch of its own.
         together: with `group`, a group is never cut; otherwise every sequence goes where it fits.
         whole: compute every position, also those after the last target that counts.
+        packed: rows stand one behind the other, so only their sum counts; micro-batches get equal shares.
     """
     lengths = [len(datum) if whole else computed_length(datum) for datum in data]
     if together == "group":
@@ -185,6 +194,8 @@ def lay_out(
         units = [(i,) for i in range(len(data))]
     units.sort(key=lambda unit: -max(lengths[i] for i in unit))  # a stable sort: equal lengths keep their order
 
+    if packed:
+        return _even(units, lengths, budget)
     batches: list[list[int]] = []
     width = 0
     for unit in units:
@@ -193,6 +204,25 @@ def lay_out(
             width = max(lengths[i] for i in unit)
         batches[-1].extend(unit)
     return tuple(MicroBatch(tuple(rows), tuple(lengths[i] for i in rows)) for rows in map(sorted, batches))
+
+
+def _even(units: Sequence[tuple[int, ...]], lengths: Sequence[int], budget: int) -> tuple[MicroBatch, ...]:
+    """Share units out, longest first, each to the micro-batch that holds least; as few as the budget allows."""
+    sizes = [sum(lengths[i] for i in unit) for unit in units]
+    order = sorted(range(len(units)), key=lambda i: -sizes[i])
+    count = max(1, math.ceil(sum(sizes) / budget))
+    while True:
+        loads, batches = [0] * count, [[] for _ in range(count)]  # type: list[int], list[list[int]]
+        for i in order:
+            least = loads.index(min(loads))
+            loads[least] += sizes[i]
+            batches[least].append(i)
+        # one more helps where a micro-batch of several units is too full
+        if all(load <= budget or len(batch) == 1 for load, batch in zip(loads, batches, strict=True)):
+            break
+        count += 1
+    rows = [sorted(row for i in batch for row in units[i]) for batch in batches if batch]
+    return tuple(MicroBatch(tuple(members), tuple(lengths[i] for i in members), packed=True) for members in rows)
 
 
 def one_batch(data: Sequence[Datum]) -> MicroBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -46,26 +47,35 @@ FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
 leave between long-lived ones. Measured on SmolLM2-135M (glibc); giving each tensor pages of its own avoids it and
 costs a third of the speed."""
 
+STREAM_FRAGMENTATION = 1.1
+"""The same for the stream decoder, which saves few tensors, of a few sizes."""
+
 HOST_LATER = 120 * 2**20
 """Code, thread stacks and compiled GEMM kernels that the first step brings into a host process."""
 
 
-def estimate(request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool) -> MemoryEstimate:
+def estimate(
+    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, stream: bool
+) -> MemoryEstimate:
     """Peak by parts, before any weight is loaded.
 
-    Activations are what transformers' Llama saves for backward in one decoder layer, counted for a frozen base with an
-    adapter and for a trained one; other families differ by little.
+    Args:
+        stream: the stream decoder computes the layers. Otherwise activations are what transformers' Llama saves for
+            backward; other families differ by little.
     """
     facts, size = request.facts, BYTES[precision]
     trained, base = request.trained_parameters, request.model.parameters
     full = trained > base // 2
     on_host = request.hardware.device == "cpu"
     masters = 4 * trained if precision in ("bf16", "fp16") else 0
-    tokens = max(request.longest, min(micro_batch_tokens, request.train.batch_size * request.longest))
+    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
 
-    layer = layer_bytes(request, precision, full=full)
+    layer = (stream_layer_bytes if stream else layer_bytes)(request, precision, full=full)
     layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
-    activations = tokens * layers * (FRAGMENTATION[precision] if on_host else 1.05)
+    fragments = STREAM_FRAGMENTATION if stream else FRAGMENTATION[precision]
+    activations = tokens * layers * (fragments if on_host else 1.05)
+    if stream:
+        activations += tokens * backward_bytes(request, precision)
     activations = max(activations, GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision))
     logits = min(CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
@@ -81,8 +91,23 @@ def estimate(request: PlanRequest, precision: str, micro_batch_tokens: int, *, c
     )
 
 
+def tokens_at_once(request: PlanRequest, micro_batch_tokens: int, *, packed: bool) -> int:
+    """Positions of the largest micro-batch.
+
+    Packed, a micro-batch holds what its rows hold: at most the budget, and hardly more than a step whose rows are three
+    standard deviations above the average. Padded, it may fill the budget whatever the rows.
+    """
+    train, longest = request.train, request.longest
+    if not packed or not request.mean_length:
+        return max(longest, min(micro_batch_tokens, train.batch_size * longest))
+    step = train.batch_size * request.mean_length + 3 * math.sqrt(train.batch_size) * request.length_deviation
+    step = min(step, train.batch_size * longest)
+    parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares
+    return max(longest, math.ceil(step / parts))
+
+
 def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
-    """Bytes that one decoder layer saves per token.
+    """Bytes that one decoder layer of transformers' saves per token.
 
     The two norms save their input in fp32; the projections their inputs; attention q, k, v and its output; the gated
     feed-forward four tensors of its width. Weights of norms, where they train, need the norms' outputs too.
@@ -91,6 +116,28 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 2 * max(4, size) + (4 if full else 2) * size
     return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
+
+
+def stream_layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
+    """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
+
+    The input of each norm with one number a row, rotated queries, keys and values, the output of attention with a
+    number a head, gate and up; all else is made again. Norms over each head save their inputs as well.
+    """
+    del full  # the same: what a weight's gradient needs is there or made again
+    facts, size, wide = request.facts, BYTES[precision], max(4, BYTES[precision])
+    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    saved = size * (2 * facts.hidden_size + 2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 + facts.heads)
+    if facts.block is not None and facts.block.query_norm:
+        saved += size * (heads + kv) + wide * (facts.heads + facts.kv_heads)
+    return saved
+
+
+def backward_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token that the backward pass of one layer of the stream decoder holds at its peak, in the feed-forward
+    block: its rows made again, their gradient, and gate's and up's."""
+    facts, size = request.facts, BYTES[precision]
+    return size * (6 * facts.ffn_size + 4 * facts.hidden_size)
 
 
 def generation_bytes(request: PlanRequest, precision: str) -> int:

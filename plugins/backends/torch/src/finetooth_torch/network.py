@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,15 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from torch import Tensor, nn
 
+from finetooth_torch.bodies import StreamBody, TransformersBody, differs, has_dropout
+from finetooth_torch.decoder import Decoder
+from finetooth_torch.flops import Computed, Execution, cost_of, count
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
+
+ALLOWED = {2: 0.25, 4: 1e-3, 8: 1e-5}
+"""Share of the states' norm by which two orders of the same arithmetic may differ, by bytes of a number."""
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 ROLES = ("policy", "reference")
@@ -27,29 +34,68 @@ class Network:
         model: what the adapter returned. It changed the modules of `base` in place, so both compute the same.
         can_disable: the adapter can be switched off.
         checkpointing: recompute activations in backward.
+        stream: compute the layers with the stream decoder; the family's facts have a block.
+
+    Raises:
+        PlanError: the stream decoder does not compute what the model computes.
     """
 
     def __init__(
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
-        checkpointing: bool,
+        checkpointing: bool, stream: bool,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self._adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
-        self._body: Any = base.get_submodule(facts.body)
+        module = base.get_submodule(facts.body)
+        self.transformers = TransformersBody(module)
+        self.body: TransformersBody | StreamBody = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         self._training: bool | None = None
-        if checkpointing:
+        self._checkpointing = checkpointing
+        self._cost = cost_of(base, facts)
+        self._computed: list[tuple[Computed, bool]] = []
+        if stream:
+            low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
+            decoder = Decoder(module, facts, low_rank, checkpointing=checkpointing)
+            self._compare(module, decoder)
+            self.body = StreamBody(decoder, dropout=has_dropout(model))
+        elif checkpointing:
             # transformers renamed it in 5.x
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False})
+
+    def _compare(self, module: nn.Module, decoder: Decoder) -> None:
+        model_training = self.model.training
+        self.model.eval()
+        difference = differs(module, decoder, self.facts)
+        self.model.train(model_training)
+        dtype = next(module.parameters()).dtype
+        if not difference <= ALLOWED[dtype.itemsize]:
+            raise PlanError(
+                f"backend.decoder: the stream decoder's states differ from the model's own by {difference:.1e}",
+                action="set backend.decoder: transformers, and report the model",
+            )
+
+    def executed(self) -> float:
+        """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
+        pass."""
+        how = Execution(skips_masked=self.body.packed, rescores=True, checkpointing=self._checkpointing)
+        total = 0.0
+        for batch, differentiated in self._computed:
+            found = count(self._cost, (batch,), how)
+            total += found.total if differentiated else found.forward
+        self._computed.clear()
+        return total
 
     def train(self, mode: bool) -> None:
         """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""
         if self._training is not mode:
             self.model.train(mode)
             self._training = mode
+            if isinstance(self.body, StreamBody):
+                self.body.training = mode
 
     def role(self, role: str) -> AbstractContextManager[Any]:
         """While entered, the model computes as `role`.
@@ -71,16 +117,6 @@ class Network:
             )
         return self._adapter.disabled(self.model)
 
-    def hidden(self, tokens: Tensor, *, positions: Tensor | None = None, **extra: Any) -> Any:
-        """The body's output for (S, T) ids; `last_hidden_state` is (S, T, D)."""
-        if positions is not None and "attention_mask" not in extra:
-            # without a mask transformers takes a jump in the positions for a packed second sequence
-            extra["attention_mask"] = torch.ones_like(tokens)
-        if positions is not None:
-            extra["position_ids"] = positions
-        extra.setdefault("use_cache", False)
-        return self._body(input_ids=tokens, **extra)
-
     def outputs(self, rectangle: Rectangle, needs: Collection[str], *, everywhere: bool = False) -> dict[str, Tensor]:
         """What `needs` names, of the role that is entered.
 
@@ -97,19 +133,28 @@ class Network:
                     f"loss: it needs the output {need!r}, which the torch backend does not have",
                     action=f"choose a loss that reads {', '.join(OUTPUTS)}",
                 )
-        hidden = self.hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
+        states = self.body.states(rectangle, everywhere=everywhere and bool({"hidden", "logits"} & set(needs)))
+        mask_st = rectangle.mask
+        head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum())
+        self._computed.append((replace(states.computed, head_rows=head_rows), torch.is_grad_enabled()))
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
-            logprobs, entropy = self.head.scores(hidden, rectangle.targets, rectangle.mask, entropy="entropy" in needs)
+            targets = rectangle.targets[mask_st]
+            logprobs, entropy = self.head.scores(
+                states.rows.index_select(0, states.cells_st[mask_st]), targets, entropy="entropy" in needs
+            )
             if "logprobs" in needs:
-                found["logprobs"] = logprobs
+                wide = logprobs.new_zeros(rectangle.targets.shape)
+                found["logprobs"] = wide.index_put((mask_st,), logprobs)
             if entropy is not None:
-                found["entropy"] = entropy
-        mask = rectangle.mask.unsqueeze(-1)
-        if "hidden" in needs:
-            wide = hidden.to(result_dtype(hidden.dtype))
-            found["hidden"] = wide if everywhere else torch.where(mask, wide, 0.0)
-        if "logits" in needs:
-            logits = self.head.logits(hidden)
-            found["logits"] = logits if everywhere else torch.where(mask, logits, 0.0)
+                found["entropy"] = entropy.new_zeros(mask_st.shape).index_put((mask_st,), entropy)
+        for need in ("hidden", "logits"):
+            if need in needs:
+                rows = (
+                    states.rows.to(result_dtype(states.rows.dtype))
+                    if need == "hidden"
+                    else self.head.logits(states.rows)
+                )
+                cells = rows[states.cells_st]
+                found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found

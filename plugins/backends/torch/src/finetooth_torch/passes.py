@@ -20,9 +20,11 @@ from torch import Tensor
 from finetooth_torch.layout import MicroBatch, one_batch
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
+from finetooth_torch.profiling import spanned
 from finetooth_torch.randomness import seeded
 from finetooth_torch.rectangles import Rectangle, loss_data, make_rectangle, per_datum
 from finetooth_torch.totals import Totals, checked_state, is_finite
+from finetooth_torch.trace import LAYOUT_SPAN
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ class Runner:
         if objective.requires_grad:
             (objective * self._scale()).backward()
 
+    @spanned(LAYOUT_SPAN)
     def _rectangle(self, work: Pass, batch: MicroBatch) -> Rectangle:
         return make_rectangle(work.data, batch, pad_id=self._pad_id, device=self._device)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetooth_hooks import Decision, PlanError
-from finetooth_hooks.protocols import BackendPlan, HardwareFacts, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
 
 from finetooth_torch.memory import estimate
 
 RECIPE = "the recipe says so"
-CPU_MICRO_BATCH = 2048
+STREAM = "stream"
+CPU_MICRO_BATCH = 4096
 ACCELERATOR_MICRO_BATCH = 16384
 
 
-def decide(request: PlanRequest, attention: str | None) -> BackendPlan:
+def decide(request: PlanRequest, attention: str | None, decoder: str = "auto") -> BackendPlan:
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
     Raises:
@@ -22,7 +23,9 @@ def decide(request: PlanRequest, attention: str | None) -> BackendPlan:
     """
     precision = _precision(request.train.precision, request.hardware)
     micro_batch = _micro_batch(request)
-    checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value))
+    layers = _layers(request, attention, decoder)
+    stream = layers[0].value == STREAM
+    checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
     train = replace(
         request.train,
         precision=str(precision.value),
@@ -30,9 +33,13 @@ def decide(request: PlanRequest, attention: str | None) -> BackendPlan:
         gradient_checkpointing=bool(checkpointing.value),
     )
     memory = estimate(
-        request, str(precision.value), int(micro_batch.value), checkpointing=train.gradient_checkpointing is True
+        request,
+        str(precision.value),
+        int(micro_batch.value),
+        checkpointing=train.gradient_checkpointing is True,
+        stream=stream,
     )
-    return BackendPlan(train, (precision, micro_batch, checkpointing, _attention(request, attention)), memory)
+    return BackendPlan(train, (precision, micro_batch, checkpointing, *layers), memory)
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
@@ -59,11 +66,17 @@ def _micro_batch(request: PlanRequest) -> Decision:
         if asked < 1:
             raise PlanError(f"{setting}={asked}: it holds no token", action="set it to auto or a positive number")
         reason = RECIPE
-        if asked < request.longest:
-            reason += f"; a sequence longer than it (up to {request.longest} tokens) goes alone"
+        if request.mean_length and asked < request.longest:
+            row = f"row {request.longest_id}" if request.longest_id else "the longest row"
+            raise PlanError(
+                f"{setting}={asked}: {row} has {request.longest} tokens, which do not fit",
+                action=f"set it to auto or at least {request.longest}, or lower train.max_length below {asked + 1}",
+            )
     else:
         asked = CPU_MICRO_BATCH if request.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
         reason = "enough rows to keep the GEMMs busy, little memory"
+        if asked < request.longest:
+            asked, reason = request.longest, "as much as the longest row"
     if not request.accumulation:
         whole = request.train.batch_size * max(request.longest, 1)
         if request.train.micro_batch_tokens is not None and asked < whole:
@@ -76,7 +89,7 @@ def _micro_batch(request: PlanRequest) -> Decision:
     return Decision(setting, asked, reason)
 
 
-def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> Decision:
+def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, stream: bool) -> Decision:
     setting, asked = "train.gradient_checkpointing", request.train.gradient_checkpointing
     if asked and not request.checkpointing:
         raise PlanError(
@@ -85,7 +98,7 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> De
         )
     if asked is not None:
         return Decision(setting, asked, RECIPE)
-    needed = estimate(request, precision, micro_batch, checkpointing=False).total
+    needed = estimate(request, precision, micro_batch, checkpointing=False, stream=stream).total
     has = request.hardware.memory
     figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
     if needed <= has:
@@ -93,6 +106,36 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int) -> De
     if not request.checkpointing:
         return Decision(setting, False, f"optimizer {request.optimizer} does not work with it ({figures} needed)")
     return Decision(setting, True, f"without it the run would take {figures}")
+
+
+def _layers(request: PlanRequest, attention: str | None, decoder: str) -> tuple[Decision, ...]:
+    chosen = choose_decoder(request.facts, request.hardware, attention, decoder)
+    return (chosen,) if chosen.value == STREAM else (chosen, _attention(request, attention))
+
+
+def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str) -> Decision:
+    """How decoder layers are computed; see `TorchOptions.decoder`.
+
+    Raises:
+        PlanError: the stream decoder is asked for and cannot be used.
+    """
+    setting = "backend.decoder"
+    if facts.block is None:
+        obstacle = "the model's family does not describe its layers"
+    elif hardware.device != "cpu":
+        obstacle = f"it is written for CPUs, not for {hardware.label}"
+    elif attention is not None:
+        obstacle = f"backend.attention={attention} is transformers' own"
+    else:
+        obstacle = ""
+    if asked == STREAM and obstacle:
+        raise PlanError(f"{setting}={STREAM}: {obstacle}", action=f"set {setting} to auto or transformers")
+    if asked == "transformers":
+        return Decision(setting, asked, RECIPE)
+    if obstacle:
+        return Decision(setting, "transformers", obstacle)
+    reason = "no padding, linear layers of the same input as one product, common beginnings once"
+    return Decision(setting, STREAM, RECIPE if asked == STREAM else reason)
 
 
 def _attention(request: PlanRequest, asked: str | None) -> Decision:

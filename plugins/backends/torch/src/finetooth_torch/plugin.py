@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Backend, hookimpl
+from finetooth_hooks import Backend, Command, hookimpl
 
 
 @hookimpl
@@ -15,6 +15,16 @@ def ft_backends() -> Iterator[Backend]:
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"}),
+        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile"}),
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
+    )
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="profile",
+        build="finetooth_torch.profile_command:command",
+        summary="show where the time of a run's recorded steps went",
+        section="Use",
     )

@@ -11,6 +11,13 @@ from torch import Tensor
 
 from finetooth_torch.randomness import stream_key
 
+BLOCK = 256
+"""Tokens whose probabilities are summed before a draw looks for its place: two short searches instead of one running
+sum over the vocabulary."""
+
+LIKELIEST = 512
+"""Tokens among which `top_p` looks first; where they do not reach it, it looks among all."""
+
 
 def row_streams(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[np.random.Generator]]:
     """A stream per prompt and sample, keyed by the seed, the prompt's own tokens and the number of the sample: what
@@ -30,12 +37,20 @@ def row_streams(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[li
     return streams
 
 
+def score(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(B,) log-probabilities of `tokens` (B,) under `logits` (B, V), untempered."""
+    # the most likely token's probability cannot underflow, and a softmax is cheaper than a log-softmax
+    likeliest = torch.softmax(logits, -1).amax(-1).log()
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.amax(-1) + likeliest
+
+
 def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:
     """(B,) int64: the next token of each row.
 
     Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
-    `top_p` (Holtzman et al., 2020, arXiv:1904.09751); one uniform number per row picks by the inverse of the
-    cumulative distribution.
+    `top_p` (Holtzman et al., 2020, arXiv:1904.09751); of equally likely tokens the one with the lower id counts as more
+    likely. One uniform number per row picks by the inverse of the cumulative distribution, so a row's token depends on
+    its logits and its stream alone.
 
     Args:
         logits: (B, V) of the unscaled model.
@@ -44,24 +59,73 @@ def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Gener
     if sampling.temperature == 0:
         return logits.argmax(-1)
     draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
-    if sampling.top_k == 0 and sampling.top_p >= 1:
-        weights = torch.softmax(logits.double() / sampling.temperature, -1)
-        return _invert(weights, draws)
-    ordered, order = logits.double().sort(dim=-1, descending=True, stable=True)
-    weights = torch.softmax(ordered / sampling.temperature, -1)
-    if 0 < sampling.top_k < weights.shape[-1]:
-        weights[:, sampling.top_k :] = 0
-        weights = weights / weights.sum(-1, keepdim=True)
+    vocabulary = logits.shape[-1]
+    top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else 0
+    if not top_k and sampling.top_p >= 1:
+        return _invert_blocks(_weights(logits, sampling.temperature), draws)
+    least = logits.topk(top_k).values[:, -1:] if top_k else _least_of_nucleus(logits, sampling)
+    values, ids = _at_least(logits, least)
+    weights = _weights(values, sampling.temperature).double()
+    if top_k:
+        weights[:, top_k:] = 0
     if sampling.top_p < 1:
+        whole = weights if top_k else _weights(logits, sampling.temperature)
+        total = whole.sum(-1, keepdim=True).double()
         before = weights.cumsum(-1) - weights  # the most likely token always stays
-        weights = torch.where(before < sampling.top_p, weights, 0.0)
-    return order.gather(-1, _invert(weights, draws).unsqueeze(-1)).squeeze(-1)
+        weights = torch.where(before < sampling.top_p * total, weights, 0.0)
+    return ids.gather(-1, _invert(weights, draws).unsqueeze(-1)).squeeze(-1)
+
+
+def _weights(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities but for a factor per row; the most likely token's is 1."""
+    return (logits - logits.amax(-1, keepdim=True)).div_(temperature).exp_()
+
+
+def _least_of_nucleus(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, 1): a logit such that the tokens that have at least as much reach `top_p`."""
+    likeliest = logits.topk(min(LIKELIEST, logits.shape[-1])).values
+    reached = _weights(likeliest, sampling.temperature).double().sum(-1, keepdim=True)
+    total = _weights(logits, sampling.temperature).sum(-1, keepdim=True).double()
+    enough = reached > sampling.top_p * total * (1 + 1e-5)  # float32 sums: doubt goes to looking among all
+    return torch.where(enough, likeliest[:, -1:], -torch.inf)
+
+
+def _at_least(logits: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits that are no lower than `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf."""
+    rows, ids = (logits >= least).nonzero(as_tuple=True)  # ascending ids, which the stable sort keeps
+    counts = rows.bincount(minlength=logits.shape[0])
+    columns = torch.arange(len(rows), device=logits.device) - (counts.cumsum(0) - counts)[rows]
+    shape = logits.shape[0], int(counts.max())
+    values, places = logits.new_full(shape, -torch.inf), ids.new_zeros(shape)
+    values[rows, columns], places[rows, columns] = logits[rows, ids], ids
+    values, order = values.sort(dim=-1, descending=True, stable=True)
+    return values, places.gather(-1, order)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
-    cumulative = weights.cumsum(-1)
-    # a draw in [0, 1) scaled by the row's own total cannot fall behind the last token that has weight
-    points = draws.unsqueeze(-1) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, points, right=True).squeeze(-1)
+    """(B,): where in `weights` (B, C) the running sum passes the share `draws` (B,) of the row's total."""
+    return _find(weights, draws * weights.sum(-1))
+
+
+def _invert_blocks(weights: Tensor, draws: Tensor) -> Tensor:
+    """`_invert` for many columns: first the block, then the place in it."""
+    vocabulary = weights.shape[-1]
+    whole = vocabulary // BLOCK
+    sums = weights[:, : whole * BLOCK].unflatten(-1, (whole, BLOCK)).sum(-1) if whole else weights[:, :0]
+    if whole * BLOCK < vocabulary:
+        sums = torch.cat([sums, weights[:, whole * BLOCK :].sum(-1, keepdim=True)], -1)
+    sums = sums.double()
+    points = draws * sums.sum(-1)
+    block = _find(sums, points)
+    points = points - (sums.cumsum(-1) - sums).gather(-1, block.unsqueeze(-1)).squeeze(-1)
+    columns = block.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(-1, columns.clamp_max(vocabulary - 1)).double().masked_fill_(columns >= vocabulary, 0.0)
+    return block * BLOCK + _find(inside, points)
+
+
+def _find(weights: Tensor, points: Tensor) -> Tensor:
+    """(B,): the first place where the running sum of `weights` (B, C) exceeds `points` (B,)."""
+    chosen = torch.searchsorted(weights.cumsum(-1), points.unsqueeze(-1), right=True).squeeze(-1)
+    # a point is below the row's own total but for rounding, and must not fall behind the last token that has weight
     last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1)
     return torch.minimum(chosen, last)

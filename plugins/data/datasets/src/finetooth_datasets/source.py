@@ -46,6 +46,11 @@ class DatasetsSource:
     def __init__(self, options: DatasetsOptions) -> None:
         self._options = options
 
+    def files(self) -> tuple[Path, ...] | None:
+        """The file; of a hub dataset nothing is known here."""
+        path = Path(self._options.path)
+        return (path,) if path.suffix.lower() in ENDINGS else None
+
     def rows(self) -> Iterator[Row]:
         """
         Raises:
@@ -53,7 +58,8 @@ class DatasetsSource:
         """
         options = self._options
         if Path(options.path).suffix.lower() in ENDINGS:
-            # the library caches what it converts; a local file is read quickly, and its cache would only grow
+            # the library converts to Arrow on disk and maps that, so memory does not grow with the rows (but for .json,
+            # which is read as a whole); a local file is converted quickly, and a cache of it would only grow
             with tempfile.TemporaryDirectory() as cache:
                 yield from self._rows(self._file(cache))
         else:
@@ -84,7 +90,6 @@ class DatasetsSource:
                     data_files=str(path),
                     split=self._options.split,
                     cache_dir=cache,
-                    keep_in_memory=True,
                     **arguments,
                 )
         except Exception as error:  # pyarrow, pandas and datasets raise classes of their own for what a user can mend

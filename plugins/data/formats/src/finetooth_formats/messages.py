@@ -38,7 +38,9 @@ class MessageReader:
         note: told once about whatever is read in an unusual way.
     """
 
-    def __init__(self, roles: Mapping[str, str] | None = None, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, roles: Mapping[str, str] | None = None, note: Callable[..., None] = lambda text, *, topic: None
+    ) -> None:
         self._roles = dict(roles or {})
         self._note = note
         self._noted: set[str] = set()
@@ -94,7 +96,7 @@ class MessageReader:
         topic = text.split(" ", 1)[0]
         if topic not in self._noted:
             self._noted.add(topic)
-            self._note(text)
+            self._note(text, topic=f"formats: {topic}")
 
     def _message(self, path: str, item: Any, problems: list[str]) -> Message | None:
         if not isinstance(item, Mapping):

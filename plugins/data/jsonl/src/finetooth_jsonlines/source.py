@@ -1,4 +1,4 @@
-"""The source `jsonl`: one JSON object a line, every line checked before the first row is handed out."""
+"""The source `jsonl`: one JSON object a line, read a portion at a time; every broken line is counted and named."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import BinaryIO, cast
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Portion
+from finetooth_hooks.tally import SHOWN, Problems
 
 from finetooth_jsonlines.lines import BrokenLine, parse
 
-SHOWN = 5
-"""How many broken lines an error spells out before it only counts."""
+PORTION_BYTES = 300_000
+"""About how much is read at a time."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -42,18 +44,39 @@ class JsonLines:
     def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
         self._path, self._note = path, note
 
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self._path,)
+
     def rows(self) -> Iterator[Row]:
         """
         Raises:
-            DataError: the file is missing, empty, not UTF-8 or not JSON lines; names every broken line, the first few
-                with the reason.
+            DataError: the file is missing, empty, not UTF-8 or not JSON lines. Broken lines are named after the last
+                good row, the first few with the reason.
+        """
+        broken, good = Problems(), 0
+        for portion in self.portions():
+            for item in self.read(portion):
+                if isinstance(item, Row):
+                    good += 1
+                    yield item
+                else:
+                    broken.add(item)
+        if broken.count:
+            raise self.refusal(broken, good)
+
+    def portions(self) -> Iterator[Portion]:
+        """Whole lines; `place` is the number of the first one and the offset of its first byte in the file.
+
+        Raises:
+            DataError: the file is missing, cut off, empty, or of another kind.
         """
         name = self._path.as_posix()
         if self._path.is_dir():
             raise DataError(name, "it is a folder", action="name a file in it")
         try:
             with self._open() as file:
-                rows, broken, lines = self._read(file, name)
+                yield from self._cut(file, name)
         except FileNotFoundError as error:
             raise DataError(name, "the file does not exist", action="check data.train and data.eval") from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -62,12 +85,29 @@ class JsonLines:
             raise DataError(
                 name, f"it cannot be read: {error.strerror or error}", action="check its permissions"
             ) from error
-        if broken:
-            raise self._broken(name, broken, len(rows))
-        if not rows:
-            empty = "the file is empty" if not lines else "the file holds only blank lines"
-            raise DataError(name, empty, action="check that it was written to the end")
-        yield from rows
+
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        """Rows of the lines of a portion, and an error for each broken line."""
+        name = self._path.as_posix()
+        number, offset = portion.place
+        for line in portion.content.split(b"\n"):
+            if line.strip():
+                try:
+                    yield Row(f"{name}:{number}", parse(line, number, offset))
+                except BrokenLine as broken:
+                    yield DataError(f"{name}:{number}", broken.problem, action=broken.action)
+            number += 1
+            offset += len(line) + 1
+
+    def refusal(self, broken: Problems, good: int) -> DataError:
+        """The error for a file with broken lines: names the first few."""
+        lines = [
+            (error.where.rpartition(":")[2], error.problem.removeprefix(f"{error.where}: ")) for error in broken.first
+        ]
+        shown = "; ".join(f"line {line}: {problem}" for line, problem in lines)
+        more = f"; and {broken.count - SHOWN} more" if broken.count > SHOWN else ""
+        share = f"{broken.count} broken {'line' if broken.count == 1 else 'lines'}, {good} good"
+        return DataError(self._path.as_posix(), f"{share}: {shown}{more}", action=broken.first[0].action)
 
     def _open(self) -> BinaryIO:
         """The file's bytes, unpacked if need be."""
@@ -84,25 +124,24 @@ class JsonLines:
             )
         return cast(BinaryIO, gzip.open(self._path, "rb"))
 
-    def _read(self, file: BinaryIO, name: str) -> tuple[list[Row], list[BrokenLine], int]:
-        """Good rows, broken lines, and how many lines there are."""
-        rows: list[Row] = []
-        broken: list[BrokenLine] = []
-        begun = offset = number = 0
-        for number, line in enumerate(file, start=1):  # the count outlives the loop
-            content = line
+    def _cut(self, file: BinaryIO, name: str) -> Iterator[Portion]:
+        number, offset, begun = 1, 0, False
+        while lines := file.readlines(PORTION_BYTES):
+            content = b"".join(lines)
+            skipped = 0
             if number == 1:
-                content = self._without_mark(line, name)
-            if content.strip():
-                begun += 1
-                if begun == 1:
-                    _check_first(content, name)
-                try:
-                    rows.append(Row(f"{name}:{number}", parse(content, number, offset + len(line) - len(content))))
-                except BrokenLine as problem:
-                    broken.append(problem)
-            offset += len(line)
-        return rows, broken, number
+                skipped = len(content)
+                content = self._without_mark(content, name)
+                skipped -= len(content)
+            if not begun and content.strip():
+                begun = True
+                _check_first(content.lstrip().partition(b"\n")[0], name)
+            yield Portion(content, (number, offset + skipped))
+            number += len(lines)
+            offset += skipped + len(content)
+        if not begun:
+            empty = "the file is empty" if number == 1 else "the file holds only blank lines"
+            raise DataError(name, empty, action="check that it was written to the end")
 
     def _without_mark(self, line: bytes, name: str) -> bytes:
         encoding = FOREIGN_ENCODINGS.get(line[:2])
@@ -112,12 +151,6 @@ class JsonLines:
             return line
         self._note(f"{name} begins with a byte order mark, which was skipped")
         return line[len(BYTE_ORDER_MARK) :]
-
-    def _broken(self, name: str, broken: list[BrokenLine], good: int) -> DataError:
-        shown = "; ".join(f"line {problem.line}: {problem.problem}" for problem in broken[:SHOWN])
-        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        share = f"{len(broken)} broken {'line' if len(broken) == 1 else 'lines'}, {good} good"
-        return DataError(name, f"{share}: {shown}{more}", action=broken[0].action)
 
 
 def _check_first(content: bytes, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -60,6 +61,10 @@ class TasksSource:
 
     def __init__(self, options: TasksOptions) -> None:
         self.options = options
+
+    def files(self) -> tuple[Path, ...]:
+        """None: the options decide every row."""
+        return ()
 
     def rows(self) -> Iterator[Row]:
         """The rows, the same ones every time; those of a smaller `count` are the first ones of a larger.

@@ -36,6 +36,10 @@ class TextFiles:
     def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
         self._path, self._note = path, note
 
+    def files(self) -> tuple[Path, ...]:
+        """All that are read."""
+        return tuple(self._files())
+
     def rows(self) -> Iterator[Row]:
         """
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +48,7 @@ class LossEvaluator:
 
     def __init__(self, options: LossOptions, context: Context) -> None:
         self._options, self._context = options, context
-        self._data: tuple[Datum, ...] = ()
+        self._data: Sequence[Datum] = ()
         self._rows = 0
 
     def prepare(self) -> DataReport:
@@ -125,6 +125,7 @@ class LossEvaluator:
             tokens=sum(map(len, data)),
             trained_tokens=sum(int(datum.mask.sum()) for datum in data),
             longest=max(map(len, data)),
+            longest_id=max(data, key=len).id or "",
         )
 
     def _windows(self, id_: str, example: Text) -> Iterator[Datum]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_hooks.llama_shape import llama_facts
+from finetooth_hooks.protocols import ModelFacts
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 SMOLLM_VOCABULARY, LLAMA3_VOCABULARY = 49152, 128256
 
 
@@ -23,24 +22,7 @@ class Llama:
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config."""
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return ModelFacts(
-            hidden_size=hidden,
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            ffn_size=int(config["intermediate_size"]),
-            vocab_size=int(config["vocab_size"]),
-            max_positions=int(config.get("max_position_embeddings") or 2048),
-            layer_path="model.layers",
-            body="model",
-            head=Head("lm_head"),
-            attention_targets=ATTENTION,
-            linear_targets=ATTENTION + MLP,
-            renderer=_renderer(config),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
+        return llama_facts(config, renderer=_renderer(config), max_positions=2048)
 
 
 def _renderer(config: Mapping[str, Any]) -> Pick:

@@ -9,6 +9,8 @@ from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import HardwareFacts
 from pydantic import Field
 
+from finetooth_cuda.peaks import peak_flops
+
 BF16_SINCE = (8, 0)
 """Compute capability from which tensor cores take bf16 (Ampere)."""
 
@@ -84,6 +86,7 @@ class CudaHardware:
                 *(("flash_attention_2",) if capability >= FLASH_SINCE and _has_flash() else ()),
                 "eager",
             ),
+            peak_flops=peak_flops(str(properties.name)),
         )
 
 

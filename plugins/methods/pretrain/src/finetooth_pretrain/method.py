@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared, Text
+from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Examples
+from finetooth_hooks.preparation import Rendering
 
-from finetooth_pretrain.windows import separator_id, stream, windows
+from finetooth_pretrain.windows import Windows
 
 
 class PretrainOptions(Options):
@@ -45,55 +45,34 @@ class Pretrain(BatchedMethod):
         Raises:
             DataError: a row is no plain text or is empty, or there is nothing to predict.
         """
-        examples = self._context.examples("train")
-        documents = _documents(examples)
         length = self._context.train.max_length
-        tokenizer = self._context.tokenizer
-        tokens, starts = stream(documents, tokenizer, separator_id(tokenizer, self._options.separator))
-        data = tuple(windows(tokens, starts, length))
+        rendering = Rendering("finetooth_pretrain.windows:build", {"separator": self._options.separator})
+        preparation = self._context.prepare("train", rendering, None)  # no document is too long
+        documents, tokens = preparation.report.rows, preparation.data.token_count
+        data = Windows(preparation.data, length)
         if not data:
             raise DataError(
-                f"data.{examples.split}",
-                f"{len(documents)} document(s) with {len(tokens)} token(s): predicting needs at least 2",
+                f"data.{preparation.report.split}",
+                f"{documents} document(s) with {tokens} token(s): predicting needs at least 2",
                 action="give it more text",
             )
         batches = self.begin(data)
-        report = self._report(examples.split, len(documents), len(tokens), length)
+        report = self._report(preparation.report, tokens, length)
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
-    def _report(self, split: str, documents: int, tokens: int, length: int) -> DataReport:
-        last = len(self._data[-1])
+    def _report(self, documents: DataReport, tokens: int, length: int) -> DataReport:
+        windows = len(self._data)
+        last = tokens - 1 - (windows - 1) * length
         note = (
-            f"{documents:,} {'document' if documents == 1 else 'documents'}, {tokens:,} tokens, cut in "
-            f"{len(self._data):,} windows of {length}"
+            f"{documents.rows:,} {'document' if documents.rows == 1 else 'documents'}, {tokens:,} tokens, cut in "
+            f"{windows:,} windows of {length}"
         )
-        positions = sum(len(datum) for datum in self._data)
         return DataReport(
-            split=split,
-            rows=documents,
-            used=len(self._data),
-            tokens=positions,
-            trained_tokens=positions,
-            longest=max(len(datum) for datum in self._data),
+            split=documents.split,
+            rows=documents.rows,
+            used=windows,
+            tokens=tokens - 1,
+            trained_tokens=tokens - 1,
+            longest=min(length, tokens - 1),
             notes=(note if last == length else f"{note}; the last has {last}",),
         )
-
-
-def _documents(examples: Examples) -> list[tuple[str, str]]:
-    """Ids and texts.
-
-    Raises:
-        DataError: a row is no plain text, or empty.
-    """
-    documents = []
-    for id_, example in examples.rows:
-        if not isinstance(example, Text):
-            raise DataError(
-                id_,
-                "the row is a conversation or a prompt with its completion, and method pretrain learns from plain text",
-                action="set method: sft, or data.format: text",
-            )
-        if not example.text:
-            raise DataError(id_, "the text is empty", action="remove the row")
-        documents.append((id_, example.text))
-    return documents

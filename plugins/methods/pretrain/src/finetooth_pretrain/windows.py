@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
-from finetooth_hooks import Datum, RecipeError
+from finetooth_hooks import DataError, Datum, Example, RecipeError, Rendered, Text
+from finetooth_hooks.context import Context
+from finetooth_hooks.preparation import Render
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.rendering import text_opening
+from finetooth_hooks.token_rows import TokenRows
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """What models end a document with, most telling first. A chat model's own end-of-text token usually ends a message."""
@@ -38,42 +42,57 @@ def separator_id(tokenizer: Tokenizer, separator: str) -> int:
     return found
 
 
-def stream(
-    documents: Sequence[tuple[str, str]], tokenizer: Tokenizer, separator: int
-) -> tuple[list[int], list[tuple[int, str]]]:
-    """All documents as one run of tokens, each closed by the separator.
-
-    A beginning-of-text token stands before each document if the tokenizer puts one before every text.
+def build(options: Mapping[str, Any], context: Context) -> Render:
+    """Tokens of a document: a beginning-of-text token if the tokenizer puts one before every text, the text, the
+    separator.
 
     Args:
-        documents: id and text.
-        separator: token id.
-
-    Returns:
-        The tokens, and for every document the index of its first token with its id.
+        options: `separator`, as in `PretrainOptions`.
     """
-    tokens: list[int] = []
-    starts: list[tuple[int, str]] = []
+    tokenizer = context.tokenizer
     opening = text_opening(tokenizer)
-    for id_, text in documents:
-        starts.append((len(tokens), id_))
-        tokens += [*opening, *tokenizer.encode(text), separator]
-    return tokens, starts
+    separator = separator_id(tokenizer, options["separator"])
+
+    def render(example: Example) -> Rendered:
+        if not isinstance(example, Text):
+            raise DataError(
+                "",
+                "the row is a conversation or a prompt with its completion, and method pretrain learns from plain text",
+                action="set method: sft, or data.format: text",
+            )
+        if not example.text:
+            raise DataError("", "the text is empty", action="remove the row")
+        tokens = (*opening, *tokenizer.encode(example.text), separator)
+        return Rendered(tokens, (1.0,) * len(tokens))
+
+    return render
 
 
-def windows(tokens: Sequence[int], starts: Sequence[tuple[int, str]], length: int) -> Iterator[Datum]:
-    """Cut into windows of `length` positions.
+class Windows(Sequence[Datum]):
+    """All documents laid end to end, cut into windows of `length` positions, each made when it is asked for.
 
     A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last a window
     predicts is the first the next one reads. Every token but the very first is predicted exactly once. The last window
-    may be shorter.
-
-    Yields:
-        Data named after the document in which they begin and the offset in it: `corpus.txt@1024`.
+    may be shorter. A window is named after the document in which it begins and the offset in it: `corpus.txt@1024`.
     """
-    document = 0
-    for begin in range(0, len(tokens) - 1, length):
-        while document + 1 < len(starts) and starts[document + 1][0] <= begin:
-            document += 1
-        first, id_ = starts[document]
-        yield Datum.from_tokens(tokens[begin : begin + length + 1], id=f"{id_}@{begin - first}")
+
+    def __init__(self, documents: TokenRows, length: int) -> None:
+        self._documents, self._length = documents, length
+        self._size = max(0, -(-(documents.token_count - 1) // length))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> Datum: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Datum]: ...
+    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        begin = place * self._length
+        document, offset = self._documents.place(begin)
+        return Datum.from_tokens(self._documents.span(begin, begin + self._length + 1), id=f"{document}@{offset}")

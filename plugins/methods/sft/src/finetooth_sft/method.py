@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from finetooth_hooks import (
-    Conversation,
-    DataError,
-    Example,
-    Options,
-    Pick,
-    Prepared,
-    PromptCompletion,
-    Rendered,
-)
+from finetooth_hooks import Options, Pick, Prepared
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.preparation import prepare
-from finetooth_hooks.rendering import render_completion
+from finetooth_hooks.preparation import Limit, Rendering
+
+from finetooth_sft.rendering import TRAILING
 
 
 class SftOptions(Options):
@@ -55,35 +47,21 @@ class Sft(BatchedMethod):
         Raises:
             DataError: a row is broken, is a plain text, or has nothing to train on.
         """
-        examples = self._context.examples("train")
-        preparation = prepare(examples, self._render, self._context.train)
+        rendering = Rendering("finetooth_sft.rendering:build", {"train_on": self._options.train_on})
+        preparation = self._context.prepare("train", rendering, Limit.of(self._context.train))
         batches = self.begin(preparation.data)
-        report = dataclasses.replace(
-            preparation.report, notes=preparation.report.notes + _notes([example for _, example in examples.rows])
-        )
-        return Prepared(batches.total_steps, batches.steps_per_epoch, report)
-
-    def _render(self, example: Example) -> Rendered:
-        if isinstance(example, Conversation):
-            return self._context.renderer.render(example, train_on=self._options.train_on)
-        if isinstance(example, PromptCompletion):
-            return render_completion(example, self._context.tokenizer, train_prompt=self._options.train_on == "all")
-        raise DataError(
-            "format",
-            "the row is a plain text, and method sft learns from conversations or prompts with completions",
-            action="set method: pretrain, or data.format to the columns that hold prompt and completion",
+        notes = preparation.report.notes + _notes(preparation.remarks.get(TRAILING, 0))
+        return Prepared(
+            batches.total_steps, batches.steps_per_epoch, dataclasses.replace(preparation.report, notes=notes)
         )
 
 
-def _notes(examples: list[Example]) -> tuple[str, ...]:
-    """What the rows say that no count says."""
-    trailing = sum(
-        1
-        for example in examples
-        if isinstance(example, Conversation)
-        and example.messages[-1].role != "assistant"
-        and any(message.role == "assistant" for message in example.messages)
-    )
+def _notes(trailing: int) -> tuple[str, ...]:
+    """What the rows say that no count says.
+
+    Args:
+        trailing: conversations that go on after the last answer.
+    """
     if not trailing:
         return ()
     verb = "conversation ends" if trailing == 1 else "conversations end"

@@ -29,6 +29,7 @@ from finetooth_chatml import template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 ROLES = ("system", "user", "assistant")
+LINE_FEED = Stretch("\n")
 OTHER = "remove them, or set data.renderer: jinja"
 
 
@@ -74,6 +75,8 @@ class ChatML:
             )
         self._tokenizer, self._default_system = tokenizer, default_system
         self._start, self._end = start, end
+        self._opening, self._closing = Control(start), (Control(end), Control(end, True))
+        self._default: tuple[list[int], list[float]] | None = None
         document_end = tokenizer.token_id(DOCUMENT_END)
         self.stop_ids: tuple[int, ...] = (end,) if document_end is None else (end, document_end)
 
@@ -88,14 +91,18 @@ class ChatML:
         """
         _check(conversation.messages, conversation.tools)
         tokens, weights = self._preamble(conversation.messages)
-        spans = []
-        trained = trained_messages(conversation.messages, train_on)
-        for message, trains in zip(conversation.messages, trained, strict=True):
-            begin = len(tokens)
-            ids, values = tokenise(self._message(message, trains), self._tokenizer)
-            tokens, weights = tokens + ids, weights + values
-            spans.append((begin, len(tokens)))
-        return Rendered(tuple(tokens), tuple(weights), tuple(spans))
+        pieces: list[Piece] = []
+        for message, trains in zip(
+            conversation.messages, trained_messages(conversation.messages, train_on), strict=True
+        ):
+            pieces += self._message(message, trains)
+        ids, values = tokenise(pieces, self._tokenizer)  # all at once: that is much quicker
+        opening = len(tokens)
+        tokens, weights = tokens + ids, weights + values
+        begins = [opening]  # text never becomes `<|im_start|>`, so each of them begins a message
+        for _ in conversation.messages[1:]:
+            begins.append(tokens.index(self._start, begins[-1] + 1))
+        return Rendered(tuple(tokens), tuple(weights), tuple(zip(begins, [*begins[1:], len(tokens)], strict=True)))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """Tokens up to and including `<|im_start|>assistant` and its line feed.
@@ -119,15 +126,18 @@ class ChatML:
         """The default system message, if the conversation begins without one."""
         if not self._default_system or (messages and messages[0].role == "system"):
             return [], []
-        return tokenise(self._message(Message("system", self._default_system), False), self._tokenizer)
+        if self._default is None:
+            self._default = tokenise(self._message(Message("system", self._default_system), False), self._tokenizer)
+        tokens, weights = self._default
+        return list(tokens), list(weights)
 
     def _message(self, message: Message, trains: bool) -> list[Piece]:
         header = f"{message.role}\n"
         return [
-            Control(self._start),
+            self._opening,
             Stretch(header + message.content, len(header) if trains else None),
-            Control(self._end, trains),
-            Stretch("\n"),
+            self._closing[trains],
+            LINE_FEED,
         ]
 
 

@@ -15,6 +15,8 @@ from finetooth_console.curve import chart
 
 REDRAW_SECONDS = 0.1
 """The live line is drawn at most this often: fast steps must not wait for the terminal."""
+REDRAW_SHARE = 1 / 200
+"""Drawing takes at most this share of the time: a slow terminal is drawn to less often."""
 PLAIN_LINES = 20
 """About so many lines a run prints without a terminal."""
 
@@ -41,7 +43,7 @@ class ConsoleTracker:
         self.options, self.console, self.clock = options, console, clock
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._drawn = float("-inf")
+        self._next_draw = float("-inf")
         self._seconds: float | None = None
         self._steps: list[int] = []
         self._losses: list[float] = []
@@ -63,14 +65,14 @@ class ConsoleTracker:
         seconds = report.seconds
         self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
         last = report.step == run.total_steps
-        line = step_line(report, run.total_steps, self._seconds)
         if self._progress is not None:
-            now = self.clock()
-            if last or now - self._drawn >= REDRAW_SECONDS:
-                self._drawn = now
+            begun = self.clock()
+            if last or begun >= self._next_draw:
+                line = step_line(report, run.total_steps, self._seconds)
                 self._progress.update(self._task, completed=report.step, line=line, refresh=True)
+                self._next_draw = begun + max(REDRAW_SECONDS, (self.clock() - begun) / REDRAW_SHARE)
         elif last or len(self._steps) == 1 or report.step % self._interval(run.total_steps) == 0:
-            self._print(line)
+            self._print(step_line(report, run.total_steps, self._seconds))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """One line for the evaluation."""
@@ -95,7 +97,7 @@ class ConsoleTracker:
 
 
 def step_line(report: StepReport, total: int | None, seconds: float) -> str:
-    """Step, loss, speed, time left, memory and learning rate.
+    """Step, loss, speed (and how much of what the device can do that is), time left, memory and learning rate.
 
     Args:
         total: steps of the run, None if unknown.
@@ -104,7 +106,7 @@ def step_line(report: StepReport, total: int | None, seconds: float) -> str:
     parts = [
         f"step {report.step}" + (f"/{total}" if total else ""),
         f"loss {report.loss:.4f}",
-        f"{report.tokens_per_second:,.0f} tok/s",
+        f"{report.tokens_per_second:,.0f} tok/s" + (f" ({report.mfu:.0%} MFU)" if report.mfu else ""),
     ]
     if total:
         parts.append(f"ETA {duration((total - report.step) * seconds)}")

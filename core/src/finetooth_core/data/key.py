@@ -1,0 +1,175 @@
+"""The key of prepared data: SHA-256 over everything that decides them, so that a stale cache cannot be.
+
+It covers the bytes of every source file, the options of every entry that takes part, the code of their packages and the
+versions of all they depend on, the tokenizer's content, the model's config and the limits. What another process or
+another day may change without changing a token is left out: where the run writes, how it trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.context import Registered
+from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.protocols import KnownSource
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from finetooth_core.data.file_hashes import FileHashes
+from finetooth_core.data.reading import SplitRows
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+LAYOUT = 1
+"""Of the files in the cache."""
+OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
+
+
+class Unknowable(Exception):
+    """Why no key can be made."""
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """What prepared data are found by.
+
+    Attributes:
+        value: 64 hexadecimal digits.
+        files: the source files and their SHA-256.
+    """
+
+    value: str
+    files: Mapping[Path, str]
+
+
+def data_key(
+    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
+) -> DataKey:
+    """
+    Raises:
+        Unknowable: a source does not say what its rows are made of.
+        DataError: a source file is missing.
+    """
+    files: dict[Path, str] = {}
+    sources = []
+    for picked in rows.sources:
+        made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        if made_of is None:
+            raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
+        digests = {path: hashes.sha256(path) for path in made_of}
+        files |= digests
+        named = {path.as_posix(): digest for path, digest in digests.items()}
+        sources.append([picked.registered.full_name, picked.options, named])
+    _ = context.renderer  # decides what it is
+    kinds = ("loader", "family", "renderer")
+    parts: list[Registered] = [
+        context.catalog.get(kind, context.picked[kind]) for kind in kinds if kind in context.picked
+    ]
+    parts += [picked.registered for picked in (*rows.sources, rows.format)]
+    parts += _offering(context, rendering.build)
+    options = {
+        "format": [rows.format.registered.full_name, rows.format.options],
+        "rendering": [rendering.build, dict(rendering.options)],
+        **{kind: [context.picked[kind], context.options.get(kind)] for kind in kinds if kind in context.picked},
+    }
+    modules = {part.entry.build for part in parts} | {rendering.build, *OWN_PACKAGES}
+    content = {
+        "layout": LAYOUT,
+        "python": list(sys.version_info[:3]),
+        "sources": sources,
+        "options": options,
+        "option_files": _option_files(options, hashes),
+        "limit": None if limit is None else asdict(limit),
+        "model": dict(context.model.config),
+        "tokenizer": _tokenizer(context),
+        "code": {
+            name: code_hash(name) for name in sorted({module.partition(".")[0].partition(":")[0] for module in modules})
+        },
+        "versions": versions(part.distribution for part in parts),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
+
+
+def _offering(context: RunContext, build: str) -> list[Registered]:
+    """Entries of the package that a builder is in."""
+    package = build.partition(".")[0]
+    kinds = ("method", "evaluator")
+    return [r for kind in kinds for r in context.catalog.all(kind) if r.entry.build.partition(".")[0] == package]
+
+
+def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
+    """Content of every file that an option names."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {name: digest for item in value for name, digest in _option_files(item, hashes).items()}
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 1000:
+        return {}
+    path = Path(value)
+    try:
+        return {value: hashes.sha256(path)} if path.is_file() else {}
+    except OSError:  # a name that no file can have
+        return {}
+
+
+def _tokenizer(context: RunContext) -> str:
+    """SHA-256 over the tokenizer's own files, as it writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        context.tokenizer.save(Path(folder))
+        return tree_hash(Path(folder), "*")
+
+
+def code_hash(package: str) -> str:
+    """SHA-256 over the source files of a loaded package or module."""
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return ""
+    path = Path(file)
+    return (
+        tree_hash(path.parent, "*.py") if hasattr(module, "__path__") else hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+
+
+def tree_hash(folder: Path, pattern: str) -> str:
+    """SHA-256 over the names and contents of the files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob(pattern) if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions and of everything they require, directly or not; extras are left out."""
+    found: dict[str, str] = {}
+    open_ = list(distributions)
+    while open_:
+        name = canonicalize_name(open_.pop())
+        if name in found:
+            continue
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            continue  # a local file, or not installed
+        metadata = distribution.metadata
+        found[name] = metadata["Version"]
+        for text in metadata.get_all("Requires-Dist") or ():
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                open_.append(requirement.name)
+    return found

@@ -1,0 +1,238 @@
+"""Data of a split: found in the cache, or made by all cores in one pass over the rows.
+
+Few rows are rendered in this process and held in memory. Many are rendered portion by portion and written to a file
+that is mapped, so that memory does not grow with them. Whoever renders, the results are taken in the order of the rows:
+report, dropped rows, errors and notes are the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, prepare_examples
+from finetooth_hooks.protocols import KnownSource
+from finetooth_hooks.tally import Tally
+from finetooth_hooks.token_rows import TokenRows
+
+from finetooth_core.data import rendering as rendering_work
+from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
+from finetooth_core.data.file_hashes import FileHashes
+from finetooth_core.data.key import DataKey, Unknowable, data_key
+from finetooth_core.data.progress import PreparationProgress
+from finetooth_core.data.reading import Reading, SplitRows, broken_rows_first
+from finetooth_core.data.rendering import Note, Rendered
+from finetooth_core.data.workers import Workers, usable_cores
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+STARTUP = 3.0
+"""Seconds: about what starting workers takes. `auto` starts them when the work has taken as long, so that it never
+takes more than twice the time of the better choice."""
+
+
+@dataclass
+class Made:
+    """What one pass over the rows has made.
+
+    Attributes:
+        workers: how many processes took part.
+        alone: why only this one did.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    reading: Reading = field(default_factory=Reading)
+    notes: dict[str, str] = field(default_factory=dict)
+    workers: int = 0
+    alone: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Nothing can come of the rows any more."""
+        return self.reading.failed or self.tally.refused is not None
+
+
+def prepare(context: RunContext, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+    """See `finetooth_hooks.Context.prepare`."""
+    examples = context.examples(split)
+    if isinstance(examples.rows, tuple):
+        return prepare_examples(examples, rendering.load(context), limit)
+    rows = context.rows(split)
+    if context.recipe.data.cache == "off":
+        return _uncached(context, rows, rendering, limit, "the recipe says so")
+    cache = DataCache()
+    hashes = cache.hashes
+    try:
+        key = data_key(context, rows, rendering, limit, hashes)
+    except Unknowable as reason:
+        return _uncached(context, rows, rendering, limit, str(reason))
+    entry = cache.find(key.value)
+    if entry is None:
+        entry = _fill(context, rows, rendering, limit, cache, key, hashes)
+        told = "made now and kept"
+    else:
+        told = f"from the cache, prepared {datetime.fromtimestamp(entry.made):%Y-%m-%d %H:%M}"
+    context.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
+    for topic, text in entry.notes:
+        context.note(text, topic=topic)
+    return finish(entry.data(), entry.tally, split, limit)
+
+
+def _fill(
+    context: RunContext,
+    rows: SplitRows,
+    rendering: Rendering,
+    limit: Limit | None,
+    cache: DataCache,
+    key: DataKey,
+    hashes: FileHashes,
+) -> CacheEntry:
+    """Make an entry."""
+    try:
+        with cache.writing(key.value) as folder:
+            made, portions = _write(context, rows, rendering, limit, folder)
+            hashes.check_unchanged()
+            names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
+            notes = list(made.notes.items())
+            return cache.keep(
+                key.value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
+            )
+    except OSError as error:
+        raise _no_room(cache.root, error) from error
+
+
+def _uncached(
+    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str
+) -> Preparation:
+    """Data in a file that is gone when the process ends."""
+    from finetooth_core.data.arrow_rows import ArrowPortions
+
+    context.decide(f"data.cache.{rows.split}", "off", reason)
+    scratch = tempfile.TemporaryDirectory(prefix="finetooth-data-")  # removed with the context, or at the end
+    context.scratch.append(scratch)
+    folder = Path(scratch.name)
+    try:
+        made, portions = _write(context, rows, rendering, limit, folder)
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+    def damaged() -> UserError:
+        return UserError(f"{folder}: the prepared data changed while the run used them", action="start it again")
+
+    sizes = [(count, tokens) for count, tokens, _ in portions]
+    return finish(TokenRows(ArrowPortions(folder / ROWS, portions, damaged), sizes), made.tally, rows.split, limit)
+
+
+def _write(
+    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, folder: Path
+) -> tuple[Made, list[tuple[int, int, int]]]:
+    """Render every row into a file.
+
+    Raises:
+        DataError: what is wrong with the rows.
+    """
+    from finetooth_core.data.arrow_rows import ArrowWriter
+
+    made = Made()
+    with (
+        broken_rows_first(rows.sources, made.reading),
+        ArrowWriter(folder / ROWS) as writer,
+        PreparationProgress(f"data.{rows.split}", _total(rows)) as progress,
+    ):
+        for rendered in _rendered(context, rows, rendering, limit, made):
+            made.reading.merge(rendered.reading)
+            made.tally.merge(rendered.tally)
+            for topic, text in rendered.notes:
+                made.notes.setdefault(topic, text)
+                context.note(text, topic=topic)
+            if not made.failed:
+                writer.write(rendered.portion)
+            progress.advance(sum(rendered.reading.good.values()), rendered.size)
+    rows.check(made.reading)
+    made.tally.check()
+    if limit is not None and not made.tally.used:
+        raise made.tally.nothing_left(rows.split, limit.max_length)
+    reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
+    context.decide("data.workers", made.workers, reason)
+    return made, writer.portions
+
+
+def _rendered(
+    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: Made
+) -> Iterator[Rendered]:
+    """All results in order: by this process first, and by workers if there is enough to do."""
+    wanted = context.recipe.data.workers
+    here = rendering_work.Rendering(context, rows, rendering.load(context), limit)
+    work = rows.work()
+    count = usable_cores() if wanted == "auto" else int(wanted)
+    if context.plugins is None:
+        count, made.alone = 0, "the plugins of this process cannot be started in another"
+    elif wanted == 0:
+        made.alone = "the recipe says so"
+    elif wanted == "auto" and count == 1:
+        count, made.alone = 0, "there is one core"
+    elif wanted == "auto":
+        began = time.monotonic()
+        for item in work:
+            yield here(item, render=not made.failed)
+            if time.monotonic() - began > STARTUP:
+                break
+        else:
+            made.alone = f"prepared in {time.monotonic() - began:.1f} s, before others would have been ready"
+            return
+    if not count:
+        for item in work:
+            yield here(item, render=not made.failed)
+        return
+
+    def note(told: Note) -> None:
+        made.notes.setdefault(*told)
+        context.note(told[1], topic=told[0])
+
+    made.workers = count
+    with Workers(count, _job(context, rows, rendering, limit), here, note) as workers:
+        yield from workers.render(work, lambda: not made.failed)
+
+
+def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> dict[str, Any]:
+    """What a worker needs to build the same."""
+    assert context.plugins is not None
+    return {
+        "recipe": context.recipe.as_dict(),
+        "plugins": list(context.plugins.files),
+        "blocked": list(context.plugins.blocked),
+        "base": str(context.plugins.base or Path.cwd()),
+        "folder": str(context.folder),
+        "split": rows.split,
+        "format": rows.format.registered.full_name,
+        "rendering": [rendering.build, dict(rendering.options)],
+        "limit": None if limit is None else [limit.max_length, limit.excess_length],
+    }
+
+
+def _total(rows: SplitRows) -> int | None:
+    """Bytes of the source files, None if they say little about the rows."""
+    total = 0
+    for picked in rows.sources:
+        files = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        if not files or any(path.suffix in (".gz", ".zst", ".parquet") for path in files):
+            return None
+        total += sum(path.stat().st_size for path in files)
+    return total
+
+
+def _no_room(folder: Path, error: OSError) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        return error
+    return UserError(
+        f"{folder}: prepared data cannot be written: {error.strerror}",
+        action="make room, or set FT_CACHE to a folder on another disk",
+    )

@@ -1,0 +1,336 @@
+"""Rows of one split, read portion by portion: in this process or, by the same code, in several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+from finetooth_hooks.context import Registered
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Example, Row
+from finetooth_hooks.protocols import Format, Portion, PortionedSource, Source
+from finetooth_hooks.tally import Problems
+
+SMALL_ROWS = 2_000
+"""So many rows, if they have no more than `SMALL_CHARACTERS`, are held in memory and prepared in this process."""
+SMALL_CHARACTERS = 50_000_000
+PORTION_ROWS = 500
+PORTION_CHARACTERS = 300_000
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Picked:
+    """An entry of the data section, built.
+
+    Attributes:
+        setting: that picked it.
+        registered: the entry.
+        options: checked, defaults filled in; JSON-able.
+    """
+
+    setting: str
+    registered: Registered
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PickedSource(Picked):
+    """A source of the split."""
+
+    source: Source
+
+
+@dataclass(frozen=True)
+class PickedFormat(Picked):
+    """What reads the rows of the split."""
+
+    format: Format
+
+
+@dataclass(frozen=True)
+class Work:
+    """Some rows that are read together.
+
+    Attributes:
+        source: index of their source.
+        rows: a portion to be read, or rows.
+        size: about how many characters.
+    """
+
+    source: int
+    rows: Portion | tuple[Row, ...]
+    size: int
+
+
+@dataclass
+class Reading:
+    """What is known of rows that were read; `merge` adds those that follow.
+
+    Attributes:
+        good: rows read, by source.
+        broken: those that could not be read, by source.
+        malformed: those that are not of the format.
+        digests: `DIGEST_BYTES` of a hash of each id, to find two rows with one.
+    """
+
+    good: dict[int, int] = field(default_factory=dict)
+    broken: dict[int, Problems] = field(default_factory=dict)
+    malformed: Problems = field(default_factory=Problems)
+    digests: bytearray = field(default_factory=bytearray)
+
+    @property
+    def rows(self) -> int:
+        """All rows read."""
+        return sum(self.good.values())
+
+    @property
+    def failed(self) -> bool:
+        """A row cannot be read, so nothing can come of the others."""
+        return bool(self.broken or self.malformed.count)
+
+    def merge(self, later: Reading) -> None:
+        """Take over what is known of the rows that follow."""
+        for source, count in later.good.items():
+            self.good[source] = self.good.get(source, 0) + count
+        for source, problems in later.broken.items():
+            self.broken.setdefault(source, Problems()).merge(problems)
+        self.malformed.merge(later.malformed)
+        self.digests += later.digests
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without the digests."""
+        return {
+            "good": list(self.good.items()),
+            "broken": [(source, problems.as_json()) for source, problems in self.broken.items()],
+            "malformed": self.malformed.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], digests: bytes) -> Reading:
+        """From `as_json`."""
+        broken = {source: Problems.from_json(problems) for source, problems in content["broken"]}
+        return cls(dict(content["good"]), broken, Problems.from_json(content["malformed"]), bytearray(digests))
+
+
+class SplitRows:
+    """The rows of one split, through sources and format; may be gone through as often as needed.
+
+    Args:
+        split: `train` or `eval`.
+        sources: in the recipe's order.
+        format: reads the rows of all of them.
+    """
+
+    def __init__(self, split: str, sources: Sequence[PickedSource], format: PickedFormat) -> None:
+        self.split, self.sources, self.format = split, tuple(sources), format
+
+    def work(self) -> Iterator[Work]:
+        """Everything to be read, in order; see `work_of`."""
+        return work_of(self.split, self.sources)
+
+    def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
+        """Ids and examples of some rows; what cannot be read is told to `reading`."""
+        good = 0
+        for row in self._rows(work, reading):
+            good += 1
+            id_ = row.id.encode("utf-8", "surrogatepass")
+            reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
+            try:
+                example = self.format.format.read(row)
+            except DataError as error:
+                reading.malformed.add(error)
+                continue
+            yield row.id, example
+        reading.good[work.source] = reading.good.get(work.source, 0) + good
+
+    def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
+        for item in rows_of(self.sources, work):
+            if isinstance(item, Row):
+                yield item
+            else:
+                reading.broken.setdefault(work.source, Problems()).add(item)
+
+    def check(self, reading: Reading) -> None:
+        """After all rows were read.
+
+        Raises:
+            DataError: a row cannot be read or is not of the format, or two have one id.
+        """
+        check_sources(self.sources, reading)
+        reading.malformed.refuse(reading.rows)
+        found = np.frombuffer(bytes(reading.digests), np.uint64)
+        values, counts = np.unique(found, return_counts=True)
+        if (counts > 1).any():
+            self._refuse_twins(found, frozenset(values[counts > 1].tolist()))
+
+    def _refuse_twins(self, digests: np.ndarray[Any, np.dtype[np.uint64]], twice: frozenset[int]) -> None:
+        """Read again, to tell two rows with one id from two ids with one digest."""
+        seen: set[str] = set()
+        ids = (item.id for work in self.work() for item in rows_of(self.sources, work) if isinstance(item, Row))
+        for id_, digest in zip(ids, digests.tolist(), strict=False):
+            if digest in twice:
+                if id_ in seen:
+                    raise DataError(id_, "two rows have this id", action="name each file or source once")
+                seen.add(id_)
+
+    def examples(self) -> Sequence[tuple[str, Example]]:
+        """All examples with their ids: a tuple, checked, if they are few; else read anew whenever they are gone
+        through."""
+        reading = Reading()
+        found: list[tuple[str, Example]] = []
+        size = 0
+        with broken_rows_first(self.sources, reading):
+            for work in self.work():
+                found += self.read(work, reading)
+                size += work.size
+                if len(found) > SMALL_ROWS or size > SMALL_CHARACTERS:
+                    return LazyExamples(self)
+        self.check(reading)
+        return tuple(found)
+
+
+class LazyExamples(Sequence[tuple[str, Example]]):
+    """Examples that are read anew whenever they are gone through; errors come at the end."""
+
+    def __init__(self, rows: SplitRows) -> None:
+        self.rows = rows
+        self._length: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Example]]:
+        reading = Reading()
+        with broken_rows_first(self.rows.sources, reading):
+            for work in self.rows.work():
+                yield from self.rows.read(work, reading)
+        self.rows.check(reading)
+        self._length = reading.rows
+
+    def __len__(self) -> int:
+        if self._length is None:
+            self._length = sum(1 for _ in self)
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Example]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[str, Example]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, Example] | Sequence[tuple[str, Example]]:
+        if isinstance(index, slice):
+            begin, end = index.start or 0, index.stop
+            if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
+                return tuple(islice(iter(self), begin, end))  # reads no further than it must
+            return tuple(self)[index]
+        found = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
+        if found is None:
+            raise IndexError(index)
+        return found
+
+
+def work_of(split: str, sources: Sequence[PickedSource]) -> Iterator[Work]:
+    """All rows of the sources, cut into work.
+
+    Raises:
+        DataError: a source is missing or has no rows.
+    """
+    for index, picked in enumerate(sources):
+        empty = True
+        for work in _work(index, picked.source):
+            empty = False
+            yield work
+        if empty:
+            where = f"{picked.setting} ({picked.registered.full_name})"
+            raise DataError(where, "the source has no rows", action="check the path and the source's options")
+
+
+def _work(index: int, source: Source) -> Iterator[Work]:
+    if isinstance(source, PortionedSource):
+        for portion in source.portions():
+            yield Work(index, portion, len(portion.content))
+        return
+    rows: list[Row] = []
+    size = 0
+    for row in source.rows():
+        rows.append(row)
+        size += _characters(row.values)
+        if len(rows) >= PORTION_ROWS or size >= PORTION_CHARACTERS:
+            yield Work(index, tuple(rows), size)
+            rows, size = [], 0
+    if rows:
+        yield Work(index, tuple(rows), size)
+
+
+def _characters(value: Any) -> int:
+    """About how long a value is as text."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 8
+
+
+def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataError]:
+    """The rows of some work, and an error for each that cannot be read."""
+    if not isinstance(work.rows, Portion):
+        return work.rows
+    source = sources[work.source].source
+    assert isinstance(source, PortionedSource)
+    return source.read(work.rows)
+
+
+def check_sources(sources: Sequence[PickedSource], reading: Reading) -> None:
+    """
+    Raises:
+        DataError: a source has rows that cannot be read.
+    """
+    for index in sorted(reading.broken):
+        source = sources[index].source
+        assert isinstance(source, PortionedSource)
+        raise source.refusal(reading.broken[index], reading.good.get(index, 0))
+
+
+@contextmanager
+def broken_rows_first(sources: Sequence[PickedSource], reading: Reading) -> Iterator[None]:
+    """A source with rows that cannot be read goes before one that is missing, if it comes first in the recipe."""
+    try:
+        yield
+    except DataError:
+        check_sources(sources, reading)
+        raise
+
+
+def first_row(split: str, sources: Sequence[PickedSource]) -> Row:
+    """The first row that can be read, by which the format is found.
+
+    Raises:
+        DataError: there is none.
+    """
+    reading = Reading()
+    for work in work_of(split, sources):
+        for item in rows_of(sources, work):
+            if isinstance(item, Row):
+                return item
+            reading.broken.setdefault(work.source, Problems()).add(item)
+    check_sources(sources, reading)
+    raise DataError(f"data.{split}", "it has no rows", action="check the path")
+
+
+def read_all(split: str, sources: Sequence[PickedSource]) -> None:
+    """Read every row and forget it, since what is wrong with the files goes before all that is wrong with the rows.
+
+    Raises:
+        DataError: a source is missing, or has rows that cannot be read.
+    """
+    reading = Reading()
+    with broken_rows_first(sources, reading):
+        for work in work_of(split, sources):
+            for item in rows_of(sources, work):
+                if isinstance(item, Row):
+                    reading.good[work.source] = reading.good.get(work.source, 0) + 1
+                else:
+                    reading.broken.setdefault(work.source, Problems()).add(item)
+    check_sources(sources, reading)

@@ -1,0 +1,67 @@
+"""Some rows to tokens: what this process does, and every worker by the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.preparation import Limit, Render, render_rows
+from finetooth_hooks.tally import Tally
+from finetooth_hooks.token_rows import TokenPortion
+
+from finetooth_core.data.reading import Reading, SplitRows, Work
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+Note = tuple[str, str]
+"""Topic and text of a note."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What became of some work.
+
+    Attributes:
+        portion: the rows that became data.
+        tally: what became of the others.
+        reading: what could not be read.
+        notes: told while it was done.
+        size: of the work.
+    """
+
+    portion: TokenPortion
+    tally: Tally
+    reading: Reading
+    notes: tuple[Note, ...]
+    size: int
+
+
+class Rendering:
+    """Reads and renders work.
+
+    Args:
+        context: where notes are told.
+        rows: of the split.
+        render: tokens of one example.
+        limit: see `render_rows`.
+    """
+
+    def __init__(self, context: RunContext, rows: SplitRows, render: Render, limit: Limit | None) -> None:
+        self._context, self._rows, self._render, self._limit = context, rows, render, limit
+
+    def __call__(self, work: Work, *, render: bool = True) -> Rendered:
+        """
+        Args:
+            render: False only reads, which is enough when nothing can come of the rows any more.
+        """
+        told = len(self._context.told)
+        reading = Reading()
+        examples = self._rows.read(work, reading)
+        if render:
+            portion, tally = render_rows(examples, self._render, self._limit)
+        else:
+            for _ in examples:
+                pass
+            portion, tally = render_rows((), self._render, self._limit)
+        return Rendered(portion, tally, reading, tuple(self._context.told[told:]), work.size)

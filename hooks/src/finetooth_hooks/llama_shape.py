@@ -1,0 +1,62 @@
+"""Facts of models whose config reads like Llama's: what their families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Block, Head, ModelFacts
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+"""`hidden_act` of a config, and what a `Block` calls it."""
+
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary scaling whose angles do not depend on the longest sequence at hand."""
+
+
+def llama_facts(
+    config: Mapping[str, Any], *, renderer: Pick, max_positions: int, head_norms: bool = False
+) -> ModelFacts:
+    """Facts from a config in Llama's words.
+
+    Args:
+        renderer: the family's.
+        max_positions: where the config does not say.
+        head_norms: queries and keys are normalised head by head.
+    """
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    return ModelFacts(
+        hidden_size=hidden,
+        layers=int(config["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        ffn_size=int(config["intermediate_size"]),
+        vocab_size=int(config["vocab_size"]),
+        max_positions=int(config.get("max_position_embeddings") or max_positions),
+        layer_path="model.layers",
+        body="model",
+        head=Head("lm_head"),
+        attention_targets=ATTENTION,
+        linear_targets=ATTENTION + MLP,
+        renderer=renderer,
+        tied=bool(config.get("tie_word_embeddings", False)),
+        block=llama_block(config, head_norms=head_norms),
+    )
+
+
+def llama_block(config: Mapping[str, Any], *, head_norms: bool = False) -> Block | None:
+    """How the layers compute; None where the config asks for more than a `Block` can say: attention dropout, a sliding
+    window, an activation without a name, angles that change with the length, half-rotated heads."""
+    activation = ACTIVATIONS.get(str(config.get("hidden_act", "silu")))
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    windowed = bool(config.get("sliding_window")) and bool(config.get("use_sliding_window", True))
+    if activation is None or config.get("attention_dropout") or windowed or kind not in FIXED_ROTARY:
+        return None
+    norms = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"} if head_norms else {}
+    return Block(eps=float(config.get("rms_norm_eps", 1e-6)), activation=activation, **norms)

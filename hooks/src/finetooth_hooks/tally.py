@@ -1,0 +1,184 @@
+"""What became of rows, counted portion by portion, so that processes can share the work and the sum stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.reports import DataReport
+
+NOTHING_TRAINED = "nothing to train on"
+TOO_LONG = "longer than train.max_length"
+TRUNCATED = "truncated to train.max_length"
+SHOWN = 5
+"""How many broken rows an error names before it only counts."""
+
+
+@dataclass
+class Problems:
+    """Rows that cannot be used: how many, and the first few.
+
+    Attributes:
+        count: all of them.
+        first: one error a row, at most `SHOWN`; its problem begins with the row's id.
+    """
+
+    count: int = 0
+    first: list[DataError] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, errors: Sequence[DataError]) -> Problems:
+        """From all errors."""
+        return cls(len(errors), list(errors[:SHOWN]))
+
+    def add(self, error: DataError) -> None:
+        """One more row."""
+        self.merge(Problems(1, [error]))
+
+    def merge(self, later: Problems) -> None:
+        """Take over what is known of the rows that follow."""
+        self.count += later.count
+        self.first += later.first[: SHOWN - len(self.first)]
+
+    def refuse(self, rows: int) -> None:
+        """Name the first few and count them all.
+
+        Args:
+            rows: how many rows were looked at.
+
+        Raises:
+            DataError: if there are any.
+        """
+        if not self.count:
+            return
+        if self.count == 1:
+            raise self.first[0]
+        shown = "; ".join(error.problem for error in self.first)
+        more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
+        raise DataError(f"{self.count} of {rows} rows cannot be used", f"{shown}{more}", action=self.first[0].action)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"count": self.count, "first": [error_as_json(error) for error in self.first]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Problems:
+        """From `as_json`."""
+        return cls(content["count"], [error_from_json(error) for error in content["first"]])
+
+
+@dataclass
+class Tally:
+    """Counts over some rows; `merge` adds those of the rows that follow.
+
+    Attributes:
+        rows: examples looked at.
+        used: rows that became data.
+        tokens: input positions.
+        trained_tokens: targets that count.
+        longest: positions of the longest datum.
+        longest_id: its row.
+        truncated: rows that were cut.
+        shortest: positions of the shortest row left out for its length, 0 if there is none.
+        dropped: rows left out, by reason.
+        dropped_ids: the first few of them.
+        remarks: rows by what was remarked on them (`Rendered.remarks`).
+        unusable: rows that cannot be rendered or train nothing.
+        refused: the first row too long where that is an error.
+    """
+
+    rows: int = 0
+    used: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    longest_id: str = ""
+    truncated: int = 0
+    shortest: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    dropped_ids: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+    unusable: Problems = field(default_factory=Problems)
+    refused: DataError | None = None
+
+    def drop(self, reason: str, id_: str) -> None:
+        """Count a row that is left out."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        ids = self.dropped_ids.setdefault(reason, [])
+        if len(ids) < SHOWN:
+            ids.append(id_)
+
+    def merge(self, later: Tally) -> None:
+        """Take over what is known of the rows that follow."""
+        for name in ("rows", "used", "tokens", "trained_tokens", "truncated"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        if later.longest > self.longest:
+            self.longest, self.longest_id = later.longest, later.longest_id
+        self.shortest = min(filter(None, (self.shortest, later.shortest)), default=0)
+        for counts, more in ((self.dropped, later.dropped), (self.remarks, later.remarks)):
+            for reason, count in more.items():
+                counts[reason] = counts.get(reason, 0) + count
+        for reason, ids in later.dropped_ids.items():
+            known = self.dropped_ids.setdefault(reason, [])
+            known += ids[: SHOWN - len(known)]
+        self.unusable.merge(later.unusable)
+        self.refused = self.refused or later.refused
+
+    def check(self) -> None:
+        """
+        Raises:
+            DataError: a row is too long where that is an error, or cannot be used.
+        """
+        if self.refused is not None:
+            raise self.refused
+        self.unusable.refuse(self.rows)
+
+    def report(self, split: str) -> DataReport:
+        """The counts as they are shown."""
+        return DataReport(
+            split=split,
+            rows=self.rows,
+            used=self.used,
+            dropped=dict(self.dropped),
+            dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
+            changed={TRUNCATED: self.truncated} if self.truncated else {},
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+            longest=self.longest,
+            longest_id=self.longest_id,
+        )
+
+    def nothing_left(self, split: str, max_length: int) -> DataError:
+        """The error for a split of which no row can be used."""
+        figures = {TOO_LONG: f" {max_length} (the shortest has {self.shortest} tokens)"}
+        reasons = "; ".join(f"{count} {reason}{figures.get(reason, '')}" for reason, count in self.dropped.items())
+        return DataError(
+            f"data.{split}",
+            f"no row can be used: {reasons or 'it has no rows'}",
+            action="raise train.max_length or change the data",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        content = {name: value for name, value in vars(self).items() if name not in ("unusable", "refused")}
+        refused = None if self.refused is None else error_as_json(self.refused)
+        return {**content, "unusable": self.unusable.as_json(), "refused": refused}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Tally:
+        """From `as_json`."""
+        refused = None if content["refused"] is None else error_from_json(content["refused"])
+        return cls(**{**content, "unusable": Problems.from_json(content["unusable"]), "refused": refused})
+
+
+def error_as_json(error: DataError) -> list[str]:
+    """An error as plain data."""
+    return [error.where, error.problem.removeprefix(f"{error.where}: " if error.where else ""), error.action]
+
+
+def error_from_json(content: Sequence[str]) -> DataError:
+    """From `error_as_json`."""
+    where, problem, action = content
+    return DataError(where, problem, action=action)

@@ -1,0 +1,152 @@
+"""Rendered rows, held compactly: in memory or in a file that is mapped, read the same way.
+
+Rows lie in portions, each a few flat arrays, so that a million rows cost neither a million Python objects nor their
+memory: a row becomes a `Datum` when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_hooks.datum import Datum
+
+Int32Array = NDArray[np.int32]
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPortion:
+    """Some rows that follow each other, R rows with T tokens together.
+
+    Loss weights are mostly long runs of 0 and of 1, so they are held as runs; a run never reaches over the end of a
+    row.
+
+    Attributes:
+        ids: R row ids.
+        starts: (R + 1,) row r has the tokens `starts[r]` to `starts[r + 1]`.
+        tokens: (T,) token ids.
+        run_starts: (R + 1,) row r has the runs `run_starts[r]` to `run_starts[r + 1]`.
+        run_lengths: how many tokens each run has.
+        run_weights: their weight, float32.
+    """
+
+    ids: Sequence[str]
+    starts: Int64Array
+    tokens: Int32Array
+    run_starts: Int64Array
+    run_lengths: Int32Array
+    run_weights: NDArray[np.float32]
+
+    @classmethod
+    def pack(
+        cls, ids: Sequence[str], lengths: Sequence[int], tokens: Sequence[int], weights: Sequence[float]
+    ) -> TokenPortion:
+        """From rows laid end to end.
+
+        Args:
+            lengths: tokens of each row, at least 1.
+            tokens: of all rows.
+            weights: of all tokens.
+        """
+        starts = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(np.asarray(lengths, np.int64), out=starts[1:])
+        flat = np.asarray(weights, np.float32)
+        begins = np.zeros(len(flat), np.bool_)
+        begins[1:] = flat[1:] != flat[:-1]
+        begins[starts[:-1]] = True
+        first = np.flatnonzero(begins)
+        return cls(
+            ids=tuple(ids),
+            starts=starts,
+            tokens=np.asarray(tokens, np.int32),
+            run_starts=np.searchsorted(first, starts).astype(np.int64),
+            run_lengths=np.diff(np.append(first, len(flat))).astype(np.int32),
+            run_weights=flat[first],
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All but the ids, in the order of the fields."""
+        return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
+
+
+class TokenRows(Sequence[Datum]):
+    """Rows as data, in the order of their source, made when they are asked for.
+
+    Args:
+        portions: the rows; may read them from a file.
+        sizes: rows and tokens of each portion, so that nothing is read to know them; default: asked of the portions.
+    """
+
+    def __init__(self, portions: Sequence[TokenPortion], sizes: Iterable[tuple[int, int]] | None = None) -> None:
+        known = [(len(p), len(p.tokens)) for p in portions] if sizes is None else list(sizes)
+        table = np.asarray(known, np.int64).reshape(-1, 2)
+        self._portions = portions
+        self._row_ends: Int64Array = np.cumsum(table[:, 0])
+        self._token_ends: Int64Array = np.cumsum(table[:, 1])
+
+    def __len__(self) -> int:
+        return int(self._row_ends[-1]) if len(self._row_ends) else 0
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of all rows."""
+        return int(self._token_ends[-1]) if len(self._token_ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Datum: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Datum]: ...
+    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
+        if isinstance(index, slice):
+            return [self._datum(i) for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._datum(place)
+
+    def __iter__(self) -> Iterator[Datum]:
+        return (self._datum(i) for i in range(len(self)))
+
+    def _datum(self, index: int) -> Datum:
+        number = int(np.searchsorted(self._row_ends, index, side="right"))
+        portion = self._portions[number]
+        row = index - (int(self._row_ends[number - 1]) if number else 0)
+        runs = slice(int(portion.run_starts[row]), int(portion.run_starts[row + 1]))
+        return Datum.from_tokens(
+            portion.tokens[portion.starts[row] : portion.starts[row + 1]],
+            np.repeat(portion.run_weights[runs], portion.run_lengths[runs]),
+            id=portion.ids[row],
+        )
+
+    def span(self, begin: int, end: int) -> Int64Array:
+        """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""
+        found: list[Int32Array] = []
+        end = min(end, self.token_count)
+        number = int(np.searchsorted(self._token_ends, begin, side="right"))
+        while begin < end:
+            first = int(self._token_ends[number - 1]) if number else 0
+            stop = min(end, int(self._token_ends[number]))
+            found.append(self._portions[number].tokens[begin - first : stop - first])
+            begin, number = stop, number + 1
+        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+
+    def place(self, position: int) -> tuple[str, int]:
+        """Which row holds token number `position` of all rows laid end to end.
+
+        Returns:
+            The row's id, and the place of the token in it.
+        """
+        number = int(np.searchsorted(self._token_ends, position, side="right"))
+        portion = self._portions[number]
+        within = position - (int(self._token_ends[number - 1]) if number else 0)
+        row = int(np.searchsorted(portion.starts, within, side="right")) - 1
+        return portion.ids[row], within - int(portion.starts[row])

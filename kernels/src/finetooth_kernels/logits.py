@@ -1,0 +1,182 @@
+"""What is needed of logits that somebody already holds: entropy, and log-probabilities of chosen ids, without a copy.
+
+Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. Both functions take any strides
+(transposed, thinned out, expanded) and hold a few rows in full precision at a time. On a CUDA or ROCm device with
+Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finetooth_kernels import triton_device
+from finetooth_kernels.contract import SUPPORTED_DTYPES, result_dtype
+
+__all__ = ["entropy_from_logits", "selective_log_softmax"]
+
+_LOWEST_LOG_PROBABILITY = -1000.0
+"""Stands in for -inf (an id switched off), where 0 * inf is NaN."""
+_BLOCK_BYTES = 8 * 2**20
+"""Of logits in full precision at a time, in `selective_log_softmax`."""
+
+
+def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
+    """Entropy -sum(p log p) of p = softmax(logits), in nats; no gradient.
+
+    With m the largest logit, s = sum(exp(x - m)) and t = sum(exp(x - m) (x - m)), it is log s - t / s: both terms are
+    at least 0, so large logits cost no precision.
+
+    Args:
+        logits: (..., V), any strides; float32, bfloat16, float16 or float64. -inf switches an id off.
+        chunk_size: rows in full precision at a time where torch operations do the work; kernels need none.
+
+    Returns:
+        (...), float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: naming the argument, for a dtype that is not supported, logits without ids, or `chunk_size` < 1.
+    """
+    _check_logits(logits)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 row, got {chunk_size}")
+    logits = logits.detach()
+    if _has_kernels(logits.device, logits.dtype):
+        from finetooth_kernels.triton_logits import entropy_from_logits_triton
+
+        return entropy_from_logits_triton(logits)
+    entropy = torch.empty(logits.shape[:-1], dtype=result_dtype(logits.dtype), device=logits.device)
+    for block in _blocks(logits.shape[:-1], chunk_size):
+        x = logits[block].to(entropy.dtype)
+        shifted = x - x.amax(-1, keepdim=True)
+        exponentials = shifted.exp()
+        total = exponentials.sum(-1)
+        weighted = exponentials.mul_(shifted.clamp_min_(_LOWEST_LOG_PROBABILITY)).sum(-1)
+        entropy[block] = total.log() - weighted / total
+    return entropy
+
+
+def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
+    """log_softmax(logits) at the ids in `index`, differentiable in `logits`.
+
+    Keeps two numbers per row for the backward pass beside its inputs: d x_j = sum_k g_k ([j = index_k] - p_j).
+
+    Args:
+        logits: (..., V), any strides; float32, bfloat16, float16 or float64.
+        index: (...) or (..., K), int64 ids in [0, V).
+
+    Returns:
+        The shape of `index`, float32, or float64 for float64 logits. The gradient is in the dtype of the logits.
+
+    Raises:
+        ValueError: naming the argument, for shapes, dtypes or devices that do not fit, or an id out of range.
+    """
+    _check_logits(logits)
+    _check_index(index, logits)
+    single = index.dim() == logits.dim() - 1
+    result: Tensor = _SelectiveLogSoftmax.apply(logits, index.unsqueeze(-1) if single else index)  # type: ignore[no-untyped-call]
+    return result.squeeze(-1) if single else result
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.dtype not in SUPPORTED_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)
+        raise ValueError(f"logits have unsupported dtype {logits.dtype}; supported are {names}")
+    if logits.dim() == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must have shape (..., V) with V >= 1, got {tuple(logits.shape)}")
+
+
+def _check_index(index: Tensor, logits: Tensor) -> None:
+    leading = logits.shape[:-1]
+    fits = index.shape == leading or (index.dim() == logits.dim() and index.shape[:-1] == leading and index.shape[-1])
+    if not fits:
+        raise ValueError(f"index must have shape {tuple(leading)} or that and K >= 1, got {tuple(index.shape)}")
+    if index.dtype != torch.int64:
+        raise ValueError(f"index must be int64, got {index.dtype}")
+    if index.device != logits.device:
+        raise ValueError(f"index is on {index.device}, but logits are on {logits.device}")
+    if index.numel() == 0:
+        return
+    low, high = torch.aminmax(index)
+    if int(low) < 0 or int(high) >= logits.shape[-1]:
+        at = tuple(((index < 0) | (index >= logits.shape[-1])).nonzero()[0].tolist())
+        raise ValueError(f"index holds id {int(index[at])} at {at}, outside the vocabulary of {logits.shape[-1]}")
+
+
+@functools.cache
+def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    return triton_device.available(device, dtype).available
+
+
+def _blocks(leading: torch.Size, rows: int) -> Iterator[tuple[int | slice, ...]]:
+    """Cut rows numbered by any leading dimensions into views of at most `rows` rows each."""
+    if not leading:
+        yield ()
+        return
+    inner = math.prod(leading[1:])
+    if inner > rows:
+        for at in range(leading[0]):
+            for rest in _blocks(leading[1:], rows):
+                yield (at, *rest)
+        return
+    size = rows // max(1, inner)
+    for start in range(0, leading[0], size):
+        yield (slice(start, start + size),)
+
+
+class _SelectiveLogSoftmax(torch.autograd.Function):
+    """index is (..., K)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
+        if _has_kernels(logits.device, logits.dtype):
+            from finetooth_kernels.triton_logits import selected
+
+            logprobs, peak, log_total = selected(logits, index)
+        else:
+            logprobs, peak, log_total = _selected(logits, index)
+        ctx.save_for_backward(logits, index, peak, log_total)
+        return logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_logprobs: Tensor) -> tuple[Tensor, None]:
+        logits, index, peak, log_total = ctx.saved_tensors
+        if _has_kernels(logits.device, logits.dtype):
+            from finetooth_kernels.triton_logits import selected_gradient
+
+            return selected_gradient(logits, index, peak, log_total, d_logprobs), None
+        return _selected_gradient(logits, index, peak, log_total, d_logprobs), None
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    return max(1, _BLOCK_BYTES // (logits.shape[-1] * result_dtype(logits.dtype).itemsize))
+
+
+def _selected(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (..., K), the largest logit of each row, and the log of sum(exp(logit - largest)), (..., 1)."""
+    work, leading = result_dtype(logits.dtype), logits.shape[:-1]
+    logprobs = torch.empty(index.shape, dtype=work, device=logits.device)
+    peak, log_total = torch.empty((2, *leading, 1), dtype=work, device=logits.device)
+    for block in _blocks(leading, _rows_at_once(logits)):
+        x = logits[block].to(work)
+        peak[block] = x.amax(-1, keepdim=True)
+        taken = x.gather(-1, index[block])
+        log_total[block] = (x - peak[block]).exp_().sum(-1, keepdim=True).log()
+        logprobs[block] = (taken - peak[block]) - log_total[block]
+    return logprobs, peak, log_total
+
+
+def _selected_gradient(logits: Tensor, index: Tensor, peak: Tensor, log_total: Tensor, d_logprobs: Tensor) -> Tensor:
+    gradient = logits.new_empty(logits.shape)
+    for block in _blocks(logits.shape[:-1], _rows_at_once(logits)):
+        shifted = logits[block].to(peak.dtype) - peak[block]
+        part = shifted.sub_(log_total[block]).exp_().mul_(-d_logprobs[block].sum(-1, keepdim=True))
+        gradient[block] = part.scatter_add_(-1, index[block], d_logprobs[block])
+    return gradient

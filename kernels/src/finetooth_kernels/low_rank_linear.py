@@ -1,0 +1,150 @@
+"""Linear layers that read the same rows, each with a low-rank addition if it has one, as few matrix products.
+
+    y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T        (Hu et al., 2021, arXiv:2106.09685, eq. 3)
+
+The W_i stand below each other in one matrix, so one product serves them all, and so do the A_i; the B_i become the
+diagonal blocks of one matrix. Backward, with dy the gradients side by side and h = x A^T:
+
+    dx = dy W + (s dy B) A        dA = (s dy B)^T x        dB = s dy^T h        dW = dy^T x
+
+No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["low_rank_linear"]
+
+WIDEST_DIAGONAL = 64
+"""Highest rank at which zeros beside the diagonal blocks cost less than products of their own."""
+
+
+def low_rank_linear(
+    x_nd: Tensor,
+    weight_od: Tensor,
+    bias_o: Tensor | None,
+    sizes: Sequence[int],
+    additions: Sequence[tuple[Tensor, Tensor, float] | None],
+    trained: Sequence[Tensor | None] = (),
+    again: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """All layers of the group.
+
+    Args:
+        x_nd: (N, D) rows.
+        weight_od: (O, D), the layers' weights below each other; not differentiated.
+        bias_o: (O,), theirs likewise.
+        sizes: outputs of each layer, O in sum.
+        additions: for each layer A (r, D), B (size, r) and the scale, or None.
+        trained: the weights (size, D) that `weight_od` holds, for those layers whose weight trains; the gradients go
+            to them.
+        again: gives `x_nd` once more, from tensors that are kept anyway; then `x_nd` itself is not kept.
+
+    Returns:
+        (N, O), the layers' outputs side by side.
+    """
+    a = [addition[0] for addition in additions if addition is not None]
+    b = [addition[1] for addition in additions if addition is not None]
+    scales = tuple(addition[2] if addition is not None else None for addition in additions)
+    weights = [weight for weight in trained if weight is not None]
+    places = tuple(i for i, weight in enumerate(trained) if weight is not None)
+    return _LowRankLinear.apply(x_nd, weight_od, bias_o, tuple(sizes), scales, places, again, *a, *b, *weights)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _LowRankLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_nd: Tensor,
+        weight_od: Tensor,
+        bias_o: Tensor | None,
+        sizes: tuple[int, ...],
+        scales: tuple[float | None, ...],
+        places: tuple[int, ...],
+        again: Callable[[], Tensor] | None,
+        *matrices: Tensor,
+    ) -> Tensor:
+        count = sum(scale is not None for scale in scales)
+        a, b = matrices[:count], matrices[count : 2 * count]
+        y_no = torch.mm(x_nd, weight_od.t()) if bias_o is None else torch.addmm(bias_o, x_nd, weight_od.t())
+        ctx.sizes, ctx.scales, ctx.places, ctx.again = sizes, scales, places, again
+        kept = x_nd if again is None and (count or places) else None
+        if not count:
+            ctx.save_for_backward(kept, weight_od)
+            return y_no
+        a_rd = a[0] if count == 1 else torch.cat(a)
+        h_nr = torch.mm(x_nd, a_rd.t())
+        ranks = _ranks(a, scales)
+        if max(ranks) <= WIDEST_DIAGONAL:
+            y_no.addmm_(h_nr, _diagonal(b, sizes, scales, ranks, scaled=True).t())
+        else:
+            for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
+                y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
+        ctx.save_for_backward(kept, weight_od, h_nr, a_rd, *b)
+        ctx.ranks = ranks
+        return y_no
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
+        x_nd, weight_od, *rest = ctx.saved_tensors
+        if ctx.again is not None and (rest or ctx.places):
+            x_nd = ctx.again()
+        d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
+        d_x = torch.mm(grad_no, weight_od) if ctx.needs_input_grad[0] else None
+        d_a: list[Tensor] = []
+        d_b: list[Tensor] = []
+        if rest:
+            h_nr, a_rd, *b = rest
+            sizes, scales, ranks = ctx.sizes, ctx.scales, ctx.ranks
+            if max(ranks) <= WIDEST_DIAGONAL:
+                d_h = torch.mm(grad_no, _diagonal(b, sizes, scales, ranks, scaled=True))
+                d_b_or = torch.mm(grad_no.t(), h_nr)
+                d_b = [d_b_or[place] * scale for place, _, scale in _blocks(b, sizes, scales, ranks)]
+            else:
+                d_h = torch.empty_like(h_nr)
+                for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
+                    d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
+                    d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
+            d_a = list(torch.split(torch.mm(d_h.t(), x_nd), [r for r in ranks if r]))
+            if d_x is not None:
+                d_x.addmm_(d_h, a_rd)
+        starts = [0]
+        for size in ctx.sizes:
+            starts.append(starts[-1] + size)
+        d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in ctx.places]
+        return d_x, None, d_bias, None, None, None, None, *d_a, *d_b, *d_weights
+
+
+def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:
+    """The rank of each layer's addition, 0 without one."""
+    given = iter(a)
+    return tuple(next(given).shape[0] if scale is not None else 0 for scale in scales)
+
+
+def _blocks(
+    b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int]
+) -> list[tuple[tuple[slice, slice], Tensor, float]]:
+    """For each addition: where its block stands (outputs, ranks), B and the scale."""
+    blocks, row, column, given = [], 0, 0, iter(b)
+    for size, scale, rank in zip(sizes, scales, ranks, strict=True):
+        if scale is not None:
+            blocks.append(((slice(row, row + size), slice(column, column + rank)), next(given), scale))
+        row, column = row + size, column + rank
+    return blocks
+
+
+def _diagonal(
+    b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int], *, scaled: bool
+) -> Tensor:
+    """(O, sum of ranks): the B as diagonal blocks, times their scales."""
+    diagonal = b[0].new_zeros((sum(sizes), sum(ranks)))
+    for place, factor, scale in _blocks(b, sizes, scales, ranks):
+        diagonal[place] = factor * scale if scaled else factor
+    return diagonal

@@ -1,0 +1,194 @@
+"""Causal attention over sequences that stand one behind the other and may share how they begin, on a CPU.
+
+The rows of a batch are segments of one stream. A segment's rows see the earlier rows of their segment and all rows of
+the segments above it: a prompt that several sequences share is one segment with the sequences below it, and is
+computed once. Segments stand in depth-first order, so the rows below a segment follow it directly, and attention to it
+is one call for all of them. Nothing is padded, and no mask is built.
+
+Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
+flash attention; parts are joined by their log-sum-exp. Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4)
+makes the probabilities again a block of queries at a time, with the heads of a key-value group as one matrix product: with
+P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
+
+    dV = P^T dO        dS = scale P (dO V^T - delta)        dQ = dS K        dK = dS^T Q
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finetooth_kernels.contract import Availability, result_dtype
+
+__all__ = ["Segment", "available", "check_segments", "segment_attention"]
+
+QUERY_BLOCK = 128
+"""Queries whose probabilities exist at once in backward: with their group's heads and up to a few hundred keys they
+stay in a core's cache."""
+
+WIDE_BLOCK = 1024
+"""With fewer keys than this, a block takes correspondingly more queries."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of rows of the stream.
+
+    Attributes:
+        start, stop: its rows.
+        below: first row after the last segment below it; `stop` without any. The rows stop..below see all of it.
+    """
+
+    start: int
+    stop: int
+    below: int
+
+
+def available(device: torch.device | str = "cpu") -> Availability:
+    """Whether `segment_attention` can run there: it calls the CPU's flash attention by name."""
+    if torch.device(device).type != "cpu":
+        return Availability(False, "it is written for CPUs; accelerators have variable-length kernels of their own")
+    if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        return Availability(False, "this torch has no flash attention for CPUs")
+    return Availability(True, "flash attention by segment, nothing padded")
+
+
+def check_segments(segments: Sequence[Segment], rows: int) -> None:
+    """Raise ValueError unless the segments cover the stream once, in depth-first order."""
+    at = 0
+    open_until: list[int] = []
+    for segment in segments:
+        while open_until and open_until[-1] <= segment.start:
+            open_until.pop()
+        if segment.start != at or segment.stop <= segment.start or segment.below < segment.stop:
+            raise ValueError(f"{segment} does not follow row {at}")
+        if open_until and segment.below > open_until[-1]:
+            raise ValueError(f"{segment} reaches beyond the segment above it, which ends at {open_until[-1]}")
+        open_until.append(segment.below)
+        at = segment.stop
+    if at != rows:
+        raise ValueError(f"the segments hold {at} rows, the stream {rows}")
+
+
+def segment_attention(
+    qkv_nhd: Tensor, segments: Sequence[Segment], *, heads: int, kv_heads: int, scale: float
+) -> Tensor:
+    """Attention of every row to what it may see.
+
+    Args:
+        qkv_nhd: (N, heads + 2 kv_heads, D): queries, keys and values of each row.
+        segments: they cover the N rows, in depth-first order (`check_segments`).
+        heads, kv_heads: query heads, and key-value heads that groups of them share.
+        scale: of the scores, usually 1 / sqrt(D).
+
+    Returns:
+        (N, heads, D) in the same dtype.
+
+    Raises:
+        ValueError: the segments are no tree over the N rows.
+    """
+    check_segments(segments, qkv_nhd.shape[0])
+    return _SegmentAttention.apply(qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _flash(q_nhd: Tensor, k_nkd: Tensor, v_nkd: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """(n, H, D) output and (H, n) log-sum-exp."""
+    groups = q_nhd.shape[1] // k_nkd.shape[1]
+    keys, values = (x.repeat_interleave(groups, 1).transpose(0, 1).unsqueeze(0) for x in (k_nkd, v_nkd))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q_nhd.transpose(0, 1).unsqueeze(0), keys, values, 0.0, causal, scale=scale
+    )
+    return out[0].transpose(0, 1), lse[0]
+
+
+class _SegmentAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_nhd: Tensor, segments: tuple[Segment, ...], heads: int, kv_heads: int, scale: float
+    ) -> Tensor:
+        q, k, v = torch.split(qkv_nhd, [heads, kv_heads, kv_heads], 1)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        lse = q.new_empty((heads, q.shape[0]), dtype=result_dtype(q.dtype))
+        for own in segments:
+            rows = slice(own.start, own.stop)
+            out[rows], lse[:, rows] = _flash(q[rows], k[rows], v[rows], causal=True, scale=scale)
+        for above in segments:
+            if above.below > above.stop:
+                rows, seen = slice(above.stop, above.below), slice(above.start, above.stop)
+                more, lse_more = _flash(q[rows], k[seen], v[seen], causal=False, scale=scale)
+                joined = torch.logaddexp(lse[:, rows], lse_more)
+                share = (lse_more - joined).exp_().t().unsqueeze(-1)
+                out[rows] = torch.lerp(out[rows].to(lse.dtype), more.to(lse.dtype), share)
+                lse[:, rows] = joined
+        ctx.save_for_backward(qkv_nhd, out, lse)
+        ctx.segments, ctx.heads, ctx.kv_heads, ctx.scale = segments, heads, kv_heads, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_nhd, out_nhd, lse_hn = ctx.saved_tensors
+        work = _Backward(qkv_nhd, out_nhd, lse_hn, grad_nhd, ctx.heads, ctx.kv_heads, ctx.scale)
+        for segment in ctx.segments:
+            for start, stop in _cut(segment.start, segment.stop, QUERY_BLOCK):
+                work.block(slice(start, stop), slice(segment.start, stop), causal=True)
+            few = QUERY_BLOCK * max(1, WIDE_BLOCK // (segment.stop - segment.start))
+            for start, stop in _cut(segment.stop, segment.below, few):
+                work.block(slice(start, stop), slice(segment.start, segment.stop), causal=False)
+        return work.gradient(), None, None, None, None
+
+
+def _cut(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    for at in range(start, stop, size):
+        yield at, min(at + size, stop)
+
+
+class _Backward:
+    """Gathers dQ, dK, dV in float32; K heads, G queries a key-value head, so that a group's G n rows are one matrix."""
+
+    def __init__(
+        self, qkv: Tensor, out: Tensor, lse_hn: Tensor, grad: Tensor, heads: int, kv_heads: int, scale: float
+    ) -> None:
+        self._dtype, wide, self._scale = qkv.dtype, lse_hn.dtype, scale
+        rows, size = qkv.shape[0], qkv.shape[2]
+        self._shape = kv_heads, heads // kv_heads, rows, size
+        grouped = kv_heads, heads // kv_heads, rows
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
+        delta_hn = torch.linalg.vecdot(grad.to(wide), out.to(wide)).t()
+        self._q, self._grad = (x.transpose(0, 1).reshape(*grouped, size) for x in (q, grad))
+        self._k, self._v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
+        self._minus_lse, self._minus_delta = lse_hn.neg().reshape(grouped), delta_hn.neg().reshape(grouped)
+        self._dq = torch.zeros_like(self._q, dtype=wide)
+        self._dk, self._dv = (torch.zeros_like(x, dtype=wide) for x in (self._k, self._v))
+
+    def block(self, rows: slice, seen: slice, *, causal: bool) -> None:
+        """What queries `rows` add through keys `seen`; causal: the last n of the keys are the n queries' own rows."""
+        kv_heads, group, _, size = self._shape
+        n, m = rows.stop - rows.start, seen.stop - seen.start
+        flat = kv_heads, group * n
+        queries, grad = self._q[:, :, rows].reshape(*flat, size), self._grad[:, :, rows].reshape(*flat, size)
+        keys, values = self._k[:, seen], self._v[:, seen]
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+        weights = torch.add(self._minus_lse[:, :, rows].reshape(*flat, 1), scores, alpha=self._scale).exp_()
+        if causal:
+            weights.view(kv_heads, group, n, m)[..., m - n :].tril_()
+        self._dv[:, seen] += torch.bmm(weights.to(self._dtype).transpose(1, 2), grad)
+        d_weights = torch.bmm(grad, values.transpose(1, 2))
+        d_scores = torch.add(self._minus_delta[:, :, rows].reshape(*flat, 1), d_weights).mul_(weights).to(self._dtype)
+        self._dq[:, :, rows] += torch.bmm(d_scores, keys).view(kv_heads, group, n, size)
+        self._dk[:, seen] += torch.bmm(d_scores.transpose(1, 2), queries)
+
+    def gradient(self) -> Tensor:
+        """(N, heads + 2 kv_heads, D)."""
+        kv_heads, group, rows, size = self._shape
+        parts = (self._dq.view(kv_heads * group, rows, size).mul_(self._scale), self._dk.mul_(self._scale), self._dv)
+        counts = [part.shape[0] for part in parts]
+        gradient: Tensor = self._k.new_empty((rows, sum(counts), size))
+        for part, place in zip(parts, torch.split(gradient, counts, 1), strict=True):
+            place.copy_(part.transpose(0, 1))
+        return gradient

@@ -1,0 +1,214 @@
+"""The pieces of a decoder layer against plain torch operations differentiated by autograd, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from finetooth_kernels.gated import ACTIVATIONS, gated
+from finetooth_kernels.low_rank_linear import low_rank_linear
+from finetooth_kernels.rms_norm import rms_norm
+from finetooth_kernels.rotary import rotate
+from finetooth_kernels.segment_attention import Segment, available, check_segments, segment_attention
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+WIDE = torch.float64
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = WIDE) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=WIDE).to(dtype)
+
+
+def agree(
+    ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: Sequence[Tensor], tolerance: float
+) -> None:
+    """Same values and the same gradients of a random weighted sum."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    a, b = ours(*inputs), plain(*inputs)
+    weights = normal(*a.shape, seed=99, dtype=a.dtype)
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    for got, expected in zip(
+        torch.autograd.grad(a, inputs, weights), torch.autograd.grad(b, inputs, weights), strict=True
+    ):
+        assert got.dtype == expected.dtype
+        scale = float(expected.abs().max()) or 1.0
+        torch.testing.assert_close(got / scale, expected / scale, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(WIDE, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("shape", [(7, 6), (3, 2, 8)])
+def test_rms_norm(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(dtype, torch.float32))
+        return weight * (wide * (wide.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt()).to(dtype)
+
+    agree(
+        lambda x, w: rms_norm(x, w, 1e-5), plain, [normal(*shape, dtype=dtype), normal(shape[-1], seed=1, dtype=dtype)],
+        tolerance,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(WIDE, 1e-12), (torch.bfloat16, 3e-2)])
+def test_gated(activation: str, dtype: torch.dtype, tolerance: float) -> None:
+    functions = {
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    }
+
+    def plain(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return functions[activation](gate) * up
+
+    agree(lambda x: gated(x, activation), plain, [normal(5, 12, dtype=dtype)], tolerance)
+    with pytest.raises(ValueError, match="'swoosh' is unknown"):
+        gated(normal(5, 12), "swoosh")
+
+
+@pytest.mark.parametrize("rotated", [8, 4])
+def test_rotate_is_llamas_rotation_of_the_leading_heads(rotated: int) -> None:
+    angles = normal(5, rotated // 2, seed=3)
+
+    def plain(x: Tensor) -> Tensor:
+        cos, sin = (torch.cat([f(angles)] * 2, -1).unsqueeze(1) for f in (torch.cos, torch.sin))
+        turning, rest = x[:, :3, :rotated], x[:, :3, rotated:]
+        first, second = turning.chunk(2, -1)
+        turned = turning * cos + torch.cat([-second, first], -1) * sin
+        return torch.cat([torch.cat([turned, rest], -1), x[:, 3:]], 1)
+
+    agree(lambda x: rotate(x, angles.cos(), angles.sin(), 3), plain, [normal(5, 4, 8)], 1e-12)
+
+
+@pytest.mark.parametrize("rank", [2, 65])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_low_rank_linear(rank: int, bias: bool, kept: bool) -> None:
+    """Three layers: with an addition, without, and with a weight that trains and one; ranks differ."""
+    sizes, scale = [4, 5, 3], 0.7
+    fixed = normal(9, 6, seed=1)
+    offsets = normal(12, seed=2)
+
+    def ours(x: Tensor, a: Tensor, b: Tensor, a2: Tensor, b2: Tensor, last: Tensor, offset: Tensor) -> Tensor:
+        rows = x * 1.5
+        return (
+            low_rank_linear(
+                rows,
+                torch.cat([fixed, last.detach()]),
+                offset if bias else None,
+                sizes,
+                [(a, b, scale), None, (a2, b2, 2.0)],
+                [None, None, last],
+                None if kept else lambda: x.detach() * 1.5,
+            )
+            + 0.0 * offset.sum()
+        )
+
+    def plain(x: Tensor, a: Tensor, b: Tensor, a2: Tensor, b2: Tensor, last: Tensor, offset: Tensor) -> Tensor:
+        rows = x * 1.5
+        first = rows @ fixed[:4].T + scale * (rows @ a.T) @ b.T
+        third = rows @ last.T + 2.0 * (rows @ a2.T) @ b2.T
+        return torch.cat([first, rows @ fixed[4:].T, third], -1) + (offset if bias else 0.0) + 0.0 * offset.sum()
+
+    inputs = [normal(7, 6), normal(rank, 6, seed=4), normal(4, rank, seed=5), normal(1, 6, seed=6)]
+    inputs += [normal(3, 1, seed=7), normal(3, 6, seed=8), offsets]
+    agree(ours, plain, inputs, 1e-12)
+
+
+def test_nothing_is_kept_where_nothing_trains_behind_it() -> None:
+    x = normal(4, 6).requires_grad_()
+    kept: list[Any] = []
+    weight = normal(5, 6, seed=1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        low_rank_linear(x, weight, None, [5], [None])
+    assert [t.data_ptr() for t in kept if t is not None] == [weight.data_ptr()]
+
+
+def sees(segments: Sequence[Segment], rows: int) -> Tensor:
+    """(N, N) who sees whom, from the definition."""
+    mask = torch.zeros(rows, rows, dtype=torch.bool)
+    for segment in segments:
+        for row in range(segment.start, segment.stop):
+            mask[row, segment.start : row + 1] = True
+        mask[segment.stop : segment.below, segment.start : segment.stop] = True
+    return mask
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[Segment]:
+    """Segments of a stream in depth-first order."""
+    segments: list[Segment] = []
+
+    def grow(start: int, depth: int) -> int:
+        stop = start + draw(st.integers(1, 9))
+        place = len(segments)
+        segments.append(Segment(start, stop, stop))
+        below = stop
+        for _ in range(draw(st.integers(0, 3)) if depth < 3 else 0):
+            below = grow(below, depth + 1)
+        segments[place] = Segment(start, stop, below)
+        return below
+
+    at = 0
+    for _ in range(draw(st.integers(1, 3))):
+        at = grow(at, 0)
+    return segments
+
+
+def whole(x: Tensor, mask: Tensor, heads: int, kv_heads: int, scale: float) -> Tensor:
+    q, k, v = x.split([heads, kv_heads, kv_heads], 1)
+    k, v = (part.repeat_interleave(heads // kv_heads, 1) for part in (k, v))
+    scores = (torch.einsum("nhd,mhd->hnm", q, k) * scale).masked_fill(~mask, -torch.inf)
+    return torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v)
+
+
+@given(trees(), st.sampled_from([(4, 2), (3, 3), (6, 1)]))
+def test_segment_attention_is_masked_attention(segments: list[Segment], heads: tuple[int, int]) -> None:
+    rows = segments[-1].stop
+    rows = max(segment.below for segment in segments)
+    check_segments(segments, rows)
+    mask = sees(segments, rows)
+    agree(
+        lambda x: segment_attention(x, segments, heads=heads[0], kv_heads=heads[1], scale=0.3),
+        lambda x: whole(x, mask, *heads, 0.3),
+        [normal(rows, heads[0] + 2 * heads[1], 8)],
+        1e-9,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_segment_attention_over_many_blocks(dtype: torch.dtype, tolerance: float) -> None:
+    segments = [Segment(0, 40, 460), Segment(40, 340, 340), Segment(340, 460, 460), Segment(460, 610, 610)]
+    mask = sees(segments, 610)
+    agree(
+        lambda x: segment_attention(x, segments, heads=4, kv_heads=2, scale=0.25),
+        lambda x: whole(x.float(), mask, 4, 2, 0.25).to(dtype),
+        [normal(610, 8, 16, dtype=dtype)],
+        tolerance,
+    )
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [],
+        [Segment(0, 4, 4)],
+        [Segment(0, 3, 3), Segment(4, 6, 6)],
+        [Segment(0, 3, 2), Segment(3, 6, 6)],
+        [Segment(0, 3, 5), Segment(3, 6, 6)],
+        [Segment(0, 0, 6), Segment(0, 6, 6)],
+    ],
+)
+def test_segments_that_are_no_tree_of_the_rows_are_refused(segments: list[Segment]) -> None:
+    with pytest.raises(ValueError, match=r"segment|Segment"):
+        check_segments(segments, 6)
+
+
+def test_segment_attention_says_where_it_runs() -> None:
+    assert available("cpu").available
+    assert not available("cuda").available and "CPU" in available("cuda").reason

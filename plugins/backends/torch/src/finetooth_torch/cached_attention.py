@@ -1,0 +1,77 @@
+"""Attention of one query a row to keys that stand in a cache; heads of a key-value group are one matrix product.
+
+Letters: R rows, K key-value heads, G query heads for each of them, C cached columns, D numbers a head. Where n rows
+share their beginning (P prompts, R = P n), queries of all n meet its keys in one product, and the softmax runs over
+both parts together.
+"""
+
+from __future__ import annotations
+
+import torch
+from finetooth_kernels.contract import result_dtype
+from torch import Tensor
+
+
+def attend_cached(q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
+    """Attention within each row's own cache.
+
+    Args:
+        scale: of the scores.
+        mask: (R or 1, 1, 1, W), W up to C, added to the scores of the first W columns; -inf hides one.
+
+    Returns:
+        (R, K, G, D).
+    """
+    return _sum(_scores(q_rkgd, k_rkcd, scale, mask).softmax(-1), v_rkcd)
+
+
+def attend_shared(
+    q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, k_pkwd: Tensor, v_pkwd: Tensor, *, scale: float,
+    mask: Tensor | None, above_mask: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Attention to each row's own cache and the W columns of its prompt, which n rows in a row share.
+
+    Args:
+        mask: as in `attend_cached`.
+        above_mask: (P, 1, 1, W), likewise for the prompt.
+
+    Returns:
+        (R, K, G, D).
+    """
+    prompts, width = k_pkwd.shape[0], k_pkwd.shape[2]
+    above = _scores(_joined(q_rkgd, prompts), k_pkwd, scale, above_mask)
+    own = _scores(q_rkgd, k_rkcd, scale, mask)
+    weights = torch.cat([_parted(above, own.shape), own], -1).softmax(-1)
+    from_above = _sum(_joined(weights[..., :width], prompts), v_pkwd)
+    return _sum(weights[..., width:], v_rkcd) + _parted(from_above, q_rkgd.shape)
+
+
+def _joined(x_rkgc: Tensor, prompts: int) -> Tensor:
+    """(P n, K, G, C) to (P, K, n G, C)."""
+    return x_rkgc.unflatten(0, (prompts, -1)).transpose(1, 2).flatten(2, 3)
+
+
+def _parted(x_pkmc: Tensor, like: torch.Size) -> Tensor:
+    """(P, K, n G, C) to (P n, K, G, C)."""
+    return x_pkmc.unflatten(2, (-1, like[2])).transpose(1, 2).flatten(0, 1)
+
+
+def _scores(q_rkgd: Tensor, k_rkcd: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """(R, K, G, C) scaled and masked products, in the precision of the softmax."""
+    queries, keys = q_rkgd.flatten(0, 1), k_rkcd.flatten(0, 1)
+    shape = (*q_rkgd.shape[:3], keys.shape[1])
+    wide = result_dtype(keys.dtype)
+    if keys.dtype == wide:
+        scores = torch.bmm(queries, keys.transpose(1, 2)).view(shape).mul_(scale)
+    else:  # twice as fast this way round where oneDNN computes it
+        products = torch.bmm(keys, queries.transpose(1, 2)).unflatten(0, shape[:2]).transpose(2, 3)
+        scores = products.to(wide, memory_format=torch.contiguous_format).mul_(scale)
+    if mask is not None:
+        scores[..., : mask.shape[-1]] += mask
+    return scores
+
+
+def _sum(weights_rkgc: Tensor, v_rkcd: Tensor) -> Tensor:
+    """(R, K, G, D): values weighted."""
+    weights = weights_rkgc.to(v_rkcd.dtype).flatten(0, 1)
+    return torch.bmm(weights, v_rkcd.flatten(0, 1)).unflatten(0, v_rkcd.shape[:2])

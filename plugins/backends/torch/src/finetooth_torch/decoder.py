@@ -1,0 +1,241 @@
+"""Decoder layers of the usual kind (`finetooth_hooks.protocols.Block`), computed over a stream without padding.
+
+The weights stay where they are, in the modules of the transformers model, so adapters, exports and optimizers see
+nothing new; what is computed here instead of there is the way through them. Linear layers that read the same rows are
+one matrix product, low-rank additions included; what each step keeps for backward is listed in `finetooth_kernels`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from finetooth_hooks.protocols import Block, LowRank, ModelFacts
+from finetooth_kernels.gated import gated
+from finetooth_kernels.low_rank_linear import low_rank_linear
+from finetooth_kernels.rms_norm import rms_norm
+from finetooth_kernels.rotary import rotate
+from finetooth_kernels.segment_attention import Segment, segment_attention
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from finetooth_torch.head import is_plain
+from finetooth_torch.stream import Stream
+
+FindLowRank = Callable[[nn.Module], LowRank | None]
+
+
+@dataclass(frozen=True)
+class GroupParts:
+    """What a group computes now: x W^T + b + (x A^T) B^T.
+
+    Attributes:
+        weight, bias: (O, D) and (O,).
+        a, b: (R, D) and (O, R), the additions of all layers with their scales in B; None without any.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+
+class Group:
+    """Linear modules that read the same rows.
+
+    Their weights are moved into one buffer, of which each module's own weight becomes a view: no second copy, and what
+    an optimizer or an adapter writes into a module's weight is in the buffer too. If a weight is ever replaced rather
+    than written to, the buffer is made anew.
+
+    Args:
+        modules: as they are in the model, with or without an adapter's wrapper.
+        low_rank: what the adapter says of a wrapped one.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank) -> None:
+        self._modules, self._low_rank = tuple(modules), low_rank
+        self._weight: Tensor | None = None
+
+    def __call__(self, x_nd: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
+        """(N, inputs) to (N, sum of outputs), side by side.
+
+        Args:
+            again: makes `x_nd` once more in backward, so that it need not be kept.
+        """
+        parts = [self._plain(module) for module in self._modules]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return torch.cat([module(x_nd) for module in self._modules], -1)
+        layers = [part.base for part in known]
+        return low_rank_linear(
+            x_nd,
+            self._fused([layer.weight for layer in layers]),
+            _biases(layers),
+            [layer.out_features for layer in layers],
+            [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in known],
+            [layer.weight if layer.weight.requires_grad else None for layer in layers],
+            again,
+        )
+
+    def parts(self) -> GroupParts | None:
+        """The group as matrices, without a graph; None where a module is more than them."""
+        known = [self._plain(module) for module in self._modules]
+        parts = [part for part in known if part is not None]
+        if len(parts) < len(known):
+            return None
+        layers = [part.base for part in parts]
+        weight, bias = self._fused([layer.weight for layer in layers]), _biases(layers)
+        added = [part.a.detach() for part in parts if part.a is not None and part.b is not None]
+        if not added:
+            return GroupParts(weight, bias)
+        if any(a.dtype != weight.dtype for a in added):
+            return None
+        none = weight.new_zeros
+        blocks = [
+            none((part.base.out_features, 0)) if part.a is None or part.b is None else part.b.detach() * part.scale
+            for part in parts
+        ]
+        return GroupParts(weight, bias, torch.cat(added), torch.block_diag(*blocks))
+
+    def _plain(self, module: nn.Module) -> LowRank | None:
+        if is_plain(module):
+            return LowRank(module)
+        found = self._low_rank(module)
+        return found if found is not None and is_plain(found.base) else None
+
+    def _fused(self, weights: Sequence[Tensor]) -> Tensor:
+        if len(weights) == 1:
+            return weights[0].detach()
+        at = 0
+        if self._weight is not None:
+            for weight in weights:
+                if weight.data_ptr() != self._weight[at:].data_ptr() or weight.dtype != self._weight.dtype:
+                    break
+                at += weight.shape[0]
+        if self._weight is None or at < self._weight.shape[0]:
+            self._weight = torch.cat([weight.detach() for weight in weights])
+            for weight, rows in zip(weights, self._weight.split([w.shape[0] for w in weights]), strict=True):
+                weight.data = rows
+        return self._weight
+
+
+def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    first = layers[0].weight
+    return torch.cat([first.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers])
+
+
+class _Layer:
+    """One decoder layer: its groups, and its norms by module."""
+
+    def __init__(self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank) -> None:
+        find = module.get_submodule
+        self._facts, self._block = facts, block
+        self.attention_norm, self.ffn_norm = find(block.attention_norm), find(block.ffn_norm)
+        self.head_norms = (find(block.query_norm), find(block.key_norm)) if block.query_norm else None
+        self.qkv = Group([find(block.query), find(block.key), find(block.value)], low_rank)
+        self.output = Group([find(block.output)], low_rank)
+        self.gate_up = Group([find(block.gate), find(block.up)], low_rank)
+        self.down = Group([find(block.down)], low_rank)
+
+    def prepared(self, prepare: Callable[[Group], Any]) -> _Layer:
+        """This layer with what `prepare` makes of its groups; it is called like them."""
+        layer = copy.copy(self)
+        layer.qkv, layer.output = prepare(self.qkv), prepare(self.output)
+        layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
+        return layer
+
+    def project(self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor) -> Tensor:
+        """(N, H + 2 K, head_dim): queries and keys, rotated, and values."""
+        heads, kv_heads, size = self._facts.heads, self._facts.kv_heads, self._facts.head_dim
+        rows = self._normed(self.qkv, self.attention_norm, h_nd).view(-1, heads + 2 * kv_heads, size)
+        if self.head_norms is not None:
+            q, k, v = rows.split([heads, kv_heads, kv_heads], 1)
+            rows = torch.cat([self.norm(self.head_norms[0], q), self.norm(self.head_norms[1], k), v], 1)
+        return rotate(rows, cos_nr, sin_nr, heads + kv_heads)
+
+    def feed(self, h_nd: Tensor, attended_nd: Tensor) -> Tensor:
+        """What comes after attention: its output projection and the feed-forward block."""
+        h_nd = h_nd + self.output(attended_nd)
+        gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd)
+        activation = self._block.activation
+        inner = gated(gate_up, activation)
+        return h_nd + self.down(inner, lambda: gated(gate_up, activation))
+
+    def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> Tensor:
+        """The group on normalised rows, which backward makes again."""
+        return group(self.norm(norm, h_nd), lambda: self.norm(norm, h_nd))
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        return rms_norm(x, weight, self._block.eps)
+
+
+class Decoder:
+    """The body of a model.
+
+    Args:
+        body: its module.
+        facts: with a block.
+        low_rank: what the adapter says of a wrapped linear module.
+        checkpointing: recompute each layer in backward.
+    """
+
+    def __init__(self, body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, *, checkpointing: bool) -> None:
+        block = facts.block
+        assert block is not None
+        self._facts, self._checkpointing = facts, checkpointing
+        self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
+        self._final_norm = body.get_submodule(block.final_norm)
+        path = facts.layer_path.removeprefix(f"{facts.body}.")
+        layers: Any = body.get_submodule(path)
+        self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
+
+    def hidden(self, stream: Stream, wanted: Tensor | None = None) -> Tensor:
+        """States after the final norm, (N, D); with `wanted` (M,), ascending, (M, D) for those positions only."""
+        h_nd: Tensor = self._embedding(stream.tokens)
+        cos_nr, sin_nr = self.angles(stream.positions)
+        for layer in self.layers:
+            last = wanted if layer is self.layers[-1] else None
+            if self._checkpointing and torch.is_grad_enabled():
+                h_nd = checkpoint(self._layer, layer, h_nd, cos_nr, sin_nr, stream.segments, last, use_reentrant=False)
+            else:
+                h_nd = self._layer(layer, h_nd, cos_nr, sin_nr, stream.segments, last)
+        return self.normed(h_nd)
+
+    def normed(self, h_nd: Tensor) -> Tensor:
+        """After the last layer."""
+        return self.layers[-1].norm(self._final_norm, h_nd)
+
+    def embedded(self, tokens_n: Tensor) -> Tensor:
+        """(N, D) embeddings."""
+        embedded: Tensor = self._embedding(tokens_n)
+        return embedded
+
+    def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, (N, R/2) each, float32, for position ids."""
+        like = torch.empty(0, dtype=torch.float32, device=positions_n.device)
+        cos, sin = self._rotary(like, positions_n.unsqueeze(0))
+        half = cos.shape[-1] // 2
+        return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+    def _layer(
+        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, segments: tuple[Segment, ...],
+        wanted: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        facts = self._facts
+        attended = segment_attention(
+            layer.project(h_nd, cos_nr, sin_nr),
+            segments,
+            heads=facts.heads,
+            kv_heads=facts.kv_heads,
+            scale=facts.head_dim**-0.5,
+        ).flatten(1)
+        if wanted is not None:  # behind the last attention a position needs no other
+            attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
+        return layer.feed(h_nd, attended)

@@ -1,0 +1,184 @@
+"""Running out of memory, as an error that says what to change.
+
+`guarded` is put around the engine's primitives. The advice follows a fixed order, cheapest first: a smaller
+micro-batch (never changes the result), recomputation, fewer trained parameters, shorter rows, another device.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from finetooth_hooks import Datum, EngineError, Plan
+
+from finetooth_torch.usage import usage
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SAID = re.compile(
+    r"can't allocate memory|out of memory|bad.?alloc|cannot allocate memory|memory object", re.IGNORECASE
+)
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|[KMGT]i?B)")
+_UNITS = {"bytes": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What was going on when memory ran out.
+
+    Attributes:
+        call: the primitive.
+        step: optimizer steps done.
+        plan: of the run.
+        total: bytes of the device.
+        used: bytes at the moment.
+        peak: bytes at the peak.
+        trained: parameters that train.
+        parameters: all parameters.
+        longest: positions of the longest row of the call; 0 if it has none.
+        longest_id: that row.
+        host: the memory is that of the host.
+    """
+
+    call: str
+    step: int
+    plan: Plan
+    total: int
+    used: int
+    peak: int
+    trained: int
+    parameters: int
+    longest: int = 0
+    longest_id: str = ""
+    host: bool = True
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether the error says that the host or the device has no more memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and bool(_SAID.search(str(error)))
+
+
+def asked_for(error: BaseException) -> int:
+    """Bytes that the allocation asked for, as far as the error says; else 0."""
+    found = _ASKED.search(str(error))
+    return int(float(found[1]) * _UNITS[found[2] if found[2] == "bytes" else found[2][0]]) if found else 0
+
+
+def exhausted(error: BaseException, now: Situation) -> EngineError:
+    """The error in one line: which call, what was planned, what there is, and what to change in which order."""
+    asked = asked_for(error)
+    parts = sorted(now.plan.memory.parts.items(), key=lambda part: -part[1])
+    planned = ", ".join(f"{name} {_gib(size)}" for name, size in parts[:2])
+    rows = ""
+    if now.longest:
+        rows = f", longest row {now.longest} tokens" + (f" ({now.longest_id})" if now.longest_id else "")
+    return EngineError(
+        f"{now.call} ran out of memory at step {now.step + 1}"
+        + (f", asking for {_gib(asked)} more" if asked else "")
+        + f": {'the process' if now.host else 'the device'} held {_gib(now.used)} (peak {_gib(now.peak)}) of "
+        f"{_gib(now.total)}, planned were {_gib(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
+        action="in this order: " + "; ".join(ladder(now)),
+    )
+
+
+def ladder(now: Situation) -> list[str]:
+    """What to change, what costs least first, with the figures of this run."""
+    train = now.plan.train
+    budget, rungs = train.micro_batch_tokens or 0, []
+    least = max(now.longest, 1)
+    if now.call == "generate":
+        rungs.append("generate fewer prompts at once, or lower max_tokens")
+    if now.call != "step" and budget > least:
+        rungs.append(f"lower train.micro_batch_tokens from {budget} to {max(least, budget // 2)}")
+    if now.call not in ("step", "generate", "logprobs") and not train.gradient_checkpointing:
+        rungs.append("set train.gradient_checkpointing=true")
+    if now.trained > now.parameters // 2:
+        rungs.append(f"train fewer than the {now.trained / 1e6:,.0f} M parameters, with a low-rank adapter")
+    elif now.call == "step":
+        rungs.append(f"train fewer than the {now.trained / 1e6:,.1f} M parameters, with a lower rank or fewer targets")
+    longest = now.longest or train.max_length
+    if now.call != "step" and longest > 64:
+        rungs.append(
+            f"lower train.max_length from {train.max_length} to {max(32, min(longest, train.max_length) // 2)}"
+        )
+    return [*rungs, "take a device with more memory" if not now.host else "give the process more memory"]
+
+
+def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
+    """Put around a method of the engine: what runs out of memory becomes an EngineError.
+
+    The engine's own guarantees hold: gradients of a failed call are dropped, the weights are those of the last whole
+    step. What the failed call held is given back, so that the state can be saved.
+    """
+
+    def around(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+        @wraps(method)
+        def called(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                if not is_exhaustion(error):
+                    raise
+                said = exhausted(error, situation(self, call, args[0] if args else ()))
+                # the error itself is not kept: its traceback holds the graph of the failed call
+                cause = RuntimeError(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            gc.collect()
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+            raise said from cause
+
+        return called
+
+    return around
+
+
+def situation(engine: Any, call: str, given: Any) -> Situation:
+    """Read off the engine.
+
+    Args:
+        given: the first argument of the call: data, prompts or something else.
+    """
+    request, device = engine._request, engine._parts.device
+    taken = usage(device)
+    rows = [datum for datum in given if isinstance(datum, Datum)] if isinstance(given, Sequence) else []
+    longest = max(rows, key=len, default=None)
+    info = engine.info
+    return Situation(
+        call=call,
+        step=engine.weights_version,
+        plan=request.plan,
+        total=_limit(request.hardware.memory) if device.type == "cpu" else request.hardware.memory,
+        used=taken.memory,
+        peak=taken.peak_memory,
+        trained=info.trained,
+        parameters=info.parameters,
+        longest=len(longest) if longest is not None else 0,
+        longest_id=(longest.id or "") if longest is not None else "",
+        host=device.type == "cpu",
+    )
+
+
+def _limit(memory: int) -> int:
+    """Bytes this process may take: the machine's, or the limit on its address space if that is lower."""
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError, ValueError):
+        return memory
+    return memory if soft == resource.RLIM_INFINITY else min(memory, soft)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

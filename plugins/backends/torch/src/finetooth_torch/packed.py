@@ -1,0 +1,93 @@
+"""Linear layers prepared for many products with few rows: what sampling spends its time in.
+
+A plain matrix product puts a weight into the order its kernel likes every time it is called. With a few dozen rows
+that costs as much as half the product itself, so while tokens are sampled each weight is kept in oneDNN's own order. A
+packed weight is a copy: it is of the weights at the time, and is dropped when sampling ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from finetooth_torch.decoder import Group
+
+ALLOWED = {4: 1e-5, 2: 2e-2}
+"""Largest difference from a plain product, as a share of its largest number, by bytes of a number."""
+
+
+@cache
+def can_pack(dtype: torch.dtype, device: str) -> bool:
+    """Whether this torch has oneDNN's packed products for `dtype`, and they equal plain ones."""
+    if device != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
+    x = torch.arange(7 * 40).remainder(11).sub(5).view(7, 40).to(dtype)
+    weight = torch.arange(48 * 40).remainder(13).sub(6).view(48, 40).to(dtype)
+    bias = torch.arange(48).to(dtype)
+    expected = nn.functional.linear(x, weight, bias)
+    try:
+        found = _product(x, _reorder(weight), bias)
+    except RuntimeError:
+        return False
+    return bool((found - expected).abs().max() <= ALLOWED[dtype.itemsize] * expected.abs().max())
+
+
+def _reorder(weight_od: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_od.contiguous())
+    return packed
+
+
+def _product(x_nd: Tensor, packed_od: Tensor, bias_o: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x_nd, packed_od, bias_o, "none", [], "")
+    return product
+
+
+class PackedLinear:
+    """x W^T + b with a packed copy of W.
+
+    Args:
+        weight_od: (O, D); `can_pack` has said yes.
+    """
+
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None) -> None:
+        self._packed, self._bias = _reorder(weight_od.detach()), None if bias_o is None else bias_o.detach()
+
+    def __call__(self, x_nd: Tensor) -> Tensor:
+        """(N, D) to (N, O)."""
+        return _product(x_nd, self._packed, self._bias)
+
+
+class PackedGroup:
+    """A `Group` as it is now: its weights and the A of its low-rank additions as one packed matrix.
+
+    Numbers are those of `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since in bfloat16 a small
+    addition would be lost in the weight.
+    """
+
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None) -> None:
+        self._outputs = weight_od.shape[0]
+        if a_rd is not None and bias_o is not None:
+            bias_o = torch.cat([bias_o, bias_o.new_zeros(a_rd.shape[0])])
+        self._linear = PackedLinear(weight_od if a_rd is None else torch.cat([weight_od, a_rd]), bias_o)
+        self._b = None if b_or is None else b_or.t().contiguous()
+
+    def __call__(self, x_nd: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
+        """(N, D) to (N, O); `again` is for `Group`'s sake."""
+        del again
+        y_no = self._linear(x_nd)
+        if self._b is None:
+            return y_no
+        return torch.addmm(y_no[:, : self._outputs], y_no[:, self._outputs :], self._b)
+
+
+def packed(group: Group) -> Group | PackedGroup:
+    """The group with packed weights, or as it is where that is not possible."""
+    parts = group.parts()
+    if parts is None or not can_pack(parts.weight.dtype, parts.weight.device.type):
+        return group
+    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b)

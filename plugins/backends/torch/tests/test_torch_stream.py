@@ -1,0 +1,219 @@
+"""The stream decoder computes what the transformers model computes: outputs, gradients, with shared beginnings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finetooth_hooks import Datum, PlanError
+from finetooth_kernels.segment_attention import check_segments
+from finetooth_torch.bodies import StreamBody, TransformersBody
+from finetooth_torch.layout import MicroBatch, count_normalizers, lay_out
+from finetooth_torch.planning import choose_decoder
+from finetooth_torch.rectangles import make_rectangle
+from finetooth_torch.stream import SHORTEST_SHARED, make_stream
+from hypothesis import given
+from hypothesis import strategies as st
+
+SHARED = [5, 9, 11, 3, 7, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33]
+
+
+def pairs(seed: int = 0, count: int = 6) -> list[Datum]:
+    """Rows that begin alike, some of them for longer, one that is the beginning of another, one of its own."""
+    random = np.random.default_rng(seed)
+    rest = [[int(t) for t in random.integers(2, 60, size=int(random.integers(3, 20)))] for _ in range(count)]
+    longer = [int(t) for t in random.integers(2, 60, size=20)]
+    rows = [SHARED + longer + tail if i % 2 else SHARED + tail for i, tail in enumerate(rest)]
+    rows += [SHARED + longer, rest[0] + rest[1]]
+    return [
+        Datum.from_tokens(row, [0.0] * (i + 1) + [1.0] * (len(row) - i - 1), id=f"row:{i}")
+        for i, row in enumerate(rows)
+    ]
+
+
+def body(engine: Any) -> Any:
+    return engine._parts.network.body
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_outputs_and_gradients_are_the_models_own(
+    kit: SimpleNamespace, kind: str, full: bool, checkpointing: bool
+) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("this test compares both")
+
+    def with_biases(model: Any) -> None:
+        generator = torch.Generator().manual_seed(3)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+    made = [
+        kit.engine(
+            config=kit.config(kind),
+            adapter=kit.adapter(full=full, targets=("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")),
+            gradient_checkpointing=checkpointing,
+            micro_batch_tokens=100_000,
+            prepare=with_biases,
+            options={"decoder": decoder},
+        )
+        for decoder in ("stream", "transformers")
+    ]
+    assert isinstance(body(made[0]), StreamBody) and isinstance(body(made[1]), TransformersBody)
+    data = pairs()
+    results = [engine.forward(data, returns=("logprobs", "entropy", "hidden", "logits")) for engine in made]
+    for ours, theirs in zip(*(result.outputs for result in results), strict=True):
+        for name, expected in theirs.items():
+            np.testing.assert_allclose(ours[name], expected, rtol=2e-5, atol=2e-5, err_msg=name)
+    losses = [engine.forward_backward(data, kit.nll).loss for engine in made]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert kit.relative(*map(kit.gradients, made)) < 2e-6
+
+
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(kit: SimpleNamespace) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("it shares nothing")
+    engine, alone = kit.engine(micro_batch_tokens=100_000), kit.engine(micro_batch_tokens=60)
+    data = pairs()
+    rectangle = make_rectangle(data, lay_out(data, budget=10**6, packed=True)[0], pad_id=0, device=torch.device("cpu"))
+    stream = make_stream(rectangle, share=True)
+    saved = len(make_stream(rectangle, share=False)) - len(stream)
+    # seven rows share SHARED; four of them 19 tokens more, all that the shortest of them has
+    assert saved == 6 * len(SHARED) + 3 * 19
+    engine.forward_backward(data, kit.nll)
+    for datum in data:  # one row a call: nothing to share
+        alone.forward_backward([datum], kit.nll, normalizer=count_normalizers(data))
+    assert kit.relative(kit.gradients(engine), kit.gradients(alone)) < 1e-6
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(0, 40), st.integers(0, 3)), min_size=1, max_size=8
+    ),
+    st.booleans(),
+)
+def test_every_row_sees_itself_and_nothing_else(rows: list[tuple[int, int, int, int]], share: bool) -> None:
+    """Walking up from a row's last cell through the segments that see each other gives back the row's tokens."""
+    stems = np.random.default_rng(0).integers(0, 50, size=(3, 40))
+    tails = np.random.default_rng(1).integers(0, 3, size=(4, 40))
+    data = []
+    for i, (stem, head, tail, branch) in enumerate(rows):
+        tokens = [*stems[stem, :head], *tails[branch, :tail], 1]
+        data.append(Datum.from_tokens([*map(int, tokens), 0], id=str(i)))
+    batch = MicroBatch(tuple(range(len(data))), tuple(len(d) for d in data), packed=True)
+    rectangle = make_rectangle(data, batch, pad_id=0, device=torch.device("cpu"))
+    stream = make_stream(rectangle, share=share)
+    check_segments(stream.segments, len(stream))
+    tokens, positions = stream.tokens.numpy(), stream.positions.numpy()
+    for s, datum in enumerate(data):
+        last = int(stream.cells_st[s, len(datum) - 1])
+        seen: list[int] = []
+        for segment in stream.segments:
+            if segment.start <= last < segment.stop:
+                seen += range(segment.start, last + 1)
+            elif segment.stop <= last < segment.below:
+                seen += range(segment.start, segment.stop)
+        assert tokens[seen].tolist() == datum.tokens.tolist()
+        assert positions[seen].tolist() == list(range(len(datum)))
+        assert stream.cells_st[s, : len(datum)].tolist() == seen
+    if not share:
+        assert len(stream) == sum(map(len, data))
+    assert all(  # nothing short is shared
+        segment.below == segment.stop or segment.stop - segment.start >= SHORTEST_SHARED for segment in stream.segments
+    )
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(60, 200), st.booleans())
+def test_packed_micro_batches_hold_every_row_once_and_keep_the_budget(
+    lengths: list[int], budget: int, groups: bool
+) -> None:
+    data = [
+        Datum.from_tokens(list(range(n + 1)), id=str(i), group=str(i // 2) if groups else None)
+        for i, n in enumerate(lengths)
+    ]
+    batches = lay_out(data, budget=budget, together="group" if groups else "sequence", packed=True)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(data)))
+    for batch in batches:
+        assert batch.positions == sum(batch.lengths) and list(batch.rows) == sorted(batch.rows)
+        assert batch.positions <= budget or len({data[row].group or row for row in batch.rows}) == 1
+        if groups:
+            assert all(row ^ 1 in batch.rows or (row ^ 1) >= len(data) for row in batch.rows)
+
+
+def test_dropout_keeps_rows_apart(kit: SimpleNamespace) -> None:
+    """Two rows with a common beginning get masks of their own there."""
+    engine = kit.engine(adapter=kit.adapter(dropout=0.5), micro_batch_tokens=100_000)
+    data = [Datum.from_tokens([*SHARED, tail], id=str(tail)) for tail in (40, 41)]
+    first, second = engine.forward(data, returns=("logprobs",)).outputs
+    assert not np.allclose(first["logprobs"][:10], second["logprobs"][:10])
+    first, second = (outputs for outputs in engine.logprobs(data))  # and none without dropout
+    np.testing.assert_allclose(first[:16], second[:16], rtol=1e-5)
+
+
+def test_position_ids_of_a_datums_own_are_kept(kit: SimpleNamespace) -> None:
+    engine = kit.engine(micro_batch_tokens=100_000)
+    plain = Datum.from_tokens([*SHARED, 40], id="plain")
+    moved = replace(plain, positions=np.arange(len(plain)) * 2, id="moved")
+    alone = engine.logprobs([moved])[0]
+    together = engine.logprobs([plain, moved])
+    np.testing.assert_allclose(together[1], alone, rtol=1e-5)
+    assert not np.allclose(together[0], alone, rtol=1e-2)
+
+
+def test_what_an_optimizer_writes_into_a_weight_is_computed_with(kit: SimpleNamespace) -> None:
+    """Weights share one buffer; writing to them, or replacing one, must both be seen."""
+    engine = kit.engine(adapter=kit.adapter(full=True))
+    data = pairs()
+    attention = engine._parts.network.base.model.layers[0].self_attn
+    before = engine.logprobs(data)[0]
+    with torch.no_grad():
+        attention.k_proj.weight.add_(0.1)
+    written = engine.logprobs(data)[0]
+    attention.k_proj.weight.data = attention.k_proj.weight.data - 0.1
+    replaced = engine.logprobs(data)[0]
+    assert not np.allclose(before, written)
+    np.testing.assert_allclose(before, replaced, rtol=1e-4, atol=1e-5)
+
+
+def test_full_weights_survive_a_round_trip(kit: SimpleNamespace, tmp_path: Path) -> None:
+    """Views into a buffer are saved, exported and restored as the weights they are."""
+    engine, other = (kit.engine(adapter=kit.adapter(full=True)) for _ in range(2))
+    data = pairs()
+    engine.forward_backward(data, kit.nll)
+    engine.step()
+    engine.save(tmp_path / "state")
+    other.load(tmp_path / "state")
+    for a, b in zip(engine.logprobs(data), other.logprobs(data), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
+    facts = kit.facts(kit.config())
+    assert choose_decoder(facts, kit.hardware, None, "auto").value == "stream"
+    assert choose_decoder(facts, kit.hardware, None, "transformers").value == "transformers"
+    unknown, gpu = replace(facts, block=None), replace(kit.hardware, device="cuda:0", label="a GPU")
+    for arguments, words in (
+        ((unknown, kit.hardware, None), "does not describe its layers"),
+        ((facts, gpu, None), "not for a GPU"),
+        ((facts, kit.hardware, "eager"), "attention=eager is transformers' own"),
+    ):
+        chosen = choose_decoder(*arguments, "auto")
+        assert chosen.value == "transformers" and words in chosen.reason
+        with pytest.raises(PlanError, match=words):
+            choose_decoder(*arguments, "stream")
+
+
+def test_a_decoder_that_computes_something_else_is_refused(kit: SimpleNamespace) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("it is the model's own")
+    facts = kit.facts(kit.config())
+    wrong = replace(facts.block, eps=0.5)
+    with pytest.raises(PlanError, match=r"states differ from the model's own by 9\..*set backend\.decoder: transf"):
+        kit.engine(facts={"block": wrong})

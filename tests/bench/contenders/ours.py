@@ -1,0 +1,76 @@
+"""finetooth trains, driven as `ft run` drives it, without trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from meter import Meter, rows_digest
+
+RATES = {"lora": 2e-4, "full": 2e-5}
+
+
+def recipe(spec: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a training spec."""
+    pretrain = spec.get("method") == "pretrain"
+    data: dict[str, Any] = {"train": spec["text_file"] if pretrain else spec["rows_file"]}
+    if not pretrain:
+        data["format"] = {"name": "prompt_completion", "style": "raw"}
+    adapter = {"name": "lora", "rank": 16, "alpha": 32} if spec["adapter"] == "lora" else "full"
+    train = {
+        "batch_size": spec["batch_size"],
+        "shuffle": False,
+        "precision": spec["precision"],
+        "max_length": spec.get("length", 512),
+        "seed": 0,
+    }
+    if pretrain:
+        train["max_steps"] = -(-spec["windows"] // spec["batch_size"])
+    return {
+        "model": spec["model_folder"],
+        "data": data,
+        "method": spec.get("method", "sft"),
+        "adapter": adapter,
+        "optimizer": {"name": "adamw", "learning_rate": RATES[spec["adapter"]], "weight_decay": 0.0},
+        "schedule": {"name": "constant", "warmup_ratio": 0.0},
+        "train": train,
+        "trackers": [],
+        "output": str(Path(spec["scratch"]) / "run"),
+    }
+
+
+def main() -> None:
+    """Train and report."""
+    meter = Meter()
+    spec = meter.spec
+    import finetooth
+
+    session = finetooth.session(recipe(spec))
+    job, engine = session.job, session.engine
+    reports = []
+    meter.begin()
+    for report in job.method.steps(engine):
+        meter.step(report.loss)
+        reports.append(report)
+    data = list(job.method._data)[: sum(report.rows for report in reports)]
+    positions = round(sum(report.tokens / (1 - report.padding) for report in reports))
+    counted = [getattr(report, "flops", 0) or 0 for report in reports]
+    meter.trained(
+        tokens=sum(report.tokens for report in reports),
+        positions=positions,
+        head_positions=sum(report.targets for report in reports),
+        # causal attention reads half the square; rows of like length stand together, so little is padding
+        pairs=sum(len(datum) ** 2 for datum in data) / 2,
+        flops=sum(counted) if all(counted) else None,
+        rank=16 if spec["adapter"] == "lora" else 0,
+        recompute=bool(job.plan.train.gradient_checkpointing),
+        rows_digest=rows_digest(
+            ([*datum.tokens, datum.targets[-1]], [i + 1 for i in datum.mask.nonzero()[0]]) for datum in data
+        ),
+        memory_estimate_bytes=job.plan.memory.total,
+        settings={d.setting: d.value for d in job.plan.decisions if d.setting.startswith(("train.", "backend."))},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""TRL's SFTTrainer: with its defaults, or tuned by `spec["tuned"]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meter import Meter
+from peer_rows import prompt_completion, take_adapter, windows, work
+
+RATES = {"lora": 2e-4, "full": 2e-5}
+
+
+def arguments(spec: dict[str, Any]) -> Any:
+    """SFTConfig: defaults, but for what the workload fixes."""
+    import torch
+    from trl import SFTConfig
+
+    chosen: dict[str, Any] = {}
+    device_batch = spec["batch_size"]
+    if spec.get("tuned"):
+        tuned = dict(spec["tuned"])
+        device_batch = min(device_batch, tuned.pop("per_device_batch_size"))
+        chosen = {"model_init_kwargs": {"dtype": tuned.pop("dtype")}, **tuned}
+    elif spec["precision"] == "fp32":
+        chosen = {"bf16": False}
+    return SFTConfig(
+        output_dir=spec["scratch"] + "/trl",
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=spec["batch_size"] // device_batch,
+        max_length=spec["length"] + 1 if spec.get("method") == "pretrain" else spec["max_length"],
+        num_train_epochs=1,
+        learning_rate=RATES[spec["adapter"]],
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        seed=0,
+        use_cpu=not torch.cuda.is_available(),  # without it bf16 is refused on a CPU
+        **chosen,
+    )
+
+
+def main() -> None:
+    """Train and report."""
+    meter = Meter()
+    spec = meter.spec
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTTrainer
+
+    class Metered(SFTTrainer):  # type: ignore[misc]
+        """Keeps the loss of every step as it is; the log rounds it."""
+
+        def training_step(self, *args: Any, **more: Any) -> Any:
+            loss = super().training_step(*args, **more)
+            self.step_loss = getattr(self, "step_loss", 0.0) + float(loss)
+            return loss
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **more: Any) -> None:
+            meter.begin()
+
+        def on_step_end(self, *args: Any, **more: Any) -> None:
+            meter.step(trainer.step_loss)
+            trainer.step_loss = 0.0
+
+    pretrain = spec.get("method") == "pretrain"
+    rows = [{"input_ids": ids} for ids in windows(spec)] if pretrain else prompt_completion(spec)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if spec["adapter"] == "lora" else None
+    args = arguments(spec)
+    trainer = Metered(
+        model=spec["model_folder"],
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        peft_config=lora,
+        callbacks=[Clock()],
+    )
+    if lora is not None:
+        take_adapter(trainer.model, spec["adapter_folder"])
+    trainer.train()
+    ids = [list(row) for row in trainer.train_dataset["input_ids"]]
+    labels = [list(row) for row in trainer.train_dataset["labels"]]
+    meter.trained(
+        **work(ids, labels, args.per_device_train_batch_size),
+        rank=16 if lora is not None else 0,
+        recompute=bool(args.gradient_checkpointing),
+        settings={
+            "bf16": args.bf16,
+            "gradient_checkpointing": args.gradient_checkpointing,
+            "dtype": str(next(trainer.model.parameters()).dtype),
+            "per_device_train_batch_size": args.per_device_train_batch_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "loss_type": args.loss_type,
+            "attention": trainer.model.config._attn_implementation,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

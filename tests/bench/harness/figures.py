@@ -1,0 +1,111 @@
+"""Figures from runs: medians, ratios of pairs, losses side by side, shares of the machine's rate."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness import flops
+from harness.flops import Shape, Work
+
+Run = Mapping[str, Any]
+
+
+def of(runs: Sequence[Run], contender: str) -> dict[int, Run]:
+    """Runs of a contender that did not fail, by round."""
+    return {run["round"]: run for run in runs if run["contender"] == contender and not run.get("failed")}
+
+
+def value(run: Run, field: str) -> float | None:
+    """A figure of a run by a dotted path, `modes.greedy.tokens_per_second`; None if it has none."""
+    found: Any = run
+    for name in field.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return None if found is None else float(found)
+
+
+def median(runs: Sequence[Run], contender: str, field: str) -> float | None:
+    """Median over rounds, None if there is nothing."""
+    values = [v for run in of(runs, contender).values() if (v := value(run, field)) is not None]
+    return statistics.median(values) if values else None
+
+
+def ratios(runs: Sequence[Run], first: str, second: str, field: str) -> list[float]:
+    """first / second for every round that both have."""
+    left, right = of(runs, first), of(runs, second)
+    pairs = [(value(left[r], field), value(right[r], field)) for r in sorted(left.keys() & right.keys())]
+    return [a / b for a, b in pairs if a is not None and b]
+
+
+@dataclass(frozen=True)
+class LossDifference:
+    """Losses side by side. `largest` and `mean` are of the absolute differences, in nats per token."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+
+    @property
+    def differences(self) -> tuple[float, ...]:
+        return tuple(a - b for a, b in zip(self.first, self.second, strict=True))
+
+    @property
+    def largest(self) -> float:
+        return max(map(abs, self.differences))
+
+    @property
+    def mean(self) -> float:
+        """Of the absolute differences."""
+        return statistics.fmean(map(abs, self.differences))
+
+    @property
+    def mean_signed(self) -> float:
+        """Difference of the mean losses."""
+        return statistics.fmean(self.differences)
+
+
+def losses(runs: Sequence[Run], first: str, second: str) -> LossDifference | None:
+    """Losses of the first round that both have; None if there is none, or they took different numbers of steps."""
+    left, right = of(runs, first), of(runs, second)
+    for index in sorted(left.keys() & right.keys()):
+        a, b = left[index].get("losses"), right[index].get("losses")
+        if a and b and len(a) == len(b):
+            return LossDifference(tuple(a), tuple(b))
+    return None
+
+
+def executed(run: Run, shape: Shape) -> float | None:
+    """FLOPs that a training run executed: its own count, else by formula; None if it says neither."""
+    if run.get("flops"):
+        return float(run["flops"])
+    if "positions" not in run:
+        return None
+    work = Work(run["positions"], run["head_positions"], run["pairs"])
+    return flops.training(shape, work, rank=run.get("rank", 0), recompute=bool(run.get("recompute")))
+
+
+def gemm(runs: Sequence[Run], precision: str) -> float | None:
+    """The machine's rate in FLOP/s, median over rounds."""
+    return median(runs, "machine", f"gemm.{precision}")
+
+
+def share(runs: Sequence[Run], contender: str, shape: Shape) -> float | None:
+    """Executed FLOPs per second as a share of the machine's GEMM rate in the contender's precision; median."""
+    shares = []
+    for run in of(runs, contender).values():
+        rate, done = gemm(runs, run.get("precision", "")), executed(run, shape)
+        if rate and done is not None:
+            shares.append(done / run["train_s"] / rate)
+    return statistics.median(shares) if shares else None
+
+
+def failures(runs: Sequence[Run]) -> dict[str, str]:
+    """The last line of each contender that failed in every round."""
+    found = {run["contender"]: run["failed"] for run in runs if run.get("failed")}
+    return {name: line for name, line in found.items() if not of(runs, name)}
+
+
+def contenders(runs: Sequence[Run]) -> list[str]:
+    """Names in the order in which they first ran, the machine left out."""
+    return [name for name in dict.fromkeys(run["contender"] for run in runs) if name != "machine"]

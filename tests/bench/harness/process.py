@@ -1,0 +1,150 @@
+"""One contender as a process of its own: what it said, how long it took, and the most memory its processes held."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INTERVAL = 0.05
+"""Seconds between two looks at the process tree."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended.
+
+    Attributes:
+        result: what it wrote; empty if it failed.
+        failed: the last line it printed, empty if it did not fail.
+        wall_s: from start to end.
+        peak_rss_bytes: the largest sum of resident memory over the process and its descendants.
+    """
+
+    result: Mapping[str, Any]
+    failed: str
+    wall_s: float
+    peak_rss_bytes: int
+
+
+def run(
+    command: Sequence[str], spec: Mapping[str, Any], *, timeout: float, environment: Mapping[str, str], log: Path
+) -> Finished:
+    """Run `command SPEC RESULT` and wait.
+
+    Args:
+        spec: what the contender is told; `started` (`time.monotonic`) is added.
+        timeout: in seconds; then it is killed and counts as failed.
+        environment: of the process.
+        log: where what it prints goes.
+    """
+    with tempfile.TemporaryDirectory(prefix="finetooth-bench-") as folder:
+        told, wrote = Path(folder) / "spec.json", Path(folder) / "result.json"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as output:
+            started = time.monotonic()
+            told.write_text(json.dumps({**spec, "started": started, "scratch": folder}), encoding="utf-8")
+            process = subprocess.Popen(
+                [*command, str(told), str(wrote)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**environment, **_empty_caches(folder)},
+                start_new_session=True,
+            )
+            watch = Watch(process.pid)
+            watch.start()
+            late = _wait(process, timeout)
+            wall = time.monotonic() - started
+            watch.stop()
+        if late:
+            return Finished({}, f"stopped after {timeout:.0f} s", wall, watch.peak)
+        if process.returncode != 0 or not wrote.exists():
+            return Finished({}, _last_line(log) or f"exit code {process.returncode}", wall, watch.peak)
+        result = json.loads(wrote.read_text(encoding="utf-8"))
+        return Finished(result, "", wall, max(watch.peak, int(result.get("max_rss_bytes", 0))))
+
+
+def _empty_caches(folder: str) -> dict[str, str]:
+    """Variables that put caches of prepared data into the folder: nobody begins with what an earlier run left."""
+    return {"TMPDIR": folder, "FT_CACHE": f"{folder}/prepared", "HF_DATASETS_CACHE": f"{folder}/datasets"}
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for the end; True if it came too late and the process group was killed."""
+    try:
+        process.wait(timeout)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+        return True
+    except BaseException:  # Ctrl-C: nothing stays behind
+        os.killpg(process.pid, 9)
+        raise
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+class Watch(threading.Thread):
+    """Looks at a process tree until told to stop. Where there is no /proc the peak stays 0 and the contender's own
+    figure counts.
+
+    Attributes:
+        peak: bytes.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid, self.peak, self._over = pid, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            self.peak = max(self.peak, sum(resident(pid) for pid in tree(self._pid)))
+            self._over.wait(INTERVAL)
+
+    def stop(self) -> None:
+        """No further look."""
+        self._over.set()
+        self.join()
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants, as /proc says; a process that is gone has none."""
+    found, open_ = [], [pid]
+    while open_:
+        current = open_.pop()
+        found.append(current)
+        for children in Path(f"/proc/{current}/task").glob("*/children"):
+            try:
+                open_ += [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def resident(pid: int) -> int:
+    """Resident memory of one process in bytes; 0 if it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def max_rss_bytes() -> int:
+    """The most this process held so far, by its own account."""
+    value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return value if sys.platform == "darwin" else value * 1024

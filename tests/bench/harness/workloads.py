@@ -1,0 +1,338 @@
+"""What is measured: workloads, their sizes, and who takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Form = Literal["smoke", "quick", "full"]
+Home = Literal["ours", "peers", "llamafactory"]
+"""Whose Python runs a contender: this environment's, or one that `make bench-peers` makes."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One process of a workload.
+
+    Attributes:
+        name: unique within the workload; shown on the page.
+        script: file in contenders/.
+        options: go into its spec.
+        home: whose Python runs it.
+        rounds: how often, by form; default 1 (smoke), 2 (quick), 3 (full).
+        forms: in which forms it takes part.
+    """
+
+    name: str
+    script: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    home: Home = "ours"
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    forms: tuple[Form, ...] = ("smoke", "quick", "full")
+
+    def count(self, form: Form) -> int:
+        """Rounds in this form."""
+        return {"smoke": 1, "quick": 2, "full": 3, **self.rounds}[form] if form in self.forms else 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One comparison.
+
+    Attributes:
+        key: letter of the issue, `a`.
+        name: of its JSON file.
+        title: on the page.
+        about: one sentence on the page: what runs and what is held equal.
+        sizes: by form, go into every spec.
+        contenders: in the order in which they take turns.
+    """
+
+    key: str
+    name: str
+    title: str
+    about: str
+    sizes: Mapping[Form, Mapping[str, Any]]
+    contenders: tuple[Contender, ...]
+
+
+ONCE = {"quick": 1, "full": 3}
+SINGLE = {"quick": 1, "full": 1}
+MACHINE = Contender("machine", "gemm.py", rounds=ONCE)
+"""The machine's own rate of matrix multiplication, in the same run."""
+
+TUNED = {"gradient_checkpointing": False, "dtype": "bfloat16", "bf16": True, "per_device_batch_size": 4}
+"""TRL as fast as its settings make it here, see the workload `tuning`: weights in bf16, no recomputation, a smaller
+device batch (less padding) with accumulation. The optimizer step is the same."""
+
+
+def training(name: str, script: str, precision: str, *, home: Home = "ours", **more: Any) -> Contender:
+    """A training contender."""
+    rounds, forms = more.pop("rounds", {}), more.pop("forms", ("smoke", "quick", "full"))
+    return Contender(name, script, {"precision": precision, **more}, home, rounds, forms)
+
+
+LORA = Workload(
+    "a",
+    "lora",
+    "(a) LoRA, supervised",
+    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, GSM8K, batch 8, at most 512 tokens, AdamW at a "
+    "constant 2e-4. Same rows in the same order, loss on the answer only, same initial adapter.",
+    {
+        "smoke": {"rows": 8, "batch_size": 4},
+        "quick": {"rows": 32, "batch_size": 8},
+        "full": {"rows": 128, "batch_size": 8},
+    },
+    (
+        MACHINE,
+        training("finetooth bf16", "ours.py", "bf16", adapter="lora"),
+        training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="lora"),
+        training("TRL tuned", "trl_peer.py", "bf16", home="peers", adapter="lora", tuned=TUNED, rounds=ONCE),
+        training("transformers Trainer", "trainer_peer.py", "fp32", home="peers", adapter="lora", rounds=ONCE),
+        training("LLaMA-Factory", "llamafactory_peer.py", "bf16", home="llamafactory", adapter="lora", rounds=ONCE),
+        training("finetooth fp32", "ours.py", "fp32", adapter="lora", rounds=ONCE),
+        training("TRL fp32", "trl_peer.py", "fp32", home="peers", adapter="lora", rounds=ONCE),
+    ),
+)
+
+FULL = Workload(
+    "b",
+    "full",
+    "(b) Full fine-tune",
+    "The rows of (a), every weight trains, AdamW at a constant 2e-5.",
+    {
+        "smoke": {"rows": 8, "batch_size": 4},
+        "quick": {"rows": 24, "batch_size": 8},
+        "full": {"rows": 128, "batch_size": 8},
+    },
+    (
+        MACHINE,
+        training("finetooth bf16", "ours.py", "bf16", adapter="full", rounds=ONCE),
+        training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="full", rounds=ONCE),
+        training("TRL tuned", "trl_peer.py", "bf16", home="peers", adapter="full", tuned=TUNED, forms=("full",)),
+        training("transformers Trainer", "trainer_peer.py", "fp32", home="peers", adapter="full", forms=("full",)),
+    ),
+)
+
+PRETRAIN = Workload(
+    "c",
+    "pretrain",
+    "(c) Continued pre-training",
+    "War and Peace in windows of 1,024 tokens, every weight trains, AdamW at a constant 2e-5. The peers read the "
+    "windows as token ids, each with the one token more that its last target needs.",
+    {
+        "smoke": {"windows": 2, "batch_size": 2, "length": 256},
+        "quick": {"windows": 12, "batch_size": 4, "length": 1024},
+        "full": {"windows": 64, "batch_size": 8, "length": 1024},
+    },
+    (
+        MACHINE,
+        training("finetooth bf16", "ours.py", "bf16", adapter="full", method="pretrain", rounds=ONCE),
+        training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="full", method="pretrain", rounds=ONCE),
+        training(
+            "TRL tuned",
+            "trl_peer.py",
+            "bf16",
+            home="peers",
+            adapter="full",
+            method="pretrain",
+            tuned={**TUNED, "per_device_batch_size": 2},
+            forms=("full",),
+        ),
+    ),
+)
+
+SCORING = Workload(
+    "d",
+    "scoring",
+    "(d) Scoring",
+    "Log-probabilities of the answers of GSM8K rows. The peer is a plain transformers forward, batches of 8 padded on "
+    "the right, log-softmax of the logits. The vocabulary is enlarged fourfold for the rows that say so.",
+    {"smoke": {"score_rows": 8}, "quick": {"score_rows": 96}, "full": {"score_rows": 256}},
+    (
+        MACHINE,
+        Contender("finetooth bf16", "ours_score.py", {"precision": "bf16"}),
+        Contender("transformers bf16", "transformers_score.py", {"precision": "bf16"}, "peers"),
+        Contender("transformers default (fp32)", "transformers_score.py", {"precision": "default"}, "peers", ONCE),
+        Contender("finetooth fp32", "ours_score.py", {"precision": "fp32"}, rounds=ONCE),
+        Contender(
+            "finetooth bf16, vocabulary x4", "ours_score.py", {"precision": "bf16", "enlarged": True}, rounds=SINGLE
+        ),
+        Contender(
+            "transformers bf16, vocabulary x4",
+            "transformers_score.py",
+            {"precision": "bf16", "enlarged": True},
+            "peers",
+            SINGLE,
+        ),
+    ),
+)
+
+GENERATION = Workload(
+    "e",
+    "generation",
+    "(e) Generation",
+    "32 prompts of GSM8K in chat markup, 128 new tokens each, whatever they say (no stop token), greedy and sampled at "
+    "temperature 1. The peer is transformers' `generate`, all prompts in one batch, padded on the left.",
+    {
+        "smoke": {"prompts": 4, "new_tokens": 8},
+        "quick": {"prompts": 32, "new_tokens": 128},
+        "full": {"prompts": 32, "new_tokens": 128},
+    },
+    (
+        Contender("finetooth bf16", "ours_generate.py", {"precision": "bf16"}),
+        Contender("transformers bf16", "transformers_generate.py", {"precision": "bf16"}, "peers"),
+        Contender("finetooth fp32", "ours_generate.py", {"precision": "fp32"}, rounds=ONCE),
+        Contender("transformers fp32", "transformers_generate.py", {"precision": "fp32"}, "peers", ONCE),
+    ),
+)
+
+STARTUP = Workload(
+    "f",
+    "startup",
+    "(f) Start-up",
+    "Whole processes, taking turns, after a warm-up.",
+    {
+        "smoke": {"rows": 8, "repeats": 2, "slow_repeats": 1},
+        "quick": {"rows": 8, "repeats": 11, "slow_repeats": 2},
+        "full": {"rows": 8, "repeats": 21, "slow_repeats": 5},
+    },
+    (Contender("commands", "startup.py", rounds=SINGLE),),
+)
+
+
+def _scaling() -> tuple[Contender, ...]:
+    """One contender for each point of a curve."""
+    rounds = {"quick": 1, "full": 2}
+    points = []
+    for length in (128, 256, 512, 1024, 2048, 4096):
+        forms: tuple[Form, ...] = ("smoke", "quick", "full") if length in (128, 512, 2048) else ("full",)
+        options = {"precision": "bf16", "adapter": "lora", "method": "pretrain", "length": length, "curve": "length"}
+        batch = max(1, 4096 // length)
+        options |= {"x": length, "batch_size": batch, "windows": 2 * batch}
+        points.append(Contender(f"length {length}", "ours.py", options, rounds=rounds, forms=forms))
+    for batch in (1, 2, 4, 8, 16, 32, 64):
+        forms = ("quick", "full") if batch in (1, 8, 32) else ("full",)
+        options = {"precision": "bf16", "adapter": "lora", "curve": "batch", "x": batch, "batch_size": batch}
+        options["rows"] = max(16, 2 * batch)
+        points.append(Contender(f"batch {batch}", "ours.py", options, rounds=rounds, forms=forms))
+    for rows in (1_000, 10_000, 100_000, 1_000_000):
+        forms = ("smoke", "quick", "full") if rows == 1_000 else ("quick", "full") if rows == 10_000 else ("full",)
+        options = {"curve": "rows", "x": rows, "count": rows}
+        points.append(Contender(f"{rows:,} rows", "ours_prepare.py", options, rounds=SINGLE, forms=forms))
+        if rows in (10_000, 100_000):
+            name = f"{rows:,} rows, datasets.map"
+            points.append(Contender(name, "datasets_prepare.py", options, "peers", SINGLE, forms))
+    return tuple(points)
+
+
+SCALING = Workload(
+    "g",
+    "scaling",
+    "(g) Scaling",
+    "LoRA in bf16: windows of War and Peace of every length with about 4,096 tokens a step; GSM8K rows with every "
+    "batch size; and GSM8K conversations, each made unlike the others, read and tokenised (no weights), against "
+    "`datasets.map` with `apply_chat_template` in as many processes as there are cores. Each twice: with nothing "
+    "cached, and once more.",
+    {"smoke": {}, "quick": {}, "full": {}},
+    _scaling(),
+)
+
+OVERHEAD = Workload(
+    "h",
+    "overhead",
+    "Hooks and tracking",
+    "A run of (a) with the trackers console, jsonl and tensorboard and two observing plugins, and one with none. What "
+    "the run loop spends telling them is timed inside the run.",
+    {
+        "smoke": {"rows": 8, "batch_size": 4},
+        "quick": {"rows": 64, "batch_size": 8},
+        "full": {"rows": 128, "batch_size": 8},
+    },
+    (
+        Contender("three trackers, two plugins", "ours_overhead.py", {"observed": True}, rounds=ONCE),
+        Contender("none", "ours_overhead.py", {"observed": False}, rounds=ONCE),
+    ),
+)
+
+PROFILE = Workload(
+    "p",
+    "profile",
+    "Where the time goes",
+    "Two warm steps of (a) in bf16, recorded.",
+    {form: {"rows": 24, "batch_size": 8} for form in ("smoke", "quick", "full")},
+    (Contender("finetooth bf16", "ours_profile.py", {"precision": "bf16", "adapter": "lora"}, rounds=SINGLE),),
+)
+
+
+def _tuning() -> tuple[Contender, ...]:
+    """TRL's settings, one by one."""
+    variants: dict[str, dict[str, Any]] = {
+        "no recomputation": {"dtype": "float32", "per_device_batch_size": 8},
+        "and bf16 weights": {"per_device_batch_size": 8},
+        "and device batch 4": {},
+        "and device batch 2": {"per_device_batch_size": 2},
+        "device batch 4, no autocast": {"bf16": False},
+    }
+    forms: tuple[Form, ...] = ("smoke", "full")
+    found = [training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="lora", forms=forms)]
+    for name, changed in variants.items():
+        tuned = {**TUNED, **changed}
+        options = {"home": "peers", "adapter": "lora", "tuned": tuned, "forms": forms}
+        found.append(training(f"TRL, {name}", "trl_peer.py", "bf16", **options))
+    return tuple(found)
+
+
+TUNING = Workload(
+    "t",
+    "tuning",
+    "How TRL was tuned",
+    "Settings of TRL on the rows of (a), one after the other; the fastest is `TRL tuned` above.",
+    {form: {"rows": 16, "batch_size": 8} for form in ("smoke", "quick", "full")},
+    _tuning(),
+)
+
+WORKLOADS: tuple[Workload, ...] = (
+    LORA,
+    FULL,
+    PRETRAIN,
+    SCORING,
+    GENERATION,
+    STARTUP,
+    SCALING,
+    OVERHEAD,
+    PROFILE,
+    TUNING,
+)
+
+
+def contenders(workloads: tuple[Workload, ...], names: str) -> tuple[str, ...]:
+    """Contenders by name, parted by semicolons; all of the workloads for an empty text.
+
+    Raises:
+        ValueError: none of the workloads has one of that name.
+    """
+    known = tuple(dict.fromkeys(contender.name for workload in workloads for contender in workload.contenders))
+    wanted = tuple(name.strip() for name in names.split(";") if name.strip())
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"no contender {name!r}; there are {'; '.join(known)}")
+    return wanted or known
+
+
+def pick(names: str) -> tuple[Workload, ...]:
+    """Workloads by key or name, `a,d` or `lora`; all of them for an empty text.
+
+    Raises:
+        ValueError: no such workload.
+    """
+    if not names:
+        return WORKLOADS
+    known = {w.key: w for w in WORKLOADS} | {w.name: w for w in WORKLOADS}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            keys = ", ".join(f"{w.key} ({w.name})" for w in WORKLOADS)
+            raise ValueError(f"no workload {name!r}; there are {keys}")
+    return tuple(w for w in WORKLOADS if w in [known[name] for name in wanted])

@@ -1,0 +1,1 @@
+"""Contenders and measuring of tests/bench/kernels.py."""

@@ -1,0 +1,244 @@
+"""Measure finetooth against what a user would pick instead, and write docs/benchmarks.md.
+
+    python tests/bench/run.py [--quick | --smoke] [--only a,d] [--contender "finetooth bf16;TRL defaults"]
+
+Each contender is a process of its own; they take turns. Results go to docs/benchmarks/NAME.json, one file for each
+workload, so a run can be done in pieces; the page is drawn from all files that are there. Peers need their own
+environment: `make bench-peers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import compare, page, results
+from harness.machine import load, machine
+from harness.process import Finished, run
+from harness.turns import turns
+from harness.workloads import Contender, Form, Workload, contenders, pick
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs/benchmarks"
+CONTENDERS = Path(__file__).resolve().parent / "contenders"
+TIMEOUT = {"smoke": 300.0, "quick": 600.0, "full": 3600.0}
+QUICK_SECONDS = 1200.0
+"""After so long the quick form begins no second round."""
+INPUTS = ("rows", "windows", "length", "score_rows", "prompts", "count")
+"""Sizes that decide what files a contender reads."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How contenders are run.
+
+    Attributes:
+        form: `smoke`, `quick` or `full`.
+        pythons: interpreter of each home.
+        cache: folder for inputs and logs.
+        data: folder with the data sets.
+        model: by a name that a finetooth loader knows.
+        timeout: of one contender, in seconds.
+        deadline: `time.monotonic` after which no second round begins; every contender still has its first.
+    """
+
+    form: Form
+    pythons: Mapping[str, Path]
+    cache: Path
+    data: Path
+    model: str
+    timeout: float
+    deadline: float = float("inf")
+
+    def start(self, script: str, home: str, spec: Mapping[str, Any], log: str) -> Finished:
+        """Run one script in the environment of its home."""
+        python = self.pythons[home]
+        if not python.exists():
+            return Finished({}, "not installed: run `make bench-peers`", 0.0, 0)
+        command = [str(python), str(CONTENDERS / script)]
+        path = self.cache / "logs" / f"{log}.log"
+        environment = {**os.environ, **OFFLINE}
+        return run(command, spec, timeout=self.timeout, environment=environment, log=path)
+
+    def inputs(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """The files for these sizes, made where they are missing.
+
+        Raises:
+            RuntimeError: they cannot be made.
+        """
+        wanted = {name: sizes[name] for name in INPUTS if name in sizes}
+        spec = {**wanted, "cache": str(self.cache), "data_folder": str(self.data), "model": self.model}
+        spec.setdefault("length", 1024)
+        made = self.start("make_inputs.py", "ours", spec, "inputs")
+        if made.failed:
+            raise RuntimeError(f"the inputs cannot be made: {made.failed} (see {self.cache / 'logs/inputs.log'})")
+        return dict(made.result)
+
+
+def measure(bench: Bench, workload: Workload, names: Sequence[str], rounds: int | None, target: Path) -> None:
+    """Run one workload, writing after every contender.
+
+    Args:
+        names: contenders that take part.
+        target: its result file.
+    """
+    sizes = workload.sizes[bench.form]
+    before = results.read(target.parent).get(workload.name)
+    everybody = [c.name for c in workload.contenders]
+    head: dict[str, Any] = {"workload": workload.name, "form": bench.form, "machine": machine(), "sizes": dict(sizes)}
+    runs: list[dict[str, Any]] = []
+    inputs: dict[tuple[Any, ...], dict[str, Any]] = {}
+    config: dict[str, Any] = {}
+    for index, contender in turns(workload, bench.form, rounds):
+        if contender.name not in names:
+            continue
+        if index and time.monotonic() > bench.deadline:
+            print(f"{workload.key} round {index + 1}: {contender.name} is left out, time is up")
+            continue
+        told = {**sizes, **contender.options}
+        key = tuple(told.get(name) for name in INPUTS)
+        if key not in inputs:
+            inputs[key] = bench.inputs(told)
+        config = config or inputs[key].get("config", {})
+        runs.append(take(bench, workload, contender, index, {**inputs[key], **told}))
+        content = {**head, "config": kept_config(config), "runs": [results.kept(one) for one in runs]}
+        results.write(target, results.merged(before, content, names, everybody))
+    if not runs:
+        return
+    comparisons = compare.comparisons(
+        workload, runs, lambda spec: judge(bench, {**spec, **next(iter(inputs.values()))})
+    )
+    content = {**head, "config": kept_config(config), "runs": [results.kept(one) for one in runs]}
+    results.write(target, results.merged(before, {**content, "comparisons": comparisons}, names, everybody))
+
+
+def take(bench: Bench, workload: Workload, contender: Contender, index: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """One turn of one contender: its figures, or why it failed."""
+    print(f"{workload.key} round {index + 1}: {contender.name} ...", end=" ", flush=True)
+    log = (
+        f"{workload.name}-{contender.name}-{index}".replace(" ", "_").replace(",", "").replace("(", "").replace(")", "")
+    )
+    quiet = load()
+    done = bench.start(contender.script, contender.home, spec, log)
+    found: dict[str, Any] = {"contender": contender.name, "round": index, "date": time.strftime("%Y-%m-%d")}
+    found |= {name: spec[name] for name in ("precision", "curve", "x") if name in spec}
+    found |= {"load_before": quiet, "wall_s": round(done.wall_s, 3)}
+    if done.failed:
+        print(f"failed: {done.failed}")
+        return {**found, "failed": scrubbed(done.failed, bench)}
+    found |= {"peak_rss_bytes": done.peak_rss_bytes, **done.result}
+    found["peak_memory_bytes"] = found.get("device_memory_bytes") or done.peak_rss_bytes
+    speed = found.get("tokens_per_second") or found.get("rows_per_second")
+    print(f"{done.wall_s:.1f} s, {done.peak_rss_bytes / 2**30:.2f} GiB" + (f", {speed:.0f}/s" if speed else ""))
+    return found
+
+
+def judge(bench: Bench, spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Where greedy answers part and how near the two tokens were; None if it failed."""
+    done = bench.start("judge_ties.py", "ours", spec, "judge")
+    return None if done.failed else {"rows": done.result["rows"], "parted": done.result["parted"]}
+
+
+def scrubbed(text: str, bench: Bench) -> str:
+    """The text without paths of this machine."""
+    for path in (bench.cache, ROOT, Path.home(), Path(tempfile.gettempdir())):
+        text = text.replace(str(path), "...")
+    return text
+
+
+def kept_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of the model, which the FLOPs of a run are counted from."""
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    return {name: config.get(name) for name in (*names, "intermediate_size", "vocab_size")}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--quick", dest="form", action="store_const", const="quick", help="at most half an hour")
+    forms.add_argument("--smoke", dest="form", action="store_const", const="smoke", help="tiny: does it work at all")
+    parser.set_defaults(form="full")
+    parser.add_argument("--only", default="", help="workloads by letter or name, a,d; default all")
+    parser.add_argument("--contender", default="", help="contenders by name, parted by semicolons")
+    parser.add_argument("--rounds", type=int, help="at most so many")
+    parser.add_argument("--timeout", type=float, help="seconds for one contender")
+    parser.add_argument("--model", default="smollm2-135m", help="as a recipe names it")
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder with the data sets")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "finetooth-bench"
+    parser.add_argument("--cache", type=Path, default=cache, help="folder for inputs and logs")
+    parser.add_argument("--results", type=Path, help="folder of the result files; default docs/benchmarks")
+    parser.add_argument("--page", action="store_true", help="only draw the page from the result files")
+    return parser.parse_args(arguments)
+
+
+def bench_of(given: argparse.Namespace) -> Bench:
+    """The bench that the command line describes."""
+    pythons = {
+        "ours": Path(sys.executable),
+        "peers": ROOT / ".venv-peers/bin/python",
+        "llamafactory": ROOT / ".venv-llamafactory/bin/python",
+    }
+    return Bench(
+        given.form,
+        pythons,
+        given.cache.absolute(),
+        given.data.resolve(),
+        given.model,
+        given.timeout or TIMEOUT[given.form],
+        time.monotonic() + QUICK_SECONDS if given.form == "quick" else float("inf"),
+    )
+
+
+def draw(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the page and its charts from the result files, take away charts of before; the results."""
+    found = results.read(folder)
+    files = {folder.parent / path: text for path, text in page.render(found).items()}
+    for old in set(folder.glob("*.svg")) - files.keys():
+        old.unlink()
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for, and draw the page; 1 if a contender of ours failed."""
+    given = parse(arguments)
+    try:
+        workloads = pick(given.only)
+        taking_part = contenders(workloads, given.contender)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    folder: Path = given.results or (given.cache / "smoke/benchmarks" if given.form == "smoke" else RESULTS)
+    started, bench = time.monotonic(), bench_of(given)
+    for workload in () if given.page else workloads:
+        try:
+            measure(bench, workload, taking_part, given.rounds, folder / f"{workload.name}.json")
+        except RuntimeError as error:
+            print(f"{workload.key}: {error}")
+    names = {workload.name for workload in workloads}
+    runs = [(name, run) for name, file in draw(folder).items() if name in names for run in file.get("runs", [])]
+    failed = [f"{name}: {run['contender']}: {run['failed']}" for name, run in runs if run.get("failed")]
+    print("\n".join(["", *failed]) if failed else "every contender ran")
+    print(f"{time.monotonic() - started:.0f} s; {folder.parent / page.PAGE}")
+    return int(any(": finetooth" in line for line in failed))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except subprocess.SubprocessError as error:
+        sys.exit(str(error))

@@ -1,0 +1,58 @@
+"""A contender as a process: its answer, its failure, its memory with that of its children."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from harness.process import run
+
+MEBIBYTE = 2**20
+
+
+def script(folder: Path, text: str) -> list[str]:
+    file = folder / "contender.py"
+    file.write_text(f"import json, sys\nspec = json.load(open(sys.argv[1]))\n{text}\n")
+    return [sys.executable, str(file)]
+
+
+def finished(folder: Path, text: str, timeout: float = 60.0):
+    return run(script(folder, text), {"n": 3}, timeout=timeout, environment=dict(os.environ), log=folder / "log")
+
+
+ANSWER = "json.dump({'twice': 2 * spec['n'], 'began': spec['started']}, open(sys.argv[2], 'w'))"
+
+
+def test_the_answer_comes_back(tmp_path):
+    done = finished(tmp_path, ANSWER)
+    assert done.failed == ""
+    assert done.result["twice"] == 6
+    assert 0 < done.wall_s < 60
+
+
+def test_a_failure_is_told_by_its_last_line(tmp_path):
+    done = finished(tmp_path, "print('before'); raise ValueError('no such model')")
+    assert done.failed == "ValueError: no such model"
+    assert done.result == {}
+
+
+def test_one_that_writes_nothing_failed(tmp_path):
+    assert finished(tmp_path, "print('I forgot')").failed == "I forgot"
+
+
+def test_one_that_does_not_end_is_stopped(tmp_path):
+    done = finished(tmp_path, "import time; time.sleep(60)", timeout=1.0)
+    assert done.failed == "stopped after 1 s"
+    assert done.wall_s < 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_of_children_counts(tmp_path):
+    child = "import time; held = bytearray(b'x') * (120 * 2**20); time.sleep(1)"
+    parent = (
+        f"import subprocess; held = bytearray(b'x') * (80 * 2**20); subprocess.run([sys.executable, '-c', {child!r}])"
+    )
+    done = finished(tmp_path, f"{parent}\n{ANSWER}")
+    assert 200 * MEBIBYTE < done.peak_rss_bytes < 300 * MEBIBYTE
