@@ -13,6 +13,7 @@ are measured. `--tiles` also times the Triton kernels in other tiles.
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import resource
@@ -47,6 +48,8 @@ GIVEN_VOCABULARY, CPU_VOCABULARY = 151_936, 49_152
 GIVEN = ((1, 2048), (1, 8192), (1, 16384), (4, 4096), (8, 2048), (16, 2048), (16, 4096))
 CPU_GIVEN = ((1, 16), (1, 32), (1, 64), (2, 32))
 """Sequences and their length."""
+PAGE_NAMES = {"triton": "finetooth", "liger-kernel": "Liger"}
+"""What the page calls a contender, where that is another name."""
 CPU_CONTENDERS: dict[str, Loss] = {"torch, whole logits": whole_logits, "chunked": chunked}
 
 
@@ -99,6 +102,31 @@ def gpu_rows(tiles: bool) -> Row:
     return found
 
 
+def page_rows(found: list[Row]) -> list[Row]:
+    """The lines that docs/benchmarks.md shows: a trained head, forward and backward apart, and the peak of both."""
+    rows: list[Row] = []
+    forward: dict[str, Row] = {}
+    for row in found:
+        if row.get("what") == "forward":
+            forward = row["contenders"]
+        elif "trained" in row.get("what", ""):
+            shape = f"{row['rows']:,} x {row['vocabulary']:,} x {row['width']:,}"
+            for name, both in row["contenders"].items():
+                if "ms" not in both or "ms" not in forward[name]:
+                    continue
+                alone = forward[name]["ms"]
+                figures = {"forward_ms": alone, "backward_ms": round(both["ms"] - alone, 3)}
+                rows.append(
+                    {
+                        "shape": shape,
+                        "kernel": PAGE_NAMES.get(name, name),
+                        **figures,
+                        "memory_bytes": int(both["peak_mb"] * 1e6),
+                    }
+                )
+    return rows
+
+
 def measured_on() -> Row:
     """Machine and versions."""
     versions = {}
@@ -121,8 +149,13 @@ def main() -> None:
     if arguments.peak_of is not None:
         report_peak(arguments.peak_of[0], tuple(arguments.peak_of[1]))
         return
+    gpu = gpu_rows(arguments.tiles)
+    measured = measured_on()
     figures = {
-        "machine": measured_on(),
+        "device": measured["accelerator"],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rows": page_rows(gpu["linear_logprob"]),
+        "machine": measured,
         "protocol": {
             "gpu": {"warm_up": WARM_UP, "timed": TIMED},
             "cpu": {"warm_up": CPU_WARM_UP, "timed": CPU_TIMED},
@@ -130,7 +163,7 @@ def main() -> None:
             "peak_mb": "1e6 bytes at the peak, beside the inputs",
             "gradient_difference": "relative to the chunked one, for the hidden states and the weight",
         },
-        "gpu": gpu_rows(arguments.tiles),
+        "gpu": gpu,
         "cpu": cpu_rows(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

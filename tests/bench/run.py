@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -191,7 +193,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
     return Bench(
         given.form,
         pythons,
-        given.cache.absolute(),
+        given.cache.absolute() / re.sub(r"[^\w.-]+", "-", given.model).strip("-"),
         given.data.resolve(),
         given.model,
         given.timeout or TIMEOUT[given.form],
@@ -236,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a contender under way is ended with the bench
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -105,6 +105,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             longest=longest.longest or context.train.max_length,
             mean_length=prepared.report.tokens / max(1, prepared.report.used),
             longest_id=longest.longest_id,
+            length_deviation=prepared.report.length_deviation,
         )
     )
     for decision in decided.decisions:

@@ -197,6 +197,7 @@ def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]]
     if not tally.used:
         return
     tally.tokens = int(lengths.sum()) - len(lengths)
+    tally.squares = int(((lengths - 1).astype(np.int64) ** 2).sum())
     tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
     longest = int(np.argmax(lengths))
     tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]

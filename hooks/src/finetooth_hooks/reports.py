@@ -23,6 +23,7 @@ class DataReport:
         trained_tokens: targets that count.
         longest: positions of the longest datum.
         longest_id: its row; empty if no row is to be named.
+        length_deviation: standard deviation of the data's positions.
         notes: sentences for the user.
     """
 
@@ -36,6 +37,7 @@ class DataReport:
     trained_tokens: int = 0
     longest: int = 0
     longest_id: str = ""
+    length_deviation: float = 0.0
     notes: tuple[str, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,7 @@ class Tally:
         rows: examples looked at.
         used: rows that became data.
         tokens: input positions.
+        squares: sum of the squares of each datum's positions, for their deviation.
         trained_tokens: targets that count.
         longest: positions of the longest datum.
         longest_id: its row.
@@ -92,6 +94,7 @@ class Tally:
     rows: int = 0
     used: int = 0
     tokens: int = 0
+    squares: int = 0
     trained_tokens: int = 0
     longest: int = 0
     longest_id: str = ""
@@ -112,7 +115,7 @@ class Tally:
 
     def merge(self, later: Tally) -> None:
         """Take over what is known of the rows that follow."""
-        for name in ("rows", "used", "tokens", "trained_tokens", "truncated"):
+        for name in ("rows", "used", "tokens", "squares", "trained_tokens", "truncated"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         if later.longest > self.longest:
             self.longest, self.longest_id = later.longest, later.longest_id
@@ -135,6 +138,12 @@ class Tally:
             raise self.refused
         self.unusable.refuse(self.rows)
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the data's positions."""
+        mean = self.tokens / max(1, self.used)
+        return math.sqrt(max(0.0, self.squares / max(1, self.used) - mean**2))
+
     def report(self, split: str) -> DataReport:
         """The counts as they are shown."""
         return DataReport(
@@ -148,6 +157,7 @@ class Tally:
             trained_tokens=self.trained_tokens,
             longest=self.longest,
             longest_id=self.longest_id,
+            length_deviation=self.deviation,
         )
 
     def nothing_left(self, split: str, max_length: int) -> DataError:

@@ -7,8 +7,8 @@ is one call for all of them. Nothing is padded, and no mask is built.
 
 Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
 flash attention; parts are joined by their log-sum-exp. Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4)
-makes the probabilities again a block of queries at a time, with the heads of a key-value group as one matrix product: with
-P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
+makes the probabilities again a block of queries at a time, with the heads of a key-value group as one matrix product:
+with P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
 
     dV = P^T dO        dS = scale P (dO V^T - delta)        dQ = dS K        dK = dS^T Q
 """

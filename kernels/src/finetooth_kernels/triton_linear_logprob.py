@@ -222,7 +222,7 @@ def _normalised(d_logprobs_mk: Tensor, d_entropy_m: Tensor | None) -> tuple[Tens
 
 
 def _chunk_shape(rows: int, vocabulary: int, elements: int) -> tuple[int, int]:
-    """Rows and columns of a chunk of at most `elements`: all rows if that leaves columns enough, but at least one row."""
+    """Rows and columns of a chunk of at most `elements`: all rows if columns enough remain, at least one row."""
     width = max(elements // rows, _LEAST_COLUMNS)
     width = min(width - width % 16, vocabulary)  # keeps each chunk's slice of the weight aligned for the products
     return max(1, min(rows, elements // width)), width

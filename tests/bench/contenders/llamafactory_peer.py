@@ -24,10 +24,17 @@ def stand_in_for_torchaudio() -> None:
 
 
 def data_folder(spec: dict[str, Any]) -> Path:
-    """The rows in its own layout. The template `empty` adds no markup to them."""
+    """The rows in its own layout, in the model's chat markup; the template `empty` adds none to it."""
     folder = Path(spec["scratch"]) / "data"
     folder.mkdir()
-    rows = [{"instruction": row["prompt"], "input": "", "output": row["completion"]} for row in prompt_completion(spec)]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec["model_folder"])
+    rows = []
+    for row in prompt_completion(spec):
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        both = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
+        rows.append({"instruction": prompt, "input": "", "output": both[len(prompt) :].rstrip("\n")})
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}), encoding="utf-8")
     return folder

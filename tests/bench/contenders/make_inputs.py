@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meter import Meter
+from peer_rows import chat_ids
 
 ENLARGED = 4
 TEXT_CHARACTERS = 8
@@ -76,13 +77,16 @@ def gsm8k(data: Path, split: str, count: int) -> list[dict[str, str]]:
         return [json.loads(line) for line in islice(file, count)]
 
 
+def messages(row: dict[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """A row of GSM8K as the messages of a prompt and of its completion."""
+    return [{"role": "user", "content": row["question"]}], [{"role": "assistant", "content": row["answer"]}]
+
+
 def supervised(folder: Path, model: Path, data: Path, count: int) -> dict[str, Any]:
-    """Prompt and completion rows, and the adapter that a fresh finetooth run of them starts from."""
+    """Rows with the messages of a prompt and of its completion, and the adapter that a fresh finetooth run of them
+    starts from."""
     target = folder / f"rows-{count}.jsonl"
-    rows = [
-        {"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"}
-        for row in gsm8k(data, "train", count)
-    ]
+    rows = [dict(zip(("prompt", "completion"), messages(row), strict=True)) for row in gsm8k(data, "train", count)]
     target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").exists():
@@ -121,8 +125,7 @@ def scoring(folder: Path, model: Path, data: Path, count: int) -> dict[str, Any]
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = []
     for row in gsm8k(data, "train", count):
-        prompt = tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"]
-        ids = [*prompt, *tokenizer(f" {row['answer']}")["input_ids"], tokenizer.eos_token_id]
+        prompt, ids = chat_ids(tokenizer, *messages(row))
         rows.append({"tokens": ids, "trained": list(range(len(prompt), len(ids)))})
     target = folder / f"score-{count}.json"
     target.write_text(json.dumps(rows), encoding="utf-8")

@@ -14,8 +14,6 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a training spec."""
     pretrain = spec.get("method") == "pretrain"
     data: dict[str, Any] = {"train": spec["text_file"] if pretrain else spec["rows_file"]}
-    if not pretrain:
-        data["format"] = {"name": "prompt_completion", "style": "raw"}
     adapter = {"name": "lora", "rank": 16, "alpha": 32} if spec["adapter"] == "lora" else "full"
     train = {
         "batch_size": spec["batch_size"],

@@ -9,10 +9,26 @@ from typing import Any
 from meter import padded, rows_digest
 
 
-def prompt_completion(spec: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of the supervised workloads: `prompt` and `completion`, texts."""
+Messages = list[dict[str, str]]
+
+
+def prompt_completion(spec: dict[str, Any]) -> list[dict[str, Messages]]:
+    """Rows of the supervised workloads: the messages of `prompt` and `completion`."""
     lines = Path(spec["rows_file"]).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines][: spec["rows"]]
+
+
+def chat_ids(tokenizer: Any, prompt: Messages, completion: Messages) -> tuple[list[int], list[int]]:
+    """Ids of the prompt in the model's own chat markup, and of both up to the end of the last turn.
+
+    The line break that the template writes behind a turn is left out: nothing that trains comes after it.
+    """
+    texts = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False),
+        tokenizer.apply_chat_template([*prompt, *completion], tokenize=False).rstrip("\n"),
+    ]
+    asked, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+    return asked, both
 
 
 def windows(spec: dict[str, Any]) -> list[list[int]]:
@@ -27,8 +43,7 @@ def tokenised(spec: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]
         return [{"input_ids": ids, "labels": ids} for ids in windows(spec)]
     rows = []
     for row in prompt_completion(spec):
-        prompt = tokenizer(row["prompt"])["input_ids"]
-        ids = [*tokenizer(row["prompt"] + row["completion"])["input_ids"], tokenizer.eos_token_id][: spec["max_length"]]
+        prompt, ids = chat_ids(tokenizer, row["prompt"], row["completion"])
         rows.append({"input_ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
     return rows
 

@@ -41,6 +41,18 @@ def arguments(spec: dict[str, Any]) -> Any:
     )
 
 
+def end_of_turn(trainer: Any) -> int:
+    """The id that ends a message, which is this model's end of text."""
+    return int(trainer.processing_class.eos_token_id)
+
+
+def up_to_the_end_of_turn(row: dict[str, Any], end: int) -> dict[str, Any]:
+    """The row without the line break that the template writes behind its last turn, which TRL would train and which
+    the other contenders leave out: the same tokens and labels for everybody."""
+    stop = len(row["input_ids"]) - row["input_ids"][::-1].index(end)
+    return {name: values[:stop] if isinstance(values, list) else values for name, values in row.items()}
+
+
 def main() -> None:
     """Train and report."""
     meter = Meter()
@@ -79,6 +91,10 @@ def main() -> None:
     )
     if lora is not None:
         take_adapter(trainer.model, spec["adapter_folder"])
+    if not pretrain:
+        trainer.train_dataset = trainer.train_dataset.map(
+            up_to_the_end_of_turn, fn_kwargs={"end": end_of_turn(trainer)}
+        )
     trainer.train()
     ids = [list(row) for row in trainer.train_dataset["input_ids"]]
     labels = [list(row) for row in trainer.train_dataset["labels"]]

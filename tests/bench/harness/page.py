@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import charts, figures, goals
+from harness import charts, figures, goals, tables
 from harness.flops import Shape
 from harness.goals import NOT_MEASURED
 from harness.results import Results
@@ -16,7 +16,8 @@ PAGE = "benchmarks.md"
 PROSE = 110
 TRAINING = ("lora", "full", "pretrain")
 KERNEL_SHAPES = ("16,384 x 248,320 x 2,048", "8,192 x 151,936 x 1,024")
-KERNELS = ("finetooth", "cut-cross-entropy", "Liger")
+KERNELS = ("triton", "chunked", "torch, whole logits", "cut-cross-entropy", "liger-kernel")
+"""As tests/bench/kernels.py names them; the first two are finetooth's."""
 
 OPENING = """\
 # Benchmarks
@@ -128,29 +129,38 @@ def loss_chart(file: Mapping[str, Any] | None) -> dict[str, str]:
 
 def machine_section(results: Results) -> str:
     """What it was measured on, and with what."""
-    files = [file for file in results.values() if "machine" in file]
+    files = {name: file for name, file in results.items() if "machine" in file}
     if not files:
         return "Nothing has been measured yet.\n"
-    lines = ["## What it was measured on", "", "| Workload | Form | Date | Machine |", "|---|---|---|---|"]
-    for name, file in results.items():
-        if "machine" not in file:
-            continue
-        machine = file["machine"]
+    lines = [
+        "## What it was measured on",
+        "",
+        "Load is the largest number of waiting processes just before a contender started. On a quiet machine it is "
+        "what the contender before left behind, at most the number of cores.",
+        "",
+        "| Workload | Form | Date | Load | Machine |",
+        "|---|---|---|---|---|",
+    ]
+    for name, file in files.items():
+        runs, machine = file.get("runs", []), file["machine"]
         text = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
         text += f", {machine['accelerator']}" if machine.get("accelerator") else ", no accelerator"
-        dates = sorted({run["date"] for run in file.get("runs", []) if "date" in run})
-        lines.append(
-            f"| {name} | {file.get('form', '')} | {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))} | {text} |"
-        )
-    lines += ["", "| Precision | GEMM rate, GFLOP/s |", "|---|---|"]
+        dates = sorted({run["date"] for run in runs if "date" in run}) or [file.get("date", "")]
+        span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        loads = [run["load_before"] for run in runs if "load_before" in run] or [machine.get("load", 0.0)]
+        lines.append(f"| {name} | {file.get('form', '')} | {span} | {max(loads):.1f} | {text} |")
+    return "\n".join([*lines, "", *gemm_table(list(files.values())), versions_text(list(files.values())), ""])
+
+
+def gemm_table(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The machine's own rates, over all workloads that measured them."""
+    lines = ["| Precision | GEMM rate, GFLOP/s |", "|---|---|"]
     for precision in ("fp32", "bf16"):
-        rates = [rate for file in files if (rate := figures.gemm(file.get("runs", []), precision))]
+        rates = [rate / 1e9 for file in files if (rate := figures.gemm(file.get("runs", []), precision))]
         if rates:
-            span = (
-                f"{min(rates) / 1e9:,.0f}" if len(rates) == 1 else f"{min(rates) / 1e9:,.0f} to {max(rates) / 1e9:,.0f}"
-            )
+            span = f"{min(rates):,.0f}" if len(rates) == 1 else f"{min(rates):,.0f} to {max(rates):,.0f}"
             lines.append(f"| {precision} | {span} |")
-    return "\n".join([*lines, "", versions_text(files), ""])
+    return [*lines, ""] if len(lines) > 2 else []
 
 
 def versions_text(files: Sequence[Mapping[str, Any]]) -> str:
@@ -177,183 +187,19 @@ def workload_section(
     lines = [f"## {title}", "", about, ""]
     if file is None:
         return "\n".join([*lines, f"{NOT_MEASURED.capitalize()}.", ""])
-    tables = {
-        "scoring": scoring_table,
-        "generation": generation_table,
-        "startup": startup_table,
-        "scaling": scaling_tables,
-        "overhead": overhead_table,
+    kinds = {
+        "scoring": tables.scoring_table,
+        "generation": tables.generation_table,
+        "startup": tables.startup_table,
+        "scaling": tables.scaling_tables,
+        "overhead": tables.overhead_table,
     }
-    lines += tables.get(name, training_table)(file)
+    lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):
         lines += ["", f"![{chart.replace('-', ' ')}](benchmarks/{chart}.svg)"]
     failed = figures.failures(file["runs"])
     lines += ["", *(f"- {who} failed: `{line}`" for who, line in failed.items())] if failed else []
     return "\n".join([*lines, ""])
-
-
-def training_table(file: Mapping[str, Any]) -> list[str]:
-    """Speed, memory, first step, share, and losses against TRL."""
-    runs, shape = file["runs"], Shape.of(file["config"])
-    lines = [
-        "| Contender | Tokens/s | Against TRL defaults | Peak memory, GiB | First step, s | Share of the GEMM rate |"
-        " Rounds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in figures.contenders(runs):
-        done = figures.of(runs, name)
-        if not done:
-            continue
-        ratio = goals.ratio_text(figures.ratios(runs, name, goals.DEFAULTS, "tokens_per_second"))
-        part = figures.share(runs, name, shape)
-        precision = next(iter(done.values())).get("precision", "")
-        cells = [
-            name,
-            number(figures.median(runs, name, "tokens_per_second"), 0),
-            "1" if name == goals.DEFAULTS else ratio,
-            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
-            number(figures.median(runs, name, "first_step_s"), 1),
-            NOT_MEASURED if part is None else f"{100 * part:.0f} % of {precision}",
-            str(len(done)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *losses_table(runs), *rows_text(file), *settings_text(runs)]
-
-
-def losses_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Losses side by side: largest and mean difference."""
-    pairs = (("finetooth bf16", "TRL defaults"), ("finetooth fp32", "TRL fp32"), ("TRL defaults", "TRL fp32"))
-    lines = [
-        "| Losses | Steps | First, last | First, last | Largest difference | Mean difference | Of the means |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for first, second in pairs:
-        found = figures.losses(runs, first, second)
-        if found is not None:
-            ends = [f"{x[0]:.4f}, {x[-1]:.4f}" for x in (found.first, found.second)]
-            cells = [f"{first} and {second}", str(len(found.first)), *ends]
-            cells += [f"{v:.1e}" for v in (found.largest, found.mean, found.mean_signed)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""] if len(lines) > 2 else []
-
-
-def rows_text(file: Mapping[str, Any]) -> list[str]:
-    """Whether everybody trained the same tokens."""
-    same = file.get("comparisons", {}).get("same_rows", {})
-    if not same:
-        return []
-    other = [name for name, equal in same.items() if not equal]
-    text = "Every contender that tells trained the same tokens in the same order, checked by hash."
-    return [text if not other else f"Other tokens than finetooth's were trained by: {', '.join(other)}.", ""]
-
-
-def settings_text(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each contender ran with, as it says itself."""
-    lines = []
-    for name in figures.contenders(runs):
-        run = next(iter(figures.of(runs, name).values()), None)
-        if run is not None and run.get("settings"):
-            lines.append(f"- {name}: {', '.join(f'`{k}={v}`' for k, v in run['settings'].items())}")
-    return lines
-
-
-def scoring_table(file: Mapping[str, Any]) -> list[str]:
-    """Speed, working memory, and how near the answers are."""
-    runs = file["runs"]
-    near = file.get("comparisons", {}).get("answers", {})
-    lines = [
-        "| Contender | Tokens/s | Peak memory, GiB | Working memory, MiB | Off transformers in fp32: largest, mean |",
-        "|---|---|---|---|---|",
-    ]
-    for name in figures.contenders(runs):
-        if not figures.of(runs, name):
-            continue
-        difference = f"{near[name]['largest']:.1e}, {near[name]['mean']:.1e}" if name in near else ""
-        cells = [
-            name,
-            number(figures.median(runs, name, "tokens_per_second"), 0),
-            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
-            number(figures.median(runs, name, "working_bytes"), 0, 2**20),
-            difference,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "Working memory is the peak while scoring above what was held before it."]
-
-
-def generation_table(file: Mapping[str, Any]) -> list[str]:
-    """New tokens a second by mode, and greedy answers that part."""
-    runs = file["runs"]
-    lines = ["| Contender | Greedy, new tokens/s | Sampled, new tokens/s | Peak memory, GiB |", "|---|---|---|---|"]
-    for name in figures.contenders(runs):
-        speeds = [number(figures.median(runs, name, f"modes.{m}.tokens_per_second"), 0) for m in ("greedy", "sampled")]
-        memory = number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30)
-        if figures.of(runs, name):
-            lines.append(f"| {' | '.join([name, *speeds, memory])} |")
-    for precision, found in file.get("comparisons", {}).items():
-        gaps = sorted(abs(one["gap"]) for one in found["parted"])
-        text = f"{precision}: {found['rows'] - len(gaps)} of {found['rows']} greedy answers are equal to the last token"
-        if gaps:
-            text += (
-                f"; {len(gaps)} part somewhere, where an fp32 forward puts the two tokens {gaps[0]:.1e} to "
-                f"{gaps[-1]:.1e} nats apart (near-tie: up to {goals.NEAR_TIE[precision]:g})"
-            )
-        lines += ["", f"{text}."]
-    return lines
-
-
-def startup_table(file: Mapping[str, Any]) -> list[str]:
-    """Seconds of every command."""
-    lines = ["| Command | Median, s | Least, s | Most, s | Calls |", "|---|---|---|---|---|"]
-    seconds: dict[str, list[float]] = {}
-    for run in file["runs"]:
-        for name, values in run.get("seconds", {}).items():
-            seconds.setdefault(name, []).extend(values)
-    for name, values in seconds.items():
-        middle = sorted(values)[len(values) // 2]
-        lines.append(f"| `{name}` | {middle:.3f} | {min(values):.3f} | {max(values):.3f} | {len(values)} |")
-    return [*lines, "", "The time to the first step of a run is in the table of (a)."]
-
-
-def scaling_tables(file: Mapping[str, Any]) -> list[str]:
-    """The three curves."""
-    lines: list[str] = []
-    shape = Shape.of(file["config"])
-    for curve, title in (("length", "Tokens in a window"), ("batch", "Rows in a step")):
-        points = goals.curve(file, curve)
-        if not points:
-            continue
-        lines += [f"| {title} | Tokens/s | Executed FLOPs, GFLOP/s | Peak memory, GiB |", "|---|---|---|---|"]
-        for run in points:
-            done = figures.executed(run, shape)
-            rate = number(None if done is None else done / run["train_s"], 0, 1e9)
-            memory = number(run["peak_memory_bytes"], 2, 2**30)
-            lines.append(f"| {run['x']:,} | {run['tokens_per_second']:,.0f} | {rate} | {memory} |")
-        lines.append("")
-    rows = [*goals.curve(file, "rows"), *goals.curve(file, "rows", ours=False)]
-    if rows:
-        lines += [
-            "| Rows prepared | Seconds | Rows/s | From the cache, s | Peak memory, GiB |",
-            "|---|---|---|---|---|",
-        ]
-    for run in rows:
-        cells = [run["contender"], f"{run['seconds']:.1f}", f"{run['rows_per_second']:,.0f}", f"{run['warm_s']:.1f}"]
-        lines.append(f"| {' | '.join([*cells, number(run['peak_memory_bytes'], 2, 2**30)])} |")
-    return lines
-
-
-def overhead_table(file: Mapping[str, Any]) -> list[str]:
-    """What telling costs."""
-    lines = ["| Run | Telling, ms a step | A step, s | Share |", "|---|---|---|---|"]
-    for name in figures.contenders(file["runs"]):
-        done = list(figures.of(file["runs"], name).values())
-        part = goals.overhead(file, name)
-        if part is None:
-            continue
-        told = [value for run in done for value in run["tell_s"]]
-        steps = [value for run in done for value in run["step_s"]]
-        cells = [name, f"{1000 * sum(told) / len(told):.2f}", f"{sum(steps) / len(steps):.2f}", f"{100 * part:.3f} %"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 def floor_section(results: Results) -> str:
@@ -391,7 +237,7 @@ def kernels_section(results: Results) -> str:
     shapes = [*KERNEL_SHAPES, *sorted({shape for shape, _ in rows} - set(KERNEL_SHAPES))]
     lines = ["## The log-probability kernel on a GPU", ""]
     lines += [f"Measured on {file['device']}, {file.get('date', '')}.", ""] if file.get("device") else []
-    lines += ["Rows x vocabulary x hidden size, bf16, forward and backward in one run.", ""]
+    lines += ["Rows x vocabulary x hidden size, bf16. `triton` and `chunked` are finetooth's.", ""]
     lines += ["| Shape | Kernel | Forward, ms | Backward, ms | Memory, MiB |", "|---|---|---|---|---|"]
     for shape in shapes:
         for kernel in [*KERNELS, *sorted({k for s, k in rows if s == shape} - set(KERNELS))]:
@@ -405,8 +251,3 @@ def kernels_section(results: Results) -> str:
                 ]
             lines.append(f"| {' | '.join([shape, kernel, *figures_])} |")
     return "\n".join([*lines, ""])
-
-
-def number(value: float | None, digits: int, unit: float = 1.0) -> str:
-    """A figure for a table."""
-    return NOT_MEASURED if value is None else f"{value / unit:,.{digits}f}"

@@ -77,8 +77,9 @@ LORA = Workload(
     "a",
     "lora",
     "(a) LoRA, supervised",
-    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, GSM8K, batch 8, at most 512 tokens, AdamW at a "
-    "constant 2e-4. Same rows in the same order, loss on the answer only, same initial adapter.",
+    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, GSM8K as conversations in the model's own chat "
+    "markup, batch 8, at most 512 tokens, AdamW at a constant 2e-4. Same rows in the same order, loss on the answer and "
+    "its end of turn only, same initial adapter.",
     {
         "smoke": {"rows": 8, "batch_size": 4},
         "quick": {"rows": 32, "batch_size": 8},
@@ -147,7 +148,7 @@ SCORING = Workload(
     "d",
     "scoring",
     "(d) Scoring",
-    "Log-probabilities of the answers of GSM8K rows. The peer is a plain transformers forward, batches of 8 padded on "
+    "Log-probabilities of the answers of GSM8K rows, in chat markup. The peer is a plain transformers forward, batches of 8 padded on "
     "the right, log-softmax of the logits. The vocabulary is enlarged fourfold for the rows that say so.",
     {"smoke": {"score_rows": 8}, "quick": {"score_rows": 96}, "full": {"score_rows": 256}},
     (
@@ -278,9 +279,8 @@ def _tuning() -> tuple[Contender, ...]:
     forms: tuple[Form, ...] = ("smoke", "full")
     found = [training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="lora", forms=forms)]
     for name, changed in variants.items():
-        tuned = {**TUNED, **changed}
-        options = {"home": "peers", "adapter": "lora", "tuned": tuned, "forms": forms}
-        found.append(training(f"TRL, {name}", "trl_peer.py", "bf16", **options))
+        options = {"precision": "bf16", "adapter": "lora", "tuned": {**TUNED, **changed}}
+        found.append(Contender(f"TRL, {name}", "trl_peer.py", options, "peers", forms=forms))
     return tuple(found)
 
 

@@ -202,11 +202,14 @@ def test_scores_are_log_softmax() -> None:
 
 
 def test_the_last_share_of_a_draw_stays_inside() -> None:
+    """The largest draw there is picks the last token that can be drawn, however sums are rounded."""
+
     class Top:
         def random(self) -> float:
             return 1 - 2.0**-53
 
-    logits = torch.full((1, 600), -torch.inf)
-    logits[0, [3, 300]] = 0.0
-    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.9)):
-        assert choose(logits, sampling, [Top()]).tolist() == [300]  # type: ignore[list-item]
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(200, 600))).float()
+    logits[:, 580:] = -torch.inf
+    assert choose(logits, Sampling(), [Top()] * 200).tolist() == [579] * 200  # type: ignore[list-item]
+    last = logits[:1].argsort(descending=True, stable=True)[0]
+    assert choose(logits[:1], Sampling(top_k=7), [Top()]).item() == int(last[6])  # type: ignore[list-item]
