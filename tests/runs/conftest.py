@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,3 +74,12 @@ def losses() -> Callable[[Path], list[float]]:
         return [line["loss"] for line in lines if line["event"] == "step"]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real public data, if they are at hand."""
+    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared data here (FT_SHARED)")
+    return folder

@@ -8,7 +8,6 @@ from typing import Any
 
 from meter import padded, rows_digest
 
-
 Messages = list[dict[str, str]]
 
 

@@ -78,7 +78,7 @@ LORA = Workload(
     "lora",
     "(a) LoRA, supervised",
     "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, GSM8K as conversations in the model's own chat "
-    "markup, batch 8, at most 512 tokens, AdamW at a constant 2e-4. Same rows in the same order, loss on the answer and "
+    "markup, batch 8, at most 512 tokens, AdamW at a constant 2e-4. Same rows, same order, loss on the answer and "
     "its end of turn only, same initial adapter.",
     {
         "smoke": {"rows": 8, "batch_size": 4},
@@ -148,8 +148,8 @@ SCORING = Workload(
     "d",
     "scoring",
     "(d) Scoring",
-    "Log-probabilities of the answers of GSM8K rows, in chat markup. The peer is a plain transformers forward, batches of 8 padded on "
-    "the right, log-softmax of the logits. The vocabulary is enlarged fourfold for the rows that say so.",
+    "Log-probabilities of the answers of GSM8K rows, in chat markup. The peer is a plain transformers forward, batches "
+    "of 8 padded on the right, log-softmax of the logits. The vocabulary is enlarged fourfold where a row says so.",
     {"smoke": {"score_rows": 8}, "quick": {"score_rows": 96}, "full": {"score_rows": 256}},
     (
         MACHINE,

@@ -24,7 +24,6 @@ from finetooth_core.data.rendering import Note, Rendered
 AHEAD = 2
 """Portions that wait for each worker, so that none waits for rows."""
 
-_START = "import sys; sys.path[:] = {path!r}; from finetooth_core.data.worker import main; main()"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -46,11 +45,15 @@ class Worker:
         self._label = label
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path)],
+            [sys.executable, "-P", "-m", "finetooth_core.data.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, **_ONE_THREAD},
+            env={
+                **os.environ,
+                **_ONE_THREAD,
+                "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            },
         )
         self._job = job
 

@@ -48,12 +48,12 @@ def attend_shared(
 
 def _joined(x_rkgc: Tensor, prompts: int) -> Tensor:
     """(P n, K, G, C) to (P, K, n G, C)."""
-    return x_rkgc.unflatten(0, (prompts, -1)).transpose(1, 2).flatten(2, 3)
+    return torch.unflatten(x_rkgc, 0, (prompts, -1)).transpose(1, 2).flatten(2, 3)
 
 
 def _parted(x_pkmc: Tensor, like: torch.Size) -> Tensor:
     """(P, K, n G, C) to (P n, K, G, C)."""
-    return x_pkmc.unflatten(2, (-1, like[2])).transpose(1, 2).flatten(0, 1)
+    return torch.unflatten(x_pkmc, 2, (-1, like[2])).transpose(1, 2).flatten(0, 1)
 
 
 def _scores(q_rkgd: Tensor, k_rkcd: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -64,7 +64,7 @@ def _scores(q_rkgd: Tensor, k_rkcd: Tensor, scale: float, mask: Tensor | None) -
     if keys.dtype == wide:
         scores = torch.bmm(queries, keys.transpose(1, 2)).view(shape).mul_(scale)
     else:  # twice as fast this way round where oneDNN computes it
-        products = torch.bmm(keys, queries.transpose(1, 2)).unflatten(0, shape[:2]).transpose(2, 3)
+        products = torch.unflatten(torch.bmm(keys, queries.transpose(1, 2)), 0, shape[:2]).transpose(2, 3)
         scores = products.to(wide, memory_format=torch.contiguous_format).mul_(scale)
     if mask is not None:
         scores[..., : mask.shape[-1]] += mask
@@ -74,4 +74,4 @@ def _scores(q_rkgd: Tensor, k_rkcd: Tensor, scale: float, mask: Tensor | None) -
 def _sum(weights_rkgc: Tensor, v_rkcd: Tensor) -> Tensor:
     """(R, K, G, D): values weighted."""
     weights = weights_rkgc.to(v_rkcd.dtype).flatten(0, 1)
-    return torch.bmm(weights, v_rkcd.flatten(0, 1)).unflatten(0, v_rkcd.shape[:2])
+    return torch.unflatten(torch.bmm(weights, v_rkcd.flatten(0, 1)), 0, v_rkcd.shape[:2])

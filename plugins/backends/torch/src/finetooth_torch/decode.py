@@ -131,7 +131,7 @@ class StreamDecoding:
             qkv = layer.project(h_rd, cos, sin)
             attended = [
                 cache.attend(i, rows, facts.heads, scale)
-                for cache, rows in zip(self._caches, qkv.split(sizes), strict=True)
+                for cache, rows in zip(self._caches, torch.split(qkv, sizes), strict=True)
             ]
             h_rd = layer.feed(h_rd, attended[0] if len(attended) == 1 else torch.cat(attended))
         self._positions += 1

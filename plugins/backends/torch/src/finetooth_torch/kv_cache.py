@@ -76,7 +76,7 @@ class KeyValueCache:
             cells_pt: (P, T) the row of each token of each prompt, from the left.
         """
         rows = cells_pt.gather(1, self._from)
-        found = kv_nhd.index_select(0, rows.flatten()).unflatten(0, rows.shape).unflatten(2, (2, -1))
+        found = kv_nhd.index_select(0, rows.flatten()).view(*rows.shape, 2, self._heads, self._size)
         place = self._own[layer][..., : self._width, :] if self._shared is None else self._shared[layer]
         place.copy_(found.permute(2, 0, 3, 1, 4))
 
@@ -99,10 +99,10 @@ class KeyValueCache:
             (R, H D).
         """
         own = self._own[layer][:, : self.rows]
-        own.select(3, self.columns - 1).copy_(qkv_rhd[:, heads:].unflatten(1, (2, -1)).transpose(0, 1))
+        own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
         span = self._capacity if self._dense else self.columns
         keys, values = own[:, :, :, :span].unbind(0)
-        queries = qkv_rhd[:, :heads].unflatten(1, (self._heads, -1))
+        queries = torch.unflatten(qkv_rhd[:, :heads], 1, (self._heads, -1))
         mask = None if self._mask is None else self._mask[..., :span]
         if self._shared is None:
             return attend_cached(queries, keys, values, scale=scale, mask=mask).flatten(1)

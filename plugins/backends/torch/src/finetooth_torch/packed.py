@@ -22,7 +22,7 @@ ALLOWED = {4: 1e-5, 2: 2e-2}
 @cache
 def can_pack(dtype: torch.dtype, device: str) -> bool:
     """Whether this torch has oneDNN's packed products for `dtype`, and they equal plain ones."""
-    if device != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+    if device != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
         return False

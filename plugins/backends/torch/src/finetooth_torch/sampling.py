@@ -111,7 +111,7 @@ def _invert_blocks(weights: Tensor, draws: Tensor) -> Tensor:
     """`_invert` for many columns: first the block, then the place in it."""
     vocabulary = weights.shape[-1]
     whole = vocabulary // BLOCK
-    sums = weights[:, : whole * BLOCK].unflatten(-1, (whole, BLOCK)).sum(-1) if whole else weights[:, :0]
+    sums = torch.unflatten(weights[:, : whole * BLOCK], -1, (whole, BLOCK)).sum(-1) if whole else weights[:, :0]
     if whole * BLOCK < vocabulary:
         sums = torch.cat([sums, weights[:, whole * BLOCK :].sum(-1, keepdim=True)], -1)
     sums = sums.double()

@@ -1,0 +1,63 @@
+"""The plan's memory estimate against what the process really took, on the benchmark's training workloads."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+import json, sys
+import finetooth
+session = finetooth.session(json.loads(sys.argv[1]))
+for _ in session.job.method.steps(session.engine):
+    pass
+print(json.dumps([session.plan.memory.total, session.engine.peak_memory()]))
+"""
+
+WORKLOADS = {
+    "lora": {
+        "data": {"train": "sft/gsm8k_train.jsonl"},
+        "method": "sft",
+        "adapter": {"name": "lora", "rank": 16},
+        "train": {"batch_size": 8, "max_length": 512, "max_steps": 6},
+    },
+    "full": {
+        "data": {"train": "sft/gsm8k_train.jsonl"},
+        "method": "sft",
+        "adapter": "full",
+        "optimizer": {"name": "adamw", "learning_rate": 2e-5},
+        "train": {"batch_size": 8, "max_length": 512, "max_steps": 4},
+    },
+    "windows": {
+        "data": {"train": "raw/war_and_peace.txt"},
+        "method": "pretrain",
+        "adapter": "full",
+        "optimizer": {"name": "adamw", "learning_rate": 2e-5},
+        "train": {"batch_size": 4, "max_length": 1024, "max_steps": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_estimate_is_within_a_fifth_of_the_peak(name, shared_data, tmp_path):
+    workload = WORKLOADS[name]
+    source = shared_data / workload["data"]["train"]
+    text = source.read_text(encoding="utf-8")
+    # enough rows for the steps; the estimate is of the data that are there
+    kept = text[:200_000] if source.suffix == ".txt" else "\n".join(text.splitlines()[:64]) + "\n"
+    (tmp_path / source.name).write_text(kept, encoding="utf-8")
+    recipe = {
+        "model": "smollm2-135m",
+        **workload,
+        "data": {"train": str(tmp_path / source.name)},
+        "trackers": [],
+        "output": str(tmp_path / "run"),
+    }
+    command = [sys.executable, "-c", RUN, json.dumps(recipe)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    planned, peak = json.loads(done.stdout.splitlines()[-1])
+    assert abs(planned / peak - 1) <= 0.2, f"planned {planned / 2**30:.2f} GiB, peak {peak / 2**30:.2f} GiB"
