@@ -78,11 +78,13 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     evaluators: list[BuiltEvaluator] = []
     trackers: list[BuiltTracker] = []
     reports: list[DataReport] = []
+    needs: frozenset[str] = frozenset()
     if data:
         method, method_entry = _part(context, "method", recipe.method, Method)
         evaluators, evaluator_entries = _evaluators(context)
         trackers = _trackers(context)
         _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
+        needs = method_entry.needs.union(*(entry.needs for entry in evaluator_entries))
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry)
         prepared = method.prepare()
@@ -106,6 +108,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             mean_length=prepared.report.tokens / max(1, prepared.report.used),
             longest_id=longest.longest_id,
             length_deviation=prepared.report.length_deviation,
+            needs=needs,
         )
     )
     for decision in decided.decisions:

@@ -276,8 +276,8 @@ from finetooth_core import api
 from finetooth_core.context import RunContext
 from finetooth_hooks.preparation import Rendering
 workers, plugin, path = sys.argv[1:]
-recipe = {"model": {"name": "toy", "family": "toy"}, "data": {"train": {"name": "toy_portions", "path": path, "portion": 100000},
-          "workers": int(workers), "cache": "off"}, "plugins": [plugin]}
+data = {"train": {"name": "toy_portions", "path": path, "portion": 100000}, "workers": int(workers), "cache": "off"}
+recipe = {"model": {"name": "toy", "family": "toy"}, "data": data, "plugins": [plugin]}
 session = api.session(recipe)
 context = RunContext(session.recipe, session.plugins.catalog, Path("run"), session.plugins)
 entry = context.catalog.get("format", "toy_lines").entry

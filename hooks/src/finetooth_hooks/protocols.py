@@ -540,6 +540,7 @@ class PlanRequest:
         longest_id: the row of that datum; empty if it is not known.
         mean_length: positions of the average datum; 0 when data are not read yet.
         length_deviation: standard deviation of that.
+        needs: engine capabilities that the method and the evaluators rely on.
         trained_parameters: how many parameters train.
         optimizer_bytes: optimizer state per trained parameter.
         optimizer: full name, for messages.
@@ -560,6 +561,7 @@ class PlanRequest:
     mean_length: float
     longest_id: str = ""
     length_deviation: float = 0.0
+    needs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

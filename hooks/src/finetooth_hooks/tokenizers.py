@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-SHORT = 12
-"""Texts of so many characters and fewer (`\\n`, `assistant\\n`) are remembered with their ids."""
+from finetooth_hooks.ascii_words import AsciiWords, ascii_words
+
 REMEMBERED = 4096
-"""How many of them."""
+"""How many beginnings of texts are remembered with their ids."""
 
 
 class FastTokenizer:
@@ -22,7 +23,6 @@ class FastTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.wrapped = tokenizer
         self._starts: dict[str, tuple[int, ...] | None] = {}
-        self._short: dict[str, list[int]] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -51,7 +51,12 @@ class FastTokenizer:
         return template if isinstance(template, str) else None
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        return self.encode_with_offsets(text, special=special)[0]
+        backend = self._backend(special=special)
+        if backend is None:
+            return self.encode_with_offsets(text, special=special)[0]
+        if not special and text.isascii() and self._words is not None:
+            return self._words.ids(text)
+        return self._ids(text) if not special else list(backend.encode(text, add_special_tokens=False).ids)
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         backend = self._backend(special=special)
@@ -80,11 +85,10 @@ class FastTokenizer:
         backend = self._backend(special=False)
         if backend is None:
             return [self._from_offsets(text, begin) for text, begin in stretches]
-        long = [text for text, _ in stretches if len(text) > SHORT]
-        encoded = iter(backend.encode_batch_fast(long, add_special_tokens=False) if long else ())
+        words = self._words
         found: list[tuple[list[int], int]] = []
         for text, begin in stretches:
-            ids = next(encoded).ids if len(text) > SHORT else self._short_ids(text)
+            ids = words.ids(text) if words is not None and text.isascii() else self._ids(text)
             if begin is None or begin > len(text):
                 found.append((ids, len(ids)))
                 continue
@@ -109,12 +113,14 @@ class FastTokenizer:
             self._starts[text] = tuple(ids) if covers else None
         return self._starts[text]
 
-    def _short_ids(self, text: str) -> list[int]:
-        if text not in self._short:
-            if len(self._short) >= REMEMBERED:
-                self._short.clear()
-            self._short[text] = self.encode_with_offsets(text)[0]
-        return list(self._short[text])
+    @cached_property
+    def _words(self) -> AsciiWords | None:
+        return ascii_words(self.wrapped.backend_tokenizer, self._ids)
+
+    def _ids(self, text: str) -> list[int]:
+        """Ids of a text by the Rust tokenizer, which `_backend` has set."""
+        encoding = self.wrapped.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        return list(encoding.ids)
 
     def _backend(self, *, special: bool) -> Any:
         """The Rust tokenizer, set to take the text as it is; several times quicker for one text than what wraps it.

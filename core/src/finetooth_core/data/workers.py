@@ -52,7 +52,7 @@ class Worker:
             env={
                 **os.environ,
                 **_ONE_THREAD,
-                "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
             },
         )
         self._job = job

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from finetooth_hooks.protocols import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
-from finetooth_kernels.linear_logprob import linear_logprob
+from finetooth_kernels.implementations import choose
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -70,7 +70,8 @@ class Projection:
         module = self._find()
         if is_plain(module):
             assert isinstance(module, nn.Linear)
-            result = linear_logprob(
+            compute = choose(hidden_md.device, module.weight.dtype).implementation.function
+            result = compute(
                 hidden_md.to(module.weight.dtype),
                 module.weight,
                 targets,

@@ -76,7 +76,9 @@ def estimate(
     activations = tokens * layers * (fragments if on_host else 1.05)
     if stream:
         activations += tokens * backward_bytes(request, precision)
-    activations = max(activations, GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision))
+    if "generate" in request.needs:
+        sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
+        activations = max(activations, sampling + (base * size if stream and on_host else 0))  # weights packed anew
     logits = min(CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
     return MemoryEstimate(
@@ -140,12 +142,12 @@ def backward_bytes(request: PlanRequest, precision: str) -> int:
     return size * (6 * facts.ffn_size + 4 * facts.hidden_size)
 
 
-def generation_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token of a batch that is sampled: its keys and values (half as much again while they grow) and what
-    one layer holds while the prompts are read."""
+def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:
+    """Bytes per token of a batch that is sampled: its keys and values (transformers' own cache takes half as much again
+    while it grows) and what one layer holds while the prompts are read."""
     facts, size = request.facts, BYTES[precision]
     cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
-    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
+    return (cache if stream else cache * 3 // 2) + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
 def host_overhead() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetooth_hooks import Decision, PlanError
+from finetooth_hooks import Decision, PlanError, TrainSettings
 from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
 
 from finetooth_torch.memory import estimate
@@ -39,7 +39,7 @@ def decide(request: PlanRequest, attention: str | None, decoder: str = "auto") -
         checkpointing=train.gradient_checkpointing is True,
         stream=stream,
     )
-    return BackendPlan(train, (precision, micro_batch, checkpointing, *layers), memory)
+    return BackendPlan(train, (precision, micro_batch, checkpointing, *layers, _head(request, train)), memory)
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
@@ -136,6 +136,19 @@ def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | 
         return Decision(setting, "transformers", obstacle)
     reason = "no padding, linear layers of the same input as one product, common beginnings once"
     return Decision(setting, STREAM, RECIPE if asked == STREAM else reason)
+
+
+def _head(request: PlanRequest, train: TrainSettings) -> Decision:
+    """Which implementation computes log-probabilities through the head."""
+    from finetooth_kernels.implementations import choose
+
+    from finetooth_torch.precision import DTYPES
+
+    try:
+        chosen = choose(request.hardware.device, DTYPES[str(train.precision)])
+    except ValueError as error:
+        raise PlanError(f"backend.head: {error}", action="choose another hardware or train.precision") from error
+    return Decision("backend.head", chosen.implementation.name, chosen.reason)
 
 
 def _attention(request: PlanRequest, asked: str | None) -> Decision:
