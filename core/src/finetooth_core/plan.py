@@ -83,8 +83,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         method, method_entry = _part(context, "method", recipe.method, Method)
         evaluators, evaluator_entries = _evaluators(context)
         trackers = _trackers(context)
-        _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
-        needs = method_entry.needs.union(*(entry.needs for entry in evaluator_entries))
+        needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry)
         prepared = method.prepare()
@@ -92,7 +91,6 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         _check_profile(context, backend_entry, prepared.total_steps)
     trained = adapter.trained_parameters(facts, model.parameters)
     _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained)
-    longest = max((prepared.report, *reports), key=lambda report: report.longest)  # held-out rows are computed too
     decided: BackendPlan = backend.plan(
         PlanRequest(
             model=model,
@@ -104,11 +102,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             optimizer=context.picked["optimizer"],
             accumulation=optimizer_entry.accumulation,
             checkpointing=optimizer_entry.checkpointing,
-            longest=longest.longest or context.train.max_length,
-            mean_length=prepared.report.tokens / max(1, prepared.report.used),
-            longest_id=longest.longest_id,
-            length_deviation=prepared.report.length_deviation,
             needs=needs,
+            **_lengths(context, prepared.report, reports),
         )
     )
     for decision in decided.decisions:
@@ -236,7 +231,22 @@ def _check_frameworks(context: RunContext, backend: Backend) -> None:
             )
 
 
-def _check_capabilities(backend: Backend, method: Method, evaluators: list[Evaluator], adapter: Adapter) -> None:
+def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> dict[str, Any]:
+    """How long the data are: the average of those that train, and the longest of all, since held-out rows are computed
+    too."""
+    longest = max((train, *reports), key=lambda report: report.longest)
+    return {
+        "longest": longest.longest or context.train.max_length,
+        "longest_id": longest.longest_id,
+        "mean_length": train.tokens / max(1, train.used),
+        "length_deviation": train.length_deviation,
+    }
+
+
+def _check_capabilities(
+    backend: Backend, method: Method, evaluators: list[Evaluator], adapter: Adapter
+) -> frozenset[str]:
+    """What method and evaluators need of the engine, all of which the backend has."""
     asking: list[Method | Evaluator] = [method, *evaluators]
     for entry in asking:
         lacking = sorted(entry.needs - backend.capabilities)
@@ -250,6 +260,7 @@ def _check_capabilities(backend: Backend, method: Method, evaluators: list[Evalu
             f"method: {method.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
             action="pick an adapter that can, such as a low-rank one",
         )
+    return method.needs.union(*(entry.needs for entry in evaluators))
 
 
 def _check_profile(context: RunContext, backend: Backend, total_steps: int | None) -> None:

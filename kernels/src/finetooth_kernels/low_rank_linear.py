@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["low_rank_linear"]
 
+Again = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+"""A pure function and the tensors it is called with."""
+
 WIDEST_DIAGONAL = 64
 """Highest rank at which zeros beside the diagonal blocks cost less than products of their own."""
 
@@ -32,7 +35,7 @@ def low_rank_linear(
     sizes: Sequence[int],
     additions: Sequence[tuple[Tensor, Tensor, float] | None],
     trained: Sequence[Tensor | None] = (),
-    again: Callable[[], Tensor] | None = None,
+    again: Again | None = None,
 ) -> Tensor:
     """All layers of the group.
 
@@ -44,7 +47,7 @@ def low_rank_linear(
         additions: for each layer A (r, D), B (size, r) and the scale, or None.
         trained: the weights (size, D) that `weight_od` holds, for those layers whose weight trains; the gradients go
             to them.
-        again: gives `x_nd` once more, from tensors that are kept anyway; then `x_nd` itself is not kept.
+        again: makes `x_nd` once more from tensors that are kept anyway; then `x_nd` itself is not kept.
 
     Returns:
         (N, O), the layers' outputs side by side.
@@ -54,7 +57,9 @@ def low_rank_linear(
     scales = tuple(addition[2] if addition is not None else None for addition in additions)
     weights = [weight for weight in trained if weight is not None]
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
-    return _LowRankLinear.apply(x_nd, weight_od, bias_o, tuple(sizes), scales, places, again, *a, *b, *weights)  # type: ignore[no-any-return,no-untyped-call]
+    make, sources = (None, ()) if again is None else again
+    rest = (*a, *b, *weights, *(source.detach() for source in sources))
+    return _LowRankLinear.apply(x_nd, weight_od, bias_o, tuple(sizes), scales, places, make, len(sources), *rest)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -67,16 +72,21 @@ class _LowRankLinear(torch.autograd.Function):
         sizes: tuple[int, ...],
         scales: tuple[float | None, ...],
         places: tuple[int, ...],
-        again: Callable[[], Tensor] | None,
+        make: Callable[..., Tensor] | None,
+        sources: int,
         *matrices: Tensor,
     ) -> Tensor:
         count = sum(scale is not None for scale in scales)
         a, b = matrices[:count], matrices[count : 2 * count]
         y_no = torch.mm(x_nd, weight_od.t()) if bias_o is None else torch.addmm(bias_o, x_nd, weight_od.t())
-        ctx.sizes, ctx.scales, ctx.places, ctx.again = sizes, scales, places, again
-        kept = x_nd if again is None and (count or places) else None
+        ctx.sizes, ctx.scales, ctx.places = sizes, scales, places
+        needed, ctx.given = bool(count or places), sources
+        ctx.make, ctx.sources = make if needed else None, sources if needed else 0
+        # saved as tensors, not held by a closure, so that checkpointing can let go of them
+        kept = matrices[len(matrices) - ctx.sources :] if ctx.make is not None else (x_nd if needed else None,)
+        ctx.kept = len(kept)
         if not count:
-            ctx.save_for_backward(kept, weight_od)
+            ctx.save_for_backward(*kept, weight_od)
             return y_no
         a_rd = a[0] if count == 1 else torch.cat(a)
         h_nr = torch.mm(x_nd, a_rd.t())
@@ -86,16 +96,16 @@ class _LowRankLinear(torch.autograd.Function):
         else:
             for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
                 y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
-        ctx.save_for_backward(kept, weight_od, h_nr, a_rd, *b)
+        ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
         ctx.ranks = ranks
         return y_no
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
-        x_nd, weight_od, *rest = ctx.saved_tensors
-        if ctx.again is not None and (rest or ctx.places):
-            x_nd = ctx.again()
+        saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
+        kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
+        x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
         d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
         d_x = torch.mm(grad_no, weight_od) if ctx.needs_input_grad[0] else None
         d_a: list[Tensor] = []
@@ -119,7 +129,7 @@ class _LowRankLinear(torch.autograd.Function):
         for size in ctx.sizes:
             starts.append(starts[-1] + size)
         d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in ctx.places]
-        return d_x, None, d_bias, None, None, None, None, *d_a, *d_b, *d_weights
+        return d_x, None, d_bias, None, None, None, None, None, *d_a, *d_b, *d_weights, *((None,) * ctx.given)
 
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:

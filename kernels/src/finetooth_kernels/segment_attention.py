@@ -162,6 +162,8 @@ class _Backward:
         delta_hn = torch.linalg.vecdot(grad.to(wide), out.to(wide)).t()
         self._q, self._grad = (x.transpose(0, 1).reshape(*grouped, size) for x in (q, grad))
         self._k, self._v = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
+        # scores as exact as in the forward pass: rounded to half precision, large ones would not match its log-sum-exp
+        self._wide_q, self._wide_k = self._q.to(wide), self._k.to(wide)
         self._minus_lse, self._minus_delta = lse_hn.neg().reshape(grouped), delta_hn.neg().reshape(grouped)
         self._dq = torch.zeros_like(self._q, dtype=wide)
         self._dk, self._dv = (torch.zeros_like(x, dtype=wide) for x in (self._k, self._v))
@@ -173,8 +175,10 @@ class _Backward:
         flat = kv_heads, group * n
         queries, grad = self._q[:, :, rows].reshape(*flat, size), self._grad[:, :, rows].reshape(*flat, size)
         keys, values = self._k[:, seen], self._v[:, seen]
-        scores = torch.bmm(queries, keys.transpose(1, 2))
-        weights = torch.add(self._minus_lse[:, :, rows].reshape(*flat, 1), scores, alpha=self._scale).exp_()
+        wide_queries = self._wide_q[:, :, rows].reshape(*flat, size)
+        scores = torch.bmm(wide_queries, self._wide_k[:, seen].transpose(1, 2))
+        minus_lse = self._minus_lse[:, :, rows].reshape(*flat, 1)
+        weights = torch.add(minus_lse, scores, alpha=self._scale, out=scores).exp_()
         if causal:
             weights.view(kv_heads, group, n, m)[..., m - n :].tril_()
         self._dv[:, seen] += torch.bmm(weights.to(self._dtype).transpose(1, 2), grad)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class DataCache:
         except (OSError, ValueError):  # Arrow's own errors are ValueErrors
             _remove(folder)
             return None
-        (folder / MANIFEST).touch()
+        with suppress(OSError):  # a folder that may only be read
+            (folder / MANIFEST).touch()
         return entry
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +95,20 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(kit: SimpleName
     assert kit.relative(kit.gradients(engine), kit.gradients(alone)) < 1e-6
 
 
+@pytest.mark.parametrize("head", [0, 3, 20])
+def test_each_group_shares_its_own_prompt_whatever_all_rows_share(head: int) -> None:
+    """Chat markup makes all rows begin alike for a few tokens; groups of rows share a long prompt behind that."""
+    random = np.random.default_rng(1)
+    prompts = [[*range(2, 2 + head), 40 + i, *map(int, random.integers(2, 39, size=40))] for i in range(3)]
+    rows = [[*prompt, 50, *map(int, random.integers(2, 39, size=5))] for prompt in prompts for _ in range(4)]
+    rows = [[*row[:-6], 50 + i % 4, *row[-5:]] for i, row in enumerate(rows)]
+    data = [Datum.from_tokens(row, id=str(i)) for i, row in enumerate(rows)]
+    batch = MicroBatch(tuple(range(12)), tuple(len(d) for d in data), packed=True)
+    stream = make_stream(make_rectangle(data, batch, pad_id=0, device=torch.device("cpu")), share=True)
+    common = 2 * head if head >= SHORTEST_SHARED else 0  # two of three groups save what all share
+    assert sum(map(len, data)) - len(stream) == 3 * 3 * (head + 41) + common
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(0, 40), st.integers(0, 3)), min_size=1, max_size=8
@@ -145,6 +161,33 @@ def test_packed_micro_batches_hold_every_row_once_and_keep_the_budget(
         assert batch.positions <= budget or len({data[row].group or row for row in batch.rows}) == 1
         if groups:
             assert all(row ^ 1 in batch.rows or (row ^ 1) >= len(data) for row in batch.rows)
+
+
+def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("transformers' own affair")
+    from finetooth_torch import decoder
+
+    real = decoder.gated
+    alive: dict[bool, int] = {}
+    for checkpointing in (False, True):
+        made: list[weakref.ref[Any]] = []
+
+        def gated(rows: Any, activation: str, made: Any = made) -> Any:
+            made.append(weakref.ref(rows.untyped_storage()))
+            return real(rows, activation)
+
+        engine = kit.engine(gradient_checkpointing=checkpointing, micro_batch_tokens=100_000)
+        data = pairs()
+        batch = lay_out(data, budget=10**6, packed=True)[0]
+        rectangle = make_rectangle(data, batch, pad_id=0, device=torch.device("cpu"))
+        with monkeypatch.context() as patched:
+            patched.setattr(decoder, "gated", gated)
+            states = body(engine).states(rectangle, everywhere=True)
+        gc.collect()
+        assert states.rows.requires_grad and len(made) >= 2
+        alive[checkpointing] = sum(reference() is not None for reference in made)
+    assert alive == {False: 2, True: 0}
 
 
 def test_dropout_keeps_rows_apart(kit: SimpleNamespace) -> None:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.gated import gated
-from finetooth_kernels.low_rank_linear import low_rank_linear
+from finetooth_kernels.low_rank_linear import Again, low_rank_linear
 from finetooth_kernels.rms_norm import rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, segment_attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from finetooth_torch.head import is_plain
+from finetooth_torch.head import is_hooked, is_plain
 from finetooth_torch.stream import Stream
 
 FindLowRank = Callable[[nn.Module], LowRank | None]
@@ -59,11 +60,11 @@ class Group:
         self._modules, self._low_rank = tuple(modules), low_rank
         self._weight: Tensor | None = None
 
-    def __call__(self, x_nd: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
+    def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
         """(N, inputs) to (N, sum of outputs), side by side.
 
         Args:
-            again: makes `x_nd` once more in backward, so that it need not be kept.
+            again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
         """
         parts = [self._plain(module) for module in self._modules]
         known = [part for part in parts if part is not None]
@@ -104,7 +105,7 @@ class Group:
         if is_plain(module):
             return LowRank(module)
         found = self._low_rank(module)
-        return found if found is not None and is_plain(found.base) else None
+        return found if found is not None and is_plain(found.base) and not is_hooked(module) else None
 
     def _fused(self, weights: Sequence[Tensor]) -> Tensor:
         if len(weights) == 1:
@@ -162,13 +163,14 @@ class _Layer:
         """What comes after attention: its output projection and the feed-forward block."""
         h_nd = h_nd + self.output(attended_nd)
         gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd)
-        activation = self._block.activation
-        inner = gated(gate_up, activation)
-        return h_nd + self.down(inner, lambda: gated(gate_up, activation))
+        activate = partial(gated, activation=self._block.activation)
+        return h_nd + self.down(activate(gate_up), (activate, (gate_up,)))
 
     def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> Tensor:
         """The group on normalised rows, which backward makes again."""
-        return group(self.norm(norm, h_nd), lambda: self.norm(norm, h_nd))
+        weight = norm.weight
+        assert isinstance(weight, Tensor)
+        return group(self.norm(norm, h_nd), (partial(rms_norm, eps=self._block.eps), (h_nd, weight)))
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         weight = module.weight

@@ -130,6 +130,7 @@ class TorchEngine:
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
     ) -> Forward:
+        self._parts.network.executed()  # count from here
         work = self._work(data, loss, role=role, normalizer=normalizer)
         train = role == "policy"  # what its backward will differentiate
         evaluated = None if loss is None else self._runner.evaluate(work, train=train, returns=returns)
@@ -176,6 +177,7 @@ class TorchEngine:
 
     @guarded("forward_backward")
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
+        self._parts.network.executed()  # count from here
         work = self._work(data, loss, normalizer=normalizer)
         evaluated = self._differentiate(work, ("logprobs", "entropy"))
         return self._report(work, evaluated.outputs, evaluated, None)
@@ -295,7 +297,6 @@ class TorchEngine:
         check_rows(data, self._budget)
         if loss is not None:
             check_fields(data)
-        self._parts.network.executed()  # count from here
         together = "sequence" if loss is None else loss.together
         return Pass(
             data=data,

@@ -111,6 +111,13 @@ def is_plain(module: nn.Module) -> bool:
         type(module) is nn.Linear
         and type(module.weight.data) is Tensor
         and module.weight.is_floating_point()
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
+        and not is_hooked(module)
+    )
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to know when the module, or one inside it, is called or differentiated."""
+    return any(
+        one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
+        for one in module.modules()
     )

@@ -10,6 +10,7 @@ the loss; they are not computed.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,15 +213,16 @@ def _even(units: Sequence[tuple[int, ...]], lengths: Sequence[int], budget: int)
     order = sorted(range(len(units)), key=lambda i: -sizes[i])
     count = max(1, math.ceil(sum(sizes) / budget))
     while True:
-        loads, batches = [0] * count, [[] for _ in range(count)]  # type: list[int], list[list[int]]
+        batches: list[list[int]] = [[] for _ in range(count)]
+        loads = [(0, place) for place in range(count)]  # a heap
         for i in order:
-            least = loads.index(min(loads))
-            loads[least] += sizes[i]
-            batches[least].append(i)
+            load, place = loads[0]
+            heapq.heapreplace(loads, (load + sizes[i], place))
+            batches[place].append(i)
         # one more helps where a micro-batch of several units is too full
-        if all(load <= budget or len(batch) == 1 for load, batch in zip(loads, batches, strict=True)):
+        if all(load <= budget or len(batches[place]) == 1 for load, place in loads):
             break
-        count += 1
+        count += 1 + count // 50
     rows = [sorted(row for i in batch for row in units[i]) for batch in batches if batch]
     return tuple(MicroBatch(tuple(members), tuple(lengths[i] for i in members), packed=True) for members in rows)
 

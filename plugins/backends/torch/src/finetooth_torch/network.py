@@ -81,7 +81,8 @@ class Network:
     def executed(self) -> float:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
         pass."""
-        how = Execution(skips_masked=self.body.packed, rescores=True, checkpointing=self._checkpointing)
+        fused = self.body.packed or getattr(self.config, "_attn_implementation", "eager") != "eager"
+        how = Execution(skips_masked=fused, rescores=fused, checkpointing=self._checkpointing)
         total = 0.0
         for batch, differentiated in self._computed:
             found = count(self._cost, (batch,), how)

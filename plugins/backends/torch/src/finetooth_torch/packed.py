@@ -7,10 +7,10 @@ packed weight is a copy: it is of the weights at the time, and is dropped when s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
+from finetooth_kernels.low_rank_linear import Again
 from torch import Tensor, nn
 
 from finetooth_torch.decoder import Group
@@ -76,7 +76,7 @@ class PackedGroup:
         self._linear = PackedLinear(weight_od if a_rd is None else torch.cat([weight_od, a_rd]), bias_o)
         self._b = None if b_or is None else b_or.t().contiguous()
 
-    def __call__(self, x_nd: Tensor, again: Callable[[], Tensor] | None = None) -> Tensor:
+    def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
         """(N, D) to (N, O); `again` is for `Group`'s sake."""
         del again
         y_no = self._linear(x_nd)

@@ -119,11 +119,15 @@ def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
     """
+    from finetooth_kernels.segment_attention import available
+
     setting = "backend.decoder"
     if facts.block is None:
         obstacle = "the model's family does not describe its layers"
     elif hardware.device != "cpu":
         obstacle = f"it is written for CPUs, not for {hardware.label}"
+    elif not available().available:
+        obstacle = available().reason
     elif attention is not None:
         obstacle = f"backend.attention={attention} is transformers' own"
     else:

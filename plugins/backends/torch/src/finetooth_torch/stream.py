@@ -61,17 +61,28 @@ class _Writer:
             for row in rows:
                 self._segment([row], done, self.lengths[row])
             return
+        self._branch(rows, done, done)
+
+    def _branch(self, rows: Sequence[int], done: int, at: int) -> None:
+        """Part `rows`, which have their tokens up to `at` in common, by the token there.
+
+        What they share may be too short for a segment of its own and what some of them share long enough: then these
+        are parted from the others further on.
+        """
         firsts: dict[int, list[int]] = {}
         for row in rows:
-            if self.lengths[row] > done:
-                firsts.setdefault(int(self.tokens_st[row, done]), []).append(row)
+            if self.lengths[row] > at:
+                firsts.setdefault(int(self.tokens_st[row, at]), []).append(row)
+            elif self.lengths[row] > done:  # it ends here, and what it has was not worth a segment
+                self._segment([row], done, self.lengths[row])
         for alike in firsts.values():
-            common = self._common(alike, done)
-            if len(alike) > 1 and common - done >= SHORTEST_SHARED:
+            common = self._common(alike, at)
+            if len(alike) == 1:
+                self._segment(alike, done, self.lengths[alike[0]])
+            elif common - done >= SHORTEST_SHARED:
                 self._segment(alike, done, common)
             else:
-                for row in alike:
-                    self._segment([row], done, self.lengths[row])
+                self._branch(alike, done, common)
 
     def _common(self, rows: Sequence[int], done: int) -> int:
         """How many tokens all `rows` begin with."""
