@@ -181,8 +181,8 @@ def lay_out(
 
     Args:
         data: of the step; `check_data` has seen them.
-        budget: most positions of one micro-batch, padding included. What exceeds it alone (a sequence, or a group
-            that must stay whole) gets a micro-batch of its own.
+        budget: most positions of one micro-batch, padding included. A group that must stay whole and exceeds
+            it gets a micro-batch of its own.
         together: with `group`, a group is never cut; otherwise every sequence goes where it fits.
         whole: compute every position, also those after the last target that counts.
         packed: rows stand one behind the other, so only their sum counts; micro-batches get equal shares.

@@ -9,9 +9,6 @@ from pathlib import Path
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import PlanRequest
 
-CHUNK_BYTES = 128 * 2**20
-"""Logits held at once by `finetooth_kernels.linear_logprob`."""
-
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
 
@@ -63,6 +60,8 @@ def estimate(
         stream: the stream decoder computes the layers. Otherwise activations are what transformers' Llama saves for
             backward; other families differ by little.
     """
+    from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
+
     facts, size = request.facts, BYTES[precision]
     trained, base = request.trained_parameters, request.model.parameters
     full = trained > base // 2
@@ -79,7 +78,7 @@ def estimate(
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
         activations = max(activations, sampling + (base * size if stream and on_host else 0))  # weights packed anew
-    logits = min(CHUNK_BYTES, 4 * tokens * facts.vocab_size)
+    logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
     return MemoryEstimate(
         {
