@@ -239,6 +239,8 @@ def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch:
     write([*PLAIN, *["slow"] * 9])
     log = logged(monkeypatch)
     program = textwrap.dedent(f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         from finetooth_core import api
         from finetooth_core.context import RunContext
         from finetooth_core.data import reading

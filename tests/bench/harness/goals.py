@@ -137,9 +137,9 @@ def _generation(file: Mapping[str, Any] | None) -> list[Goal]:
 def _help(file: Mapping[str, Any] | None) -> Goal:
     seconds = [s for run in (file or {}).get("runs", []) for s in run.get("seconds", {}).get("ft --help", [])]
     if not seconds:
-        return Goal("(f) ft --help", "≤ 0.2 s", NOT_MEASURED, None)
+        return Goal("(f) `ft --help`", "≤ 0.2 s", NOT_MEASURED, None)
     middle = statistics.median(seconds)
-    return Goal("(f) ft --help", "≤ 0.2 s", f"{middle:.2f} s", middle <= 0.2)
+    return Goal("(f) `ft --help`", "≤ 0.2 s", f"{middle:.2f} s", middle <= 0.2)
 
 
 def curve(file: Mapping[str, Any] | None, name: str, *, ours: bool = True) -> list[Mapping[str, Any]]:

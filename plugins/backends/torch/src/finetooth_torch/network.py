@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetooth_torch.bodies import StreamBody, TransformersBody, differs, has_dropout
 from finetooth_torch.decoder import Decoder
-from finetooth_torch.flops import Computed, Execution, cost_of, count
+from finetooth_torch.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
@@ -53,7 +53,7 @@ class Network:
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         self._training: bool | None = None
         self._checkpointing = checkpointing
-        self._cost = cost_of(base, facts)
+        self._cost = _cost(base, facts)
         self._computed: list[tuple[Computed, bool]] = []
         if stream:
             low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
@@ -84,6 +84,8 @@ class Network:
         fused = self.body.packed or getattr(self.config, "_attn_implementation", "eager") != "eager"
         how = Execution(skips_masked=fused, rescores=fused, checkpointing=self._checkpointing)
         total = 0.0
+        if self._cost is None:
+            return total
         for batch, differentiated in self._computed:
             found = count(self._cost, (batch,), how)
             total += found.total if differentiated else found.forward
@@ -159,3 +161,11 @@ class Network:
                 cells = rows[states.cells_st]
                 found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+
+def _cost(base: nn.Module, facts: ModelFacts) -> ModelCost | None:
+    """What a pass costs; None for a model whose modules are not where its family says layers and embeddings are."""
+    try:
+        return cost_of(base, facts)
+    except (AttributeError, NotImplementedError):
+        return None
