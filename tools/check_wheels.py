@@ -1,8 +1,8 @@
 """Build every first-party wheel and import it in an environment that holds only what it declares.
 
 For each package the environment is the closure of its declared dependencies, taken from what is installed: a fresh
-process sees only the
-top-level modules of those distributions. An import of anything undeclared fails there.
+process sees only the top-level modules of those distributions. An import of anything undeclared fails there; a module
+that wants one of the package's optional dependencies is named with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PATTERNS = ("hooks", "core", "kernels", "plugins/*/*", "contrib/*")
 GUARD = """
 import importlib, pkgutil, sys
-allowed, package, known = set(sys.argv[1].split(",")), sys.argv[2], set(sys.argv[3].split(","))
+allowed, package, known, optional = set(sys.argv[1].split(",")), sys.argv[2], set(sys.argv[3].split(",")), sys.argv[4]
 class Declared:
     # what was not declared is not there: for an import and for a library that asks whether it is
     def __init__(self, finder):
@@ -35,9 +35,16 @@ class Declared:
 sys.meta_path[:] = [Declared(finder) for finder in sys.meta_path]
 module = importlib.import_module(package)
 names = [m.name for m in pkgutil.walk_packages(module.__path__, package + ".") if not m.name.endswith("__main__")]
+left = set()
 for name in names:
-    importlib.import_module(name)
-print(f"{package}: {1 + len(names)} modules")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in optional.split(","):
+            raise
+        left.add(f"{name.removeprefix(package + '.')} ({error.name})")
+rest = f", without what is optional: {', '.join(sorted(left))}" if left else ""
+print(f"{package}: {1 + len(names) - len(left)} modules{rest}")
 """
 
 
@@ -82,9 +89,13 @@ def main() -> int:
             zipfile.ZipFile(wheel).extractall(unpacked)
             needed = closure([project["name"], *(Requirement(d).name for d in project.get("dependencies", []))])
             allowed = {top for top, dists in tops.items() if dists & needed}
+            extras = [d for extra in project.get("optional-dependencies", {}).values() for d in extra]
+            optional = {normal(Requirement(d).name) for d in extras}
+            optional |= {top for top, dists in tops.items() if dists & optional}
             packages = [path.parent.name for path in unpacked.glob("*/__init__.py")]
             for package in packages:
                 arguments = [",".join(sorted(allowed | set(packages))), package, ",".join(sorted(tops))]
+                arguments.append(",".join(sorted(optional)))
                 # -P and the wheel first: the files under test are those of the wheel, not of the clone
                 process = subprocess.run(
                     [
