@@ -49,6 +49,24 @@ def llama_facts(
     )
 
 
+def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of a decoder layer's linear modules by name, for layers built like Llama's; fused ones as in
+    Phi-3."""
+    hidden, ffn = facts.hidden_size, facts.ffn_size
+    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    return {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, ffn),
+        "up_proj": (hidden, ffn),
+        "down_proj": (ffn, hidden),
+        "qkv_proj": (hidden, queries + 2 * keys),
+        "gate_up_proj": (hidden, 2 * ffn),
+    }
+
+
 def llama_block(config: Mapping[str, Any], *, head_norms: bool = False) -> Block | None:
     """How the layers compute; None where the config asks for more than a `Block` can say: attention dropout, a sliding
     window, an activation without a name, angles that change with the length, half-rotated heads."""

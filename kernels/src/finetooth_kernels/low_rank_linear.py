@@ -81,9 +81,9 @@ class _LowRankLinear(torch.autograd.Function):
         y_no = torch.mm(x_nd, weight_od.t()) if bias_o is None else torch.addmm(bias_o, x_nd, weight_od.t())
         ctx.sizes, ctx.scales, ctx.places = sizes, scales, places
         needed, ctx.given = bool(count or places), sources
-        ctx.make, ctx.sources = make if needed else None, sources if needed else 0
+        ctx.make = make if needed else None
         # saved as tensors, not held by a closure, so that checkpointing can let go of them
-        kept = matrices[len(matrices) - ctx.sources :] if ctx.make is not None else (x_nd if needed else None,)
+        kept = matrices[len(matrices) - sources :] if ctx.make is not None else (x_nd if needed else None,)
         ctx.kept = len(kept)
         if not count:
             ctx.save_for_backward(*kept, weight_od)
@@ -92,7 +92,7 @@ class _LowRankLinear(torch.autograd.Function):
         h_nr = torch.mm(x_nd, a_rd.t())
         ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
-            y_no.addmm_(h_nr, _diagonal(b, sizes, scales, ranks, scaled=True).t())
+            y_no.addmm_(h_nr, _diagonal(b, sizes, scales).t())
         else:
             for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
                 y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
@@ -114,7 +114,7 @@ class _LowRankLinear(torch.autograd.Function):
             h_nr, a_rd, *b = rest
             sizes, scales, ranks = ctx.sizes, ctx.scales, ctx.ranks
             if max(ranks) <= WIDEST_DIAGONAL:
-                d_h = torch.mm(grad_no, _diagonal(b, sizes, scales, ranks, scaled=True))
+                d_h = torch.mm(grad_no, _diagonal(b, sizes, scales))
                 d_b_or = torch.mm(grad_no.t(), h_nr)
                 d_b = [d_b_or[place] * scale for place, _, scale in _blocks(b, sizes, scales, ranks)]
             else:
@@ -150,11 +150,9 @@ def _blocks(
     return blocks
 
 
-def _diagonal(
-    b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int], *, scaled: bool
-) -> Tensor:
-    """(O, sum of ranks): the B as diagonal blocks, times their scales."""
-    diagonal = b[0].new_zeros((sum(sizes), sum(ranks)))
-    for place, factor, scale in _blocks(b, sizes, scales, ranks):
-        diagonal[place] = factor * scale if scaled else factor
+def _diagonal(b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None]) -> Tensor:
+    """(O, sum of ranks): the B as diagonal blocks, times their scales; layers without one have no columns."""
+    given = iter(b)
+    blocks = [b[0].new_zeros((n, 0)) if s is None else next(given) * s for n, s in zip(sizes, scales, strict=True)]
+    diagonal: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return diagonal

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetooth_hooks.llama_shape import linear_shapes
 from finetooth_hooks.protocols import ModelFacts
 
 from finetooth_lora.targets import resolve
-
-
-def shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of a decoder layer's linear modules by name, for layers built like Llama's; fused ones as in
-    Phi-3."""
-    hidden, ffn = facts.hidden_size, facts.ffn_size
-    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    return {
-        "q_proj": (hidden, queries),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (queries, hidden),
-        "gate_proj": (hidden, ffn),
-        "up_proj": (hidden, ffn),
-        "down_proj": (ffn, hidden),
-        "qkv_proj": (hidden, queries + 2 * keys),
-        "gate_up_proj": (hidden, 2 * ffn),
-    }
 
 
 def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool) -> int:
@@ -35,7 +18,7 @@ def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int,
     Raises:
         RecipeError: a target matches nothing.
     """
-    known = shapes(facts)
+    known = linear_shapes(facts)
     sizes: dict[str, tuple[int, int]] = {}
     for layer in range(facts.layers):
         for target in facts.linear_targets:

@@ -71,17 +71,18 @@ class StreamBody:
     """The stream decoder: no padding, common beginnings once.
 
     Args:
-        dropout: some module drops at random in training mode, so rows must not share what they begin with.
+        model: what the decoder computes; where it drops at random, in training mode, rows must not share what they
+            begin with.
     """
 
     packed = True
 
-    def __init__(self, decoder: Decoder, *, dropout: bool) -> None:
-        self.decoder, self._dropout = decoder, dropout
-        self.training = False
+    def __init__(self, decoder: Decoder, model: nn.Module) -> None:
+        self.decoder, self._model = decoder, model
+        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
-        stream = make_stream(rectangle, share=not (self._dropout and self.training))
+        stream = make_stream(rectangle, share=not (self._dropout and self._model.training))
         computed = Computed(
             tuple(segment.stop - segment.start for segment in stream.segments),
             0,
@@ -95,11 +96,6 @@ class StreamBody:
         if len(wanted) == 0:  # a row that trains nothing still has a graph
             wanted = wanted.new_zeros(1)
         return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether anything in the model drops at random in training mode."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def differs(body: nn.Module, decoder: Decoder, facts: ModelFacts) -> float:
@@ -116,6 +112,6 @@ def differs(body: nn.Module, decoder: Decoder, facts: ModelFacts) -> float:
     rectangle = Rectangle(MicroBatch((0, 1), (6, 6)), tokens, None, mask, tokens)
     with torch.no_grad():
         theirs = TransformersBody(body).states(rectangle, everywhere=True)
-        ours = StreamBody(decoder, dropout=False).states(rectangle, everywhere=True)
+        ours = StreamBody(decoder, body).states(rectangle, everywhere=True)
     expected, found = (states.rows[states.cells_st].double() for states in (theirs, ours))
     return float((found - expected).norm() / expected.norm())

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_kernels.segment_attention import segment_attention
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -78,7 +77,7 @@ class StreamDecoding:
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
 
     def read(self) -> Tensor:
-        prompts, facts, heads = self._prompts, self._facts, self._facts.heads
+        prompts = self._prompts
         lengths = [len(prompt) for prompt in prompts]
         tokens = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -88,22 +87,16 @@ class StreamDecoding:
         stream = make_stream(Rectangle(batch, given, None, given >= 0, given), share=True)
         last = stream.cells_st.gather(1, torch.tensor(lengths, device=self._device).unsqueeze(-1) - 1).squeeze(-1)
 
-        h_nd = self._decoder.embedded(stream.tokens)
-        cos, sin = self._decoder.angles(stream.positions)
         cells: list[Tensor] = []
-        for i, layer in enumerate(self._layers):
-            qkv = layer.project(h_nd, cos, sin)
+
+        def keep(i: int, qkv: Tensor) -> None:
             if not self._caches:
-                cells = self._open(lengths, stream.cells_st, qkv)
+                cells.extend(self._open(lengths, stream.cells_st, qkv))
             for cache, cells_pt in zip(self._caches, cells, strict=True):
-                cache.write_prompts(i, qkv[:, heads:], cells_pt)
-            attended = segment_attention(
-                qkv, stream.segments, heads=heads, kv_heads=facts.kv_heads, scale=facts.head_dim**-0.5
-            ).flatten(1)
-            if i == len(self._layers) - 1:
-                attended, h_nd = attended.index_select(0, last), h_nd.index_select(0, last)
-            h_nd = layer.feed(h_nd, attended)
-        return self._decoder.normed(h_nd).repeat_interleave(self._samples, 0)
+                cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
+
+        read = self._decoder.hidden(stream, last, layers=self._layers, keep=keep)
+        return read.repeat_interleave(self._samples, 0)
 
     def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
         """Make the caches; the stream's cells of the prompts in each."""

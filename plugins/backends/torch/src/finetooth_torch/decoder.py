@@ -66,26 +66,24 @@ class Group:
         Args:
             again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
         """
-        parts = [self._plain(module) for module in self._modules]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
+        parts = self._known()
+        if parts is None:
             return torch.cat([module(x_nd) for module in self._modules], -1)
-        layers = [part.base for part in known]
+        layers = [part.base for part in parts]
         return low_rank_linear(
             x_nd,
             self._fused([layer.weight for layer in layers]),
             _biases(layers),
             [layer.out_features for layer in layers],
-            [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in known],
+            [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts],
             [layer.weight if layer.weight.requires_grad else None for layer in layers],
             again,
         )
 
     def parts(self) -> GroupParts | None:
         """The group as matrices, without a graph; None where a module is more than them."""
-        known = [self._plain(module) for module in self._modules]
-        parts = [part for part in known if part is not None]
-        if len(parts) < len(known):
+        parts = self._known()
+        if parts is None:
             return None
         layers = [part.base for part in parts]
         weight, bias = self._fused([layer.weight for layer in layers]), _biases(layers)
@@ -100,6 +98,12 @@ class Group:
             for part in parts
         ]
         return GroupParts(weight, bias, torch.cat(added), torch.block_diag(*blocks))
+
+    def _known(self) -> list[LowRank] | None:
+        """What each module computes; None where one is more than that can say."""
+        found = [self._plain(module) for module in self._modules]
+        known = [part for part in found if part is not None]
+        return known if len(known) == len(found) else None
 
     def _plain(self, module: nn.Module) -> LowRank | None:
         if is_plain(module):
@@ -168,14 +172,10 @@ class _Layer:
 
     def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> Tensor:
         """The group on normalised rows, which backward makes again."""
-        weight = norm.weight
-        assert isinstance(weight, Tensor)
-        return group(self.norm(norm, h_nd), (partial(rms_norm, eps=self._block.eps), (h_nd, weight)))
+        return group(self.norm(norm, h_nd), (partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)))
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        return rms_norm(x, weight, self._block.eps)
+        return rms_norm(x, module.weight, self._block.eps)
 
 
 class Decoder:
@@ -198,16 +198,35 @@ class Decoder:
         layers: Any = body.get_submodule(path)
         self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
 
-    def hidden(self, stream: Stream, wanted: Tensor | None = None) -> Tensor:
-        """States after the final norm, (N, D); with `wanted` (M,), ascending, (M, D) for those positions only."""
-        h_nd: Tensor = self._embedding(stream.tokens)
+    def hidden(
+        self,
+        stream: Stream,
+        wanted: Tensor | None = None,
+        *,
+        layers: Sequence[_Layer] | None = None,
+        keep: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
+
+        Args:
+            layers: instead of the decoder's own, these, prepared from them.
+            keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
+        """
+        layers = self.layers if layers is None else layers
+        h_nd = self.embedded(stream.tokens)
         cos_nr, sin_nr = self.angles(stream.positions)
-        for layer in self.layers:
-            last = wanted if layer is self.layers[-1] else None
+        for i, layer in enumerate(layers):
+            compute = partial(
+                self._layer,
+                layer,
+                segments=stream.segments,
+                wanted=wanted if i == len(layers) - 1 else None,
+                keep=None if keep is None else partial(keep, i),
+            )
             if self._checkpointing and torch.is_grad_enabled():
-                h_nd = checkpoint(self._layer, layer, h_nd, cos_nr, sin_nr, stream.segments, last, use_reentrant=False)
+                h_nd = checkpoint(compute, h_nd, cos_nr, sin_nr, use_reentrant=False)
             else:
-                h_nd = self._layer(layer, h_nd, cos_nr, sin_nr, stream.segments, last)
+                h_nd = compute(h_nd, cos_nr, sin_nr)
         return self.normed(h_nd)
 
     def normed(self, h_nd: Tensor) -> Tensor:
@@ -227,12 +246,15 @@ class Decoder:
         return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
 
     def _layer(
-        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, segments: tuple[Segment, ...],
-        wanted: Tensor | None,
+        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
+        wanted: Tensor | None, keep: Callable[[Tensor], None] | None,
     ) -> Tensor:  # fmt: skip
         facts = self._facts
+        qkv = layer.project(h_nd, cos_nr, sin_nr)
+        if keep is not None:
+            keep(qkv)
         attended = segment_attention(
-            layer.project(h_nd, cos_nr, sin_nr),
+            qkv,
             segments,
             heads=facts.heads,
             kv_heads=facts.kv_heads,

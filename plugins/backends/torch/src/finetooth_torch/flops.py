@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetooth_hooks.llama_shape import linear_shapes
 from finetooth_hooks.protocols import ModelFacts
 
 LAST_OF_ATTENTION = ("o_proj", "out_proj", "dense")
@@ -217,9 +218,14 @@ def planned_cost(
         targets: names of linear modules; default: all of a layer.
     """
     carries = facts.linear_targets if targets is None else targets
-    shapes = linear_shapes(facts)
+    known, square = linear_shapes(facts), (facts.hidden_size, facts.hidden_size)
     linears = tuple(
-        Linear(*shapes[name], stage=_stage(name, facts), trained=full, rank=rank if name in carries else 0)
+        Linear(
+            *known.get(name.rsplit(".", 1)[-1], square),
+            stage=_stage(name, facts),
+            trained=full,
+            rank=rank if name in carries else 0,
+        )
         for name in facts.linear_targets
     )
     head = Linear(facts.hidden_size, facts.vocab_size, trained=full)
@@ -247,24 +253,6 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
         head or Linear(facts.hidden_size, facts.vocab_size),
         embedding=embedding,
     )
-
-
-def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) by name of layers built like Llama's."""
-    hidden, ffn = facts.hidden_size, facts.ffn_size
-    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    known = {
-        "q_proj": (hidden, queries),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (queries, hidden),
-        "gate_proj": (hidden, ffn),
-        "up_proj": (hidden, ffn),
-        "down_proj": (ffn, hidden),
-        "qkv_proj": (hidden, queries + 2 * keys),
-        "gate_up_proj": (hidden, 2 * ffn),
-    }
-    return {name: known.get(name.rsplit(".", 1)[-1], (hidden, hidden)) for name in facts.linear_targets}
 
 
 def _named(path: str, facts: ModelFacts) -> bool:

@@ -69,7 +69,7 @@ def estimate(
     masters = 4 * trained if precision in ("bf16", "fp16") else 0
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
 
-    layer = (stream_layer_bytes if stream else layer_bytes)(request, precision, full=full)
+    layer = stream_layer_bytes(request, precision) if stream else layer_bytes(request, precision, full=full)
     layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
     fragments = STREAM_FRAGMENTATION if stream else FRAGMENTATION[precision]
     activations = tokens * layers * (fragments if on_host else 1.05)
@@ -119,13 +119,13 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
     return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
 
 
-def stream_layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
+def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
     """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
 
     The input of each norm with one number a row, rotated queries, keys and values, the output of attention with a
-    number a head, gate and up; all else is made again. Norms over each head save their inputs as well.
+    number a head, gate and up; all else, also what a weight's gradient needs, is made again. Norms over each head save
+    their inputs as well.
     """
-    del full  # the same: what a weight's gradient needs is there or made again
     facts, size, wide = request.facts, BYTES[precision], max(4, BYTES[precision])
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     saved = size * (2 * facts.hidden_size + 2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 + facts.heads)

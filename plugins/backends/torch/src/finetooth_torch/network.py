@@ -12,7 +12,7 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from torch import Tensor, nn
 
-from finetooth_torch.bodies import StreamBody, TransformersBody, differs, has_dropout
+from finetooth_torch.bodies import Body, StreamBody, TransformersBody, differs
 from finetooth_torch.decoder import Decoder
 from finetooth_torch.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.head import Projection
@@ -49,17 +49,17 @@ class Network:
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
         self.transformers = TransformersBody(module)
-        self.body: TransformersBody | StreamBody = self.transformers
+        self.body: Body = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         self._training: bool | None = None
         self._checkpointing = checkpointing
         self._cost = _cost(base, facts)
-        self._computed: list[tuple[Computed, bool]] = []
+        self._flops = 0.0
         if stream:
             low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
             decoder = Decoder(module, facts, low_rank, checkpointing=checkpointing)
             self._compare(module, decoder)
-            self.body = StreamBody(decoder, dropout=has_dropout(model))
+            self.body = StreamBody(decoder, model)
         elif checkpointing:
             # transformers renamed it in 5.x
             named = hasattr(base, "activation_checkpointing_enable")
@@ -81,24 +81,22 @@ class Network:
     def executed(self) -> float:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
         pass."""
+        total, self._flops = self._flops, 0.0
+        return total
+
+    def _count(self, computed: Computed) -> None:
+        if self._cost is None:
+            return
         fused = self.body.packed or getattr(self.config, "_attn_implementation", "eager") != "eager"
         how = Execution(skips_masked=fused, rescores=fused, checkpointing=self._checkpointing)
-        total = 0.0
-        if self._cost is None:
-            return total
-        for batch, differentiated in self._computed:
-            found = count(self._cost, (batch,), how)
-            total += found.total if differentiated else found.forward
-        self._computed.clear()
-        return total
+        found = count(self._cost, (computed,), how)
+        self._flops += found.total if torch.is_grad_enabled() else found.forward
 
     def train(self, mode: bool) -> None:
         """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""
         if self._training is not mode:
             self.model.train(mode)
             self._training = mode
-            if isinstance(self.body, StreamBody):
-                self.body.training = mode
 
     def role(self, role: str) -> AbstractContextManager[Any]:
         """While entered, the model computes as `role`.
@@ -139,7 +137,7 @@ class Network:
         states = self.body.states(rectangle, everywhere=everywhere and bool({"hidden", "logits"} & set(needs)))
         mask_st = rectangle.mask
         head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum())
-        self._computed.append((replace(states.computed, head_rows=head_rows), torch.is_grad_enabled()))
+        self._count(replace(states.computed, head_rows=head_rows))
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
             targets = rectangle.targets[mask_st]
@@ -151,15 +149,14 @@ class Network:
                 found["logprobs"] = wide.index_put((mask_st,), logprobs)
             if entropy is not None:
                 found["entropy"] = entropy.new_zeros(mask_st.shape).index_put((mask_st,), entropy)
-        for need in ("hidden", "logits"):
-            if need in needs:
-                rows = (
-                    states.rows.to(result_dtype(states.rows.dtype))
-                    if need == "hidden"
-                    else self.head.logits(states.rows)
-                )
-                cells = rows[states.cells_st]
-                found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
+        whole: dict[str, Tensor] = {}
+        if "hidden" in needs:
+            whole["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
+        if "logits" in needs:
+            whole["logits"] = self.head.logits(states.rows)
+        for need, rows in whole.items():
+            cells = rows[states.cells_st]
+            found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
 
 

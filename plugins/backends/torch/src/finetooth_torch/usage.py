@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from finetooth_hooks.engine import Usage
 
-from finetooth_torch.memory import host_memory
+from finetooth_torch.memory import host_memory, peak_memory
 
 
 def usage(device: torch.device) -> Usage:
     """Memory of the process on the host; of torch's allocator on an accelerator, where `memory/max_alloc` and
     `memory/max_reserved` (bytes, at the peak) tell what was used and what was held for use."""
+    peak = peak_memory(device)
     if device.type != "cuda":
-        return Usage(memory=host_memory("VmRSS"), peak_memory=host_memory("VmHWM"))
-    allocated = int(torch.cuda.max_memory_allocated(device))
+        return Usage(memory=host_memory("VmRSS"), peak_memory=peak)
     return Usage(
         memory=int(torch.cuda.memory_allocated(device)),
-        peak_memory=allocated,
+        peak_memory=peak,
         metrics={
-            "memory/max_alloc": float(allocated),
+            "memory/max_alloc": float(peak),
             "memory/max_reserved": float(torch.cuda.max_memory_reserved(device)),
         },
     )
