@@ -12,10 +12,12 @@ from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_kernels.rms_norm import rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, available, check_segments, segment_attention
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+
+pytestmark = pytest.mark.usefixtures("implementation")
 
 WIDE = torch.float64
 
@@ -167,6 +169,7 @@ def whole(x: Tensor, mask: Tensor, heads: int, kv_heads: int, scale: float) -> T
     return torch.einsum("hnm,mhd->nhd", scores.softmax(-1), v)
 
 
+@settings(deadline=None)
 @given(trees(), st.sampled_from([(4, 2), (3, 3), (6, 1)]))
 def test_segment_attention_is_masked_attention(segments: list[Segment], heads: tuple[int, int]) -> None:
     rows = segments[-1].stop

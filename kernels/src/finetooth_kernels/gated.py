@@ -3,6 +3,8 @@
     y = act(gate) * up
 
 Kept for backward: gate and up, which stand side by side in one tensor as one matrix product made them.
+Compiled for CPUs (`native`) where it can be, in float32 between reading and writing; the torch operations here round
+the activation to the dtype before they multiply.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from finetooth_kernels import native
 
 __all__ = ["ACTIVATIONS", "gated"]
 
@@ -51,11 +55,20 @@ def _activate_backward(grad: Tensor, gate: Tensor, activation: str, out: Tensor)
         torch.ops.aten.gelu_backward.grad_input(grad, gate, approximate=approximate, grad_input=out)
 
 
+def _kernels(gate_up_nf: Tensor, *rest: Tensor) -> native.Library | None:
+    if gate_up_nf.dim() != 2 or gate_up_nf.shape[1] % 2:
+        return None
+    return native.library_for(gate_up_nf, *rest)
+
+
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up_nf: Tensor, activation: str) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(gate_up_nf)
+        kernels = _kernels(gate_up_nf)
+        if kernels is not None:
+            return kernels.gated(gate_up_nf, activation)
         gate, up = gate_up_nf.chunk(2, -1)
         return _activate(gate, activation).mul_(up)
 
@@ -63,6 +76,9 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_nf: Tensor) -> tuple[Tensor | None, ...]:
         (gate_up,) = ctx.saved_tensors
+        kernels = _kernels(gate_up, grad_nf)
+        if kernels is not None:
+            return kernels.gated_backward(grad_nf, gate_up, ctx.activation), None
         gate, up = gate_up.chunk(2, -1)
         d_gate_up = torch.empty_like(gate_up)
         d_gate, d_up = d_gate_up.chunk(2, -1)

@@ -3,7 +3,8 @@
     y = w * x / sqrt(mean(x^2) + eps)
 
 The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Kept for backward:
-the input and one number a row; the normalised rows are made again from them.
+the input and one number a row; the normalised rows are made again from them. Compiled for CPUs (`native`) where it can
+be; the torch operations here do the same.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finetooth_kernels import native
 from finetooth_kernels.contract import result_dtype
 
-__all__ = ["rms_norm"]
+__all__ = ["add_rms_norm", "rms_norm"]
 
 
 def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
@@ -33,28 +35,93 @@ def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
     return _RmsNorm.apply(x_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def add_rms_norm(x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Add rows and normalise the sum, as a residual connection and the norm behind it do.
+
+    Args:
+        x_nd, y_nd: (..., D) of any floating dtype.
+        weight_d: (D,) in their dtype.
+        eps: added to the mean square.
+
+    Returns:
+        The sum, and its normalised rows, both in the shape and dtype of `x_nd`.
+    """
+    return _AddRmsNorm.apply(x_nd, y_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _kernels(weight_d: Tensor, *rows_nd: Tensor) -> native.Library | None:
+    """The compiled kernels, for rows of one shape that the weight fits."""
+    shape = rows_nd[0].shape
+    if weight_d.shape != shape[-1:] or any(x.shape != shape for x in rows_nd):
+        return None
+    return native.library_for(weight_d, *rows_nd)
+
+
+def _forward(x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised rows, and (..., 1), the inverse roots."""
+    kernels = _kernels(weight_d, x_nd)
+    if kernels is not None:
+        return kernels.rms_norm(x_nd, weight_d, eps)
+    wide = result_dtype(x_nd.dtype)
+    norm_n = torch.linalg.vector_norm(x_nd, dim=-1, keepdim=True, dtype=wide)
+    inverse_n = norm_n.square_().div_(x_nd.shape[-1]).add_(eps).rsqrt_()
+    normalised: Tensor = x_nd * inverse_n
+    return normalised.to(x_nd.dtype).mul_(weight_d), inverse_n
+
+
+def _backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor, beside_nd: Tensor | None) -> Tensor:
+    """With n = x r, r the inverse root: dx = r (g - n mean(g n)), g = w dy; plus `beside_nd`."""
+    kernels = _kernels(weight_d, grad_nd, x_nd, *(() if beside_nd is None else (beside_nd,)))
+    if kernels is not None:
+        return kernels.rms_norm_backward(grad_nd, x_nd, weight_d, inverse_n, beside_nd)
+    normalised = x_nd * inverse_n
+    scaled = grad_nd * weight_d.to(inverse_n.dtype)
+    mean_n = torch.linalg.vecdot(scaled, normalised).div_(x_nd.shape[-1]).unsqueeze(-1)
+    d_x = scaled.addcmul_(normalised, mean_n, value=-1).mul_(inverse_n)
+    return (d_x if beside_nd is None else d_x.add_(beside_nd)).to(x_nd.dtype)
+
+
+def _weight_backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor) -> Tensor:
+    """dw = sum over rows of dy n."""
+    kernels = _kernels(weight_d, grad_nd, x_nd)
+    if kernels is not None:
+        return kernels.rms_norm_weight_backward(grad_nd, x_nd, inverse_n)
+    return (x_nd * inverse_n * grad_nd).reshape(-1, x_nd.shape[-1]).sum(0).to(weight_d.dtype)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
-        wide = result_dtype(x_nd.dtype)
-        norm_n = torch.linalg.vector_norm(x_nd, dim=-1, keepdim=True, dtype=wide)
-        inverse_n = norm_n.square_().div_(x_nd.shape[-1]).add_(eps).rsqrt_()
+        y_nd, inverse_n = _forward(x_nd, weight_d, eps)
         ctx.save_for_backward(x_nd, weight_d, inverse_n)
-        normalised: Tensor = x_nd * inverse_n
-        return normalised.to(x_nd.dtype).mul_(weight_d)
+        return y_nd
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor | None, ...]:
-        """With n = x r, r the inverse root: dx = r (g - n mean(g n)), g = w dy; dw = sum over rows of dy n."""
         x_nd, weight_d, inverse_n = ctx.saved_tensors
-        normalised = x_nd * inverse_n
-        d_weight = None
-        if ctx.needs_input_grad[1]:
-            d_weight = (normalised * grad_nd).reshape(-1, x_nd.shape[-1]).sum(0).to(weight_d.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, d_weight, None
-        scaled = grad_nd * weight_d.to(inverse_n.dtype)
-        mean_n = torch.linalg.vecdot(scaled, normalised).div_(x_nd.shape[-1]).unsqueeze(-1)
-        d_x = scaled.addcmul_(normalised, mean_n, value=-1).mul_(inverse_n)
-        return d_x.to(x_nd.dtype), d_weight, None
+        d_x = _backward(grad_nd, x_nd, weight_d, inverse_n, None) if ctx.needs_input_grad[0] else None
+        d_weight = _weight_backward(grad_nd, x_nd, weight_d, inverse_n) if ctx.needs_input_grad[1] else None
+        return d_x, d_weight, None
+
+
+class _AddRmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        kernels = _kernels(weight_d, x_nd, y_nd)
+        if kernels is not None:
+            h_nd, normed_nd, inverse_n = kernels.add_rms_norm(x_nd, y_nd, weight_d, eps)
+        else:
+            h_nd = x_nd + y_nd
+            normed_nd, inverse_n = _forward(h_nd, weight_d, eps)
+        ctx.save_for_backward(h_nd, weight_d, inverse_n)
+        return h_nd, normed_nd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: Tensor, grad_normed: Tensor) -> tuple[Tensor | None, ...]:
+        """The sum's gradient goes to both; what comes through the norm is added to what comes beside it."""
+        h_nd, weight_d, inverse_n = ctx.saved_tensors
+        d_h = _backward(grad_normed, h_nd, weight_d, inverse_n, grad_h) if any(ctx.needs_input_grad[:2]) else None
+        d_weight = _weight_backward(grad_normed, h_nd, weight_d, inverse_n) if ctx.needs_input_grad[2] else None
+        return d_h if ctx.needs_input_grad[0] else None, d_h if ctx.needs_input_grad[1] else None, d_weight, None

@@ -2,7 +2,7 @@
 
 A head of size D holds pairs (i, i + R/2) for i below R/2, R <= D its rotated part, as in Llama; each pair turns by
 an angle that depends on position and i. The transposed rotation is the backward pass, so nothing but the angles is
-kept.
+kept. Compiled for CPUs (`native`) where it can be; the torch operations here do the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from finetooth_kernels import native
 
 __all__ = ["rotate"]
 
@@ -30,15 +32,29 @@ def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Tensor:
     return _Rotate.apply(x_nhd, cos_nr, sin_nr, heads)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _turned(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Tensor:
-    half = cos_nr.shape[-1]
+def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> native.Library | None:
+    """The compiled kernels, where angles and heads are as `rotate` says."""
+    if x_nhd.dim() != 3 or not 0 <= heads <= x_nhd.shape[1] or cos_nr.dtype != torch.float32:
+        return None
+    if cos_nr.shape != sin_nr.shape or cos_nr.dim() != 2 or cos_nr.shape[0] != x_nhd.shape[0]:
+        return None
+    if 2 * cos_nr.shape[1] > x_nhd.shape[2] or not native.readable(cos_nr, sin_nr):
+        return None
+    return native.library_for(x_nhd)
+
+
+def _turned(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
+    kernels = _kernels(x_nhd, cos_nr, sin_nr, heads)
+    if kernels is not None:
+        return kernels.rotate(x_nhd, cos_nr, sin_nr, heads, back=back)
+    half, sign = cos_nr.shape[-1], -1 if back else 1
     cos_n1r, sin_n1r = cos_nr.unsqueeze(1), sin_nr.unsqueeze(1)
     out = torch.empty_like(x_nhd, memory_format=torch.contiguous_format)
     out[:, heads:] = x_nhd[:, heads:]
     out[:, :heads, 2 * half :] = x_nhd[:, :heads, 2 * half :]
     first, second = x_nhd[:, :heads, :half], x_nhd[:, :heads, half : 2 * half]
-    out[:, :heads, :half] = (first * cos_n1r).addcmul_(second, sin_n1r, value=-1)
-    out[:, :heads, half : 2 * half] = (second * cos_n1r).addcmul_(first, sin_n1r)
+    out[:, :heads, :half] = (first * cos_n1r).addcmul_(second, sin_n1r, value=-sign)
+    out[:, :heads, half : 2 * half] = (second * cos_n1r).addcmul_(first, sin_n1r, value=sign)
     return out
 
 
@@ -47,10 +63,10 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Tensor:
         ctx.heads = heads
         ctx.save_for_backward(cos_nr, sin_nr)
-        return _turned(x_nhd, cos_nr, sin_nr, heads)
+        return _turned(x_nhd, cos_nr, sin_nr, heads, back=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
         cos_nr, sin_nr = ctx.saved_tensors
-        return _turned(grad_nhd, cos_nr, -sin_nr, ctx.heads), None, None, None
+        return _turned(grad_nhd, cos_nr, sin_nr, ctx.heads, back=True), None, None, None

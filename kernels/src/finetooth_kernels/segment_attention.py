@@ -2,12 +2,15 @@
 
 The rows of a batch are segments of one stream. A segment's rows see the earlier rows of their segment and all rows of
 the segments above it: a prompt that several sequences share is one segment with the sequences below it, and is
-computed once. Segments stand in depth-first order, so the rows below a segment follow it directly, and attention to it
-is one call for all of them. Nothing is padded, and no mask is built.
+computed once. Segments stand in depth-first order, so the rows below a segment follow it directly. Nothing is padded,
+and no mask is built.
 
-Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
-flash attention; parts are joined by their log-sum-exp. Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4)
-makes the probabilities again a block of queries at a time, with the heads of a key-value group as one matrix product:
+Where there are compiled kernels (`finetooth_kernels.native`), they compute each block of queries against all it sees,
+and its scores never leave the cache. Otherwise torch does: forward, each part (a segment on itself, causal; the rows
+below a segment on that segment, whole) goes through its flash attention, and parts are joined by their log-sum-exp.
+
+Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4) makes the probabilities again, a block of queries at a time,
+with the heads of a key-value group as one matrix product:
 with P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
 
     dV = P^T dO        dS = scale P (dO V^T - delta)        dQ = dS K        dK = dS^T Q
@@ -24,6 +27,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finetooth_kernels.contract import Availability, result_dtype
+from finetooth_kernels.native import Library
+from finetooth_kernels.native.attention import attention, attention_backward, library_for_attention, paths_of
 
 __all__ = ["Segment", "available", "check_segments", "segment_attention"]
 
@@ -93,6 +98,9 @@ def segment_attention(
         ValueError: the segments are no tree over the N rows.
     """
     check_segments(segments, qkv_nhd.shape[0])
+    compiled = library_for_attention(qkv_nhd)
+    if compiled is not None:
+        return _Compiled.apply(qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
     return _SegmentAttention.apply(qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -104,6 +112,26 @@ def _flash(q_nhd: Tensor, k_nkd: Tensor, v_nkd: Tensor, *, causal: bool, scale: 
         q_nhd.transpose(0, 1).unsqueeze(0), keys, values, 0.0, causal, scale=scale
     )
     return out[0].transpose(0, 1), lse[0]
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_nhd: Tensor, compiled: Library, segments: tuple[Segment, ...], heads: int, kv_heads: int,
+        scale: float,
+    ) -> Tensor:  # fmt: skip
+        ctx.compiled, ctx.rest = compiled, (paths_of(segments), heads, kv_heads, scale)
+        out_nhd, lse_hn = attention(compiled, qkv_nhd, *ctx.rest)
+        ctx.save_for_backward(qkv_nhd, out_nhd, lse_hn)
+        return out_nhd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_nhd, out_nhd, lse_hn = ctx.saved_tensors
+        grad_nhd = grad_nhd.contiguous()
+        gradient = attention_backward(ctx.compiled, qkv_nhd, out_nhd, lse_hn, grad_nhd, *ctx.rest)
+        return gradient, None, None, None, None, None
 
 
 class _SegmentAttention(torch.autograd.Function):

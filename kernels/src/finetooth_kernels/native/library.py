@@ -1,0 +1,147 @@
+"""The compiled kernels as Python methods that take tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATION_NUMBERS", "ALONE_UP_TO", "DTYPE_NUMBERS", "Library", "readable"]
+
+DTYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
+"""What the sources call a dtype; the kernels take no other."""
+
+ACTIVATION_NUMBERS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
+
+ALONE_UP_TO = 4
+"""Kernels that were compiled without OpenMP run on one thread; torch's operations on more than this many are faster."""
+
+_SIGNATURES: dict[str, list[Any]] = {
+    "ft_rms_norm": [c_int, *[c_void_p] * 4, c_int64, c_int64, c_float, c_int],
+    "ft_add_rms_norm": [c_int, *[c_void_p] * 6, c_int64, c_int64, c_float, c_int],
+    "ft_rms_norm_backward": [c_int, *[c_void_p] * 6, c_int64, c_int64, c_int],
+    "ft_rms_norm_weight_backward": [c_int, *[c_void_p] * 5, c_int64, c_int64, c_int],
+    "ft_gated": [c_int, c_int, *[c_void_p] * 2, c_int64, c_int64, c_int],
+    "ft_gated_backward": [c_int, c_int, *[c_void_p] * 3, c_int64, c_int64, c_int],
+    "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
+}
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether kernels can read these: contiguous, on the CPU, all float32 or all bfloat16, no subclass, not traced."""
+    dtype = tensors[0].dtype
+    if dtype not in DTYPE_NUMBERS or torch.compiler.is_compiling():
+        return False
+    return all(
+        x.dtype == dtype and x.is_cpu and type(x) in _PLAIN and x.layout == torch.strided and x.is_contiguous()
+        for x in tensors
+    )
+
+
+class Library:
+    """The kernels of one compiled file. Calls let go of the interpreter's lock and use torch's number of threads.
+
+    Tensors must be such as `readable` accepts, and fit together: the kernels check nothing.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be loaded.
+        AttributeError: it lacks a function.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = ctypes.CDLL(str(path))
+        self._c = {name: self.function(name, signature) for name, signature in _SIGNATURES.items()}
+        self._rows_a_sum: int = self.function("ft_rms_norm_rows_a_sum", [], c_int64)()
+        self.threaded = bool(self.function("ft_has_threads", [], c_int)())
+        """Whether it was compiled with OpenMP."""
+
+    def function(self, name: str, arguments: list[Any], result: Any = None) -> Any:
+        """A C function by name, with ctypes' types of its arguments and of its result (None: void)."""
+        function = getattr(self._loaded, name)
+        function.argtypes, function.restype = arguments, result
+        return function
+
+    def rms_norm(self, x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """(..., D) normalised rows and (..., 1) float32, the inverse roots."""
+        y_nd, inverse_n = torch.empty_like(x_nd), _of_rows(x_nd)
+        self._c["ft_rms_norm"](
+            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), weight_d.data_ptr(), y_nd.data_ptr(), inverse_n.data_ptr(),
+            inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
+        )  # fmt: skip
+        return y_nd, inverse_n
+
+    def add_rms_norm(self, x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """h = x + y, its normalised rows, and (..., 1) float32, the inverse roots."""
+        h_nd, normed_nd, inverse_n = torch.empty_like(x_nd), torch.empty_like(x_nd), _of_rows(x_nd)
+        self._c["ft_add_rms_norm"](
+            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), y_nd.data_ptr(), weight_d.data_ptr(), h_nd.data_ptr(),
+            normed_nd.data_ptr(), inverse_n.data_ptr(), inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
+        )  # fmt: skip
+        return h_nd, normed_nd, inverse_n
+
+    def rms_norm_backward(
+        self, grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor, beside_nd: Tensor | None = None
+    ) -> Tensor:
+        """The gradient of `x_nd`, plus `beside_nd`, a gradient that reaches it on another way."""
+        d_x_nd = torch.empty_like(x_nd)
+        self._c["ft_rms_norm_backward"](
+            DTYPE_NUMBERS[x_nd.dtype], grad_nd.data_ptr(), None if beside_nd is None else beside_nd.data_ptr(),
+            x_nd.data_ptr(), weight_d.data_ptr(), inverse_n.data_ptr(), d_x_nd.data_ptr(), inverse_n.numel(),
+            x_nd.shape[-1], torch.get_num_threads(),
+        )  # fmt: skip
+        return d_x_nd
+
+    def rms_norm_weight_backward(self, grad_nd: Tensor, x_nd: Tensor, inverse_n: Tensor) -> Tensor:
+        """The gradient of the weight, (D,); the same for any number of threads."""
+        rows, width = inverse_n.numel(), x_nd.shape[-1]
+        partial = torch.empty((-(-rows // self._rows_a_sum), width), dtype=torch.float32)
+        d_weight_d = x_nd.new_empty(width)
+        self._c["ft_rms_norm_weight_backward"](
+            DTYPE_NUMBERS[x_nd.dtype], grad_nd.data_ptr(), x_nd.data_ptr(), inverse_n.data_ptr(), partial.data_ptr(),
+            d_weight_d.data_ptr(), rows, width, torch.get_num_threads(),
+        )  # fmt: skip
+        return d_weight_d
+
+    def gated(self, gate_up_nf: Tensor, activation: str) -> Tensor:
+        """(N, 2 F) to (N, F)."""
+        rows, width = gate_up_nf.shape[0], gate_up_nf.shape[1] // 2
+        y_nf = gate_up_nf.new_empty((rows, width))
+        self._c["ft_gated"](
+            DTYPE_NUMBERS[gate_up_nf.dtype], ACTIVATION_NUMBERS[activation], gate_up_nf.data_ptr(), y_nf.data_ptr(),
+            rows, width, torch.get_num_threads(),
+        )  # fmt: skip
+        return y_nf
+
+    def gated_backward(self, grad_nf: Tensor, gate_up_nf: Tensor, activation: str) -> Tensor:
+        """The gradient of `gate_up_nf`."""
+        d_gate_up = torch.empty_like(gate_up_nf)
+        self._c["ft_gated_backward"](
+            DTYPE_NUMBERS[gate_up_nf.dtype], ACTIVATION_NUMBERS[activation], grad_nf.data_ptr(), gate_up_nf.data_ptr(),
+            d_gate_up.data_ptr(), grad_nf.shape[0], grad_nf.shape[1], torch.get_num_threads(),
+        )  # fmt: skip
+        return d_gate_up
+
+    def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
+        """The first `heads` heads turned, against the angles if `back`; angles are float32 whatever the dtype of x."""
+        rows, all_heads, size = x_nhd.shape
+        out = torch.empty_like(x_nhd)
+        self._c["ft_rotate"](
+            DTYPE_NUMBERS[x_nhd.dtype], x_nhd.data_ptr(), cos_nr.data_ptr(), sin_nr.data_ptr(), out.data_ptr(),
+            rows, all_heads, heads, size, cos_nr.shape[-1], -1.0 if back else 1.0, torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def _of_rows(x_nd: Tensor) -> Tensor:
+    """One float32 a row, shaped to multiply `x_nd`."""
+    return torch.empty((*x_nd.shape[:-1], 1), dtype=torch.float32)

@@ -1,0 +1,93 @@
+// As many floats as a register of the machine holds as one value, in the compiler's vector extension.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace ft {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+using Vec = float __attribute__((vector_size(4 * LANES)));
+using VecUnaligned = float __attribute__((vector_size(4 * LANES), aligned(4)));
+using Ints = int32_t __attribute__((vector_size(4 * LANES)));
+
+struct BFloat16 {
+    uint16_t bits;
+};
+
+inline Vec load(const float* at) { return *reinterpret_cast<const VecUnaligned*>(at); }
+inline void store(float* at, Vec value) { *reinterpret_cast<VecUnaligned*>(at) = value; }
+inline Vec all(float value) { return Vec{} + value; }
+
+inline float widened(float value) { return value; }
+inline float widened(BFloat16 value) {
+    const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+inline void narrow(float value, float* to) { *to = value; }
+// Round to nearest, ties to even; NaN stays NaN.
+inline void narrow(float value, BFloat16* to) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    to->bits = value != value ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float sum(Vec value) {
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += value[i];
+    return total;
+}
+
+// exp to 2 ulp for x <= 88, at least exp(-87); NaN stays NaN. 2^n e^r with |r| <= ln2 / 2, e^r by its series.
+inline Vec exponential(Vec x) {
+    x = x < -87.0f ? all(-87.0f) : x;
+    const Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x log2 e)
+    const Vec n = shifted - 12582912.0f;
+    const Vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+    Vec p = all(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const Ints power = ((Ints)shifted + (127 - 0x4b400000)) << 23;
+    return p * (Vec)power;
+}
+
+// Memory of the calling thread that lives as long as it and grows as asked; what it held is lost when it grows.
+template <int SLOT>
+inline char* scratch(size_t bytes) {
+    struct Kept {
+        char* memory = nullptr;
+        size_t size = 0;
+        ~Kept() { std::free(memory); }
+    };
+    static thread_local Kept kept;
+    if (kept.size < bytes) {
+        std::free(kept.memory);
+        kept.size = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+        kept.memory = static_cast<char*>(std::aligned_alloc(4096, kept.size));
+        if (kept.memory == nullptr) kept.size = 0;
+    }
+    return kept.memory;
+}
+
+}  // namespace ft
