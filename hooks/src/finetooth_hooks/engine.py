@@ -73,11 +73,18 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """Result of `backward`. `grad_norm` is the global L2 norm of all accumulated gradients (unscaled), `overflow` is
-    true if it is not finite."""
+    """Result of `backward`.
+
+    Attributes:
+        grad_norm: global L2 norm of all accumulated gradients, unscaled.
+        overflow: it is not finite.
+        flops: floating-point operations that were executed, those of a forward pass made again included; 0 if not
+            counted.
+    """
 
     grad_norm: float
     overflow: bool
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)

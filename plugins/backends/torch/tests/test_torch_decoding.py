@@ -126,6 +126,27 @@ def test_batches_are_even_and_within_the_budget(kit: SimpleNamespace) -> None:
     assert generator._batches([[2] * 60], Sampling(max_tokens=1000)) == [[0]]
 
 
+def test_samples_of_one_prompt_are_written_in_waves_that_fit(kit: SimpleNamespace) -> None:
+    """Seven samples of 43 + 7 x 20 positions under budgets from one row at a time to all at once: the same tokens."""
+    sampling = Sampling(max_tokens=20, n=7, seed=1, stop_ids=(4, 5, 6))
+    prompts = [PROMPTS[2] + [3, 4, 5], PROMPTS[0]]
+    expected = tokens_of(kit.engine(micro_batch_tokens=10_000).generate(prompts, sampling))
+    for budget, sizes in (
+        (4, [1] * 14),
+        (16, [1] * 7 + [2, 2, 3]),
+        (25, [1, 2, 2, 2, 3, 4]),
+        (40, [3, 4, 7]),
+        (64, [7, 7]),
+    ):
+        generator = (engine := kit.engine(micro_batch_tokens=budget))._generator
+        waves = list(generator._waves(prompts, sampling))
+        assert sorted(len(samples) for _, samples in waves) == sorted(sizes)
+        for batch, samples in waves:
+            positions = sum(len(prompts[i]) + len(samples) * 20 for i in batch)
+            assert positions <= 4 * budget or len(samples) == 1
+        assert tokens_of(engine.generate(prompts, sampling)) == expected
+
+
 def test_a_late_stop_string_is_found(kit: SimpleNamespace) -> None:
     """Beyond the reach of the tokens looked at first, and across tokens of one letter."""
     engine = kit.engine()

@@ -134,10 +134,10 @@ def test_an_update_that_breaks_off_is_never_kept(kit: SimpleNamespace, tmp_path:
         engine._parts.optimizer.step = update
         with pytest.raises(EngineError, match="step ran out of memory at step 1"):
             engine.step()
-        with pytest.raises(EngineError, match="half updated"):
+        with pytest.raises(EngineError, match="may be half updated"):
             engine.save(tmp_path / f"state-{moved}")
         if kept:
             engine.export(tmp_path / "weights")
         else:
-            with pytest.raises(EngineError, match="the weights are half updated"):
+            with pytest.raises(EngineError, match="the weights may be half updated"):
                 engine.export(tmp_path / "weights")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from finetooth_torch.flops import PLAIN, Computed, Execution, Flops, Linear, cost_of, count, planned_cost
@@ -166,3 +167,14 @@ def test_the_engine_reports_what_it_executed(kit: SimpleNamespace) -> None:
     assert reported == pytest.approx(counter.get_total_flops(), rel=0.08)
     scored = engine.forward(data, returns=("logprobs",)).flops
     assert 0.2 * reported < scored < 0.6 * reported
+
+
+def test_a_backward_reports_the_forward_that_it_makes_again(kit: SimpleNamespace) -> None:
+    engine, data = kit.engine(), kit.data(6)
+    whole = engine.forward_backward(data, kit.nll).flops
+    first, second = (engine.forward(data, kit.nll) for _ in range(2))
+    engine.logprobs(data)  # counted with no other call
+    assert first.flops == second.flops
+    assert engine.backward(first.handle).flops == engine.backward(second.handle).flops == whole > 2 * first.flops
+    given = engine.forward(data)
+    assert engine.backward(given.handle, [np.ones(d.targets.shape) for d in data]).flops == whole

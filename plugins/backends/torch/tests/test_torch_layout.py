@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Datum, ImageChunk, TokenChunk
-from finetooth_torch.layout import check_data, computed_length, count_normalizers, group_indices, lay_out, one_batch
+from finetooth_torch.layout import (
+    SHORTEST_SHARED,
+    check_data,
+    computed_length,
+    count_normalizers,
+    group_indices,
+    lay_out,
+    one_batch,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,11 +46,72 @@ def test_every_datum_once_within_the_budget(rows: Any, budget: int, together: An
         assert batch.lengths == tuple(lengths[i] for i in batch.rows)
         units = {groups[i] for i in batch.rows} if together == "group" else set(batch.rows)
         assert batch.positions <= budget or len(units) == 1
+        assert bool(batch.pieces) == (batch.positions > budget and len(batch.rows) > 1)
+        assert sorted(row for piece in batch.computed for row in piece.rows) == list(batch.rows)
+        for piece in batch.computed:
+            assert piece.positions <= budget or len(piece.rows) == 1
+            assert piece.lengths == tuple(lengths[i] for i in piece.rows)
         if together == "group":
             for group in units:
                 assert [i for i in batch.rows if groups[i] == group] == [
                     i for i, key in enumerate(groups) if key == group
                 ]
+
+
+def _groups(sizes: list[tuple[int, list[int]]]) -> list[Datum]:
+    """Groups of rows with a prompt of their own in common: its length, and how much longer each row is."""
+    return [
+        Datum.from_tokens([*range(1, prompt + 1), *([100 + i] * more), 0], id=f"{g}.{i}", group=str(g))
+        for g, (prompt, rests) in enumerate(sizes)
+        for i, more in enumerate(rests)
+    ]
+
+
+prompts_and_rests = st.lists(
+    st.tuples(st.integers(1, 60), st.lists(st.integers(1, 30), min_size=1, max_size=9)), min_size=1, max_size=5
+)
+
+
+@given(prompts_and_rests, st.integers(90, 400), st.sampled_from(["sequence", "group"]), st.booleans())
+def test_what_a_group_begins_with_counts_once(sizes: Any, budget: int, together: Any, shares: bool) -> None:
+    data = _groups(sizes)
+    batches = lay_out(data, budget=budget, together=together, packed=True, shares=shares)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(data)))
+    for batch in batches:
+        groups = {data[row].group for row in batch.rows}
+        if together == "group":
+            assert {row for row, datum in enumerate(data) if datum.group in groups} == set(batch.rows)
+        assert not batch.pieces or (together == "group" and batch.positions > budget and len(groups) == 1)
+        assert sorted(row for piece in batch.computed for row in piece.rows) == list(batch.rows)
+        for piece in batch.computed:
+            beginnings = {group: [row for row in piece.rows if data[row].group == group] for group in groups}
+            once = sum(
+                (len(rows) - 1) * sizes[int(str(group))][0]
+                for group, rows in beginnings.items()
+                if rows and shares and sizes[int(str(group))][0] >= SHORTEST_SHARED
+            )
+            rows = [(len(data[row].tokens), row) for row in piece.rows]
+            found = piece.positions
+            assert found == sum(n for n, _ in rows) - piece.shared
+            if together == "group" or len(batches) == 1:  # otherwise parts of one group may have met by chance
+                assert piece.shared == once
+            assert found <= budget
+
+
+def test_a_group_that_shares_its_prompt_fits_where_its_rows_would_not() -> None:
+    data = _groups([(50, [10] * 8)])  # 8 x 60 positions, 130 with the prompt once
+    (whole,) = lay_out(data, budget=130, together="group", packed=True, shares=True)
+    assert (whole.positions, whole.pieces) == (130, ())
+    (cut,) = lay_out(data, budget=129, together="group", packed=True, shares=True)
+    assert [(piece.rows, piece.positions) for piece in cut.pieces] == [((0, 1, 2, 3), 90), ((4, 5, 6, 7), 90)]
+    (apart,) = lay_out(data, budget=130, together="group", packed=True)
+    assert [len(piece.rows) for piece in apart.pieces] == [2, 2, 2, 2]
+    moved = [replace(data[0], positions=np.arange(60) * 2), *data[1:]]  # then nothing is shared
+    assert lay_out(moved, budget=130, together="group", packed=True, shares=True)[0].pieces
+    # whatever the loss sees at once, rows of a group stay together as far as there is room
+    several = lay_out(_groups([(50, [10] * 4)] * 3), budget=200, packed=True, shares=True)
+    assert [batch.rows for batch in several] == [(0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7)]
+    assert [batch.positions for batch in several] == [180, 90]
 
 
 def test_rows_of_similar_length_share_a_micro_batch_longest_first() -> None:

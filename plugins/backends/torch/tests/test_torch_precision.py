@@ -98,3 +98,29 @@ def test_full_training_in_bf16_learns(kit: SimpleNamespace) -> None:
     for name, master in engine._parts.parameters.named():
         assert master.dtype == torch.float32
         assert torch.equal(live[name], master.to(torch.bfloat16))
+
+
+def test_full_training_in_bf16_starts_from_the_weights_of_the_checkpoint(kit: SimpleNamespace) -> None:
+    """Masters made of rounded weights would lose what the checkpoint says, and stand where small updates round away."""
+    exact, rounded = (kit.engine(precision=p, adapter=kit.adapter(full=True)) for p in ("fp32", "bf16"))
+    theirs = dict(exact._parts.parameters.named())
+    live = dict(rounded._parts.network.model.named_parameters())
+    for name, master in rounded._parts.parameters.named():
+        assert torch.equal(master, theirs[name])
+        assert live[name].dtype == torch.bfloat16 and torch.equal(live[name], master.to(torch.bfloat16))
+    assert any(not torch.equal(master, master.bfloat16().float()) for master in theirs.values())
+
+
+def test_what_does_not_train_beside_trained_base_weights_is_rounded(kit: SimpleNamespace) -> None:
+    class LastLayer(type(kit.adapter())):  # type: ignore[misc]
+        def apply(self, model: torch.nn.Module, facts: object, generator: object) -> torch.nn.Module:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("layers.1." in name)
+            return model
+
+    engine = kit.engine(precision="bf16", adapter=LastLayer(full=True))
+    model = engine._parts.network.model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {master.dtype for master in engine._parts.parameters.masters} == {torch.float32}
+    engine.forward_backward(kit.data(), kit.nll)
+    assert not engine.step().skipped

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import EngineError, LossSpec, PlanError
+from finetooth_hooks import Datum, EngineError, LossSpec, PlanError
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossResult
 
@@ -115,6 +115,95 @@ def test_groups_are_seen_whole_and_in_order(kit: SimpleNamespace) -> None:
     assert len(seen) > 2
     assert sum(max(groups) + 1 for groups in seen[:-1]) == 5
     assert seen[-1] == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
+
+
+def contrast(outputs: Any, data: Any, state: Any) -> LossResult:
+    """Each row against the mean of its group, which no row knows alone; also reads the reference."""
+    each = sums(outputs, data) - sums(outputs, data, "logprobs@reference") + 0.1 * sums(outputs, data, "entropy")
+    spread = 0.0
+    for g in range(int(data.group.max()) + 1):
+        mean = xp.mean(each[data.group == g])
+        spread = spread + xp.sum(xp.square(each[data.group == g] - mean))
+    return LossResult({"contrast": Contribution(spread, per="groups")})
+
+
+CONTRAST = LossSpec("test:contrast", contrast, NEEDS, "group")
+
+
+def rollouts() -> list[Datum]:
+    """Three groups: six rows with a prompt of 20 tokens, two that begin apart, one alone."""
+    random = np.random.default_rng(4)
+    sizes = [("a", 20, 6), ("b", 0, 2), ("c", 9, 1)]
+    data = []
+    for group, prompt, rows in sizes:
+        head = [int(t) for t in random.integers(2, 60, size=prompt)]
+        for i in range(rows):
+            tail = [int(t) for t in random.integers(2, 60, size=6 + 2 * i)]
+            weights = [0.0] * prompt + [1.0] * len(tail)
+            data.append(Datum.from_tokens([*head, *tail], weights, id=f"{group}{i}", group=group))
+    return data
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("handles", [False, True])
+def test_a_group_larger_than_the_budget_is_computed_in_pieces(
+    kit: SimpleNamespace, dropout: float, handles: bool
+) -> None:
+    data, found, calls = rollouts(), [], []
+
+    def counted(outputs: Any, batch: Any, state: Any) -> LossResult:
+        calls.append(len(batch.mask))
+        return contrast(outputs, batch, state)
+
+    for budget in (40, 100_000):
+        engine = kit.engine(micro_batch_tokens=budget, adapter=kit.adapter(dropout=dropout), precision="fp64")
+        spec = LossSpec("test:contrast", counted, NEEDS, "group")
+        if handles:
+            result = engine.forward(data, spec, returns=("logprobs", "entropy"))
+            engine.backward(result.handle)
+        else:
+            result = engine.forward_backward(data, spec)
+        found.append((result, kit.gradients(engine)))
+    (cut, gradient), (whole, expected) = found
+    assert set(calls) == {1, 2, 6, 9}  # the loss saw the group whole either way
+    assert cut.micro_batches > 4 and whole.micro_batches == 1
+    assert not dropout or not np.allclose(cut.outputs[0]["logprobs"], whole.outputs[0]["logprobs"])
+    if not dropout:
+        assert cut.loss == pytest.approx(whole.loss, rel=1e-9)
+        assert kit.relative(gradient, expected) < 1e-8
+        for one, other in zip(cut.outputs, whole.outputs, strict=True):
+            np.testing.assert_allclose(one["logprobs"], other["logprobs"], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(one["entropy"], other["entropy"], rtol=1e-9, atol=1e-12)
+
+
+def test_pieces_of_a_group_see_the_masks_of_their_backward(kit: SimpleNamespace) -> None:
+    """As for a whole step: one weight numerically, with dropout on."""
+    engine = kit.engine(micro_batch_tokens=40, adapter=kit.adapter(dropout=0.3), precision="fp64")
+    data = rollouts()
+    engine.forward_backward(data, CONTRAST)
+    name, master = engine._parts.parameters.named()[1]
+    gradient = kit.gradients(engine)[name]
+    place = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            master[place] += sign * 3e-3
+        values.append(engine.forward(data, CONTRAST).loss)
+        with torch.no_grad():
+            master[place] -= sign * 3e-3
+    assert (values[0] - values[1]) / 6e-3 == pytest.approx(gradient[place], rel=2e-3)
+
+
+def test_gradients_given_for_a_group_come_in_pieces_too(kit: SimpleNamespace) -> None:
+    data = rollouts()
+    given = [np.random.default_rng(i).normal(size=datum.targets.shape) for i, datum in enumerate(data)]
+    found = []
+    for budget in (40, 100_000):
+        engine = kit.engine(micro_batch_tokens=budget, precision="fp64")
+        handle = engine.forward(data, CONTRAST).handle
+        engine.backward(handle, given)
+        found.append(kit.gradients(engine))
+    assert kit.relative(*found) < 1e-8
 
 
 def test_the_reference_is_the_base(kit: SimpleNamespace) -> None:

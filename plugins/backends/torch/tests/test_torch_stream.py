@@ -15,10 +15,10 @@ import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_kernels.segment_attention import check_segments
 from finetooth_torch.bodies import StreamBody, TransformersBody
-from finetooth_torch.layout import MicroBatch, count_normalizers, lay_out
+from finetooth_torch.layout import SHORTEST_SHARED, MicroBatch, count_normalizers, lay_out
 from finetooth_torch.planning import choose_decoder
 from finetooth_torch.rectangles import make_rectangle
-from finetooth_torch.stream import SHORTEST_SHARED, make_stream
+from finetooth_torch.stream import make_stream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -251,12 +251,3 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
             choose_decoder(*arguments, "stream")
-
-
-def test_a_decoder_that_computes_something_else_is_refused(kit: SimpleNamespace) -> None:
-    if kit.decoder == "transformers":
-        pytest.skip("it is the model's own")
-    facts = kit.facts(kit.config())
-    wrong = replace(facts.block, eps=0.5)
-    with pytest.raises(PlanError, match=r"states differ from the model's own by 9\..*set backend\.decoder: transf"):
-        kit.engine(facts={"block": wrong})

@@ -62,11 +62,39 @@ def test_precisions_follow_the_compute_capability(capability: Any, precisions: A
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA A10G", None),
+        ("NVIDIA H800", 989.4e12),
+        ("NVIDIA H800 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835.5e12),
+        ("NVIDIA GH200 480GB", 989.4e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A800 80GB PCIe", 312e12),
+        ("NVIDIA GB200", None),
+        ("NVIDIA GeForce RTX 3090", 71e12),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA GeForce RTX 5090 D v2", None),
+        ("GRID A100-40C", None),
+        ("NVIDIA A40-48Q", None),
         ("NVIDIA Next", None),
     ],
 )
 def test_the_peak_is_what_the_data_sheet_states_for_this_very_gpu(name: str, bf16: float | None) -> None:
     assert CudaHardware(torch=fake_torch(name)).facts().peak_flops.get("bf16") == bf16
+
+
+@pytest.mark.parametrize(
+    ("name", "fp16", "fp32"),
+    [
+        ("Tesla V100-SXM2-16GB", 125.0, 15.7),
+        ("Tesla V100-PCIE-32GB", 112.0, 14.0),
+        ("Tesla V100S-PCIE-32GB", 130.0, 16.4),
+        ("Tesla T4", 65.0, 8.1),
+    ],
+)
+def test_boards_of_one_chip_have_peaks_of_their_own(name: str, fp16: float, fp32: float) -> None:
+    assert CudaHardware(torch=fake_torch(name, capability=(7, 0))).facts().peak_flops == {
+        "fp16": fp16 * 1e12,
+        "fp32": fp32 * 1e12,
+    }
 
 
 def test_a_precision_that_tensor_cores_lack_has_no_peak() -> None:

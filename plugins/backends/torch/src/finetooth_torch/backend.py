@@ -44,15 +44,19 @@ class TorchBackend:
 
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
-        from finetooth_torch.parameters import TrainedParameters
-        from finetooth_torch.precision import DTYPES
+        from finetooth_torch.parameters import TrainedParameters, round_frozen
+        from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.scaler import LossScaler
 
         train, hardware = request.plan.train, request.hardware
         assert train.precision is not None
         device, dtype = torch.device(hardware.device), DTYPES[train.precision]
+        # An adapter that can be switched off leaves the base as it is. Else weights of the base may train, and their
+        # masters begin as the checkpoint has them: from rounded ones, the next steps would round to the same again.
+        rounds = result_dtype(dtype) != dtype and not request.adapter_can_disable
+        precision = "fp32" if rounds else train.precision
         base = request.loader.load(
-            request.model.reference, framework="torch", precision=train.precision, device=hardware.device
+            request.model.reference, framework="torch", precision=precision, device=hardware.device
         )
         attention = self._options.attention or hardware.attention[0]
         if base.config._attn_implementation != attention:
@@ -61,6 +65,8 @@ class TorchBackend:
         model = request.adapter.apply(base, request.facts, request.adapter_generator)
         scaler = LossScaler(enabled=train.precision == "fp16")
         parameters = TrainedParameters(model, original, dtype, scaler)
+        if rounds:
+            round_frozen(base, dtype)
         network = Network(
             base,
             model,

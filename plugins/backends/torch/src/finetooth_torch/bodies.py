@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from finetooth_hooks.protocols import ModelFacts
 from torch import Tensor, nn
 
 from finetooth_torch.decoder import Decoder
@@ -32,9 +31,15 @@ class States:
 
 
 class Body(Protocol):
-    """Computes states. `packed` says whether padding is left out."""
+    """Computes states.
+
+    Attributes:
+        packed: padding is left out.
+        shares: always computes once what rows begin with in common.
+    """
 
     packed: bool
+    shares: bool
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         """Of every cell, or at least of those where the mask is true."""
@@ -44,7 +49,7 @@ class Body(Protocol):
 class TransformersBody:
     """The model's own code, on the padded rectangle."""
 
-    packed = False
+    packed = shares = False
 
     def __init__(self, body: nn.Module) -> None:
         self._body = body
@@ -79,10 +84,10 @@ class StreamBody:
 
     def __init__(self, decoder: Decoder, model: nn.Module) -> None:
         self.decoder, self._model = decoder, model
-        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
-        stream = make_stream(rectangle, share=not (self._dropout and self._model.training))
+        stream = make_stream(rectangle, share=self.shares or not self._model.training)
         computed = Computed(
             tuple(segment.stop - segment.start for segment in stream.segments),
             0,
@@ -96,22 +101,3 @@ class StreamBody:
         if len(wanted) == 0:  # a row that trains nothing still has a graph
             wanted = wanted.new_zeros(1)
         return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
-
-
-def differs(body: nn.Module, decoder: Decoder, facts: ModelFacts) -> float:
-    """Distance between the decoder's states and the model's own on a few tokens, as a share of the states' norm. The
-    model must be in evaluation mode.
-
-    Rounding alone gives about 1e-5 in fp32 and up to a tenth in bf16; a decoder that computes something else, about 1.
-    """
-    from finetooth_torch.layout import MicroBatch
-
-    device = next(body.parameters()).device
-    tokens = torch.arange(1, 13, device=device).mul(997).remainder(facts.vocab_size).view(2, 6)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    rectangle = Rectangle(MicroBatch((0, 1), (6, 6)), tokens, None, mask, tokens)
-    with torch.no_grad():
-        theirs = TransformersBody(body).states(rectangle, everywhere=True)
-        ours = StreamBody(decoder, body).states(rectangle, everywhere=True)
-    expected, found = (states.rows[states.cells_st].double() for states in (theirs, ours))
-    return float((found - expected).norm() / expected.norm())

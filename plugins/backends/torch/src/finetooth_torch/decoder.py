@@ -17,7 +17,7 @@ import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.gated import gated
 from finetooth_kernels.low_rank_linear import Again, low_rank_linear
-from finetooth_kernels.rms_norm import rms_norm
+from finetooth_kernels.rms_norm import add_rms_norm, rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, segment_attention
 from torch import Tensor, nn
@@ -165,14 +165,17 @@ class _Layer:
 
     def feed(self, h_nd: Tensor, attended_nd: Tensor) -> Tensor:
         """What comes after attention: its output projection and the feed-forward block."""
-        h_nd = h_nd + self.output(attended_nd)
-        gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd)
+        h_nd, normed_nd = add_rms_norm(h_nd, self.output(attended_nd), self.ffn_norm.weight, self._block.eps)
+        gate_up = self.gate_up(normed_nd, self._again(self.ffn_norm, h_nd))
         activate = partial(gated, activation=self._block.activation)
         return h_nd + self.down(activate(gate_up), (activate, (gate_up,)))
 
     def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> Tensor:
         """The group on normalised rows, which backward makes again."""
-        return group(self.norm(norm, h_nd), (partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)))
+        return group(self.norm(norm, h_nd), self._again(norm, h_nd))
+
+    def _again(self, norm: nn.Module, h_nd: Tensor) -> Again:
+        return partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         return rms_norm(x, module.weight, self._block.eps)

@@ -67,6 +67,10 @@ class TorchEngine:
 
     Dropout is on in `forward` (with the policy role), `backward` and `forward_backward`, and off in `logprobs`, in
     every other role and in `generate`.
+
+    Operations are counted where a result can report them: `forward`, `backward` (with the forward pass that it makes
+    again) and `forward_backward`. What `logprobs` and `generate` execute is not reported, since they return bare arrays
+    and completions.
     """
 
     def __init__(self, request: EngineRequest, parts: Parts) -> None:
@@ -155,6 +159,7 @@ class TorchEngine:
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
+        self._parts.network.executed()  # count from here
         work = self._claim(handle)
         if grads is not None:
             if normalizer is not None:
@@ -173,7 +178,7 @@ class TorchEngine:
             self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
         norm = self._parts.parameters.norm()
-        return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
+        return Backward(grad_norm=norm, overflow=not math.isfinite(norm), flops=self._parts.network.executed())
 
     @guarded("forward_backward")
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
@@ -219,7 +224,7 @@ class TorchEngine:
                 parameters.clip(self._max_grad_norm, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with self._whole.update(parameters.masters):
+            with self._whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()
         seen = {"loss": self._counters.loss, **(metrics or {})}
@@ -301,7 +306,12 @@ class TorchEngine:
         return Pass(
             data=data,
             batches=lay_out(
-                data, budget=self._budget, together=together, whole=whole, packed=self._parts.network.body.packed
+                data,
+                budget=self._budget,
+                together=together,
+                whole=whole,
+                packed=self._parts.network.body.packed,
+                shares=self._parts.network.body.shares,
             ),
             step=self._counters.step,
             role=role,
@@ -363,9 +373,9 @@ class TorchEngine:
             metrics={} if totals is None else totals.metrics,
             tokens=tokens,
             # positions after the last target that counts are skipped; they are no padding either
-            padded=max(tokens, sum(batch.positions for batch in work.batches)),
+            padded=max(tokens, sum(batch.positions for batch in work.computed)),
             targets=sum(int(datum.mask.sum()) for datum in work.data),
-            micro_batches=len(work.batches),
+            micro_batches=len(work.computed),
             handle=handle,
             flops=self._parts.network.executed(),
         )

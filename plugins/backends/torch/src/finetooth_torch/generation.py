@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,7 +71,8 @@ class Generator:
 
     Args:
         stop_ids: end a completion when the sampling does not say otherwise.
-        tokens: most positions (prompt and completion, all rows) of one batch.
+        tokens: most positions of one batch: prompts, read once whatever the number of their samples, and the rows'
+            completions. One row alone may take more.
     """
 
     def __init__(
@@ -95,15 +96,14 @@ class Generator:
         self._network.train(False)
         with torch.no_grad():
             weights = self._weights(sampling)
-            for batch in self._batches(prompts, sampling):
+            for batch, samples in self._waves(prompts, sampling):
                 rows = [
                     _Row(index, sample, streams[index][sample], self._room(prompts[index], sampling))
                     for index in batch
-                    for sample in range(sampling.n)
+                    for sample in samples
                 ]
-                self._write(
-                    self._decoding([prompts[index] for index in batch], sampling, weights), rows, sampling, weights
-                )
+                decoding = self._decoding([prompts[index] for index in batch], len(samples), sampling, weights)
+                self._write(decoding, rows, sampling, weights)
                 for row in rows:
                     results[row.prompt][row.sample] = self._completion(row, weights_version)
         return [[one for one in of_prompt if one is not None] for of_prompt in results]
@@ -134,8 +134,22 @@ class Generator:
         longest = self._network.facts.max_positions
         return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
 
+    def _waves(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[list[int], range]]:
+        """Prompts that are written together, and which of their samples: all of them, but for a prompt whose samples do
+        not fit into a batch of its own, which is read anew for each wave of them."""
+        for batch in self._batches(prompts, sampling):
+            first = prompts[batch[0]]
+            if len(batch) > 1 or self._cells(first, sampling) <= self._tokens:
+                yield batch, range(sampling.n)
+                continue
+            fit = max(1, (self._tokens - len(first)) // self._room(first, sampling))
+            waves = -(-sampling.n // fit)
+            for wave in range(waves):
+                yield batch, range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
+
     def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
-        """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size."""
+        """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size. A prompt that
+        does not fit with all its samples stands alone."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         cells = [self._cells(prompts[i], sampling) for i in order]
         if not order:
@@ -172,12 +186,14 @@ class Generator:
             head=PackedLinear(head.weight, head.bias) if packable and head is not None else None,
         )
 
-    def _decoding(self, prompts: Sequence[Sequence[int]], sampling: Sampling, weights: _Weights) -> Decoding:
+    def _decoding(
+        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling, weights: _Weights
+    ) -> Decoding:
         network, device = self._network, self._device
         if weights.layers is None:
-            return TransformersDecoding(network.transformers, network.config, prompts, sampling.n, device=device)
+            return TransformersDecoding(network.transformers, network.config, prompts, samples, device=device)
         room = max(self._room(prompt, sampling) for prompt in prompts)
-        return StreamDecoding(weights.layers, network.facts, prompts, sampling.n, room, device=device)
+        return StreamDecoding(weights.layers, network.facts, prompts, samples, room, device=device)
 
     # --- one batch ----------------------------------------------------------------------------------------------------
 

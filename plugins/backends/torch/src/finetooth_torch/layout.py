@@ -2,7 +2,8 @@
 
 A micro-batch is a rectangle of rows padded on the right to its longest row; rows x width is its cost, and a token
 budget bounds it. Rows of similar length are put together so that little of the rectangle is padding, longest first, so
-that the largest rectangle (and an out-of-memory error, if there is to be one) comes first.
+that the largest rectangle (and an out-of-memory error, if there is to be one) comes first. Packed, rows stand one
+behind the other; what the rows of a group begin with then counts once, where it is computed once.
 
 Positions after the last target that counts can neither be seen by an earlier position (attention is causal) nor reach
 the loss; they are not computed.
@@ -13,11 +14,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from finetooth_hooks import DataError, Datum, ImageChunk
 from finetooth_hooks.entries import Together
+
+SHORTEST_SHARED = 16
+"""Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,15 @@ class MicroBatch:
         rows: indices into the data, ascending, so that groups stand together in the order the method gave.
         lengths: for each row, how many of its positions are computed.
         packed: rows stand one behind the other and nothing is padded.
+        shared: positions among these that are another row's of the same group as well, and are computed there.
+        pieces: a group that a loss must see whole and that exceeds the budget is computed in these.
     """
 
     rows: tuple[int, ...]
     lengths: tuple[int, ...]
     packed: bool = False
+    shared: int = 0
+    pieces: tuple[MicroBatch, ...] = ()
 
     @property
     def width(self) -> int:
@@ -42,7 +50,12 @@ class MicroBatch:
     @property
     def positions(self) -> int:
         """Positions computed, padding included."""
-        return sum(self.lengths) if self.packed else len(self.rows) * self.width
+        return sum(self.lengths) - self.shared if self.packed else len(self.rows) * self.width
+
+    @property
+    def computed(self) -> tuple[MicroBatch, ...]:
+        """What goes through the model at once."""
+        return self.pieces or (self,)
 
 
 def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) -> None:
@@ -169,6 +182,45 @@ def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that stay together.
+
+    Attributes:
+        common: tokens that all of them begin with and that are computed once.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    common: int = 0
+
+    @property
+    def saved(self) -> int:
+        return (len(self.rows) - 1) * self.common
+
+    @property
+    def size(self) -> int:
+        return sum(self.lengths) - self.saved
+
+    def cut(self, budget: int) -> list[_Unit]:
+        """As few parts as have room in the budget each, nearly equal, in order."""
+        own = [length - self.common for length in self.lengths]
+        room = max(1, budget - self.common)
+        share = sum(own) / math.ceil(sum(own) / room) if any(own) else 1.0
+        parts: list[list[int]] = [[]]
+        filled = 0
+        for place, size in enumerate(own):
+            if parts[-1] and (filled + size > room or filled >= share):
+                parts.append([])
+                filled = 0
+            parts[-1].append(place)
+            filled += size
+        return [
+            _Unit(tuple(self.rows[i] for i in part), tuple(self.lengths[i] for i in part), self.common)
+            for part in parts
+        ]
+
+
 def lay_out(
     data: Sequence[Datum],
     *,
@@ -176,55 +228,95 @@ def lay_out(
     together: Together = "sequence",
     whole: bool = False,
     packed: bool = False,
+    shares: bool = False,
 ) -> tuple[MicroBatch, ...]:
     """Cut a step into micro-batches.
 
     Args:
         data: of the step; `check_data` has seen them.
-        budget: most positions of one micro-batch, padding included. A group that must stay whole and exceeds
-            it gets a micro-batch of its own.
-        together: with `group`, a group is never cut; otherwise every sequence goes where it fits.
+        budget: most positions of one micro-batch, padding included.
+        together: with `group`, a group is never cut, and one that exceeds the budget becomes a micro-batch with
+            pieces; otherwise every sequence goes where it fits.
         whole: compute every position, also those after the last target that counts.
         packed: rows stand one behind the other, so only their sum counts; micro-batches get equal shares.
+        shares: packed rows that begin alike share their beginning. Rows of a group then stay together as far as the
+            budget allows.
     """
     lengths = [len(datum) if whole else computed_length(datum) for datum in data]
-    if together == "group":
+    shares = packed and shares and all(datum.positions is None for datum in data)
+    units = [_Unit((i,), (lengths[i],)) for i in range(len(data))]
+    if together == "group" or shares:
         starts = np.flatnonzero(np.diff(group_indices(data), prepend=-1))
-        units = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
-    else:
-        units = [(i,) for i in range(len(data))]
-    units.sort(key=lambda unit: -max(lengths[i] for i in unit))  # a stable sort: equal lengths keep their order
+        rows = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
+        units = [_Unit(of, tuple(lengths[i] for i in of), _common(data, of, lengths) if shares else 0) for of in rows]
+    if together != "group":
+        units = [part for unit in units for part in (unit.cut(budget) if unit.size > budget else [unit])]
+    return tuple(_in_pieces(batch, budget) for batch in _batches(units, budget, packed=packed))
 
-    if packed:
-        return _even(units, lengths, budget)
-    batches: list[list[int]] = []
-    width = 0
+
+def _common(data: Sequence[Datum], rows: Sequence[int], lengths: Sequence[int]) -> int:
+    """Tokens that all rows begin with; 0 if they are too few to share."""
+    if len(rows) == 1:
+        return 0
+    shortest = min(lengths[row] for row in rows)
+    tokens = np.stack([data[row].tokens[:shortest] for row in rows])
+    differs = np.flatnonzero((tokens != tokens[0]).any(0))
+    common = int(differs[0]) if differs.size else shortest
+    return common if common >= SHORTEST_SHARED else 0
+
+
+def _batches(units: Sequence[_Unit], budget: int, *, packed: bool) -> list[MicroBatch]:
+    """Units into micro-batches within the budget, but for a unit that exceeds it."""
+    units = sorted(units, key=lambda unit: -max(unit.lengths))  # a stable sort: equal lengths keep their order
+    batches = _even(units, budget) if packed else _rectangles(units, budget)
+    made = []
+    for batch in batches:
+        rows = sorted((row, length) for unit in batch for row, length in zip(unit.rows, unit.lengths, strict=True))
+        shared = sum(unit.saved for unit in batch)
+        made.append(MicroBatch(tuple(row for row, _ in rows), tuple(length for _, length in rows), packed, shared))
+    return made
+
+
+def _in_pieces(batch: MicroBatch, budget: int) -> MicroBatch:
+    """The micro-batch; a group that exceeds the budget with pieces that do not."""
+    if batch.positions <= budget or len(batch.rows) == 1:
+        return batch
+    common = batch.shared // (len(batch.rows) - 1)
+    if batch.packed:
+        parts = _Unit(batch.rows, batch.lengths, common).cut(budget)
+        return replace(batch, pieces=tuple(one for part in parts for one in _batches([part], budget, packed=True)))
+    rows = [_Unit((row,), (length,)) for row, length in zip(batch.rows, batch.lengths, strict=True)]
+    return replace(batch, pieces=tuple(_batches(rows, budget, packed=False)))
+
+
+def _rectangles(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
+    """Longest first, each unit beside those before it as long as the padded rectangle fits."""
+    batches: list[list[_Unit]] = []
+    width = count = 0
     for unit in units:
-        if not batches or (len(batches[-1]) + len(unit)) * width > budget:
+        if not batches or (count + len(unit.rows)) * width > budget:
             batches.append([])
-            width = max(lengths[i] for i in unit)
-        batches[-1].extend(unit)
-    return tuple(MicroBatch(tuple(rows), tuple(lengths[i] for i in rows)) for rows in map(sorted, batches))
+            width, count = max(unit.lengths), 0
+        batches[-1].append(unit)
+        count += len(unit.rows)
+    return batches
 
 
-def _even(units: Sequence[tuple[int, ...]], lengths: Sequence[int], budget: int) -> tuple[MicroBatch, ...]:
+def _even(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
     """Share units out, longest first, each to the micro-batch that holds least; as few as the budget allows."""
-    sizes = [sum(lengths[i] for i in unit) for unit in units]
-    order = sorted(range(len(units)), key=lambda i: -sizes[i])
-    count = max(1, math.ceil(sum(sizes) / budget))
+    order = sorted(units, key=lambda unit: -unit.size)
+    count = max(1, math.ceil(sum(unit.size for unit in units) / budget))
     while True:
-        batches: list[list[int]] = [[] for _ in range(count)]
+        batches: list[list[_Unit]] = [[] for _ in range(count)]
         loads = [(0, place) for place in range(count)]  # a heap
-        for i in order:
+        for unit in order:
             load, place = loads[0]
-            heapq.heapreplace(loads, (load + sizes[i], place))
-            batches[place].append(i)
+            heapq.heapreplace(loads, (load + unit.size, place))
+            batches[place].append(unit)
         # one more helps where a micro-batch of several units is too full
         if all(load <= budget or len(batches[place]) == 1 for load, place in loads):
-            break
+            return [batch for batch in batches if batch]
         count += 1 + count // 50
-    rows = [sorted(row for i in batch for row in units[i]) for batch in batches if batch]
-    return tuple(MicroBatch(tuple(members), tuple(lengths[i] for i in members), packed=True) for members in rows)
 
 
 def one_batch(data: Sequence[Datum]) -> MicroBatch:

@@ -12,15 +12,13 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from torch import Tensor, nn
 
-from finetooth_torch.bodies import Body, StreamBody, TransformersBody, differs
+from finetooth_torch.agreement import check_decoder, check_head
+from finetooth_torch.bodies import Body, StreamBody, TransformersBody
 from finetooth_torch.decoder import Decoder
 from finetooth_torch.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
-
-ALLOWED = {2: 0.25, 4: 1e-3, 8: 1e-5}
-"""Share of the states' norm by which two orders of the same arithmetic may differ, by bytes of a number."""
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 ROLES = ("policy", "reference")
@@ -37,7 +35,8 @@ class Network:
         stream: compute the layers with the stream decoder; the family's facts have a block.
 
     Raises:
-        PlanError: the stream decoder does not compute what the model computes.
+        PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
+            computes.
     """
 
     def __init__(
@@ -51,32 +50,21 @@ class Network:
         self.transformers = TransformersBody(module)
         self.body: Body = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
+        check_head(base, model, facts)
         self._training: bool | None = None
         self._checkpointing = checkpointing
         self._cost = _cost(base, facts)
         self._flops = 0.0
         if stream:
             low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
+            check_decoder(module, model, facts, low_rank)
             decoder = Decoder(module, facts, low_rank, checkpointing=checkpointing)
-            self._compare(module, decoder)
             self.body = StreamBody(decoder, model)
         elif checkpointing:
             # transformers renamed it in 5.x
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False})
-
-    def _compare(self, module: nn.Module, decoder: Decoder) -> None:
-        model_training = self.model.training
-        self.model.eval()
-        difference = differs(module, decoder, self.facts)
-        self.model.train(model_training)
-        dtype = next(module.parameters()).dtype
-        if not difference <= ALLOWED[dtype.itemsize]:
-            raise PlanError(
-                f"backend.decoder: the stream decoder's states differ from the model's own by {difference:.1e}",
-                action="set backend.decoder: transformers, and report the model",
-            )
 
     def executed(self) -> float:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward

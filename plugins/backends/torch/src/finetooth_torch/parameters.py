@@ -26,7 +26,8 @@ class TrainedParameters:
 
     Args:
         model: the adapted model.
-        base: identities (`id`) of the parameters that the base had; new ones are cast to `dtype`.
+        base: identities (`id`) of the parameters that the base had; they are exported in `dtype`, new ones in the
+            precision in which the adapter made them.
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
 
@@ -41,15 +42,15 @@ class TrainedParameters:
         self._scaler = scaler
         self.names = tuple(name for name, _ in live)
         self._live = [parameter for _, parameter in live]
-        self._adapter_dtypes = [parameter.dtype for parameter in self._live]
+        self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self._live]
         self.split = result_dtype(dtype) != dtype
         if not self.split:
             self.masters = self._live
             return
-        self.masters = [nn.Parameter(parameter.detach().to(torch.float32, copy=True)) for parameter in self._live]
+        # what is fp32 already becomes the master, and the model gets a rounded copy
+        self.masters = [nn.Parameter(parameter.detach().to(torch.float32)) for parameter in self._live]
         for parameter, master in zip(self._live, self.masters, strict=True):
-            if id(parameter) not in base:
-                parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
 
     def _collector(self, master: nn.Parameter) -> Any:
@@ -123,8 +124,7 @@ class TrainedParameters:
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside, the model holds the trained parameters in the precision in which the adapter made them: what is
-        exported.
+        """Inside, the model holds the trained parameters in the precision in which they are exported.
 
         Args:
             take: keep what the model holds at the end.
@@ -134,7 +134,7 @@ class TrainedParameters:
             return
         computed = [parameter.data for parameter in self._live]
         try:
-            for parameter, master, dtype in zip(self._live, self.masters, self._adapter_dtypes, strict=True):
+            for parameter, master, dtype in zip(self._live, self.masters, self._given_dtypes, strict=True):
                 parameter.data = master.detach().to(dtype, copy=True)
             yield
             if take:
@@ -144,3 +144,11 @@ class TrainedParameters:
             for parameter, data in zip(self._live, computed, strict=True):
                 parameter.data = data
             self.publish()
+
+
+def round_frozen(base: nn.Module, dtype: torch.dtype) -> None:
+    """Cast what does not train of a model that was loaded in fp32, but for what its authors want kept in fp32."""
+    kept = tuple(getattr(base, "_keep_in_fp32_modules_strict", None) or ())
+    for name, parameter in base.named_parameters():
+        if not parameter.requires_grad and parameter.is_floating_point() and not any(part in name for part in kept):
+            parameter.data = parameter.data.to(dtype)

@@ -1,13 +1,13 @@
 """Running a step's data through the model: forward, and backward, micro-batch by micro-batch.
 
 Dropout is keyed by seed, step and the first datum of a micro-batch, so a pass that is repeated (a backward that
-recomputes its forward, the second half of a loss with `together: step`) sees the same masks.
+recomputes its forward, the second half of a loss that sees more than a micro-batch) sees the same masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,11 @@ class Pass:
     spec: LossSpec | None = None
     counts: Counts = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def computed(self) -> tuple[MicroBatch, ...]:
+        """What goes through the model at once: the micro-batches, or their pieces."""
+        return tuple(piece for batch in self.batches for piece in batch.computed)
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Runner:
             train: with dropout, as the pass's backward will see it.
         """
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
-        for batch in work.batches:
+        for batch in work.computed:
             with self._as(work, batch, work.role, train=train):
                 found = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
             self._keep(outputs, work, batch, found)
@@ -108,11 +113,15 @@ class Runner:
         """
         spec = work.spec
         assert spec is not None
-        if spec.together == "step" and len(work.batches) > 1:
-            return self._evaluate_step(work, spec, train=train, backward=backward, returns=returns)
         totals = Totals(spec, work.counts)
         evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
-        for batch in work.batches:
+        batches = work.batches
+        if spec.together == "step" and len(batches) > 1:
+            batches = (replace(one_batch(work.data), pieces=batches),)
+        for batch in batches:
+            if batch.pieces:
+                self._evaluate_pieces(work, batch, evaluated, train=train, backward=backward, returns=returns)
+                continue
             rectangle = self._rectangle(work, batch)
             with self._as(work, batch, work.role, train=train), torch.set_grad_enabled(backward):
                 outputs = self._outputs(spec, rectangle, train=train)
@@ -126,7 +135,7 @@ class Runner:
 
     def backward_from(self, work: Pass, grads: Sequence[NDArray[np.floating[Any]]]) -> None:
         """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
-        for batch in work.batches:
+        for batch in work.computed:
             rectangle = self._rectangle(work, batch)
             incoming = np.zeros(tuple(rectangle.targets.shape))
             for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
@@ -136,48 +145,46 @@ class Runner:
                 logprobs = self._network.outputs(rectangle, ("logprobs",))["logprobs"]
                 self._backward((logprobs * given).sum())
 
-    # --- a loss that must see the whole step --------------------------------------------------------------------------
+    # --- a loss that must see more than fits into a micro-batch -----------------------------------------------------
 
-    def _evaluate_step(
-        self, work: Pass, spec: LossSpec, *, train: bool, backward: bool, returns: Collection[str]
-    ) -> Evaluated:
-        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back by micro-batch.
+    def _evaluate_pieces(
+        self, work: Pass, whole: MicroBatch, evaluated: Evaluated, *, train: bool, backward: bool,
+        returns: Collection[str],
+    ) -> None:  # fmt: skip
+        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece.
 
-        By the chain rule the sum over micro-batches of dL/d(outputs) times d(outputs)/d(parameters) is the gradient
-        of the one big batch.
+        By the chain rule the sum over pieces of dL/d(outputs) times d(outputs)/d(parameters) is the gradient of the
+        one big batch.
         """
-        whole = self._rectangle(work, one_batch(work.data))
+        assert evaluated.totals is not None
+        rectangle, places = self._rectangle(work, whole), {row: s for s, row in enumerate(whole.rows)}
         leaves: dict[str, Tensor] = {}
         with torch.no_grad():
-            for batch in work.batches:
-                with self._as(work, batch, work.role, train=train):
-                    found = self._outputs(spec, self._rectangle(work, batch), train=train)
+            for piece in whole.pieces:
+                with self._as(work, piece, work.role, train=train):
+                    found = self._outputs(evaluated.totals.spec, self._rectangle(work, piece), train=train)
                 for name, values in found.items():
                     if name not in leaves:
-                        leaves[name] = values.new_zeros((*whole.mask.shape, *values.shape[2:]))
-                    leaves[name][list(batch.rows), : values.shape[1]] = values
+                        leaves[name] = values.new_zeros((*rectangle.mask.shape, *values.shape[2:]))
+                    leaves[name][[places[row] for row in piece.rows], : values.shape[1]] = values
         policy = [name for name in leaves if "@" not in name]
         for name in policy:
             leaves[name].requires_grad_(backward)
-        totals = Totals(spec, work.counts)
-        evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
         with torch.set_grad_enabled(backward):
-            objective = self._loss(work, whole, leaves, totals, evaluated)
+            objective = self._loss(work, rectangle, leaves, evaluated.totals, evaluated)
             if backward and objective.requires_grad:
                 objective.backward()  # type: ignore[no-untyped-call]
-        self._keep(evaluated.outputs, work, whole.batch, {k: v for k, v in leaves.items() if k in returns})
-        if backward:
-            for batch in work.batches:
-                with self._as(work, batch, work.role, train=True), torch.enable_grad():
-                    again = self._network.outputs(self._rectangle(work, batch), policy)
-                    pulled = [
-                        (again[name] * leaves[name].grad[list(batch.rows), : batch.width]).sum()  # type: ignore[index]
-                        for name in policy
-                        if leaves[name].grad is not None
-                    ]
-                    if pulled:
-                        self._backward(torch.stack(pulled).sum())
-        return evaluated
+        self._keep(evaluated.outputs, work, whole, {k: v for k, v in leaves.items() if k in returns})
+        if not backward:
+            return
+        pulling = {name: gradient for name in policy if (gradient := leaves[name].grad) is not None}
+        for piece in whole.pieces:
+            rows = [places[row] for row in piece.rows]
+            with self._as(work, piece, work.role, train=True), torch.enable_grad():
+                again = self._network.outputs(self._rectangle(work, piece), policy)
+                pulled = [(again[name] * of[rows, : piece.width]).sum() for name, of in pulling.items()]
+                if pulled:
+                    self._backward(torch.stack(pulled).sum())
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

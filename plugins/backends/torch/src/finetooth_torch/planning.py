@@ -110,7 +110,15 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, st
 
 def _layers(request: PlanRequest, attention: str | None, decoder: str) -> tuple[Decision, ...]:
     chosen = choose_decoder(request.facts, request.hardware, attention, decoder)
-    return (chosen,) if chosen.value == STREAM else (chosen, _attention(request, attention))
+    return (chosen, _kernels()) if chosen.value == STREAM else (chosen, _attention(request, attention))
+
+
+def _kernels() -> Decision:
+    """What computes attention, norms and activations of the stream decoder."""
+    from finetooth_kernels.native import available
+
+    compiled = available()
+    return Decision("backend.kernels", "native" if compiled.available else "torch", compiled.reason)
 
 
 def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str) -> Decision:

@@ -16,10 +16,8 @@ from finetooth_kernels.segment_attention import Segment
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetooth_torch.layout import SHORTEST_SHARED
 from finetooth_torch.rectangles import Rectangle
-
-SHORTEST_SHARED = 16
-"""Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
 
 
 @dataclass(frozen=True)
