@@ -38,6 +38,7 @@ def cut_rows(draw: st.DrawFn) -> tuple[list[tuple[str, list[int], list[float]]],
 @settings(deadline=None)
 @given(cut_rows())
 def test_rows_come_out_as_they_went_in(given: tuple[list[tuple[str, list[int], list[float]]], TokenRows]) -> None:
+    assert given[1].lengths.tolist() == [len(tokens) for _, tokens, _ in given[0]]
     rows, found = given
     assert len(found) == len(rows)
     for datum, (id_, tokens, weights) in zip(found, rows, strict=True):

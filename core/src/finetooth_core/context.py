@@ -31,6 +31,7 @@ from finetooth_hooks.protocols import (
 from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
+from finetooth_core.collector import paused_collector
 from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
 from finetooth_core.recipe import Recipe, validate_options
 
@@ -102,6 +103,7 @@ class RunContext:
         self.picked[kind] = registered.full_name
         return self._build(registered, pick, setting, record=kind)
 
+    @paused_collector()  # the first build of an entry imports its module
     def _build(self, registered: Registered, pick: Pick, setting: str, record: str = "") -> Any:
         options = validate_options(self.catalog, registered.entry.kind, _renamed(pick, registered.full_name), setting)
         if record:
@@ -133,12 +135,14 @@ class RunContext:
         return built
 
     @cached_property
+    @paused_collector()  # may import what reads models
     def model(self) -> ModelInfo:
         """The base model, described; no weights are read."""
         info = self.loader.describe(self.recipe.model.name)
         return replace(info, loader=self.picked["loader"])
 
     @cached_property
+    @paused_collector()
     def facts(self) -> ModelFacts:
         family = self.recipe.model.family
         if family != AUTO:
@@ -161,6 +165,7 @@ class RunContext:
         return built.facts(self.model.config)
 
     @cached_property
+    @paused_collector()
     def tokenizer(self) -> Tokenizer:
         return self.loader.tokenizer(self.recipe.model.name)
 
@@ -190,10 +195,12 @@ class RunContext:
         """Whether the recipe gives data for the split."""
         return getattr(self.recipe.data, split) is not None
 
-    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
+    ) -> Preparation:
         from finetooth_core.data.preparing import prepare
 
-        return prepare(self, split, rendering, limit)
+        return prepare(self, split, rendering, limit, first)
 
     def rows(self, split: str, *, format: str = "") -> SplitRows:
         """The rows of a split, not yet read but for the first one, which shows the format.

@@ -22,6 +22,7 @@ from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.protocols import Tracker as BuiltTracker
 from finetooth_hooks.reports import DataReport, Prepared
 
+from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
 
 
@@ -153,6 +154,7 @@ def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> t
     return built, entry
 
 
+@paused_collector()  # whether a device is there may only show once its framework is imported
 def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     pick = context.recipe.hardware
     if pick != AUTO:
@@ -376,7 +378,7 @@ def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
     content["picks"] = {k: v for k, v in content["picks"].items() if not k.startswith("tracker.")}
     if isinstance(content["recipe"].get("data"), dict):
         content["recipe"]["data"] = {
-            k: v for k, v in content["recipe"]["data"].items() if k not in ("cache", "workers")
+            k: v for k, v in content["recipe"]["data"].items() if k not in ("cache", "cache_gb", "workers")
         }
     content["decided"] = {
         d.setting: d.value

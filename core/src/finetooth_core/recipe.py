@@ -89,6 +89,9 @@ class DataSection(Options):
     cache: Literal["auto", "off"] = "auto"
     """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
     they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
+    cache_gb: float = Field(default=20.0, ge=0)
+    """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
+    removed, never those that a run is using."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
     there is enough to do. The result is the same in every way."""

@@ -81,3 +81,14 @@ def prepare(context_of: Callable[..., RunContext], rendering_of: Callable[..., R
         return context.prepare("train", rendering_of(context, **(options or {})), limit), context
 
     return run
+
+
+@pytest.fixture
+def prepare_first(context_of: Callable[..., RunContext], rendering_of: Callable[..., Rendering]) -> Callable[..., Any]:
+    """Prepare the first rows of `rows.txt` as a new process would; returns the preparation and its context."""
+
+    def run(count: int | None, **given: Any) -> tuple[Preparation, RunContext]:
+        context = context_of(**given)
+        return context.prepare("train", rendering_of(context), WIDE, first=count), context
+
+    return run

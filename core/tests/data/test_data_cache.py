@@ -186,23 +186,6 @@ def test_hashes_are_remembered_only_of_settled_files(tmp_path: Path, monkeypatch
     assert FileHashes(tmp_path / "hashes").sha256(path) == file_sha256(path) != first
 
 
-def test_entries_are_listed_and_pruned(prepare: Prepare, write: Write) -> None:
-    write(LINES)
-    for length in (50, 60, 70):
-        prepare(limit=Limit(length, "drop"))
-    cache = DataCache()
-    entries = cache.entries()
-    assert [entry.rows for entry in entries] == [20] * 3
-    assert all(entry.sources == ("rows.txt",) and entry.bytes > 0 for entry in entries)
-    for age, entry in zip((10, 1000, 2000), entries, strict=True):
-        os.utime(entry.folder / MANIFEST, (0, entry.made - age))
-    assert cache.prune(unused_for=3000) == []
-    assert [entry.key for entry in cache.prune(unused_for=500)] == [entries[2].key, entries[1].key]
-    assert [entry.key for entry in cache.entries()] == [entries[0].key]
-    assert cache.prune(keep_bytes=10**9) == []
-    assert len(cache.prune()) == 1 and cache.entries() == []
-
-
 def test_two_runs_at_once_make_one_entry(prepare: Prepare, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write(LINES)
     keep = DataCache.keep

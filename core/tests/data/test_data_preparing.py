@@ -190,11 +190,11 @@ def test_auto_starts_workers_only_when_there_is_much_to_do(
     write(PLAIN)
     monkeypatch.setattr(preparing, "usable_cores", lambda: 2)
     _, context = prepare(data={"cache": "off"})
-    assert context.decisions["data.workers"].value == 0
+    assert context.decisions["data.workers.train"].value == 0
     monkeypatch.setattr(preparing, "STARTUP", 0.0)
     log = logged(monkeypatch)
     done, context = prepare(data={"cache": "off"})
-    assert context.decisions["data.workers"].value == 2
+    assert context.decisions["data.workers.train"].value == 2
     processes = set(log.read_text().split())
     assert str(os.getpid()) in processes and len(processes) >= 2  # it began here
     assert [datum.id for datum in done.data] == [datum.id for datum in prepare(data={"workers": 0})[0].data]
@@ -210,7 +210,7 @@ def test_a_second_start_renders_nothing(prepare: Prepare, write: Write, monkeypa
     assert log.read_text() == rendered and len(rendered.splitlines()) == len(PLAIN)
     assert "from the cache, prepared 2" in context.decisions["data.cache.train"].reason
     assert second.report == first.report
-    assert "data.workers" not in context.decisions
+    assert "data.workers.train" not in context.decisions
 
 
 def test_a_worker_that_dies_is_named_and_all_are_gone(

@@ -115,12 +115,15 @@ class Context(Protocol):
         """
         ...
 
-    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
+    ) -> Preparation:
         """Data of a split. Many rows are rendered by several processes, kept on disk, and found again by a later run
         with the same data and settings; the result is the same in every way.
 
         Args:
             limit: what becomes of rows that are too long or train nothing; None keeps every row whole.
+            first: prepare only the first so many rows; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.

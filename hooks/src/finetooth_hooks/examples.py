@@ -27,6 +27,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Weighted:
+    """Characters of a text that count otherwise than the message they are in.
+
+    Attributes:
+        start, stop: half-open range of characters.
+        weight: what predicting them counts; 0 is not at all.
+    """
+
+    start: int
+    stop: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Message:
     """One message of a conversation.
 
@@ -37,6 +51,8 @@ class Message:
         tool_calls: calls in the OpenAI shape, arguments as objects.
         name: of the tool, for role `tool`.
         train: overrides `train_on` for this message.
+        weights: ranges of the content with a weight of their own, in order, apart; the rest follows `train`.
+        reasoning_weights: likewise of the reasoning.
     """
 
     role: str
@@ -45,6 +61,8 @@ class Message:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     name: str = ""
     train: bool | None = None
+    weights: tuple[Weighted, ...] = ()
+    reasoning_weights: tuple[Weighted, ...] = ()
 
 
 @dataclass(frozen=True)

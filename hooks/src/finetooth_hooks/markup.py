@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from finetooth_hooks.examples import Message, TrainOn
+from finetooth_hooks.examples import Message, TrainOn, Weighted
 from finetooth_hooks.protocols import StretchTokenizer, Tokenizer
 
 
@@ -25,19 +25,26 @@ class Control:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Text between two control tokens; characters from `trained_from` on train, None is none of them."""
+    """Text between two control tokens.
+
+    Attributes:
+        trained_from: characters from here on weigh 1, those before it 0; None: all of them weigh 0.
+        weights: ranges that weigh something else, in order.
+    """
 
     text: str
     trained_from: int | None = None
+    weights: tuple[Weighted, ...] = ()
 
 
 Piece = Control | Stretch
 
 
 def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-    """Tokens of the pieces and their weights, 1 or 0.
+    """Tokens of the pieces and their weights.
 
-    A token that holds characters from both sides of `trained_from` does not train.
+    A token that holds characters of different weights has the least of them: one that reaches over the end of what
+    trains does not train.
     """
     tokens: list[int] = []
     weights: list[float] = []
@@ -49,8 +56,34 @@ def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], 
         else:
             ids, first = next(stretches)
             tokens += ids
-            weights += [0.0] * first + [1.0] * (len(ids) - first)
+            weights += _weights(piece, ids, tokenizer) if piece.weights else [0.0] * first + [1.0] * (len(ids) - first)
     return tokens, weights
+
+
+def _weights(stretch: Stretch, ids: Sequence[int], tokenizer: Tokenizer) -> list[float]:
+    """The least weight of the characters of each token; 0 for a token without any."""
+    begin = len(stretch.text) if stretch.trained_from is None else stretch.trained_from
+    of_characters = [float(at >= begin) for at in range(len(stretch.text))]
+    for part in stretch.weights:
+        of_characters[part.start : part.stop] = [part.weight] * (min(part.stop, len(stretch.text)) - part.start)
+    _, offsets = tokenizer.encode_with_offsets(stretch.text)
+    return [min(of_characters[start:stop], default=0.0) for start, stop in offsets]
+
+
+def said(before: str, content: str, weights: Sequence[Weighted], *, trains: bool, cut: int = 0) -> Stretch:
+    """What stands `before` a content, which never trains, and the content.
+
+    Args:
+        weights: ranges of the content as it was in the row.
+        cut: characters that the markup takes off the beginning of the content; `content` is without them.
+    """
+    shift = len(before) - cut
+    moved = [
+        Weighted(max(part.start + shift, len(before)), min(part.stop + shift, len(before) + len(content)), part.weight)
+        for part in weights
+    ]
+    kept = tuple(part for part in moved if part.start < part.stop)
+    return Stretch(before + content, len(before) if trains else None, kept)
 
 
 def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[list[int], int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "Render",
     "Rendering",
     "finish",
+    "first_examples",
     "prepare",
     "prepare_examples",
     "render_rows",
@@ -113,6 +114,11 @@ def prepare_examples(examples: Examples, render: Render, limit: Limit | None) ->
     """As `prepare`; without a limit every row stays whole, whatever it trains."""
     portion, tally = render_rows(examples.rows, render, limit)
     return finish(TokenRows([portion]), tally, examples.split, limit)
+
+
+def first_examples(examples: Examples, count: int | None) -> Examples:
+    """The first few; all of them if the count is None."""
+    return examples if count is None else replace(examples, rows=examples.rows[:count])
 
 
 def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Preparation:

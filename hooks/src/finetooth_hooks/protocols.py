@@ -389,7 +389,8 @@ class PortionedSource(Source, Protocol):
 
 @runtime_checkable
 class KnownSource(Source, Protocol):
-    """A source that says what its rows are made of; only of such rows may a cache be kept."""
+    """A source that says what its rows are made of; only of such rows, and those of an `IdentifiedSource`, may a cache
+    be kept."""
 
     def files(self) -> tuple[Path, ...] | None:
         """Every file that is read. With its options and the versions of its packages they decide every row; None if
@@ -397,6 +398,20 @@ class KnownSource(Source, Protocol):
 
         Raises:
             DataError: they are not there.
+        """
+        ...
+
+
+@runtime_checkable
+class IdentifiedSource(Source, Protocol):
+    """A source whose rows are kept by somebody who says which they are: by a commit, by a fingerprint. Such rows may be
+    cached too; asked only if there are no files (`KnownSource`) to go by."""
+
+    def identity(self) -> str | None:
+        """A text that is another one whenever the rows are others; None if there is none.
+
+        Raises:
+            DataError: the rows are not there.
         """
         ...
 
@@ -627,6 +642,7 @@ __all__ = [
     "Hardware",
     "HardwareFacts",
     "Head",
+    "IdentifiedSource",
     "KnownSource",
     "Loader",
     "Method",

@@ -101,6 +101,12 @@ class TokenRows(Sequence[Datum]):
         """Tokens of all rows."""
         return int(self._token_ends[-1]) if len(self._token_ends) else 0
 
+    @property
+    def lengths(self) -> Int64Array:
+        """Tokens of each row, (R,)."""
+        found = [np.diff(portion.starts) for portion in self._portions]
+        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+
     @overload
     def __getitem__(self, index: int) -> Datum: ...
     @overload

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.ascii_words import AsciiWords, ascii_words
+from finetooth_hooks.ascii_words import WordMemory
 
 REMEMBERED = 4096
 """How many beginnings of texts are remembered with their ids."""
@@ -23,6 +22,7 @@ class FastTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.wrapped = tokenizer
         self._starts: dict[str, tuple[int, ...] | None] = {}
+        self._words = WordMemory(self._ids)
 
     @property
     def vocab_size(self) -> int:
@@ -54,9 +54,10 @@ class FastTokenizer:
         backend = self._backend(special=special)
         if backend is None:
             return self.encode_with_offsets(text, special=special)[0]
-        if not special and text.isascii() and self._words is not None:
-            return self._words.ids(text)
-        return self._ids(text) if not special else list(backend.encode(text, add_special_tokens=False).ids)
+        if special:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        words = self._words.of(backend, len(text)) if text.isascii() else None
+        return self._ids(text) if words is None else words.ids(text)
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         backend = self._backend(special=special)
@@ -85,7 +86,7 @@ class FastTokenizer:
         backend = self._backend(special=False)
         if backend is None:
             return [self._from_offsets(text, begin) for text, begin in stretches]
-        words = self._words
+        words = self._words.of(backend, sum(len(text) for text, _ in stretches))
         found: list[tuple[list[int], int]] = []
         for text, begin in stretches:
             ids = words.ids(text) if words is not None and text.isascii() else self._ids(text)
@@ -112,10 +113,6 @@ class FastTokenizer:
             covers = not text or (bool(offsets) and offsets[-1][1] == len(text))
             self._starts[text] = tuple(ids) if covers else None
         return self._starts[text]
-
-    @cached_property
-    def _words(self) -> AsciiWords | None:
-        return ascii_words(self.wrapped.backend_tokenizer, self._ids)
 
     def _ids(self, text: str) -> list[int]:
         """Ids of a text by the Rust tokenizer, which `_backend` has set."""

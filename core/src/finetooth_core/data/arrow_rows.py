@@ -77,16 +77,12 @@ class ArrowPortions(Sequence[TokenPortion]):
     """
 
     def __init__(self, path: Path, facts: Sequence[PortionFacts], damaged: Callable[[], Exception]) -> None:
-        self._facts, self._damaged = facts, damaged
-        self._checked = np.zeros(len(facts), np.bool_)
-        self._map = pa.memory_map(str(path))
-        self._reader = pa.ipc.open_file(self._map)
-        if self._reader.num_record_batches != len(facts):
-            raise pa.ArrowInvalid(f"{self._reader.num_record_batches} portions, {len(facts)} expected")
-        self._view = lru_cache(VIEWS)(self._read)
+        self._size = len(facts)
+        # the views belong to this object and know nothing of it, so that it goes, and the file, with its last user
+        self._view = lru_cache(VIEWS)(_MappedFile(path, facts, damaged).read)
 
     def __len__(self) -> int:
-        return len(self._facts)
+        return self._size
 
     @overload
     def __getitem__(self, index: int) -> TokenPortion: ...
@@ -95,9 +91,28 @@ class ArrowPortions(Sequence[TokenPortion]):
     def __getitem__(self, index: int | slice) -> TokenPortion | list[TokenPortion]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < self._size:
+            raise IndexError(f"portion {index} of {self._size}")
         return self._view(index)
 
-    def _read(self, index: int) -> TokenPortion:
+
+class _MappedFile:
+    """The file of `ArrowPortions`."""
+
+    def __init__(self, path: Path, facts: Sequence[PortionFacts], damaged: Callable[[], Exception]) -> None:
+        self._facts, self._damaged = facts, damaged
+        self._checked = np.zeros(len(facts), np.bool_)
+        self._map = pa.memory_map(str(path))
+        self._reader = pa.ipc.open_file(self._map)
+        if self._reader.num_record_batches != len(facts):
+            raise pa.ArrowInvalid(f"{self._reader.num_record_batches} portions, {len(facts)} expected")
+
+    def read(self, index: int) -> TokenPortion:
+        """One portion; its content is compared with its checksum the first time.
+
+        Raises:
+            Exception: what `damaged` makes, if it is not what was written.
+        """
         batch = self._reader.get_batch(index)
         ids, tokens, lengths, weights = batch.columns
         portion = TokenPortion(

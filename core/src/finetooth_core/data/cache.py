@@ -3,8 +3,10 @@
 FT_CACHE/
   entries/KEY/rows.arrow       the rows
   entries/KEY/manifest.json    what they are, written last: without it there is no entry
-  entries/.KEY-...             being written; renamed when it is complete
+  entries/.KEY-...             being written, and renamed when it is complete; or being removed
   files/...                    hashes of source files
+
+What a process reads is held (`in_use`) and never removed by `prune`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import os
 import secrets
 import shutil
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +32,15 @@ from finetooth_hooks.token_rows import TokenRows
 from finetooth_core.data.arrow_rows import ArrowPortions, PortionFacts
 from finetooth_core.data.file_hashes import FileHashes, file_sha256, signature
 from finetooth_core.data.folders import cache_folder, write_whole
+from finetooth_core.data.in_use import hold, unused
 from finetooth_core.data.rendering import Note
 
 ROWS = "rows.arrow"
 MANIFEST = "manifest.json"
 ABANDONED = 24 * 3600
 """Seconds after which what was never completed is removed."""
+RECENT = 24 * 3600
+"""Seconds for which data count as in use after a run began to use them, where nobody can tell whether it still does."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +72,39 @@ class CacheEntry:
     portions: tuple[PortionFacts, ...]
 
     def data(self) -> TokenRows:
-        """The rows, mapped."""
-        portions = ArrowPortions(self.folder / ROWS, self.portions, self._damaged)
+        """The rows, mapped; they count as in use for as long as somebody holds them, or this entry.
+
+        Raises:
+            OSError, ValueError: they are gone or no Arrow file.
+        """
+        return self._data
+
+    @cached_property
+    def _data(self) -> TokenRows:
+        path = self.folder / ROWS
+        descriptor = hold(path)
+        try:
+            portions = ArrowPortions(path, self.portions, partial(_damaged, self.key, self.folder))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        weakref.finalize(portions, os.close, descriptor)
         return TokenRows(portions, [(rows, tokens) for rows, tokens, _ in self.portions])
 
-    def _damaged(self) -> EngineError:
-        _remove(self.folder)
-        return EngineError(
-            f"prepared data {self.key[:12]} are damaged on disk and were removed",
-            action="start the run again, they will be made anew",
-        )
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` has done.
+
+    Attributes:
+        removed: entries that are gone, those last used longest ago first.
+        in_use: those that would be, but some process reads them.
+        bytes: size of all that are left.
+    """
+
+    removed: tuple[CacheEntry, ...] = ()
+    in_use: tuple[CacheEntry, ...] = ()
+    bytes: int = 0
 
 
 class DataCache:
@@ -169,30 +199,69 @@ class DataCache:
         """Remove an entry; a run that reads it goes on where the platform allows that."""
         _remove(self._entries / key)
 
-    def prune(self, *, unused_for: float = 0.0, keep_bytes: int = 0) -> list[CacheEntry]:
-        """Remove entries, those last used longest ago first.
+    def prune(self, *, older_than: float = 0.0, keep_bytes: int = 0) -> Pruned:
+        """Remove entries, those last used longest ago first, never one that is in use; and what is left of work that
+        was never completed.
 
         Args:
-            unused_for: only those not used for so many seconds.
+            older_than: only those not used for so many seconds.
             keep_bytes: stop when the rest is no larger.
-
-        Returns:
-            What was removed.
         """
+        self._sweep()
         now = time.time()
         entries = self.entries()
         size = sum(entry.bytes for entry in entries)
-        removed = []
+        removed: list[CacheEntry] = []
+        in_use: list[CacheEntry] = []
         for entry in reversed(entries):
-            if size <= keep_bytes or now - entry.used < unused_for:
+            if size <= keep_bytes or now - entry.used < older_than:
                 break
-            self.remove(entry.key)
-            size -= entry.bytes
-            removed.append(entry)
-        for folder in self._entries.glob(".*") if self._entries.is_dir() else ():
-            if now - folder.stat().st_mtime > ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
-        return removed
+            with unused(entry.folder / ROWS) as free:
+                gone = (now - entry.used >= RECENT if free is None else free) and _remove(entry.folder)
+            size -= entry.bytes if gone else 0
+            (removed if gone else in_use).append(entry)
+        return Pruned(tuple(removed), tuple(in_use), size)
+
+    def _sweep(self) -> None:
+        """Remove what is no entry: damaged ones, and folders nobody has written to for long."""
+        for folder in self._entries.iterdir() if self._entries.is_dir() else ():
+            if not folder.name.startswith("."):
+                with unused(folder / ROWS) as free:
+                    if _read(folder) is None and free is not False:
+                        _remove(folder)
+                continue
+            with suppress(OSError):  # completed or removed meanwhile
+                written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+                if time.time() - written > ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_cache(root: Path | None = None) -> list[CacheEntry]:
+    """All prepared data that are kept, last used first.
+
+    Args:
+        root: of the cache; default: `folders.cache_folder()`.
+    """
+    return DataCache(root).entries()
+
+
+def prune_cache(
+    *, keep_bytes: int | None = None, older_than: float | None = None, all: bool = False, root: Path | None = None
+) -> Pruned:
+    """Remove prepared data, those last used longest ago first, never those that are in use.
+
+    Args:
+        keep_bytes: until the rest is no larger.
+        older_than: those not used for so many seconds.
+        all: every one.
+        root: of the cache; default: `folders.cache_folder()`.
+
+    Raises:
+        ValueError: not exactly one of `keep_bytes`, `older_than` and `all` is given.
+    """
+    if (keep_bytes is not None) + (older_than is not None) + all != 1:
+        raise ValueError("exactly one of keep_bytes, older_than and all says what is removed")
+    return DataCache(root).prune(older_than=older_than or 0.0, keep_bytes=keep_bytes or 0)
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
@@ -215,20 +284,23 @@ def _unsealed(path: Path) -> dict[str, Any] | None:
 def _read(folder: Path) -> CacheEntry | None:
     """The entry in a folder, None if its manifest is missing or damaged."""
     content = _unsealed(folder / MANIFEST)
-    if content is None or content["key"] != folder.name:
+    try:
+        if content is None or content["key"] != folder.name:
+            return None
+        return CacheEntry(
+            key=content["key"],
+            folder=folder,
+            bytes=content["bytes"],
+            sources=tuple(content["sources"]),
+            rows=content["rows"],
+            made=content["made"],
+            used=(folder / MANIFEST).stat().st_mtime,
+            tally=Tally.from_json(content["tally"]),
+            notes=tuple((topic, text) for topic, text in content["notes"]),
+            portions=tuple((rows, tokens, checksum) for rows, tokens, checksum in content["portions"]),
+        )
+    except (OSError, KeyError, TypeError, ValueError):  # removed meanwhile, or written by another version
         return None
-    return CacheEntry(
-        key=content["key"],
-        folder=folder,
-        bytes=content["bytes"],
-        sources=tuple(content["sources"]),
-        rows=content["rows"],
-        made=content["made"],
-        used=(folder / MANIFEST).stat().st_mtime,
-        tally=Tally.from_json(content["tally"]),
-        notes=tuple((topic, text) for topic, text in content["notes"]),
-        portions=tuple((rows, tokens, checksum) for rows, tokens, checksum in content["portions"]),
-    )
 
 
 def _is_whole(folder: Path) -> bool:
@@ -251,6 +323,27 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _remove(folder: Path) -> None:
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+def _damaged(key: str, folder: Path) -> EngineError:
+    """The error for rows that are not what was written; they are removed."""
+    if not _remove(folder):  # not where their file cannot be moved because it is open, here
+        with suppress(OSError):
+            (folder / MANIFEST).unlink(missing_ok=True)
+    return EngineError(
+        f"prepared data {key[:12]} are damaged on disk and were removed",
+        action="start the run again, they will be made anew",
+    )
+
+
+def _remove(folder: Path) -> bool:
+    """Remove an entry at one stroke, so that nobody finds half of it.
+
+    Returns:
+        Whether it is gone. Where files that are open cannot be moved, one that is in use is not.
+    """
+    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(aside)
+    except OSError:
+        return not folder.exists()
+    shutil.rmtree(aside, ignore_errors=True)
+    return True

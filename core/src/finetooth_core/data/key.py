@@ -1,8 +1,9 @@
 """The key of prepared data: SHA-256 over everything that decides them, so that a stale cache cannot be.
 
-It covers the bytes of every source file, the options of every entry that takes part, the code of their packages and the
-versions of all they depend on, the tokenizer's content, the model's config and the limits. What another process or
-another day may change without changing a token is left out: where the run writes, how it trains.
+It covers the bytes of every source file (where the rows lie elsewhere, what names them), the options of every entry
+that takes part, the code of their packages and the versions of all they depend on, the tokenizer's content, the model's
+config and the limits. What another process or another day may change without changing a token is left out: where the
+run writes, how it trains.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.context import Registered
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_hooks.protocols import KnownSource
+from finetooth_hooks.protocols import IdentifiedSource, KnownSource
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -63,11 +64,15 @@ def data_key(
     sources = []
     for picked in rows.sources:
         made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
-        if made_of is None:
+        named: dict[str, str] | str | None = None
+        if made_of is not None:
+            digests = {path: hashes.sha256(path) for path in made_of}
+            files |= digests
+            named = {path.as_posix(): digest for path, digest in digests.items()}
+        elif isinstance(picked.source, IdentifiedSource):
+            named = picked.source.identity()
+        if named is None:
             raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
-        digests = {path: hashes.sha256(path) for path in made_of}
-        files |= digests
-        named = {path.as_posix(): digest for path, digest in digests.items()}
         sources.append([picked.registered.full_name, picked.options, named])
     _ = context.renderer  # decides what it is
     kinds = ("loader", "family", "renderer")
@@ -88,6 +93,7 @@ def data_key(
         "sources": sources,
         "options": options,
         "option_files": _option_files(options, hashes),
+        "first": rows.count,
         "limit": None if limit is None else asdict(limit),
         "model": dict(context.model.config),
         "tokenizer": _tokenizer(context),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, prepare_examples
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, first_examples, prepare_examples
 from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenRows
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 STARTUP = 3.0
 """Seconds: about what starting workers takes. `auto` starts them when the work has taken as long, so that it never
 takes more than twice the time of the better choice."""
+
+
+GIGABYTE = 10**9
 
 
 @dataclass
@@ -60,12 +63,14 @@ class Made:
         return self.reading.failed or self.tally.refused is not None
 
 
-def prepare(context: RunContext, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
+def prepare(
+    context: RunContext, split: str, rendering: Rendering, limit: Limit | None, first: int | None = None
+) -> Preparation:
     """See `finetooth_hooks.Context.prepare`."""
     examples = context.examples(split)
     if isinstance(examples.rows, tuple):
-        return prepare_examples(examples, rendering.load(context), limit)
-    rows = context.rows(split)
+        return prepare_examples(first_examples(examples, first), rendering.load(context), limit)
+    rows = context.rows(split).first(first)
     if context.recipe.data.cache == "off":
         return _uncached(context, rows, rendering, limit, "the recipe says so")
     cache = DataCache()
@@ -102,11 +107,33 @@ def _fill(
             hashes.check_unchanged()
             names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
             notes = list(made.notes.items())
-            return cache.keep(
+            entry = cache.keep(
                 key.value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
             )
     except OSError as error:
         raise _no_room(cache.root, error) from error
+    _bound(context, cache)
+    return entry
+
+
+def _bound(context: RunContext, cache: DataCache) -> None:
+    """Keep the cache within `data.cache_gb`, and say so."""
+    bound = context.recipe.data.cache_gb
+    pruned = cache.prune(keep_bytes=int(bound * GIGABYTE))
+    if pruned.removed:
+        size = sum(entry.bytes for entry in pruned.removed) / GIGABYTE
+        context.note(
+            f"prepared data of {len(pruned.removed)} earlier "
+            f"{'run' if len(pruned.removed) == 1 else 'runs'} removed ({size:.3g} GB, those used longest ago) to keep "
+            f"data.cache_gb: {bound:g}; {pruned.bytes / GIGABYTE:.3g} GB are left",
+            topic="data.cache_gb",
+        )
+    elif pruned.bytes > bound * GIGABYTE:
+        context.note(
+            f"prepared data take {pruned.bytes / GIGABYTE:.3g} GB, more than data.cache_gb: {bound:g}, and all of them "
+            "are in use",
+            topic="data.cache_gb",
+        )
 
 
 def _uncached(
@@ -161,7 +188,7 @@ def _write(
     if limit is not None and not made.tally.used:
         raise made.tally.nothing_left(rows.split, limit.max_length)
     reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
-    context.decide("data.workers", made.workers, reason)
+    context.decide(f"data.workers.{rows.split}", made.workers, reason)
     return made, writer.portions
 
 
@@ -220,6 +247,8 @@ def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limi
 
 def _total(rows: SplitRows) -> int | None:
     """Bytes of the source files, None if they say little about the rows."""
+    if rows.count is not None:
+        return None
     total = 0
     for picked in rows.sources:
         files = picked.source.files() if isinstance(picked.source, KnownSource) else None

@@ -125,14 +125,24 @@ class SplitRows:
         split: `train` or `eval`.
         sources: in the recipe's order.
         format: reads the rows of all of them.
+        count: only the first so many rows; None is all of them.
     """
 
-    def __init__(self, split: str, sources: Sequence[PickedSource], format: PickedFormat) -> None:
-        self.split, self.sources, self.format = split, tuple(sources), format
+    def __init__(
+        self, split: str, sources: Sequence[PickedSource], format: PickedFormat, count: int | None = None
+    ) -> None:
+        self.split, self.sources, self.format, self.count = split, tuple(sources), format, count
+
+    def first(self, count: int | None) -> SplitRows:
+        """The first so many rows; all of them for None."""
+        if count is None:
+            return self
+        return SplitRows(self.split, self.sources, self.format, count if self.count is None else min(count, self.count))
 
     def work(self) -> Iterator[Work]:
         """Everything to be read, in order; see `work_of`."""
-        return work_of(self.split, self.sources)
+        work = work_of(self.split, self.sources)
+        return work if self.count is None else first_of(self.sources, work, self.count)
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
         """Ids and examples of some rows; what cannot be read is told to `reading`."""
@@ -223,7 +233,7 @@ class LazyExamples(Sequence[tuple[str, Example]]):
         if isinstance(index, slice):
             begin, end = index.start or 0, index.stop
             if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
-                return tuple(islice(iter(self), begin, end))  # reads no further than it must
+                return tuple(LazyExamples(self.rows.first(end)))[begin:]  # reads no further than it must
             return tuple(self)[index]
         found = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
         if found is None:
@@ -271,6 +281,27 @@ def _characters(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(map(_characters, value.values()))
     return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 8
+
+
+def first_of(sources: Sequence[PickedSource], work: Iterator[Work], count: int) -> Iterator[Work]:
+    """The work that holds the first `count` rows, and nothing after them; of a portion in which a row before that is
+    broken all, for it to be found."""
+    for item in work:
+        if not count:
+            return
+        good: list[Row] = []
+        broken = False
+        for row in rows_of(sources, item):
+            if isinstance(row, Row):
+                good.append(row)
+            broken = broken or not isinstance(row, Row)
+            if len(good) == count:
+                break
+        count -= len(good)
+        if count or broken:
+            yield item
+        else:
+            yield Work(item.source, tuple(good), sum(_characters(row.values) for row in good))
 
 
 def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataError]:

@@ -18,7 +18,7 @@ from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, prepare_examples
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, first_examples, prepare_examples
 from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
@@ -238,8 +238,10 @@ class FakeContext:
     def examples(self, split: str) -> Examples:
         return self.given[split] if split in self.given else conversations(split)
 
-    def prepare(self, split: str, rendering: Rendering, limit: Limit | None) -> Preparation:
-        return prepare_examples(self.examples(split), rendering.load(self), limit)
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
+    ) -> Preparation:
+        return prepare_examples(first_examples(self.examples(split), first), rendering.load(self), limit)
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()

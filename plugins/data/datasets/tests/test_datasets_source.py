@@ -197,6 +197,94 @@ def test_claims(reference: str, strength: int) -> None:
     assert (claim.strength if claim else 0) == strength
 
 
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with a dataset of one split, and one with a dataset of two."""
+    one = datasets.Dataset.from_dict({"n": list(range(20))})
+    one.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": one, "test": datasets.Dataset.from_dict({"n": [7, 8]})}).save_to_disk(
+        str(tmp_path / "two")
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folder", "split", "expected"),
+    [
+        ("one", "train", list(range(20))),
+        ("one", "train[5:7]", [5, 6]),
+        ("two", "train[:10%]", [0, 1]),
+        ("two", "test", [7, 8]),
+        ("two", "train[:1]+test", [0, 7, 8]),
+    ],
+)
+def test_a_saved_dataset(saved: Path, folder: str, split: str, expected: list[int]) -> None:
+    assert [row["n"] for row in values(saved / folder, split=split)] == expected
+
+
+def test_a_saved_dataset_without_the_split(saved: Path) -> None:
+    with pytest.raises(DataError, match=r"two: it has no split 'nope': .*'train', 'test'"):
+        rows(saved / "two", split="nope")
+    next((saved / "one").glob("*.arrow")).write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="one: it cannot be read"):
+        rows(saved / "one")
+
+
+def test_a_saved_dataset_is_claimed(saved: Path) -> None:
+    claim = claims(str(saved / "two"))
+    assert claim is not None and claim.strength == 2 and claims(str(saved)) is None
+    (saved / "one/dataset_info.json").unlink()
+    assert claims(str(saved / "one")) is None
+
+
+def test_what_rows_are_made_of(saved: Path) -> None:
+    def made_of(path: str) -> Any:
+        return DatasetsSource(DatasetsOptions(path=path)).files()
+
+    assert made_of(str(SMALL)) == (SMALL,)
+    (saved / "one/.cache").mkdir()
+    (saved / "one/.cache/hidden").write_text("")
+    assert {path.name for path in made_of(str(saved / "one"))} == {
+        "data-00000-of-00001.arrow",
+        "dataset_info.json",
+        "state.json",
+    }
+    assert made_of("org/name") is None
+
+
+def test_a_hub_dataset_is_identified_by_its_fingerprint(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network in tests: datasets saved to disk stand for those that the hub gives."""
+    given: dict[str, Any] = {}
+    loads: list[Any] = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        loads.append(args)
+        return given["dataset"]
+
+    def identity() -> str | None:
+        return DatasetsSource(DatasetsOptions(path="org/name")).identity()
+
+    monkeypatch.setattr(source.datasets, "load_dataset", load)
+    given["dataset"] = datasets.load_from_disk(str(saved / "one"))
+    first = identity()
+    assert first is not None and given["dataset"]._fingerprint in first and identity() == first
+    seen = {first}
+    given["dataset"].info.download_checksums = {"hf://datasets/org/name@0123/x.parquet": {}}
+    seen.add(identity())
+    given["dataset"].info.download_checksums = {"hf://datasets/org/name@4567/x.parquet": {}}
+    seen.add(identity())
+    given["dataset"] = given["dataset"].map(lambda row: {"n": row["n"] + 1})
+    seen.add(identity())
+    assert len(seen) == 4
+    given["dataset"] = [{"n": 1}]  # nothing that has a fingerprint
+    assert identity() is None
+    loads.clear()
+    given["dataset"] = datasets.load_from_disk(str(saved / "one"))
+    one = DatasetsSource(DatasetsOptions(path="org/name"))
+    assert one.identity() == first and len(list(one.rows())) == len(list(one.rows())) == 20
+    assert len(loads) == 1  # the rows are those that were identified
+
+
 def test_an_existing_path_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from finetooth_hooks import (
@@ -19,6 +19,7 @@ from finetooth_hooks import (
     Text,
     TrainSettings,
 )
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, first_examples, prepare_examples
 from finetooth_hooks.protocols import Examples
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
@@ -86,6 +87,12 @@ class Context:
         if split != "eval" or not self.rows:
             raise RecipeError("data.eval", "no data are given")
         return Examples(split, tuple((f"eval:{i}", example) for i, example in enumerate(self.rows)))
+
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
+    ) -> Preparation:
+        examples = first_examples(self.examples(split), first)
+        return prepare_examples(examples, rendering.load(cast(Any, self)), limit)
 
     def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
         name = pick if isinstance(pick, str) else pick["name"]

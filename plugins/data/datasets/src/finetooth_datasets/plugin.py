@@ -12,11 +12,21 @@ ENDINGS = (".csv", ".tsv", ".json", ".parquet", ".arrow")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def is_saved(path: Path) -> bool:
+    """Whether the library wrote a dataset there with `save_to_disk`, of several splits or of one."""
+    return (path / "dataset_dict.json").is_file() or all(
+        (path / name).is_file() for name in ("dataset_info.json", "state.json")
+    )
+
+
 def claims(reference: str) -> Claim | None:
-    """Files of tables are its own by their name, and names of the form `org/name` that are nothing on this machine."""
+    """Files of tables are its own by their name, folders if the library saved a dataset there, and names of the form
+    `org/name` that are nothing on this machine."""
     ending = Path(reference).suffix.lower()
     if ending in ENDINGS:
         return Claim(2, f"a {ending} file")
+    if reference and is_saved(Path(reference)):
+        return Claim(2, "a folder with a dataset saved to disk")
     # a path that was mistyped has an ending, and a hub id of a dataset hardly ever does
     if not ending and not Path(reference).exists() and HUB_ID.fullmatch(reference):
         return Claim(1, "has the form of a hub id")
@@ -28,6 +38,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="datasets",
         build="finetooth_datasets.source:build",
-        summary="CSV, TSV, JSON, Parquet and Arrow files, and datasets of the hub",
+        summary="CSV, TSV, JSON, Parquet and Arrow files, saved datasets, and datasets of the hub",
         claims=claims,
     )

@@ -1,7 +1,8 @@
-"""The source `datasets`: rows of a file or of a hub dataset."""
+"""The source `datasets`: rows of a file, of a folder, or of a hub dataset."""
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
 
 from finetooth_datasets import tables
-from finetooth_datasets.plugin import ENDINGS
+from finetooth_datasets.plugin import ENDINGS, is_saved
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
@@ -25,9 +26,11 @@ class DatasetsOptions(Options):
     """Options of `datasets`."""
 
     path: str
-    """A file (.csv, .tsv, .json, .parquet, .arrow), or a hub id `org/name`."""
+    """A file (.csv, .tsv, .json, .parquet, .arrow), a folder with a dataset that was saved to disk or with files of
+    one, or a hub id `org/name`."""
     split: str = "train"
-    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`."""
+    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`, and so is a
+    saved dataset without splits."""
     config: str | None = None
     """The configuration of a hub dataset that has several."""
     revision: str | None = None
@@ -45,11 +48,31 @@ class DatasetsSource:
 
     def __init__(self, options: DatasetsOptions) -> None:
         self._options = options
+        self._loaded: Any = None
 
     def files(self) -> tuple[Path, ...] | None:
-        """The file; of a hub dataset nothing is known here."""
+        """The file, or all files below the folder but hidden ones; of a hub dataset see `identity`."""
         path = Path(self._options.path)
-        return (path,) if path.suffix.lower() in ENDINGS else None
+        if path.suffix.lower() in ENDINGS:
+            return (path,)
+        if not path.is_dir():
+            return None
+        found = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return tuple(file for file in found if not any(p.startswith(".") for p in file.relative_to(path).parts))
+
+    def identity(self) -> str | None:
+        """Of a hub dataset: the library's fingerprint, made of the repository's commit, the configuration and the
+        split, and the addresses of the files it read, which name the commit too.
+
+        Raises:
+            DataError: see `rows`.
+        """
+        dataset = self._hub()
+        fingerprint = getattr(dataset, "_fingerprint", None)
+        if not fingerprint:
+            return None
+        addresses = sorted(map(str, getattr(dataset.info, "download_checksums", None) or ()))
+        return json.dumps([fingerprint, len(dataset), str(dataset.features), addresses])
 
     def rows(self) -> Iterator[Row]:
         """
@@ -63,7 +86,7 @@ class DatasetsSource:
             with tempfile.TemporaryDirectory() as cache:
                 yield from self._rows(self._file(cache))
         else:
-            yield from self._rows(self._hub())
+            yield from self._rows(self._saved() if is_saved(Path(options.path)) else self._hub())
 
     def _rows(self, dataset: Any) -> Iterator[Row]:
         name = f"{self._options.path}:{self._options.split}"
@@ -96,12 +119,29 @@ class DatasetsSource:
             raise self._broken(error) from error
 
     def _hub(self) -> Any:
+        """A dataset of the hub, or of a folder with files of one; the same whenever it is asked for, so that the rows
+        are those that were identified."""
+        options = self._options
+        if self._loaded is None:
+            try:
+                self._loaded = datasets.load_dataset(
+                    options.path, options.config, split=options.split, revision=options.revision
+                )
+            except Exception as error:  # as above, and the hub client's own
+                raise self._broken(error) from error
+        return self._loaded
+
+    def _saved(self) -> Any:
+        """A dataset that `save_to_disk` wrote."""
         try:
-            return datasets.load_dataset(
-                self._options.path, self._options.config, split=self._options.split, revision=self._options.revision
-            )
-        except Exception as error:  # as above, and the hub client's own
+            found = datasets.load_from_disk(self._options.path)
+            splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+            lengths = {name: len(split) for name, split in splits.items()}
+            slices = datasets.ReadInstruction.from_spec(self._options.split).to_absolute(lengths)
+            parts = [splits[part.splitname].select(range(part.from_, part.to)) for part in slices]
+        except Exception as error:  # as above
             raise self._broken(error) from error
+        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
     def _broken(self, error: BaseException) -> DataError:
         names = set()

@@ -77,7 +77,6 @@ class ExactMatchEvaluator:
             DataError: no row asks anything.
         """
         self._questions, report = read_questions(
-            self._context.examples("eval"),
             self._context,
             self._answers if self._judges else None,
             self._options.max_tokens,

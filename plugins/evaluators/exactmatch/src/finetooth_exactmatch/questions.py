@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from finetooth_hooks import Context, Conversation, DataError, DataReport, Example, PromptCompletion
-from finetooth_hooks.protocols import Examples
-from finetooth_hooks.rendering import text_opening
+from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.token_rows import TokenRows
 
 from finetooth_exactmatch.normalise import AnswerOptions
+from finetooth_exactmatch.prompts import asks
 
 NO_QUESTION = "a plain text asks nothing"
 NO_ANSWER = "does not end with an assistant's message"
@@ -37,9 +40,9 @@ class Question:
 
 
 def read_questions(
-    examples: Examples, context: Context, answers: AnswerOptions | None, max_tokens: int, rows: int | None
+    context: Context, answers: AnswerOptions | None, max_tokens: int, rows: int | None
 ) -> tuple[list[Question], DataReport]:
-    """Questions of a split and what became of its rows.
+    """Questions of the held-out rows and what became of these; many are rendered by several processes and kept.
 
     Args:
         answers: how the expected answer is read; None if a reward of its own judges.
@@ -47,13 +50,21 @@ def read_questions(
         rows: use only the first rows.
 
     Raises:
-        DataError: no row asks anything.
+        RecipeError: the recipe gives no held-out rows.
+        DataError: a row is broken, or none asks anything.
     """
     questions: list[Question] = []
     dropped: dict[str, list[str]] = defaultdict(list)
-    chosen = examples.rows if rows is None else examples.rows[:rows]
-    for id_, example in chosen:
-        found = _question(id_, example, context)
+    examples = context.examples("eval")
+    prompts = _prompts(context.prepare("eval", Rendering("finetooth_exactmatch.prompts:build"), None, first=rows).data)
+    prompt = next(prompts, None)
+    count = 0
+    for id_, example in examples.rows if rows is None else examples.rows[:rows]:
+        count += 1
+        tokens: tuple[int, ...] = ()
+        if prompt is not None and prompt[0] == id_:  # rows without tokens are left out, the others are in order
+            tokens, prompt = prompt[1], next(prompts, None)
+        found = _question(id_, example, tokens)
         if isinstance(found, Question) and answers is not None and answers.read(found.expected) is None:
             found = NO_MATCH
         if isinstance(found, Question) and len(found.tokens) + max_tokens > context.facts.max_positions:
@@ -69,10 +80,10 @@ def read_questions(
             f"evaluator exact_match can use no row: {reasons}",
             action="change data.eval or leave exact_match out of evaluate.evaluators",
         )
-    notes = (f"evaluator exact_match asks the first {rows} rows",) if len(chosen) < len(examples.rows) else ()
+    notes = (f"evaluator exact_match asks the first {rows} rows",) if count == rows else ()
     report = DataReport(
         split=examples.split,
-        rows=len(chosen),
+        rows=count,
         used=len(questions),
         dropped={reason: len(ids) for reason, ids in dropped.items()},
         dropped_ids={reason: tuple(ids[:5]) for reason, ids in dropped.items()},
@@ -83,18 +94,21 @@ def read_questions(
     return questions, report
 
 
-def _question(id_: str, example: Example, context: Context) -> Question | str:
+def _prompts(rows: TokenRows) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Row ids with all their tokens."""
+    begin = 0
+    for end in accumulate(rows.lengths.tolist()):
+        yield rows.place(begin)[0], tuple(rows.span(begin, end).tolist())
+        begin = end
+
+
+def _question(id_: str, example: Example, tokens: tuple[int, ...]) -> Question | str:
     """The example as a question, or why it is none."""
     if isinstance(example, PromptCompletion):
-        tokens = (*text_opening(context.tokenizer), *context.tokenizer.encode(example.prompt))
         return Question(id_, example.prompt, tokens, example.completion, chat=False) if tokens else NO_QUESTION
     if not isinstance(example, Conversation):
         return NO_QUESTION
-    *asked, answer = example.messages
-    if not asked or answer.role != "assistant" or not answer.content.strip():
+    if not asks(example):
         return NO_ANSWER
-    try:
-        tokens = context.renderer.prompt(asked, example.tools)
-    except DataError as error:
-        raise DataError(id_, error.problem, action=error.action) from error
+    *asked, answer = example.messages
     return Question(id_, asked[-1].content, tokens, answer.content, chat=True)

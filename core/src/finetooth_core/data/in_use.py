@@ -1,0 +1,53 @@
+"""Which prepared data some process reads: it holds a shared lock on their file, which goes with the process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can be neither moved nor removed
+    fcntl = None  # type: ignore[assignment]
+
+
+def hold(path: Path) -> int:
+    """Mark a file as in use until what is returned is closed, at the latest when the process ends.
+
+    Returns:
+        A file descriptor, not inherited by other processes.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks; see `unused`
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[bool | None]:
+    """Gives whether no process holds the file, this one included, or None if the platform or the file system cannot
+    tell. Nobody can begin to until the context is left."""
+    descriptor = -1
+    free: bool | None = None
+    try:
+        if fcntl is not None:
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+    except FileNotFoundError:
+        free = True
+    except BlockingIOError:
+        free = False
+    except OSError:
+        free = None
+    try:
+        yield free
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

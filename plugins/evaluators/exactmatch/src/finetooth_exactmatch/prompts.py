@@ -1,0 +1,36 @@
+"""Tokens of the question that an example asks; also what a worker process builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
+from finetooth_hooks.context import Context
+from finetooth_hooks.preparation import Render
+from finetooth_hooks.rendering import text_opening
+
+
+def build(options: Mapping[str, Any], context: Context) -> Render:
+    """A raw prompt as it stands, a conversation up to its last answer; no tokens for what asks nothing.
+
+    Args:
+        options: none.
+    """
+    opening = text_opening(context.tokenizer)
+
+    def render(example: Example) -> Rendered:
+        tokens: tuple[int, ...] = ()
+        if isinstance(example, PromptCompletion):
+            tokens = (*opening, *context.tokenizer.encode(example.prompt))
+        elif isinstance(example, Conversation) and asks(example):
+            tokens = tuple(context.renderer.prompt(example.messages[:-1], example.tools))
+        return Rendered(tokens, (0.0,) * len(tokens))
+
+    return render
+
+
+def asks(conversation: Conversation) -> bool:
+    """It ends with an assistant's message, and something stands before that."""
+    *asked, answer = conversation.messages
+    return bool(asked) and answer.role == "assistant" and bool(answer.content.strip())

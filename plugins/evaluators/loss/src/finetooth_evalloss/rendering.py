@@ -1,0 +1,47 @@
+"""How the evaluator `loss` turns a held-out example into tokens; also what a worker process builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import Conversation, DataError, Example, Rendered, Text
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.preparation import Render
+from finetooth_hooks.rendering import render_completion, text_opening
+
+ONE_KIND = "give data.eval rows of one kind"
+
+
+def build(options: Mapping[str, Any], context: Context) -> Render:
+    """Tokens of an example; its weights say what counts.
+
+    Args:
+        options: `train_on`, as in `LossOptions`, and `texts`: whether the rows are documents, of which every token
+            counts.
+    """
+    train_on: TrainOn = options["train_on"]
+
+    def render(example: Example) -> Rendered:
+        if isinstance(example, Text):
+            raise DataError("", "a document among conversations", action=ONE_KIND)
+        if isinstance(example, Conversation):
+            return context.renderer.render(example, train_on=train_on)
+        return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
+
+    return _documents(context) if options["texts"] else render
+
+
+def _documents(context: Context) -> Render:
+    tokenizer = context.tokenizer
+    opening = text_opening(tokenizer)
+
+    def render(example: Example) -> Rendered:
+        if not isinstance(example, Text):
+            raise DataError("", "a conversation among documents", action=ONE_KIND)
+        # a document without tokens is held by one that is never read, for its id; nothing is predicted in either
+        tokens = (*opening, *tokenizer.encode(example.text)) or (0,)
+        return Rendered(tokens, (1.0,) * len(tokens))
+
+    return render

@@ -1,0 +1,77 @@
+"""Documents in windows, each document for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from finetooth_hooks import DataError, DataReport, Datum
+from finetooth_hooks.tally import SHOWN
+from finetooth_hooks.token_rows import TokenRows
+
+TOO_SHORT = "too short to predict a token"
+
+
+class Windows(Sequence[Datum]):
+    """Each document cut in windows of `length` positions, made when they are asked for.
+
+    Neighbours share one token, the last a window predicts and the first the next one reads, so each token of a document
+    but the first is predicted once. A window is named after its document and its first token in it: `corpus.txt@1024`.
+
+    Raises:
+        DataError: no document has two tokens.
+    """
+
+    def __init__(self, documents: TokenRows, length: int) -> None:
+        self._documents, self._length = documents, length
+        sizes = documents.lengths
+        self._begins = np.concatenate(([0], np.cumsum(sizes)))
+        self._positions = np.maximum(sizes - 1, 0)
+        self._ends = np.cumsum(-(-self._positions // length))
+        if not len(self):
+            raise DataError("data.eval", "its texts have no token to predict", action="give longer texts")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Datum: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Datum]: ...
+    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        document = int(np.searchsorted(self._ends, place, side="right"))
+        before = int(self._ends[document - 1]) if document else 0
+        offset = (place - before) * self._length
+        begin, end = int(self._begins[document]), int(self._begins[document + 1])
+        tokens = self._documents.span(begin + offset, min(begin + offset + self._length + 1, end))
+        return Datum.from_tokens(tokens, id=f"{self._id(document)}@{offset}")
+
+    def report(self, documents: DataReport) -> DataReport:
+        """What became of the documents, told in windows.
+
+        Args:
+            documents: what became of them as rows.
+        """
+        short = np.flatnonzero(self._positions == 0)
+        longest = np.minimum(self._positions, self._length)
+        positions = int(self._positions.sum())
+        return DataReport(
+            split=documents.split,
+            rows=documents.rows,
+            used=len(self),
+            dropped={TOO_SHORT: len(short)} if len(short) else {},
+            dropped_ids={TOO_SHORT: tuple(map(self._id, short[:SHOWN]))} if len(short) else {},
+            tokens=positions,
+            trained_tokens=positions,
+            longest=int(longest.max()),
+            longest_id=f"{self._id(int(longest.argmax()))}@0",
+        )
+
+    def _id(self, document: int) -> str:
+        return self._documents.place(int(self._begins[document]))[0]
