@@ -47,8 +47,6 @@ GIVEN_VOCABULARY, CPU_VOCABULARY = 151_936, 49_152
 GIVEN = ((1, 2048), (1, 8192), (1, 16384), (4, 4096), (8, 2048), (16, 2048), (16, 4096))
 CPU_GIVEN = ((1, 16), (1, 32), (1, 64), (2, 32))
 """Sequences and their length."""
-PAGE_NAMES = {"triton": "finetooth", "liger-kernel": "Liger"}
-"""What the page calls a contender, where that is another name."""
 CPU_CONTENDERS: dict[str, Loss] = {"torch, whole logits": whole_logits, "chunked": chunked}
 
 
@@ -125,7 +123,7 @@ def page_rows(found: list[Row]) -> list[Row]:
                 rows.append(
                     {
                         "shape": shape,
-                        "kernel": PAGE_NAMES.get(name, name),
+                        "kernel": name,
                         **figures,
                         "memory_bytes": int(both["peak_mb"] * 1e6),
                     }

@@ -7,6 +7,18 @@ from harness import compare, figures, goals, results
 from harness.turns import turns
 from harness.workloads import WORKLOADS, Contender, Workload, pick
 
+CONFIG = dict.fromkeys(
+    (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "vocab_size",
+    ),
+    1,
+)
+
 
 def workload(*contenders: Contender) -> Workload:
     return Workload("z", "zoo", "", "", {"quick": {}, "full": {}, "smoke": {}}, contenders)
@@ -44,15 +56,51 @@ def test_a_failed_run_counts_nowhere():
 
 
 def test_losses_are_compared_step_by_step():
-    runs = [run("a", 0, losses=[1.0, 2.0, 3.0]), run("b", 0, losses=[1.5, 1.5, 3.0])]
-    found = figures.losses(runs, "a", "b")
-    assert found is not None
+    (found,) = figures.losses([run("a", 0, losses=[1.0, 2.0, 3.0]), run("b", 0, losses=[1.5, 1.5, 3.0])], "a", "b")
     assert found.differences == (-0.5, 0.5, 0.0)
-    assert (found.largest, found.mean, found.mean_signed) == (0.5, pytest.approx(1 / 3), 0.0)
+    assert (found.largest, found.mean) == (0.5, pytest.approx(1 / 3))
 
 
-def test_losses_of_different_lengths_are_not_compared():
-    assert figures.losses([run("a", 0, losses=[1.0]), run("b", 0, losses=[1.0, 2.0])], "a", "b") is None
+@pytest.mark.parametrize("differs", [{"losses": [1.0, 2.0]}, {"losses": [1.0], "rows_digest": "other"}])
+def test_other_steps_or_rows_cannot_be_compared(differs):
+    same = [run("a", 0, losses=[1.0], rows_digest="one"), run("b", 0, losses=[1.0], rows_digest="one")]
+    runs = [*same, run("a", 1, losses=[1.0], rows_digest="one"), run("b", 1, **differs)]
+    assert figures.comparable(same, "a", "b") and figures.losses(same, "a", "b")
+    assert not figures.comparable(runs, "a", "b")  # one such round is enough
+    assert figures.losses(runs, "a", "b") == []
+
+
+def test_one_that_does_not_tell_its_rows_is_compared():
+    assert figures.comparable([run("a", 0, rows_digest="one"), run("b", 0)], "a", "b")
+
+
+def loss_goal(ours, theirs, **differs):
+    """The goal on losses in bf16, from the losses of each round."""
+    runs = [run("finetooth bf16", i, losses=one, rows_digest="x") for i, one in enumerate(ours)]
+    runs += [run("TRL defaults", i, losses=one, rows_digest="x", **differs) for i, one in enumerate(theirs)]
+    table = goals.table({"lora": {"runs": runs, "config": CONFIG}})
+    return next(goal for goal in table if goal.workload == "(a) losses in bf16")
+
+
+def test_the_goal_on_losses_takes_the_mean_of_absolute_differences():
+    # differences of +4e-3 and -4e-3 cancel, and each is within the bound of a step; their absolute mean is not
+    goal = loss_goal([[1.004, 1.0]], [[1.0, 1.004]])
+    assert goal.met is False and goal.reached == "4.0e-03 at most, 4.0e-03 on average"
+    assert loss_goal([[1.0005, 1.0]], [[1.0, 1.0005]]).met is True
+
+
+def test_the_goal_on_losses_takes_the_worst_round():
+    goal = loss_goal([[1.0, 1.0], [1.0, 1.006]], [[1.0, 1.0], [1.0, 1.0]])
+    assert goal.met is False and goal.reached == "6.0e-03 at most, 3.0e-03 on average"
+
+
+def test_goals_on_contenders_with_other_rows_are_not_judged():
+    mine = run("finetooth bf16", 0, tokens_per_second=9.0, losses=[1.0], rows_digest="x")
+    other = run("TRL defaults", 0, tokens_per_second=1.0, losses=[1.0], rows_digest="y")
+    table = goals.table({"lora": {"runs": [mine, other], "config": CONFIG}})
+    judged = {goal.workload: goal for goal in table}
+    for name in ("(a) tokens/s", "(a) losses in bf16"):
+        assert (judged[name].reached, judged[name].met) == (goals.NOT_COMPARABLE, None)
 
 
 def test_a_share_is_of_the_rate_in_the_own_precision():
@@ -68,16 +116,23 @@ def test_a_share_is_of_the_rate_in_the_own_precision():
 
 @pytest.mark.parametrize(("ratio", "met"), [(5.2, True), (4.9, False)])
 def test_a_goal_is_judged_by_the_median_ratio(ratio, met):
-    config = dict.fromkeys(
-        ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"), 1
-    )
     runs = [run("finetooth bf16", 0, tokens_per_second=ratio), run("TRL defaults", 0, tokens_per_second=1.0)]
-    table = goals.table({"lora": {"runs": runs, "config": {**config, "vocab_size": 1}}})
+    table = goals.table({"lora": {"runs": runs, "config": CONFIG}})
     speed = next(goal for goal in table if goal.workload == "(a) tokens/s")
     assert speed.met is met
     assert speed.reached == f"{ratio:.2f}x"
     unmeasured = next(goal for goal in table if goal.workload == "(b) tokens/s")
     assert unmeasured.met is None
+
+
+@pytest.mark.parametrize(("memory", "met"), [(90, True), (110, False)])
+def test_a_kernel_is_held_against_the_better_of_two(memory, met):
+    rows = [("triton", 2.0, 4.0, memory), ("cut-cross-entropy", 3.0, 5.0, 200), ("liger-kernel", 9.0, 9.0, 100)]
+    names = ("kernel", "forward_ms", "backward_ms", "memory_bytes")
+    shape = goals.KERNEL_SHAPES[1]
+    file = {"rows": [{"shape": shape, **dict(zip(names, row, strict=True))} for row in rows]}
+    goal = next(g for g in goals.table({"kernels": file}) if shape in g.workload)
+    assert (goal.reached, goal.met) == (f"0.75x the time, {memory / 100:.2f}x the memory", met)
 
 
 def test_scores_are_compared_to_transformers_in_fp32():
@@ -91,6 +146,20 @@ def test_scores_are_compared_to_transformers_in_fp32():
 def test_other_rows_are_noticed():
     runs = [run("finetooth bf16", 0, rows_digest="x"), run("TRL", 0, rows_digest="x"), run("odd", 0, rows_digest="y")]
     assert compare.same_rows(runs) == {"finetooth bf16": True, "TRL": True, "odd": False}
+
+
+def test_rows_that_change_between_rounds_are_noticed():
+    runs = [run("finetooth bf16", i, rows_digest="x") for i in range(2)]
+    runs += [run("TRL", 0, rows_digest="x"), run("TRL", 1, rows_digest="y")]
+    assert compare.same_rows(runs) == {"finetooth bf16": True, "TRL": False}
+
+
+def test_a_forward_has_the_flops_of_a_forward():
+    work = {"positions": 3, "head_positions": 2, "pairs": 9.0, "rank": 0}
+    shape = figures.Shape.of(CONFIG)
+    # one layer of width 1: 4 attention weights and 3 of the feed-forward, a head of 1, scores and values of 9 pairs
+    assert figures.executed(run("a", 0, passes="forward", **work), shape) == 2 * 7 * 3 + 2 * 2 + 4 * 9
+    assert figures.executed(run("a", 0, **work), shape) == 3 * (2 * 7 * 3 + 2 * 2 + 4 * 9)
 
 
 def test_a_part_of_a_workload_keeps_the_others_runs():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from harness import charts, page, results
+from harness import charts, floorpage, goals, page, results
 from harness.workloads import WORKLOADS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -84,6 +85,88 @@ def test_a_measured_workload_shows_its_figures(lora):
     for chart in ("lora-speed", "lora-losses"):
         assert f"![{chart.replace('-', ' ')}](benchmarks/{chart}.svg)" in text
         ElementTree.fromstring(files[f"benchmarks/{chart}.svg"])
+
+
+def test_contenders_with_other_rows_are_not_compared(lora):
+    for run in lora["runs"]:
+        run["rows_digest"] = "y" if run["contender"] == "TRL defaults" else "x"
+    lora["comparisons"] = {"same_rows": {"finetooth bf16": True, "TRL defaults": False}}
+    text = page.render({"lora": lora})[page.PAGE]
+    assert "| finetooth bf16 | 600 | not comparable | 1.00 |" in text
+    assert f"| (a) tokens/s | ≥ 5x TRL defaults | {goals.NOT_COMPARABLE} |  |" in text
+    assert "Other tokens than finetooth's were trained by: TRL defaults" in text
+
+
+def test_what_the_first_step_takes_is_told_by_part(lora):
+    lora["runs"][1] |= {"ends_s": {"imports": 2.0, "engine": 3.5}, "first_step_s": 5.0}
+    text = page.render({"lora": lora})[page.PAGE]
+    assert "finetooth's time to the first step: imports 2.0 s, engine 1.5 s, first step 1.5 s." in text
+
+
+def recording(name: str) -> dict[str, object]:
+    """A run of the workload `profile`."""
+    operators = [f"| aten::op{i} | {i} |" for i in range(12)]
+    table = ["# Where it goes", "", "Of a step, 60 % mm.", "", "## By operator", "", "| operator | ms |", "|---|---|"]
+    lines = [*table, *operators, "", "12 more take 1 %.", "", "## Memory", "", "At the peak, much."]
+    return {"contender": name, "round": 0, "table": "\n".join(lines) + "\n"}
+
+
+def test_a_goal_that_is_missed_shows_the_floor_and_where_the_time_goes(lora):
+    for run in lora["runs"]:
+        if run["contender"] == "TRL defaults":
+            run["tokens_per_second"] = 200.0  # a third of ours: the goal of 5x is missed
+        elif run["contender"] == "finetooth bf16":
+            run["flops"] = 600 * 1e9  # a GFLOP a token
+    files = {"lora": lora, "profile": {"machine": lora["machine"], "runs": [recording("lora")]}}
+    text = " ".join(page.render(files)[page.PAGE].split())
+    assert "| 3.00x (3.00 to 3.00) | **not met** ([why](#where-the-time-goes-and-what-the-floor-is)) |" in text
+    # 900 GFLOP/s at a GFLOP a token: 900 tokens/s, less than the 1,000 that the goal asks for
+    assert "| (a) LoRA, supervised | 1.000 | 900 | 900 | 600 | 67 % | 1,000 (**above the floor**) |" in text
+    assert "No code that executes these FLOPs reaches the goal at this GEMM rate." in text
+    assert "#### Where it goes Of a step, 60 % mm." in text
+    assert "aten::op7" in text and "aten::op8" not in text and "12 more take 1 %." in text
+    assert "At the peak, much." not in text
+
+
+def test_the_anchors_of_reasons_are_headings():
+    headings = {re.sub(r"[^a-z0-9 -]", "", w.title.lower()).replace(" ", "-") for w in WORKLOADS}
+    headings.add(re.sub(r"[^a-z0-9 -]", "", floorpage.TITLE.lower()).replace(" ", "-"))
+    assert {anchor.lstrip("#") for anchor in page.WHY.values()} <= headings
+
+
+def test_start_up_shows_imports_and_the_first_compilation():
+    top = [{"name": "torch", "level": 0, "cumulative_ms": 1800.0, "own_ms": 12.5}]
+    runs = [
+        {
+            "contender": "commands",
+            "round": 0,
+            "seconds": {"ft --help": [0.3]},
+            "imports": {"ft check": {"modules": 2000, "total_ms": 2100.0, "top": top}},
+        },
+        {"contender": "native kernels", "round": 0, "native": {"compile_s": 3.25, "load_s": 0.004}},
+    ]
+    machine = {"processor": "a chip", "cores": 2, "memory_bytes": 2**34, "accelerator": ""}
+    text = page.render({"startup": {"runs": runs, "machine": machine, "config": CONFIG}})[page.PAGE]
+    assert "Imports of `ft check`: 2,000 modules in 2,100 ms" in text
+    assert "| `torch` | 1,800.0 | 12.5 |" in text
+    assert "takes 3.2 s;" in text and "4 ms a run" in text
+    assert "| (f) `ft --help` | ≤ 0.2 s | 0.30 s | **not met** ([why](#f-start-up)) |" in text
+
+
+def test_the_kernels_are_called_what_the_page_calls_them():
+    spec = importlib.util.spec_from_file_location("bench_kernels", Path(__file__).with_name("kernels.py"))
+    assert spec is not None and spec.loader is not None
+    kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    found = [
+        {"what": what, "rows": 16_384, "vocabulary": 248_320, "width": 2_048, "contenders": {name: told}}
+        for name in page.KERNELS
+        for what, told in (("forward", {"ms": 1.0}), ("both, trained head", {"ms": 3.0, "peak_mb": 2.0}))
+    ]
+    rows = kernels.page_rows(found)
+    assert [(row["shape"], row["kernel"]) for row in rows] == [(goals.KERNEL_SHAPES[0], name) for name in page.KERNELS]
+    text = page.render({"kernels": {"device": "a GPU", "rows": rows}})[page.PAGE]
+    assert text.count("| 1.00 | 2.00 | 2 |") == len(page.KERNELS)
 
 
 def test_bars_are_as_long_as_their_values():

@@ -48,6 +48,18 @@ def test_one_that_does_not_end_is_stopped(tmp_path):
     assert done.wall_s < 30
 
 
+def test_compiled_kernels_are_there_and_nothing_else_is(tmp_path):
+    (tmp_path / "kept/native").mkdir(parents=True, mode=0o700)
+    (tmp_path / "kept/native/one.so").write_text("compiled")
+    look = "import os, pathlib; found = sorted(map(str, pathlib.Path(os.environ['FT_CACHE']).rglob('*')))"
+    answer = "json.dump({'found': found, 'mode': os.stat(found[0]).st_mode & 0o777}, open(sys.argv[2], 'w'))"
+    command, log = script(tmp_path, f"{look}\n{answer}"), tmp_path / "log"
+    done = run(command, {}, timeout=60, environment=dict(os.environ), log=log, compiled=tmp_path / "kept")
+    assert [Path(path).name for path in done.result["found"]] == ["native", "one.so"]
+    assert done.result["mode"] == 0o700
+    assert not Path(done.result["found"][0]).exists()  # a copy: what a contender does to it is forgotten
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory_of_children_counts(tmp_path):
     child = "import time; held = bytearray(b'x') * (120 * 2**20); time.sleep(1)"

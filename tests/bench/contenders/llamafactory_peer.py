@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from meter import Meter
-from peer_rows import prompt_completion
+from peer_clock import PeerClock
+from peer_rows import RATES, prompt_completion
 
 
 def stand_in_for_torchaudio() -> None:
@@ -47,29 +48,8 @@ def main() -> None:
     stand_in_for_torchaudio()
     import torch
     from llamafactory.train.tuner import run_exp
-    from transformers import Trainer, TrainerCallback
 
-    counts = {"tokens": 0, "positions": 0, "pairs": 0.0, "loss": 0.0}
-    step = Trainer.training_step
-
-    def metered(self: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
-        rows, width = inputs["input_ids"].shape
-        counts["tokens"] += int(inputs["attention_mask"].sum())
-        counts["positions"] += rows * width
-        counts["pairs"] += float(rows * width * width)
-        loss = step(self, model, inputs, *args, **more)
-        counts["loss"] += float(loss)
-        return loss
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *args: Any, **more: Any) -> None:
-            meter.begin()
-
-        def on_step_end(self, *args: Any, **more: Any) -> None:
-            meter.step(counts["loss"])
-            counts["loss"] = 0.0
-
-    Trainer.training_step = metered
+    clock = PeerClock(meter)
     run_exp(
         {
             "stage": "sft",
@@ -86,7 +66,7 @@ def main() -> None:
             "output_dir": spec["scratch"] + "/llamafactory",
             "per_device_train_batch_size": spec["batch_size"],
             "gradient_accumulation_steps": 1,
-            "learning_rate": 2e-4,
+            "learning_rate": RATES[spec["adapter"]],
             "lr_scheduler_type": "constant",
             "num_train_epochs": 1.0,
             "bf16": True,
@@ -97,13 +77,10 @@ def main() -> None:
             "logging_steps": 1,
             "report_to": "none",
         },
-        callbacks=[Clock()],
+        callbacks=[clock.watch()],
     )
     meter.trained(
-        tokens=int(counts["tokens"]),
-        positions=int(counts["positions"]),
-        head_positions=int(counts["positions"]),
-        pairs=counts["pairs"],
+        **clock.work(),
         rank=16,
         recompute=True,  # its default
         settings={"bf16": True, "disable_gradient_checkpointing": False, "template": "empty"},

@@ -120,19 +120,13 @@ def versions() -> dict[str, str]:
 
 def rows_digest(rows: Iterable[tuple[Sequence[int], Sequence[int]]]) -> str:
     """A hash of all rows, each the tokens of a row and the indices of the trained ones: equal, if two contenders
-    trained the same."""
+    trained the same.
+
+    Tokens behind the last trained one are left out: a causal model computes nothing from them that trains, and
+    contenders differ in whether they keep them.
+    """
     digest = hashlib.sha256()
     for tokens, trained in rows:
-        digest.update(json.dumps([list(map(int, tokens)), list(map(int, trained))]).encode())
+        kept = [int(token) for token in tokens][: max(trained, default=-1) + 1]
+        digest.update(json.dumps([kept, [int(index) for index in trained]]).encode())
     return digest.hexdigest()[:16]
-
-
-def padded(lengths: Sequence[int], batch: int) -> tuple[int, int]:
-    """Positions and pairs when rows are cut in batches in their order, each padded to its longest row.
-
-    Returns:
-        Positions, and query positions times key positions summed over rows.
-    """
-    batches = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
-    positions = sum(max(one) * len(one) for one in batches)
-    return positions, sum(max(one) ** 2 * len(one) for one in batches)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from meter import Meter, rows_digest
-
-RATES = {"lora": 2e-4, "full": 2e-5}
+from peer_rows import RATES
 
 
 def recipe(spec: dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +44,12 @@ def main() -> None:
     spec = meter.spec
     import finetooth
 
+    ends = {"Python and imports": meter.now()}
     session = finetooth.session(recipe(spec))
-    job, engine = session.job, session.engine
+    job = session.job
+    ends["plan and data"] = meter.now()
+    engine = session.engine
+    ends["model and engine"] = meter.now()
     reports = []
     meter.begin()
     for report in job.method.steps(engine):
@@ -52,13 +57,17 @@ def main() -> None:
         reports.append(report)
     data = list(job.method._data)[: sum(report.rows for report in reports)]
     positions = round(sum(report.tokens / (1 - report.padding) for report in reports))
-    counted = [getattr(report, "flops", 0) or 0 for report in reports]
+    counted = [report.flops for report in reports]
+    # causal attention reads half the square; rows of like length stand together, so little is padding
+    pairs = [sum(len(datum) ** 2 for datum in rows) / 2 for rows in steps(data, [report.rows for report in reports])]
     meter.trained(
         tokens=sum(report.tokens for report in reports),
         positions=positions,
         head_positions=sum(report.targets for report in reports),
-        # causal attention reads half the square; rows of like length stand together, so little is padding
-        pairs=sum(len(datum) ** 2 for datum in data) / 2,
+        pairs=sum(pairs),
+        step_tokens=[report.tokens for report in reports],
+        step_pairs=pairs,
+        ends_s=ends,
         flops=sum(counted) if all(counted) else None,
         rank=16 if spec["adapter"] == "lora" else 0,
         recompute=bool(job.plan.train.gradient_checkpointing),
@@ -68,6 +77,16 @@ def main() -> None:
         memory_estimate_bytes=job.plan.memory.total,
         settings={d.setting: d.value for d in job.plan.decisions if d.setting.startswith(("train.", "backend."))},
     )
+
+
+def steps(data: list[Any], rows: list[int]) -> Iterator[list[Any]]:
+    """The data of each step.
+
+    Args:
+        rows: how many each took.
+    """
+    rest = iter(data)
+    return (list(islice(rest, count)) for count in rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What telling trackers and plugins costs: a whole `session.run()`, with the loop's telling timed inside it."""
+"""What hooks and tracking cost: a whole `session.run()`. Everything that the run loop does between the end of a step
+and the beginning of the next is timed inside it: measuring the step, the method's state, trackers, plugins."""
 
 from __future__ import annotations
 
@@ -19,23 +20,28 @@ def main() -> None:
     spec = {**meter.spec, "adapter": "lora", "precision": "bf16"}
     import finetooth
     from finetooth_core.loop import Loop
+    from finetooth_core.loop import Meter as StepMeter
 
-    told: list[float] = []
+    begins: list[float] = []
     ends: list[float] = []
-    tell = Loop.tell
+    measure, tell = StepMeter.measured, Loop.tell
 
-    def timed(self: Any, report: Any) -> None:
-        began = time.perf_counter()
+    def measured(self: Any, report: Any, seconds: float) -> Any:
+        begins.append(time.perf_counter())
+        return measure(self, report, seconds)
+
+    def told(self: Any, report: Any) -> None:
         tell(self, report)
         ends.append(time.perf_counter())
-        told.append(ends[-1] - began)
 
-    Loop.tell = timed  # type: ignore[method-assign]
+    StepMeter.measured, Loop.tell = measured, told  # type: ignore[method-assign]
     chosen = {**recipe(spec), "trackers": ["console", "jsonl", "tensorboard"] if spec["observed"] else []}
     plugins = sorted(map(str, PLUGINS.glob("*.py"))) if spec["observed"] else []
     finetooth.session(chosen, plugins=plugins).run()
     steps = [b - a for a, b in pairwise(ends)]
-    meter.write(tell_s=told[1:], step_s=steps, plugins=len(plugins))
+    telling = [end - begin for begin, end in zip(begins, ends, strict=True)]
+    # the first step also measures the device's peak, once
+    meter.write(tell_s=telling[1:], step_s=steps, plugins=len(plugins))
 
 
 if __name__ == "__main__":

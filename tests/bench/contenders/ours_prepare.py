@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,15 @@ def prepare() -> None:
         }
     )
     report = session.reports[0]
-    meter.write(seconds=meter.now() - began, tokens=report.tokens, rows=report.rows, used=report.used)
+    seconds = meter.now() - began
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    meter.write(
+        seconds=seconds,
+        cpu_s=sum(one.ru_utime + one.ru_stime for one in used),
+        tokens=report.tokens,
+        rows=report.rows,
+        used=report.used,
+    )
 
 
 def main() -> None:
@@ -47,6 +56,7 @@ def main() -> None:
         tokens=found["cold"]["tokens"],
         seconds=found["cold"]["seconds"],
         warm_s=found["warm"]["seconds"],
+        cpu_s=found["cold"]["cpu_s"],
         rows_per_second=rows / found["cold"]["seconds"],
     )
 

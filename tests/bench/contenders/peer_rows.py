@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from meter import padded, rows_digest
+RATES = {"lora": 2e-4, "full": 2e-5}
+"""Learning rate by adapter."""
 
 Messages = list[dict[str, str]]
 
@@ -59,17 +60,3 @@ def take_adapter(model: Any, folder: str) -> None:
     missing = [name for name in result.missing_keys if "lora_" in name]
     if result.unexpected_keys or missing:
         raise ValueError(f"the initial adapter does not fit: {result.unexpected_keys[:3]} {missing[:3]}")
-
-
-def work(ids: list[list[int]], labels: list[list[int]], batch: int) -> dict[str, Any]:
-    """What `Meter.trained` asks for, when rows are padded in their order and logits are computed everywhere."""
-    lengths = [len(row) for row in ids]
-    positions, pairs = padded(lengths, batch)
-    trained = [[i for i, label in enumerate(row) if label != -100 and i] for row in labels]
-    return {
-        "tokens": sum(lengths),
-        "positions": positions,
-        "head_positions": positions,
-        "pairs": pairs,
-        "rows_digest": rows_digest(zip(ids, trained, strict=True)),
-    }

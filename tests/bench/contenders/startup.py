@@ -1,4 +1,4 @@
-"""How fast `ft` answers: whole processes, taking turns, after a warm-up."""
+"""How fast `ft` answers: whole processes, taking turns, after a warm-up; and which imports take how long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from import_times import summary
 from meter import Meter
 
 FT = str(Path(sys.executable).with_name("ft"))
@@ -32,7 +34,17 @@ def main() -> None:
                 taken = once(command)
                 if index >= warm_up:
                     seconds[name].append(round(taken, 4))
-    meter.write(seconds=seconds)
+    profiled = {"ft --help": quick["ft --help"], "ft check": check}
+    meter.write(
+        seconds=seconds, imports={name: imports(command, spec["slow_repeats"]) for name, command in profiled.items()}
+    )
+
+
+def imports(command: list[str], repeats: int) -> dict[str, Any]:
+    """The costliest imports of a command, from the call of which importing took least."""
+    timed = [sys.executable, "-X", "importtime", *command]
+    found = [summary(subprocess.run(timed, check=True, capture_output=True, text=True).stderr) for _ in range(repeats)]
+    return min(found, key=lambda one: one["total_ms"])
 
 
 def once(command: list[str]) -> float:

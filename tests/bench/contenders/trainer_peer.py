@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from meter import Meter
-from peer_rows import take_adapter, tokenised, work
-
-RATES = {"lora": 2e-4, "full": 2e-5}
+from peer_clock import PeerClock
+from peer_rows import RATES, take_adapter, tokenised
 
 
 def main() -> None:
@@ -20,26 +17,10 @@ def main() -> None:
         AutoTokenizer,
         DataCollatorForSeq2Seq,
         Trainer,
-        TrainerCallback,
         TrainingArguments,
     )
 
-    class Metered(Trainer):  # type: ignore[misc]
-        """Keeps the loss of every step as it is; the log rounds it."""
-
-        def training_step(self, *args: Any, **more: Any) -> Any:
-            loss = super().training_step(*args, **more)
-            self.step_loss = getattr(self, "step_loss", 0.0) + float(loss)
-            return loss
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *args: Any, **more: Any) -> None:
-            meter.begin()
-
-        def on_step_end(self, *args: Any, **more: Any) -> None:
-            meter.step(trainer.step_loss)
-            trainer.step_loss = 0.0
-
+    clock = PeerClock(meter)
     tokenizer = AutoTokenizer.from_pretrained(spec["model_folder"])
     model = AutoModelForCausalLM.from_pretrained(spec["model_folder"])
     if spec["adapter"] == "lora":
@@ -61,10 +42,10 @@ def main() -> None:
         seed=0,
     )
     collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
-    trainer = Metered(model=model, args=args, train_dataset=rows, data_collator=collator, callbacks=[Clock()])
+    trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=collator, callbacks=[clock.watch()])
     trainer.train()
     meter.trained(
-        **work([row["input_ids"] for row in rows], [row["labels"] for row in rows], spec["batch_size"]),
+        **clock.work(),
         rank=16 if spec["adapter"] == "lora" else 0,
         recompute=bool(args.gradient_checkpointing),
         settings={"bf16": args.bf16, "dtype": str(next(model.parameters()).dtype)},

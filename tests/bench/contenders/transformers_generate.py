@@ -36,7 +36,16 @@ def main() -> None:
         modes[mode] = {"seconds": seconds, "new_tokens": new, "tokens_per_second": new / seconds}
         if mode == "greedy":
             greedy = tokens
-    meter.write(modes=modes, greedy=greedy, settings={"attention": model.config._attn_implementation})
+    read = spec["new_tokens"] - 1  # the last new token is not read
+    meter.write(
+        modes=modes,
+        greedy=greedy,
+        passes="forward",
+        positions=len(prompts) * (width + read),
+        head_positions=len(prompts) * (read + 1),
+        pairs=len(prompts) * (width**2 + sum(width + t for t in range(1, read + 1))),
+        settings={"attention": model.config._attn_implementation},
+    )
 
 
 if __name__ == "__main__":

@@ -31,14 +31,25 @@ def main() -> None:
             answers += batch_scores(model, rows[begin : begin + BATCH], device)
     seconds = meter.now() - began
     tokens = sum(len(row["tokens"]) - 1 for row in rows)
+    positions, pairs = padded([len(row["tokens"]) for row in rows], BATCH)
     meter.write(
         tokens=tokens,
         score_s=seconds,
         tokens_per_second=tokens / seconds,
         working_bytes=max(0, peak_resident() - before),
         answers=answers,
+        passes="forward",
+        positions=positions,
+        head_positions=positions,
+        pairs=pairs,
         settings={"dtype": str(model.dtype), "attention": model.config._attn_implementation, "batch": BATCH},
     )
+
+
+def padded(lengths: list[int], batch: int) -> tuple[int, int]:
+    """Positions of batches in their order, each padded to its longest row, and pairs of positions in a row."""
+    batches = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
+    return sum(max(one) * len(one) for one in batches), sum(max(one) ** 2 * len(one) for one in batches)
 
 
 def batch_scores(model: Any, rows: list[dict[str, list[int]]], device: str) -> list[list[float]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meter import Meter
-from peer_rows import prompt_completion, take_adapter, windows, work
-
-RATES = {"lora": 2e-4, "full": 2e-5}
+from peer_clock import PeerClock
+from peer_rows import RATES, prompt_completion, take_adapter, windows
 
 
 def arguments(spec: dict[str, Any]) -> Any:
@@ -59,35 +58,19 @@ def main() -> None:
     spec = meter.spec
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
     from trl import SFTTrainer
 
-    class Metered(SFTTrainer):  # type: ignore[misc]
-        """Keeps the loss of every step as it is; the log rounds it."""
-
-        def training_step(self, *args: Any, **more: Any) -> Any:
-            loss = super().training_step(*args, **more)
-            self.step_loss = getattr(self, "step_loss", 0.0) + float(loss)
-            return loss
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *args: Any, **more: Any) -> None:
-            meter.begin()
-
-        def on_step_end(self, *args: Any, **more: Any) -> None:
-            meter.step(trainer.step_loss)
-            trainer.step_loss = 0.0
-
+    clock = PeerClock(meter)
     pretrain = spec.get("method") == "pretrain"
     rows = [{"input_ids": ids} for ids in windows(spec)] if pretrain else prompt_completion(spec)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if spec["adapter"] == "lora" else None
     args = arguments(spec)
-    trainer = Metered(
+    trainer = SFTTrainer(
         model=spec["model_folder"],
         args=args,
         train_dataset=Dataset.from_list(rows),
         peft_config=lora,
-        callbacks=[Clock()],
+        callbacks=[clock.watch()],
     )
     if lora is not None:
         take_adapter(trainer.model, spec["adapter_folder"])
@@ -96,10 +79,8 @@ def main() -> None:
             up_to_the_end_of_turn, fn_kwargs={"end": end_of_turn(trainer)}
         )
     trainer.train()
-    ids = [list(row) for row in trainer.train_dataset["input_ids"]]
-    labels = [list(row) for row in trainer.train_dataset["labels"]]
     meter.trained(
-        **work(ids, labels, args.per_device_train_batch_size),
+        **clock.work(),
         rank=16 if lora is not None else 0,
         recompute=bool(args.gradient_checkpointing),
         settings={

@@ -27,10 +27,14 @@ def comparisons(workload: Workload, runs: Sequence[Mapping[str, Any]], judge: Ju
 
 
 def same_rows(runs: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """For every contender that tells: did it train the rows, and of them the tokens, that finetooth trained?"""
-    told = {run["contender"]: run["rows_digest"] for run in runs if run.get("rows_digest")}
-    mine = next((digest for name, digest in told.items() if name.startswith("finetooth")), None)
-    return {} if mine is None else {name: digest == mine for name, digest in told.items()}
+    """For every contender that tells: did it train the rows, and of them the tokens, that finetooth trained, in every
+    round?"""
+    told: dict[str, set[str]] = {}
+    for run in runs:
+        if run.get("rows_digest"):
+            told.setdefault(run["contender"], set()).add(run["rows_digest"])
+    mine = next((digests for name, digests in told.items() if name.startswith("finetooth")), None)
+    return {} if mine is None else {name: digests == mine and len(mine) == 1 for name, digests in told.items()}
 
 
 def scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

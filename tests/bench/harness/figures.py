@@ -39,9 +39,23 @@ def ratios(runs: Sequence[Run], first: str, second: str, field: str) -> list[flo
     return [a / b for a, b in pairs if a is not None and b]
 
 
+def comparable(runs: Sequence[Run], first: str, second: str) -> bool:
+    """Did both do the same work? False if in any round that both have they say that they trained other rows or tokens,
+    or took different numbers of steps: then a ratio of the two means nothing."""
+    left, right = of(runs, first), of(runs, second)
+    for index in left.keys() & right.keys():
+        told = [(run.get("rows_digest"), run.get("losses")) for run in (left[index], right[index])]
+        (digest, losses_), (other_digest, other_losses) = told
+        if digest and other_digest and digest != other_digest:
+            return False
+        if losses_ and other_losses and len(losses_) != len(other_losses):
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class LossDifference:
-    """Losses side by side. `largest` and `mean` are of the absolute differences, in nats per token."""
+    """Losses of one round side by side. `largest` and `mean` are of the absolute differences, in nats per token."""
 
     first: tuple[float, ...]
     second: tuple[float, ...]
@@ -52,37 +66,51 @@ class LossDifference:
 
     @property
     def largest(self) -> float:
+        """Of one step."""
         return max(map(abs, self.differences))
 
     @property
     def mean(self) -> float:
-        """Of the absolute differences."""
+        """Over the steps."""
         return statistics.fmean(map(abs, self.differences))
 
-    @property
-    def mean_signed(self) -> float:
-        """Difference of the mean losses."""
-        return statistics.fmean(self.differences)
 
-
-def losses(runs: Sequence[Run], first: str, second: str) -> LossDifference | None:
-    """Losses of the first round that both have; None if there is none, or they took different numbers of steps."""
+def losses(runs: Sequence[Run], first: str, second: str) -> list[LossDifference]:
+    """Losses of every round that both have; none if the two are not comparable."""
+    if not comparable(runs, first, second):
+        return []
     left, right = of(runs, first), of(runs, second)
-    for index in sorted(left.keys() & right.keys()):
-        a, b = left[index].get("losses"), right[index].get("losses")
-        if a and b and len(a) == len(b):
-            return LossDifference(tuple(a), tuple(b))
-    return None
+    pairs = [(left[i].get("losses"), right[i].get("losses")) for i in sorted(left.keys() & right.keys())]
+    return [LossDifference(tuple(a), tuple(b)) for a, b in pairs if a and b]
 
 
 def executed(run: Run, shape: Shape) -> float | None:
-    """FLOPs that a training run executed: its own count, else by formula; None if it says neither."""
+    """FLOPs that a run executed: its own count, else by formula; None if it says neither."""
     if run.get("flops"):
         return float(run["flops"])
     if "positions" not in run:
         return None
     work = Work(run["positions"], run["head_positions"], run["pairs"])
+    if run.get("passes") == "forward":
+        return flops.forward(shape, work, run.get("rank", 0))
     return flops.training(shape, work, rank=run.get("rank", 0), recompute=bool(run.get("recompute")))
+
+
+def seconds(run: Run) -> float | None:
+    """What the measured work of a run took: its steps, its scoring, its greedy generation."""
+    fields = ("train_s", "score_s", "modes.greedy.seconds")
+    return next((found for field in fields if (found := value(run, field))), None)
+
+
+def tokens(run: Run) -> float | None:
+    """What it did in that time: input tokens, new tokens of generation."""
+    return value(run, "tokens") or value(run, "modes.greedy.new_tokens")
+
+
+def precision(run: Run) -> str:
+    """What a contender computed in; transformers' default is fp32 here."""
+    told = str(run.get("precision", ""))
+    return "fp32" if told == "default" else told
 
 
 def gemm(runs: Sequence[Run], precision: str) -> float | None:
@@ -94,9 +122,9 @@ def share(runs: Sequence[Run], contender: str, shape: Shape) -> float | None:
     """Executed FLOPs per second as a share of the machine's GEMM rate in the contender's precision; median."""
     shares = []
     for run in of(runs, contender).values():
-        rate, done = gemm(runs, run.get("precision", "")), executed(run, shape)
-        if rate and done is not None:
-            shares.append(done / run["train_s"] / rate)
+        rate, done, took = gemm(runs, precision(run)), executed(run, shape), seconds(run)
+        if rate and done is not None and took:
+            shares.append(done / took / rate)
     return statistics.median(shares) if shares else None
 
 

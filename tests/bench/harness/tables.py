@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from harness.goals import NOT_MEASURED
 
 def training_table(file: Mapping[str, Any]) -> list[str]:
     """Speed, memory, first step, share, and losses against TRL."""
-    runs, shape = file["runs"], Shape.of(file["config"])
+    runs = file["runs"]
     lines = [
         "| Contender | Tokens/s | Against TRL defaults | Peak memory, GiB | First step, s | Share of the GEMM rate |"
         " Rounds |",
@@ -23,34 +24,43 @@ def training_table(file: Mapping[str, Any]) -> list[str]:
         if not done:
             continue
         ratio = goals.ratio_text(figures.ratios(runs, name, goals.DEFAULTS, "tokens_per_second"))
-        part = figures.share(runs, name, shape)
-        precision = next(iter(done.values())).get("precision", "")
+        if not figures.comparable(runs, name, goals.DEFAULTS):
+            ratio = "not comparable"
         cells = [
             name,
             number(figures.median(runs, name, "tokens_per_second"), 0),
             "1" if name == goals.DEFAULTS else ratio,
             number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
             number(figures.median(runs, name, "first_step_s"), 1),
-            NOT_MEASURED if part is None else f"{100 * part:.0f} % of {precision}",
+            share_text(file, name),
             str(len(done)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *losses_table(runs), *rows_text(file), *settings_text(runs)]
+    return [*lines, "", *losses_table(runs), *rows_text(file), *first_step_table(runs), *settings_text(runs)]
 
 
 def losses_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Losses side by side: largest and mean difference."""
-    pairs = (("finetooth bf16", "TRL defaults"), ("finetooth fp32", "TRL fp32"), ("TRL defaults", "TRL fp32"))
+    """Losses side by side, of the worst round: the largest difference of a step, and the mean of the absolute
+    differences."""
+    pairs = (
+        ("finetooth bf16", "TRL defaults"),
+        ("finetooth bf16", "TRL tuned"),
+        ("finetooth fp32", "TRL fp32"),
+        ("TRL defaults", "TRL fp32"),
+    )
     lines = [
-        "| Losses | Steps | First, last | First, last | Largest difference | Mean difference | Of the means |",
-        "|---|---|---|---|---|---|---|",
+        "| Losses | Steps | First, last | First, last | Largest difference of a step | Mean of absolute differences |",
+        "|---|---|---|---|---|---|",
     ]
     for first, second in pairs:
-        found = figures.losses(runs, first, second)
-        if found is not None:
-            ends = [f"{x[0]:.4f}, {x[-1]:.4f}" for x in (found.first, found.second)]
-            cells = [f"{first} and {second}", str(len(found.first)), *ends]
-            cells += [f"{v:.1e}" for v in (found.largest, found.mean, found.mean_signed)]
+        if not figures.comparable(runs, first, second):
+            lines.append(f"| {first} and {second} | | | | not comparable | not comparable |")
+        rounds = figures.losses(runs, first, second)
+        if rounds:
+            worst = max(rounds, key=lambda one: one.mean)
+            ends = [f"{x[0]:.4f}, {x[-1]:.4f}" for x in (worst.first, worst.second)]
+            cells = [f"{first} and {second}", str(len(worst.first)), *ends]
+            cells += [f"{max(one.largest for one in rounds):.1e}", f"{worst.mean:.1e}"]
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""] if len(lines) > 2 else []
 
@@ -61,8 +71,25 @@ def rows_text(file: Mapping[str, Any]) -> list[str]:
     if not same:
         return []
     other = [name for name, equal in same.items() if not equal]
+    silent = [name for name in figures.contenders(file["runs"]) if name not in same and figures.of(file["runs"], name)]
     text = "Every contender that tells trained the same tokens in the same order, checked by hash."
-    return [text if not other else f"Other tokens than finetooth's were trained by: {', '.join(other)}.", ""]
+    if other:
+        text = f"Other tokens than finetooth's were trained by: {', '.join(other)}; no ratio is judged by them."
+    return [f"{text} Not told by: {', '.join(silent)}." if silent else text, ""]
+
+
+def first_step_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What finetooth's time to the first step is made of: medians over rounds."""
+    parts: dict[str, list[float]] = {}
+    for run in (run for run in figures.of(runs, goals.MINE).values() if run.get("ends_s")):
+        before = 0.0
+        for name, end in {**run["ends_s"], "first step": run["first_step_s"]}.items():
+            parts.setdefault(name, []).append(end - before)
+            before = end
+    if not parts:
+        return []
+    told = ", ".join(f"{name} {statistics.median(values):.1f} s" for name, values in parts.items())
+    return [f"finetooth's time to the first step: {told}.", ""]
 
 
 def settings_text(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -80,8 +107,9 @@ def scoring_table(file: Mapping[str, Any]) -> list[str]:
     runs = file["runs"]
     near = file.get("comparisons", {}).get("answers", {})
     lines = [
-        "| Contender | Tokens/s | Peak memory, GiB | Working memory, MiB | Off transformers in fp32: largest, mean |",
-        "|---|---|---|---|---|",
+        "| Contender | Tokens/s | Share of the GEMM rate | Peak memory, GiB | Working memory, MiB |"
+        " Off transformers in fp32: largest, mean |",
+        "|---|---|---|---|---|---|",
     ]
     for name in figures.contenders(runs):
         if not figures.of(runs, name):
@@ -90,6 +118,8 @@ def scoring_table(file: Mapping[str, Any]) -> list[str]:
         cells = [
             name,
             number(figures.median(runs, name, "tokens_per_second"), 0),
+            # with another vocabulary the formulas would not hold
+            NOT_MEASURED if "vocabulary" in name else share_text(file, name),
             number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
             number(figures.median(runs, name, "working_bytes"), 0, 2**20),
             difference,
@@ -101,12 +131,16 @@ def scoring_table(file: Mapping[str, Any]) -> list[str]:
 def generation_table(file: Mapping[str, Any]) -> list[str]:
     """New tokens a second by mode, and greedy answers that part."""
     runs = file["runs"]
-    lines = ["| Contender | Greedy, new tokens/s | Sampled, new tokens/s | Peak memory, GiB |", "|---|---|---|---|"]
+    lines = [
+        "| Contender | Greedy, new tokens/s | Sampled, new tokens/s | Share of the GEMM rate, greedy |"
+        " Peak memory, GiB |",
+        "|---|---|---|---|---|",
+    ]
     for name in figures.contenders(runs):
         speeds = [number(figures.median(runs, name, f"modes.{m}.tokens_per_second"), 0) for m in ("greedy", "sampled")]
         memory = number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30)
         if figures.of(runs, name):
-            lines.append(f"| {' | '.join([name, *speeds, memory])} |")
+            lines.append(f"| {' | '.join([name, *speeds, share_text(file, name), memory])} |")
     for precision, found in file.get("comparisons", {}).items():
         gaps = sorted(abs(one["gap"]) for one in found["parted"])
         text = f"{precision}: {found['rows'] - len(gaps)} of {found['rows']} greedy answers are equal to the last token"
@@ -129,7 +163,32 @@ def startup_table(file: Mapping[str, Any]) -> list[str]:
     for name, values in seconds.items():
         middle = sorted(values)[len(values) // 2]
         lines.append(f"| `{name}` | {middle:.3f} | {min(values):.3f} | {max(values):.3f} | {len(values)} |")
-    return [*lines, "", "The time to the first step of a run is in the table of (a)."]
+    lines += ["", "The time to the first step of a run is in the table of (a).", ""]
+    return [*lines, *imports_table(file["runs"]), *native_text(file["runs"])]
+
+
+def imports_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The costliest imports of the profiled commands, those that a costlier one imports below it."""
+    lines = []
+    for name, found in next((run["imports"] for run in runs if run.get("imports")), {}).items():
+        head = f"Imports of `{name}`: {found['modules']:,} modules in {found['total_ms']:,.0f} ms, timing included."
+        lines += [head, "", "| Module | With what it imports, ms | Alone, ms |", "|---|---|---|"]
+        lines += [f"| `{one['name']}` | {one['cumulative_ms']:,.1f} | {one['own_ms']:,.1f} |" for one in found["top"]]
+        lines.append("")
+    return lines
+
+
+def native_text(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the native kernels cost at a start."""
+    found = [run["native"] for run in runs if run.get("native")]
+    told = [one for one in found if "compile_s" in one]
+    if not told:
+        return [f"Native kernels: {one['reason']}." for one in found[:1]]
+    compiling, loading = (statistics.median(one[part] for one in told) for part in ("compile_s", "load_s"))
+    return [
+        f"The native kernels are compiled once a machine, which takes {compiling:.1f} s; all other figures are from a "
+        f"machine where that was done. Loading them takes {1000 * loading:.0f} ms a run."
+    ]
 
 
 def scaling_tables(file: Mapping[str, Any]) -> list[str]:
@@ -147,15 +206,22 @@ def scaling_tables(file: Mapping[str, Any]) -> list[str]:
             memory = number(run["peak_memory_bytes"], 2, 2**30)
             lines.append(f"| {run['x']:,} | {run['tokens_per_second']:,.0f} | {rate} | {memory} |")
         lines.append("")
+    for fit, what in ((goals.steps_fit(file), "steps"), (goals.rows_fit(file), "preparing rows")):
+        if fit is not None:
+            costs = ", ".join(f"{cost:.3g} s a {name}" for name, cost in fit.costs.items())
+            residuals = ", ".join(f"{100 * one:+.0f} %" for one in fit.residuals)
+            lines += [f"Fit of {what}: {costs}. Residuals, point by point: {residuals}.", ""]
     rows = [*goals.curve(file, "rows"), *goals.curve(file, "rows", ours=False)]
-    if rows:
-        lines += [
-            "| Rows prepared | Seconds | Rows/s | From the cache, s | Peak memory, GiB |",
-            "|---|---|---|---|---|",
-        ]
+    if not rows:
+        return lines
+    lines += [
+        "| Rows prepared | Seconds | Rows/s | Processor time, s | From the cache, s | Peak memory, GiB |",
+        "|---|---|---|---|---|---|",
+    ]
     for run in rows:
-        cells = [run["contender"], f"{run['seconds']:.1f}", f"{run['rows_per_second']:,.0f}", f"{run['warm_s']:.1f}"]
-        lines.append(f"| {' | '.join([*cells, number(run['peak_memory_bytes'], 2, 2**30)])} |")
+        cells = [run["contender"], f"{run['seconds']:.1f}", f"{run['rows_per_second']:,.0f}"]
+        cells += [number(run.get("cpu_s"), 1), f"{run['warm_s']:.1f}", number(run["peak_memory_bytes"], 2, 2**30)]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -172,6 +238,14 @@ def overhead_table(file: Mapping[str, Any]) -> list[str]:
         cells = [name, f"{1000 * sum(told) / len(told):.2f}", f"{sum(steps) / len(steps):.2f}", f"{100 * part:.3f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def share_text(file: Mapping[str, Any], contender: str) -> str:
+    """Executed FLOPs as a share of the GEMM rate in the contender's precision."""
+    part = figures.share(file["runs"], contender, Shape.of(file["config"]))
+    if part is None:
+        return NOT_MEASURED
+    return f"{100 * part:.0f} % of {figures.precision(next(iter(figures.of(file['runs'], contender).values())))}"
 
 
 def number(value: float | None, digits: int, unit: float = 1.0) -> str:

@@ -113,6 +113,10 @@ FULL = Workload(
         training("TRL defaults", "trl_peer.py", "bf16", home="peers", adapter="full", rounds=ONCE),
         training("TRL tuned", "trl_peer.py", "bf16", home="peers", adapter="full", tuned=TUNED, forms=("full",)),
         training("transformers Trainer", "trainer_peer.py", "fp32", home="peers", adapter="full", forms=("full",)),
+        training("finetooth fp32", "ours.py", "fp32", adapter="full", rounds=SINGLE, forms=("smoke", "full")),
+        training(
+            "TRL fp32", "trl_peer.py", "fp32", home="peers", adapter="full", rounds=SINGLE, forms=("smoke", "full")
+        ),
     ),
 )
 
@@ -182,6 +186,7 @@ GENERATION = Workload(
         "full": {"prompts": 32, "new_tokens": 128},
     },
     (
+        MACHINE,
         Contender("finetooth bf16", "ours_generate.py", {"precision": "bf16"}),
         Contender("transformers bf16", "transformers_generate.py", {"precision": "bf16"}, "peers"),
         Contender("finetooth fp32", "ours_generate.py", {"precision": "fp32"}, rounds=ONCE),
@@ -193,13 +198,17 @@ STARTUP = Workload(
     "f",
     "startup",
     "(f) Start-up",
-    "Whole processes, taking turns, after a warm-up.",
+    "Whole processes, taking turns, after a warm-up; the costliest imports, by `python -X importtime`; and what "
+    "compiling the native kernels takes, once a machine.",
     {
         "smoke": {"rows": 8, "repeats": 2, "slow_repeats": 1},
         "quick": {"rows": 8, "repeats": 11, "slow_repeats": 2},
         "full": {"rows": 8, "repeats": 21, "slow_repeats": 5},
     },
-    (Contender("commands", "startup.py", rounds=SINGLE),),
+    (
+        Contender("commands", "startup.py", rounds=SINGLE),
+        Contender("native kernels", "native_compile.py", rounds=ONCE),
+    ),
 )
 
 
@@ -245,7 +254,8 @@ OVERHEAD = Workload(
     "overhead",
     "Hooks and tracking",
     "A run of (a) with the trackers console, jsonl and tensorboard and two observing plugins, and one with none. What "
-    "the run loop spends telling them is timed inside the run.",
+    "the run loop does between two steps (measuring the step, the method's state, trackers, plugins) is timed inside "
+    "the run.",
     {
         "smoke": {"rows": 8, "batch_size": 4},
         "quick": {"rows": 64, "batch_size": 8},
@@ -257,13 +267,35 @@ OVERHEAD = Workload(
     ),
 )
 
+
+def _profiles() -> tuple[Contender, ...]:
+    """One recording for each workload whose speed has a goal, by the workload's name."""
+    recorded: dict[str, dict[str, Any]] = {
+        "lora": {"records": "training", "adapter": "lora", "rows": 24, "batch_size": 8},
+        "pretrain": {
+            "records": "training",
+            "adapter": "full",
+            "method": "pretrain",
+            "windows": 6,
+            "batch_size": 2,
+            "length": 1024,
+        },
+        "scoring": {"records": "scoring", "score_rows": 64},
+        "generation": {"records": "generation", "prompts": 32, "new_tokens": 32},
+    }
+    return tuple(
+        Contender(name, "ours_profile.py", {"precision": "bf16", **options}, rounds=SINGLE)
+        for name, options in recorded.items()
+    )
+
+
 PROFILE = Workload(
     "p",
     "profile",
     "Where the time goes",
-    "Two warm steps of (a) in bf16, recorded.",
-    {form: {"rows": 24, "batch_size": 8} for form in ("smoke", "quick", "full")},
-    (Contender("finetooth bf16", "ours_profile.py", {"precision": "bf16", "adapter": "lora"}, rounds=SINGLE),),
+    "Warm work of (a), (c), (d) and (e) in bf16, recorded.",
+    {"smoke": {}, "quick": {}, "full": {}},
+    _profiles(),
 )
 
 
