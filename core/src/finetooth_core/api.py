@@ -17,6 +17,8 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
+from finetooth_core.collector import paused_collector
+
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
 
@@ -83,8 +85,10 @@ class Session:
     @cached_property
     def engine(self) -> Engine:
         """The engine, weights loaded."""
-        engine = self.job.backend.engine(self.job.request)
-        engine.set_total_steps(self.job.prepared.total_steps or self.recipe.train.max_steps)
+        job = self.job
+        with paused_collector():
+            engine = job.backend.engine(job.request)
+        engine.set_total_steps(job.prepared.total_steps or self.recipe.train.max_steps)
         return engine
 
     def check_output(self) -> None:
@@ -149,6 +153,7 @@ class Session:
         }
 
 
+@paused_collector()  # pydantic and every plugin's top-level module are imported here
 def session(
     recipe: Path | str | Mapping[str, Any],
     overrides: Sequence[str] = (),

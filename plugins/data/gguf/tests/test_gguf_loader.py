@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from finetooth_gguf import container
 from finetooth_gguf.loader import GgufLoader
 from finetooth_gguf.plugin import claims
 from finetooth_gguf.reference import ALIASES, find
@@ -95,6 +97,35 @@ def test_smollm2_is_described_without_its_weights(smollm2_path: Path) -> None:
     assert (info.model_type, info.files, info.weight_bytes) == ("llama", (smollm2_path,), smollm2_path.stat().st_size)
     assert info.revision == f"sha256:{hashlib.sha256(smollm2_path.read_bytes()).hexdigest()}"
     assert (info.config["hidden_size"], info.config["eos_token_id"], info.config["pad_token_id"]) == (576, 2, 0)
+
+
+def test_the_header_is_read_once_and_again_when_the_file_changes(
+    smollm2_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(smollm2_path.read_bytes())
+    copied = tmp_path / "copied.gguf"
+    copied.write_bytes(data)
+    read: list[Path] = []
+    original = container.read
+
+    def noted(path: Path) -> container.Container:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(container, "read", noted)
+    loader = GgufLoader()
+    described = loader.describe(str(copied))
+    tokenizer = loader.tokenizer(str(copied))
+    assert read == [copied]
+    assert described.config["eos_token_id"] == tokenizer.eos_id == 2
+    # the id of the end token, a uint32, follows its key and its type
+    key = b"tokenizer.ggml.eos_token_id"
+    place = data.index(key) + len(key) + 4
+    data[place : place + 4] = (0).to_bytes(4, "little")
+    copied.write_bytes(data)
+    os.utime(copied, ns=(1, 1))
+    assert loader.describe(str(copied)).config["eos_token_id"] == 0
+    assert read == [copied, copied]
 
 
 def test_smollm2_answers_a_question(smollm2_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Context
@@ -21,6 +22,9 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 class GgufLoader:
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
 
+    def __init__(self) -> None:
+        self._read: tuple[tuple[Path, int, int], container.Container] | None = None
+
     def describe(self, reference: str) -> ModelInfo:
         """Config and sizes, from the file's header alone.
 
@@ -29,7 +33,7 @@ class GgufLoader:
                 architecture than those supported.
         """
         found = find(reference)
-        file = container.read(found.path)
+        file = self._container(found.path)
         config = config_values(file)
         return ModelInfo(
             reference=reference,
@@ -50,7 +54,7 @@ class GgufLoader:
         """
         from finetooth_gguf.tokenizer import build_tokenizer
 
-        return FastTokenizer(build_tokenizer(container.read(find(reference).path)))
+        return FastTokenizer(build_tokenizer(self._container(find(reference).path)))
 
     def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
         """A transformers model in eval mode with the dequantised weights.
@@ -66,9 +70,17 @@ class GgufLoader:
 
         from finetooth_gguf.weights import build_config, build_model
 
-        file = container.read(find(reference).path)
+        file = self._container(find(reference).path)
         model: Any = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
         return model.to(device)
+
+    def _container(self, path: Path) -> container.Container:
+        """The file's header, read once for all that a run asks for; again if the file has changed since."""
+        status = path.stat()
+        key = (path, status.st_size, status.st_mtime_ns)
+        if self._read is None or self._read[0] != key:
+            self._read = (key, container.read(path))
+        return self._read[1]
 
 
 def build(options: NoOptions, context: Context) -> GgufLoader:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from finetooth_hooks.errors import RecipeError
-from gguf import dequantize
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from finetooth_gguf.architectures import config_values, parameter_name, restored_rows
 from finetooth_gguf.container import Container
+from finetooth_gguf.dequantising import dequantise_into
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,26 +29,32 @@ def build_config(container: Container) -> PreTrainedConfig:
 def state_dict(container: Container, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """All parameters of a file by their transformers names, dequantised in float32 and then rounded to `dtype`.
 
+    Several at once, on as many threads as torch computes with: NumPy and torch let other threads run meanwhile.
+
     Raises:
         RecipeError: a tensor has no counterpart in the model, or is stored in a way that cannot be read.
     """
     values = config_values(container)
-    state = {}
-    for name, entry in container.tensors.items():
-        target = parameter_name(container, name)
-        rows = restored_rows(container, name, container.blocks(entry), values)
-        try:
-            numbers = dequantize(rows, entry.ggml_type)
-        except NotImplementedError:
-            raise RecipeError(
-                "model",
-                f"{container.path} stores {name} as {entry.ggml_type.name}, which cannot be dequantised",
-                action="take another quantisation of the model",
-            ) from None
-        # a float32 tensor is still a read-only view of the file here
-        numbers = np.array(numbers, copy=not numbers.flags.writeable).reshape(entry.shape)
-        state[target] = torch.from_numpy(numbers).to(dtype)
+    names = {parameter_name(container, name): name for name in container.tensors}
+    # made here: memory that another thread asks for comes from an arena of its own, which stays scattered
+    state = {target: torch.empty(container.tensors[name].shape, dtype=dtype) for target, name in names.items()}
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="dequantise") as threads:
+        for _ in threads.map(lambda target: _fill(state[target], container, names[target], values), names):
+            pass
     return state
+
+
+def _fill(numbers: torch.Tensor, container: Container, name: str, values: Mapping[str, Any]) -> None:
+    entry = container.tensors[name]
+    rows = restored_rows(container, name, container.blocks(entry), values)
+    try:
+        dequantise_into(numbers, rows, entry.ggml_type)
+    except NotImplementedError:
+        raise RecipeError(
+            "model",
+            f"{container.path} stores {name} as {entry.ggml_type.name}, which cannot be dequantised",
+            action="take another quantisation of the model",
+        ) from None
 
 
 def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
