@@ -68,7 +68,7 @@ class Bench:
             return Finished({}, "not installed: run `make bench-peers`", 0.0, 0)
         command = [str(python), str(CONTENDERS / script)]
         path = self.cache / "logs" / f"{log}.log"
-        environment = {**os.environ, **OFFLINE}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | OFFLINE
         return run(command, spec, timeout=self.timeout, environment=environment, log=path, compiled=self.compiled)
 
     @property
@@ -77,7 +77,14 @@ class Bench:
         return self.cache / "compiled"
 
     def warm(self) -> str:
-        """Compile these kernels, if that was not done yet; why there are none, empty if there are."""
+        """Compile these kernels, if that was not done yet; why there are none, empty if there are.
+
+        Python's bytecode too, of every environment, as pip leaves it and uv does not.
+        """
+        for python in self.pythons.values():
+            if python.exists():
+                where = "import sysconfig, compileall; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2)"
+                subprocess.run([str(python), "-c", where], check=False)
         done = self.start("native_compile.py", "ours", {"keep": str(self.compiled)}, "native")
         return str(done.failed or done.result["native"].get("reason", ""))
 
