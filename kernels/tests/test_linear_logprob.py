@@ -35,6 +35,9 @@ class Case:
     temperature: float = 1.0
 
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
+
 def make_case(
     seed: int, n: int, d: int, v: int, k: int | None, *, bias: bool, mask: bool, dtype: torch.dtype, **head: Any
 ) -> Case:

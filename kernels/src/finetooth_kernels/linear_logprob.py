@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finetooth_kernels import native
 from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,
@@ -208,7 +209,19 @@ def _score(
     )
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
-        for block, piece in space.blocks(chunk):
+        kernels = native.library_for(linear) if head.softcap is None else None
+        if kernels is not None:
+            kernels.head_rows(
+                linear,
+                targets_mk[chunk].contiguous(),
+                scores.logprobs_mk[chunk],
+                scores.log_normalizer_m1[chunk],
+                scores.entropy_m[chunk] if want_entropy else None,
+                scores.top1_m[chunk] if want_top1 else None,
+                head.slope,
+                gradient=want_slopes,
+            )
+        for block, piece in () if kernels is not None else space.blocks(chunk):
             logits = head.logits_(space.in_full_precision(piece))
             damping = head.damping(logits, space) if want_slopes else None
             shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)

@@ -27,6 +27,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ft_rms_norm_weight_backward": [c_int, *[c_void_p] * 5, c_int64, c_int64, c_int],
     "ft_gated": [c_int, c_int, *[c_void_p] * 2, c_int64, c_int64, c_int],
     "ft_gated_backward": [c_int, c_int, *[c_void_p] * 3, c_int64, c_int64, c_int],
+    "ft_head_rows": [c_int, *[c_void_p] * 6, *[c_int64] * 3, c_float, c_int, c_int],
     "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
 }
 
@@ -130,6 +131,25 @@ class Library:
             d_gate_up.data_ptr(), grad_nf.shape[0], grad_nf.shape[1], torch.get_num_threads(),
         )  # fmt: skip
         return d_gate_up
+
+    def head_rows(
+        self, logits_nv: Tensor, targets_nk: Tensor, logprobs_nk: Tensor, log_normalizer_n1: Tensor,
+        entropy_n: Tensor | None, top1_n: Tensor | None, slope: float, *, gradient: bool,
+    ) -> None:  # fmt: skip
+        """Scores of rows of logits, written into the tensors that are given.
+
+        Args:
+            logits_nv: (N, V), what the head's linear layer put out; a logit is `slope` times that.
+            gradient: replace each by the gradient of the row's log-probability with respect to the logit; one target a
+                row.
+        """
+        rows, vocabulary = logits_nv.shape
+        self._c["ft_head_rows"](
+            DTYPE_NUMBERS[logits_nv.dtype], logits_nv.data_ptr(), targets_nk.data_ptr(), logprobs_nk.data_ptr(),
+            log_normalizer_n1.data_ptr(), None if entropy_n is None else entropy_n.data_ptr(),
+            None if top1_n is None else top1_n.data_ptr(), rows, vocabulary, targets_nk.shape[1], slope, gradient,
+            torch.get_num_threads(),
+        )  # fmt: skip
 
     def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
         """The first `heads` heads turned, against the angles if `back`; angles are float32 whatever the dtype of x."""

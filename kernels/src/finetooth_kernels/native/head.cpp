@@ -1,0 +1,103 @@
+// Rows of logits to log-probabilities, and in their place the gradient of the log-probability: what linear_logprob.py
+// computes with torch operations on blocks of rows, in three passes over a row that stays in the cache.
+#include <algorithm>
+#include <cmath>
+
+#include "elements.h"
+#include "parallel.h"
+
+namespace ft {
+namespace {
+
+constexpr int64_t PART = 1024;  // numbers summed in float32 before the sum goes on in float64
+
+struct Targets {
+    const int64_t* ids;
+    int64_t each;  // a row
+};
+
+struct Scores {
+    float* logprobs;        // [rows][each]
+    float* log_normalizer;  // [rows]
+    float* entropy;         // [rows] or null
+    int64_t* top1;          // [rows] or null
+};
+
+template <class T>
+float largest(const T* row, int64_t vocabulary, float slope) {
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t v = 0; v < vocabulary; ++v) {
+        const float z = widened(row[v]) * slope;
+        top = z > top ? z : top;
+    }
+    return top;
+}
+
+template <class T, bool ENTROPY>
+void sums(const T* row, int64_t vocabulary, float slope, float top, double* total, double* weighted) {
+    for (int64_t start = 0; start < vocabulary; start += PART) {
+        const int64_t stop = std::min(start + PART, vocabulary);
+        float part = 0, of_logits = 0;
+#pragma omp simd reduction(+ : part, of_logits)
+        for (int64_t v = start; v < stop; ++v) {
+            const float shifted = widened(row[v]) * slope - top;
+            const float e = exp_of_negative(shifted);
+            part += e;
+            // an entry switched off (-inf) adds 0, not 0 * inf
+            if (ENTROPY) of_logits += e * (shifted < -1000.0f ? -1000.0f : shifted);
+        }
+        *total += part;
+        if (ENTROPY) *weighted += of_logits;
+    }
+}
+
+template <class T>
+void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores out, float slope, bool gradient,
+           int threads) {
+    over_rows(rows, vocabulary, threads, [=](int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) {
+            T* __restrict row = logits + n * vocabulary;
+            const float top = largest(row, vocabulary, slope);
+            double total = 0, weighted = 0;
+            if (out.entropy != nullptr)
+                sums<T, true>(row, vocabulary, slope, top, &total, &weighted);
+            else
+                sums<T, false>(row, vocabulary, slope, top, &total, &weighted);
+            const double log_total = std::log(total);
+            const float normalizer = static_cast<float>(top + log_total);
+            out.log_normalizer[n] = normalizer;
+            const int64_t* wanted = targets.ids + n * targets.each;
+            for (int64_t k = 0; k < targets.each; ++k)
+                out.logprobs[n * targets.each + k] = static_cast<float>(widened(row[wanted[k]]) * slope - top - log_total);
+            if (out.entropy != nullptr) out.entropy[n] = static_cast<float>(log_total - weighted / total);
+            if (out.top1 != nullptr) {
+                int64_t at = 0;
+                while (at < vocabulary - 1 && !(widened(row[at]) * slope == top)) ++at;
+                out.top1[n] = at;
+            }
+            if (!gradient) continue;
+            const float target = widened(row[wanted[0]]) * slope, inverse = static_cast<float>(1.0 / total);
+#pragma omp simd
+            for (int64_t v = 0; v < vocabulary; ++v)
+                row[v] = narrowed<T>(-exp_of_negative(widened(row[v]) * slope - top) * inverse);
+            row[wanted[0]] = narrowed<T>(1.0f - exp_of_negative(target - top) * inverse);
+        }
+    });
+}
+
+}  // namespace
+}  // namespace ft
+
+// logits: the linear layer's output; a logit is slope times that. With `gradient` (one target a row) the gradient of the
+// log-probability with respect to the logit takes the place of each.
+FT_API void ft_head_rows(int dtype, void* logits, const int64_t* ids, float* logprobs, float* log_normalizer,
+                         float* entropy, int64_t* top1, int64_t rows, int64_t vocabulary, int64_t each, float slope,
+                         int gradient, int threads) {
+    const ft::Targets targets{ids, each};
+    const ft::Scores out{logprobs, log_normalizer, entropy, top1};
+    if (dtype == ft::FLOAT32)
+        ft::score(static_cast<float*>(logits), rows, vocabulary, targets, out, slope, gradient != 0, threads);
+    else
+        ft::score(static_cast<ft::BFloat16*>(logits), rows, vocabulary, targets, out, slope, gradient != 0, threads);
+}
