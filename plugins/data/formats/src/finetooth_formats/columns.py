@@ -11,6 +11,7 @@ from finetooth_hooks import DataError, Row
 SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chat", ("messages",)),
     ("chat", ("conversations",)),
+    ("segments", ("segments",)),
     ("preference", ("chosen", "rejected")),
     ("instruction", ("instruction", "output")),
     ("prompt_completion", ("prompt", "completion")),

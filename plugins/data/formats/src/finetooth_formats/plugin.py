@@ -40,3 +40,10 @@ def ft_formats() -> Iterator[Format]:
         rank=40,
         example_rows=({"text": "Once upon a time."},),
     )
+    yield Format(
+        name="segments",
+        build="finetooth_formats.segments:build",
+        summary="text in pieces that say whether they train, without markup (axolotl's input_output)",
+        rank=5,
+        example_rows=({"segments": [{"text": "<s>2+2?", "label": False}, {"text": "4</s>", "label": True}]},),
+    )
