@@ -65,7 +65,9 @@ def _one(views: Iterator[RowView], wanted: str) -> Iterator[RowView]:
         if view.id == wanted or str(view.number) == wanted:
             yield view
             return
-    raise UserError(f"there is no row {wanted!r}", action="give a number from 1, or an id as `ft data preview` shows it")
+    raise UserError(
+        f"there is no row {wanted!r}", action="give a number from 1, or an id as `ft data preview` shows it"
+    )
 
 
 def _show(views: list[RowView], split: str, model: str, page: Path | None, *, as_json: bool) -> None:

@@ -32,7 +32,9 @@ def render(view: RowView, *, color: bool) -> Text:
 def legend(*, color: bool) -> Text:
     """What the marks mean."""
     if not color:
-        return Text(f"[[ ]] trains; {BORDER} a message begins; \u23ce a line feed. A token is predicted from all before it.")
+        return Text(
+            f"[[ ]] trains; {BORDER} a message begins; \u23ce a line feed. A token is predicted from all before it."
+        )
     text = Text()
     for style, meaning in (
         (TRAINED, "trains"), (PARTLY, "weighs other than 1"), (MARKUP, "markup, does not train"), (CUT, "cut off"),

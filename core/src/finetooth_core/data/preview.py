@@ -134,4 +134,3 @@ def longest(views: Iterable[RowView], count: int) -> list[RowView]:
     for view in views:
         found = sorted([*found, view], key=lambda row: -row.tokens)[:count]
     return found
-

@@ -46,9 +46,14 @@ MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "
         ({"text": "a"}, "text"),
         ({"text": "a", "meta": {}}, "text"),
         ({"messages": None, "text": "a"}, "text"),  # a table's filler
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, None),
-        ({"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}, None),
-        ({"prompt": "a"}, None),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"),
+        ({"chosen": "b", "rejected": "c"}, "preference"),
+        ({"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}, "preference"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "stepwise"),
+        ({"prompt": "a", "completion": "b", "label": False}, "labelled"),
+        ({"text": "a", "label": 1}, "text"),
+        ({"prompt": "a"}, "task"),
+        ({"prompt": "a", "answer": "b"}, "task"),
         ({}, None),
     ],
 )
@@ -343,7 +348,12 @@ def part(text: str, key: str = "text", **flags: Any) -> dict[str, Any]:
 
 
 def test_parts_are_joined_and_their_flags_become_ranges(format_of: Make) -> None:
-    parts = [part("think", train=False), part(" then", "value"), part(" answer", "content", weight=1), part("", train=True)]
+    parts = [
+        part("think", train=False),
+        part(" then", "value"),
+        part(" answer", "content", weight=1),
+        part("", train=True),
+    ]
     message = chat(format_of, {"role": "user", "content": "a"}, {"role": "assistant", "content": parts}).messages[1]
     assert message.content == "think then answer"
     assert message.weights == (Weighted(0, 5, 0.0), Weighted(10, 17, 1.0))

@@ -124,7 +124,9 @@ def test_what_it_cannot_say_is_an_error(tmp_path: Path, conversation: Conversati
 
 @given(TEXT, st.lists(st.integers(0, 30), max_size=4), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_ranges_weigh_what_they_say(tmp_path_factory: pytest.TempPathFactory, content: str, ends: list[int], trains: bool) -> None:
+def test_ranges_weigh_what_they_say(
+    tmp_path_factory: pytest.TempPathFactory, content: str, ends: list[int], trains: bool
+) -> None:
     """Per byte: a character of several has several tokens, each with the character's weight."""
     tokenizer = ByteTokenizer()
     renderer = build(Llama3Options(), FakeContext(tmp_path_factory.mktemp("context"), tokenizer=tokenizer))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
-from finetooth_hooks.examples import Labelled, Pair, Segments, Task, Weighted
+from finetooth_hooks.examples import Labelled, Pair, Segments, Task
 from finetooth_hooks.rendering import render_completion
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_sft.method import Sft, SftOptions
@@ -200,11 +200,11 @@ def test_custom_trains_what_rows_mark(context_of: Contexts) -> None:
         (
             Message("user", "ask"),
             Message("assistant", "no"),
-            Message("user", "say", weights=(Weighted(1, 3, 1.0),)),
+            Message("user", "say"),
             Message("assistant", "yes", train=True),
         )
     )
-    assert trained(context_of(marked), train_on="custom") == ["ayyes<|im_end|>"]
+    assert trained(context_of(marked), train_on="custom") == ["yes<|im_end|>"]
 
 
 @pytest.mark.parametrize("row", [Pair("p", "a", "b"), Labelled("p", "a", True), Task("p")])

@@ -315,7 +315,10 @@ CHATML = (
 @pytest.mark.parametrize("trims", [False, True])
 @pytest.mark.parametrize("trains", [True, False, None])
 def test_ranges_weigh_what_they_say(
-    byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer], trims: bool, trains: bool | None
+    byte_level: Callable[..., FastTokenizer],
+    renderer_of: Callable[..., JinjaRenderer],
+    trims: bool,
+    trains: bool | None,
 ) -> None:
     tokenizer = byte_level(CHATML, tokens_of(CHATML), eos="<|im_end|>")
     renderer = renderer_of(tokenizer, arguments={"trims": trims})

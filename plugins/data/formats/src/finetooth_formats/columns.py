@@ -13,6 +13,8 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chat", ("conversations",)),
     ("segments", ("segments",)),
     ("preference", ("chosen", "rejected")),
+    ("stepwise", ("completions", "labels")),
+    ("labelled", ("prompt", "completion", "label")),
     ("instruction", ("instruction", "output")),
     ("prompt_completion", ("prompt", "completion")),
     ("prompt_completion", ("question", "answer")),
