@@ -36,6 +36,8 @@ from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, f
 from finetooth_core.recipe import Recipe, validate_options
 
 if TYPE_CHECKING:
+    from finetooth_hooks.token_rows import TokenRows
+
     from finetooth_core.manager import Plugins
 
 AUTO = "auto"
@@ -67,6 +69,8 @@ class RunContext:
         self._topics: dict[str, str] = {}
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
+        self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
+        self.token_rows: dict[str, TokenRows] = {}  # what became of them
         self.scratch: list[Any] = []  # folders that go with this context
 
     # --- building -----------------------------------------------------------------------------------------------------
@@ -200,7 +204,10 @@ class RunContext:
     ) -> Preparation:
         from finetooth_core.data.preparing import prepare
 
-        return prepare(self, split, rendering, limit, first)
+        self.prepared_as.setdefault(split, (rendering, limit))
+        preparation = prepare(self, split, rendering, limit, first)
+        self.token_rows.setdefault(split, preparation.data)
+        return preparation
 
     def rows(self, split: str, *, format: str = "") -> SplitRows:
         """The rows of a split, not yet read but for the first one, which shows the format.

@@ -9,8 +9,9 @@ from typing import Any, Literal
 ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
 
-TrainOn = Literal["assistant", "last", "all"]
-"""Whose messages train: every assistant message, the last one only, or everything."""
+TrainOn = Literal["assistant", "last", "all", "custom"]
+"""Whose messages train: every assistant message, the last one only, everything, or only what the row itself marks
+(`Message.train`, `Message.weights`)."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,62 @@ class PromptCompletion:
     completion: str
 
 
-Example = Conversation | Text | PromptCompletion
+@dataclass(frozen=True)
+class Segments:
+    """Text in pieces that each say whether they train; no chat markup, nothing is added between them."""
+
+    pieces: tuple[tuple[str, bool], ...]
+
+
+Side = tuple[Message, ...] | str
+"""Messages, or raw text without chat markup."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preferred and a rejected answer to one prompt.
+
+    Attributes:
+        prompt, chosen, rejected: all messages or all text; the answers without the prompt.
+        margin: by how much the first is better, where the row says.
+    """
+
+    prompt: Side
+    chosen: Side
+    rejected: Side
+    margin: float | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An answer with a label: whether it is desirable, or how good it is."""
+
+    prompt: Side
+    completion: Side
+    label: bool | float
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Stepwise:
+    """An answer in steps, each with a label of its own."""
+
+    prompt: Side
+    steps: tuple[str, ...]
+    labels: tuple[bool | float, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards."""
+
+    prompt: Side
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
 
 
 @dataclass(frozen=True)

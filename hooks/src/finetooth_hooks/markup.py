@@ -106,6 +106,7 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bo
         "assistant": [message.role == "assistant" for message in messages],
         "last": [i == last for i in range(len(messages))],
         "all": [True] * len(messages),
+        "custom": [False] * len(messages),
     }[train_on]
     return tuple(
         message.train if message.train is not None else trains for message, trains in zip(messages, chosen, strict=True)

@@ -240,7 +240,12 @@ class Family(Protocol):
 
 
 class Renderer(Protocol):
-    """Messages to tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`)."""
+    """Messages to tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`).
+
+    A renderer may also say `extension`, a bool: whether the prompt for turn k + 1 begins with the tokens of the
+    conversation up to and with turn k, for every conversation. Then a rollout of several turns can keep its key-value
+    cache, and one sequence can train all its turns. Without it the answer is no.
+    """
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

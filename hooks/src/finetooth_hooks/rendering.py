@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import PromptCompletion, Rendered
+from finetooth_hooks.examples import PromptCompletion, Rendered, Segments
 from finetooth_hooks.protocols import Tokenizer
 
 
@@ -33,6 +33,25 @@ def render_completion(example: PromptCompletion, tokenizer: Tokenizer, *, train_
     weights = (*(0.0 for _ in opening), *map(float, trained), 1.0 if example.completion else 0.0)
     split = len(opening) + next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))
     return Rendered(tokens, weights, ((0, split), (split, len(tokens))))
+
+
+def render_segments(example: Segments, tokenizer: Tokenizer) -> Rendered:
+    """The tokens of the pieces, read as one text; those of pieces that train weigh 1.
+
+    Nothing is added: where a beginning- or end-of-text token is wanted, the text spells it, and it is read as one. A
+    token that holds characters of a piece that trains and of one that does not weighs 0.
+    """
+    text = "".join(piece for piece, _ in example.pieces)
+    trained = [trains for piece, trains in example.pieces for _ in piece]
+    ids, offsets = tokenizer.encode_with_offsets(text, special=True)
+    weights = tuple(float(end > start and all(trained[start:end])) for start, end in offsets)
+    spans, at, end = [], 0, 0
+    for piece, _ in example.pieces:
+        end += len(piece)
+        until = next((i for i in range(at, len(offsets)) if offsets[i][0] >= end), len(offsets))
+        spans.append((at, until))
+        at = until
+    return Rendered(tuple(ids), weights, tuple(spans))
 
 
 def text_opening(tokenizer: Tokenizer) -> tuple[int, ...]:

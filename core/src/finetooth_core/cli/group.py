@@ -33,6 +33,7 @@ OWN = (
         "Train",
         "show the plan, its reasons and the memory it takes; train nothing",
     ),
+    Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
     Own("chat", "finetooth_core.cli.chat:command", "Use", "talk to a trained run or to a model"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
     Own(

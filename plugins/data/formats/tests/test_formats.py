@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, RecipeError, Row, Text
+from finetooth_hooks.examples import Segments, Weighted
 from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
 
 Make = Callable[..., Any]
@@ -40,12 +41,19 @@ MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "
         ({"question": "a", "answer": "b"}, "prompt_completion"),
         ({"problem": "a", "solution": "b", "source": "c"}, "prompt_completion"),
         ({"input": "a", "output": "b"}, "prompt_completion"),
+        ({"segments": [{"text": "a", "label": True}]}, "segments"),
+        ({"segments": [{"text": "a"}]}, None),
         ({"text": "a"}, "text"),
         ({"text": "a", "meta": {}}, "text"),
         ({"messages": None, "text": "a"}, "text"),  # a table's filler
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, None),
-        ({"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}, None),
-        ({"prompt": "a"}, None),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"),
+        ({"chosen": "b", "rejected": "c"}, "preference"),
+        ({"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}, "preference"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "stepwise"),
+        ({"prompt": "a", "completion": "b", "label": False}, "labelled"),
+        ({"text": "a", "label": 1}, "text"),
+        ({"prompt": "a"}, "task"),
+        ({"prompt": "a", "answer": "b"}, "task"),
         ({}, None),
     ],
 )
@@ -330,3 +338,76 @@ def test_images_are_refused_and_never_opened(format_of: Make, rows_of: Rows) -> 
 def test_ends_with_user_is_a_row_like_any_other(format_of: Make, rows_of: Rows) -> None:
     """What trains nothing is the method's to judge."""
     assert problems(format_of, rows_of("bad/ends_with_user.jsonl")) == {}
+
+
+# --- parts of a content, each with a flag of its own -------------------------------------------------------------------
+
+
+def part(text: str, key: str = "text", **flags: Any) -> dict[str, Any]:
+    return {"type": "text", key: text, **flags}
+
+
+def test_parts_are_joined_and_their_flags_become_ranges(format_of: Make) -> None:
+    parts = [
+        part("think", train=False),
+        part(" then", "value"),
+        part(" answer", "content", weight=1),
+        part("", train=True),
+    ]
+    message = chat(format_of, {"role": "user", "content": "a"}, {"role": "assistant", "content": parts}).messages[1]
+    assert message.content == "think then answer"
+    assert message.weights == (Weighted(0, 5, 0.0), Weighted(10, 17, 1.0))
+
+
+def test_reasoning_has_parts_of_its_own(format_of: Make) -> None:
+    message = chat(
+        format_of,
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": [part("x", train=False), part("y")]},
+    ).messages[1]
+    assert (message.reasoning, message.reasoning_weights, message.weights) == ("xy", (Weighted(0, 1, 0.0),), ())
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ([part("a", train="yes")], r"messages\[1\]\.content\[0\]\.train is 'yes', accepted are true or false"),
+        ([part("a", weight=2)], r"messages\[1\]\.content\[0\]\.weight is 2, accepted are 0 or 1"),
+        ([{"type": "text"}], r"messages\[1\]\.content\[0\] is a part of type 'text'"),
+        ([part("")], r"messages\[1\]\.content is empty"),
+        ([], r"messages\[1\]\.content is empty"),
+    ],
+)
+def test_a_bad_part_is_named_with_its_path(format_of: Make, parts: list[Any], problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        chat(format_of, {"role": "user", "content": "a"}, {"role": "assistant", "content": parts})
+
+
+def test_a_blank_where_flags_change_is_said_once(format_of: Make, context: FakeContext) -> None:
+    for end in (" ", " "):
+        chat(
+            format_of,
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": [part("think..." + end, train=False), part("The", train=True)]},
+        )
+    assert len([note for note in context.notes if "meet at a blank" in note]) == 1
+    chat(
+        format_of,
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [part("a\n", train=False), part("b", train=True)]},
+    )
+
+
+def test_segments(format_of: Make) -> None:
+    format_ = format_of("segments")
+    pieces = [{"text": "<s>a ", "label": False}, {"text": "b</s>", "train": True}]
+    assert format_.read(Row("1", {"segments": pieces})) == Segments((("<s>a ", False), ("b</s>", True)))
+    for pieces, problem in (
+        ([{"text": "a"}], r"segments\[0\]\.label is missing"),
+        ([{"text": "a", "label": 1}], r"segments\[0\]\.label is a number, not true or false"),
+        ([{"label": True}, "b"], r"segments\[0\]\.text is missing; segments\[1\] is text, not an object"),
+        ([], "segments is empty"),
+        ("a", "segments is text, not a list of pieces"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            format_.read(Row("1", {"segments": pieces}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
+from finetooth_hooks.examples import Weighted
 from finetooth_hooks.testing import ByteTokenizer, FakeContext
 from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_llama.renderer import Llama3Options, build
@@ -119,3 +120,25 @@ def test_what_it_cannot_say_is_an_error(tmp_path: Path, conversation: Conversati
     renderer = build(Llama3Options(), FakeContext(tmp_path))
     with pytest.raises(DataError, match=problem):
         renderer.render(conversation)
+
+
+@given(TEXT, st.lists(st.integers(0, 30), max_size=4), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_ranges_weigh_what_they_say(
+    tmp_path_factory: pytest.TempPathFactory, content: str, ends: list[int], trains: bool
+) -> None:
+    """Per byte: a character of several has several tokens, each with the character's weight."""
+    tokenizer = ByteTokenizer()
+    renderer = build(Llama3Options(), FakeContext(tmp_path_factory.mktemp("context"), tokenizer=tokenizer))
+    ends = sorted(ends)[: len(ends) // 2 * 2]
+    weights = tuple(Weighted(a, b, 0.25 + i) for i, (a, b) in enumerate(zip(ends[::2], ends[1::2], strict=True)))
+    message = Message("assistant", content, train=trains, weights=weights)
+    rendered = renderer.render(Conversation((Message("user", "go"), message)))
+    cut = len(content) - len(content.lstrip())
+    expected = []
+    for at, letter in enumerate(content.strip()):
+        own = [part.weight for part in weights if part.start <= at + cut < part.stop]
+        expected += [own[0] if own else float(trains)] * len(letter.encode())
+    end = len(rendered.weights) - 1
+    assert list(rendered.weights[end - len(expected) : end]) == expected and rendered.weights[end] == float(trains)
+    assert not any(rendered.weights[: end - len(expected)])

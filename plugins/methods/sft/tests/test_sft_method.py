@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
+from finetooth_hooks.examples import Labelled, Pair, Segments, Task
 from finetooth_hooks.rendering import render_completion
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_sft.method import Sft, SftOptions
@@ -187,3 +188,26 @@ class Endless(ByteTokenizer):
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     with pytest.raises(DataError, match="no end-of-text token"):
         render_completion(PromptCompletion("a", "b"), Endless())
+
+
+def test_segments_train_as_they_say(context_of: Contexts) -> None:
+    row = Segments((("<|im_start|>a", False), (" b", True), (" c", False), ("<|im_end|>", True)))
+    assert trained(context_of(row)) == [" b<|im_end|>"]
+
+
+def test_custom_trains_what_rows_mark(context_of: Contexts) -> None:
+    marked = Conversation(
+        (
+            Message("user", "ask"),
+            Message("assistant", "no"),
+            Message("user", "say"),
+            Message("assistant", "yes", train=True),
+        )
+    )
+    assert trained(context_of(marked), train_on="custom") == ["yes<|im_end|>"]
+
+
+@pytest.mark.parametrize("row", [Pair("p", "a", "b"), Labelled("p", "a", True), Task("p")])
+def test_rows_of_other_methods_are_refused(context_of: Contexts, row: Any) -> None:
+    with pytest.raises(DataError, match=f"the row is a {type(row).__name__.lower()}, .*set another method"):
+        trained(context_of(row))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
+from finetooth_hooks.examples import Weighted
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
 from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
@@ -301,3 +302,49 @@ def test_options_reach_the_template(tmp_path: Path, renderer_of: Callable[..., J
     assert tokenizer.decode(renderer.prompt(CHAT.messages[:1])) == "kind 1999<|a|>One?<|im_end|>"
     with pytest.raises(RecipeError, match=r"data\.renderer\.template: .* cannot be read"):
         renderer_of(tokenizer, template=str(tmp_path / "none.jinja"))
+
+
+# --- ranges with a weight of their own --------------------------------------------------------------------------------
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim if trims else m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("trims", [False, True])
+@pytest.mark.parametrize("trains", [True, False, None])
+def test_ranges_weigh_what_they_say(
+    byte_level: Callable[..., FastTokenizer],
+    renderer_of: Callable[..., JinjaRenderer],
+    trims: bool,
+    trains: bool | None,
+) -> None:
+    tokenizer = byte_level(CHATML, tokens_of(CHATML), eos="<|im_end|>")
+    renderer = renderer_of(tokenizer, arguments={"trims": trims})
+    content = "  think, then say it "
+    answer = Message("assistant", content, train=trains, weights=(Weighted(0, 8, 0.0), Weighted(14, 17, 0.5)))
+    rendered = renderer.render(Conversation((Message("user", "go"), answer)))
+    said = content.strip() if trims else content
+    text = tokenizer.decode(rendered.tokens)
+    begin = text.rindex(said)
+    wanted = [0.0] * len(rendered.tokens)
+    cut = len(content) - len(content.lstrip()) if trims else 0
+    expected = [float(trains is not False)] * len(said)
+    for start, stop, weight in ((0, 8, 0.0), (14, 17, 0.5)):
+        for at in range(max(start - cut, 0), min(stop - cut, len(said))):
+            expected[at] = weight
+    first = len(tokenizer.encode(text[:begin], special=True))
+    wanted[first : first + len(said)] = expected
+    wanted[first + len(said)] = float(trains is not False)  # the end of the turn
+    assert list(rendered.weights) == wanted
+
+
+def test_ranges_of_a_text_that_the_template_changes_are_refused(
+    byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    template = CHATML.replace("m.content }}", "m.content | upper }}")
+    renderer = renderer_of(byte_level(template, tokens_of(template), eos="<|im_end|>"), arguments={"trims": False})
+    answer = Message("assistant", "ABC abc", weights=(Weighted(0, 2, 0.0),))
+    with pytest.raises(DataError, match=r"messages\[1\]"):
+        renderer.render(Conversation((Message("user", "GO"), answer)))

@@ -11,7 +11,10 @@ from finetooth_hooks import DataError, Row
 SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chat", ("messages",)),
     ("chat", ("conversations",)),
+    ("segments", ("segments",)),
     ("preference", ("chosen", "rejected")),
+    ("stepwise", ("completions", "labels")),
+    ("labelled", ("prompt", "completion", "label")),
     ("instruction", ("instruction", "output")),
     ("prompt_completion", ("prompt", "completion")),
     ("prompt_completion", ("question", "answer")),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import ROLES
+from finetooth_hooks.examples import ROLES, Weighted
 
 from finetooth_formats.columns import kind
 from finetooth_formats.tools import ToolProblem, read_call, read_tools
@@ -28,6 +29,21 @@ SHAREGPT_ROLES: Mapping[str, str] = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 READ = {"role", "content", "tool_calls", "name", "train", "weight", *REASONING}
 IDENTIFIERS = {"id", "tool_call_id"}  # link a tool's message to its call; order says the same
+
+
+PART_TEXTS = ("text", "content", "value")
+"""Where a part of a content has its text."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A text, and ranges of it with a weight of their own."""
+
+    text: str
+    weights: tuple[Weighted, ...] = ()
+
+
+NOTHING = Content("")
 
 
 class MessageReader:
@@ -120,13 +136,17 @@ class MessageReader:
             self._once(f"{', '.join(unread)}: such keys of messages are not used")
         role = self._role(f"{path}.role", item, "role", self._roles, problems)
         calls = self._calls(f"{path}.tool_calls", item.get("tool_calls", ()), problems)
+        content = self._content(f"{path}.content", item, "content", problems, optional=bool(calls), role=role)
+        reasoning = self._reasoning(path, item, problems)
         return Message(
             role,
-            self._content(f"{path}.content", item, "content", problems, optional=bool(calls), role=role),
-            reasoning=self._reasoning(path, item, problems),
+            content.text,
+            reasoning=reasoning.text,
             tool_calls=calls,
             name=self._text(f"{path}.name", item.get("name", ""), problems),
             train=self._train(path, item, problems),
+            weights=content.weights,
+            reasoning_weights=reasoning.weights,
         )
 
     def _sharegpt(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Message:
@@ -135,8 +155,8 @@ class MessageReader:
         content = self._content(f"{path}.value", item, "value", problems, optional=False, role=role)
         train = self._train(path, item, problems)
         if speaker != "function_call":
-            return Message(role, content, train=train)
-        return Message(role, "", tool_calls=self._calls(f"{path}.value", content, problems), train=train)
+            return Message(role, content.text, train=train, weights=content.weights)
+        return Message(role, "", tool_calls=self._calls(f"{path}.value", content.text, problems), train=train)
 
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
         value = item.get(key)
@@ -156,33 +176,46 @@ class MessageReader:
 
     def _content(
         self, path: str, item: Mapping[str, Any], key: str, problems: list[str], *, optional: bool, role: str
-    ) -> str:
+    ) -> Content:
         value = item.get(key)
         if isinstance(value, list | tuple):
-            value = self._parts(path, value, problems)
-            if value is None:
-                return ""
+            content = self._parts(path, value, problems)
+            if content is not None and not content.text and not optional and role != "tool":
+                problems.append(f"{path} is empty")
+            return content or NOTHING
         if key not in item or value is None:
             if not optional:
                 problems.append(f"{path} is {'missing' if key not in item else 'null'}")
-            return ""
+            return NOTHING
         if not isinstance(value, str):
             problems.append(f"{path} is {kind(value)}, not text")
-            return ""
+            return NOTHING
         if not value and not optional and role != "tool":
             problems.append(f"{path} is empty")
-        return value
+        return Content(value)
 
-    def _parts(self, path: str, parts: Sequence[Any], problems: list[str]) -> str | None:
-        """Content given in parts; only text can be read."""
-        texts = []
+    def _parts(self, path: str, parts: Sequence[Any], problems: list[str]) -> Content | None:
+        """Content given in parts of text, each with a flag of its own or none; the texts are joined as they are."""
+        text = ""
+        weights: list[Weighted] = []
+        before: bool | float | None = None
         for i, part in enumerate(parts):
             type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
-            if type_ != "text" or not isinstance(part.get("text"), str):
+            found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
+            if type_ != "text" or not found:
                 problems.append(f"{path}[{i}] is a part of type {type_!r}; only text can be read")
                 return None
-            texts.append(part["text"])
-        return "".join(texts)
+            flag = self._train(f"{path}[{i}]", part, problems)
+            if i and flag != before and text[-1:].isspace() and text[-1:] != "\n":
+                self._once(
+                    f"parts with other flags meet at a blank in {path}[{i}] and maybe other rows; the blank often "
+                    "belongs to the token after it, which then does not train: put it at the beginning of the next part"
+                )
+            said = part[found[0]]
+            if flag is not None and said:
+                weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
+            text, before = text + said, flag
+        return Content(text, tuple(weights))
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:
@@ -195,9 +228,13 @@ class MessageReader:
             problems.append(str(problem))
             return ()
 
-    def _reasoning(self, path: str, item: Mapping[str, Any], problems: list[str]) -> str:
+    def _reasoning(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Content:
         key = next((name for name in REASONING if name in item), None)
-        return "" if key is None else self._text(f"{path}.{key}", item[key], problems)
+        if key is None:
+            return NOTHING
+        if isinstance(item[key], list | tuple):
+            return self._parts(f"{path}.{key}", item[key], problems) or NOTHING
+        return Content(self._text(f"{path}.{key}", item[key], problems))
 
     def _train(self, path: str, item: Mapping[str, Any], problems: list[str]) -> bool | None:
         """`train: true|false`, or OpenAI's `weight: 0|1`."""

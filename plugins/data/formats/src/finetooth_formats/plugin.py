@@ -40,3 +40,41 @@ def ft_formats() -> Iterator[Format]:
         rank=40,
         example_rows=({"text": "Once upon a time."},),
     )
+    yield Format(
+        name="segments",
+        build="finetooth_formats.segments:build",
+        summary="text in pieces that say whether they train, without markup (axolotl's input_output)",
+        rank=5,
+        example_rows=({"segments": [{"text": "<s>2+2?", "label": False}, {"text": "4</s>", "label": True}]},),
+    )
+    yield Format(
+        name="preference",
+        build="finetooth_formats.preference:build",
+        summary="a preferred and a rejected answer, with or without their prompt",
+        rank=6,
+        example_rows=(
+            {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+            {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+        ),
+    )
+    yield Format(
+        name="stepwise",
+        build="finetooth_formats.stepwise:build",
+        summary="an answer in steps, each with a label",
+        rank=7,
+        example_rows=({"prompt": "2+2*2?", "completions": ["2*2 is 4.", "2+4 is 7."], "labels": [True, False]},),
+    )
+    yield Format(
+        name="labelled",
+        build="finetooth_formats.labelled:build",
+        summary="an answer that is desirable or not, or has a score",
+        rank=8,
+        example_rows=({"prompt": "2+2?", "completion": "4", "label": True},),
+    )
+    yield Format(
+        name="task",
+        build="finetooth_formats.task:build",
+        summary="a prompt without an answer, other columns for rewards",
+        rank=50,
+        example_rows=({"prompt": "2+2?", "solution": "4"},),
+    )

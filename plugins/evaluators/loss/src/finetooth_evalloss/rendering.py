@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks import Conversation, DataError, Example, Rendered, Text
+from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, Rendered, Text
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.examples import Segments, TrainOn
 from finetooth_hooks.preparation import Render
-from finetooth_hooks.rendering import render_completion, text_opening
+from finetooth_hooks.rendering import render_completion, render_segments, text_opening
 
 ONE_KIND = "give data.eval rows of one kind"
 
@@ -28,7 +28,15 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             raise DataError("", "a document among conversations", action=ONE_KIND)
         if isinstance(example, Conversation):
             return context.renderer.render(example, train_on=train_on)
-        return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
+        if isinstance(example, Segments):
+            return render_segments(example, context.tokenizer)
+        if isinstance(example, PromptCompletion):
+            return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
+        raise DataError(
+            "",
+            f"the row is a {type(example).__name__.lower()}, of which evaluator loss measures nothing",
+            action="set evaluate.evaluators to what measures such rows, or data.format",
+        )
 
     return _documents(context) if options["texts"] else render
 

@@ -18,7 +18,7 @@ from typing import Any
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.markup import Control, Piece, Stretch, tokenise, trained_messages
+from finetooth_hooks.markup import Control, Piece, Stretch, said, tokenise, trained_messages
 from finetooth_hooks.protocols import Tokenizer
 
 BEGIN, HEADER, HEADER_END, TURN_END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
@@ -113,7 +113,9 @@ class Llama3:
 
     def _message(self, index: int, message: Message, trains: bool) -> list[Piece]:
         before = "\n\n" + (self._preamble if index == 0 and message.role == "system" else "")
-        text = Stretch(before + message.content.strip(), len(before) if trains else None)
+        content = message.content.strip()
+        cut = len(message.content) - len(message.content.lstrip())
+        text = said(before, content, message.weights, trains=trains, cut=cut)
         return [*self._header(message.role), text, Control(self._ids[TURN_END], trains)]
 
 

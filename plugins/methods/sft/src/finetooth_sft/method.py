@@ -17,8 +17,9 @@ class SftOptions(Options):
     """Options of `sft`."""
 
     train_on: TrainOn = "assistant"
-    """Which messages train: every `assistant` message, only the `last` one of them, or `all` messages. A message's own
-    `train` overrides it. Prompts with completions train the completion, or with `all` the prompt too."""
+    """Which messages train: every `assistant` message, only the `last` one of them, `all` messages, or with `custom`
+    only what the rows mark. A message's own `train` overrides it. Prompts with completions train the completion, or
+    with `all` the prompt too."""
     loss: Pick = "cross_entropy"
     """The loss, a name or a mapping with `name` and its options."""
 

@@ -22,7 +22,7 @@ from typing import Any
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.markup import Control, Piece, Stretch, tokenise, trained_messages
+from finetooth_hooks.markup import Control, Piece, Stretch, said, tokenise, trained_messages
 from finetooth_hooks.protocols import Tokenizer
 
 from finetooth_chatml import template
@@ -135,7 +135,7 @@ class ChatML:
         header = f"{message.role}\n"
         return [
             self._opening,
-            Stretch(header + message.content, len(header) if trains else None),
+            said(header, message.content, message.weights, trains=trains),
             self._closing[trains],
             LINE_FEED,
         ]

@@ -8,7 +8,8 @@ plain text, which chat templates alone cannot promise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,48 @@ class JinjaRenderer:
         whole = Whole(conversation, rendered.text, rendered.generated, encoded)
         trained = trained_messages(conversation.messages, train_on)
         spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
-        weights = tuple(
-            float(any(begin <= start and stop <= end for begin, end in spans)) for start, stop in encoded.offsets
-        )
+        weights = self._weights(whole, spans)
         return Rendered(encoded.ids, weights, self._token_ranges(whole))
+
+    def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
+        """1 for tokens inside a trained span; where a message's own ranges say otherwise, the least of its characters.
+
+        Raises:
+            DataError: the place of such a message in the text is not known.
+        """
+        offsets, messages = whole.encoded.offsets, whole.conversation.messages
+        if not any(message.weights or message.reasoning_weights for message in messages):
+            return tuple(float(any(begin <= start and stop <= end for begin, end in spans)) for start, stop in offsets)
+        of_characters = [0.0] * len(whole.text)
+        for begin, end in spans:
+            of_characters[begin:end] = [1.0] * (end - begin)
+        for field in ("content", "reasoning"):
+            for begin, end, weight in self._own_ranges(whole, field):
+                of_characters[begin:end] = [weight] * (end - begin)
+        return tuple(min(of_characters[start:stop], default=0.0) for start, stop in offsets)
+
+    def _own_ranges(self, whole: Whole, field: str) -> Iterator[tuple[int, int, float]]:
+        """Where in the text the ranges stand that messages give a weight of their own."""
+        conversation = whole.conversation
+        given = {
+            i: ranges
+            for i, message in enumerate(conversation.messages)
+            if (ranges := message.weights if field == "content" else message.reasoning_weights)
+        }
+        places = self._places(conversation.messages, conversation.tools, whole.text, list(given), field=field)
+        if given and places is None:
+            raise DataError(
+                f"messages[{next(iter(given))}]",
+                f"parts of its {field} have weights of their own, and the chat template changes its text",
+                action="flag whole messages, or set data.renderer to one made for the model's family",
+            )
+        for i, (begin, end) in (places or {}).items():
+            said = getattr(conversation.messages[i], field)
+            cut = 0 if end - begin == len(said) else len(said) - len(said.lstrip())
+            for part in given[i]:
+                start, stop = max(begin, begin + part.start - cut), min(end, begin + part.stop - cut)
+                if start < stop:
+                    yield start, stop, part.weight
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """Tokens of the messages and of the template's prompt for an answer.
@@ -153,22 +192,33 @@ class JinjaRenderer:
         }
         if not spelling:
             return []
-        marks = {i: MARK.format(i, len(text)) for i in spelling}
-        stood = [
-            Message(m.role, marks[i], m.reasoning, m.tool_calls, m.name) if i in marks else m
-            for i, m in enumerate(messages)
-        ]
-        frame = self._rendered(stood, tools, prompt=prompt).text
-        for change in (str, str.strip):
-            ranges = _placed(frame, {mark: change(messages[i].content) for i, mark in marks.items()}, text)
-            if ranges is not None:
-                return ranges
+        places = self._places(messages, tools, text, list(spelling), prompt=prompt)
+        if places is not None:
+            return list(places.values())
         i, token = next(iter(spelling.items()))
         raise DataError(
             f"messages[{i}]",
             f"it spells the special token {token!r}, and the chat template changes its text, so it cannot stay plain",
             action="remove the row, or set data.renderer to one made for the model's family",
         )
+
+    def _places(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, wanted: Sequence[int], *,
+        field: str = "content", prompt: bool = False,
+    ) -> dict[int, Range] | None:  # fmt: skip
+        """Where the content (or reasoning) of the `wanted` messages stands in the text, as it is or without its outer
+        blanks; None if the template does something else with it."""
+        if not wanted:
+            return {}
+        marks = {i: MARK.format(i, len(text)) for i in wanted}
+        stood = [replace(m, **{field: marks[i]}) if i in marks else m for i, m in enumerate(messages)]
+        frame = self._rendered(stood, tools, prompt=prompt).text
+        for change in (str, str.strip):
+            contents = {mark: change(getattr(messages[i], field)) for i, mark in marks.items()}
+            ranges = _placed(frame, contents, text)
+            if ranges is not None and len(ranges) == len(wanted):
+                return dict(zip(wanted, ranges, strict=True))
+        return None
 
     def _token_ranges(self, whole: Whole) -> tuple[Range, ...]:
         """Token ranges by message; none if the messages before one render another way than in the whole."""

@@ -1,0 +1,49 @@
+"""What data are like, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from finetooth_core.data.survey import Repeats, Survey
+
+BAR = 40
+"""Width of the longest bar, in characters."""
+
+
+def render(survey: Survey) -> Text:
+    """Lengths, and what there is to say of one split."""
+    low, median, high, most = survey.quantiles
+    lines = [f"Lengths of {survey.split}: {low} to {most} tokens, median {median}, 95 % within {high}"]
+    largest = max(count for _, _, count in survey.histogram)
+    width = len(str(survey.histogram[-1][1]))
+    for start, stop, count in survey.histogram:
+        bar = "\u2588" * round(BAR * count / largest) or ("\u258f" if count else "")
+        lines.append(f"  {start:>{width}}-{stop:<{width}}  {bar:<{BAR}}  {count:,}")
+    if survey.roles:
+        by_role = ", ".join(f"{role} {count:,}" for role, count in survey.roles.items())
+        lines.append(f"  trained tokens by role: {by_role} (of the first {survey.looked_at:,} rows)")
+    lines.append(
+        f"  padding: {100 * survey.padded:.1f} % if each batch were one rectangle, {100 * survey.budgeted:.1f} % in "
+        "micro-batches by length"
+    )
+    return Text("\n".join(lines))
+
+
+def verdict(both: Repeats, surveys: Sequence[Survey], steps: str) -> Text:
+    """What a person should look at, and how many steps there are."""
+    lines = [f"optimizer steps: {steps}"]
+    for survey in surveys:
+        if survey.repeats.count:
+            lines.append(
+                f"note: {survey.repeats.count:,} rows of {survey.split} repeat an earlier one{_named(survey.repeats)}"
+            )
+    if both.count:
+        lines.append(f"note: {both.count:,} rows of eval are in train too{_named(both)}; scores on them say little")
+    return Text("\n".join(lines))
+
+
+def _named(repeats: Repeats) -> str:
+    shown = ", ".join(f"{id_} = {earlier}" for id_, earlier in repeats.first)
+    return f" ({shown}{', ...' if repeats.count > len(repeats.first) else ''})"

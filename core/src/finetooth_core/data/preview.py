@@ -1,0 +1,136 @@
+"""Rows as the model will see them: which token stands where, what it weighs, and what becomes of the row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Example, Rendered
+from finetooth_hooks.preparation import render_rows
+from finetooth_hooks.tally import Tally
+
+if TYPE_CHECKING:
+    from finetooth_hooks.protocols import Tokenizer
+
+    from finetooth_core.context import RunContext
+
+LONGEST_CHARACTER = 4
+"""Tokens that a character may be cut into, one a byte."""
+UNREADABLE = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is shown as one: a token, or the tokens that a character is cut into.
+
+    Attributes:
+        ids: of the tokens.
+        text: what they say.
+        weights: of each token; 0 is not trained.
+        special: it is markup, not text.
+        opens: a message begins here.
+        cut: behind what `train.max_length` keeps.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    weights: tuple[float, ...]
+    special: bool = False
+    opens: bool = False
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One row.
+
+    Attributes:
+        number: from 1, in the order of the source.
+        id: as errors name it.
+        pieces: all of its tokens.
+        fate: what becomes of it, in words.
+        used: it becomes data.
+    """
+
+    number: int
+    id: str
+    pieces: tuple[Piece, ...]
+    fate: str
+    used: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """How many."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    @property
+    def trained(self) -> int:
+        """Tokens with a weight that are kept; the first of a row is predicted from nothing and never counts."""
+        kept = [weight for piece in self.pieces if not piece.cut for weight in piece.weights]
+        return sum(1 for weight in kept[1:] if weight)
+
+
+def row_views(context: RunContext, split: str) -> Iterator[RowView]:
+    """The rows of a split as the method (or, held out, the first evaluator) renders them, one after the other.
+
+    Raises:
+        RecipeError: the recipe gives no data for the split, or nothing renders them.
+        DataError: a file or row is broken.
+    """
+    if not context.has(split):
+        raise RecipeError(f"data.{split}", "the recipe gives no data for it", action=f"set data.{split}")
+    if split not in context.prepared_as:
+        raise RecipeError(f"data.{split}", "no method or evaluator of the recipe turns its rows into tokens")
+    rendering, limit = context.prepared_as[split]
+    render = rendering.load(context)
+    for number, (id_, example) in enumerate(context.examples(split).rows, start=1):
+        try:
+            rendered = render(example)
+        except DataError as error:
+            yield RowView(number, id_, (), f"refused: {error.problem}", used=False)
+            continue
+        portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+        kept = int(portion.starts[1]) if len(portion) else len(rendered.tokens)
+        pieces = tuple(_pieces(rendered, kept, context.tokenizer))
+        yield RowView(number, id_, pieces, _fate(tally, kept), used=tally.used > 0)
+
+
+def _same(rendered: Rendered, example: Example) -> Rendered:
+    return rendered
+
+
+def _fate(tally: Tally, kept: int) -> str:
+    refused = tally.refused or next(iter(tally.unusable.first), None)
+    if refused is not None:
+        return f"refused: {refused.problem}"
+    if tally.dropped:
+        return f"left out: {next(iter(tally.dropped))}"
+    return f"cut to {kept - 1} positions" if tally.truncated else "used"
+
+
+def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Piece]:
+    opens = {start for start, _ in rendered.spans}
+    at = 0
+    while at < len(rendered.tokens):
+        size = _whole(rendered.tokens[at : at + LONGEST_CHARACTER], tokenizer)
+        ids = tuple(rendered.tokens[at : at + size])
+        text = tokenizer.decode(ids)
+        special = bool(text) and not tokenizer.decode(ids, skip_special=True)
+        yield Piece(ids, text, tuple(rendered.weights[at : at + size]), special, at in opens, at >= kept)
+        at += size
+
+
+def _whole(ids: Sequence[int], tokenizer: Tokenizer) -> int:
+    """How many of the tokens make whole characters; 1 where they never do."""
+    return next((n for n in range(1, len(ids) + 1) if UNREADABLE not in tokenizer.decode(ids[:n])), 1)
+
+
+def longest(views: Iterable[RowView], count: int) -> list[RowView]:
+    """The longest rows, longest first."""
+    found: list[RowView] = []
+    for view in views:
+        found = sorted([*found, view], key=lambda row: -row.tokens)[:count]
+    return found

@@ -1,0 +1,168 @@
+"""What prepared rows are like as a whole: lengths, repetitions, padding, and whose words train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Conversation
+
+if TYPE_CHECKING:
+    from finetooth_hooks.token_rows import TokenRows
+
+    from finetooth_core.context import RunContext
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+
+BINS = 10
+"""Bars of the histogram."""
+LOOKED_AT = 2000
+"""Rows that are rendered once more to tell roles apart."""
+NAMED = 5
+"""Repeated rows that are named."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows with the same tokens as an earlier one.
+
+    Attributes:
+        count: all of them.
+        first: some, each with the row it repeats.
+    """
+
+    count: int = 0
+    first: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The rows of one split that became data.
+
+    Attributes:
+        split: `train` or `eval`.
+        rows: how many.
+        quantiles: tokens of the shortest, the median, the 95th percentile and the longest row.
+        histogram: (from, to, rows) for equal ranges of length.
+        repeats: rows that are there twice.
+        padded: share of positions that would be padding if every batch were padded to its longest row.
+        budgeted: the same for micro-batches by `train.micro_batch_tokens`, rows of a batch sorted by length.
+        roles: trained tokens by who says them, of the first `looked_at` rows; empty where rows are no conversations.
+        looked_at: rows that were.
+    """
+
+    split: str
+    rows: int
+    quantiles: tuple[int, int, int, int]
+    histogram: tuple[tuple[int, int, int], ...]
+    repeats: Repeats
+    padded: float
+    budgeted: float
+    roles: dict[str, int] = field(default_factory=dict)
+    looked_at: int = 0
+
+
+def survey(context: RunContext, split: str, batch_size: int, budget: int) -> Survey:
+    """Look at the rows of a split, which have been prepared."""
+    rows = context.token_rows[split]
+    lengths = rows.lengths
+    roles, looked_at = _roles(context, split)
+    low, median, high, most = (int(q) for q in np.quantile(lengths, [0, 0.5, 0.95, 1.0], method="higher"))
+    return Survey(
+        split,
+        len(rows),
+        (low, median, high, most),
+        histogram(lengths),
+        repeats(rows),
+        padding(lengths, batch_size, None),
+        padding(lengths, batch_size, budget),
+        roles,
+        looked_at,
+    )
+
+
+def shared(context: RunContext, first: str = "train", second: str = "eval") -> Repeats:
+    """Rows of the second split that are in the first too."""
+    if first not in context.token_rows or second not in context.token_rows:
+        return Repeats()
+    seen = dict(_digests(context.token_rows[first]))
+    found = [(id_, seen[digest]) for digest, id_ in _digests(context.token_rows[second]) if digest in seen]
+    return Repeats(len(found), tuple(found[:NAMED]))
+
+
+def histogram(lengths: Lengths) -> tuple[tuple[int, int, int], ...]:
+    """Rows by length, in at most `BINS` ranges of whole numbers."""
+    low, high = int(lengths.min()), int(lengths.max())
+    width = max(1, -(-(high - low + 1) // BINS))
+    counts = Counter(((lengths - low) // width).tolist())
+    return tuple((low + i * width, min(low + (i + 1) * width - 1, high), counts[i]) for i in range(max(counts) + 1))
+
+
+def padding(lengths: Lengths, batch_size: int, budget: int | None) -> float:
+    """Share of positions that are padding, batch by batch in the order of the rows.
+
+    Args:
+        budget: positions of a micro-batch; rows go into them by length, shortest first. None: a batch is one rectangle.
+    """
+    positions = 0
+    for start in range(0, len(lengths), batch_size):
+        batch = lengths[start : start + batch_size] - 1
+        positions += len(batch) * int(batch.max()) if budget is None else _within(sorted(batch.tolist()), budget)
+    used = int(lengths.sum()) - len(lengths)
+    return 1 - used / positions if positions else 0.0
+
+
+def _within(ascending: Sequence[int], budget: int) -> int:
+    """Positions of rows cut into rectangles within a budget."""
+    positions, rows = 0, 0
+    for i, length in enumerate(ascending):
+        if rows and (rows + 1) * length > budget:
+            positions += rows * ascending[i - 1]
+            rows = 0
+        rows += 1
+    return positions + rows * ascending[-1]
+
+
+def repeats(rows: TokenRows) -> Repeats:
+    """Rows with the same tokens."""
+    seen: dict[bytes, str] = {}
+    found: list[tuple[str, str]] = []
+    count = 0
+    for digest, id_ in _digests(rows):
+        earlier = seen.setdefault(digest, id_)
+        if earlier != id_:
+            count += 1
+            found += [(id_, earlier)] if len(found) < NAMED else []
+    return Repeats(count, tuple(found))
+
+
+def _digests(rows: TokenRows) -> Iterator[tuple[bytes, str]]:
+    for datum in rows:
+        content = np.append(datum.tokens, datum.targets[-1:]).astype(np.int64).tobytes()
+        yield hashlib.blake2b(content, digest_size=16).digest(), datum.id
+
+
+def _roles(context: RunContext, split: str) -> tuple[dict[str, int], int]:
+    """Trained tokens by role, of the first rows."""
+    rendering, _ = context.prepared_as[split]
+    render = rendering.load(context)
+    found: Counter[str] = Counter()
+    looked_at = 0
+    for _, example in islice(context.examples(split).rows, LOOKED_AT):
+        if not isinstance(example, Conversation):
+            continue
+        try:
+            rendered = render(example)
+        except DataError:
+            continue
+        looked_at += 1
+        if len(rendered.spans) == len(example.messages):
+            for message, (start, stop) in zip(example.messages, rendered.spans, strict=True):
+                found[message.role] += sum(1 for weight in rendered.weights[max(start, 1) : stop] if weight)
+    return dict(found), looked_at

@@ -1,0 +1,94 @@
+"""Prompts and answers as rows have them: texts, lists of messages, or transcripts in one text."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from finetooth_hooks import DataError, Message, Row
+
+from finetooth_formats import columns
+from finetooth_formats.columns import kind
+from finetooth_formats.messages import MessageReader
+
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+TURN = re.compile(r"\n\n(Human|Assistant):")
+"""How a turn begins in transcripts of the hh-rlhf kind."""
+
+Messages = tuple[Message, ...]
+
+
+class SideReader:
+    """Reads columns as messages: a list of them, a text as one of a role, or a transcript.
+
+    Args:
+        format_: the format's name, for errors.
+    """
+
+    def __init__(self, reader: MessageReader, format_: str) -> None:
+        self._reader, self._format = reader, format_
+
+    def messages(self, row: Row, column: str, role: str) -> Messages:
+        """The column's messages; a text is one message of `role`.
+
+        Raises:
+            DataError: the column is missing, null, or neither.
+        """
+        value = self._value(row, column)
+        if isinstance(value, str):
+            return transcript(value) or (Message(role, value),)
+        if not isinstance(value, list | tuple):
+            raise DataError(
+                row.id, f"{column} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
+            )
+        return self._reader.read(row.id, column, value)
+
+    def text(self, row: Row, column: str) -> str:
+        """The column's text, which may be empty.
+
+        Raises:
+            DataError: it is missing or no text.
+        """
+        return columns.text(row, column, self._format, empty=True)
+
+    def is_text(self, row: Row, column: str) -> bool:
+        """Whether the column is plain text: no list, and no transcript."""
+        value = row.values.get(column)
+        return isinstance(value, str) and not transcript(value)
+
+    def _value(self, row: Row, column: str) -> Any:
+        if not columns.present(row.values, column):
+            raise columns.missing(row, column, self._format)
+        return row.values[column]
+
+
+def transcript(text: str) -> Messages:
+    """The turns of a text of the kind `\\n\\nHuman: ...\\n\\nAssistant: ...`; none if it is no such text."""
+    if not TURN.match(text):
+        return ()
+    parts = TURN.split(text)
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(Message(SPEAKERS[speaker], said.strip()) for speaker, said in pairs)
+
+
+def common(first: Messages, second: Messages) -> int:
+    """How many messages two conversations begin with in common, each keeping at least one of its own."""
+    most = min(len(first), len(second)) - 1
+    return next((i for i in range(max(most, 0)) if first[i] != second[i]), max(most, 0))
+
+
+def number(row: Row, column: str) -> float | None:
+    """A finite number, or None where the column is missing or null.
+
+    Raises:
+        DataError: something else.
+    """
+    value = row.values.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(row.id, f"{column} is {kind(value)}, not a number", action=f"write {column} as a number")
+    if not math.isfinite(value):
+        raise DataError(row.id, f"{column} is {value}, not a finite number", action="fix or remove the row")
+    return float(value)

@@ -1,0 +1,49 @@
+"""The format `task`: a prompt that the model answers while it learns, and whatever else rewards need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks import Options, Row
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Task
+
+from finetooth_formats import columns
+from finetooth_formats.messages import MessageReader
+from finetooth_formats.sides import SideReader
+
+
+class TaskOptions(Options):
+    """Options of `task`."""
+
+    prompt: str = "prompt"
+    """The column with the prompt, text or messages; all other columns go to the rewards."""
+    tools: str = "tools"
+    """The column with tool schemas; may be missing."""
+
+
+def build(options: TaskOptions, context: Context) -> TaskFormat:
+    return TaskFormat(options, MessageReader(note=context.note))
+
+
+class TaskFormat:
+    """Rows with a prompt."""
+
+    def __init__(self, options: TaskOptions, reader: MessageReader) -> None:
+        self._options, self._reader = options, reader
+        self._sides = SideReader(reader, "task")
+
+    def detect(self, values: Mapping[str, Any]) -> str | None:
+        name = self._options.prompt
+        return f"has a column {name!r} and no answer to it" if columns.present(values, name) else None
+
+    def read(self, row: Row) -> Task:
+        """
+        Raises:
+            DataError: the prompt is missing or wrong.
+        """
+        given = self._options
+        prompt = self._sides.messages(row, given.prompt, "user")
+        others = {name: value for name, value in row.values.items() if name not in (given.prompt, given.tools)}
+        return Task(prompt, others, self._reader.tools(row.id, row.values.get(given.tools)))

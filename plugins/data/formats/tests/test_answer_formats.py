@@ -1,0 +1,204 @@
+"""Rows with answers to compare, to judge, or to find: preference, labelled, stepwise, task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_formats.sides import transcript
+from finetooth_hooks import DataError, Message, Row
+from finetooth_hooks.examples import Labelled, Pair, Stepwise, Task
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+Make = Callable[..., Any]
+Rows = Callable[[str], Iterator[Row]]
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def said(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def plain(*messages: Message) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+# --- preference -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": plain(user("q")), "chosen": plain(said("a")), "rejected": plain(said("b"))},
+        {"prompt": "q", "chosen": plain(user("q"), said("a")), "rejected": plain(user("q"), said("b"))},
+        {"chosen": plain(user("q"), said("a")), "rejected": plain(user("q"), said("b"))},
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+    ],
+)
+def test_a_pair_is_the_same_however_it_is_written(format_of: Make, values: dict[str, Any]) -> None:
+    assert format_of("preference").read(Row("1", values)) == Pair((user("q"),), (said("a"),), (said("b"),))
+
+
+def test_an_implicit_prompt_leaves_each_answer_something(format_of: Make) -> None:
+    same = plain(user("q"), said("a"))
+    pair = format_of("preference").read(Row("1", {"chosen": same, "rejected": same}))
+    assert pair == Pair((user("q"),), (said("a"),), (said("a"),))
+    longer = plain(user("q"), said("a"), user("r"), said("c"))
+    pair = format_of("preference").read(Row("1", {"chosen": longer, "rejected": same}))
+    assert (pair.prompt, len(pair.chosen), len(pair.rejected)) == ((user("q"),), 3, 1)
+
+
+TURNS = st.lists(
+    st.text(st.characters(codec="ascii", exclude_characters=":"), max_size=20).map(str.strip), min_size=2, max_size=8
+)
+
+
+@given(TURNS)
+@settings(deadline=None)
+def test_transcripts_are_read_back(turns: list[str]) -> None:
+    speakers = ("Human", "Assistant")
+    text = "".join(f"\n\n{speakers[i % 2]}: {turn}" for i, turn in enumerate(turns))
+    assert transcript(text) == tuple((user, said)[i % 2](turn) for i, turn in enumerate(turns))
+
+
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), "0.5", True, [1]])
+def test_a_margin_is_a_finite_number(format_of: Make, margin: Any) -> None:
+    row = Row("f:3", {"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin})
+    with pytest.raises(DataError, match="f:3: margin is "):
+        format_of("preference").read(row)
+
+
+def test_margin_and_tools(format_of: Make) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    values = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2, "tools": json.dumps(tools)}
+    pair = format_of("preference").read(Row("1", values))
+    assert pair.margin == 2.0 and [dict(tool) for tool in pair.tools] == tools
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "rejected"),
+        ({"prompt": "a", "chosen": 1, "rejected": "c"}, "chosen is a number, not text and no list of messages"),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: other\n\nAssistant: c"},
+            "no prompt in common",
+        ),
+        ({"chosen": "b", "rejected": "c"}, "no prompt in common"),
+        ({"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "c"}, r"chosen\[0\]\.content is missing"),
+    ],
+)
+def test_a_bad_pair_is_named(format_of: Make, values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DataError, match=f"f:7: .*{problem}"):
+        format_of("preference").read(Row("f:7", values))
+
+
+# --- labelled, stepwise, task -----------------------------------------------------------------------------------------
+
+
+def test_labelled(format_of: Make) -> None:
+    format_ = format_of("labelled")
+    assert format_.read(Row("1", {"prompt": "q", "completion": "a", "label": False})) == Labelled(
+        (user("q"),), (said("a"),), False
+    )
+    assert format_.read(Row("1", {"prompt": "q", "completion": "a", "label": 3})).label == 3.0
+    texts = format_of("labelled", prompt="", completion="text")
+    assert texts.read(Row("1", {"text": "good", "label": 0.5})) == Labelled("", "good", 0.5)
+    for label, problem in ((None, "label"), ("yes", "label is text"), (float("nan"), "label is nan")):
+        with pytest.raises(DataError, match=f"f:2: .*{problem}"):
+            format_.read(Row("f:2", {"prompt": "q", "completion": "a", "label": label}))
+
+
+def test_stepwise(format_of: Make) -> None:
+    format_ = format_of("stepwise")
+    values = {"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}
+    assert format_.read(Row("1", values)) == Stepwise((user("q"),), ("a", "b"), (True, False))
+    for change, problem in (
+        ({"labels": [True]}, "2 steps in completions, 1 in labels"),
+        ({"completions": ["a", ""]}, r"completions\[1\] is empty"),
+        ({"labels": [True, None]}, r"labels\[1\] is null"),
+        ({"completions": []}, "completions is empty"),
+        ({"labels": None}, "labels"),
+    ):
+        with pytest.raises(DataError, match=f"f:5: .*{problem}"):
+            format_.read(Row("f:5", {**values, **change}))
+
+
+def test_task_keeps_all_other_columns(format_of: Make) -> None:
+    row = Row("1", {"prompt": [{"role": "user", "content": "q"}], "answer": "72", "level": 3})
+    assert format_of("task").read(row) == Task((user("q"),), {"answer": "72", "level": 3})
+
+
+# --- real files, and rows of any shape --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "count"),
+    [
+        ("preference/polite_pref.jsonl", "preference", 794),
+        ("preference/oasst_ranked.jsonl", "preference", 597),
+        ("preference/hh_harmless_1500.jsonl", "preference", 1500),
+        ("multi/oasst_rank_labels.jsonl", "labelled", 344),
+        ("process/stepwise_1k.jsonl", "stepwise", 1075),
+        ("rl/gsm8k_prompts_500.jsonl", "task", 500),
+    ],
+)
+def test_real_files(format_of: Make, rows_of: Rows, file: str, name: str, count: int) -> None:
+    format_ = format_of(name)
+    read = [format_.read(row) for row in rows_of(file) if format_.detect(row.values)]
+    assert len(read) == count
+    if name == "preference":
+        assert all(pair.prompt and pair.chosen and pair.rejected for pair in read)
+        assert all(pair.chosen[-1].role == "assistant" for pair in read)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "text", "type", "from", "value", "train", "weight", "label"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+COLUMNS = st.sampled_from(
+    ["messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "label", "labels", "margin", "text",
+     "instruction", "input", "output", "segments", "tools", "system", "question", "answer"]
+)  # fmt: skip
+NAMES = ("chat", "instruction", "prompt_completion", "text", "segments", "preference", "labelled", "stepwise", "task")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(values=st.dictionaries(COLUMNS, ANY, max_size=5))
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_row_gives_an_example_or_a_named_refusal(format_of: Make, name: str, values: dict[str, Any]) -> None:
+    try:
+        format_of(name).detect(values)
+        format_of(name).read(Row("f:9", values))
+    except DataError as error:
+        assert "f:9" in error.problem
+
+
+BAD = Path("bad/same_chosen_rejected.jsonl")
+
+
+def test_same_chosen_and_rejected_are_read_and_no_common_prompt_is_refused(format_of: Make, rows_of: Rows) -> None:
+    read: dict[int, Any] = {}
+    for i, row in enumerate(rows_of(str(BAD)), start=1):
+        try:
+            read[i] = format_of("preference").read(row)
+        except DataError as error:
+            read[i] = str(error)
+    assert read[2].chosen == read[2].rejected and read[3].chosen == (said(""),)
+    assert "no prompt in common" in read[4]
