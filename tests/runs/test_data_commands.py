@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -87,7 +86,7 @@ def test_preview_agrees_with_the_data_of_a_run(ft: Run, written: Callable[..., P
 def test_preview_chooses_rows(ft: Run, written: Callable[..., Path], arguments: list[str], ids: list[str]) -> None:
     code, out, _ = ft("data", "preview", written(*ROWS), "--json", *arguments)
     assert code == 0
-    assert [os.path.basename(view["id"]) for view in json.loads(out)] == ids
+    assert [Path(view["id"]).name for view in json.loads(out)] == ids
 
 
 def test_what_is_cut_is_shown_as_cut(ft: Run, written: Callable[..., Path]) -> None:

@@ -38,7 +38,10 @@ def test_padding_is_what_rectangles_hold_beside_rows(lengths: list[int], batch_s
 def test_repeats_name_the_row_they_repeat() -> None:
     tokens = [[1, 2, 3], [4, 5], [1, 2, 3], [1, 2], [1, 2, 3]]
     portion = TokenPortion.pack(
-        [f"row {i}" for i in range(5)], [len(row) for row in tokens], sum(tokens, []), [1.0] * 13
+        [f"row {i}" for i in range(5)],
+        [len(row) for row in tokens],
+        [token for row in tokens for token in row],
+        [1.0] * 13,
     )
     found = repeats(TokenRows([portion]))
     assert (found.count, found.first) == (2, (("row 2", "row 0"), ("row 4", "row 0")))

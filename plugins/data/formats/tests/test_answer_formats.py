@@ -173,7 +173,8 @@ ANY = st.recursive(
     max_leaves=8,
 )
 COLUMNS = st.sampled_from(
-    ["messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "label", "labels", "margin", "text",
+    ["messages", "conversations", "prompt", "completion", "completions", "chosen", "rejected", "label", "labels",
+     "margin", "text",
      "instruction", "input", "output", "segments", "tools", "system", "question", "answer"]
 )  # fmt: skip
 NAMES = ("chat", "instruction", "prompt_completion", "text", "segments", "preference", "labelled", "stepwise", "task")

@@ -340,7 +340,7 @@ def test_ends_with_user_is_a_row_like_any_other(format_of: Make, rows_of: Rows) 
     assert problems(format_of, rows_of("bad/ends_with_user.jsonl")) == {}
 
 
-# --- parts of a content, each with a flag of its own -------------------------------------------------------------------
+# --- parts of a content, each with a flag of its own ------------------------------------------------------------------
 
 
 def part(text: str, key: str = "text", **flags: Any) -> dict[str, Any]:

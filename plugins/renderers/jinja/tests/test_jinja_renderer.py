@@ -307,7 +307,8 @@ def test_options_reach_the_template(tmp_path: Path, renderer_of: Callable[..., J
 # --- ranges with a weight of their own --------------------------------------------------------------------------------
 
 CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim if trims else m.content }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim if trims else m.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 

@@ -21,7 +21,8 @@ class PreferenceOptions(Options):
     """The column with the prompt. Where a row has none, the prompt is what both answers begin with, message by
     message."""
     chosen: str = "chosen"
-    """The column with the preferred answer: text, messages, or a transcript (`\\n\\nHuman: ...\\n\\nAssistant: ...`)."""
+    """The column with the preferred answer: text, messages, or a transcript of turns that begin with `Human:` and
+    `Assistant:` after an empty line."""
     rejected: str = "rejected"
     """The column with the other one."""
     margin: str = "margin"
