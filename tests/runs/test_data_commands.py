@@ -181,7 +181,7 @@ def test_check_counts_what_is_there(ft: Run, written: Callable[..., Path], tmp_p
     code, out, _ = ft("data", "check", path)
     assert code == 0
     assert "2 rows of train repeat an earlier one" in out and "rows.jsonl:4" in out
-    assert "1 rows of eval are in train too" in out and "1 left out: longer than train.max_length" in out
+    assert "1 row of eval is in train too" in out and "1 left out: longer than train.max_length" in out
     _, out, _ = ft("data", "check", path, "--json")
     found = json.loads(out)
     (train,) = [one for one in found["surveys"] if one["split"] == "train"]

@@ -36,8 +36,6 @@ from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, f
 from finetooth_core.recipe import Recipe, validate_options
 
 if TYPE_CHECKING:
-    from finetooth_hooks.token_rows import TokenRows
-
     from finetooth_core.manager import Plugins
 
 AUTO = "auto"
@@ -70,7 +68,6 @@ class RunContext:
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
         self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
-        self.token_rows: dict[str, TokenRows] = {}  # what became of them
         self.scratch: list[Any] = []  # folders that go with this context
 
     # --- building -----------------------------------------------------------------------------------------------------
@@ -205,9 +202,7 @@ class RunContext:
         from finetooth_core.data.preparing import prepare
 
         self.prepared_as.setdefault(split, (rendering, limit))
-        preparation = prepare(self, split, rendering, limit, first)
-        self.token_rows.setdefault(split, preparation.data)
-        return preparation
+        return prepare(self, split, rendering, limit, first)
 
     def rows(self, split: str, *, format: str = "") -> SplitRows:
         """The rows of a split, not yet read but for the first one, which shows the format.

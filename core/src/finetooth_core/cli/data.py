@@ -104,16 +104,17 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     """
     import dataclasses
 
-    from finetooth_core.data.survey import shared, survey
+    from finetooth_core.data.survey import prepared, shared, survey
 
     session = state.session(recipe, with_output(overrides, output))
     job = session.job
     train = job.plan.train
+    rows = prepared(job.context)
     surveys = [
-        survey(job.context, split, train.batch_size, int(train.micro_batch_tokens or 0))
-        for split in job.context.token_rows
+        survey(job.context, split, of_split, train.batch_size, int(train.micro_batch_tokens or 0))
+        for split, of_split in rows.items()
     ]
-    both = shared(job.context)
+    both = shared(rows)
     if as_json:
         import json
 

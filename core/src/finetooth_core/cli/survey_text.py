@@ -37,13 +37,20 @@ def verdict(both: Repeats, surveys: Sequence[Survey], steps: str) -> Text:
     for survey in surveys:
         if survey.repeats.count:
             lines.append(
-                f"note: {survey.repeats.count:,} rows of {survey.split} repeat an earlier one{_named(survey.repeats)}"
+                f"note: {_rows(survey.repeats.count, survey.split, 'repeats', 'repeat')} an earlier one"
+                f"{_named(survey.repeats)}"
             )
     if both.count:
-        lines.append(f"note: {both.count:,} rows of eval are in train too{_named(both)}; scores on them say little")
+        lines.append(
+            f"note: {_rows(both.count, 'eval', 'is', 'are')} in train too{_named(both)}; its score says little"
+        )
     return Text("\n".join(lines))
 
 
 def _named(repeats: Repeats) -> str:
     shown = ", ".join(f"{id_} = {earlier}" for id_, earlier in repeats.first)
     return f" ({shown}{', ...' if repeats.count > len(repeats.first) else ''})"
+
+
+def _rows(count: int, split: str, one: str, several: str) -> str:
+    return f"1 row of {split} {one}" if count == 1 else f"{count:,} rows of {split} {several}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -68,9 +68,14 @@ class Survey:
     looked_at: int = 0
 
 
-def survey(context: RunContext, split: str, batch_size: int, budget: int) -> Survey:
-    """Look at the rows of a split, which have been prepared."""
-    rows = context.token_rows[split]
+def prepared(context: RunContext) -> dict[str, TokenRows]:
+    """The rows of every split that the method or an evaluator has prepared, as it did: small data are made once more,
+    large ones are found in the cache."""
+    return {split: context.prepare(split, *how).data for split, how in context.prepared_as.items()}
+
+
+def survey(context: RunContext, split: str, rows: TokenRows, batch_size: int, budget: int) -> Survey:
+    """Look at the rows of a split."""
     lengths = rows.lengths
     roles, looked_at = _roles(context, split)
     low, median, high, most = (int(q) for q in np.quantile(lengths, [0, 0.5, 0.95, 1.0], method="higher"))
@@ -87,12 +92,12 @@ def survey(context: RunContext, split: str, batch_size: int, budget: int) -> Sur
     )
 
 
-def shared(context: RunContext, first: str = "train", second: str = "eval") -> Repeats:
-    """Rows of the second split that are in the first too."""
-    if first not in context.token_rows or second not in context.token_rows:
+def shared(rows: Mapping[str, TokenRows]) -> Repeats:
+    """Held-out rows that are in training too."""
+    if not {"train", "eval"} <= rows.keys():
         return Repeats()
-    seen = dict(_digests(context.token_rows[first]))
-    found = [(id_, seen[digest]) for digest, id_ in _digests(context.token_rows[second]) if digest in seen]
+    seen = dict(_digests(rows["train"]))
+    found = [(id_, seen[digest]) for digest, id_ in _digests(rows["eval"]) if digest in seen]
     return Repeats(len(found), tuple(found[:NAMED]))
 
 
