@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from finetooth_core.data.survey import histogram, padding, repeats
+from finetooth_core.data.survey import digests_of, histogram, padding, repeats
 from finetooth_hooks.token_rows import TokenPortion, TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,5 +43,5 @@ def test_repeats_name_the_row_they_repeat() -> None:
         [token for row in tokens for token in row],
         [1.0] * 13,
     )
-    found = repeats(TokenRows([portion]))
+    found = repeats(digests_of(TokenRows([portion])))
     assert (found.count, found.first) == (2, (("row 2", "row 0"), ("row 4", "row 0")))

@@ -56,18 +56,28 @@ def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], 
         else:
             ids, first = next(stretches)
             tokens += ids
-            weights += _weights(piece, ids, tokenizer) if piece.weights else [0.0] * first + [1.0] * (len(ids) - first)
+            weights += _weights(piece, tokenizer) if piece.weights else [0.0] * first + [1.0] * (len(ids) - first)
     return tokens, weights
 
 
-def _weights(stretch: Stretch, ids: Sequence[int], tokenizer: Tokenizer) -> list[float]:
-    """The least weight of the characters of each token; 0 for a token without any."""
+def token_weights(offsets: Sequence[tuple[int, int]], of_characters: Sequence[float]) -> list[float]:
+    """The least weight of the characters of each token; 0 for a token without any.
+
+    Args:
+        offsets: half-open range of characters of each token.
+        of_characters: the weight of each character.
+    """
+    return [min(of_characters[start:stop], default=0.0) for start, stop in offsets]
+
+
+def _weights(stretch: Stretch, tokenizer: Tokenizer) -> list[float]:
+    """Weights of the tokens of a stretch that has ranges of its own."""
     begin = len(stretch.text) if stretch.trained_from is None else stretch.trained_from
     of_characters = [float(at >= begin) for at in range(len(stretch.text))]
     for part in stretch.weights:
         of_characters[part.start : part.stop] = [part.weight] * (min(part.stop, len(stretch.text)) - part.start)
     _, offsets = tokenizer.encode_with_offsets(stretch.text)
-    return [min(of_characters[start:stop], default=0.0) for start, stop in offsets]
+    return token_weights(offsets, of_characters)
 
 
 def said(before: str, content: str, weights: Sequence[Weighted], *, trains: bool, cut: int = 0) -> Stretch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import PromptCompletion, Rendered, Segments
+from finetooth_hooks.markup import token_weights
 from finetooth_hooks.protocols import Tokenizer
 
 
@@ -42,9 +43,9 @@ def render_segments(example: Segments, tokenizer: Tokenizer) -> Rendered:
     token that holds characters of a piece that trains and of one that does not weighs 0.
     """
     text = "".join(piece for piece, _ in example.pieces)
-    trained = [trains for piece, trains in example.pieces for _ in piece]
+    of_characters = [float(trains) for piece, trains in example.pieces for _ in piece]
     ids, offsets = tokenizer.encode_with_offsets(text, special=True)
-    weights = tuple(float(end > start and all(trained[start:end])) for start, end in offsets)
+    weights = tuple(token_weights(offsets, of_characters))
     spans, at, end = [], 0, 0
     for piece, _ in example.pieces:
         end += len(piece)

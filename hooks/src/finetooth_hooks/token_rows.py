@@ -6,14 +6,15 @@ memory: a row becomes a `Datum` when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
+from finetooth_hooks.lazy import LazySequence
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
@@ -78,13 +79,15 @@ class TokenPortion:
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
-class TokenRows(Sequence[Datum]):
+class TokenRows(LazySequence[Datum]):
     """Rows as data, in the order of their source, made when they are asked for.
 
     Args:
         portions: the rows; may read them from a file.
         sizes: rows and tokens of each portion, so that nothing is read to know them; default: asked of the portions.
     """
+
+    noun = "row"
 
     def __init__(self, portions: Sequence[TokenPortion], sizes: Iterable[tuple[int, int]] | None = None) -> None:
         known = [(len(p), len(p.tokens)) for p in portions] if sizes is None else list(sizes)
@@ -107,25 +110,10 @@ class TokenRows(Sequence[Datum]):
         found = [np.diff(portion.starts) for portion in self._portions]
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
-    @overload
-    def __getitem__(self, index: int) -> Datum: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Datum]: ...
-    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self._datum(i) for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self._datum(place)
-
-    def __iter__(self) -> Iterator[Datum]:
-        return (self._datum(i) for i in range(len(self)))
-
-    def _datum(self, index: int) -> Datum:
-        number = int(np.searchsorted(self._row_ends, index, side="right"))
+    def make(self, place: int) -> Datum:
+        number = int(np.searchsorted(self._row_ends, place, side="right"))
         portion = self._portions[number]
-        row = index - (int(self._row_ends[number - 1]) if number else 0)
+        row = place - (int(self._row_ends[number - 1]) if number else 0)
         runs = slice(int(portion.run_starts[row]), int(portion.run_starts[row + 1]))
         return Datum.from_tokens(
             portion.tokens[portion.starts[row] : portion.starts[row + 1]],

@@ -210,7 +210,9 @@ def _score(
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
         kernels = native.library_for(linear) if head.softcap is None else None
-        if kernels is not None:
+        if kernels is None:
+            _score_blocks(space, chunk, targets_mk, head, scores)
+        else:
             kernels.head_rows(
                 linear,
                 targets_mk[chunk].contiguous(),
@@ -221,16 +223,21 @@ def _score(
                 head.slope,
                 gradient=want_slopes,
             )
-        for block, piece in () if kernels is not None else space.blocks(chunk):
-            logits = head.logits_(space.in_full_precision(piece))
-            damping = head.damping(logits, space) if want_slopes else None
-            shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)
-            if want_slopes:
-                unit = _Incoming(targets_mk[block], torch.ones_like(log_total), log_total)
-                piece.copy_(_logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping))
         if scores.slopes_md is not None:
             torch.mm(linear, space.weight, out=scores.slopes_md[chunk])
     return scores
+
+
+def _score_blocks(space: Workspace, chunk: slice, targets_mk: Tensor, head: Head, scores: _Scores) -> None:
+    """Score the rows of a chunk; where slopes are wanted, the gradients take the place of its linear output."""
+    want_slopes = scores.slopes_md is not None
+    for block, piece in space.blocks(chunk):
+        logits = head.logits_(space.in_full_precision(piece))
+        damping = head.damping(logits, space) if want_slopes else None
+        shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)
+        if want_slopes:
+            unit = _Incoming(targets_mk[block], torch.ones_like(log_total), log_total)
+            piece.copy_(_logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping))
 
 
 def _score_block(

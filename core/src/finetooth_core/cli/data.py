@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from finetooth_core.cli.state import State
-    from finetooth_core.data.preview import RowView
+    from finetooth_core.data.preview import RenderedRow, RowView
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -44,26 +46,27 @@ def preview(
 
     Reads the data and the tokenizer; loads no weights and writes nothing but the page that --html asks for.
     """
-    from finetooth_core.data.preview import longest, row_views
+    from finetooth_core.data.preview import rendered_rows
 
     if (wanted is not None) + by_length + dropped > 1:
         raise UserError("--row, --longest and --dropped each choose rows", action="give one of them")
     session = state.session(recipe, with_output(overrides, output))
-    views = row_views(session.job.context, split)
+    context = session.job.context
+    rows = rendered_rows(context, split)
     if wanted is not None:
-        views = _one(views, wanted)
+        rows = _one(rows, wanted)
     elif by_length:
-        views = iter(longest(views, count))
+        rows = iter(heapq.nlargest(count, rows, key=lambda row: len(row.rendered.tokens)))
     elif dropped:
-        views = (view for view in views if not view.used)
-    shown = [view for view, _ in zip(views, range(count), strict=False)]
+        rows = (row for row in rows if not row.used)
+    shown = [row.view(context.tokenizer) for row in islice(rows, count)]
     _show(shown, split, session.recipe.model.name, page, as_json=as_json)
 
 
-def _one(views: Iterator[RowView], wanted: str) -> Iterator[RowView]:
-    for view in views:
-        if view.id == wanted or str(view.number) == wanted:
-            yield view
+def _one(rows: Iterator[RenderedRow], wanted: str) -> Iterator[RenderedRow]:
+    for row in rows:
+        if row.id == wanted or str(row.number) == wanted:
+            yield row
             return
     raise UserError(
         f"there is no row {wanted!r}", action="give a number from 1, or an id as `ft data preview` shows it"
@@ -104,17 +107,18 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     """
     import dataclasses
 
-    from finetooth_core.data.survey import prepared, shared, survey
+    from finetooth_core.data.survey import digests_of, prepared, shared, survey
 
     session = state.session(recipe, with_output(overrides, output))
     job = session.job
     train = job.plan.train
     rows = prepared(job.context)
+    digests = {split: digests_of(of_split) for split, of_split in rows.items()}
     surveys = [
-        survey(job.context, split, of_split, train.batch_size, int(train.micro_batch_tokens or 0))
-        for split, of_split in rows.items()
+        survey(job.context, split, rows[split], digests[split], train.batch_size, int(train.micro_batch_tokens or 0))
+        for split in rows
     ]
-    both = shared(rows)
+    both = shared(digests)
     if as_json:
         import json
 

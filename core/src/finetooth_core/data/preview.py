@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,16 +44,34 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class RowView:
-    """One row.
+class RenderedRow:
+    """One row as it was rendered; its tokens are not read back yet.
 
     Attributes:
         number: from 1, in the order of the source.
         id: as errors name it.
-        pieces: all of its tokens.
+        rendered: all of its tokens; none if it cannot be rendered.
+        kept: tokens that `train.max_length` keeps.
         fate: what becomes of it, in words.
         used: it becomes data.
     """
+
+    number: int
+    id: str
+    rendered: Rendered
+    kept: int
+    fate: str
+    used: bool
+
+    def view(self, tokenizer: Tokenizer) -> RowView:
+        """The row to be shown."""
+        pieces = tuple(_pieces(self.rendered, self.kept, tokenizer))
+        return RowView(self.number, self.id, pieces, self.fate, self.used)
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One row to be shown; see `RenderedRow`."""
 
     number: int
     id: str
@@ -73,7 +91,7 @@ class RowView:
         return sum(1 for weight in kept[1:] if weight)
 
 
-def row_views(context: RunContext, split: str) -> Iterator[RowView]:
+def rendered_rows(context: RunContext, split: str) -> Iterator[RenderedRow]:
     """The rows of a split as the method (or, held out, the first evaluator) renders them, one after the other.
 
     Raises:
@@ -90,12 +108,11 @@ def row_views(context: RunContext, split: str) -> Iterator[RowView]:
         try:
             rendered = render(example)
         except DataError as error:
-            yield RowView(number, id_, (), f"refused: {error.problem}", used=False)
+            yield RenderedRow(number, id_, Rendered((), ()), 0, f"refused: {error.problem}", used=False)
             continue
         portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
         kept = int(portion.starts[1]) if len(portion) else len(rendered.tokens)
-        pieces = tuple(_pieces(rendered, kept, context.tokenizer))
-        yield RowView(number, id_, pieces, _fate(tally, kept), used=tally.used > 0)
+        yield RenderedRow(number, id_, rendered, kept, _fate(tally, kept), used=tally.used > 0)
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:
@@ -126,11 +143,3 @@ def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Pie
 def _whole(ids: Sequence[int], tokenizer: Tokenizer) -> int:
     """How many of the tokens make whole characters; 1 where they never do."""
     return next((n for n in range(1, len(ids) + 1) if UNREADABLE not in tokenizer.decode(ids[:n])), 1)
-
-
-def longest(views: Iterable[RowView], count: int) -> list[RowView]:
-    """The longest rows, longest first."""
-    found: list[RowView] = []
-    for view in views:
-        found = sorted([*found, view], key=lambda row: -row.tokens)[:count]
-    return found

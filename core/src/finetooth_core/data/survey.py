@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation
+from finetooth_hooks.tally import SHOWN
 
 if TYPE_CHECKING:
+    from finetooth_hooks.datum import Datum
     from finetooth_hooks.token_rows import TokenRows
 
     from finetooth_core.context import RunContext
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
+Digests = Sequence[tuple[bytes, str]]
+"""Digest and id of each row, in order."""
 
 BINS = 10
 """Bars of the histogram."""
 LOOKED_AT = 2000
 """Rows that are rendered once more to tell roles apart."""
-NAMED = 5
-"""Repeated rows that are named."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,13 @@ def prepared(context: RunContext) -> dict[str, TokenRows]:
     return {split: context.prepare(split, *how).data for split, how in context.prepared_as.items()}
 
 
-def survey(context: RunContext, split: str, rows: TokenRows, batch_size: int, budget: int) -> Survey:
-    """Look at the rows of a split."""
+def survey(context: RunContext, split: str, rows: TokenRows, digests: Digests, batch_size: int, budget: int) -> Survey:
+    """Look at the rows of a split.
+
+    Args:
+        digests: of these rows.
+        budget: positions of a micro-batch.
+    """
     lengths = rows.lengths
     roles, looked_at = _roles(context, split)
     low, median, high, most = (int(q) for q in np.quantile(lengths, [0, 0.5, 0.95, 1.0], method="higher"))
@@ -84,7 +91,7 @@ def survey(context: RunContext, split: str, rows: TokenRows, batch_size: int, bu
         len(rows),
         (low, median, high, most),
         histogram(lengths),
-        repeats(rows),
+        repeats(digests),
         padding(lengths, batch_size, None),
         padding(lengths, batch_size, budget),
         roles,
@@ -92,13 +99,11 @@ def survey(context: RunContext, split: str, rows: TokenRows, batch_size: int, bu
     )
 
 
-def shared(rows: Mapping[str, TokenRows]) -> Repeats:
-    """Held-out rows that are in training too."""
-    if not {"train", "eval"} <= rows.keys():
-        return Repeats()
-    seen = dict(_digests(rows["train"]))
-    found = [(id_, seen[digest]) for digest, id_ in _digests(rows["eval"]) if digest in seen]
-    return Repeats(len(found), tuple(found[:NAMED]))
+def shared(digests: Mapping[str, Digests]) -> Repeats:
+    """Held-out rows that are in training too, by the digests of each split."""
+    seen = dict(digests.get("train", ()))
+    found = [(id_, seen[digest]) for digest, id_ in digests.get("eval", ()) if digest in seen]
+    return Repeats(len(found), tuple(found[:SHOWN]))
 
 
 def histogram(lengths: Lengths) -> tuple[tuple[int, int, int], ...]:
@@ -134,23 +139,27 @@ def _within(ascending: Sequence[int], budget: int) -> int:
     return positions + rows * ascending[-1]
 
 
-def repeats(rows: TokenRows) -> Repeats:
+def repeats(digests: Digests) -> Repeats:
     """Rows with the same tokens."""
     seen: dict[bytes, str] = {}
     found: list[tuple[str, str]] = []
     count = 0
-    for digest, id_ in _digests(rows):
+    for digest, id_ in digests:
         earlier = seen.setdefault(digest, id_)
         if earlier != id_:
             count += 1
-            found += [(id_, earlier)] if len(found) < NAMED else []
+            found += [(id_, earlier)] if len(found) < SHOWN else []
     return Repeats(count, tuple(found))
 
 
-def _digests(rows: TokenRows) -> Iterator[tuple[bytes, str]]:
-    for datum in rows:
-        content = np.append(datum.tokens, datum.targets[-1:]).astype(np.int64).tobytes()
-        yield hashlib.blake2b(content, digest_size=16).digest(), datum.id
+def digests_of(rows: TokenRows) -> Digests:
+    """What tells rows apart by their tokens, with their ids."""
+    return [(_digest(datum), datum.id) for datum in rows]
+
+
+def _digest(datum: Datum) -> bytes:
+    content = np.append(datum.tokens, datum.targets[-1:]).astype(np.int64).tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _roles(context: RunContext, split: str) -> tuple[dict[str, int], int]:

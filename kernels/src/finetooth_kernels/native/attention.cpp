@@ -10,7 +10,7 @@
 #include <cmath>
 #include <vector>
 
-#include "vectors.h"
+#include "elements.h"
 
 namespace ft {
 namespace {
@@ -72,6 +72,11 @@ struct Tree {
     const int64_t* paths;         // the segments above it, from the first
     int64_t length(int64_t s) const { return stops[s] - starts[s]; }
     int64_t padded(int64_t s) const { return (length(s) + LANES - 1) / LANES * LANES; }
+    int64_t above(int64_t s) const {  // columns of the segments above it
+        int64_t columns = 0;
+        for (int64_t i = path_offsets[s]; i < path_offsets[s + 1]; ++i) columns += padded(paths[i]);
+        return columns;
+    }
 };
 
 // sums[TILE][WIDTH vectors] (+)= A[TILE][k] B[k][WIDTH vectors]; strides in units, of `sums` in floats.
@@ -220,7 +225,7 @@ class Attention {
     using U = typename C::Unit;
 
     Attention(const T* qkv, const Tree& tree, const Shape& shape, float scale, int threads)
-        : qkv_(qkv), tree_(tree), shape_(shape), places_(tree), scale_(scale), threads_(threads) {}
+        : qkv_(qkv), tree_(tree), shape_(shape), places_(tree), longest_(longest()), scale_(scale), threads_(threads) {}
 
     bool forward(T* out, float* lse);
     bool backward(const T* out, const float* lse, const T* grad, T* d_qkv);
@@ -242,6 +247,7 @@ class Attention {
     Tree tree_;
     Shape shape_;
     Places places_;
+    int64_t longest_;  // columns of the longest path
     float scale_;
     int threads_;
     std::vector<Packed<C>> keys_, values_;
@@ -251,11 +257,7 @@ class Attention {
 template <class C, class T>
 int64_t Attention<C, T>::longest() const {
     int64_t most = 0;
-    for (int64_t s = 0; s < tree_.count; ++s) {
-        int64_t columns = tree_.padded(s);
-        for (int64_t i = tree_.path_offsets[s]; i < tree_.path_offsets[s + 1]; ++i) columns += tree_.padded(tree_.paths[i]);
-        most = std::max(most, columns);
-    }
+    for (int64_t s = 0; s < tree_.count; ++s) most = std::max(most, tree_.above(s) + tree_.padded(s));
     return most;
 }
 
@@ -300,7 +302,7 @@ inline int64_t seen(const Run& run, int64_t q) { return run.own ? std::min(run.c
 
 template <class C, class T>
 void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::vector<Run>& runs, char* memory) const {
-    const int64_t group = shape_.group(), size = shape_.size, most = longest();
+    const int64_t group = shape_.group(), size = shape_.size, most = longest_;
     char* at = memory;
     U* queries_kd = take<C>(at, block_rows() * size / C::EACH);
     float* scores = take_floats(at, block_rows() * most);
@@ -376,15 +378,14 @@ bool Attention<C, T>::forward(T* out, float* lse) {
     std::vector<Unit> units;
     const int64_t step = 4 * queries();
     for (int64_t s = 0; s < tree_.count; ++s) {
-        int64_t above = 0;
-        for (int64_t i = tree_.path_offsets[s]; i < tree_.path_offsets[s + 1]; ++i) above += tree_.padded(tree_.paths[i]);
+        const int64_t above = tree_.above(s);
         for (int64_t from = 0; from < tree_.length(s); from += step) {
             const int64_t to = std::min(from + step, tree_.length(s));
             for (int64_t h = 0; h < shape_.kv_heads; ++h) units.push_back({s, h, from, to, (to - from) * (above + to)});
         }
     }
     sort_by_cost(units);
-    const int64_t count = units.size(), most = longest(), rows = block_rows();
+    const int64_t count = units.size(), most = longest_, rows = block_rows();
     const size_t room = rows * (shape_.size * 8 + most * 8 + 4) + 1024;
     bool whole = true;
 #pragma omp parallel num_threads(threads_) reduction(&& : whole)
@@ -602,21 +603,19 @@ bool Attention<C, T>::backward(const T* out, const float* lse, const T* grad, T*
 }  // namespace
 }  // namespace ft
 
-#define FT_API extern "C" __attribute__((visibility("default")))
-
 #if defined(__AVX512BF16__)
 using ForBFloat16 = ft::Pairs;
 #else
 using ForBFloat16 = ft::Floats;
 #endif
 
-// dtype: 0 float32, 1 bfloat16. Returns 0, or 1 where there was no memory.
+// Returns 0, or 1 where there was no memory.
 FT_API int ft_attention(int dtype, const void* qkv, void* out, float* lse, const int64_t* starts,
                                 const int64_t* stops, const int64_t* path_offsets, const int64_t* paths, int64_t segments,
                                 int64_t rows, int64_t heads, int64_t kv_heads, int64_t size, float scale, int threads) {
     const ft::Tree tree{segments, starts, stops, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
-    if (dtype == 0) {
+    if (dtype == ft::FLOAT32) {
         ft::Attention<ft::Floats, float> work(static_cast<const float*>(qkv), tree, shape, scale, threads);
         return !work.forward(static_cast<float*>(out), lse);
     }
@@ -630,7 +629,7 @@ FT_API int ft_attention_backward(int dtype, const void* qkv, const void* out, co
                                  int64_t size, float scale, int threads) {
     const ft::Tree tree{segments, starts, stops, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
-    if (dtype == 0) {
+    if (dtype == ft::FLOAT32) {
         ft::Attention<ft::Floats, float> work(static_cast<const float*>(qkv), tree, shape, scale, threads);
         return !work.backward(static_cast<const float*>(out), lse, static_cast<const float*>(grad), static_cast<float*>(d_qkv));
     }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
-
 import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum
+from finetooth_hooks.lazy import LazySequence
 from finetooth_hooks.tally import SHOWN
 from finetooth_hooks.token_rows import TokenRows
 
 TOO_SHORT = "too short to predict a token"
 
 
-class Windows(Sequence[Datum]):
+class Windows(LazySequence[Datum]):
     """Each document cut in windows of `length` positions, made when they are asked for.
 
     Neighbours share one token, the last a window predicts and the first the next one reads, so each token of a document
@@ -22,6 +20,8 @@ class Windows(Sequence[Datum]):
     Raises:
         DataError: no document has two tokens.
     """
+
+    noun = "window"
 
     def __init__(self, documents: TokenRows, length: int) -> None:
         self._documents, self._length = documents, length
@@ -35,16 +35,7 @@ class Windows(Sequence[Datum]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Datum: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Datum]: ...
-    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
+    def make(self, place: int) -> Datum:
         document = int(np.searchsorted(self._ends, place, side="right"))
         before = int(self._ends[document - 1]) if document else 0
         offset = (place - before) * self._length

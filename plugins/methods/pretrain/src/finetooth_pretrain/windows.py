@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import Any
 
 from finetooth_hooks import DataError, Datum, Example, RecipeError, Rendered, Text
 from finetooth_hooks.context import Context
+from finetooth_hooks.lazy import LazySequence
 from finetooth_hooks.preparation import Render
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.rendering import text_opening
@@ -68,13 +69,15 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     return render
 
 
-class Windows(Sequence[Datum]):
+class Windows(LazySequence[Datum]):
     """All documents laid end to end, cut into windows of `length` positions, each made when it is asked for.
 
     A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last a window
     predicts is the first the next one reads. Every token but the very first is predicted exactly once. The last window
     may be shorter. A window is named after the document in which it begins and the offset in it: `corpus.txt@1024`.
     """
+
+    noun = "window"
 
     def __init__(self, documents: TokenRows, length: int) -> None:
         self._documents, self._length = documents, length
@@ -83,16 +86,7 @@ class Windows(Sequence[Datum]):
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, index: int) -> Datum: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Datum]: ...
-    def __getitem__(self, index: int | slice) -> Datum | list[Datum]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
+    def make(self, place: int) -> Datum:
         begin = place * self._length
         document, offset = self._documents.place(begin)
         return Datum.from_tokens(self._documents.span(begin, begin + self._length + 1), id=f"{document}@{offset}")

@@ -17,7 +17,7 @@ from typing import Any
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.markup import trained_messages
+from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Tokenizer
 from pydantic import Field
 
@@ -121,7 +121,7 @@ class JinjaRenderer:
         for field in ("content", "reasoning"):
             for begin, end, weight in self._own_ranges(whole, field):
                 of_characters[begin:end] = [weight] * (end - begin)
-        return tuple(min(of_characters[start:stop], default=0.0) for start, stop in offsets)
+        return tuple(token_weights(offsets, of_characters))
 
     def _own_ranges(self, whole: Whole, field: str) -> Iterator[tuple[int, int, float]]:
         """Where in the text the ranges stand that messages give a weight of their own."""

@@ -1,0 +1,40 @@
+"""Sequences whose items are made when they are asked for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, TypeVar, overload
+
+__all__ = ["LazySequence"]
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """Indices as a list takes them; a subclass says how many items there are and makes each.
+
+    Attributes:
+        noun: what an item is called in the error for an index outside.
+    """
+
+    noun: ClassVar[str] = "item"
+
+    @abstractmethod
+    def make(self, place: int) -> T:
+        """Item number `place`, 0 <= place < len(self)."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self.make(place) for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"{self.noun} {index} of {len(self)}")
+        return self.make(place)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.make, range(len(self)))
