@@ -180,6 +180,7 @@ def test_check_counts_what_is_there(ft: Run, written: Callable[..., Path], tmp_p
     path.write_text(yaml.safe_dump(given))
     code, out, _ = ft("data", "check", path)
     assert code == 0
+    text = out
     assert "2 rows of train repeat an earlier one" in out and "rows.jsonl:4" in out
     assert "1 row of eval is in train too" in out and "1 left out: longer than train.max_length" in out
     _, out, _ = ft("data", "check", path, "--json")
@@ -190,6 +191,7 @@ def test_check_counts_what_is_there(ft: Run, written: Callable[..., Path], tmp_p
     # all rows are looked at for roles, the one that is too long as well
     assert train["roles"]["user"] == 0 and train["roles"]["assistant"] > report["trained_tokens"]
     assert train["looked_at"] == 5 and 0 <= train["budgeted"] <= train["padded"] < 1
+    assert train["laid_out"] == 0.0 < train["padded"] and "0.0 % as it will be laid out" in text  # the stream decoder
     assert found["steps"] == 1
 
 

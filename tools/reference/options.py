@@ -69,8 +69,9 @@ def schema_rows(schema: Schema, root: Schema, prefix: str = "") -> Iterator[tupl
 
 
 def _nested(node: Schema, root: Schema) -> Schema | None:
-    """The model a setting holds, if it holds nothing else."""
-    target = resolved(node, root)
+    """The model a setting holds, if it holds nothing else, or null."""
+    choices = [choice for choice in node.get("anyOf", ()) if choice.get("type") != "null"]
+    target = resolved(choices[0] if len(choices) == 1 else node, root)
     return target if "properties" in target else None
 
 
@@ -86,6 +87,7 @@ def value_text(node: Schema, root: Schema) -> str:
     if "pick" in node:
         kind = node["pick"]
         text = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        text = f"{text} or `{{fraction: ...}}`" if node.get("also") else text
         return f"`auto` or {text}" if node["auto"] else text
     if "const" in node:
         return _value(node["const"])

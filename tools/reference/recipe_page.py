@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_core.recipe import Recipe
+from finetooth_core.recipe_data import HeldOut, SourceRows
 from finetooth_hooks import ENTRY_TYPES
 
-from reference.options import resolved, schema_rows, table, value_text
+from reference.options import model_table, resolved, schema_rows, table, value_text
 from reference.pages import HOOKS, WRITTEN, offer_lines, page
 from reference.workspace import ROOT, Workspace
 
@@ -94,6 +95,9 @@ def _kind(kind: str, workspace: Workspace) -> list[str]:
     hook = next(name for name, cls in HOOKS.items() if cls.kind == kind)
     place = PLACES.get(kind, f"`{kind}`")
     lines = [f"### {kind}", f"Picked in {place}; brought by the hook [`{hook}`](hooks/{hook}.md)."]
+    if kind == "source":
+        lines += ["Every source also takes these keys, beside its own options:", "\n".join(model_table(SourceRows))]
+        lines += ["In `data.eval`, instead of a source:", "\n".join(model_table(HeldOut))]
     for offer in offers:
         lines += offer_lines(offer, "####", up="..")
     return lines

@@ -13,8 +13,8 @@ from finetooth_core.nearest import nearest, nearest_path
 
 _ROOTED = re.compile(r"(/|~|\.\.?(/|$))")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,15}\Z")
-_NO_PATH = re.compile(r"[:*?\[]")
-"""A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`): only its plugin knows what it means."""
+_NO_PATH = re.compile(r"[:*?\[{]")
+"""A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
 
 
 def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> RecipeError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from finetooth_hooks.entries import Claim, Loss
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
+from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
@@ -34,6 +36,7 @@ from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
 from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
 from finetooth_core.recipe import Recipe, validate_options
+from finetooth_core.vocabulary import ChangedTokens
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
@@ -57,7 +60,7 @@ class RunContext:
         self.folder = folder
         self.train: TrainSettings = recipe.train.settings()
         self.plan: Plan | None = None
-        self.notes: list[str] = []
+        self.notes: list[str] = list(recipe.notes)
         self.decisions: dict[str, Decision] = {}
         self.picked: dict[str, str] = {}
         self.losses: list[tuple[str, LossSpec]] = []  # those built so far, with the setting that picked them
@@ -69,6 +72,12 @@ class RunContext:
         self._rows: dict[str, SplitRows] = {}
         self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
         self.scratch: list[Any] = []  # folders that go with this context
+
+    @property
+    def cache(self) -> Path:
+        from finetooth_core.data.folders import cache_folder
+
+        return cache_folder() / "plugins"
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -124,7 +133,11 @@ class RunContext:
 
     @cached_property
     def loader(self) -> Loader:
-        """The loader that claims `model`, or the one the recipe picks."""
+        """The loader that claims `model`, or the one the recipe picks; with the tokens that the recipe changes."""
+        changes = self.recipe.model.token_changes()
+        return ChangedTokens(self._models_own_loader(), changes) if changes else self._models_own_loader()
+
+    def _models_own_loader(self) -> Loader:
         model = self.recipe.model
         if model.loader != AUTO:
             built: Loader = self.section("loader", model.loader, "model.loader")
@@ -145,6 +158,17 @@ class RunContext:
     @cached_property
     @paused_collector()
     def facts(self) -> ModelFacts:
+        """What the family says of the model; tokens that the recipe adds are among them."""
+        facts = self._family_facts()
+        if not isinstance(self.loader, ChangedTokens):
+            return facts
+        new = self.loader.new_tokens(self.recipe.model.name)
+        if new:
+            rows = "their embeddings begin as the mean of the others"
+            self.decide("model.added_tokens", len(new), f"ids {new[0]} to {new[-1]}; {rows}")
+        return replace(facts, new_tokens=new)
+
+    def _family_facts(self) -> ModelFacts:
         family = self.recipe.model.family
         if family != AUTO:
             built: Family = self.section("family", family, "model.family")
@@ -188,6 +212,7 @@ class RunContext:
     def examples(self, split: str) -> Examples:
         if split not in self._examples:
             rows = self.rows(split)
+            self._check_files(rows)
             names = ", ".join(picked.registered.full_name for picked in rows.sources)
             self._examples[split] = Examples(split, rows.examples(), rows.format.registered.full_name, names)
         return self._examples[split]
@@ -204,6 +229,13 @@ class RunContext:
         self.prepared_as.setdefault(split, (rendering, limit))
         return prepare(self, split, rendering, limit, first)
 
+    def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
+        from finetooth_core.data.streaming import stream
+
+        self.prepared_as.setdefault(split, (rendering, None))
+        self._check_files(self.rows(split), if_pinned=True)
+        return stream(self, split, rendering, skip)
+
     def rows(self, split: str, *, format: str = "") -> SplitRows:
         """The rows of a split, not yet read but for the first one, which shows the format.
 
@@ -211,14 +243,47 @@ class RunContext:
             format: full name of the format, if it is known already.
         """
         if split not in self._rows:
-            sources = self._sources(split)
-            try:
-                found = self._format(split, sources, format)
-            except DataError:
-                read_all(split, sources)
-                raise
-            self._rows[split] = SplitRows(split, sources, found)
+            held_out = split == "eval" and self.recipe.data.held_out is not None
+            self._rows[split] = self._held_out(format) if held_out else self._own_rows(split, format)
         return self._rows[split]
+
+    def _own_rows(self, split: str, format: str) -> SplitRows:
+        from finetooth_core.data.selection import Selection, choice_of
+
+        sources = self._sources(split)
+        try:
+            found = self._format(split, sources, format)
+        except DataError:
+            read_all(split, sources)
+            raise
+        choice = choice_of(self.recipe.data, split, sources)
+        return SplitRows(split, sources, found, None if choice.takes_all else Selection(self, choice, sources, found))
+
+    def _held_out(self, format: str) -> SplitRows:
+        """Held-out rows that are a part of the training rows."""
+        if self.recipe.data.train is None:
+            raise RecipeError("data.eval", "there are no training rows to hold some out", action="set data.train")
+        whole = self.rows("train", format=format)
+        return SplitRows("eval", whole.sources, whole.format, whole.selection, held_out=True)
+
+    def _check_files(self, rows: SplitRows, *, if_pinned: bool = False) -> None:
+        """Say the hashes of the files in the plan, and compare them with those that the recipe pins.
+
+        Args:
+            if_pinned: do neither if it pins none.
+        """
+        from finetooth_core.data.cache import DataCache
+        from finetooth_core.data.pins import check_snapshot, show_files
+
+        pinned = self.recipe.data.snapshot is not None or any(picked.pin is not None for picked in rows.sources)
+        if rows.held_out or (if_pinned and not pinned):
+            return
+        hashes = DataCache().hashes
+        show_files(self, rows.sources, hashes)
+        if "data.snapshot" not in self.decisions and self.recipe.data.snapshot is not None:
+            splits = [split for split in ("train", "eval") if self.has(split)]
+            several = [self.rows(split) for split in splits]
+            check_snapshot(self, [picked for one in several if not one.held_out for picked in one.sources], hashes)
 
     def _sources(self, split: str) -> list[PickedSource]:
         setting = f"data.{split}"
@@ -230,7 +295,10 @@ class RunContext:
         return [self._source(item, f"{setting}.{index}") for index, item in enumerate(given)]
 
     def _source(self, item: Any, setting: str) -> PickedSource:
+        from finetooth_core.data.selection import source_choice
+
         pick: Pick
+        item, choice, pin = source_choice(item, setting, self.recipe.data)
         if isinstance(item, Mapping):
             pick, registered = item, self.entry("source", item, setting=setting)
             self.decide(setting, registered.full_name, "the recipe says so")
@@ -241,7 +309,7 @@ class RunContext:
             self.decide(setting, registered.full_name, f"{item}: {claim.reason}")
             pick = {"name": registered.full_name, "path": item}
         source: Source = self._build(registered, pick, setting)
-        return PickedSource(setting, registered, self._options(registered, pick, setting), source)
+        return PickedSource(setting, registered, self._options(registered, pick, setting), source, choice, pin)
 
     def _options(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
         """The options of a pick, defaults filled in; JSON-able."""
@@ -309,6 +377,16 @@ class RunContext:
             self.notes.append(text)
             if self.announce is not None:
                 self.announce(text)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Notes told meanwhile are forgotten, and may be told again."""
+        topics, notes, announce = dict(self._topics), list(self.notes), self.announce
+        self.announce = None
+        try:
+            yield
+        finally:
+            self._topics, self.notes, self.announce = topics, notes, announce
 
     @property
     def told(self) -> list[tuple[str, str]]:

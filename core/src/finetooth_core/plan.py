@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ class Job:
         evaluators: in the recipe's order.
         trackers: in the recipe's order.
         reports: what became of the rows, by split.
+        padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
     """
 
     context: RunContext
@@ -50,6 +51,7 @@ class Job:
     evaluators: tuple[BuiltEvaluator, ...]
     trackers: tuple[BuiltTracker, ...]
     reports: tuple[DataReport, ...]
+    padding: Callable[[Sequence[Sequence[int]]], float] | None = None
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -129,8 +131,9 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         adapter_generator=context.generator("adapter"),
     )
     return Job(
-        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers), _by_split(reports)
-    )
+        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers), _by_split(reports),
+        decided.padding,
+    )  # fmt: skip
 
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
@@ -242,6 +245,8 @@ def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) 
         "longest_id": longest.longest_id,
         "mean_length": train.tokens / max(1, train.used),
         "length_deviation": train.length_deviation,
+        "lengths": train.lengths,
+        "segmented": train.segmented,
     }
 
 

@@ -18,50 +18,29 @@ from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema, model_validator
+from finetooth_hooks.vocabulary import NewToken, TokenChanges
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from finetooth_core import yaml_text
+from finetooth_core.aliases import read_aliases, with_hints
 from finetooth_core.builders import options_model
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.nearest import nearest_path
 from finetooth_core.overrides import apply_overrides, parse_override
 from finetooth_core.problems import INVALID, RecipeProblems, plain_data, show, validate
-
-AUTO = "auto"
-"""The value that leaves a choice to the plan."""
-
-
-def _checked_pick(pick: Any) -> Any:
-    name = pick.get("name") if isinstance(pick, dict) else pick
-    if not isinstance(name, str):
-        raise PydanticCustomError(
-            INVALID, "the mapping has no 'name' that picks an entry", {"action": "add name: NAME"}
-        )
-    if not name.strip():
-        raise PydanticCustomError(INVALID, "the name is empty", {"action": "write a name"})
-    return pick
+from finetooth_core.recipe_data import DataSection
+from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
 
 
-def _checked_named_pick(pick: Any) -> Any:
-    if isinstance(pick, dict) and pick.get("name") == AUTO and len(pick) > 1:
-        raise PydanticCustomError(
-            INVALID, "options need a pick by name here, not 'auto'", {"action": "write name: NAME"}
-        )
-    return _checked_pick(pick)
+class AddedToken(Options):
+    """A token that the model shall learn."""
 
-
-def _picks(kind: str, *, auto: bool = True) -> WithJsonSchema:
-    """Marks a field as a pick of `kind`; `finetooth_core.schema` puts the installed entries in its place."""
-    return WithJsonSchema({"pick": kind, "auto": auto})
-
-
-_Checked = AfterValidator(_checked_named_pick)
-_CheckedOrAuto = AfterValidator(_checked_pick)
-_Mapping = dict[str, Any]
-SourceItem = Annotated[str | _Mapping, _Checked, _picks("source", auto=False)]
-"""One source: a reference (a path, a hub id), or a mapping that picks a source by name."""
+    token: str = Field(min_length=1)
+    """Its spelling."""
+    special: bool = True
+    """Whether it is markup: text in the data that spells it stays plain text, and answers are shown without it."""
 
 
 class ModelSection(Options):
@@ -69,32 +48,28 @@ class ModelSection(Options):
 
     name: str = Field(min_length=1)
     """What to train: a name a loader knows, a file, a folder, or a hub id."""
-    loader: Annotated[str | _Mapping, _Checked, _picks("loader")] = AUTO
+    loader: Annotated[str | PickMapping, Checked, picks("loader")] = AUTO
     """What loads it; `auto` asks every loader whether it knows the name."""
-    family: Annotated[str | _Mapping, _Checked, _picks("family")] = AUTO
+    family: Annotated[str | PickMapping, Checked, picks("family")] = AUTO
     """The model family; `auto` goes by the model type in its config."""
+    added_tokens: list[Annotated[str, Field(min_length=1)] | AddedToken] = Field(default_factory=list)
+    """Tokens that the model shall learn: spellings of special tokens, or `{token: "<x>", special: false}` for one that
+    text may spell. Their embeddings begin as the mean of all others; `lora` and `full` train them."""
+    added_tokens_overrides: dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """New spellings of reserved tokens by their ids, `{"128002": "<|call|>"}`: new tokens, and no larger vocabulary."""
+    special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = Field(default_factory=dict)
+    """Which tokens begin, end and pad a text, where the model's tokenizer says it wrongly or not at all."""
 
-
-class DataSection(Options):
-    """Rows to train on and rows held out."""
-
-    train: SourceItem | list[SourceItem] | None = None
-    """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them."""
-    eval: SourceItem | list[SourceItem] | None = None
-    """Where held-out rows come from; without it nothing is evaluated by default."""
-    format: Annotated[str | _Mapping, _Checked, _picks("format")] = AUTO
-    """How a row becomes an example; `auto` goes by the columns of the first row."""
-    renderer: Annotated[str | _Mapping, _Checked, _picks("renderer")] = AUTO
-    """How messages become tokens; `auto` takes the renderer of the model's family."""
-    cache: Literal["auto", "off"] = "auto"
-    """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
-    they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
-    cache_gb: float = Field(default=20.0, ge=0)
-    """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
-    removed, never those that a run is using."""
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
-    there is enough to do. The result is the same in every way."""
+    def token_changes(self) -> TokenChanges:
+        """What the section changes about the model's tokens."""
+        tokens = [AddedToken(token=item) if isinstance(item, str) else item for item in self.added_tokens]
+        return TokenChanges(
+            added=tuple(NewToken(item.token, item.special) for item in tokens),
+            renamed={int(id_): spelling for id_, spelling in self.added_tokens_overrides.items()},
+            roles={str(role): spelling for role, spelling in self.special_tokens.items()},
+        )
 
 
 class TrainSection(Options):
@@ -108,8 +83,9 @@ class TrainSection(Options):
     """Data in one optimizer step, over all ranks."""
     max_length: int = Field(default=512, ge=2)
     """Longest sequence, in tokens."""
-    excess_length: Literal["drop", "truncate", "raise"] = "drop"
-    """What happens to a longer row: left out and counted, cut and counted, or an error."""
+    excess_length: Literal["drop", "truncate", "split", "raise"] = "drop"
+    """What happens to a longer row: left out and counted, cut and counted, made several rows and counted, or an
+    error. What is behind a split begins in the middle: it does not see what came before."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random."""
     shuffle: bool = True
@@ -147,7 +123,7 @@ class EvaluateSection(Options):
     """Whether to evaluate before the first step too."""
     every: int = Field(default=0, ge=0)
     """Evaluate after so many steps; 0 is only at the end."""
-    evaluators: Literal["auto"] | list[Annotated[str | _Mapping, _Checked, _picks("evaluator", auto=False)]] = "auto"
+    evaluators: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("evaluator", auto=False)]] = "auto"
     """What measures; `auto` takes the default evaluators if there are held-out rows."""
 
 
@@ -193,23 +169,23 @@ class Recipe(Options):
     """The base model: a name, a path or hub id, or a mapping with `name`."""
     data: DataSection = DataSection()
     """Rows to train on and rows held out."""
-    method: Annotated[str | _Mapping, _CheckedOrAuto, _picks("method")] = AUTO
+    method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
     """How it trains."""
-    adapter: Annotated[str | _Mapping, _CheckedOrAuto, _picks("adapter")] = AUTO
+    adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
     """Which parameters train."""
-    optimizer: Annotated[str | _Mapping, _CheckedOrAuto, _picks("optimizer")] = AUTO
+    optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
     """What applies the gradients."""
-    schedule: Annotated[str | _Mapping, _CheckedOrAuto, _picks("schedule")] = AUTO
+    schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
     """How the learning rate changes over the run."""
-    backend: Annotated[str | _Mapping, _CheckedOrAuto, _picks("backend")] = AUTO
+    backend: Annotated[str | PickMapping, CheckedOrAuto, picks("backend")] = AUTO
     """What computes."""
-    hardware: Annotated[str | _Mapping, _Checked, _picks("hardware")] = AUTO
+    hardware: Annotated[str | PickMapping, Checked, picks("hardware")] = AUTO
     """The device it computes on; `auto` takes the best one that is here."""
     train: TrainSection = TrainSection()
     """How long and in which portions to train."""
     evaluate: EvaluateSection = EvaluateSection()
     """When and how to measure on the held-out rows."""
-    trackers: Literal["auto"] | list[Annotated[str | _Mapping, _Checked, _picks("tracker", auto=False)]] = "auto"
+    trackers: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]] = "auto"
     """What shows or records steps and evaluations; `auto` takes the default trackers."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When to save the state of a run."""
@@ -221,9 +197,15 @@ class Recipe(Options):
     """The run folder; left out, it gets a name of its own under `runs`."""
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _notes: list[str] = PrivateAttr(default_factory=list)
     _source: Path | None = PrivateAttr(default=None)
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _model_path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it was read."""
+        return tuple(self._notes)
 
     @property
     def source(self) -> Path | None:
@@ -286,11 +268,14 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
         raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
     given: dict[str, Any] = plain_data(value, ())
     apply_overrides(given, overrides)
-    given = plain_data(given, ())
-    checked = validate(
-        Recipe, _with_model_section(given), elsewhere=_leaves(), place=_places(document, source, overrides)
-    )
+    given, renamed = read_aliases(plain_data(given, ()))
+    place = _places(document, source, overrides, renamed)
+    try:
+        checked = validate(Recipe, _with_model_section(given), elsewhere=_leaves(), place=place)
+    except RecipeError as error:
+        raise with_hints(error) from None
     checked._given = given
+    checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
     checked._source = source
     checked._model_path = _existing(checked.model.name)
     checked._folder = (base or (source.parent if source is not None else Path.cwd())).absolute()
@@ -385,15 +370,27 @@ def _leaves() -> dict[str, str]:
     return leaves
 
 
-def _places(document: yaml_text.Document, source: Path | None, overrides: Sequence[str]) -> Any:
-    """A function from a path to `, at FILE:LINE`, empty where the value came from an override."""
+def _places(
+    document: yaml_text.Document,
+    source: Path | None,
+    overrides: Sequence[str],
+    renamed: Mapping[str, tuple[str, ...]],
+) -> Any:
+    """A function from a path to `, at FILE:LINE`, empty where the value came from an override.
+
+    Args:
+        renamed: paths of settings that were written under another name.
+    """
     overridden = [tuple(parse_override(override)[0]) for override in overrides]
+    names = {path: name for name, path in renamed.items()}
 
     def place(path: yaml_text.Path) -> str:
         text = tuple(str(part) for part in path)
+        written = f", written as {names[text]}" if text in names else ""
+        path, text = ((names[text],), (names[text],)) if written else (path, text)
         if any(text[: len(keys)] == keys for keys in overridden) or path not in document.lines:
-            return ""
-        return f", at {source}:{document.lines[path]}"
+            return written
+        return f"{written}, at {source}:{document.lines[path]}"
 
     return place
 

@@ -11,6 +11,7 @@ from finetooth_hooks.errors import PluginError, RecipeError
 from finetooth_core.builders import options_model
 from finetooth_core.nearest import nearest
 from finetooth_core.recipe import AUTO, Recipe
+from finetooth_core.recipe_data import HeldOut, SourceRows
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -78,8 +79,9 @@ class _Builder:
         if not isinstance(node, dict):
             return node
         if isinstance(node.get("pick"), str) and "auto" in node:
-            rest = {key: value for key, value in node.items() if key not in ("pick", "auto")}
-            return {**rest, "anyOf": self._picks(node["pick"], auto=node["auto"])}
+            rest = {key: value for key, value in node.items() if key not in ("pick", "auto", "also")}
+            also = [self._held_out()] if node.get("also") == HeldOut.__name__ else []
+            return {**rest, "anyOf": [*self._picks(node["pick"], auto=node["auto"]), *also]}
         return {key: self._fill(value) for key, value in node.items()}
 
     def _picks(self, kind: str, *, auto: bool) -> list[Schema]:
@@ -101,9 +103,20 @@ class _Builder:
         self.definitions[key]["properties"] = {
             "name": {"enum": names, "description": entry.summary},
             **self.definitions[key].get("properties", {}),
+            **(self._source_rows() if entry.kind == "source" else {}),
         }
         self.definitions[key]["required"] = ["name", *self.definitions[key].get("required", [])]
         return {"$ref": f"#/$defs/{_escaped(key)}"}
+
+    def _source_rows(self) -> Schema:
+        """Keys that every source takes beside its own options."""
+        properties: Schema = SourceRows.model_json_schema()["properties"]
+        return properties
+
+    def _held_out(self) -> Schema:
+        """`data.eval` as a part of the training rows."""
+        self.definitions[HeldOut.__name__] = HeldOut.model_json_schema()
+        return {"$ref": f"#/$defs/{HeldOut.__name__}"}
 
     def _options(self, registered: Registered) -> Schema:
         """The schema of an entry's options; open where they cannot be known here."""

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         Stepped,
     )
     from finetooth_hooks.examples import Conversation, Example, Message, Parsed, PromptCompletion, Rendered, Row, Text
+    from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.losses import Contribution, LossData, LossFn, LossResult, LossSpec, LossState, Metric, Outputs
     from finetooth_hooks.options import NoOptions, Options
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
@@ -89,6 +90,7 @@ _LAZY = {
     "Rendered": "examples",
     "Row": "examples",
     "Text": "examples",
+    "row_format": "format_functions",
     "Contribution": "losses",
     "LossData": "losses",
     "LossFn": "losses",
@@ -189,6 +191,7 @@ __all__ = [
     "UserError",
     "hookimpl",
     "hookspec",
+    "row_format",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
@@ -51,6 +53,7 @@ class Context(Protocol):
 
     Attributes:
         folder: the run folder; exists while a run trains, a scratch folder otherwise.
+        cache: a folder for what plugins keep between runs, each in a subfolder of its own; may not exist yet.
         train: the `train` section, as decided so far (`None` where still `auto`).
         plan: the plan; None until it is decided.
         catalog: all entries.
@@ -58,6 +61,8 @@ class Context(Protocol):
 
     @property
     def folder(self) -> Path: ...
+    @property
+    def cache(self) -> Path: ...
     @property
     def train(self) -> TrainSettings: ...
     @property
@@ -128,6 +133,23 @@ class Context(Protocol):
         Raises:
             RecipeError: the recipe gives no data for the split.
             DataError: a file or row is broken, or no row can be used; see `preparation.prepare`.
+        """
+        ...
+
+    def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
+        """Rows of a split as they come, in their order, each with its id; read anew and rendered one by one in this
+        process, so that data of any size take no more memory than a few rows.
+
+        Args:
+            skip: rows at the beginning that are passed over; they are read, not rendered.
+
+        Yields:
+            Tokens and weights; a DataError for a row that cannot be rendered.
+
+        Raises:
+            RecipeError: the recipe gives no data for the split, or chooses among its rows in a way that takes reading
+                all of them first.
+            DataError: a source is missing, or a row cannot be read; when its turn comes.
         """
         ...
 

@@ -60,7 +60,8 @@ class Datum:
         group: sequences of one preference pair or rollout group carry the same key and stand next to each other.
         positions: (N,) position ids; default 0..N-1.
         parents: (N,) for each position the index of the segment it belongs to, for packing and shared prefixes;
-            default one segment.
+            default one segment. A segment attends to itself alone, with positions from 0; a backend refuses data whose
+            segments it cannot keep apart.
         id: where it came from, `train.jsonl:17`; named in errors, keys dropout.
 
     Raises:

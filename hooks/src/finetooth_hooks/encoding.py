@@ -54,7 +54,7 @@ class Encoder:
         ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
         special = [self.is_special(id_) for id_ in ids]
         found = [(id_, offset) for id_, offset, is_special in zip(ids, offsets, special, strict=True) if is_special]
-        markup = [(id_, offset) for id_, offset in found if not _touches(offset, plain)]
+        markup = [(id_, offset) for id_, offset in found if not _touches(_spelled(text, offset), plain)]
         if len(markup) == len(found):  # nothing plain spells a special token: exactly what the tokenizer itself does
             return Encoded(tuple(ids), tuple(offsets), tuple(special))
         return self._between(text, markup)
@@ -78,6 +78,16 @@ class Encoder:
         return Encoded(tuple(ids), tuple(offsets), tuple(special))
 
 
+def _spelled(text: str, offset: Range) -> Range:
+    """Where a token is spelled, without the blanks beside it that it only swallowed."""
+    start, stop = offset
+    spelled = text[start:stop].strip()
+    if not spelled:
+        return offset
+    begin = text.index(spelled, start)
+    return begin, begin + len(spelled)
+
+
 def _touches(offset: Range, plain: Sequence[Range]) -> bool:
-    """A token has characters in one of the ranges; those that it only swallowed are its own."""
+    """A token has characters in one of the ranges."""
     return any(offset[0] < end and begin < offset[1] for begin, end in plain)

@@ -198,6 +198,45 @@ class Metered(Protocol):
         ...
 
 
+class Snapshot(Protocol):
+    """Everything that trains, as `Engine.save` would have written it at one moment; it stays what it is while the
+    engine goes on."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+    def to_host(self) -> Snapshot:
+        """A copy in host memory; for another thread to make while the engine goes on."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write what `Engine.load` reads; from any thread."""
+        ...
+
+
+@runtime_checkable
+class Snapshotting(Protocol):
+    """An engine that can copy its state in memory, at the price of one copy on its device."""
+
+    def snapshot(self) -> Snapshot:
+        """The state now.
+
+        Raises:
+            EngineError: the state is not whole, after a failed step.
+        """
+        ...
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        """Take a state back; the snapshot can be used again.
+
+        Raises:
+            EngineError: it is not of this kind of engine.
+        """
+        ...
+
+
 STEP_SPAN = "step"
 """The span that the run loop puts around every recorded step."""
 OBSERVERS_SPAN = "trackers and hooks"

@@ -59,11 +59,13 @@ class DataError(UserError):
 
     Args:
         where: file and line, or the id of the row: `train.jsonl:17`; empty if the caller adds it.
+        shape: what the row looks like instead of what was expected, `text (text)`; rows of each are counted.
     """
 
-    def __init__(self, where: str, problem: str, *, action: str = "") -> None:
+    def __init__(self, where: str, problem: str, *, action: str = "", shape: str = "") -> None:
         super().__init__(f"{where}: {problem}" if where else problem, action=action)
         self.where = where
+        self.shape = shape
 
 
 class PluginError(UserError):

@@ -47,7 +47,7 @@ class TrainSettings:
         max_steps: optimizer steps; ends the run before `epochs` do; None is no bound.
         batch_size: data in one optimizer step, over all ranks.
         max_length: longest sequence in tokens.
-        excess_length: what happens to a longer one: `drop` (counted), `truncate` (counted) or `raise`.
+        excess_length: what happens to a longer one, counted: `drop`, `truncate`, `split` into several; or `raise`.
         seed: of everything random.
         shuffle: new order each epoch.
         precision: `fp32`, `bf16` or `fp16`.

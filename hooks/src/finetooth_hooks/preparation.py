@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
-from finetooth_hooks.tally import NOTHING_TRAINED, SHOWN, TOO_LONG, TRUNCATED, Tally
+from finetooth_hooks.tally import NOTHING_TRAINED, OCTAVE, SHOWN, TOO_LONG, TRUNCATED, Tally
 from finetooth_hooks.token_rows import TokenPortion, TokenRows
 
 if TYPE_CHECKING:
@@ -60,10 +61,42 @@ class Rendering:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, context: Context) -> Render:
-        """Build it."""
+        """Build it. What libraries raise of rows that they cannot walk through or encode is a refusal of the row."""
         module, _, function = self.build.partition(":")
         built: Render = getattr(import_module(module), function)(self.options, context)
-        return built
+        return partial(_refusing, built)
+
+
+def _refusing(render: Render, example: Example) -> Rendered:
+    try:
+        return render(example)
+    except RecursionError as error:
+        raise DataError("", "objects are nested too deep to be written", action="flatten or remove the row") from error
+    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is no text
+        half = _half_character(example)
+        if not half:
+            raise
+        raise DataError(
+            "", f"a text holds half a character (U+{ord(half):04X})", action="mend or remove the row"
+        ) from error
+
+
+def _half_character(example: Example) -> str:
+    """The first half of a surrogate pair in any text of an example, which JSON can say and no tokenizer can read."""
+    rest: list[Any] = [example]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            half = next((character for character in value if "\ud800" <= character <= "\udfff"), "")
+            if half:
+                return half
+        elif isinstance(value, Mapping):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif is_dataclass(value):
+            rest += vars(value).values()
+    return ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +168,8 @@ def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Pr
 def render_rows(
     items: Iterable[tuple[str, Example]], render: Render, limit: Limit | None
 ) -> tuple[TokenPortion, Tally]:
-    """Render some rows; nothing is raised for what is wrong with one, it is counted.
+    """Render some rows; nothing is raised for what is wrong with one, it is counted. Rows that are split
+    (`excess_length: split`) become `ROW#1`, `ROW#2`, ...; their pieces train what the row would.
 
     Args:
         items: row ids and examples; read to the end in any case.
@@ -157,43 +191,63 @@ def render_rows(
             continue
         for remark in rendered.remarks:
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
-        kept = len(rendered.tokens) if limit is None else _kept(id_, rendered, limit, tally)
-        if kept:
-            ids.append(id_)
-            lengths.append(kept)
-            tokens += rendered.tokens[:kept]
-            weights += rendered.weights[:kept]
+        kept = [(id_, 0, len(rendered.tokens))] if limit is None else _kept(id_, rendered, limit, tally)
+        for name, start, stop in kept:
+            ids.append(name)
+            lengths.append(stop - start)
+            tokens += rendered.tokens[start:stop]
+            weights += rendered.weights[start:stop]
     portion = TokenPortion.pack(ids, lengths, tokens, weights)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
 
 
-def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> int:
-    """How many tokens of a row are kept, 0 if it is left out; counted."""
+Kept = list[tuple[str, int, int]]
+"""Id, first token and end of what is kept of a row."""
+
+
+def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
+    """What is kept of a row, nothing if it is left out; counted."""
     if not any(rendered.weights[1:]):
         problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
         action = "remove the row, or choose what trains with method.train_on"
         tally.unusable.add(DataError(id_, problem, action=action))
-        return 0
+        return []
     positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
     if positions <= limit.max_length:
-        return positions + 1
+        return [(id_, 0, positions + 1)]
     if limit.excess_length == "raise":
         tally.refused = DataError(
             id_,
             f"{positions} tokens, more than train.max_length={limit.max_length}",
             action="raise train.max_length, or set train.excess_length to drop or truncate",
         )
-        return 0
+        return []
     if limit.excess_length == "drop":
         tally.drop(TOO_LONG, id_)
         tally.shortest = min(tally.shortest or positions, positions)
-        return 0
+        return []
+    if limit.excess_length == "split":
+        tally.split += 1
+        return _pieces(id_, rendered, limit.max_length, tally)
     if not any(rendered.weights[1 : limit.max_length + 1]):
         tally.drop(f"{NOTHING_TRAINED} after truncation", id_)
-        return 0
+        return []
     tally.truncated += 1
-    return limit.max_length + 1
+    return [(id_, 0, limit.max_length + 1)]
+
+
+def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:
+    """A row cut into `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so that every
+    token is predicted once. A piece that trains nothing is left out and counted, and keeps its number."""
+    found: Kept = []
+    for number, start in enumerate(range(0, len(rendered.tokens) - 1, max_length), start=1):
+        stop = min(start + max_length + 1, len(rendered.tokens))
+        if any(rendered.weights[start + 1 : stop]):
+            found.append((f"{id_}#{number}", start, stop))
+        else:
+            tally.drop(f"{NOTHING_TRAINED} in a piece of a split row", f"{id_}#{number}")
+    return found
 
 
 def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:
@@ -205,6 +259,8 @@ def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]]
     tally.tokens = int(lengths.sum()) - len(lengths)
     tally.squares = int(((lengths - 1).astype(np.int64) ** 2).sum())
     tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
+    steps = np.rint(OCTAVE * np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
+    tally.by_length = np.bincount(steps).tolist()
     longest = int(np.argmax(lengths))
     tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]
 

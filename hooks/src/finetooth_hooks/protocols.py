@@ -6,7 +6,7 @@ Engines and losses have modules of their own: `finetooth_hooks.engine`, `finetoo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,11 +185,16 @@ class ModelFacts:
         body: module path of the model without head, `model`.
         head: how hidden states become logits.
         attention_targets: names of linear modules inside attention, for adapters.
-        linear_targets: names of all linear modules of a decoder layer.
+        linear_targets: names of all linear modules of the decoder layers, but for those of `untargeted`.
         renderer: the renderer pick that speaks its chat markup.
         tied: head and embedding share their weight.
         first_loss: (low, high) of a healthy first training loss, in nats per token.
         block: how a decoder layer computes, where it is of the usual kind; None leaves it to the model's own code.
+        new_tokens: ids of tokens that the recipe added, whose embeddings nobody has trained; the recipe's, not the
+            family's to say.
+        untargeted: names of linear modules that adapters leave alone unless a recipe names them: those that cannot be
+            merged or served with one, such as the projections of linear attention.
+        attention: kinds of attention that its layers can be computed with, by transformers' names; empty: all.
     """
 
     hidden_size: int
@@ -209,6 +214,9 @@ class ModelFacts:
     tied: bool = False
     first_loss: tuple[float, float] = (0.02, 7.0)
     block: Block | None = None
+    new_tokens: tuple[int, ...] = ()
+    untargeted: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
 
 
 class Loader(Protocol):
@@ -395,7 +403,11 @@ class PortionedSource(Source, Protocol):
 @runtime_checkable
 class KnownSource(Source, Protocol):
     """A source that says what its rows are made of; only of such rows, and those of an `IdentifiedSource`, may a cache
-    be kept."""
+    be kept.
+
+    A source that has other sources read its rows also has `relies_on`, the full names of their entries: then their code
+    and versions decide the rows too.
+    """
 
     def files(self) -> tuple[Path, ...] | None:
         """Every file that is read. With its options and the versions of its packages they decide every row; None if
@@ -560,6 +572,8 @@ class PlanRequest:
         longest_id: the row of that datum; empty if it is not known.
         mean_length: positions of the average datum; 0 when data are not read yet.
         length_deviation: standard deviation of that.
+        lengths: positions of the data at equal shares, shortest first; empty if they are not known.
+        segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         needs: engine capabilities that the method and the evaluators rely on.
         trained_parameters: how many parameters train.
         optimizer_bytes: optimizer state per trained parameter.
@@ -581,16 +595,24 @@ class PlanRequest:
     mean_length: float
     longest_id: str = ""
     length_deviation: float = 0.0
+    lengths: tuple[int, ...] = ()
+    segmented: bool = False
     needs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class BackendPlan:
-    """What a backend decided: settings without `None`, reasons, and the memory it will take."""
+    """What a backend decided: settings without `None`, reasons, and the memory it will take.
+
+    Attributes:
+        padding: for steps, each the positions of its data, the share of computed positions that will be padding; None
+            if the backend does not know.
+    """
 
     train: TrainSettings
     decisions: tuple[Decision, ...]
     memory: MemoryEstimate
+    padding: Callable[[Sequence[Sequence[int]]], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class DataReport:
         longest: positions of the longest datum.
         longest_id: its row; empty if no row is to be named.
         length_deviation: standard deviation of the data's positions.
+        lengths: positions of the data at equal shares, from the shortest to the longest; empty if they are not known.
+        segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
     """
 
@@ -38,6 +40,8 @@ class DataReport:
     longest: int = 0
     longest_id: str = ""
     length_deviation: float = 0.0
+    lengths: tuple[int, ...] = ()
+    segmented: bool = False
     notes: tuple[str, ...] = ()
 
 

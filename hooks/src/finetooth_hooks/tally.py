@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 from typing import Any
 
 from finetooth_hooks.errors import DataError
@@ -13,6 +15,11 @@ from finetooth_hooks.reports import DataReport
 NOTHING_TRAINED = "nothing to train on"
 TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
+SPLIT = "split at train.max_length"
+OCTAVE = 8
+"""Lengths are counted in so many steps an octave."""
+LENGTH_SHARES = 33
+"""So many lengths stand for those of all data."""
 SHOWN = 5
 """How many broken rows an error names before it only counts."""
 
@@ -24,10 +31,12 @@ class Problems:
     Attributes:
         count: all of them.
         first: one error a row, at most `SHOWN`; its problem begins with the row's id.
+        shapes: rows by what they look like (`DataError.shape`), where that is known.
     """
 
     count: int = 0
     first: list[DataError] = field(default_factory=list)
+    shapes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, errors: Sequence[DataError]) -> Problems:
@@ -36,12 +45,14 @@ class Problems:
 
     def add(self, error: DataError) -> None:
         """One more row."""
-        self.merge(Problems(1, [error]))
+        self.merge(Problems(1, [error], {error.shape: 1} if error.shape else {}))
 
     def merge(self, later: Problems) -> None:
         """Take over what is known of the rows that follow."""
         self.count += later.count
         self.first += later.first[: SHOWN - len(self.first)]
+        for shape, count in later.shapes.items():
+            self.shapes[shape] = self.shapes.get(shape, 0) + count
 
     def refuse(self, rows: int) -> None:
         """Name the first few and count them all.
@@ -58,16 +69,21 @@ class Problems:
             raise self.first[0]
         shown = "; ".join(error.problem for error in self.first)
         more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
-        raise DataError(f"{self.count} of {rows} rows cannot be used", f"{shown}{more}", action=self.first[0].action)
+        looks = ", ".join(f"{count} like {shape}" for shape, count in self.shapes.items())
+        looks = f"; they look {looks}" if looks else ""
+        where = f"{self.count} of {rows} rows cannot be used"
+        raise DataError(where, f"{shown}{more}{looks}", action=self.first[0].action)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"count": self.count, "first": [error_as_json(error) for error in self.first]}
+        first = [error_as_json(error) for error in self.first]
+        return {"count": self.count, "first": first, "shapes": self.shapes}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Problems:
         """From `as_json`."""
-        return cls(content["count"], [error_from_json(error) for error in content["first"]])
+        first = [error_from_json(error) for error in content["first"]]
+        return cls(content["count"], first, dict(content["shapes"]))
 
 
 @dataclass
@@ -79,10 +95,12 @@ class Tally:
         used: rows that became data.
         tokens: input positions.
         squares: sum of the squares of each datum's positions, for their deviation.
+        by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
         trained_tokens: targets that count.
         longest: positions of the longest datum.
         longest_id: its row.
         truncated: rows that were cut.
+        split: rows that became several.
         shortest: positions of the shortest row left out for its length, 0 if there is none.
         dropped: rows left out, by reason.
         dropped_ids: the first few of them.
@@ -99,10 +117,12 @@ class Tally:
     longest: int = 0
     longest_id: str = ""
     truncated: int = 0
+    split: int = 0
     shortest: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_ids: dict[str, list[str]] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
+    by_length: list[int] = field(default_factory=list)
     unusable: Problems = field(default_factory=Problems)
     refused: DataError | None = None
 
@@ -115,10 +135,11 @@ class Tally:
 
     def merge(self, later: Tally) -> None:
         """Take over what is known of the rows that follow."""
-        for name in ("rows", "used", "tokens", "squares", "trained_tokens", "truncated"):
+        for name in ("rows", "used", "tokens", "squares", "trained_tokens", "truncated", "split"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         if later.longest > self.longest:
             self.longest, self.longest_id = later.longest, later.longest_id
+        self.by_length = [a + b for a, b in zip_longest(self.by_length, later.by_length, fillvalue=0)]
         self.shortest = min(filter(None, (self.shortest, later.shortest)), default=0)
         for counts, more in ((self.dropped, later.dropped), (self.remarks, later.remarks)):
             for reason, count in more.items():
@@ -144,6 +165,16 @@ class Tally:
         mean = self.tokens / max(1, self.used)
         return math.sqrt(max(0.0, self.squares / max(1, self.used) - mean**2))
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions of the data at equal shares, within 5 %; see `DataReport.lengths`."""
+        ends = list(accumulate(self.by_length))
+        if not self.used or not ends:
+            return ()
+        places = (share * (ends[-1] - 1) // (LENGTH_SHARES - 1) for share in range(LENGTH_SHARES))
+        found = (round(2 ** (bisect_right(ends, place) / OCTAVE)) for place in places)
+        return tuple(min(length, self.longest) for length in found)
+
     def report(self, split: str) -> DataReport:
         """The counts as they are shown."""
         return DataReport(
@@ -152,12 +183,13 @@ class Tally:
             used=self.used,
             dropped=dict(self.dropped),
             dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
-            changed={TRUNCATED: self.truncated} if self.truncated else {},
+            changed={what: n for what, n in ((TRUNCATED, self.truncated), (SPLIT, self.split)) if n},
             tokens=self.tokens,
             trained_tokens=self.trained_tokens,
             longest=self.longest,
             longest_id=self.longest_id,
             length_deviation=self.deviation,
+            lengths=self.lengths,
         )
 
     def nothing_left(self, split: str, max_length: int) -> DataError:

@@ -133,6 +133,21 @@ class TokenRows(LazySequence[Datum]):
             begin, number = stop, number + 1
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
+    def begins(self, begin: int, end: int) -> Int64Array:
+        """Where rows begin among the tokens `begin` to `end` of all rows laid end to end: how far behind `begin`."""
+        found: list[Int64Array] = []
+        number = int(np.searchsorted(self._token_ends, begin, side="right"))
+        end = min(end, self.token_count)
+        while number < len(self._token_ends):
+            first = int(self._token_ends[number - 1]) if number else 0
+            if first >= end:
+                break
+            starts = self._portions[number].starts[:-1] + first
+            low, high = np.searchsorted(starts, [begin, end])
+            found.append(starts[low:high] - begin)
+            number += 1
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
     def place(self, position: int) -> tuple[str, int]:
         """Which row holds token number `position` of all rows laid end to end.
 

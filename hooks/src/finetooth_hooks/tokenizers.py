@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.ascii_words import WordMemory
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.vocabulary import NewToken, TokenChanges
 
 REMEMBERED = 4096
 """How many beginnings of texts are remembered with their ids."""
@@ -142,10 +146,77 @@ class FastTokenizer:
         )
 
     def token_id(self, token: str) -> int | None:
+        backend = getattr(self.wrapped, "backend_tokenizer", None)
+        if backend is not None:  # get_vocab copies the whole vocabulary
+            return _optional(backend.token_to_id(token))
         return _optional(self.wrapped.get_vocab().get(token))
 
     def save(self, folder: Path) -> None:
         self.wrapped.save_pretrained(str(folder))
+
+    def changed(self, changes: TokenChanges) -> FastTokenizer:
+        """A copy with other tokens.
+
+        Raises:
+            RecipeError: a token that should be new is there already, or one that should be there is not.
+        """
+        wrapped = copy.deepcopy(self.wrapped)
+        if changes.renamed:
+            _rename(wrapped, changes.renamed)
+        for token in changes.added:
+            if token.text in wrapped.get_vocab():
+                raise RecipeError(
+                    "model.added_tokens",
+                    f"{token.text!r} is in the vocabulary already",
+                    action="remove it from the list",
+                )
+            wrapped.add_tokens([_added_token(token)], token.special)
+        known = wrapped.get_vocab()
+        for role, spelling in changes.roles.items():
+            if spelling not in known:
+                raise RecipeError(
+                    f"model.special_tokens.{role}",
+                    f"{spelling!r} is not in the vocabulary",
+                    action="name a token that is, or add it to model.added_tokens",
+                )
+            setattr(wrapped, role, spelling)
+        return FastTokenizer(wrapped)
+
+
+def _added_token(token: NewToken) -> Any:
+    """The tokenizers package's own record of an added token, which takes nothing of the text around it."""
+    import tokenizers
+
+    return tokenizers.AddedToken(token.text, normalized=False, special=token.special)
+
+
+def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
+    """Give tokens another spelling, wherever the Rust tokenizer holds it.
+
+    Raises:
+        RecipeError: there is no such id, or its new spelling is taken.
+    """
+    content = json.loads(wrapped.backend_tokenizer.to_str())
+    vocabulary = wrapped.get_vocab()
+    spellings = {id_: spelling for spelling, id_ in vocabulary.items()}
+    for id_, spelling in renamed.items():
+        where = f"model.added_tokens_overrides.{id_}"
+        if id_ not in spellings:
+            raise RecipeError(where, f"the tokenizer has no id {id_}", action=f"name one below {len(wrapped)}")
+        if spelling in vocabulary:
+            raise RecipeError(where, f"{spelling!r} is in the vocabulary already", action="choose another spelling")
+        held = [token for token in content["added_tokens"] if token["id"] == id_]
+        if not held:
+            raise RecipeError(
+                where,
+                f"{spellings[id_]!r} is a token of text, not a reserved one",
+                action="name the id of a reserved token, or add a token with model.added_tokens",
+            )
+        held[0].update(content=spelling, special=True)
+        words = content["model"].get("vocab")
+        if isinstance(words, dict) and spellings[id_] in words:
+            words[spelling] = words.pop(spellings[id_])
+    wrapped._tokenizer = type(wrapped.backend_tokenizer).from_str(json.dumps(content))
 
 
 def _optional(value: Any) -> int | None:

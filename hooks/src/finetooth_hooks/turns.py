@@ -22,6 +22,7 @@ text. `finetooth_hooks.testing.templates` proves such a renderer against the fam
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ from finetooth_hooks.protocols import Tokenizer
 OTHER = "remove them, or set data.renderer: jinja"
 
 
-class TurnRenderer:
+class TurnRenderer(ABC):
     """A `protocols.Renderer` made of `write` and `read`.
 
     Attributes:
@@ -62,6 +63,7 @@ class TurnRenderer:
         ids = self._controls.ids
         self.stop_ids: tuple[int, ...] = tuple(ids[spelling] for spelling in self.stops if spelling in ids)
 
+    @abstractmethod
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """Write a conversation down.
 
@@ -72,7 +74,6 @@ class TurnRenderer:
         Raises:
             DataError: a role or shape the family cannot say; see `refuse`.
         """
-        raise NotImplementedError
 
     def read(self, text: str) -> Message:
         """The assistant message that a completion says; its end-of-turn is not in the text."""
@@ -123,3 +124,15 @@ def trimmed(text: str) -> tuple[int, int]:
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON as chat templates write it: letters as they are, keys in their order."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def split_thought(text: str, begin: str = "<think>", end: str = "</think>") -> tuple[str, str]:
+    """Reasoning and the rest of what a model wrote, without the line feeds around the reasoning and before the rest.
+
+    A block that was not closed is reasoning to its end.
+    """
+    opened = text.lstrip()
+    if not opened.startswith(begin):
+        return "", text
+    reasoning, _, rest = opened.removeprefix(begin).partition(end)
+    return reasoning.strip("\n"), rest.lstrip("\n")

@@ -171,10 +171,15 @@ def _help(file: Mapping[str, Any] | None) -> Goal:
     return Goal("(f) `ft --help`", "≤ 0.2 s", f"{middle:.2f} s", middle <= 0.2, "imports")
 
 
-def curve(file: Mapping[str, Any] | None, name: str, *, ours: bool = True) -> list[Mapping[str, Any]]:
-    """Runs of one scaling curve by x: medians stand for rounds."""
+ROWS_PEERS = ("datasets.map", "datasets.map with mask")
+"""What finetooth is compared with where rows are prepared."""
+
+
+def curve(file: Mapping[str, Any] | None, name: str, *, peer: str = "") -> list[Mapping[str, Any]]:
+    """Runs of one scaling curve by x, finetooth's own or a peer's: medians stand for rounds."""
     runs = [run for run in (file or {}).get("runs", []) if run.get("curve") == name and not run.get("failed")]
-    runs = [run for run in runs if ours != run["contender"].endswith("datasets.map")]
+    whose = [run["contender"].rpartition(", ")[2] if "datasets.map" in run["contender"] else "" for run in runs]
+    runs = [run for run, found in zip(runs, whose, strict=True) if found == peer]
     by_x: dict[float, list[Mapping[str, Any]]] = {}
     for run in runs:
         by_x.setdefault(run["x"], []).append(run)
@@ -186,7 +191,7 @@ def _seconds(run: Mapping[str, Any]) -> float:
 
 
 def _scaling(file: Mapping[str, Any] | None) -> list[Goal]:
-    return [_time_of_steps(file), _time_of_rows(file), _preparing(file)]
+    return [_time_of_steps(file), _time_of_rows(file), _preparing(file), _against_map(file), _second_start(file)]
 
 
 LONGEST, MOST_ROWS, MOST_PREPARED = (128, 4096), (1, 64), (1_000, 1_000_000)
@@ -269,6 +274,27 @@ def _preparing(file: Mapping[str, Any] | None) -> Goal:
     )
     met = growth <= 1.5 and last["warm_s"] <= 0.5 * last["seconds"] and busy >= 0.75 * cores
     return Goal(workload, goal, text, met)
+
+
+def _against_map(file: Mapping[str, Any] | None) -> Goal:
+    """At the largest number of rows that both prepared."""
+    workload, goal = "(g) preparing rows", "≥ 2x datasets.map with mask"
+    ours = {run["x"]: run for run in curve(file, "rows")}
+    both = [(run, ours[run["x"]]) for run in curve(file, "rows", peer=ROWS_PEERS[1]) if run["x"] in ours]
+    if not both:
+        return Goal(workload, goal, NOT_MEASURED, None)
+    theirs, mine = both[-1]
+    ratio = mine["rows_per_second"] / theirs["rows_per_second"]
+    return Goal(workload, goal, f"{ratio:.2f}x at {mine['x']:,} rows", ratio >= 2)
+
+
+def _second_start(file: Mapping[str, Any] | None) -> Goal:
+    """What the data of the largest curve point take when they lie in the cache; a program's own start apart."""
+    workload, goal = "(g) second start", "≤ 1 s for the data"
+    last = next((run for run in reversed(curve(file, "rows")) if "warm_data_s" in run), None)
+    if last is None:
+        return Goal(workload, goal, NOT_MEASURED, None)
+    return Goal(workload, goal, f"{last['warm_data_s']:.2f} s at {last['x']:,} rows", last["warm_data_s"] <= 1)
 
 
 def _overhead(file: Mapping[str, Any] | None) -> Goal:

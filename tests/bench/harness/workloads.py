@@ -232,8 +232,11 @@ def _scaling() -> tuple[Contender, ...]:
         options = {"curve": "rows", "x": rows, "count": rows}
         points.append(Contender(f"{rows:,} rows", "ours_prepare.py", options, rounds=SINGLE, forms=forms))
         if rows in (10_000, 100_000):
-            name = f"{rows:,} rows, datasets.map"
-            points.append(Contender(name, "datasets_prepare.py", options, "peers", SINGLE, forms))
+            for peer, mask in (("datasets.map", False), ("datasets.map with mask", True)):
+                peers_options = {**options, "mask": mask}
+                points.append(
+                    Contender(f"{rows:,} rows, {peer}", "datasets_prepare.py", peers_options, "peers", SINGLE, forms)
+                )
     return tuple(points)
 
 
@@ -243,8 +246,8 @@ SCALING = Workload(
     "(g) Scaling",
     "LoRA in bf16: windows of War and Peace of every length with about 4,096 tokens a step; GSM8K rows with every "
     "batch size; and GSM8K conversations, each made unlike the others, read and tokenised (no weights), against "
-    "`datasets.map` with `apply_chat_template` in as many processes as there are cores. Each twice: with nothing "
-    "cached, and once more.",
+    "`datasets.map` with `apply_chat_template` in as many processes as there are cores: once for the prompt and once for "
+    "the whole, or once with `return_assistant_tokens_mask`. Each twice: with nothing cached, and once more.",
     {"smoke": {}, "quick": {}, "full": {}},
     _scaling(),
 )

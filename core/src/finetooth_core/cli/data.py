@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from finetooth_core.data.preview import RenderedRow, RowView
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_ROWS = re.compile(r"data\.(train|eval)(\.\d+)?\.rows")
+"""Decisions about which rows are taken."""
 AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -114,15 +116,17 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     train = job.plan.train
     rows = prepared(job.context)
     digests = {split: digests_of(of_split) for split, of_split in rows.items()}
+    budget = int(train.micro_batch_tokens or 0)
     surveys = [
-        survey(job.context, split, rows[split], digests[split], train.batch_size, int(train.micro_batch_tokens or 0))
-        for split in rows
+        survey(job.context, split, rows[split], digests[split], train.batch_size, budget, job.padding) for split in rows
     ]
     both = shared(digests)
+    chosen = [decision for decision in job.plan.decisions if _ROWS.fullmatch(decision.setting)]
     if as_json:
         import json
 
         found = {
+            "chosen": [dataclasses.asdict(decision) for decision in chosen],
             "reports": [dataclasses.asdict(report) for report in session.reports],
             "surveys": [dataclasses.asdict(one) for one in surveys],
             "in_both": dataclasses.asdict(both),
@@ -139,6 +143,7 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     render.show(
         console,
         render.data_table(console, session.reports),
+        *([survey_text.choice(chosen)] if chosen else []),
         *(survey_text.render(one) for one in surveys),
         survey_text.verdict(both, surveys, "open" if steps is None else f"{steps:,}"),
     )

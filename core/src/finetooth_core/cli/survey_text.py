@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetooth_hooks.plan import Decision
 from rich.text import Text
 
 from finetooth_core.data.survey import Repeats, Survey
@@ -27,8 +28,15 @@ def render(survey: Survey) -> Text:
     lines.append(
         f"  padding: {100 * survey.padded:.1f} % if each batch were one rectangle, {100 * survey.budgeted:.1f} % in "
         "micro-batches by length"
+        + ("" if survey.laid_out is None else f", {100 * survey.laid_out:.1f} % as it will be laid out")
     )
     return Text("\n".join(lines))
+
+
+def choice(decisions: Sequence[Decision]) -> Text:
+    """Which rows the recipe takes of each source, and why not the others."""
+    lines = [f"  {one.setting.removesuffix('.rows')}: {one.value:,} rows: {one.reason}" for one in decisions]
+    return Text("\n".join(["Rows taken", *lines]))
 
 
 def verdict(both: Repeats, surveys: Sequence[Survey], steps: str) -> Text:

@@ -5,6 +5,7 @@ FT_CACHE/
   entries/KEY/manifest.json    what they are, written last: without it there is no entry
   entries/.KEY-...             being written, and renamed when it is complete; or being removed
   files/...                    hashes of source files
+  choices/KEY.npz              which rows of large data a recipe takes
 
 What a process reads is held (`in_use`) and never removed by `prune`.
 """
@@ -37,6 +38,9 @@ from finetooth_core.data.rendering import Note
 
 ROWS = "rows.arrow"
 MANIFEST = "manifest.json"
+CHOICES = "choices"
+FORGOTTEN = 30 * 24 * 3600
+"""Seconds after which a choice of rows that nobody asked for is removed; it is small."""
 ABANDONED = 24 * 3600
 """Seconds after which what was never completed is removed."""
 RECENT = 24 * 3600
@@ -209,6 +213,10 @@ class DataCache:
         """
         self._sweep()
         now = time.time()
+        for choice in (self.root / CHOICES).glob("*.npz"):
+            with suppress(OSError):  # removed meanwhile
+                if now - choice.stat().st_mtime >= (FORGOTTEN if keep_bytes else older_than):
+                    choice.unlink()
         entries = self.entries()
         size = sum(entry.bytes for entry in entries)
         removed: list[CacheEntry] = []

@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from finetooth_core.data.file_hashes import FileHashes
-from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.reading import PickedSource, SplitRows
 
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
@@ -60,26 +60,15 @@ def data_key(
         Unknowable: a source does not say what its rows are made of.
         DataError: a source file is missing.
     """
-    files: dict[Path, str] = {}
-    sources = []
-    for picked in rows.sources:
-        made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
-        named: dict[str, str] | str | None = None
-        if made_of is not None:
-            digests = {path: hashes.sha256(path) for path in made_of}
-            files |= digests
-            named = {path.as_posix(): digest for path, digest in digests.items()}
-        elif isinstance(picked.source, IdentifiedSource):
-            named = picked.source.identity()
-        if named is None:
-            raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
-        sources.append([picked.registered.full_name, picked.options, named])
+    sources, files = named_sources(rows.sources, hashes)
     _ = context.renderer  # decides what it is
     kinds = ("loader", "family", "renderer")
     parts: list[Registered] = [
         context.catalog.get(kind, context.picked[kind]) for kind in kinds if kind in context.picked
     ]
     parts += [picked.registered for picked in (*rows.sources, rows.format)]
+    relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
+    parts += [context.catalog.get("source", name) for name in sorted(relied_on)]
     parts += _offering(context, rendering.build)
     options = {
         "format": [rows.format.registered.full_name, rows.format.options],
@@ -94,6 +83,8 @@ def data_key(
         "options": options,
         "option_files": _option_files(options, hashes),
         "first": rows.count,
+        "choice": None if rows.selection is None else rows.selection.choice.as_json(),
+        "held_out": rows.held_out,
         "limit": None if limit is None else asdict(limit),
         "model": dict(context.model.config),
         "tokenizer": _tokenizer(context),
@@ -104,6 +95,30 @@ def data_key(
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
+
+
+def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) -> tuple[list[Any], dict[Path, str]]:
+    """Sources with their options and what their rows are made of; and the files among that.
+
+    Raises:
+        Unknowable: a source does not say it.
+        DataError: a source file is missing.
+    """
+    files: dict[Path, str] = {}
+    sources: list[Any] = []
+    for picked in picked_sources:
+        made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        named: dict[str, str] | str | None = None
+        if made_of is not None:
+            digests = {path: hashes.sha256(path) for path in made_of}
+            files |= digests
+            named = {path.as_posix(): digest for path, digest in digests.items()}
+        elif isinstance(picked.source, IdentifiedSource):
+            named = picked.source.identity()
+        if named is None:
+            raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
+        sources.append([picked.registered.full_name, picked.options, named])
+    return sources, files
 
 
 def _offering(context: RunContext, build: str) -> list[Registered]:

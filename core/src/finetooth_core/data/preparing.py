@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, first_examples, prepare_examples
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, first_examples, render_rows
 from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenRows
@@ -69,7 +69,9 @@ def prepare(
     """See `finetooth_hooks.Context.prepare`."""
     examples = context.examples(split)
     if isinstance(examples.rows, tuple):
-        return prepare_examples(first_examples(examples, first), rendering.load(context), limit)
+        portion, tally = render_rows(first_examples(examples, first).rows, rendering.load(context), limit)
+        tally.merge(context.rows(split).first(first).dropped)
+        return finish(TokenRows([portion]), tally, split, limit)
     rows = context.rows(split).first(first)
     if context.recipe.data.cache == "off":
         return _uncached(context, rows, rendering, limit, "the recipe says so")
@@ -185,6 +187,7 @@ def _write(
             progress.advance(sum(rendered.reading.good.values()), rendered.size)
     rows.check(made.reading)
     made.tally.check()
+    made.tally.merge(rows.dropped)
     if limit is not None and not made.tally.used:
         raise made.tally.nothing_left(rows.split, limit.max_length)
     reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
@@ -247,7 +250,7 @@ def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limi
 
 def _total(rows: SplitRows) -> int | None:
     """Bytes of the source files, None if they say little about the rows."""
-    if rows.count is not None:
+    if rows.count is not None or rows.selection is not None:
         return None
     total = 0
     for picked in rows.sources:

@@ -111,7 +111,8 @@ def rendered_rows(context: RunContext, split: str) -> Iterator[RenderedRow]:
             yield RenderedRow(number, id_, Rendered((), ()), 0, f"refused: {error.problem}", used=False)
             continue
         portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
-        kept = int(portion.starts[1]) if len(portion) else len(rendered.tokens)
+        whole = tally.split or not len(portion)
+        kept = len(rendered.tokens) if whole else int(portion.starts[1])
         yield RenderedRow(number, id_, rendered, kept, _fate(tally, kept), used=tally.used > 0)
 
 
@@ -123,6 +124,8 @@ def _fate(tally: Tally, kept: int) -> str:
     refused = tally.refused or next(iter(tally.unusable.first), None)
     if refused is not None:
         return f"refused: {refused.problem}"
+    if tally.split:
+        return f"split into {tally.used} rows"
     if tally.dropped:
         return f"left out: {next(iter(tally.dropped))}"
     return f"cut to {kept - 1} positions" if tally.truncated else "used"

@@ -6,15 +6,19 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, Row
 from finetooth_hooks.protocols import Format, Portion, PortionedSource, Source
-from finetooth_hooks.tally import Problems
+from finetooth_hooks.tally import Problems, Tally
+
+from finetooth_core.data.choosing import Chosen, SourceChoice, fewer_rows, passes, taken_work
+
+if TYPE_CHECKING:
+    from finetooth_core.data.selection import Selection
 
 SMALL_ROWS = 2_000
 """So many rows, if they have no more than `SMALL_CHARACTERS`, are held in memory and prepared in this process."""
@@ -41,9 +45,17 @@ class Picked:
 
 @dataclass(frozen=True)
 class PickedSource(Picked):
-    """A source of the split."""
+    """A source of the split.
+
+    Attributes:
+        source: gives the rows.
+        choice: which of them.
+        pin: SHA-256 that its files must have: of all, or of each by name.
+    """
 
     source: Source
+    choice: SourceChoice | None = None
+    pin: str | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +73,15 @@ class Work:
         source: index of their source.
         rows: a portion to be read, or rows.
         size: about how many characters.
+        places: which rows of the portion are taken, in order; None is all of them.
+        time: how often an epoch took them before. From 1 on their ids end in `~2`, `~3`, ...
     """
 
     source: int
     rows: Portion | tuple[Row, ...]
     size: int
+    places: tuple[int, ...] | None = None
+    time: int = 0
 
 
 @dataclass
@@ -125,38 +141,63 @@ class SplitRows:
         split: `train` or `eval`.
         sources: in the recipe's order.
         format: reads the rows of all of them.
+        selection: which of the rows; None is each once.
+        held_out: those that the selection holds out, not those it takes.
         count: only the first so many rows; None is all of them.
     """
 
     def __init__(
-        self, split: str, sources: Sequence[PickedSource], format: PickedFormat, count: int | None = None
+        self,
+        split: str,
+        sources: Sequence[PickedSource],
+        format: PickedFormat,
+        selection: Selection | None = None,
+        *,
+        held_out: bool = False,
+        count: int | None = None,
     ) -> None:
         self.split, self.sources, self.format, self.count = split, tuple(sources), format, count
+        self.selection, self.held_out = selection, held_out
 
     def first(self, count: int | None) -> SplitRows:
         """The first so many rows; all of them for None."""
         if count is None:
             return self
-        return SplitRows(self.split, self.sources, self.format, count if self.count is None else min(count, self.count))
+        count = count if self.count is None else min(count, self.count)
+        return SplitRows(self.split, self.sources, self.format, self.selection, held_out=self.held_out, count=count)
+
+    @property
+    def dropped(self) -> Tally:
+        """Rows that are left out before they are read for good, since they repeat others; those held out never do."""
+        if self.selection is None or self.held_out or self.count is not None:
+            return Tally()
+        return self.selection.chosen.dropped
 
     def work(self) -> Iterator[Work]:
         """Everything to be read, in order; see `work_of`."""
-        work = work_of(self.split, self.sources)
+        work = work_of(self.split, self.sources) if self.selection is None else self._taken(self.selection.chosen)
         return work if self.count is None else first_of(self.sources, work, self.count)
+
+    def _taken(self, chosen: Chosen) -> Iterator[Work]:
+        times = chosen.held if self.held_out else chosen.taken
+        for index, picked in enumerate(self.sources):
+            for number, taken in enumerate(passes(times[index], chosen.sizes[index])):
+                yield from taken_work(work_of_source(index, picked), taken, number)
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
         """Ids and examples of some rows; what cannot be read is told to `reading`."""
         good = 0
         for row in self._rows(work, reading):
             good += 1
-            id_ = row.id.encode("utf-8", "surrogatepass")
-            reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
+            if not work.time:
+                id_ = row.id.encode("utf-8", "surrogatepass")
+                reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
             try:
                 example = self.format.format.read(row)
             except DataError as error:
                 reading.malformed.add(error)
                 continue
-            yield row.id, example
+            yield f"{row.id}~{work.time + 1}" if work.time else row.id, example
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
@@ -182,7 +223,8 @@ class SplitRows:
     def _refuse_twins(self, digests: np.ndarray[Any, np.dtype[np.uint64]], twice: frozenset[int]) -> None:
         """Read again, to tell two rows with one id from two ids with one digest."""
         seen: set[str] = set()
-        ids = (item.id for work in self.work() for item in rows_of(self.sources, work) if isinstance(item, Row))
+        firsts = (work for work in self.work() if not work.time)
+        ids = (item.id for work in firsts for item in rows_of(self.sources, work) if isinstance(item, Row))
         for id_, digest in zip(ids, digests.tolist(), strict=False):
             if digest in twice:
                 if id_ in seen:
@@ -192,6 +234,8 @@ class SplitRows:
     def examples(self) -> Sequence[tuple[str, Example]]:
         """All examples with their ids: a tuple, checked, if they are few; else read anew whenever they are gone
         through."""
+        from finetooth_core.data.lazy_examples import LazyExamples
+
         reading = Reading()
         found: list[tuple[str, Example]] = []
         size = 0
@@ -205,42 +249,6 @@ class SplitRows:
         return tuple(found)
 
 
-class LazyExamples(Sequence[tuple[str, Example]]):
-    """Examples that are read anew whenever they are gone through; errors come at the end."""
-
-    def __init__(self, rows: SplitRows) -> None:
-        self.rows = rows
-        self._length: int | None = None
-
-    def __iter__(self) -> Iterator[tuple[str, Example]]:
-        reading = Reading()
-        with broken_rows_first(self.rows.sources, reading):
-            for work in self.rows.work():
-                yield from self.rows.read(work, reading)
-        self.rows.check(reading)
-        self._length = reading.rows
-
-    def __len__(self) -> int:
-        if self._length is None:
-            self._length = sum(1 for _ in self)
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, Example]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[str, Example]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, Example] | Sequence[tuple[str, Example]]:
-        if isinstance(index, slice):
-            begin, end = index.start or 0, index.stop
-            if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
-                return tuple(LazyExamples(self.rows.first(end)))[begin:]  # reads no further than it must
-            return tuple(self)[index]
-        found = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
-        if found is None:
-            raise IndexError(index)
-        return found
-
-
 def work_of(split: str, sources: Sequence[PickedSource]) -> Iterator[Work]:
     """All rows of the sources, cut into work.
 
@@ -249,15 +257,22 @@ def work_of(split: str, sources: Sequence[PickedSource]) -> Iterator[Work]:
     """
     for index, picked in enumerate(sources):
         empty = True
-        for work in _work(index, picked.source):
+        for work in work_of_source(index, picked):
             empty = False
             yield work
         if empty:
-            where = f"{picked.setting} ({picked.registered.full_name})"
-            raise DataError(where, "the source has no rows", action="check the path and the source's options")
+            raise no_rows(picked)
 
 
-def _work(index: int, source: Source) -> Iterator[Work]:
+def no_rows(picked: PickedSource) -> DataError:
+    """The error for an empty source."""
+    where = f"{picked.setting} ({picked.registered.full_name})"
+    return DataError(where, "the source has no rows", action="check the path and the source's options")
+
+
+def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
+    """All rows of one source, cut into work, the same way every time."""
+    source = picked.source
     if isinstance(source, PortionedSource):
         for portion in source.portions():
             yield Work(index, portion, len(portion.content))
@@ -301,7 +316,7 @@ def first_of(sources: Sequence[PickedSource], work: Iterator[Work], count: int) 
         if count or broken:
             yield item
         else:
-            yield Work(item.source, tuple(good), sum(_characters(row.values) for row in good))
+            yield Work(item.source, tuple(good), sum(_characters(row.values) for row in good), time=item.time)
 
 
 def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataError]:
@@ -310,7 +325,20 @@ def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataE
         return work.rows
     source = sources[work.source].source
     assert isinstance(source, PortionedSource)
-    return source.read(work.rows)
+    rows = source.read(work.rows)
+    return rows if work.places is None else _at(rows, work.places)
+
+
+def _at(rows: Iterator[Row | DataError], places: Sequence[int]) -> Iterator[Row | DataError]:
+    """Rows at some places, in order."""
+    wanted = iter(places)
+    next_ = next(wanted, None)
+    for place, item in enumerate(rows):
+        if place == next_:
+            yield item
+            next_ = next(wanted, None)
+    if next_ is not None:
+        raise fewer_rows()
 
 
 def check_sources(sources: Sequence[PickedSource], reading: Reading) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 Digests = Sequence[tuple[bytes, str]]
 """Digest and id of each row, in order."""
+LayOut = Callable[[Sequence[Sequence[int]]], float]
 
 BINS = 10
 """Bars of the histogram."""
+_TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+((?:#[0-9]+)?)", re.DOTALL)
+"""Id of a row that an epoch takes once more."""
+BATCHES = 1000
+"""Batches that are laid out as the backend does."""
 LOOKED_AT = 2000
 """Rows that are rendered once more to tell roles apart."""
 
@@ -55,6 +61,7 @@ class Survey:
         repeats: rows that are there twice.
         padded: share of positions that would be padding if every batch were padded to its longest row.
         budgeted: the same for micro-batches by `train.micro_batch_tokens`, rows of a batch sorted by length.
+        laid_out: the same as the backend will lay batches out; None if it does not say.
         roles: trained tokens by who says them, of the first `looked_at` rows; empty where rows are no conversations.
         looked_at: rows that were.
     """
@@ -68,6 +75,7 @@ class Survey:
     budgeted: float
     roles: dict[str, int] = field(default_factory=dict)
     looked_at: int = 0
+    laid_out: float | None = None
 
 
 def prepared(context: RunContext) -> dict[str, TokenRows]:
@@ -76,12 +84,21 @@ def prepared(context: RunContext) -> dict[str, TokenRows]:
     return {split: context.prepare(split, *how).data for split, how in context.prepared_as.items()}
 
 
-def survey(context: RunContext, split: str, rows: TokenRows, digests: Digests, batch_size: int, budget: int) -> Survey:
+def survey(
+    context: RunContext,
+    split: str,
+    rows: TokenRows,
+    digests: Digests,
+    batch_size: int,
+    budget: int,
+    lay_out: LayOut | None = None,
+) -> Survey:
     """Look at the rows of a split.
 
     Args:
         digests: of these rows.
         budget: positions of a micro-batch.
+        lay_out: share of padding in batches, as the backend lays them out (`BackendPlan.padding`).
     """
     lengths = rows.lengths
     roles, looked_at = _roles(context, split)
@@ -96,6 +113,7 @@ def survey(context: RunContext, split: str, rows: TokenRows, digests: Digests, b
         padding(lengths, batch_size, budget),
         roles,
         looked_at,
+        None if lay_out is None else lay_out(_batches(lengths, batch_size)),
     )
 
 
@@ -128,6 +146,13 @@ def padding(lengths: Lengths, batch_size: int, budget: int | None) -> float:
     return 1 - used / positions if positions else 0.0
 
 
+def _batches(lengths: Lengths, batch_size: int) -> list[list[int]]:
+    """Positions of the rows of each batch, in their order; of many batches `BATCHES`, evenly spread."""
+    starts = range(0, len(lengths), batch_size)
+    taken = starts[:: -(-len(starts) // BATCHES)]
+    return [(lengths[start : start + batch_size] - 1).tolist() for start in taken]
+
+
 def _within(ascending: Sequence[int], budget: int) -> int:
     """Positions of rows cut into rectangles within a budget."""
     positions, rows = 0, 0
@@ -140,11 +165,14 @@ def _within(ascending: Sequence[int], budget: int) -> int:
 
 
 def repeats(digests: Digests) -> Repeats:
-    """Rows with the same tokens."""
+    """Rows with the same tokens, but for those that mixing takes once more."""
+    ids = {id_ for _, id_ in digests}
     seen: dict[bytes, str] = {}
     found: list[tuple[str, str]] = []
     count = 0
     for digest, id_ in digests:
+        if _TAKEN_AGAIN.fullmatch(id_) and _TAKEN_AGAIN.sub(r"\1\2", id_) in ids:
+            continue
         earlier = seen.setdefault(digest, id_)
         if earlier != id_:
             count += 1

@@ -55,9 +55,9 @@ def _whole(content: bytes, length: int) -> bytes:
 
 def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
     """Work as a message; None for rows that JSON would not give back as they are (bytes, dates, images)."""
-    header = {"source": work.source, "size": work.size, "render": render}
+    header: dict[str, Any] = {"source": work.source, "size": work.size, "render": render, "time": work.time}
     if isinstance(work.rows, Portion):
-        return {**header, "place": list(work.rows.place)}, work.rows.content
+        return {**header, "place": list(work.rows.place), "places": work.places}, work.rows.content
     rows = [[row.id, dict(row.values)] for row in work.rows]
     try:
         text = json.dumps(rows)
@@ -68,9 +68,12 @@ def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
 
 def unpack_work(header: Header, body: bytes) -> Work:
     """From `pack_work`."""
-    if "place" in header:
-        return Work(header["source"], Portion(body, tuple(header["place"])), header["size"])
-    return Work(header["source"], tuple(Row(id_, values) for id_, values in json.loads(body)), header["size"])
+    source, size, time = (header[name] for name in ("source", "size", "time"))
+    if "place" not in header:
+        return Work(source, tuple(Row(id_, values) for id_, values in json.loads(body)), size, time=time)
+    places = header["places"]
+    portion = Portion(body, tuple(header["place"]))
+    return Work(source, portion, size, None if places is None else tuple(places), time)
 
 
 def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:

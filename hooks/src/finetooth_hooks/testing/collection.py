@@ -43,9 +43,15 @@ HEAVY = (
 
 
 def _hook_functions(module: ModuleType) -> dict[str, Any]:
-    """Functions named `ft_*`; an imported package of such a name is no hook."""
-    names = [name for name in vars(module) if name.startswith("ft_")]
-    return {name: getattr(module, name) for name in names if not isinstance(getattr(module, name), ModuleType)}
+    """Functions by the hook they are for: those named `ft_*`, where an imported package of such a name is no hook, and
+    those whose decorator names one (`@hookimpl(specname=...)`)."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isfunction(value) else None
+        named = options.get("specname") if isinstance(options, dict) else None
+        if named or (name.startswith("ft_") and not isinstance(value, ModuleType)):
+            found[named or name] = value
+    return found
 
 
 def _yielded(module: ModuleType) -> list[tuple[str, Any]]:

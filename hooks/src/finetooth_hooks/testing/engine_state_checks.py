@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetooth_hooks.engine import Engine
+from finetooth_hooks.engine import Engine, Snapshotting
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.testing.checks import expect, fail
+from finetooth_hooks.testing.checks import CheckSkipped, expect, fail
 from finetooth_hooks.testing.engine_cases import EngineCase, all_close
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
 
@@ -77,6 +77,41 @@ def accumulated_gradients_are_saved(case: EngineCase) -> None:
     _same_bits(case, other, engine, "logprobs after a step across save and load")
 
 
+def a_snapshot_stays_what_it_was(case: EngineCase) -> None:
+    """What a snapshot copied, between forward_backward and step, does not change while the engine goes on; rolled back
+    twice and read from disk once, the engine trains on with the same bits."""
+    engine, data = case.engine("full_state"), case.data()
+    if not isinstance(engine, Snapshotting):
+        raise CheckSkipped("the engine makes no snapshots")
+    engine.set_total_steps(6)
+    _train(engine, case, range(2))
+    engine.forward_backward(data, WEIGHTED_NLL)
+    snapshot = engine.snapshot()
+    expect(snapshot.nbytes > 0, "snapshot().nbytes", snapshot.nbytes, "more than 0")
+    wanted: list[float] = []
+    scores = engine.logprobs(data)
+    for turn in range(3):
+        engine.forward_backward(data[:2], CENTRED)
+        ended = [engine.step().grad_norm, *_train(engine, case, range(2, 4))]
+        if turn == 2:
+            expect(ended == wanted, "losses after a second rollback", ended, f"{wanted}")
+            break
+        if turn == 1:
+            expect(ended == wanted, "losses after rollback(snapshot)", ended, f"{wanted}")
+        wanted = ended
+        engine.rollback(snapshot)
+        for x, y in zip(engine.logprobs(data), scores, strict=True):
+            expect(np.array_equal(x, y), "logprobs after rollback(snapshot)", "other bits", "those it was made with")
+    snapshot.to_host().save(case.folder / "snapshot")
+    _no_pickle(case.folder / "snapshot", "files written by snapshot.save(path)")
+    other = case.engine()
+    other.set_total_steps(6)
+    other.load(case.folder / "snapshot")
+    other.forward_backward(data[:2], CENTRED)
+    ended = [other.step().grad_norm, *_train(other, case, range(2, 4))]
+    expect(ended == wanted, "losses after load of a saved snapshot", ended, f"{wanted}")
+
+
 def load_drops_what_was_there(case: EngineCase) -> None:
     """An engine that has trained otherwise and loads a state is as good as a fresh one."""
     engine = case.engine("full_state")
@@ -135,6 +170,7 @@ CHECKS = (
     restored_engine_continues_exactly,
     accumulated_gradients_are_saved,
     load_drops_what_was_there,
+    a_snapshot_stays_what_it_was,
     foreign_state_is_refused,
     export_writes_an_artifact,
     artifact_is_taken_back,

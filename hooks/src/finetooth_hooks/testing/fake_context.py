@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetooth_hooks.entries import Entry, Loss
-from finetooth_hooks.errors import PluginError, RecipeError
+from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
@@ -209,6 +209,10 @@ class FakeContext:
     _topics: set[str] = field(default_factory=set)
 
     @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
     def catalog(self) -> FakeCatalog:
         return FakeCatalog(self.entries, self.installed)
 
@@ -242,6 +246,14 @@ class FakeContext:
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
     ) -> Preparation:
         return prepare_examples(first_examples(self.examples(split), first), rendering.load(self), limit)
+
+    def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
+        render = rendering.load(self)
+        for id_, example in self.examples(split).rows[skip:]:
+            try:
+                yield id_, render(example)
+            except DataError as error:
+                yield id_, DataError(id_, error.problem, action=error.action)
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()

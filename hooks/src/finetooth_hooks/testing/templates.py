@@ -14,10 +14,13 @@ Needs transformers, and hypothesis for `conversations`; neither is imported befo
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from finetooth_hooks.examples import Conversation, Message, TrainOn
 from finetooth_hooks.protocols import Renderer
@@ -103,13 +106,16 @@ def official(
     arguments: dict[str, Any] = {
         "tools": [dict(tool) for tool in conversation.tools] or None,
         "add_generation_prompt": ask,
-        "strftime_now": NOON.strftime,
         **variables,
     }
+    from transformers.utils import chat_template_utils
+
     messages = [shaped(message) for message in conversation.messages]
     apply = tokenizer.wrapped.apply_chat_template
-    tokens = apply(messages, tokenize=True, return_dict=False, **arguments)
-    return list(tokens), str(apply(messages, tokenize=False, **arguments))
+    with mock.patch.object(chat_template_utils, "datetime") as clock:  # what a template is given as a variable is text
+        clock.now.return_value = NOON
+        tokens = apply(messages, tokenize=True, return_dict=False, **arguments)
+        return list(tokens), str(apply(messages, tokenize=False, **arguments))
 
 
 def spells_special(tokenizer: FastTokenizer, conversation: Conversation) -> bool:
@@ -196,8 +202,9 @@ def extends(renderer: Renderer, conversation: Conversation) -> bool:
     messages, tools = conversation.messages, conversation.tools
     answers = [i for i, message in enumerate(messages) if message.role == "assistant" and i]
     for earlier, later in pairwise(answers):
-        tokens = renderer.render(Conversation(messages[: earlier + 1], tools)).tokens
-        end = max(i for i, token in enumerate(tokens) if token in renderer.stop_ids) + 1
+        rendered = renderer.render(Conversation(messages[: earlier + 1], tools), train_on="last")
+        tokens = rendered.tokens
+        end = max(i for i, weight in enumerate(rendered.weights) if weight) + 1  # the answer's end of turn
         if renderer.prompt(messages[:later], tools)[:end] != tokens[:end]:
             return False
     return True
@@ -280,3 +287,67 @@ def conversations(
         return Conversation(tuple(messages), (WEATHER, CLOCK) if offered else ())
 
     return drawn()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden rendering.
+
+    Attributes:
+        case: its name.
+        ask: with the prompt for an answer.
+        variables: what else the template was given.
+        text: what the template gave; None if it refuses.
+    """
+
+    case: str
+    conversation: Conversation
+    ask: bool
+    variables: Mapping[str, Any]
+    text: str | None
+
+    def tokens(self, renderer: Renderer) -> tuple[int, ...]:
+        """What a renderer makes of it.
+
+        Raises:
+            DataError: it refuses.
+        """
+        if self.ask:
+            return renderer.prompt(self.conversation.messages, self.conversation.tools)
+        return renderer.render(self.conversation).tokens
+
+
+def golden(file: Path, template: str) -> list[Golden]:
+    """The golden renderings of one template.
+
+    Args:
+        file: JSON lines with `template`, `case`, `messages`, `tools`, `kwargs`, `add_generation_prompt`, and `expected`
+            or `expected_error`.
+        template: `templates/qwen3.jinja`.
+    """
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    found = []
+    for row in rows:
+        if row["template"] == template:
+            conversation = Conversation(tuple(map(_message, row["messages"])), tuple(row.get("tools") or ()))
+            variables = row.get("kwargs") or {}
+            asks = bool(row["add_generation_prompt"])
+            found.append(Golden(row["case"], conversation, asks, variables, row.get("expected")))
+    return found
+
+
+def _message(row: Mapping[str, Any]) -> Message:
+    calls = []
+    for call in row.get("tool_calls") or ():
+        function = dict(call["function"])
+        if isinstance(function["arguments"], str):
+            function["arguments"] = json.loads(function["arguments"])
+        calls.append({**call, "function": function})
+    return Message(
+        row["role"],
+        row.get("content") or "",
+        reasoning=row.get("reasoning_content", ""),
+        tool_calls=tuple(calls),
+        name=row.get("name", ""),
+        tool_call_id=row.get("tool_call_id", ""),
+    )

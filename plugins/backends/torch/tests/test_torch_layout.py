@@ -18,6 +18,7 @@ from finetooth_torch.layout import (
     lay_out,
     one_batch,
 )
+from finetooth_torch.row_filling import fill_rows, positions_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +150,37 @@ def test_normalizers_by_hand() -> None:
     assert count_normalizers([wide])["tokens"] == 2.0
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 300))
+def test_shared_rows_hold_every_datum_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = fill_rows(lengths, budget)
+    assert sorted(place for rows in batches for row in rows for place in row) == list(range(len(lengths)))
+    for rows in batches:
+        width = max(lengths[place] for row in rows for place in row)
+        assert all(sum(lengths[place] for place in row) <= width for row in rows)  # no wider than without
+        assert positions_of(rows, lengths) == len(rows) * width <= max(budget, width)
+
+
+def test_as_few_rows_as_are_needed() -> None:
+    assert fill_rows([10, 1, 9, 5, 5, 3, 7], 1000) == [[[0], [2, 1], [6, 5], [3, 4]]]
+    assert fill_rows([10, 1, 9, 5, 5, 3, 7], 25) == [[[0], [2, 1]], [[6], [3], [4]], [[5]]]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 300), st.sampled_from(["rows", "stream"]))
+def test_rows_are_shared_only_where_that_saves(lengths: list[int], budget: int, filling: Any) -> None:
+    data = _data(lengths)
+    padded, packed = lay_out(data, budget=budget), lay_out(data, budget=budget, filling=filling)
+    assert sorted(row for batch in packed for row in batch.rows) == list(range(len(data)))
+    before, after = (sum(batch.positions for batch in batches) for batches in (padded, packed))
+    assert packed == padded or after <= 0.95 * before
+    for batch in packed:
+        assert batch.lengths == tuple(lengths[row] for row in batch.rows)
+        assert not batch.filled or sorted(p for row in batch.filled for p in row) == list(range(len(batch.rows)))
+        assert batch.positions <= budget or len(batch.rows) == 1
+    assert lay_out(data, budget=budget, together="group", filling=filling) == lay_out(
+        data, budget=budget, together="group"
+    )
+
+
 def test_groups_are_numbered_in_their_order() -> None:
     data = [Datum.from_tokens([1, 2], group=key) for key in ("b", "b", None, None, "a")]
     assert group_indices(data).tolist() == [0, 0, 1, 2, 3]
@@ -158,7 +190,7 @@ def test_groups_are_numbered_in_their_order() -> None:
     ("change", "words"),
     [
         ({"input": (ImageChunk(b"", "png", 4),)}, "image"),
-        ({"parents": np.zeros(4, int)}, "packing"),
+        ({"parents": np.array([0, 1, 0, 0])}, "goes on behind another one"),
         ({"input": (TokenChunk(np.array([1, 2, 3, 99])),)}, "input id 99"),
         ({"targets": np.array([1, 2, -1, 1])}, "target id -1"),
         ({"targets": np.ones((4, 2), int)}, "same number of targets"),

@@ -67,7 +67,7 @@ def test_the_plan_leaves_nothing_open_and_gives_every_reason(request_for: Any) -
     assert None not in (made.train.precision, made.train.micro_batch_tokens, made.train.gradient_checkpointing)
     assert set(decisions) == {
         "train.precision", "train.micro_batch_tokens", "train.gradient_checkpointing", "backend.decoder",
-        "backend.kernels", "backend.head",
+        "backend.kernels", "backend.packing", "backend.head",
     }  # fmt: skip
     assert all(decision.reason for decision in made.decisions)
     assert replace(made.train, precision=None, micro_batch_tokens=None, gradient_checkpointing=None) == AUTO
@@ -114,6 +114,17 @@ def test_attention(request_for: Any) -> None:
     with pytest.raises(PlanError, match=r"backend\.attention='flash'") as caught:
         plan(request_for(), attention="flash")
     assert "sdpa" in str(caught.value)
+
+
+def test_attention_that_the_model_cannot_take(request_for: Any) -> None:
+    request = request_for()
+    capped = replace(request, facts=replace(request.facts, attention=("eager", "flex_attention"), block=None))
+    found = plan(capped)[1]["backend.attention"]
+    assert found.value == "eager" and found.reason == "the model cannot take sdpa"
+    with pytest.raises(PlanError, match=r"backend\.attention='sdpa': not possible for this model"):
+        plan(capped, attention="sdpa")
+    with pytest.raises(PlanError, match="need attention flex_attention"):
+        plan(replace(capped, facts=replace(capped.facts, attention=("flex_attention",))))
 
 
 @given(

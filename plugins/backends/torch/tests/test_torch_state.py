@@ -82,6 +82,31 @@ def test_a_restored_engine_continues_bit_for_bit(
     assert np.array_equal(ends[0][4]["test:running"]["profile"], ends[1][4]["test:running"]["profile"])
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_snapshot_brings_everything_back(kit: SimpleNamespace, tmp_path: Path, kind: str, precision: str) -> None:
+    """Rolled back twice the engine does the same thing twice, and the snapshot on disk is what `save` wrote."""
+    optimizer, options = KINDS[kind]
+    engine = kit.engine(
+        precision=precision, optimizer=kit.optimizer(optimizer, 1e-3, options), adapter=kit.adapter(dropout=0.2)
+    )
+    train(kit, engine, range(2))
+    engine.forward_backward(kit.data(4, seed=77), RUNNING)
+    snapshot = engine.snapshot()
+    engine.save(tmp_path / "saved")
+    ends = []
+    for _ in range(2):
+        engine.step()
+        ends.append((train(kit, engine, range(3, 5)), kit.weights(engine)))
+        engine.rollback(snapshot)
+    assert ends[0][0] == ends[1][0]
+    assert all(np.array_equal(ends[0][1][name], ends[1][1][name]) for name in ends[0][1])
+    snapshot.to_host().save(tmp_path / "kept")
+    for file in sorted((tmp_path / "saved").iterdir()):
+        assert (tmp_path / "kept" / file.name).read_bytes() == file.read_bytes()
+    assert snapshot.nbytes == sum(tensor.nbytes for f in snapshot.files.values() for tensor in f.values()) > 0
+
+
 def test_only_safetensors_and_json_and_nothing_left_beside(kit: SimpleNamespace, tmp_path: Path) -> None:
     engine = kit.engine()
     engine.forward_backward(kit.data(), kit.nll)

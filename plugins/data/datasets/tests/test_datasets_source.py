@@ -190,7 +190,15 @@ def test_the_hub_gets_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "strength"),
-    [("a.csv", 2), ("b/c.PARQUET", 2), ("a.json", 2), ("org/name", 1), ("org/x.jsonl", 0), ("name", 0), ("a.txt", 0)],
+    [
+        ("a.csv", 0),
+        ("b/c.PARQUET", 0),
+        ("hf://org/name", 0),
+        ("org/name", 1),
+        ("org/x.jsonl", 0),
+        ("name", 0),
+        ("a.txt", 0),
+    ],
 )
 def test_claims(reference: str, strength: int) -> None:
     claim = claims(reference)

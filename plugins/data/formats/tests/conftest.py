@@ -29,14 +29,20 @@ def format_of(context: FakeContext) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def rows_of() -> Callable[[str], Iterator[Row]]:
-    """Rows of a shared JSON-lines file, read leniently: only the format is under test."""
+def shared_folder() -> Path:
+    """Real public data, if they are at hand."""
     folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
     if not folder.is_dir():
         pytest.skip("no shared data here (FT_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def rows_of(shared_folder: Path) -> Callable[[str], Iterator[Row]]:
+    """Rows of a shared JSON-lines file, read leniently: only the format is under test."""
 
     def rows(name: str) -> Iterator[Row]:
-        path = folder / name
+        path = shared_folder / name
         for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
             yield Row(f"{path.name}:{number}", json.loads(line))
 

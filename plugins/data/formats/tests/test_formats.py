@@ -178,7 +178,7 @@ def test_message_fields(format_of: Make) -> None:
     assert read.messages[0].content == "ab"
     assert read.messages[1].tool_calls[0]["function"] == {"name": "f", "arguments": {"x": 1}}
     assert (read.messages[1].content, read.messages[1].reasoning) == ("", "Hm.")
-    assert read.messages[2] == Message("tool", "", name="f")
+    assert read.messages[2] == Message("tool", "", name="f", tool_call_id="c1")
     assert [message.train for message in read.messages[3:]] == [False, True]
 
 
@@ -205,6 +205,13 @@ def test_sharegpt(format_of: Make) -> None:
 def test_tables_fill_absent_keys_with_null(format_of: Make) -> None:
     full = {"role": "user", "content": "a", "tool_calls": None, "name": None, "train": None}
     assert chat(format_of, full).messages == (Message("user", "a"),)
+
+
+def test_tables_that_hold_both_shapes(format_of: Make) -> None:
+    """A table of rows of both shapes has the columns of both, filled with null."""
+    full = {"role": None, "content": None, "from": "human", "value": "a", "mood": None}
+    other = {"role": "assistant", "content": "b", "from": None, "value": None, "mood": None}
+    assert chat(format_of, full, other).messages == (Message("user", "a"), Message("assistant", "b"))
 
 
 def test_unused_keys_are_said_once(format_of: Make, context: FakeContext) -> None:
@@ -381,21 +388,6 @@ def test_reasoning_has_parts_of_its_own(format_of: Make) -> None:
 def test_a_bad_part_is_named_with_its_path(format_of: Make, parts: list[Any], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         chat(format_of, {"role": "user", "content": "a"}, {"role": "assistant", "content": parts})
-
-
-def test_a_blank_where_flags_change_is_said_once(format_of: Make, context: FakeContext) -> None:
-    for end in (" ", " "):
-        chat(
-            format_of,
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": [part("think..." + end, train=False), part("The", train=True)]},
-        )
-    assert len([note for note in context.notes if "meet at a blank" in note]) == 1
-    chat(
-        format_of,
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": [part("a\n", train=False), part("b", train=True)]},
-    )
 
 
 def test_segments(format_of: Make) -> None:

@@ -7,16 +7,20 @@ import gzip
 import json
 import os
 import re
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.testing import entries_of, parametrize_with_checks
+from finetooth_jsonlines import source
 from finetooth_jsonlines.lines import BrokenLine, parse
 from finetooth_jsonlines.plugin import claims
 from finetooth_jsonlines.source import JsonLines
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SMALL = Path(__file__).parent / "small.jsonl"
@@ -85,6 +89,16 @@ def test_byte_order_mark(bad: Path) -> None:
     assert len(notes) == 1 and "byte order mark" in notes[0]
 
 
+@pytest.mark.parametrize("size", [1, 7, 20, 1000])
+def test_portions_change_nothing(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the file is cut, lines and offsets are those of the whole file."""
+    data = b'\xef\xbb\xbf{"a": 1}\n\n{"a": 2}\r\n{"a": 3}\n{"a": "\xff"}\n'
+    (tmp_path / "x.jsonl").write_bytes(data)
+    monkeypatch.setattr(source, "PORTION_BYTES", size)
+    with pytest.raises(DataError, match=rf"1 broken line, 3 good: line 5: .* at offset {data.index(0xFF)} "):
+        rows(tmp_path / "x.jsonl")
+
+
 def test_offsets_count_the_mark(tmp_path: Path) -> None:
     data = b'\xef\xbb\xbf{"a": "\xff"}\n{"a": "\xff"}\n'
     (tmp_path / "x.jsonl").write_bytes(data)
@@ -110,25 +124,36 @@ VALUES = st.recursive(
 OBJECTS = st.lists(st.dictionaries(st.text(), VALUES, max_size=3), min_size=1, max_size=5)
 
 
-@given(OBJECTS, st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans(), st.booleans())
+def zstandard(data: bytes) -> bytes:
+    packed: bytes = pa.compress(data, codec="zstd", asbytes=True)
+    return packed
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard}
+
+
+@settings(deadline=None)
+@given(
+    OBJECTS, st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans(), st.sampled_from(["", ".gz", ".zst"])
+)
 def test_what_was_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
     objects: list[dict[str, Any]],
     ascii_only: bool,
     end: str,
     last_end: bool,
-    zipped: bool,
+    packed: str,
 ) -> None:
     data = end.join(json.dumps(value, ensure_ascii=ascii_only) for value in objects) + (end if last_end else "")
-    path = tmp_path_factory.getbasetemp() / ("written.jsonl.gz" if zipped else "written.jsonl")
-    encoded = data.encode("utf-8", "surrogatepass")
-    path.write_bytes(gzip.compress(encoded) if zipped else encoded)
+    path = tmp_path_factory.getbasetemp() / f"written.jsonl{packed}"
+    path.write_bytes(PACK[packed](data.encode("utf-8", "surrogatepass")))
     step = 2 if end == "\n\n" else 1
     read = rows(path)
     assert [dict(row.values) for row in read] == objects
     assert [row.id for row in read] == [f"{path.as_posix()}:{1 + i * step}" for i in range(len(objects))]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_rows_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
@@ -165,13 +190,38 @@ def test_what_a_line_may_not_be(line: bytes, problem: str) -> None:
         parse(line, 1, 0)
 
 
-def test_damaged_gzip(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl.gz"
-    whole = gzip.compress(json.dumps({"a": "".join(map(chr, range(40, 3000)))}).encode() + b"\n")
-    for data in (whole[: len(whole) // 2], whole[:20] + b"\x00" + whole[21:], whole[:-8] + b"\x00" * 8):
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_damaged_packing(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"x.jsonl{ending}"
+    whole = PACK[ending](json.dumps({"a": "".join(map(chr, range(40, 3000)))}).encode() + b"\n")
+    damaged = [whole[: len(whole) // 2], whole[:-1]]
+    damaged += [whole[:20] + b"\x00" + whole[21:], whole[:-8] + b"\x00" * 8] if ending == ".gz" else []
+    for data in damaged:
         path.write_bytes(data)
-        with pytest.raises(DataError, match="cut off or damaged"):
+        with pytest.raises(DataError, match="data are cut off or damaged"):
             rows(path)
+    path.write_bytes(b'{"a": 1}\n')
+    with pytest.raises(DataError, match=rf"it is named {ending} but holds no \w+ data \(rename it to \.jsonl, or pack"):
+        rows(path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_two_packed_files_joined_are_one(tmp_path: Path, ending: str) -> None:
+    """Both formats allow it, and a reader that stops after the first loses rows."""
+    path = tmp_path / f"x.jsonl{ending}"
+    path.write_bytes(PACK[ending](b'{"a": 1}\n') + PACK[ending](b'{"a": 2}\n'))
+    assert [row.values["a"] for row in rows(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_packed_rows_are_never_all_in_memory(tmp_path: Path, ending: str) -> None:
+    line = json.dumps({"a": "x" * 1000}).encode() + b"\n"
+    (tmp_path / f"x.jsonl{ending}").write_bytes(PACK[ending](line * 10_000))
+    tracemalloc.start()
+    count = sum(1 for _ in JsonLines(tmp_path / f"x.jsonl{ending}").rows())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 10_000 and peak < 4_000_000
 
 
 @pytest.mark.parametrize(
@@ -196,12 +246,12 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         rows(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "b/c.ndjson", "D.JSONL", "a.jsonl.gz", "a.ndjson.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "b/c.ndjson", "D.JSONL", "a.jsonl.gz", "a.ndjson.gz", "a.jsonl.zst"])
 def test_claims_its_files(name: str) -> None:
     claim = claims(name)
     assert claim is not None and claim.strength == 2
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.txt", "a.gz", "org/name", ""])
+@pytest.mark.parametrize("name", ["a.json", "a.txt", "a.gz", "org/name", "https://example.org/a.jsonl", ""])
 def test_leaves_other_files(name: str) -> None:
     assert claims(name) is None

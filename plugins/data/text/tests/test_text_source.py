@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.testing import entries_of, parametrize_with_checks
 from finetooth_text.plugin import claims
 from finetooth_text.source import TextFiles
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SMALL = Path(__file__).parent / "small.txt"
@@ -27,6 +29,7 @@ def rows(path: Path, notes: list[str] | None = None) -> list[Row]:
     return list(TextFiles(path, [].append if notes is None else notes.append).rows())
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: text.strip() and not text.startswith("\ufeff")))
 def test_the_text_is_the_files(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "x.txt"
@@ -65,10 +68,21 @@ def test_broken_files(tmp_path: Path, data: bytes, problem: str) -> None:
         rows(tmp_path / "x.txt")
 
 
+def test_packed_files_are_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "a.md.gz").write_bytes(gzip.compress("# é\n".encode()))
+    (tmp_path / "b.txt.zst").write_bytes(pa.compress(b"two", codec="zstd", asbytes=True))
+    (tmp_path / "c.gz").write_bytes(b"no text")
+    assert [row.values["text"] for row in rows(tmp_path)] == ["# é\n", "two"]
+    (tmp_path / "a.md.gz").write_bytes(b"plain")
+    with pytest.raises(DataError, match=r"a\.md\.gz: it is named \.gz but holds no gzip data"):
+        rows(tmp_path)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the file does not exist"):
         rows(tmp_path / "none.txt")
     with pytest.raises(DataError, match=r"no \.txt or \.md file is in the folder"):
         rows(tmp_path)
     assert claims(str(tmp_path)) is None
-    assert claims("x.TXT") is not None and claims("x.jsonl") is None
+    assert claims("x.TXT") is not None and claims("x.md.gz") is not None and claims("x.jsonl") is None
+    assert claims("https://example.org/x.txt") is None

@@ -26,6 +26,7 @@ SIZES: dict[str, Any] = {
 }
 PLAIN = {key: value for key, value in SIZES.items() if key not in ("num_key_value_heads", "intermediate_size")}
 OLD = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 64}
+QKVO = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
@@ -40,6 +41,60 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "phi3": (SIZES, {"o_proj", "qkv_proj"}, {"o_proj", "qkv_proj", "gate_up_proj", "down_proj"}),
     "cohere": ({**SIZES, "logit_scale": 0.3}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "granite": ({**SIZES, "logits_scaling": 3.0}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "granitemoehybrid": (
+        {
+            **SIZES,
+            "layer_types": ["mamba", "attention", "mamba"],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 8,
+            "shared_intermediate_size": 24,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "logits_scaling": 3.0,
+            "residual_multiplier": 0.2,
+        },
+        QKVO,
+        QKVO | {"in_proj", "input_linear", "output_linear"},
+    ),
+    "nemotron_h": (
+        {
+            **SIZES,
+            "layers_block_type": ["mamba", "attention", "moe"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "chunk_size": 8,
+            "head_dim": 8,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "moe_shared_expert_intermediate_size": 24,
+        },
+        QKVO,
+        QKVO | {"in_proj", "up_proj", "down_proj"},
+    ),
+    "falcon_h1": (
+        {
+            **SIZES,
+            "head_dim": 8,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 8,
+            "lm_head_multiplier": 0.5,
+        },
+        QKVO,
+        GATED | {"in_proj"},
+    ),
+    "hyperclovax": ({**SIZES, "logits_scaling": 3.0}, QKVO, GATED),
+    "olmo2": (SIZES, QKVO, GATED),
+    "olmo3": (SIZES, QKVO, GATED),
     "smollm3": (SIZES, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "gpt2": (OLD, {"c_attn", "attn.c_proj"}, {"c_attn", "c_proj", "c_fc"}),
     "gptj": (
@@ -59,6 +114,7 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
     ),
 }
+MAMBA = {"granitemoehybrid", "nemotron_h", "falcon_h1"}
 
 
 @parametrize_with_checks("finetooth_auto.plugin")
@@ -74,6 +130,7 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
     facts = Auto().facts(config.to_dict())
     assert (set(facts.attention_targets), set(facts.linear_targets)) == (attention, linear)
+    assert facts.untargeted == (("out_proj",) if kind in MAMBA else ())
     assert (facts.layers, facts.hidden_size, facts.vocab_size, facts.heads) == (3, 32, 97, 4)
     layers = model.get_submodule(facts.layer_path)
     assert isinstance(layers, torch.nn.ModuleList) and len(layers) == 3
@@ -83,7 +140,8 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
         if isinstance(module, torch.nn.Linear | Conv1D)
         and any(path == name or path.endswith(f".{name}") for name in facts.attention_targets)
     ]
-    assert chosen and all("att" in path for path in chosen), chosen  # nothing outside attention bears these names
+    # nothing outside attention bears these names (Nemotron-H calls all of it mixers)
+    assert chosen and (kind == "nemotron_h" or all("att" in path for path in chosen)), chosen
     ids = torch.arange(9)[None] + 3
     with torch.no_grad():
         hidden = model.get_submodule(facts.body)(input_ids=ids)[0]
@@ -100,6 +158,8 @@ def test_scale_and_cap_are_seen() -> None:
     assert Auto().facts(config.to_dict()).head.softcap == 0.5
     config = transformers.AutoConfig.for_model("granite", **MODELS["granite"][0])
     assert Auto().facts(config.to_dict()).head.scale == pytest.approx(1 / 3)
+    config = transformers.AutoConfig.for_model("falcon_h1", **MODELS["falcon_h1"][0])
+    assert Auto().facts(config.to_dict()).head.scale == 0.5
 
 
 @pytest.mark.parametrize(

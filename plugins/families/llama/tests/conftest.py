@@ -1,16 +1,16 @@
-"""Shared data and a byte-level tokenizer with Llama 3's special tokens."""
+"""Shared data, and SmolLM2's own tokenizer, out of the package that carries its weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_hooks.testing import FakeContext
 
 ROOT = Path(__file__).parents[4]
-SPECIAL = "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eom_id|> <|eot_id|> <|python_tag|>"
 
 
 @pytest.fixture(scope="session")
@@ -22,23 +22,19 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def llama3_bytes() -> Callable[[str], FastTokenizer]:
-    """Makes a tokenizer of bytes, with a few merges of line feeds as Llama 3 has them, and a chat template."""
-    import tokenizers
-    import transformers
+def template(shared: Path) -> Callable[[str], str]:
+    """Reads an official template."""
+    return lambda name: (shared / f"templates/{name}.jinja").read_text(encoding="utf-8")
 
-    def make(template: str) -> FastTokenizer:
-        alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-        feed = "Ċ"  # how byte-level vocabularies spell a line feed
-        vocabulary = {letter: i for i, letter in enumerate([*alphabet, feed * 2, feed * 3])}
-        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [(feed, feed), (feed * 2, feed)]))
-        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = tokenizers.decoders.ByteLevel()
-        backend.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL.split()])
-        wrapped = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
-        )
-        wrapped.chat_template = template
-        return FastTokenizer(wrapped)
 
-    return make
+@pytest.fixture(scope="session")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with SmolLM2's tokenizer.json, to be extended."""
+    loader = pytest.importorskip("finetooth_gguf.loader")
+    options: Any = pytest.importorskip("finetooth_hooks.options").NoOptions()
+    folder = tmp_path_factory.mktemp("smollm2")
+    try:
+        loader.build(options, FakeContext(folder)).tokenizer("smollm2-135m").save(folder)
+    except Exception as error:
+        pytest.skip(f"SmolLM2 is not installed: {error}")
+    return folder

@@ -70,6 +70,7 @@ def test_old_configs_without_grouped_heads() -> None:
         ({"vocab_size": 128256, "rope_parameters": {"rope_type": "llama3"}}, {"name": "llama3", "dated": True}),
         ({"vocab_size": 128256, "rope_parameters": {"rope_type": "default"}}, {"name": "llama3", "dated": False}),
         ({"vocab_size": 32000, "eos_token_id": 2}, "jinja"),  # Llama 2 and its many children
+        ({"vocab_size": 128256, "model_type": "smollm3"}, "smollm3"),
     ],
 )
 def test_the_renderer_is_told_by_the_vocabulary(config: dict[str, Any], renderer: Any) -> None:

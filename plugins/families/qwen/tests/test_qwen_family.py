@@ -27,7 +27,7 @@ def test_conforms(check: Any) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("kind", "renderer"), [("qwen2", "chatml"), ("qwen3", "jinja")])
+@pytest.mark.parametrize(("kind", "renderer"), [("qwen2", "qwen"), ("qwen3", "qwen3")])
 def test_facts_are_those_of_the_model(kind: str, renderer: str, tied: bool) -> None:
     own = {"head_dim": 10} if kind == "qwen3" else {}
     config = transformers.AutoConfig.for_model(kind, **SIZES, **own, tie_word_embeddings=tied)
@@ -47,3 +47,59 @@ def test_facts_are_those_of_the_model(kind: str, renderer: str, tied: bool) -> N
         hidden = model.get_submodule(facts.body)(input_ids=ids).last_hidden_state
         logits = model.get_submodule(facts.head.module)(hidden)
         torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=0)
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": EXPERTS,
+    "qwen3_next": EXPERTS,
+    "qwen3_5_text": {},
+    "qwen3_5_moe_text": EXPERTS,
+    "qwen3_5": {},
+    "qwen3_5_moe": EXPERTS,
+}
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str) -> None:
+    """And nothing else: not onto linear attention, routers, or the gate of a shared expert."""
+    sizes = {**SIZES, "num_hidden_layers": 8, "head_dim": 8, **HYBRIDS[kind]}
+    nested = kind in ("qwen3_5", "qwen3_5_moe")
+    config = transformers.AutoConfig.for_model(kind, **({"text_config": sizes} if nested else sizes))
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    facts = Qwen().facts(config.to_dict())
+    assert (facts.hidden_size, facts.layers, facts.head_dim, facts.block) == (24, 8, 8, None)
+    assert facts.renderer == ("qwen3" if kind == "qwen3_moe" else "jinja")
+    assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+    full = set(range(8)) if kind == "qwen3_moe" else {3, 7}
+    chosen = set()
+    for path, module in model.get_submodule(facts.layer_path).named_modules():
+        if isinstance(module, torch.nn.Linear) and path.rpartition(".")[2] in facts.linear_targets:
+            number, _, inside = path.partition(".")
+            chosen.add((int(number), inside.rpartition(".")[0]))
+    plain = {"qwen3_5_text": "mlp", "qwen3_5": "mlp", "qwen3_moe": "", "qwen3_next": ""}
+    feed_forward = plain.get(kind, "mlp.shared_expert")
+    wanted = {(i, "self_attn") for i in full} | {(i, feed_forward) for i in range(8) if feed_forward}
+    assert chosen == wanted
+
+
+def test_a_mixture_with_a_dense_layer_has_its_feed_forward() -> None:
+    config = {**SIZES, "model_type": "qwen3_moe", **EXPERTS}
+    assert "up_proj" not in Qwen().facts(config).linear_targets
+    assert "up_proj" in Qwen().facts({**config, "mlp_only_layers": [1]}).linear_targets
+
+
+@pytest.mark.parametrize(
+    ("config", "renderer"),
+    [
+        ({"model_type": "qwen2", "max_position_embeddings": 131072}, "qwen"),
+        ({"model_type": "qwen3", "max_position_embeddings": 40960}, "qwen3"),
+        ({"model_type": "qwen3", "max_position_embeddings": 32768}, "qwen3"),  # base models
+        ({"model_type": "qwen3", "max_position_embeddings": 262144}, "jinja"),  # of July 2025: thinking, or not at all
+        ({"model_type": "qwen3_moe", "max_position_embeddings": 40960}, "qwen3"),
+        ({"model_type": "qwen3_next", "max_position_embeddings": 262144}, "jinja"),
+    ],
+)
+def test_the_renderer_is_told_by_type_and_positions(config: dict[str, Any], renderer: str) -> None:
+    assert Qwen().facts({**SIZES, **config}).renderer == renderer

@@ -50,8 +50,16 @@ def test_every_token_is_predicted_once_and_in_order(texts: list[str], length: in
     for text in texts:
         wanted += ([tokenizer.bos_id] if framed else []) + list(text.encode()) + [end]
     assert documents.span(0, documents.token_count).tolist() == wanted
-    windows = Windows(documents, length)
+    windows = Windows(documents, length, isolate=True)
     data = list(windows)
+    apart = np.concatenate([[i] * len(render(Text(text)).tokens) for i, text in enumerate(texts)])
+    at = 0
+    for datum in data:  # a segment goes from the beginning of a document to its separator
+        of = apart[at : at + len(datum)]
+        at += len(datum)
+        assert (datum.parents is None) == (len(set(of)) == 1)
+        assert datum.parents is None or datum.parents.tolist() == [int(i - of[0]) for i in of]
+    assert all(datum.parents is None for datum in Windows(documents, length))
     assert [datum.id for datum in windows[::-1]] == [datum.id for datum in data[::-1]]
     assert [int(t) for datum in data for t in datum.targets] == wanted[1:]
     assert [int(t) for datum in data for t in datum.tokens] == wanted[:-1]
@@ -75,7 +83,11 @@ def test_the_report_counts(tmp_path: Path) -> None:
     prepared = Pretrain(PretrainOptions(), context).prepare()
     report = prepared.report  # 21 + 10 tokens, 30 predicted, in windows of 16 and 14
     assert (report.rows, report.used, report.tokens, report.trained_tokens, report.longest) == (2, 2, 30, 30, 16)
-    assert report.notes == ("2 documents, 31 tokens, cut in 2 windows of 16; the last has 14",)
+    assert report.notes == (
+        "2 documents, 31 tokens, cut in 2 windows of 16; the last has 14",
+        "attention and positions stop at the ends of documents",
+    )
+    assert report.segmented
     assert (prepared.total_steps, prepared.steps_per_epoch) == (2, 1)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
-from finetooth_hooks.examples import Labelled, Pair, Segments, Task
+from finetooth_hooks.examples import Labelled, Pair, Segments, Task, Weighted
 from finetooth_hooks.rendering import render_completion
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_sft.method import Sft, SftOptions
@@ -67,6 +68,36 @@ def test_what_follows_the_last_answer_is_said(context_of: Contexts) -> None:
         "2 conversations end with a message that is not the assistant's: what follows the last answer trains nothing",
     )
     assert Sft(SftOptions(), context_of(chat("q", "a"))).prepare().report.notes == ()
+
+
+def test_what_a_renderer_remarks_is_said(context_of: Contexts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the method's own remarks, not in place of them."""
+    context = context_of(chat("q", "a", "r"), chat("q", "a"))
+    kind = type(context.renderer)
+    inner = kind.render
+
+    def render(renderer: Any, conversation: Conversation, **given: Any) -> Any:
+        return replace(inner(renderer, conversation, **given), remarks=("reasoning of earlier turns is left out",))
+
+    monkeypatch.setattr(kind, "render", render)
+    notes = Sft(SftOptions(), context).prepare().report.notes
+    assert (
+        notes[0].startswith("1 conversation ends with") and notes[1] == "2 rows: reasoning of earlier turns is left out"
+    )
+
+
+def parts(first: str, second: str) -> Conversation:
+    """An answer of which the first part does not train."""
+    ranges = (Weighted(0, len(first), 0.0), Weighted(len(first), len(first + second), 1.0))
+    return Conversation((Message("user", "q"), Message("assistant", first + second, weights=ranges)))
+
+
+def test_a_blank_where_what_trains_begins_is_counted(context_of: Contexts) -> None:
+    rows = (parts("think... ", "The"), parts("think...", " The"), parts("think...\n", "The"), parts("a ", "b"))
+    report = Sft(SftOptions(), context_of(*rows)).prepare().report
+    assert len(report.notes) == 1 and report.notes[0].startswith("2 conversations have parts")
+    whole = Message("assistant", "a b", weights=(Weighted(0, 2, 1.0),))  # the range says what is so anyway
+    assert Sft(SftOptions(), context_of(Conversation((Message("user", "q"), whole)))).prepare().report.notes == ()
 
 
 def test_long_rows_are_counted(context_of: Contexts) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_chatml import template
 from finetooth_chatml.renderer import ChatML, ChatMLOptions, build
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
+from finetooth_hooks.chat_templates import chatml_system
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
 from finetooth_hooks.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, assume, example, given, settings
@@ -144,7 +144,7 @@ def test_text_that_spells_markup_stays_text(chatml: ChatML, smollm2: FastTokeniz
 
 
 def test_the_default_system_message_is_the_templates(chatml: ChatML, smollm2: FastTokenizer, tmp_path: Path) -> None:
-    assert template.default_system(smollm2.chat_template) == DEFAULT
+    assert chatml_system(smollm2.chat_template) == DEFAULT
     without = build(ChatMLOptions(default_system=None), FakeContext(tmp_path, tokenizer=smollm2))
     ask = (Message("user", "Hello?"),)
     own = smollm2.decode(chatml.prompt(ask))

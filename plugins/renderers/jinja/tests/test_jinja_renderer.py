@@ -300,6 +300,8 @@ def test_options_reach_the_template(tmp_path: Path, renderer_of: Callable[..., J
     tokenizer = ByteTokenizer()
     renderer = renderer_of(tokenizer, template=str(file), arguments={"tone": "kind"}, today=date(1999, 5, 1))
     assert tokenizer.decode(renderer.prompt(CHAT.messages[:1])) == "kind 1999<|a|>One?<|im_end|>"
+    inline = renderer_of(tokenizer, template=file.read_text(), arguments={"tone": "kind"}, today=date(1999, 5, 1))
+    assert inline.prompt(CHAT.messages[:1]) == renderer.prompt(CHAT.messages[:1])
     with pytest.raises(RecipeError, match=r"data\.renderer\.template: .* cannot be read"):
         renderer_of(tokenizer, template=str(tmp_path / "none.jinja"))
 

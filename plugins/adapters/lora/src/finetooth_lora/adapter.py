@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -47,6 +48,8 @@ class LoraOptions(Options):
     rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
     arXiv:2312.03732)."""
+    train_new_tokens: bool = True
+    """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
     dora: bool = False
     """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
 
@@ -70,7 +73,12 @@ class LoraAdapter:
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""
-        return added_parameters(self.options.targets, facts, self.options.rank, dora=self.options.dora)
+        added = added_parameters(self.options.targets, facts, self.options.rank, dora=self.options.dora)
+        return added + self._trained_rows(facts) * facts.hidden_size
+
+    def _trained_rows(self, facts: ModelFacts) -> int:
+        """Rows of embedding and head that train."""
+        return len(facts.new_tokens) * (1 if facts.tied else 2) if self.options.train_new_tokens else 0
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """Put the layers in place. A is drawn uniformly from +-1/sqrt(inputs) (peft's kaiming uniform), B is zero, so
@@ -91,6 +99,7 @@ class LoraAdapter:
             use_dora=self.options.dora,
             bias="none",
             task_type="CAUSAL_LM",
+            trainable_token_indices=_token_rows(model, facts) if self._trained_rows(facts) else None,
         )
         devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
         try:
@@ -104,12 +113,16 @@ class LoraAdapter:
             parameter.requires_grad_(False)
         for path in targets.modules:
             _initialise(model.get_submodule(path), generator)
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
         return model
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
         """While entered, the model computes as its base."""
-        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
         try:
             for layer in layers:
                 layer.enable_adapters(False)
@@ -185,6 +198,13 @@ def _saved_addition(config: LoraConfig, folder: Path) -> dict[str, torch.Tensor]
                 action=f"set adapter.{option} as it was",
             )
     return {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+
+
+def _token_rows(model: Any, facts: ModelFacts) -> dict[str, list[int]]:
+    """Rows that train by the name of their module, as peft asks for them; a tied head follows the embedding."""
+    embedding = next(path for path, module in model.named_modules() if module is model.get_input_embeddings())
+    ends = (embedding,) if facts.tied else (embedding, facts.head.module)
+    return {path.rpartition(".")[2]: list(facts.new_tokens) for path in ends}
 
 
 def _adaptable(module: Any) -> bool:

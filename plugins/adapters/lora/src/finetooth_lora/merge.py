@@ -190,7 +190,7 @@ def command(obj: CommandContext, source: Path, output: Path | None, precision: P
     """
     merge = find(source, output)
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
-    loader = obj.context(recipe).loader
+    loader = obj.context(recipe).loader  # knows the tokens that the recipe added
     click.echo(f"loading {merge.base} in {precision}")
     model = loader.load(merge.base, framework="torch", precision=precision, device="cpu")
     write(merged(model, merge.adapter), loader.tokenizer(merge.base), merge.output)

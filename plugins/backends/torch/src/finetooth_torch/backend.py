@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
-from finetooth_torch.planning import STREAM, choose_decoder, decide
+from finetooth_torch.packing_plan import obstacle
+from finetooth_torch.planning import STREAM, choose_decoder, decide, possible_attention
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import TorchEngine
@@ -22,22 +23,26 @@ class TorchOptions(Options):
     decoder: Literal["auto", "stream", "transformers"] = "auto"
     """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
     their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether data of a step share rows of the model's input, each with positions of its own and seeing itself alone,
+    where that saves padding: less to compute, the same numbers. `auto` packs where the model can, `true` refuses a
+    model that cannot. The stream decoder has no padding and always packs."""
 
 
 def build(options: TorchOptions, context: Context) -> TorchBackend:
     """The backend."""
-    del context  # every part comes with the request
-    return TorchBackend(options)
+    return TorchBackend(options, context)
 
 
 class TorchBackend:
     """See `finetooth_hooks.protocols.Backend`."""
 
-    def __init__(self, options: TorchOptions) -> None:
-        self._options = options
+    def __init__(self, options: TorchOptions, context: Context | None = None) -> None:
+        self._options, self._context = options, context
+        self._packing = None if options.packing == "auto" else options.packing
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        return decide(request, self._options.attention, self._options.decoder)
+        return decide(request, self._options.attention, self._options.decoder, self._packing)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         import torch
@@ -58,7 +63,7 @@ class TorchBackend:
         base = request.loader.load(
             request.model.reference, framework="torch", precision=precision, device=hardware.device
         )
-        attention = self._options.attention or hardware.attention[0]
+        attention = self._options.attention or possible_attention(request.facts, hardware)[0]
         if base.config._attn_implementation != attention:
             base.set_attn_implementation(attention)
         original = {id(parameter) for parameter in base.parameters()}
@@ -67,6 +72,7 @@ class TorchBackend:
         parameters = TrainedParameters(model, original, dtype, scaler)
         if rounds:
             round_frozen(base, dtype)
+        chosen = choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder, self._packing)
         network = Network(
             base,
             model,
@@ -74,8 +80,11 @@ class TorchBackend:
             request.adapter,
             can_disable=request.adapter_can_disable,
             checkpointing=bool(train.gradient_checkpointing),
-            stream=choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder).value
-            == STREAM,
+            stream=chosen.value == STREAM,
+            packing=self._packing,
         )
+        found = network.rows.obstacle
+        if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
+            self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         optimizer = request.optimizer.create(parameters.named())
         return TorchEngine(request, Parts(network, parameters, optimizer, scaler, device, dtype))

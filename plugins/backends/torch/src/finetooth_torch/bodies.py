@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetooth_torch.decoder import Decoder
 from finetooth_torch.flops import Computed
 from finetooth_torch.rectangles import Rectangle
+from finetooth_torch.shared_rows import Masks, pack, packed_states
 from finetooth_torch.stream import make_stream
 
 
@@ -47,15 +48,27 @@ class Body(Protocol):
 
 
 class TransformersBody:
-    """The model's own code, on the padded rectangle."""
+    """The model's own code, on the padded rectangle, or on rows that data share.
+
+    Args:
+        masks: who keeps apart what shares a row; see `packing`.
+        skips: attention computes nothing between data that share a row.
+    """
 
     packed = shares = False
 
-    def __init__(self, body: nn.Module) -> None:
-        self._body = body
+    def __init__(self, body: nn.Module, *, masks: Masks = "own", skips: bool = False) -> None:
+        self._body, self._masks, self._skips = body, masks, skips
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         del everywhere
+        if rectangle.batch.filled or rectangle.starts is not None:
+            packed = pack(rectangle)
+            hidden = packed_states(self._body, packed, self._masks)
+            rows, width = packed.tokens.shape
+            segments = packed.segments if self._skips else (width,) * rows
+            across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
+            return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
         hidden = self.hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device)
         rows, width = rectangle.tokens.shape

@@ -23,7 +23,7 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.engine import Counts, Spans, Usage
+from finetooth_hooks.engine import Counts, Snapshot, Spans, Usage
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
@@ -38,7 +38,7 @@ from finetooth_torch.peak import peak_flops
 from finetooth_torch.profiling import record, spanned
 from finetooth_torch.row_budget import check_rows
 from finetooth_torch.scaler import LossScaler
-from finetooth_torch.state import Counters, load_state, save_state
+from finetooth_torch.state import Counters, State, read_state, restore_state, state_of
 from finetooth_torch.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.usage import usage
 from finetooth_torch.wholeness import Wholeness
@@ -248,10 +248,23 @@ class TorchEngine:
 
     def save(self, path: Path) -> None:
         self._whole.check_state()
-        save_state(Path(path), self._request, self._parts, self._counters, self._loss_states)
+        state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
 
     def load(self, path: Path) -> None:
-        self._loss_states = load_state(Path(path), self._request, self._parts, self._counters)
+        self._take(read_state(Path(path)), str(path), keep=False)
+
+    def snapshot(self) -> State:
+        self._whole.check_state()
+        return state_of(self._request, self._parts, self._counters, self._loss_states)
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        if not isinstance(snapshot, State):
+            raise EngineError("rollback: this is no snapshot of a torch engine", action="give one that it made")
+        self._take(snapshot, "the snapshot", keep=True)
+
+    def _take(self, state: State, where: str, *, keep: bool) -> None:
+        parts, counters = self._parts, self._counters
+        self._loss_states = restore_state(state, self._request, parts, counters, where, keep=keep)
         self._whole.restored()
         self._pending.clear()
 
@@ -298,7 +311,8 @@ class TorchEngine:
         if role not in ROLES:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
-        check_data(data, vocab_size=self._request.facts.vocab_size, max_positions=self._request.facts.max_positions)
+        facts, network = self._request.facts, self._parts.network
+        check_data(data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, obstacle=network.rows.obstacle)
         check_rows(data, self._budget)
         if loss is not None:
             check_fields(data)
@@ -310,8 +324,9 @@ class TorchEngine:
                 budget=self._budget,
                 together=together,
                 whole=whole,
-                packed=self._parts.network.body.packed,
-                shares=self._parts.network.body.shares,
+                packed=network.body.packed,
+                shares=network.body.shares,
+                filling=network.rows.filling,
             ),
             step=self._counters.step,
             role=role,

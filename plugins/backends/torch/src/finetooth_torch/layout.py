@@ -3,7 +3,8 @@
 A micro-batch is a rectangle of rows padded on the right to its longest row; rows x width is its cost, and a token
 budget bounds it. Rows of similar length are put together so that little of the rectangle is padding, longest first, so
 that the largest rectangle (and an out-of-memory error, if there is to be one) comes first. Packed, rows stand one
-behind the other; what the rows of a group begin with then counts once, where it is computed once.
+behind the other; what the rows of a group begin with then counts once, where it is computed once. Where the model's
+own attention keeps them apart, several data share a row of the rectangle (`row_filling`).
 
 Positions after the last target that counts can neither be seen by an earlier position (attention is causal) nor reach
 the loss; they are not computed.
@@ -20,6 +21,9 @@ import numpy as np
 from finetooth_hooks import DataError, Datum, ImageChunk
 from finetooth_hooks.entries import Together
 
+from finetooth_torch.row_filling import LEAST_SAVED, Filling, fill_rows, positions_of
+from finetooth_torch.segments import check_segments
+
 SHORTEST_SHARED = 16
 """Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
 
@@ -33,6 +37,8 @@ class MicroBatch:
         lengths: for each row, how many of its positions are computed.
         packed: rows stand one behind the other and nothing is padded.
         shared: positions among these that are another row's of the same group as well, and are computed there.
+        filled: what stands one behind the other in each row that goes through the model, as places in `rows`; empty
+            where each has a row to itself.
         pieces: a group that a loss must see whole and that exceeds the budget is computed in these.
     """
 
@@ -40,6 +46,7 @@ class MicroBatch:
     lengths: tuple[int, ...]
     packed: bool = False
     shared: int = 0
+    filled: tuple[tuple[int, ...], ...] = ()
     pieces: tuple[MicroBatch, ...] = ()
 
     @property
@@ -50,6 +57,8 @@ class MicroBatch:
     @property
     def positions(self) -> int:
         """Positions computed, padding included."""
+        if self.filled:
+            return positions_of(self.filled, self.lengths)
         return sum(self.lengths) - self.shared if self.packed else len(self.rows) * self.width
 
     @property
@@ -58,16 +67,17 @@ class MicroBatch:
         return self.pieces or (self,)
 
 
-def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) -> None:
+def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, obstacle: str = "") -> None:
     """Refuse what the engine cannot compute, before anything is computed.
 
     Args:
         vocab_size: ids must lie below it.
         max_positions: longest sequence the model was made for; 0 is no bound.
+        obstacle: why segments of a datum cannot be kept apart; empty if they can.
 
     Raises:
-        DataError: no data, an empty datum, an image, packing, an id outside the vocabulary, a sequence too long, a
-            group that is torn apart, or one target a position beside several; names the datum.
+        DataError: no data, an empty datum, an image, segments that cannot be kept apart, an id outside the vocabulary,
+            a sequence too long, a group that is torn apart, or one target a position beside several; names the datum.
     """
     if not data:
         raise DataError("data", "the step holds no data", action="pass at least one datum")
@@ -76,11 +86,6 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) ->
         where = datum.id or "a datum without id"
         if any(isinstance(chunk, ImageChunk) for chunk in datum.input):
             raise DataError(where, "it holds an image, which the torch backend cannot read yet", action="remove it")
-        if datum.parents is not None:
-            raise DataError(
-                where, "it has segment parents (packing), which the torch backend cannot compute yet",
-                action="give each segment a datum of its own",
-            )  # fmt: skip
         if len(datum) == 0:
             raise DataError(where, "it has no positions", action="remove it")
         if max_positions and len(datum) > max_positions:
@@ -96,6 +101,7 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) ->
             )
         _check_ids(where, "input", datum.tokens, vocab_size)
         _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
+    check_segments(data, obstacle)
     group_indices(data)
 
 
@@ -229,6 +235,7 @@ def lay_out(
     whole: bool = False,
     packed: bool = False,
     shares: bool = False,
+    filling: Filling | None = None,
 ) -> tuple[MicroBatch, ...]:
     """Cut a step into micro-batches.
 
@@ -241,17 +248,52 @@ def lay_out(
         packed: rows stand one behind the other, so only their sum counts; micro-batches get equal shares.
         shares: packed rows that begin alike share their beginning. Rows of a group then stay together as far as the
             budget allows.
+        filling: how data may share rows, where that saves `LEAST_SAVED` of the positions; None for not at all. Groups
+            that must stay together, and data with position ids of their own, do not share.
     """
     lengths = [len(datum) if whole else computed_length(datum) for datum in data]
-    shares = packed and shares and all(datum.positions is None for datum in data)
+    shares = packed and shares and all(datum.positions is None and datum.parents is None for datum in data)
     units = [_Unit((i,), (lengths[i],)) for i in range(len(data))]
     if together == "group" or shares:
         starts = np.flatnonzero(np.diff(group_indices(data), prepend=-1))
         rows = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
         units = [_Unit(of, tuple(lengths[i] for i in of), _common(data, of, lengths) if shares else 0) for of in rows]
+    if filling is not None and together != "group" and all(datum.positions is None for datum in data):
+        return filled(lengths, budget, filling)
     if together != "group":
         units = [part for unit in units for part in (unit.cut(budget) if unit.size > budget else [unit])]
     return tuple(_in_pieces(batch, budget) for batch in _batches(units, budget, packed=packed))
+
+
+def filled(lengths: Sequence[int], budget: int, filling: Filling | None) -> tuple[MicroBatch, ...]:
+    """Micro-batches of sequences in which data share rows, if that saves enough; else padded rectangles.
+
+    Args:
+        lengths: positions of each datum.
+    """
+    units = [_Unit((i,), (length,)) for i, length in enumerate(lengths)]
+    padded = _batches(units, budget, packed=False)
+    if filling is None:
+        return tuple(padded)
+    if filling == "stream":
+        shared = [_in_rows([[row for unit in batch for row in unit.rows]], lengths) for batch in _even(units, budget)]
+    else:
+        shared = [_in_rows(rows, lengths) for rows in fill_rows(lengths, budget)]
+    saved = 1 - sum(batch.positions for batch in shared) / sum(batch.positions for batch in padded)
+    return tuple(shared if saved >= LEAST_SAVED else padded)
+
+
+def _in_rows(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> MicroBatch:
+    """A micro-batch of rows that hold these data."""
+    members = sorted(index for row in rows for index in row)
+    if len(members) == len(rows):  # nothing shares a row
+        return MicroBatch(tuple(members), tuple(lengths[i] for i in members))
+    place = {index: at for at, index in enumerate(members)}
+    return MicroBatch(
+        tuple(members),
+        tuple(lengths[i] for i in members),
+        filled=tuple(tuple(place[index] for index in row) for row in rows),
+    )
 
 
 def _common(data: Sequence[Datum], rows: Sequence[int], lengths: Sequence[int]) -> int:

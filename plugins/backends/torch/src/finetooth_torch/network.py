@@ -19,6 +19,7 @@ from finetooth_torch.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
+from finetooth_torch.shared_rows import Rows, find_rows
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 ROLES = ("policy", "reference")
@@ -33,21 +34,28 @@ class Network:
         can_disable: the adapter can be switched off.
         checkpointing: recompute activations in backward.
         stream: compute the layers with the stream decoder; the family's facts have a block.
+        packing: whether data may share rows where the model's own code computes the layers; None if it can.
+
+    Attributes:
+        rows: how data share rows there, and whether segments of a datum can be kept apart.
 
     Raises:
         PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
-            computes.
+            computes; or `packing` is asked for and the model cannot.
     """
 
     def __init__(
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
-        checkpointing: bool, stream: bool,
+        checkpointing: bool, stream: bool, packing: bool | None = None,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self._adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
-        self.transformers = TransformersBody(module)
+        self.rows = Rows() if stream else _rows(base, module, model, packing)
+        self.transformers = TransformersBody(module, masks=self.rows.masks, skips=self.rows.filling == "stream")
+        if packing is False:  # then only segments that a datum has itself
+            self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         check_head(base, model, facts)
@@ -146,6 +154,24 @@ class Network:
             cells = rows[states.cells_st]
             found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+
+def _rows(base: nn.Module, module: nn.Module, model: nn.Module, packing: bool | None) -> Rows:
+    """How data may share rows of the model's own code.
+
+    Raises:
+        PlanError: `packing` is asked for, and they may not.
+    """
+    attention = str(getattr(base.config, "_attn_implementation", None) or "eager")
+    training = model.training
+    model.eval()
+    try:
+        rows = find_rows(module, attention)
+    finally:
+        model.train(training)
+    if packing and rows.obstacle:
+        raise PlanError(f"backend.packing=true: {rows.obstacle}", action="set backend.packing to auto or false")
+    return rows
 
 
 def _cost(base: nn.Module, facts: ModelFacts) -> ModelCost | None:

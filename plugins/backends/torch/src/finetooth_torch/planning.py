@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from finetooth_hooks import Decision, PlanError, TrainSettings
 from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
 
 from finetooth_torch.memory import estimate
+from finetooth_torch.packing_plan import filling_of, likely_steps, obstacle, padding
+from finetooth_torch.row_filling import Filling
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
@@ -15,7 +19,9 @@ CPU_MICRO_BATCH = 4096
 ACCELERATOR_MICRO_BATCH = 16384
 
 
-def decide(request: PlanRequest, attention: str | None, decoder: str = "auto") -> BackendPlan:
+def decide(
+    request: PlanRequest, attention: str | None, decoder: str = "auto", packing: bool | None = None
+) -> BackendPlan:
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
     Raises:
@@ -23,7 +29,7 @@ def decide(request: PlanRequest, attention: str | None, decoder: str = "auto") -
     """
     precision = _precision(request.train.precision, request.hardware)
     micro_batch = _micro_batch(request)
-    layers = _layers(request, attention, decoder)
+    layers = _layers(request, attention, decoder, packing)
     stream = layers[0].value == STREAM
     checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
     train = replace(
@@ -39,7 +45,10 @@ def decide(request: PlanRequest, attention: str | None, decoder: str = "auto") -
         checkpointing=train.gradient_checkpointing is True,
         stream=stream,
     )
-    return BackendPlan(train, (precision, micro_batch, checkpointing, *layers, _head(request, train)), memory)
+    shared, filling = _packing(request, str(layers[-1].value), packing, int(micro_batch.value), stream=stream)
+    decisions = (precision, micro_batch, checkpointing, *layers, shared, _head(request, train))
+    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
+    return BackendPlan(train, decisions, memory, of_steps)
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
@@ -108,8 +117,10 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, st
     return Decision(setting, True, f"without it the run would take {figures}")
 
 
-def _layers(request: PlanRequest, attention: str | None, decoder: str) -> tuple[Decision, ...]:
-    chosen = choose_decoder(request.facts, request.hardware, attention, decoder)
+def _layers(
+    request: PlanRequest, attention: str | None, decoder: str, packing: bool | None
+) -> tuple[Decision, Decision]:
+    chosen = choose_decoder(request.facts, request.hardware, attention, decoder, packing)
     return (chosen, _kernels()) if chosen.value == STREAM else (chosen, _attention(request, attention))
 
 
@@ -121,7 +132,9 @@ def _kernels() -> Decision:
     return Decision("backend.kernels", "native" if compiled.available else "torch", compiled.reason)
 
 
-def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str) -> Decision:
+def choose_decoder(
+    facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str, packing: bool | None = None
+) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Raises:
@@ -131,23 +144,63 @@ def choose_decoder(facts: ModelFacts, hardware: HardwareFacts, attention: str | 
 
     setting = "backend.decoder"
     if facts.block is None:
-        obstacle = "the model's family does not describe its layers"
+        reason = "the model's family does not describe its layers"
     elif hardware.device != "cpu":
-        obstacle = f"it is written for CPUs, not for {hardware.label}"
+        reason = f"it is written for CPUs, not for {hardware.label}"
     elif not available().available:
-        obstacle = available().reason
+        reason = available().reason
     elif attention is not None:
-        obstacle = f"backend.attention={attention} is transformers' own"
+        reason = f"backend.attention={attention} is transformers' own"
+    elif packing is False:
+        reason = "backend.packing=false asks for padding, and it has none"
     else:
-        obstacle = ""
-    if asked == STREAM and obstacle:
-        raise PlanError(f"{setting}={STREAM}: {obstacle}", action=f"set {setting} to auto or transformers")
+        reason = ""
+    if asked == STREAM and reason:
+        raise PlanError(f"{setting}={STREAM}: {reason}", action=f"set {setting} to auto or transformers")
     if asked == "transformers":
         return Decision(setting, asked, RECIPE)
-    if obstacle:
-        return Decision(setting, "transformers", obstacle)
-    reason = "no padding, linear layers of the same input as one product, common beginnings once"
-    return Decision(setting, STREAM, RECIPE if asked == STREAM else reason)
+    if reason:
+        return Decision(setting, "transformers", reason)
+    better = "no padding, linear layers of the same input as one product, common beginnings once"
+    return Decision(setting, STREAM, RECIPE if asked == STREAM else better)
+
+
+def _packing(
+    request: PlanRequest, attention: str, asked: bool | None, micro_batch: int, *, stream: bool
+) -> tuple[Decision, Filling | None]:
+    """Whether data share rows, and how.
+
+    Raises:
+        PlanError: the model cannot keep apart what is to share a row.
+    """
+    setting = "backend.packing"
+    steps = likely_steps(request.lengths, request.train.batch_size) if request.lengths else []
+    before = padding(steps, micro_batch, None)
+    if stream:
+        return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
+    found = obstacle(request.model.config, attention)
+    if found and asked:
+        raise PlanError(f"{setting}=true: {found}", action=f"set {setting} to auto or false")
+    if found and request.segmented:
+        raise PlanError(
+            f"method: its sequences hold several documents, which cannot be kept apart: {found}",
+            action="set method.isolate_documents: false",
+        )
+    if asked is False or found:
+        return Decision(setting, False, found or RECIPE), None
+    filling = filling_of(attention)
+    after = padding(steps, micro_batch, filling)
+    reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
+    return Decision(setting, True, RECIPE if asked and not steps else reason), filling
+
+
+def _instead(steps: Sequence[Sequence[int]], before: float) -> str:
+    return f" instead of about {before:.0%}" if steps and before else ""
+
+
+def _no_padding(steps: Sequence[Sequence[int]]) -> float:
+    del steps
+    return 0.0
 
 
 def _head(request: PlanRequest, train: TrainSettings) -> Decision:
@@ -163,13 +216,32 @@ def _head(request: PlanRequest, train: TrainSettings) -> Decision:
     return Decision("backend.head", chosen.implementation.name, chosen.reason)
 
 
-def _attention(request: PlanRequest, asked: str | None) -> Decision:
-    known = request.hardware.attention
-    if asked is None:
-        return Decision("backend.attention", known[0], f"the first choice on {request.hardware.label}")
-    if asked not in known:
+def possible_attention(facts: ModelFacts, hardware: HardwareFacts) -> tuple[str, ...]:
+    """Attention that both the machine and the model can compute, the better first.
+
+    Raises:
+        PlanError: there is none.
+    """
+    found = tuple(kind for kind in hardware.attention if not facts.attention or kind in facts.attention)
+    if not found:
         raise PlanError(
-            f"backend.attention={asked!r}: not possible on {request.hardware.label}",
+            f"the model's layers need attention {' or '.join(facts.attention)}, which {hardware.label} does not have",
+            action="choose another model or hardware",
+        )
+    return found
+
+
+def _attention(request: PlanRequest, asked: str | None) -> Decision:
+    known = possible_attention(request.facts, request.hardware)
+    if asked is None:
+        best = request.hardware.attention[0]
+        reason = f"the first choice on {request.hardware.label}"
+        return Decision("backend.attention", known[0], reason if known[0] == best else f"the model cannot take {best}")
+    if asked not in known:
+        of_model = asked in request.hardware.attention
+        where = "for this model" if of_model else f"on {request.hardware.label}"
+        raise PlanError(
+            f"backend.attention={asked!r}: not possible {where}",
             action=f"set it to {' or '.join(known)}",
         )
     return Decision("backend.attention", asked, RECIPE)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetooth_torch.layout import MicroBatch, group_indices
+from finetooth_torch.segments import WHOLE, starts_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Rectangle:
         positions: (S, T) position ids, None for 0..T-1 in every row.
         mask: (S, T) targets that count.
         targets: (S, T) or (S, T, K), 0 where the mask is false.
+        starts: of each row, where its segments begin; None if every row is one segment.
     """
 
     batch: MicroBatch
@@ -32,6 +34,7 @@ class Rectangle:
     positions: Tensor | None
     mask: Tensor
     targets: Tensor
+    starts: tuple[tuple[int, ...], ...] | None = None
 
 
 def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, device: torch.device) -> Rectangle:
@@ -52,12 +55,15 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
             given = True
             positions[s, :n] = datum.positions[:n]
             positions[s, n:] = datum.positions[n - 1]
+    starts = tuple(starts_of(data[index]) for index in batch.rows)
+    segmented = any(of != WHOLE for of in starts)
     return Rectangle(
         batch=batch,
         tokens=torch.from_numpy(tokens).to(device),
-        positions=torch.from_numpy(positions).to(device) if given else None,
+        positions=torch.from_numpy(positions).to(device) if given and not segmented else None,
         mask=torch.from_numpy(mask).to(device),
         targets=torch.from_numpy(targets).to(device),
+        starts=starts if segmented else None,
     )
 
 

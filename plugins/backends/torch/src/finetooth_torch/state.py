@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,32 +50,73 @@ class Counters:
     loss: float = 0.0
 
 
-def save_state(
-    path: Path, request: EngineRequest, parts: Parts, counters: Counters, loss_states: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Write the state beside `path` and move it there; an existing folder keeps its other files."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        _write(staging, request, parts, counters, loss_states)
-        if not path.exists():
-            staging.rename(path)
-            return
-        for stale in ("gradients.safetensors", "losses.safetensors"):
-            if not (staging / stale).exists():
-                (path / stale).unlink(missing_ok=True)
-        for name in sorted(file.name for file in staging.iterdir() if file.name != "state.json"):
-            (staging / name).replace(path / name)
-        (staging / "state.json").replace(path / "state.json")
-    finally:
+@dataclass(frozen=True)
+class State:
+    """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
+
+    Attributes:
+        files: tensors by file and key.
+        content: the rest, JSON-able; `files` of what is written are added to it.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    content: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors.values())
+
+    def to_host(self) -> State:
+        """The state in host memory, in memory of its own: pinned where it comes from an accelerator."""
+        return State(
+            {name: {key: _on_host(t) for key, t in tensors.items()} for name, tensors in self.files.items()},
+            self.content,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write it beside `path` and move it there; an existing folder keeps its other files."""
+        staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            self._write(staging)
+            if not path.exists():
+                staging.rename(path)
+                return
+            for stale in ("gradients.safetensors", "losses.safetensors"):
+                if not (staging / stale).exists():
+                    (path / stale).unlink(missing_ok=True)
+            for name in sorted(file.name for file in staging.iterdir() if file.name != "state.json"):
+                (staging / name).replace(path / name)
+            (staging / "state.json").replace(path / "state.json")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        hashes = {}
+        for name, tensors in self.files.items():
+            file = folder / f"{name}.safetensors"
+            save_file(_apart(tensors), file)
+            hashes[file.name] = _sha256(file)
+        (folder / "state.json").write_text(json.dumps({**self.content, "files": hashes}, indent=1), encoding="utf-8")
 
 
-def _write(
-    folder: Path, request: EngineRequest, parts: Parts, counters: Counters, loss_states: Mapping[str, Mapping[str, Any]]
-) -> None:
-    files: dict[str, dict[str, Tensor]] = {"trained": dict(parts.parameters.named())}
+def state_of(
+    request: EngineRequest,
+    parts: Parts,
+    counters: Counters,
+    loss_states: Mapping[str, Mapping[str, Any]],
+    *,
+    copy: bool = True,
+) -> State:
+    """The state as it is now.
+
+    Args:
+        copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
+            the engine, for whoever writes it at once.
+    """
+    files: dict[str, dict[str, Tensor]] = {"trained": {name: p.detach() for name, p in parts.parameters.named()}}
     gradients = {name: p.grad for name, p in parts.parameters.named() if p.grad is not None}
     if gradients:
         files["gradients"] = gradients
@@ -83,51 +126,86 @@ def _write(
     losses = _flatten(loss_states, arrays)
     if arrays:
         files["losses"] = arrays
-    hashes = {}
-    for name, tensors in files.items():
-        file = folder / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
-        hashes[file.name] = _sha256(file)
-    state = {
+    content = {
         "format": FORMAT,
         "model": _identity(request),
         "precision": request.plan.train.precision,
         "counters": asdict(counters),
         "scaler": parts.scaler.state(),
-        "schedule": dict(request.schedule.state()),
+        "schedule": deepcopy(dict(request.schedule.state())),
         "optimizer": optimizer,
         "losses": losses,
-        "files": hashes,
     }
-    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    if copy:
+        files = {name: {key: t.detach().clone() for key, t in tensors.items()} for name, tensors in files.items()}
+    return State(files, content)
 
 
-def load_state(path: Path, request: EngineRequest, parts: Parts, counters: Counters) -> dict[str, Mapping[str, Any]]:
-    """Restore what `save_state` wrote; returns the loss states. Everything is checked before anything is changed.
+def restore_state(
+    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str, *, keep: bool
+) -> dict[str, Mapping[str, Any]]:
+    """Take a state back; returns the loss states. Everything is checked before anything is changed.
+
+    Args:
+        where: it comes from, for messages.
+        keep: the state is used again; without it the optimizer may go on in its tensors.
 
     Raises:
-        UserError: it is no state, a torn one, or one of another model, adapter, optimizer or precision.
+        UserError: one of another model, adapter, optimizer or precision.
     """
-    state, files = _read(path)
-    _check(path, state, files["trained"], request, parts)
-    optimizer = _unflatten(state["optimizer"], files["optimizer"])
-    _check_optimizer(path, optimizer, parts.optimizer)
+    content, files = state.content, state.files
+    _check(where, content, files["trained"], request, parts)
+    moments = {key: tensor.clone() if keep else tensor for key, tensor in files["optimizer"].items()}
+    optimizer = _unflatten(content["optimizer"], moments)
+    _check_optimizer(where, optimizer, parts.optimizer)
     parts.parameters.zero_grad()
     parts.parameters.restore(files["trained"])
     for name, master in parts.parameters.named():
         gradient = files.get("gradients", {}).get(name)
         if gradient is not None:
-            master.grad = gradient.to(device=master.device, dtype=master.dtype)
+            master.grad = gradient.to(device=master.device, dtype=master.dtype, copy=True)
     _restore_optimizer(parts.optimizer, optimizer)
-    request.schedule.restore(state["schedule"])
-    parts.scaler.restore(state["scaler"])
-    for name, value in state["counters"].items():
+    request.schedule.restore(deepcopy(content["schedule"]))
+    parts.scaler.restore(content["scaler"])
+    for name, value in content["counters"].items():
         setattr(counters, name, value)
-    losses = _unflatten(state["losses"], files.get("losses", {}))
+    losses = _unflatten(content["losses"], files.get("losses", {}))
     return {
-        name: {key: value.numpy() if isinstance(value, Tensor) else value for key, value in of_loss.items()}
+        name: {
+            key: value.cpu().numpy().copy() if isinstance(value, Tensor) else value for key, value in of_loss.items()
+        }
         for name, of_loss in losses.items()
     }
+
+
+def read_state(path: Path) -> State:
+    """What `State.save` wrote.
+
+    Raises:
+        UserError: it is no state, or a torn one.
+    """
+    content, files = _read(path)
+    return State(files, content)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory. A pinned one is made without holding up the device."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    return held.copy_(tensor)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in host memory that share none of it with each other, as safetensors wants them."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        start = held.untyped_storage().data_ptr()
+        found[key] = held.clone() if start in seen or held.untyped_storage().nbytes() != held.nbytes else held
+        seen.add(start)
+    return found
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -150,7 +228,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
 
 
 def _check(
-    path: Path, state: Mapping[str, Any], trained: Mapping[str, Tensor], request: EngineRequest, parts: Parts
+    path: str, state: Mapping[str, Any], trained: Mapping[str, Tensor], request: EngineRequest, parts: Parts
 ) -> None:
     for name, value in _identity(request).items():
         saved = state["model"].get(name)
@@ -175,7 +253,7 @@ def _check(
         )
 
 
-def _check_optimizer(path: Path, saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+def _check_optimizer(path: str, saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     mine = optimizer.state_dict()["param_groups"]
     theirs = saved["param_groups"]
     same = len(mine) == len(theirs) and all(

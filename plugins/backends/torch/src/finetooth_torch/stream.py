@@ -47,6 +47,7 @@ class _Writer:
     positions_st: NDArray[np.int64] | None
     lengths: Sequence[int]
     cells_st: NDArray[np.int64]
+    starts: Sequence[Sequence[int]] | None
     share: bool
     size: int = 0
     tokens: list[NDArray[np.int64]] = field(default_factory=list)
@@ -55,11 +56,27 @@ class _Writer:
 
     def write(self, rows: Sequence[int], done: int) -> None:
         """Segments for `rows`, of which the first `done` tokens are in the stream already."""
+        if self.starts is not None:
+            for row in rows:
+                self._apart(row, self.starts[row])
+            return
         if not self.share or self.positions_st is not None:
             for row in rows:
                 self._segment([row], done, self.lengths[row])
             return
         self._branch(rows, done, done)
+
+    def _apart(self, row: int, starts: Sequence[int]) -> None:
+        """The row's own segments, none of which sees another; each begins at position 0."""
+        length = self.lengths[row]
+        begins = [start for start in starts if start < length]
+        for begin, end in zip(begins, [*begins[1:], length], strict=True):
+            start = self.size
+            self.size += end - begin
+            self.tokens.append(self.tokens_st[row, begin:end])
+            self.positions.append(np.arange(end - begin))
+            self.cells_st[row, begin:end] = np.arange(start, self.size)
+            self.segments.append(Segment(start, self.size, self.size))
 
     def _branch(self, rows: Sequence[int], done: int, at: int) -> None:
         """Part `rows`, which have their tokens up to `at` in common, by the token there.
@@ -105,7 +122,7 @@ class _Writer:
 
 
 def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
-    """The stream of a rectangle; rows with position ids of their own share nothing.
+    """The stream of a rectangle; rows with position ids or segments of their own share nothing.
 
     Args:
         share: compute common beginnings once. False where a row must not see what another was given, as with dropout.
@@ -113,7 +130,8 @@ def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
     device = rectangle.tokens.device
     tokens_st = rectangle.tokens.cpu().numpy()
     positions_st = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
-    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, np.zeros(tokens_st.shape, dtype=np.int64), share)
+    cells_st = np.zeros(tokens_st.shape, dtype=np.int64)
+    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, cells_st, rectangle.starts, share)
     writer.write(range(tokens_st.shape[0]), 0)
     return Stream(
         tokens=torch.from_numpy(np.concatenate(writer.tokens)).to(device),

@@ -1,1 +1,1 @@
-"""Reads CSV, JSON, Parquet, Arrow and hub datasets with the datasets library."""
+"""Reads datasets of the hub and those saved to disk with the datasets library."""

@@ -20,11 +20,11 @@ def is_saved(path: Path) -> bool:
 
 
 def claims(reference: str) -> Claim | None:
-    """Files of tables are its own by their name, folders if the library saved a dataset there, and names of the form
-    `org/name` that are nothing on this machine."""
+    """Folders in which the library saved a dataset are its own, and names of the form `org/name` that are nothing on
+    this machine. Files it reads only if it is picked by name, for their splits; a source for tables claims them."""
+    if "://" in reference:
+        return None
     ending = Path(reference).suffix.lower()
-    if ending in ENDINGS:
-        return Claim(2, f"a {ending} file")
     if reference and is_saved(Path(reference)):
         return Claim(2, "a folder with a dataset saved to disk")
     # a path that was mistyped has an ending, and a hub id of a dataset hardly ever does
@@ -38,6 +38,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="datasets",
         build="finetooth_datasets.source:build",
-        summary="CSV, TSV, JSON, Parquet and Arrow files, saved datasets, and datasets of the hub",
+        summary="datasets of the hub and those saved to disk; by name also files of tables, for their splits",
         claims=claims,
     )

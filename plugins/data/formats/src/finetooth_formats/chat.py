@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from finetooth_hooks import Conversation, Message, Options, Row
+from finetooth_hooks import Conversation, Message, Row
 from finetooth_hooks.context import Context
-from pydantic import Field
+from finetooth_hooks.examples import ROLES
 
 from finetooth_formats import columns
-from finetooth_formats.messages import MessageReader
+from finetooth_formats.aliases import roles_by_name
+from finetooth_formats.message_options import MessageOptions, Role
+from finetooth_formats.messages import SHAREGPT_ROLES, MessageReader
 
 COLUMNS = ("messages", "conversations", "conversation")
 """Columns that are found by themselves, in this order."""
 
 
-class ChatOptions(Options):
+class ChatOptions(MessageOptions):
     """Options of `chat`."""
 
+    aliases: ClassVar[Mapping[str, str]] = {
+        **MessageOptions.aliases,
+        "field_messages": "column",
+        "field_tools": "tools",
+        "field_system": "system_column",
+        "roles_to_train": "train_roles",
+        "message_field_training": "train_field",
+        "message_field_training_detail": "ranges_field",
+    }
+
     column: str = ""
-    """The column with the list of messages; empty finds `messages`, `conversations` or `conversation`."""
+    """The column with the list of messages, `a.b` for `b` inside `a`; empty finds `messages`, `conversations` or
+    `conversation`."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
     system: str = ""
-    """A system message before every conversation that begins without one; empty for none. A column `system` of the
-    row comes first."""
-    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
-    """Further names and the roles they stand for, `{human: user, gpt: assistant}`. ShareGPT's `from` needs none."""
+    """A system message before every conversation that begins without one; empty for none. The row's own (see
+    `system_column`) comes first."""
+    system_column: str = "system"
+    """The column with a system message; may be missing."""
+    train_roles: list[Role] | None = None
+    """Roles whose messages train, in place of `method.train_on`; a message's own flag comes first."""
+    train_field: str = "train"
+    """The key of a message that says whether it trains, true or false; OpenAI's `weight` (0 or 1) is read as well."""
+    ranges_field: str = ""
+    """The key of a message that says which of its characters train, `[{begin_offset: 0, end_offset: 4, train: true}]`,
+    both ends included; the other characters of such a message do not train. Empty reads none."""
+    split_thinking: bool = False
+    """Take `<think>...</think>` at the beginning of an assistant's content out of it, as its reasoning, which the
+    renderer writes as the family does. Line feeds around either are not kept."""
+
+    @classmethod
+    def _rename(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        inputs = given.get("train_on_inputs")
+        if isinstance(inputs, bool):
+            del given["train_on_inputs"]
+            if inputs:
+                given["train_roles"] = list(ROLES)
+            yield "train_on_inputs", "train_roles: all of them" if inputs else "what is so anyway"
+        for theirs, ours in super()._rename(given):
+            if theirs == "roles_to_train" and isinstance(given[ours], list):  # may be named as in the rows
+                named = {**SHAREGPT_ROLES, **_mapping(roles_by_name(given.get("roles")))}
+                given[ours] = [named.get(name, name) if isinstance(name, str) else name for name in given[ours]]
+            yield theirs, ours
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def build(options: ChatOptions, context: Context) -> Chat:
-    return Chat(options, MessageReader(options.roles, context.note))
+    options.tell(context)
+    reader = MessageReader(
+        **options.about_messages(),
+        note=context.note,
+        train_roles=options.train_roles,
+        train_field=options.train_field,
+        ranges_field=options.ranges_field,
+        split_thinking=options.split_thinking,
+    )
+    return Chat(options, reader)
 
 
 class Chat:
@@ -53,16 +103,28 @@ class Chat:
         column = self._column(row.values)
         if column is None:
             raise columns.missing(row, self._columns[0], "chat")
-        messages = self._reader.read(row.id, column, row.values[column])
-        system = self._system(row)
-        if system and messages[0].role != "system":
-            messages = (Message("system", system), *messages)
-        return Conversation(messages, self._reader.tools(row.id, row.values.get(self._options.tools)))
+        messages = self._reader.read(row.id, column, columns.value(row.values, column))
+        messages = self._with_system(row, messages)
+        return Conversation(messages, self._reader.tools(row.id, columns.value(row.values, self._options.tools)))
 
     def _column(self, values: Mapping[str, Any]) -> str | None:
         return next((name for name in self._columns if columns.present(values, name)), None)
 
-    def _system(self, row: Row) -> str:
-        if columns.present(row.values, "system"):
-            return columns.text(row, "system", "chat", empty=True) or self._options.system
-        return self._options.system
+    def _with_system(self, row: Row, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        column = self._options.system_column
+        own = columns.value(row.values, column) if column else None
+        system = "" if own is None else self._reader.system(row.id, column, own)
+        if messages[0].role != "system":
+            system = system or self._options.system
+            return (self._system(system), *messages) if system else messages
+        if system:
+            self._reader.once(
+                f"column {column}",
+                f"column {column!r} is not used in {row.id} and maybe other rows, whose messages begin with a system "
+                "message",
+            )
+        return messages
+
+    def _system(self, text: str) -> Message:
+        roles = self._options.train_roles
+        return Message("system", text, train=None if roles is None else "system" in roles)

@@ -24,6 +24,9 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Shapes of rows in the wild: what they are called, and the columns that tell."""
 
+NAMES = 20
+"""So many columns of a row are named."""
+
 _TYPES: Mapping[type, str] = {
     bool: "true/false",
     int: "a number",
@@ -36,14 +39,60 @@ _TYPES: Mapping[type, str] = {
 }
 
 
+def value(values: Mapping[str, Any], column: str) -> Any:
+    """What a column holds, None if there is none; `a.b` is the column of that name, or else `b` inside `a`."""
+    if column in values or "." not in column:
+        return values.get(column)
+    inner: Any = values
+    for key in column.split("."):
+        if not isinstance(inner, Mapping):
+            return None
+        inner = inner.get(key)
+    return inner
+
+
 def present(values: Mapping[str, Any], *columns: str) -> bool:
     """The row has all the columns, none of them null (readers of tables fill absent columns with null)."""
-    return all(values.get(column) is not None for column in columns)
+    return all(value(values, column) is not None for column in columns)
+
+
+def unspeakable(text: str) -> str:
+    """What is wrong with a text that no tokenizer can read: JSON can escape half of a character (`\\ud83d`); empty if
+    nothing is."""
+    if text.isascii():
+        return ""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return (
+            f"is not Unicode text: half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}"
+        )
+    return ""
 
 
 def kind(value: Any) -> str:
     """The type of a value in words."""
     return _TYPES.get(type(value), type(value).__name__)
+
+
+SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, on one line, printable anywhere; of a list or an object its type."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}..."
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**SHOWN):
+        return str(value)
+    return kind(value)
+
+
+def key(name: Any) -> str:
+    """A key as a message shows it, without quotes where it is plain."""
+    return name if isinstance(name, str) and name.isidentifier() and len(name) <= SHOWN else shown(name)
 
 
 def shape(values: Mapping[str, Any]) -> str:
@@ -54,23 +103,35 @@ def shape(values: Mapping[str, Any]) -> str:
     return ""
 
 
+def _partial_shape(values: Mapping[str, Any]) -> str:
+    """The shape of which a row has at least half of the columns: `prompt_completion without 'completion'`."""
+    found = []
+    for name, names in SHAPES:
+        gone = [column for column in names if not present(values, column)]
+        if len(gone) * 2 <= len(names):
+            found.append((len(gone) / len(names), f"{name} without {' and '.join(map(repr, gone))}"))
+    return min(found, key=lambda one: one[0])[1] if found else ""
+
+
 def missing(row: Row, column: str, format_: str) -> DataError:
     """The error for a column that is not there: says what the row looks like instead, or the nearest name."""
     names = [name for name, value in row.values.items() if value is not None]
     if not names:
         return DataError(row.id, "the row is empty" if not row.values else "every column of the row is null")
-    if row.values.get(column, "") is None:
+    if column in row.values and row.values[column] is None:
         return DataError(row.id, f"{column} is null", action="remove the row or fill it in")
-    near = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
-    looks = shape(row.values)
-    problem = f"no column {column!r}; the row has {', '.join(map(repr, names))}"
+    near = difflib.get_close_matches(column, [name for name in names if isinstance(name, str)], n=1, cutoff=0.6)
+    looks = shape(row.values) or _partial_shape(row.values)
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    problem = f"no column {column!r}; the row has {', '.join(map(shown, names[:NAMES]))}{more}"
     if near:
-        return DataError(row.id, f"{problem}; is {near[0]!r} meant?", action=f"rename it to {column!r}")
+        return DataError(row.id, f"{problem}; is {shown(near[0])} meant?", action=f"rename it to {column!r}")
     if looks and not looks.startswith(f"{format_} "):
         return DataError(
             row.id,
             f"{problem}: it looks like {looks}, not like {format_}",
             action="keep rows of one shape in a file, or set data.format",
+            shape=looks,
         )
     return DataError(row.id, problem, action="set data.format with the names of its columns, or fix the row")
 
@@ -84,14 +145,25 @@ def text(row: Row, column: str, format_: str, *, empty: bool = False) -> str:
     Raises:
         DataError: the column is missing, null, no text, or empty.
     """
-    if not present(row.values, column):
+    found = value(row.values, column)
+    if found is None:
         raise missing(row, column, format_)
-    value = row.values[column]
-    if not isinstance(value, str):
-        raise DataError(row.id, f"{column} is {kind(value)}, not text", action=f"write {column} as a string")
-    if not empty and not value:
+    if not isinstance(found, str):
+        raise DataError(row.id, f"{column} is {kind(found)}, not text", action=f"write {column} as a string")
+    if not empty and not found:
         raise DataError(row.id, f"{column} is empty", action="remove the row or fill it in")
-    return value
+    if problem := unspeakable(found):
+        raise DataError(row.id, f"{column} {problem}", action="write the whole character, or remove the row")
+    return found
+
+
+def optional_text(row: Row, column: str, format_: str) -> str:
+    """The text in a column, empty if there is no such column.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    return text(row, column, format_, empty=True) if column and present(row.values, column) else ""
 
 
 def first_pair(values: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from finetooth_hooks import Conversation, Message, Options, Row
+from finetooth_hooks import Conversation, Message, Row
 from finetooth_hooks.context import Context
 
 from finetooth_formats import columns
+from finetooth_formats.aliases import AliasedOptions
 
 
-class InstructionOptions(Options):
+class InstructionOptions(AliasedOptions):
     """Options of `instruction`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "field_instruction": "instruction",
+        "field_input": "input",
+        "field_output": "output",
+        "field_system": "system_column",
+        "system_prompt": "system",
+    }
 
     instruction: str = "instruction"
     """The column with what is to be done."""
@@ -21,10 +30,13 @@ class InstructionOptions(Options):
     output: str = "output"
     """The column with the right answer."""
     system: str = ""
-    """A system message before every conversation; empty for none."""
+    """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
+    system_column: str = "system"
+    """The column with a system message; may be missing."""
 
 
 def build(options: InstructionOptions, context: Context) -> Instruction:
+    options.tell(context)
     return Instruction(options)
 
 
@@ -49,5 +61,6 @@ class Instruction:
             given = columns.text(row, options.input, "instruction", empty=True)
             ask = f"{ask}\n\n{given}" if given else ask
         answer = columns.text(row, options.output, "instruction")
-        system = (Message("system", options.system),) if options.system else ()
+        said = columns.optional_text(row, options.system_column, "instruction") or options.system
+        system = (Message("system", said),) if said else ()
         return Conversation((*system, Message("user", ask), Message("assistant", answer)))

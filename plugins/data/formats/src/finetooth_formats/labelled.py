@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
+from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
-from finetooth_formats.sides import SideReader, number
+from finetooth_formats.sides import SideReader, finite
 
 
-class LabelledOptions(Options):
+class LabelledOptions(MessageOptions):
     """Options of `labelled`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        **MessageOptions.aliases,
+        "field_prompt": "prompt",
+        "field_completion": "completion",
+        "field_label": "label",
+        "field_tools": "tools",
+    }
 
     prompt: str = "prompt"
     """The column with the prompt; empty for texts that have none."""
@@ -29,7 +38,9 @@ class LabelledOptions(Options):
 
 
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
-    return LabelledFormat(options, MessageReader(note=context.note))
+    options.tell(context)
+    reader = MessageReader(**options.about_messages(), note=context.note, format_="labelled")
+    return LabelledFormat(options, reader)
 
 
 class LabelledFormat:
@@ -50,7 +61,7 @@ class LabelledFormat:
             DataError: a column is missing or wrong.
         """
         given = self._options
-        label = row.values.get(given.label)
+        label = columns.value(row.values, given.label)
         if label is None:
             raise columns.missing(row, given.label, "labelled")
         if not isinstance(label, bool):
@@ -58,9 +69,8 @@ class LabelledFormat:
                 raise DataError(
                     row.id, f"{given.label} is {kind(label)}, not true, false or a number", action="fix the row"
                 )
-            label = number(row, given.label)
-            assert label is not None
-        tools = self._reader.tools(row.id, row.values.get(given.tools))
+            label = finite(row, given.label, label)
+        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         if not given.prompt:
             return Labelled("", self._sides.text(row, given.completion), label, tools)
         prompt = self._sides.messages(row, given.prompt, "user")

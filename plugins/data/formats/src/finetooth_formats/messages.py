@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import ROLES, Weighted
+from finetooth_hooks.examples import ROLES
+from finetooth_hooks.strict_json import JsonProblem, decode
 
-from finetooth_formats.columns import kind
-from finetooth_formats.tools import ToolProblem, read_call, read_tools
+from finetooth_formats.columns import key as key_shown
+from finetooth_formats.columns import kind, shown, unspeakable
+from finetooth_formats.parts import NOTHING, Content, read_flag, read_parts, read_ranges, split_thought
+from finetooth_formats.tools import ToolProblem, read_calls, read_tools
 
 SHAREGPT_ROLES: Mapping[str, str] = {
     "human": "user",
@@ -26,24 +28,41 @@ SHAREGPT_ROLES: Mapping[str, str] = {
 }
 """Speakers of ShareGPT conversations and the roles they have here; a function call is the assistant's."""
 
+FOREIGN_ROLES: Mapping[str, str] = {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    "function_call": "assistant",
+    "developer": "system",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
+    "function": "tool",
+    "ipython": "tool",
+}
+"""What roles of other tools stand for; errors suggest it, nothing is mapped by itself."""
+
 REASONING = ("reasoning_content", "reasoning", "thinking")
-READ = {"role", "content", "tool_calls", "name", "train", "weight", *REASONING}
-IDENTIFIERS = {"id", "tool_call_id"}  # link a tool's message to its call; order says the same
+REMEMBERED = 256
+"""So many sets of keys that messages have are remembered."""
+IDENTIFIERS = {"id"}  # of messages; nothing is made of them
+OPTIONAL = {"content", "value", "role", "from"}  # where null says something else than a missing key
 
 
-PART_TEXTS = ("text", "content", "value")
-"""Where a part of a content has its text."""
+def _tell_nobody(text: str, *, topic: str) -> None:
+    """No notes."""
 
 
 @dataclass(frozen=True)
-class Content:
-    """A text, and ranges of it with a weight of their own."""
+class Keys:
+    """Under which keys a message says what; the first of several that it has."""
 
-    text: str
-    weights: tuple[Weighted, ...] = ()
-
-
-NOTHING = Content("")
+    role: str
+    content: str
+    reasoning: tuple[str, ...]
+    tool_calls: str
+    name: str
 
 
 class MessageReader:
@@ -51,15 +70,32 @@ class MessageReader:
 
     Args:
         roles: further role names and the roles they stand for.
+        fields: keys of messages that are called otherwise, by our name (`MessageOptions.fields`).
         note: told once about whatever is read in an unusual way.
+        format_: the format's name, for errors.
+        train_roles: roles whose messages train, where a message does not say; None leaves it to the method.
+        train_field: the key with a message's own flag.
+        ranges_field: the key with flags of characters; empty reads none.
+        split_thinking: reasoning at the beginning of an assistant's content is taken out of it.
     """
 
     def __init__(
-        self, roles: Mapping[str, str] | None = None, note: Callable[..., None] = lambda text, *, topic: None
+        self,
+        roles: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        note: Callable[..., None] = _tell_nobody,
+        *,
+        format_: str = "chat",
+        train_roles: Sequence[str] | None = None,
+        train_field: str = "train",
+        ranges_field: str = "",
+        split_thinking: bool = False,
     ) -> None:
-        self._roles = dict(roles or {})
-        self._note = note
+        self._roles, self._fields, self._note, self._format = dict(roles or {}), dict(fields or {}), note, format_
+        self._train_roles, self._train_field, self._ranges_field = train_roles, train_field, ranges_field
+        self._split_thinking = split_thinking
         self._noted: set[str] = set()
+        self._found: dict[tuple[str, ...], Keys] = {}
 
     def read(self, where: str, column: str, value: Any) -> tuple[Message, ...]:
         """Messages of one column.
@@ -84,6 +120,33 @@ class MessageReader:
             raise DataError(where, "; ".join(problems), action=self._remedy(value))
         return tuple(message for message in messages if message is not None)
 
+    def one(self, where: str, column: str, value: Mapping[str, Any]) -> Message:
+        """A message that stands alone in a column.
+
+        Raises:
+            DataError: names every problem with its path.
+        """
+        problems: list[str] = []
+        message = self._message(column, value, problems)
+        if problems or message is None:
+            raise DataError(where, "; ".join(problems), action=self._remedy([value]))
+        return message
+
+    def system(self, where: str, column: str, value: Any) -> str:
+        """A system message in a column of its own: text or parts of text, possibly empty.
+
+        Raises:
+            DataError: neither.
+        """
+        problems: list[str] = []
+        if isinstance(value, list | tuple):
+            content = read_parts(column, value, problems) or NOTHING
+        else:
+            content = Content(self._text(column, value, problems))
+        if problems:
+            raise DataError(where, "; ".join(problems), action=f"write {column} as a string")
+        return content.text
+
     def tools(self, where: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         """Tool schemas: a list of objects, or the same as JSON text.
 
@@ -95,170 +158,171 @@ class MessageReader:
         except ToolProblem as problem:
             raise DataError(where, str(problem), action="write tools as a list of function schemas") from problem
 
+    def once(self, topic: str, text: str) -> None:
+        """Note something that may be so in many rows."""
+        if topic not in self._noted:
+            self._noted.add(topic)
+            self._note(text, topic=f"formats: {topic}")
+
     def _decoded(self, where: str, column: str, value: Any) -> Any:
         """A list that was encoded twice is decoded, with a note."""
         if not isinstance(value, str):
             return value
         try:
-            decoded = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                where, f"{column} is text that is not JSON", action="write a list of objects with role and content"
-            ) from error
-        self._once(f"{column} is JSON inside a string in {where} and maybe other rows; it was decoded")
+            decoded = decode(value)
+        except JsonProblem as problem:
+            action = "write a list of objects with role and content"
+            raise DataError(where, f"{column} is text, and no list in JSON: {problem}", action=action) from problem
+        self.once(column, f"{column} is JSON inside a string in {where} and maybe other rows; it was decoded")
         return decoded
 
-    def _once(self, text: str) -> None:
-        topic = text.split(" ", 1)[0]
-        if topic not in self._noted:
-            self._noted.add(topic)
-            self._note(text, topic=f"formats: {topic}")
+    def _keys(self, item: Mapping[str, Any]) -> Keys:
+        """Found once for all messages with the same keys; what is null counts as absent, as tables fill it in."""
+        names = tuple([name for name, value in item.items() if value is not None])
+        found = self._found.get(names)
+        if found is None:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            found = self._found[names] = self._find_keys(names)
+            self._note_unread(names, found)
+        return found
+
+    def _find_keys(self, names: Sequence[str]) -> Keys:
+        given = self._fields
+        sharegpt = "role" not in names and ("from" in names or ("value" in names and "content" not in names))
+        role = given.get("role") or ("from" if sharegpt else "role")
+        content = given.get("content") or ("value" if role == "from" and "content" not in names else "content")
+        reasoning = (given["reasoning"],) if given.get("reasoning") else REASONING
+        return Keys(role, content, reasoning, given.get("tool_calls", "tool_calls"), given.get("name", "name"))
 
     def _message(self, path: str, item: Any, problems: list[str]) -> Message | None:
         if not isinstance(item, Mapping):
             problems.append(f"{path} is {kind(item)}, not an object")
             return None
-        item = {
-            key: value
-            for key, value in item.items()
-            if value is not None or key in ("content", "value", "role", "from")
-        }
+        keys = self._keys(item)
+        optional = {keys.role, keys.content, *OPTIONAL}
+        item = {key: value for key, value in item.items() if value is not None or key in optional}
         found = len(problems)
-        if "from" in item and "role" not in item:
-            message = self._sharegpt(path, item, problems)
-        else:
-            message = self._openai(path, item, problems)
+        message = self._read(path, item, keys, problems)
         return message if len(problems) == found else None
 
-    def _openai(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Message:
-        unread = sorted(set(item) - READ - IDENTIFIERS)
-        if unread:
-            self._once(f"{', '.join(unread)}: such keys of messages are not used")
-        role = self._role(f"{path}.role", item, "role", self._roles, problems)
-        calls = self._calls(f"{path}.tool_calls", item.get("tool_calls", ()), problems)
-        content = self._content(f"{path}.content", item, "content", problems, optional=bool(calls), role=role)
-        reasoning = self._reasoning(path, item, problems)
+    def _read(self, path: str, item: Mapping[str, Any], keys: Keys, problems: list[str]) -> Message:
+        sharegpt = keys.role == "from"
+        roles = {**SHAREGPT_ROLES, **self._roles} if sharegpt else self._roles
+        role = self._role(f"{path}.{keys.role}", item, keys.role, roles, problems)
+        train = read_flag(path, item, self._train_field, problems)
+        if train is None and self._train_roles is not None:
+            train = role in self._train_roles
+        if sharegpt and item.get("from") == "function_call":
+            text = self._text(f"{path}.{keys.content}", item.get(keys.content), problems)
+            calls = self._calls(f"{path}.{keys.content}", text, problems)
+            if not calls and text.strip() in ("", "[]"):
+                problems.append(f"{path}.{keys.content} holds no call")
+            return Message(role, "", tool_calls=calls, train=train)
+        calls = self._calls(f"{path}.{keys.tool_calls}", item.get(keys.tool_calls, ()), problems)
+        optional = bool(calls) or role == "tool"
+        content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
+        content = self._ranged(path, item, content, problems)
+        reasoning = self._reasoning(path, item, keys, problems)
+        if self._split_thinking and role == "assistant" and not reasoning.text:
+            reasoning, content = split_thought(content)
         return Message(
             role,
             content.text,
             reasoning=reasoning.text,
             tool_calls=calls,
-            name=self._text(f"{path}.name", item.get("name", ""), problems),
-            train=self._train(path, item, problems),
+            name=self._text(f"{path}.{keys.name}", item.get(keys.name, ""), problems),
+            tool_call_id=self._text(f"{path}.tool_call_id", item.get("tool_call_id", ""), problems),
+            train=train,
             weights=content.weights,
             reasoning_weights=reasoning.weights,
         )
 
-    def _sharegpt(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Message:
-        speaker = item.get("from")
-        role = self._role(f"{path}.from", item, "from", {**SHAREGPT_ROLES, **self._roles}, problems)
-        content = self._content(f"{path}.value", item, "value", problems, optional=False, role=role)
-        train = self._train(path, item, problems)
-        if speaker != "function_call":
-            return Message(role, content.text, train=train, weights=content.weights)
-        return Message(role, "", tool_calls=self._calls(f"{path}.value", content.text, problems), train=train)
+    def _note_unread(self, names: Sequence[str], keys: Keys) -> None:
+        read = {keys.role, keys.content, *keys.reasoning, keys.tool_calls, keys.name, self._train_field}
+        unread = sorted(
+            map(key_shown, set(names) - read - IDENTIFIERS - {"weight", "tool_call_id", self._ranges_field})
+        )
+        if unread:
+            self.once(", ".join(unread), f"{', '.join(unread)}: such keys of messages are not used")
 
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
         value = item.get(key)
         if key not in item:
-            near = difflib.get_close_matches(key, list(item), n=1)
-            problems.append(f"{path} is missing" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = difflib.get_close_matches(key, [name for name in item if isinstance(name, str)], n=1)
+            problems.append(f"{path} is missing" + (f"; did you mean {shown(near[0])}?" if near else ""))
         elif not isinstance(value, str):
             problems.append(f"{path} is {kind(value)}, not text")
         elif value in roles:
             return roles[value]
-        elif value not in ROLES or key == "from":
-            accepted = ", ".join(roles if key == "from" else (*ROLES, *roles))
-            problems.append(f"{path} is {value!r}, accepted are {accepted}")
+        elif value not in ROLES:
+            accepted = ", ".join(dict.fromkeys((*ROLES, *roles) if key != "from" else (*roles,)))
+            problems.append(f"{path} is {shown(value)}, accepted are {accepted}")
         else:
             return value
         return ""
 
-    def _content(
-        self, path: str, item: Mapping[str, Any], key: str, problems: list[str], *, optional: bool, role: str
-    ) -> Content:
+    def _content(self, path: str, item: Mapping[str, Any], key: str, problems: list[str], *, optional: bool) -> Content:
+        """
+        Args:
+            optional: it may be empty; null or missing only beside tool calls, which a tool's own message has not.
+        """
         value = item.get(key)
-        if isinstance(value, list | tuple):
-            content = self._parts(path, value, problems)
-            if content is not None and not content.text and not optional and role != "tool":
-                problems.append(f"{path} is empty")
-            return content or NOTHING
-        if key not in item or value is None:
-            if not optional:
+        if value is None:
+            if not optional or not item.get(self._fields.get("tool_calls", "tool_calls")):
                 problems.append(f"{path} is {'missing' if key not in item else 'null'}")
             return NOTHING
-        if not isinstance(value, str):
-            problems.append(f"{path} is {kind(value)}, not text")
-            return NOTHING
-        if not value and not optional and role != "tool":
+        if isinstance(value, list | tuple):
+            content = read_parts(path, value, problems)
+        else:
+            content = Content(value) if isinstance(value, str) else None
+            if content is None:
+                problems.append(f"{path} is {kind(value)}, not text")
+            elif problem := unspeakable(content.text):
+                problems.append(f"{path} {problem}")
+        if content is not None and not content.text and not optional:
             problems.append(f"{path} is empty")
-        return Content(value)
+        return content or NOTHING
 
-    def _parts(self, path: str, parts: Sequence[Any], problems: list[str]) -> Content | None:
-        """Content given in parts of text, each with a flag of its own or none; the texts are joined as they are."""
-        text = ""
-        weights: list[Weighted] = []
-        before: bool | float | None = None
-        for i, part in enumerate(parts):
-            type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
-            found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
-            if type_ != "text" or not found:
-                problems.append(f"{path}[{i}] is a part of type {type_!r}; only text can be read")
-                return None
-            flag = self._train(f"{path}[{i}]", part, problems)
-            if i and flag != before and text[-1:].isspace() and text[-1:] != "\n":
-                self._once(
-                    f"parts with other flags meet at a blank in {path}[{i}] and maybe other rows; the blank often "
-                    "belongs to the token after it, which then does not train: put it at the beginning of the next part"
-                )
-            said = part[found[0]]
-            if flag is not None and said:
-                weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
-            text, before = text + said, flag
-        return Content(text, tuple(weights))
+    def _ranged(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
+        """The content with the weights that ranges of characters give it."""
+        ranges = item.get(self._ranges_field) if self._ranges_field else None
+        if ranges is None:
+            return content
+        if content.weights:
+            problems.append(f"{path} has {self._ranges_field} and parts with flags: give one of them")
+        return replace(content, weights=read_ranges(f"{path}.{self._ranges_field}", ranges, content.text, problems))
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:
-            if isinstance(value, str):
-                return (read_call(path, value),) if value else ()
-            if not isinstance(value, list | tuple):
-                raise ToolProblem(f"{path} is {kind(value)}, not a list of calls")
-            return tuple(read_call(f"{path}[{i}]", call) for i, call in enumerate(value))
+            return read_calls(path, value)
         except ToolProblem as problem:
             problems.append(str(problem))
             return ()
 
-    def _reasoning(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Content:
-        key = next((name for name in REASONING if name in item), None)
+    def _reasoning(self, path: str, item: Mapping[str, Any], keys: Keys, problems: list[str]) -> Content:
+        key = next((name for name in keys.reasoning if name in item), None)
         if key is None:
             return NOTHING
         if isinstance(item[key], list | tuple):
-            return self._parts(f"{path}.{key}", item[key], problems) or NOTHING
+            return read_parts(f"{path}.{key}", item[key], problems) or NOTHING
         return Content(self._text(f"{path}.{key}", item[key], problems))
-
-    def _train(self, path: str, item: Mapping[str, Any], problems: list[str]) -> bool | None:
-        """`train: true|false`, or OpenAI's `weight: 0|1`."""
-        value = item.get("train", item.get("weight"))
-        if value is None or isinstance(value, bool):
-            return value
-        if value in (0, 1) and "train" not in item:
-            return bool(value)
-        key, wanted = ("train", "true or false") if "train" in item else ("weight", "0 or 1")
-        problems.append(f"{path}.{key} is {value!r}, accepted are {wanted}")
-        return None
 
     def _text(self, path: str, value: Any, problems: list[str]) -> str:
         if isinstance(value, str):
+            if problem := unspeakable(value):
+                problems.append(f"{path} {problem}")
             return value
         problems.append(f"{path} is {kind(value)}, not text")
         return ""
 
     def _remedy(self, value: Sequence[Any]) -> str:
         """The next action for a row with problems; for well-known foreign roles, the option that maps them."""
-        spoken = [item.get("role") for item in value if isinstance(item, Mapping)]
-        known = SHAREGPT_ROLES.keys() - set(ROLES) - self._roles.keys()
+        items = [item for item in value if isinstance(item, Mapping)]
+        spoken = [item.get(self._keys(item).role) for item in items if self._keys(item).role != "from"]
+        known = FOREIGN_ROLES.keys() - set(ROLES) - self._roles.keys()
         foreign = sorted({role for role in spoken if isinstance(role, str) and role in known})
         if not foreign:
             return "fix or remove the row"
-        mapping = ", ".join(f"{role}: {SHAREGPT_ROLES[role]}" for role in foreign)
-        return f"set data.format: {{name: chat, roles: {{{mapping}}}}}"
+        mapping = ", ".join(f"{role}: {FOREIGN_ROLES[role]}" for role in foreign)
+        return f"set data.format: {{name: {self._format}, roles: {{{mapping}}}}}"

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Format, hookimpl
 
-
-@hookimpl
-def ft_formats() -> Iterator[Format]:
-    yield Format(
+FORMATS = (
+    Format(
         name="chat",
         build="finetooth_formats.chat:build",
         summary="messages with role and content, or ShareGPT conversations",
@@ -17,64 +15,83 @@ def ft_formats() -> Iterator[Format]:
         example_rows=(
             {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]},
             {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+            {
+                "messages": '[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": null, '
+                '"tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}]',
+                "tools": '[{"type": "function", "function": {"name": "add"}}]',
+            },
         ),
-    )
-    yield Format(
+    ),
+    Format(
         name="instruction",
         build="finetooth_formats.instruction:build",
         summary="instruction, input and output (Alpaca)",
         rank=20,
         example_rows=({"instruction": "Add.", "input": "2, 2", "output": "4"},),
-    )
-    yield Format(
+    ),
+    Format(
         name="prompt_completion",
         build="finetooth_formats.prompt_completion:build",
         summary="two columns, such as prompt and completion or question and answer",
         rank=30,
         example_rows=({"prompt": "2+2?", "completion": "4"}, {"question": "2+2?", "answer": "4"}),
-    )
-    yield Format(
+    ),
+    Format(
         name="text",
         build="finetooth_formats.text:build",
         summary="documents in the column text",
         rank=40,
         example_rows=({"text": "Once upon a time."},),
-    )
-    yield Format(
+    ),
+    Format(
         name="segments",
         build="finetooth_formats.segments:build",
         summary="text in pieces that say whether they train, without markup (axolotl's input_output)",
         rank=5,
         example_rows=({"segments": [{"text": "<s>2+2?", "label": False}, {"text": "4</s>", "label": True}]},),
-    )
-    yield Format(
+    ),
+    Format(
         name="preference",
         build="finetooth_formats.preference:build",
-        summary="a preferred and a rejected answer, with or without their prompt",
+        summary="a preferred and a rejected answer, with or without their prompt; several that were ranked",
         rank=6,
         example_rows=(
             {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
             {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+            {"question": "2+2?", "responses": ["5", "4", "3"], "scores": [2, 10, 1]},
         ),
-    )
-    yield Format(
+    ),
+    Format(
         name="stepwise",
         build="finetooth_formats.stepwise:build",
-        summary="an answer in steps, each with a label",
+        summary="an answer in steps, each with a label; PRM800K and first-mistake data",
         rank=7,
-        example_rows=({"prompt": "2+2*2?", "completions": ["2*2 is 4.", "2+4 is 7."], "labels": [True, False]},),
-    )
-    yield Format(
+        example_rows=(
+            {"prompt": "2+2*2?", "completions": ["2*2 is 4.", "2+4 is 7."], "labels": [True, False]},
+            {"input": "2+2*2?", "steps": ["2*2 is 4.", "2+4 is 7.", "So 7."], "mistake_index": 1},
+            {
+                "question": {"problem": "2+2?"},
+                "label": {"steps": [{"completions": [{"text": "4", "rating": 1}], "chosen_completion": 0}]},
+            },
+        ),
+    ),
+    Format(
         name="labelled",
         build="finetooth_formats.labelled:build",
         summary="an answer that is desirable or not, or has a score",
         rank=8,
         example_rows=({"prompt": "2+2?", "completion": "4", "label": True},),
-    )
-    yield Format(
+    ),
+    Format(
         name="task",
         build="finetooth_formats.task:build",
         summary="a prompt without an answer, other columns for rewards",
         rank=50,
         example_rows=({"prompt": "2+2?", "solution": "4"},),
-    )
+    ),
+)
+
+
+@hookimpl
+def ft_formats() -> Iterator[Format]:
+    yield from FORMATS

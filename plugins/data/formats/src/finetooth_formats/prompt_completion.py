@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from finetooth_hooks import Conversation, DataError, Example, Message, Options, PromptCompletion, Row
+from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Row
 from finetooth_hooks.context import Context
 from pydantic import model_validator
 
 from finetooth_formats import columns
+from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("problem", "solution"), ("input", "output"))
@@ -19,8 +20,15 @@ PAIRS = (("prompt", "completion"), ("question", "answer"), ("problem", "solution
 STYLES = {"chat": "one user and one assistant message", "raw": "plain prompt and completion"}
 
 
-class PromptCompletionOptions(Options):
+class PromptCompletionOptions(MessageOptions):
     """Options of `prompt_completion`."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        **MessageOptions.aliases,
+        "field_prompt": "prompt",
+        "field_completion": "completion",
+        "field_tools": "tools",
+    }
 
     prompt: str = ""
     """The column with the prompt; empty finds a known pair (prompt/completion, question/answer, problem/solution,
@@ -32,6 +40,8 @@ class PromptCompletionOptions(Options):
     after the prompt, without any markup."""
     system: str = ""
     """A system message before every conversation; empty for none. Only with style `chat`."""
+    tools: str = "tools"
+    """The column with tool schemas, read with messages; may be missing."""
 
     @model_validator(mode="after")
     def _together(self) -> PromptCompletionOptions:
@@ -43,7 +53,9 @@ class PromptCompletionOptions(Options):
 
 
 def build(options: PromptCompletionOptions, context: Context) -> PromptCompletionFormat:
-    return PromptCompletionFormat(options, MessageReader(note=context.note))
+    options.tell(context)
+    reader = MessageReader(**options.about_messages(), note=context.note, format_="prompt_completion")
+    return PromptCompletionFormat(options, reader)
 
 
 class PromptCompletionFormat:
@@ -67,8 +79,8 @@ class PromptCompletionFormat:
         pair = columns.first_pair(row.values, self._pairs)
         if pair is None:
             raise self._unpaired(row)
-        prompt, completion = (row.values[name] for name in pair)
-        if isinstance(prompt, list) and isinstance(completion, list):
+        prompt, completion = (columns.value(row.values, name) for name in pair)
+        if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
             return self._conversation(row, pair)
         ask = columns.text(row, pair[0], "prompt_completion")
         answer = columns.text(row, pair[1], "prompt_completion")
@@ -83,10 +95,10 @@ class PromptCompletionFormat:
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
             )
-        before = self._reader.read(row.id, pair[0], row.values[pair[0]])
-        after = self._reader.read(row.id, pair[1], row.values[pair[1]])
+        before = self._reader.read(row.id, pair[0], columns.value(row.values, pair[0]))
+        after = self._reader.read(row.id, pair[1], columns.value(row.values, pair[1]))
         prompt = tuple(dataclasses.replace(message, train=False) for message in before)
-        tools = self._reader.tools(row.id, row.values.get("tools"))
+        tools = self._reader.tools(row.id, columns.value(row.values, self._options.tools))
         system: tuple[Message, ...] = ()
         if self._options.system and prompt[0].role != "system":
             system = (Message("system", self._options.system),)

@@ -38,7 +38,7 @@ class SegmentsFormat:
         self._column = options.column
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        pieces = values.get(self._column)
+        pieces = columns.value(values, self._column)
         first = pieces[0] if isinstance(pieces, list | tuple) and pieces else None
         if not isinstance(first, Mapping) or "text" not in first or not any(flag in first for flag in FLAGS):
             return None
@@ -49,7 +49,7 @@ class SegmentsFormat:
         Raises:
             DataError: the column is missing, or a piece is wrong; names every path.
         """
-        pieces = row.values.get(self._column)
+        pieces = columns.value(row.values, self._column)
         if pieces is None:
             raise columns.missing(row, self._column, "segments")
         if not isinstance(pieces, list | tuple) or not pieces:
@@ -68,6 +68,8 @@ class SegmentsFormat:
         text = piece.get("text")
         if not isinstance(text, str):
             problems.append(f"{path}.text is {'missing' if 'text' not in piece else f'{kind(text)}, not text'}")
+        elif problem := columns.unspeakable(text):
+            problems.append(f"{path}.text {problem}")
         flag = next((piece[name] for name in FLAGS if piece.get(name) is not None), None)
         if not isinstance(flag, bool):
             problems.append(f"{path}.label is {'missing' if flag is None else f'{kind(flag)}, not true or false'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import DataError, Message, Row
@@ -35,14 +36,28 @@ class SideReader:
         Raises:
             DataError: the column is missing, null, or neither.
         """
-        value = self._value(row, column)
+        return self.answer(row, column, self._value(row, column), role)
+
+    def answer(self, row: Row, path: str, value: Any, role: str = "assistant") -> Messages:
+        """The messages that a value is, wherever it stands.
+
+        Args:
+            path: of the value, for errors.
+
+        Raises:
+            DataError: it is neither text nor messages.
+        """
         if isinstance(value, str):
+            if problem := columns.unspeakable(value):
+                raise DataError(row.id, f"{path} {problem}", action="write the whole character, or remove the row")
             return transcript(value) or (Message(role, value),)
+        if isinstance(value, Mapping):
+            return (self._reader.one(row.id, path, value),)
         if not isinstance(value, list | tuple):
             raise DataError(
-                row.id, f"{column} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
+                row.id, f"{path} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
             )
-        return self._reader.read(row.id, column, value)
+        return self._reader.read(row.id, path, value)
 
     def text(self, row: Row, column: str) -> str:
         """The column's text, which may be empty.
@@ -54,13 +69,14 @@ class SideReader:
 
     def is_text(self, row: Row, column: str) -> bool:
         """Whether the column is plain text: no list, and no transcript."""
-        value = row.values.get(column)
+        value = columns.value(row.values, column)
         return isinstance(value, str) and not transcript(value)
 
     def _value(self, row: Row, column: str) -> Any:
-        if not columns.present(row.values, column):
+        value = columns.value(row.values, column)
+        if value is None:
             raise columns.missing(row, column, self._format)
-        return row.values[column]
+        return value
 
 
 def transcript(text: str) -> Messages:
@@ -84,11 +100,25 @@ def number(row: Row, column: str) -> float | None:
     Raises:
         DataError: something else.
     """
-    value = row.values.get(column)
+    value = columns.value(row.values, column)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(row.id, f"{column} is {kind(value)}, not a number", action=f"write {column} as a number")
-    if not math.isfinite(value):
-        raise DataError(row.id, f"{column} is {value}, not a finite number", action="fix or remove the row")
-    return float(value)
+    return finite(row, column, value)
+
+
+def finite(row: Row, path: str, value: int | float) -> float:
+    """The number as a float.
+
+    Raises:
+        DataError: it is not finite, or larger than any float.
+    """
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        shown = str(value) if isinstance(value, float) else "a number of more than 300 digits"
+        raise DataError(row.id, f"{path} is {shown}, not a finite number", action="fix or remove the row")
+    return number

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Stepwise
 
-from finetooth_formats import columns
+from finetooth_formats import columns, graded_steps
 from finetooth_formats.columns import kind
+from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
-from finetooth_formats.sides import SideReader
+from finetooth_formats.sides import SideReader, finite
 
 
-class StepwiseOptions(Options):
+class StepwiseOptions(MessageOptions):
     """Options of `stepwise`."""
 
     prompt: str = "prompt"
     """The column with the problem."""
     completions: str = "completions"
-    """The column with the steps, a list of texts."""
+    """The column with the steps, a list of texts. Rows of three other shapes are known by their columns: PRM800K,
+    `steps` with a `mistake_index` from 0 (null: no mistake), and `model_output_steps` with
+    `model_output_solution_first_error_step` from 1. What follows a mistake is left out."""
     labels: str = "labels"
     """The column with a label for each step: true or false, or numbers."""
+    neutral: Literal["good", "bad"] = "good"
+    """What a step of PRM800K is that was rated 0, neither right nor wrong."""
 
 
 def build(options: StepwiseOptions, context: Context) -> StepwiseFormat:
-    return StepwiseFormat(options, MessageReader(note=context.note))
+    options.tell(context)
+    reader = MessageReader(**options.about_messages(), note=context.note, format_="stepwise")
+    return StepwiseFormat(options, reader)
 
 
 class StepwiseFormat:
     """Rows with steps."""
 
     def __init__(self, options: StepwiseOptions, reader: MessageReader) -> None:
-        self._options, self._sides = options, SideReader(reader, "stepwise")
+        self._options, self._reader, self._sides = options, reader, SideReader(reader, "stepwise")
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         given = self._options
-        lists = all(isinstance(values.get(name), list | tuple) for name in (given.completions, given.labels))
-        return f"has lists {given.completions!r} and {given.labels!r}" if lists else None
+        if graded_steps.lists(values, (given.completions, given.labels)):
+            return f"has lists {given.completions!r} and {given.labels!r}"
+        return graded_steps.found(values)
 
     def read(self, row: Row) -> Stepwise:
         """
@@ -47,6 +55,9 @@ class StepwiseFormat:
             DataError: a column is missing or wrong, or steps and labels are not equally many.
         """
         given = self._options
+        if not columns.present(row.values, given.completions) and graded_steps.found(row.values):
+            graded = graded_steps.read(row, given.neutral == "good", self._reader.once)
+            return Stepwise(self._sides.messages(row, graded.prompt, "user"), graded.steps, graded.labels)
         prompt = self._sides.messages(row, given.prompt, "user")
         steps = self._list(row, given.completions, "texts", lambda value: isinstance(value, str) and value != "")
         labels = self._list(row, given.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
@@ -54,10 +65,17 @@ class StepwiseFormat:
             raise DataError(
                 row.id, f"{len(steps)} steps in {given.completions}, {len(labels)} in {given.labels}", action="fix it"
             )
-        return Stepwise(prompt, tuple(steps), tuple(labels))
+        for i, step in enumerate(steps):
+            if problem := columns.unspeakable(step):
+                raise DataError(row.id, f"{given.completions}[{i}] {problem}", action="write the whole character")
+        numbers = [
+            label if isinstance(label, bool) else finite(row, f"{given.labels}[{i}]", label)
+            for i, label in enumerate(labels)
+        ]
+        return Stepwise(prompt, tuple(steps), tuple(numbers))
 
-    def _list(self, row: Row, column: str, of: str, holds: Any) -> Sequence[Any]:
-        value = row.values.get(column)
+    def _list(self, row: Row, column: str, of: str, holds: Callable[[Any], bool]) -> Sequence[Any]:
+        value = columns.value(row.values, column)
         if value is None:
             raise columns.missing(row, column, "stepwise")
         if not isinstance(value, list | tuple) or not value:

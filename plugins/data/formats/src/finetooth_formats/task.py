@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from finetooth_hooks import Options, Row
+from finetooth_hooks import Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Task
 
 from finetooth_formats import columns
+from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader
 
 
-class TaskOptions(Options):
+class TaskOptions(MessageOptions):
     """Options of `task`."""
 
+    aliases: ClassVar[Mapping[str, str]] = {
+        **MessageOptions.aliases,
+        "field_messages": "prompt",
+        "field_tools": "tools",
+    }
+
     prompt: str = "prompt"
-    """The column with the prompt, text or messages; all other columns go to the rewards."""
+    """The column with the prompt, text or messages, `a.b` for `b` inside `a`; all other columns go to the rewards."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
 
 
 def build(options: TaskOptions, context: Context) -> TaskFormat:
-    return TaskFormat(options, MessageReader(note=context.note))
+    options.tell(context)
+    reader = MessageReader(**options.about_messages(), note=context.note, format_="task")
+    return TaskFormat(options, reader)
 
 
 class TaskFormat:
@@ -46,4 +55,4 @@ class TaskFormat:
         given = self._options
         prompt = self._sides.messages(row, given.prompt, "user")
         others = {name: value for name, value in row.values.items() if name not in (given.prompt, given.tools)}
-        return Task(prompt, others, self._reader.tools(row.id, row.values.get(given.tools)))
+        return Task(prompt, others, self._reader.tools(row.id, columns.value(row.values, given.tools)))

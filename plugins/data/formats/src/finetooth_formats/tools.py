@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from finetooth_hooks.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import kind
 
@@ -29,6 +30,20 @@ def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(schema, Mapping):
             raise ToolProblem(f"tools[{i}] is {kind(schema)}, not an object")
     return tuple(value)
+
+
+def read_calls(path: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Calls from a list of them, or from JSON text of one call or of a list; empty text is no call.
+
+    Raises:
+        ToolProblem: names what is missing or of the wrong type.
+    """
+    if isinstance(value, str):
+        value = _json(path, value) if value.strip() else []
+        value = [value] if isinstance(value, Mapping) else value
+    if not isinstance(value, list | tuple):
+        raise ToolProblem(f"{path} is {kind(value)}, not a list of calls")
+    return tuple(read_call(f"{path}[{i}]", call) for i, call in enumerate(value))
 
 
 def read_call(path: str, value: Any) -> Mapping[str, Any]:
@@ -60,6 +75,6 @@ def read_call(path: str, value: Any) -> Mapping[str, Any]:
 
 def _json(path: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ToolProblem(f"{path} is a string but not JSON (character {error.pos}: {error.msg})") from error
+        return decode(text)
+    except JsonProblem as problem:
+        raise ToolProblem(f"{path} is a string but not JSON that can be used: {problem}") from problem

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetooth_hooks import Claim, Source, hookimpl
+from finetooth_hooks.packed_files import claim_file
 
-ENDINGS = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+ENDINGS = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst"))
 
 
 def claims(reference: str) -> Claim | None:
     """Files of JSON lines are its own, by their name."""
-    ending = next((ending for ending in reversed(ENDINGS) if reference.lower().endswith(ending)), None)
-    return None if ending is None else Claim(2, f"a {ending} file")
+    return claim_file(reference, ENDINGS)
 
 
 @hookimpl
@@ -20,6 +20,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="jsonl",
         build="finetooth_jsonlines.source:build",
-        summary="JSON lines (.jsonl, .ndjson, .gz); every broken line is named",
+        summary="JSON lines (.jsonl, .ndjson, also .gz and .zst); every broken line is named",
         claims=claims,
     )

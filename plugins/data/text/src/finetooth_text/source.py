@@ -7,19 +7,17 @@ from pathlib import Path
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
+from finetooth_hooks.packed_files import open_bytes, without_mark
 
 from finetooth_text.plugin import ENDINGS
-
-MARK = "\ufeff"
-FOREIGN_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class TextOptions(Options):
     """Options of `text`."""
 
     path: str
-    """A file, or a folder whose `.txt` and `.md` files are read, those of its subfolders too, in the order of their
-    names."""
+    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`) are read, those of its subfolders
+    too, in the order of their names."""
 
 
 def build(options: TextOptions, context: Context) -> TextFiles:
@@ -54,35 +52,27 @@ class TextFiles:
             raise DataError(name, "the file does not exist", action="check data.train and data.eval")
         if not self._path.is_dir():
             return [self._path]
-        found = [path for path in self._path.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()]
+        found = [path for path in self._path.rglob("*") if path.name.lower().endswith(ENDINGS) and path.is_file()]
         if not found:
-            raise DataError(
-                name, f"no {' or '.join(ENDINGS)} file is in the folder", action="name a file, or put text files there"
-            )
+            raise DataError(name, "no .txt or .md file is in the folder", action="name a file, or put text files there")
         return sorted(found, key=lambda path: path.relative_to(self._path).as_posix())
 
     def _text(self, path: Path) -> str:
         name = path.as_posix()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                name, f"it cannot be read: {error.strerror or error}", action="check its permissions"
-            ) from error
-        if encoding := FOREIGN_ENCODINGS.get(data[:2]):
-            raise DataError(name, f"it is {encoding}, not UTF-8", action="convert it to UTF-8")
+        with open_bytes(path) as file:
+            whole = file.read()
+        data, marked = without_mark(whole, name)
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise DataError(
                 f"{name}:{line}",
-                f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
+                f"not UTF-8: byte 0x{data[error.start]:02x} at offset {len(whole) - len(data) + error.start}",
                 action="convert the file to UTF-8",
             ) from error
-        if text.startswith(MARK):
+        if marked:
             self._note(f"{name} begins with a byte order mark, which was skipped")
-            text = text.removeprefix(MARK)
         if not text.strip():
             raise DataError(name, "the file is empty" if not text else "the file holds only blanks", action="remove it")
         return text

@@ -19,6 +19,9 @@ from transformers.pytorch_utils import Conv1D
 ATTENTION_NAMES = ("attn", "attention")
 MODELS: Any = transformers.AutoModelForCausalLM
 LINEAR = (torch.nn.Linear, Conv1D)
+LOST = "out_proj"
+MULTIPLIES = ("hyperclovax",)
+"""Model types whose `logits_scaling` multiplies."""
 
 
 def build(options: NoOptions, context: Context) -> Auto:
@@ -38,7 +41,7 @@ class Auto:
         settings, model = _built(config)
         layer_path, layers = _layers(model, settings.num_hidden_layers)
         body = str(model.base_model_prefix)
-        attention, linear = _targets(layers)
+        attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
         if not isinstance(heads, int):
             raise _unknown(model, "no single number of attention heads")
@@ -56,6 +59,7 @@ class Auto:
             head=_head(model, settings),
             attention_targets=attention,
             linear_targets=linear,
+            untargeted=untargeted,
             renderer="jinja",
             tied=bool(getattr(settings, "tie_word_embeddings", False)),
         )
@@ -95,30 +99,51 @@ def _layers(model: Any, count: int) -> tuple[str, Any]:
 def _head(model: Any, settings: Any) -> Head:
     """The linear module that makes logits, with the factor and the cap that the config states.
 
-    Config names: `logit_scale` multiplies (Cohere), `logits_scaling` divides (Granite), `final_logit_softcapping`
-    caps (Gemma 2).
+    Config names: `logit_scale` (Cohere) and `lm_head_multiplier` (Falcon-H1) multiply, `logits_scaling` divides
+    (Granite; in HyperCLOVA X it multiplies), `final_logit_softcapping` caps (Gemma 2).
     """
     head = model.get_output_embeddings()
     path = next((path for path, module in model.named_modules() if module is head), None)
     if path is None or not isinstance(head, torch.nn.Linear):
         raise _unknown(model, "no linear head")
-    factor, divisor = (getattr(settings, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
-    scale = float(factor) / float(divisor)
+    factor, multiplier, divisor = (
+        float(getattr(settings, name, None) or 1.0) for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")
+    )
+    scale = factor * multiplier * (divisor if settings.model_type in MULTIPLIES else 1.0 / divisor)
     cap = getattr(settings, "final_logit_softcapping", None)
     return Head(path, scale, None if cap is None else float(cap))
 
 
-def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the linear modules inside attention, and of all linear modules of the layers, in their order."""
-    paths = [path.split(".") for path, module in layers.named_modules() if isinstance(module, LINEAR)]
-    inside = [path for path in paths if any(word in part.lower() for part in path[:-1] for word in ATTENTION_NAMES)]
-    outside = {path[-1] for path in paths if path not in inside}
-    linear = dict.fromkeys(path[-1] for path in paths)
-    # a name that also occurs outside attention is told apart by the module that holds it (GPT-2's attn.c_proj)
-    attention = dict.fromkeys(".".join(path[-2:]) if path[-1] in outside else path[-1] for path in inside)
-    if not linear:
+def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of linear modules of the layers: those inside attention, all that adapters may change, and those they must
+    leave alone.
+
+    The last are the output projections of Mamba: its kernels take their weight and never call the module, so an
+    addition to it would be lost.
+    """
+    linear = [path for path, module in layers.named_modules() if isinstance(module, LINEAR)]
+    mixers = {path for path, module in layers.named_modules() if hasattr(module, "A_log") and hasattr(module, "conv1d")}
+    lost = [path for path in linear if path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers]
+    kept = [path for path in linear if path not in lost]
+    if not kept:
         raise _unknown(layers, "no linear module in its layers")
-    return tuple(attention), tuple(linear)
+    inside = [path for path in kept if _in_attention(layers, path)]
+    outside = {path.rpartition(".")[2] for path in linear if path not in inside}
+    # a name that also occurs outside attention is told apart by the module that holds it (GPT-2's attn.c_proj)
+    attention = dict.fromkeys(
+        ".".join(parts[-2:]) if parts[-1] in outside else parts[-1] for parts in (path.split(".") for path in inside)
+    )
+    named = dict.fromkeys(path.rpartition(".")[2] for path in kept)
+    return tuple(attention), tuple(named), tuple(dict.fromkeys(LOST for _ in lost if LOST not in named))
+
+
+def _in_attention(layers: Any, path: str) -> bool:
+    """A module that holds it is called attention, by its name or by its class (in Nemotron-H all are mixers)."""
+    parts = path.split(".")[:-1]
+    if any(word in part.lower() for part in parts for word in ATTENTION_NAMES):
+        return True
+    holders = (layers.get_submodule(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+    return any(type(holder).__name__.endswith("Attention") for holder in holders)
 
 
 def _ffn_size(layers: Any, settings: Any) -> int:

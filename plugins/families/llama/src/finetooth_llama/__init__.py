@@ -1,1 +1,1 @@
-"""The Llama family (Llama 2 and 3, SmolLM2) and the llama3 renderer."""
+"""The Llama family (Llama 2 and 3, SmolLM2 and SmolLM3) and its renderers."""

@@ -1,8 +1,9 @@
-"""Facts of Llama models: Llama 2 and 3, SmolLM and SmolLM2, and others of `model_type: llama`."""
+"""Facts of Llama models: Llama 2 and 3, SmolLM and SmolLM2, and others of `model_type: llama`; and SmolLM3."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
@@ -22,6 +23,9 @@ class Llama:
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
         """Sizes and module names of a model, from its config."""
+        if config.get("model_type") == "smollm3":
+            # every fourth layer turns nothing by its position, which a `Block` cannot say
+            return replace(llama_facts(config, renderer="smollm3", max_positions=32768), block=None)
         return llama_facts(config, renderer=_renderer(config), max_positions=2048)
 
 

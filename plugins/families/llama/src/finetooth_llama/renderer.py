@@ -6,35 +6,65 @@
 
     Yes.<|eot_id|>
 
-A trained message trains its content and its `<|eot_id|>`; headers and the blank line after them never train. As in the
-models' own templates, blanks around a content are trimmed. Text that spells a special token stays plain text.
+A trained message trains its content, or its call as it is written, and its `<|eot_id|>` (`<|eom_id|>` after a call
+where there are built-in tools); headers and the blank line after them never train. As in the models' own templates,
+blanks around a content are trimmed. Text that spells a special token stays plain text.
+
+Llama 3 has no tools. From 3.1 on, told by `dated`, they stand in the first message of the user or in the system
+message, a message calls one tool and says nothing beside, and results are JSON text under the header `ipython`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks import Conversation, Options
+from finetooth_hooks import Conversation, DataError, Message, Options
+from finetooth_hooks.chat_templates import foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import TurnRenderer, trimmed
+from finetooth_hooks.tool_calls import called
+from finetooth_hooks.turns import TurnRenderer, json_text, trimmed
+from pydantic import Field
+
+from finetooth_llama.calls import PYTHON, builtin_call, json_string, read_call
 
 BEGIN, HEADER, HEADER_END, TURN_END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
-OTHER_ENDS = ("<|eom_id|>", "<|end_of_text|>")
-ROLES = ("system", "user", "assistant")
+MESSAGE_END = "<|eom_id|>"
+OTHER_ENDS = (MESSAGE_END, "<|end_of_text|>")
+ROLES = ("system", "user", "assistant", "tool")
+
+HOW = (
+    'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.'
+    "Do not use variables.\n\n"
+)
+IN_USER = (
+    "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "
+    "answers the given prompt.\n\n" + HOW
+)
+IN_SYSTEM = (
+    "You have access to the following functions. To call a function, please respond with JSON for a function call."
+    + HOW
+)
 
 
 class Llama3Options(Options):
     """Options of `llama3`."""
 
     dated: bool = False
-    """Open every conversation with a system message that states two dates, as Llama 3.1 and later do."""
+    """Open every conversation with a system message that states two dates, as Llama 3.1 and later do; with it come
+    tools."""
     knowledge_date: str = "December 2023"
     """The date up to which the model knows, for `dated`."""
     today: str = "26 Jul 2024"
     """Today's date, for `dated`; fixed, so that a run gives the same tokens tomorrow. The default is the one that the
     models' own template falls back to."""
+    tools_in_user_message: bool = True
+    """Tools stand in the first message of the user, as the models' own template has it; if false, in the system
+    message."""
+    builtin_tools: list[str] = Field(default_factory=list)
+    """Names of tools that the model knows from its training (`brave_search`, `wolfram_alpha`): their calls are written
+    as Python, and every call ends with `<|eom_id|>`."""
 
 
 def build(options: Llama3Options, context: Context) -> Llama3:
@@ -42,15 +72,17 @@ def build(options: Llama3Options, context: Context) -> Llama3:
     Raises:
         RecipeError: the tokenizer has no Llama 3 tokens.
     """
-    dates = f"Cutting Knowledge Date: {options.knowledge_date}\nToday Date: {options.today}\n\n"
-    return Llama3(context.tokenizer, dates if options.dated else "")
+    renderer = Llama3(context.tokenizer, options)
+    variables = {"builtin_tools": options.builtin_tools} if options.builtin_tools else {}
+    if difference := foreign_template(renderer, "llama3", context.tokenizer, date_string=options.today, **variables):
+        context.note(difference)
+    return renderer
 
 
 class Llama3(TurnRenderer):
-    """Llama 3 markup for text conversations.
+    """Llama 3 markup.
 
-    Args:
-        preamble: what the first system message begins with; one is added if a conversation has none. Empty: nothing.
+    Normalisation: contents are trimmed, but for results of tools; calls lose their ids, results the name of the tool.
 
     Raises:
         RecipeError: the tokenizer has no Llama 3 tokens.
@@ -58,43 +90,119 @@ class Llama3(TurnRenderer):
 
     name = "llama3"
     controls = (BEGIN, HEADER, HEADER_END, TURN_END)
-    optional = OTHER_ENDS
+    optional = (*OTHER_ENDS, PYTHON)
     stops = (TURN_END, *OTHER_ENDS)
     extension = True
 
-    def __init__(self, tokenizer: Tokenizer, preamble: str = "") -> None:
+    def __init__(self, tokenizer: Tokenizer, options: Llama3Options | None = None) -> None:
         super().__init__(tokenizer)
-        self._preamble = preamble
+        self._options = options or Llama3Options()
+        self._dates = ""
+        if self._options.dated:
+            known, today = self._options.knowledge_date, self._options.today
+            self._dates = f"Cutting Knowledge Date: {known}\nToday Date: {today}\n\n"
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
 
         Raises:
-            DataError: tools, tool calls, reasoning or a role this renderer cannot say.
+            DataError: a shape this family cannot say: reasoning, several calls in one message or text beside a call,
+                tools without a message of the user to stand in, another role; with `dated: false` any tools.
         """
         messages = conversation.messages
         self._check(conversation)
         page.markup(BEGIN)
-        if self._preamble and (not messages or messages[0].role != "system"):
-            page.markup(f"{HEADER}system{HEADER_END}\n\n{self._preamble}{TURN_END}")
+        own = bool(messages) and messages[0].role == "system"
+        if own or self._dates:
+            self._system(page, conversation, trained[0] if own else False, messages[0] if own else None)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
+            if own and not i:
+                continue
             page.message()
+            if message.role == "tool":
+                self._result(page, message, trains)
+                continue
             page.markup(f"{HEADER}{message.role}{HEADER_END}\n\n")
-            if i == 0 and message.role == "system":
-                page.markup(self._preamble)
-            page.say(message.content, trains, message.weights, cut=trimmed(message.content))
-            page.markup(TURN_END, trains)
+            if i == own and conversation.tools and self._options.tools_in_user_message:
+                page.markup(IN_USER)
+                self._tools(page, conversation)
+            if message.tool_calls:
+                self._call(page, message, trains, f"messages[{i}]")
+            else:
+                page.say(message.content, trains, message.weights, cut=trimmed(message.content))
+                page.markup(TURN_END, trains)
         if ask:
             page.markup(f"{HEADER}assistant{HEADER_END}\n\n")
 
+    def read(self, text: str) -> Message:
+        call = read_call(text) if self._dates else None
+        return Message("assistant", text) if call is None else Message("assistant", "", tool_calls=(call,))
+
+    def _system(self, page: Page, conversation: Conversation, trains: bool, message: Message | None) -> None:
+        if message is not None:
+            page.message()
+        page.markup(f"{HEADER}system{HEADER_END}\n\n")
+        if self._dates:
+            builtin = self._options.builtin_tools
+            if builtin or conversation.tools:
+                page.markup("Environment: ipython\n")
+            if builtin:
+                page.say(f"Tools: {', '.join(name for name in builtin if name != 'code_interpreter')}\n\n")
+            page.say(self._dates)
+            if conversation.tools and not self._options.tools_in_user_message:
+                page.markup(IN_SYSTEM)
+                self._tools(page, conversation)
+        if message is not None:
+            page.say(message.content, trains, message.weights, cut=trimmed(message.content))
+        page.markup(TURN_END, trains)
+
+    def _tools(self, page: Page, conversation: Conversation) -> None:
+        for tool in conversation.tools:
+            page.say(json_text(tool, indent=4) + "\n\n")
+
+    def _call(self, page: Page, message: Message, trains: bool, where: str) -> None:
+        (call,) = message.tool_calls
+        name, arguments = called(call, where)
+        if name in self._options.builtin_tools:
+            page.markup(PYTHON, trains)
+            page.say(builtin_call(name, arguments, where), trains)
+        else:
+            page.say(f'{{"name": "{name}", "parameters": {json_text(arguments)}}}', trains)
+        page.markup(MESSAGE_END if self._options.builtin_tools else TURN_END, trains)
+
+    def _result(self, page: Page, message: Message, trains: bool) -> None:
+        page.markup(f"{HEADER}ipython{HEADER_END}\n\n")
+        text, weights = json_string(message.content, message.weights)
+        page.say(text, trains, weights)
+        page.markup(TURN_END, trains)
+
     def _check(self, conversation: Conversation) -> None:
-        if conversation.tools:
-            raise self.refuse("no markup for tools", "tools")
-        for i, message in enumerate(conversation.messages):
+        messages = conversation.messages
+        if conversation.tools and not self._dates:
+            raise self.refuse("no markup for tools", "tools", "remove them, or set dated: true for Llama 3.1 and later")
+        for i, message in enumerate(messages):
             where = f"messages[{i}]"
-            if message.role not in ROLES:
+            if message.role not in ROLES or (message.role == "tool" and not self._dates):
                 raise self.refuse(f"no role {message.role!r}", where)
-            if message.tool_calls:
-                raise self.refuse("no markup for tool calls", where)
             if message.reasoning:
                 raise self.refuse("no markup for reasoning", where)
+            if message.tool_calls:
+                self._check_call(message, where)
+        if conversation.tools and self._options.tools_in_user_message:
+            first = messages[messages[0].role == "system" :][:1] if messages else ()
+            if not first or first[0].role != "user":
+                raise self.refuse(
+                    "its tools in the first message of the user, and there is none before others speak",
+                    "tools",
+                    "begin with the user, or set tools_in_user_message: false",
+                )
+
+    def _check_call(self, message: Message, where: str) -> None:
+        if not self._dates or message.role != "assistant":
+            raise self.refuse("no markup for tool calls", where)
+        if len(message.tool_calls) > 1:
+            raise self.refuse(f"one call in a message, and here are {len(message.tool_calls)}", where)
+        if message.content.strip():
+            raise self.refuse("no markup for text beside a tool call", where)
+        if self._options.builtin_tools and MESSAGE_END not in self._controls.ids:
+            raise DataError(where, f"the tokenizer has no {MESSAGE_END}", action="leave builtin_tools empty")

@@ -1,1 +1,1 @@
-"""The Qwen family: Qwen2, Qwen2.5, Qwen3."""
+"""The Qwen family: Qwen2 to Qwen3.5, and its renderers."""

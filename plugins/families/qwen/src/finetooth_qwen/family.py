@@ -1,21 +1,35 @@
-"""Facts of Qwen models: Qwen2, Qwen2.5 (`model_type: qwen2`) and Qwen3 (`qwen3`), dense ones."""
+"""Facts of Qwen models: Qwen2, Qwen2.5 and Qwen3, Qwen3-Next and the text of Qwen3.5; dense and mixtures of experts.
+
+Qwen3-Next and Qwen3.5 are hybrids: every fourth layer has full attention, the others a linear attention (gated delta
+net). Adapters go onto full attention and feed-forward layers; the projections of linear attention are left alone, since
+inference engines merge them and cannot serve an adapter on them. The experts of a mixture are fused parameters, no
+linear modules: adapters reach only an expert that all tokens share, and that one not in Qwen3-Next, where peft takes
+its names (`gate_proj`) for those of the fused experts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import llama_facts
+from finetooth_hooks.llama_shape import ATTENTION, MLP, llama_facts
 from finetooth_hooks.protocols import ModelFacts
 
-RENDERERS: Mapping[str, Pick] = {
-    # its default system message differs between Qwen2 and 2.5, so chatml reads it from the model's template
-    "qwen2": "chatml",
-    # opens the last answer of a conversation with a think block, except in the variants that do not think, and drops
-    # earlier reasoning: only a model's own template tells
-    "qwen3": "jinja",
+DENSE = ("qwen2", "qwen3")
+THINKING_POSITIONS = 40960
+"""Positions of Qwen3 as first released, thinking and not in one model; of base models there are fewer. The variants of
+July 2025 have more, and whether they think only their template tells."""
+
+NEXT_LINEAR = ("in_proj_qkvz", "in_proj_ba", "out_proj")
+QWEN35_LINEAR = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+SHARED_GATE = "shared_expert_gate"
+UNTARGETED: Mapping[str, tuple[str, ...]] = {
+    "qwen3_next": (*NEXT_LINEAR, *MLP, SHARED_GATE),
+    "qwen3_5_text": QWEN35_LINEAR,
+    "qwen3_5_moe_text": (*QWEN35_LINEAR, SHARED_GATE),
 }
 
 
@@ -27,6 +41,39 @@ class Qwen:
     """The family `qwen`."""
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
-        """Sizes and module names of a model, from its config."""
-        kind = str(config.get("model_type", "qwen2"))
-        return llama_facts(config, renderer=RENDERERS[kind], max_positions=32768, head_norms=kind == "qwen3")
+        """Sizes and module names of a model, from its config; of the text in a model that also sees."""
+        own = config.get("text_config")
+        text = {"tie_word_embeddings": config.get("tie_word_embeddings"), **own} if isinstance(own, Mapping) else config
+        kind = str(text.get("model_type") or config.get("model_type", "qwen2"))
+        # mixtures without a dense layer state no size of one
+        width = text.get("intermediate_size") or text.get("moe_intermediate_size")
+        facts = llama_facts(
+            {**text, "intermediate_size": width},
+            renderer=_renderer(kind, text),
+            max_positions=32768,
+            head_norms=kind == "qwen3",
+        )
+        if kind in DENSE:
+            return facts
+        return replace(facts, block=None, linear_targets=_targets(kind, text), untargeted=UNTARGETED.get(kind, ()))
+
+
+def _targets(kind: str, text: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the linear modules that carry adapters."""
+    if kind == "qwen3_next" or (kind == "qwen3_moe" and not _dense_layers(text)):
+        return ATTENTION
+    return ATTENTION + MLP
+
+
+def _dense_layers(text: Mapping[str, Any]) -> bool:
+    """Some layers of a mixture have a plain feed-forward."""
+    return bool(text.get("mlp_only_layers")) or int(text.get("decoder_sparse_step") or 1) > 1
+
+
+def _renderer(kind: str, text: Mapping[str, Any]) -> Pick:
+    """The markup, as far as a config tells."""
+    if kind == "qwen2":
+        return "qwen"
+    if kind in ("qwen3", "qwen3_moe") and int(text.get("max_position_embeddings") or 0) <= THINKING_POSITIONS:
+        return "qwen3"
+    return "jinja"

@@ -6,8 +6,11 @@ from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
+from pydantic import Field
 
 from finetooth_pretrain.windows import Windows
+
+RENDER = "finetooth_pretrain.windows:build"
 
 
 class PretrainOptions(Options):
@@ -18,9 +21,20 @@ class PretrainOptions(Options):
     separator: str = "auto"
     """The token that closes each document. `auto` takes the one the model was pre-trained with if the vocabulary shows
     it (`<|endoftext|>`, `<|end_of_text|>`, `</s>`), else the tokenizer's end-of-text token."""
+    isolate_documents: bool = True
+    """Whether attention and positions stop at the ends of documents, as if each were trained for itself; otherwise a
+    document sees those before it in its window."""
+    streaming: bool = False
+    """Whether documents are tokenised while training, for data too large to be read first; needs `train.max_steps`."""
+    shuffle_buffer: int = Field(default=1000, ge=1)
+    """Streaming: windows that are held and shuffled together; of all others the order is that of the data."""
 
 
-def build(options: PretrainOptions, context: Context) -> Pretrain:
+def build(options: PretrainOptions, context: Context) -> BatchedMethod:
+    if options.streaming:
+        from finetooth_pretrain.streamed import StreamedPretrain
+
+        return StreamedPretrain(options, context)
     return Pretrain(options, context)
 
 
@@ -46,10 +60,10 @@ class Pretrain(BatchedMethod):
             DataError: a row is no plain text or is empty, or there is nothing to predict.
         """
         length = self._context.train.max_length
-        rendering = Rendering("finetooth_pretrain.windows:build", {"separator": self._options.separator})
+        rendering = Rendering(RENDER, {"separator": self._options.separator})
         preparation = self._context.prepare("train", rendering, None)  # no document is too long
-        documents, tokens = preparation.report.rows, preparation.data.token_count
-        data = Windows(preparation.data, length)
+        documents, tokens = preparation.report.used, preparation.data.token_count
+        data = Windows(preparation.data, length, isolate=self._options.isolate_documents)
         if not data:
             raise DataError(
                 f"data.{preparation.report.split}",
@@ -64,15 +78,22 @@ class Pretrain(BatchedMethod):
         windows = len(self._data)
         last = tokens - 1 - (windows - 1) * length
         note = (
-            f"{documents.rows:,} {'document' if documents.rows == 1 else 'documents'}, {tokens:,} tokens, cut in "
+            f"{documents.used:,} {'document' if documents.used == 1 else 'documents'}, {tokens:,} tokens, cut in "
             f"{windows:,} windows of {length}"
         )
+        segmented = self._options.isolate_documents and documents.rows > 1
         return DataReport(
             split=documents.split,
             rows=documents.rows,
             used=windows,
+            dropped=documents.dropped,
+            dropped_ids=documents.dropped_ids,
             tokens=tokens - 1,
             trained_tokens=tokens - 1,
             longest=min(length, tokens - 1),
-            notes=(note if last == length else f"{note}; the last has {last}",),
+            segmented=segmented,
+            notes=(note if last == length else f"{note}; the last has {last}", *((APART,) if segmented else ())),
         )
+
+
+APART = "attention and positions stop at the ends of documents"

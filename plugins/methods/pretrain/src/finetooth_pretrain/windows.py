@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from finetooth_hooks import DataError, Datum, Example, RecipeError, Rendered, Text
 from finetooth_hooks.context import Context
 from finetooth_hooks.lazy import LazySequence
@@ -12,6 +14,7 @@ from finetooth_hooks.preparation import Render
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.rendering import text_opening
 from finetooth_hooks.token_rows import TokenRows
+from numpy.typing import NDArray
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """What models end a document with, most telling first. A chat model's own end-of-text token usually ends a message."""
@@ -75,12 +78,15 @@ class Windows(LazySequence[Datum]):
     A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last a window
     predicts is the first the next one reads. Every token but the very first is predicted exactly once. The last window
     may be shorter. A window is named after the document in which it begins and the offset in it: `corpus.txt@1024`.
+
+    Args:
+        isolate: windows say where documents begin; see `window`.
     """
 
     noun = "window"
 
-    def __init__(self, documents: TokenRows, length: int) -> None:
-        self._documents, self._length = documents, length
+    def __init__(self, documents: TokenRows, length: int, *, isolate: bool = False) -> None:
+        self._documents, self._length, self._isolate = documents, length, isolate
         self._size = max(0, -(-(documents.token_count - 1) // length))
 
     def __len__(self) -> int:
@@ -89,4 +95,23 @@ class Windows(LazySequence[Datum]):
     def make(self, place: int) -> Datum:
         begin = place * self._length
         document, offset = self._documents.place(begin)
-        return Datum.from_tokens(self._documents.span(begin, begin + self._length + 1), id=f"{document}@{offset}")
+        end = begin + self._length + 1
+        begins = self._documents.begins(begin, end) if self._isolate else None
+        return window(self._documents.span(begin, end), begins, f"{document}@{offset}")
+
+
+def window(tokens: NDArray[np.int64], begins: NDArray[np.int64] | None, id: str) -> Datum:
+    """A window that reads `tokens[:-1]` and predicts `tokens[1:]`.
+
+    Args:
+        begins: where in it documents begin; each is a segment of its own then, with positions from 0, that sees no
+            other. The separator belongs to the document it closes, and what follows it is predicted from there. None
+            for windows in which attention crosses documents.
+    """
+    datum = Datum.from_tokens(tokens, id=id)
+    inner = () if begins is None else begins[(begins > 0) & (begins < len(datum))]
+    if not len(inner):
+        return datum
+    parents = np.zeros(len(datum), np.int64)
+    parents[inner] = 1
+    return replace(datum, parents=np.cumsum(parents))

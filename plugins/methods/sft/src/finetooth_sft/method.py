@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from finetooth_hooks import Options, Pick, Prepared
 from finetooth_hooks.batched import BatchedMethod
@@ -10,7 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Limit, Rendering
 
-from finetooth_sft.rendering import TRAILING
+from finetooth_sft.rendering import BLANK, TRAILING
 
 
 class SftOptions(Options):
@@ -51,21 +52,30 @@ class Sft(BatchedMethod):
         rendering = Rendering("finetooth_sft.rendering:build", {"train_on": self._options.train_on})
         preparation = self._context.prepare("train", rendering, Limit.of(self._context.train))
         batches = self.begin(preparation.data)
-        notes = preparation.report.notes + _notes(preparation.remarks.get(TRAILING, 0))
+        notes = preparation.report.notes + _notes(preparation.remarks)
         return Prepared(
             batches.total_steps, batches.steps_per_epoch, dataclasses.replace(preparation.report, notes=notes)
         )
 
 
-def _notes(trailing: int) -> tuple[str, ...]:
+def _notes(remarks: Mapping[str, int]) -> tuple[str, ...]:
     """What the rows say that no count says.
 
     Args:
-        trailing: conversations that go on after the last answer.
+        remarks: rows by what was remarked on them.
     """
-    if not trailing:
-        return ()
-    verb = "conversation ends" if trailing == 1 else "conversations end"
-    return (
-        f"{trailing} {verb} with a message that is not the assistant's: what follows the last answer trains nothing",
-    )
+    notes: list[str] = []
+    if trailing := remarks.get(TRAILING, 0):
+        verb = "conversation ends" if trailing == 1 else "conversations end"
+        notes.append(
+            f"{trailing} {verb} with a message that is not the assistant's: what follows the last answer trains nothing"
+        )
+    if blank := remarks.get(BLANK, 0):
+        verb = "conversation has" if blank == 1 else "conversations have"
+        notes.append(
+            f"{blank} {verb} parts of which one trains and the other does not, and that meet behind a blank: it often "
+            "belongs to the token of the next word, which then does not train; put it at the beginning of the next part"
+        )
+    others = ((remark, count) for remark, count in sorted(remarks.items()) if remark not in (TRAILING, BLANK))
+    notes += [f"{count} row{'s' if count != 1 else ''}: {remark}" for remark, count in others]
+    return tuple(notes)

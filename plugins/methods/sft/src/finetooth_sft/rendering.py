@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, Rendered
+from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, Text, TrainOn
+from finetooth_hooks.markup import trained_messages
 from finetooth_hooks.preparation import Render
 from finetooth_hooks.rendering import render_completion, render_segments
 
 TRAILING = "ends with a message that is not the assistant's"
+BLANK = "what trains and what does not meet behind a blank"
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
@@ -26,7 +28,8 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     def render(example: Example) -> Rendered:
         if isinstance(example, Conversation):
             rendered = context.renderer.render(example, train_on=train_on)
-            return replace(rendered, remarks=(TRAILING,)) if _trails(example) else rendered
+            remarks = _remarks(example, train_on)
+            return replace(rendered, remarks=(*rendered.remarks, *remarks)) if remarks else rendered
         if isinstance(example, PromptCompletion):
             return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
         if isinstance(example, Segments):
@@ -49,6 +52,27 @@ def _refusal(example: Example) -> DataError:
         "completions",
         action="set another method, or data.format to the columns that hold prompt and completion",
     )
+
+
+def _remarks(conversation: Conversation, train_on: TrainOn) -> tuple[str, ...]:
+    trained = trained_messages(conversation.messages, train_on)
+    blank = any(_blank_boundary(*given) for given in zip(conversation.messages, trained, strict=True))
+    return (TRAILING,) * _trails(conversation) + (BLANK,) * blank
+
+
+def _blank_boundary(message: Message, trains: bool) -> bool:
+    """Somewhere in the message the weight changes behind a blank. Most tokenizers take a blank and the word after it as
+    one token, which holds characters of both weights and then has the lesser one. A line feed stays by itself."""
+    for text, ranges in ((message.content, message.weights), (message.reasoning, message.reasoning_weights)):
+        if not ranges:
+            continue
+        weights = [float(trains)] * len(text)
+        for part in ranges:
+            weights[part.start : part.stop] = [part.weight] * (part.stop - part.start)
+        ends = (i for i in range(1, len(text)) if weights[i - 1] != weights[i])
+        if any(text[i - 1].isspace() and text[i - 1] != "\n" for i in ends):
+            return True
+    return False
 
 
 def _trails(conversation: Conversation) -> bool:

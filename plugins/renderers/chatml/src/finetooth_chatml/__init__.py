@@ -1,1 +1,1 @@
-"""The ChatML renderer: SmolLM2, Qwen and others."""
+"""Renderers of markups that many families share: ChatML, Hermes, Zephyr, Vicuna, Alpaca."""

@@ -1,4 +1,4 @@
-"""The ChatML renderer."""
+"""Renderers of markups that models of many families share."""
 
 from __future__ import annotations
 
@@ -12,5 +12,25 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="chatml",
         build="finetooth_chatml.renderer:build",
-        summary="<|im_start|>role ... <|im_end|>: SmolLM2, Qwen and others",
+        summary="<|im_start|>role ... <|im_end|>: SmolLM2 and others",
+    )
+    yield Renderer(
+        name="hermes",
+        build="finetooth_chatml.hermes:build",
+        summary="ChatML with the tools of Hermes 2 Pro",
+    )
+    yield Renderer(
+        name="zephyr",
+        build="finetooth_chatml.classic:build_zephyr",
+        summary="<|user|> ... </s>: Zephyr, TinyLlama",
+    )
+    yield Renderer(
+        name="vicuna",
+        build="finetooth_chatml.classic:build_vicuna",
+        summary="USER: ... ASSISTANT: ...</s>: Vicuna",
+    )
+    yield Renderer(
+        name="alpaca",
+        build="finetooth_chatml.classic:build_alpaca",
+        summary="### Instruction: ... ### Response: ...: Alpaca and base models",
     )

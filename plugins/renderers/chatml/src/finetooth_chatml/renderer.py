@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks import Conversation, Options
+from finetooth_hooks.chat_templates import chatml_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer
-
-from finetooth_chatml import template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 ROLES = ("system", "user", "assistant")
@@ -45,15 +44,17 @@ def build(options: ChatMLOptions, context: Context) -> ChatML:
     """
     tokenizer = context.tokenizer
     own = tokenizer.chat_template
-    system = template.default_system(own) if options.default_system == "auto" else options.default_system or ""
+    system = chatml_system(own) if options.default_system == "auto" else options.default_system or ""
     renderer = ChatML(tokenizer, system)
-    if own is not None and (difference := _difference(renderer, own)):
-        context.note(f"renderer chatml: {difference}; data.renderer: jinja follows the model's own chat template")
+    if difference := foreign_template(renderer, "chatml", tokenizer):
+        context.note(difference)
     return renderer
 
 
 class ChatML(TurnRenderer):
     """ChatML for text conversations.
+
+    Normalisation: none.
 
     Args:
         default_system: content of the system message of a conversation that begins without one; empty adds none.
@@ -80,7 +81,7 @@ class ChatML(TurnRenderer):
             DataError: tools, tool calls, reasoning or a role chatml cannot say.
         """
         messages = conversation.messages
-        self._check(conversation)
+        check_plain(self, conversation)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(f"{START}system\n")
             page.say(self._default_system)
@@ -94,27 +95,19 @@ class ChatML(TurnRenderer):
         if ask:
             page.markup(f"{START}assistant\n")
 
-    def _check(self, conversation: Conversation) -> None:
-        if conversation.tools:
-            raise self.refuse("no markup for tools", "tools")
-        for i, message in enumerate(conversation.messages):
-            where = f"messages[{i}]"
-            if message.role not in ROLES:
-                raise self.refuse(f"no role {message.role!r}", where)
-            if message.tool_calls:
-                raise self.refuse("no markup for tool calls", where)
-            if message.reasoning:
-                raise self.refuse("no markup for reasoning", where)
 
-
-def _difference(renderer: ChatML, own: str) -> str:
-    """In words how the model's own template differs, empty if it does not."""
-    for probe in template.PROBES:
-        expected = template.render(own, probe)
-        if expected is None:
-            return "the model's chat template cannot be rendered for comparison"
-        messages = tuple(Message(message["role"], message["content"]) for message in probe)
-        text = renderer.tokenizer.decode(renderer.render(Conversation(messages)).tokens)
-        if text != expected:
-            return f"the model's own chat template says {expected!r} where chatml says {text!r}"
-    return ""
+def check_plain(renderer: TurnRenderer, conversation: Conversation, roles: Sequence[str] = ROLES) -> None:
+    """
+    Raises:
+        DataError: the conversation has tools, calls, reasoning or another role.
+    """
+    if conversation.tools:
+        raise renderer.refuse("no markup for tools", "tools")
+    for i, message in enumerate(conversation.messages):
+        where = f"messages[{i}]"
+        if message.role not in roles:
+            raise renderer.refuse(f"no role {message.role!r}", where)
+        if message.tool_calls:
+            raise renderer.refuse("no markup for tool calls", where)
+        if message.reasoning:
+            raise renderer.refuse("no markup for reasoning", where)

@@ -16,12 +16,12 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
+from finetooth_hooks.encoding import Encoder, Range
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Tokenizer
 from pydantic import Field
 
-from finetooth_hooks.encoding import Encoder, Range
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole, trained_spans
@@ -35,7 +35,7 @@ class JinjaOptions(Options):
     """Options of `jinja`."""
 
     template: str | None = None
-    """A Jinja file to use in place of the tokenizer's own template."""
+    """A Jinja file to use in place of the tokenizer's own template, or the template itself, told by its `{`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Further variables that the template reads, `{enable_thinking: false}`."""
     today: date = date(2026, 1, 15)
@@ -50,12 +50,7 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
     tokenizer = context.tokenizer
     source = tokenizer.chat_template
     if options.template is not None:
-        try:
-            source = Path(options.template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(
-                "data.renderer.template", f"{options.template} cannot be read: {error}", action="name a Jinja file"
-            ) from error
+        source = _source(options.template)
     if not source:
         raise RecipeError(
             "data.renderer",
@@ -76,6 +71,22 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
             "answer in it, so the model is asked in a slightly other way than it is trained"
         )
     return renderer
+
+
+def _source(template: str) -> str:
+    """The template, or what is in the file.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    if "{" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            "data.renderer.template", f"{template} cannot be read: {error}", action="name a Jinja file"
+        ) from error
 
 
 class JinjaRenderer:

@@ -1,0 +1,345 @@
+"""Which rows are taken, and how often: slices, duplicates, held-out rows, and how much of each source an epoch takes.
+
+The rows of all sources are gone through once, in this process: first each source is sliced, then rows that repeat an
+earlier one are left out, then some are held out, and what is left is mixed. The outcome is a number for each row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Row
+from finetooth_hooks.tally import Problems, Tally
+from numpy.typing import NDArray
+
+from finetooth_core.data.content import NearRows, digest, is_held_out
+from finetooth_core.data.slices import Slice
+
+if TYPE_CHECKING:
+    from finetooth_core.data.reading import PickedFormat, PickedSource, Work
+
+REPEATED = "the same as an earlier row"
+NEARLY_REPEATED = "nearly the same as an earlier row"
+
+_LEFT, _TRAIN, _EVAL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SourceChoice:
+    """What the recipe asks of one source.
+
+    Attributes:
+        setting: that picked it, `data.train.0`.
+        slice: the part of its rows; None is all.
+        max_rows: at most so many of them.
+        weight: how often an epoch takes it.
+    """
+
+    setting: str
+    slice: Slice | None = None
+    max_rows: int | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the recipe asks of the rows of some sources.
+
+    Attributes:
+        sources: one for each.
+        deduplicate: whether rows that repeat an earlier one are left out.
+        near_threshold: similarity from which on rows are near.
+        fraction: share of the rows held out; 0 is none.
+        fraction_seed: decides which.
+        temperature, mix_rows, mix_seed: see `finetooth_core.recipe_data.Mix`; a temperature of None is `even`.
+    """
+
+    sources: tuple[SourceChoice, ...]
+    deduplicate: Literal["off", "exact", "near"] = "off"
+    near_threshold: float = 0.8
+    fraction: float = 0.0
+    fraction_seed: int = 0
+    temperature: float | None = 1.0
+    mix_rows: int | None = None
+    mix_seed: int = 0
+
+    @property
+    def takes_all(self) -> bool:
+        """Every row is taken once."""
+        plain = all((one.slice, one.max_rows, one.weight) == (None, None, 1.0) for one in self.sources)
+        return plain and not self.by_content and self.temperature == 1.0 and self.mix_rows is None
+
+    @property
+    def by_content(self) -> bool:
+        """Whether what the rows say decides."""
+        return self.deduplicate != "off" or self.fraction > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, by which two choices are told apart."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How often each row is taken.
+
+    Attributes:
+        sizes: by source, rows of each portion, as far as rows were gone through.
+        taken: by source, how often an epoch takes each of these rows, uint32.
+        held: by source, whether it is held out, 0 or 1.
+        dropped: rows left out because they repeat another, as they are reported.
+        said: (setting, rows, why) for the plan: of each source, and last of what is held out.
+    """
+
+    sizes: tuple[NDArray[np.int64], ...]
+    taken: tuple[NDArray[np.uint32], ...]
+    held: tuple[NDArray[np.uint32], ...]
+    dropped: Tally
+    said: tuple[tuple[str, int, str], ...]
+
+
+@dataclass
+class _Source:
+    """What was found in one source; `size` is all its rows, if they had to be counted."""
+
+    size: int | None = None
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    kinds: bytearray = field(default_factory=bytearray)
+    repeated: int = 0
+    near: int = 0
+
+    def count(self, kind: int) -> int:
+        return self.kinds.count(kind)
+
+
+class _Pass:
+    """Goes through the rows and says of each whether it is left, trained or held out."""
+
+    def __init__(self, choice: Choice, format: PickedFormat) -> None:
+        self._choice, self._format = choice, format
+        self._seen: set[bytes] = set()
+        self._near = _near(choice)
+        self.dropped = Tally()
+
+    def read(
+        self, one: SourceChoice, index: int, sources: Sequence[PickedSource], broken: dict[int, Problems]
+    ) -> _Source:
+        from finetooth_core.data.reading import no_rows, rows_of, work_of_source
+
+        size = _size(index, sources) if one.slice is not None and one.slice.needs_size else None
+        wanted = _wanted(one, size)
+        found = _Source(size)
+        for work in work_of_source(index, sources[index]):
+            begin = len(found.kinds)
+            for item in rows_of(sources, work):
+                place = len(found.kinds)
+                if place >= wanted.stop:
+                    break
+                if not isinstance(item, Row) and place in wanted:
+                    broken.setdefault(index, Problems()).add(item)
+                found.kinds.append(self._kind(item, found) if place in wanted else _LEFT)
+            found.sizes.append(len(found.kinds) - begin)
+            if len(found.kinds) >= wanted.stop:
+                break
+        if not found.kinds:
+            raise no_rows(sources[index])
+        if not any(found.kinds) and not found.repeated + found.near:
+            text = one.slice.text if one.slice is not None else "[:]"
+            problem = f"the slice {text} takes none of its {len(found.kinds):,} rows"
+            raise DataError(one.setting, problem, action="change the slice")
+        return found
+
+    def _kind(self, item: Row | DataError, found: _Source) -> int:
+        """A row that cannot be read stays, so that it is refused where rows are read for good."""
+        if not self._choice.by_content or not isinstance(item, Row):
+            return _TRAIN
+        try:
+            example = self._format.format.read(item)
+        except DataError:
+            return _TRAIN
+        content = digest(example)
+        if self._choice.deduplicate != "off":
+            if content in self._seen:
+                found.repeated += 1
+                self._drop(REPEATED, item)
+                return _LEFT
+            self._seen.add(content)
+        if self._near is not None and self._near.seen(example):
+            found.near += 1
+            self._drop(NEARLY_REPEATED, item)
+            return _LEFT
+        held = self._choice.fraction and is_held_out(content, self._choice.fraction, self._choice.fraction_seed)
+        return _EVAL if held else _TRAIN
+
+    def _drop(self, reason: str, row: Row) -> None:
+        self.dropped.rows += 1
+        self.dropped.drop(reason, row.id)
+
+
+def choose(choice: Choice, sources: Sequence[PickedSource], format: PickedFormat) -> Chosen:
+    """Go through the rows.
+
+    Raises:
+        DataError: a source is missing or has no rows, a slice or a split is empty; or a row of a slice cannot be read.
+        RecipeError: the library for near duplicates is missing.
+    """
+    from finetooth_core.data.reading import Reading, broken_rows_first
+
+    going = _Pass(choice, format)
+    reading = Reading()
+    with broken_rows_first(sources, reading):
+        found = []
+        for index, one in enumerate(choice.sources):
+            found.append(going.read(one, index, sources, reading.broken))
+            reading.good[index] = len(found[-1].kinds) - (reading.broken[index].count if index in reading.broken else 0)
+    kinds = [np.frombuffer(bytes(one.kinds), np.uint8) for one in found]
+    trained = [(kind == _TRAIN).astype(np.uint32) for kind in kinds]
+    held = [(kind == _EVAL).astype(np.uint32) for kind in kinds]
+    if choice.fraction:
+        _check_split(choice, trained, held)
+    times = mixed(choice, trained)
+    said = [_said(*facts) for facts in zip(choice.sources, found, trained, times, strict=True)]
+    if choice.fraction:
+        share = f"about {100 * choice.fraction:g} % of the training rows, by a hash of what they say"
+        count = sum(int(one.sum()) for one in held)
+        said.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
+    sizes = tuple(np.asarray(one.sizes, np.int64) for one in found)
+    return Chosen(sizes, tuple(times), tuple(held), going.dropped, tuple(said))
+
+
+def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
+    """How often an epoch takes each row: all rows of a source a whole number of times, and some of them, drawn from the
+    seed, once more.
+
+    Args:
+        available: by source, 1 for each row that may be taken.
+
+    Raises:
+        DataError: a source would not be taken at all.
+    """
+    counts = [int(one.sum()) for one in available]
+    taken = epoch_rows(choice, counts)
+    times = []
+    for index, (rows, count, wanted) in enumerate(zip(available, counts, taken, strict=True)):
+        one = choice.sources[index]
+        if count and not wanted:
+            raise DataError(
+                one.setting, f"of its {count:,} rows an epoch would take none",
+                action=f"raise {one.setting}.weight or data.mix.rows",
+            )  # fmt: skip
+        whole, rest = divmod(wanted, count) if count else (0, 0)
+        result = rows * np.uint32(whole)
+        places = np.flatnonzero(rows)
+        drawn = np.random.default_rng([choice.mix_seed, index]).choice(len(places), rest, replace=False)
+        result[places[drawn]] += 1
+        times.append(result)
+    return times
+
+
+def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
+    """Rows an epoch takes of each source, in proportion to weight * n^(1/T); without `mix_rows` the largest source is
+    taken `weight` times."""
+    power = 0.0 if choice.temperature is None else 1 / choice.temperature
+    largest = max(counts, default=0)
+    shares = [
+        one.weight * largest * (count / largest) ** power if count else 0.0
+        for one, count in zip(choice.sources, counts, strict=True)
+    ]
+    if choice.mix_rows is None:
+        return [int(share + 0.5) for share in shares]
+    scaled = [choice.mix_rows * share / sum(shares) for share in shares]
+    whole = [int(share) for share in scaled]
+    by_rest = sorted(range(len(scaled)), key=lambda i: (whole[i] - scaled[i], i))
+    for i in by_rest[: choice.mix_rows - sum(whole)]:
+        whole[i] += 1
+    return whole
+
+
+def _near(choice: Choice) -> NearRows | None:
+    if choice.deduplicate != "near":
+        return None
+    try:
+        return NearRows(choice.near_threshold)
+    except ImportError as error:
+        raise RecipeError(
+            "data.deduplicate", f"'near' needs the package datasketch, which cannot be imported ({error})",
+            action="pip install 'finetooth-core[near]', or set data.deduplicate: exact",
+        ) from error  # fmt: skip
+
+
+def _wanted(one: SourceChoice, size: int | None) -> range:
+    """Places of the rows that the slice takes."""
+    wanted = (one.slice or Slice("[:]", None, None)).of(size)
+    return wanted if one.max_rows is None else wanted[: one.max_rows]
+
+
+def _size(index: int, sources: Sequence[PickedSource]) -> int:
+    from finetooth_core.data.reading import rows_of, work_of_source
+
+    return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
+
+
+def _check_split(choice: Choice, trained: Sequence[NDArray[np.uint32]], held: Sequence[NDArray[np.uint32]]) -> None:
+    counts = {what: sum(int(one.sum()) for one in of) for what, of in (("held out", held), ("left to train", trained))}
+    for what, count in counts.items():
+        if not count:
+            problem = f"of {sum(counts.values()):,} rows none is {what} by fraction {choice.fraction:g}"
+            raise DataError("data.eval.fraction", problem, action="give more rows, or another fraction or seed")
+
+
+def _said(one: SourceChoice, found: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
+    """What the plan says of a source: a setting, the rows an epoch takes, and why."""
+    available, taken = int(trained.sum()), int(times.sum())
+    sliced = len(found.kinds) - found.count(_LEFT) + found.repeated + found.near
+    limits = [one.slice.text if one.slice is not None else "", f"max_rows {one.max_rows:,}" if one.max_rows else ""]
+    of = "" if found.size is None else f" of {found.size:,}"
+    parts = [f"{' and '.join(filter(None, limits))} {'take' if all(limits) else 'takes'} {sliced:,}{of} rows"]
+    parts = parts if any(limits) else [f"{sliced:,} rows"]
+    for count, how in ((found.repeated, ""), (found.near, "nearly ")):
+        parts += [f"{count:,} {how}{'repeats' if count == 1 else 'repeat'} an earlier one"] if count else []
+    parts += [f"{found.count(_EVAL):,} held out"] if found.count(_EVAL) else []
+    if taken != available:
+        parts.append(f"the {available:,} left are taken {taken / available:.3g} times an epoch")
+    return f"{one.setting}.rows", taken, "; ".join(parts)
+
+
+def passes(times: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Iterator[list[tuple[int, ...]]]:
+    """For each time that rows are taken, the places within each portion of those that are."""
+    ends = np.cumsum(sizes)
+    for number in range(int(times.max(initial=0))):
+        yield [
+            tuple(np.flatnonzero(times[end - size : end] > number).tolist())
+            for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)
+        ]
+
+
+def taken_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: int) -> Iterator[Work]:
+    """The work of one source that holds rows which are taken, with their places.
+
+    Args:
+        taken: places by portion.
+        number: how often they were taken before.
+
+    Raises:
+        DataError: there are fewer rows than when they were gone through.
+    """
+    for places in taken:
+        item = next(work, None)
+        if item is None or (places and isinstance(item.rows, tuple) and places[-1] >= len(item.rows)):
+            raise fewer_rows()
+        if not places:
+            continue
+        if isinstance(item.rows, tuple):
+            yield replace(item, rows=tuple(item.rows[place] for place in places), time=number)
+        else:
+            yield replace(item, places=places, time=number)
+
+
+def fewer_rows() -> DataError:
+    """The error for a source that changed under our hands."""
+    return DataError("data", "a source has fewer rows than a moment ago", action="run it again when it is complete")

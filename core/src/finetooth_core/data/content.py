@@ -1,0 +1,102 @@
+"""What an example says, as a hash that tells it from all others, and as the words by which near ones are found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.examples import Example
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PERMUTATIONS = 128
+"""Of MinHash: the estimate of a similarity s errs by about sqrt(s (1 - s) / 128), 0.035 at 0.8."""
+SHINGLE = 3
+"""Words in a row that are compared."""
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Scripts without spaces between words: every character is a word of its own."""
+_WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
+def digest(example: Example) -> bytes:
+    """16 bytes of a hash over everything in an example; the order of a mapping's keys says nothing."""
+    content = [type(example).__name__, example]
+    try:
+        text = json.dumps(content, default=_plain, sort_keys=True)
+    except TypeError:  # keys of several kinds, which have no order
+        text = repr(content)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: a mapping or part of an example by its fields, all else by how it shows itself."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"bytes": hashlib.blake2b(value).hexdigest()}
+    fields = getattr(type(value), "__dataclass_fields__", None)
+    return repr(value) if fields is None else {name: getattr(value, name) for name in fields}
+
+
+def is_held_out(content: bytes, fraction: float, seed: int) -> bool:
+    """Whether rows of this content are held out; it depends on nothing else."""
+    drawn = hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(drawn, "little") < fraction * 2**64
+
+
+def shingles(example: Example) -> set[str]:
+    """All runs of `SHINGLE` words, in lower case; of fewer words, all of them as one."""
+    words = [word for text in _texts(example) for word in _WORDS.findall(text.lower())]
+    return {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in an example, but for those that name a role."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        for item in value:
+            yield from _texts(item)
+    else:
+        for name in getattr(type(value), "__dataclass_fields__", ()):
+            if name not in ("role", "train"):
+                yield from _texts(getattr(value, name))
+
+
+class NearRows:
+    """Examples that were seen, by their MinHash.
+
+    Args:
+        threshold: Jaccard similarity of the `shingles` from which on an example counts as one that was seen.
+
+    Raises:
+        ImportError: datasketch is not installed.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
+
+        self._threshold = threshold
+        self._empty = MinHash(num_perm=PERMUTATIONS, seed=1)
+        # the index only proposes: it rather proposes too much, and cannot be built for 1.0
+        self._index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+        self._kept: list[NDArray[Any]] = []
+
+    def seen(self, example: Example) -> bool:
+        """Whether a similar one was seen; if not, this one is from now on."""
+        found = self._empty.copy()  # a new one would draw its permutations again
+        found.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(example))])
+        values = found.hashvalues
+        for place in self._index.query(found):
+            if (self._kept[place] == values).mean() >= self._threshold:
+                return True
+        self._index.insert(len(self._kept), found)
+        self._kept.append(values.copy())
+        return False

@@ -1,0 +1,92 @@
+"""A part of a source's rows, as a recipe writes it: `[:10%]`, `[:500]`, `[100:200]`, `[-50:]`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetooth_hooks.errors import RecipeError
+
+_BOUND = r"\s*(-?\d+)\s*(%)?\s*"
+_SLICE = re.compile(rf"\[(?:{_BOUND})?\s*:\s*(?:{_BOUND})?\]")
+_BEHIND = re.compile(r"(?P<reference>.+?)(?P<slice>\[[^\[\]]*\])", re.DOTALL)
+
+Bound = tuple[int, bool] | None
+"""A number of rows or, if the flag is set, a percentage; negative: counted from the end."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A half-open range of rows.
+
+    Attributes:
+        text: as it was written.
+        start, stop: None is the beginning and the end.
+    """
+
+    text: str
+    start: Bound
+    stop: Bound
+
+    @classmethod
+    def parse(cls, text: str, setting: str) -> Slice:
+        """
+        Raises:
+            RecipeError: it is no slice.
+        """
+        found = _SLICE.fullmatch(text.strip())
+        if found is None:
+            raise RecipeError(
+                setting, f"{text!r} is no slice of rows", action="write [:500], [100:200], [-50:] or [:10%]"
+            )
+        bounds: list[Bound] = [
+            None if number is None else (int(number), percent is not None)
+            for number, percent in (found.group(1, 2), found.group(3, 4))
+        ]
+        if any(bound is not None and bound[1] and abs(bound[0]) > 100 for bound in bounds):
+            raise RecipeError(setting, f"{text!r} asks for more than 100 % of the rows", action="write at most 100%")
+        return cls(text.strip(), bounds[0], bounds[1])
+
+    @property
+    def needs_size(self) -> bool:
+        """Whether the rows have to be counted to know which they are."""
+        return any(bound is not None and (bound[1] or bound[0] < 0) for bound in (self.start, self.stop))
+
+    def of(self, size: int | None) -> range:
+        """Places of the rows.
+
+        Args:
+            size: number of rows; None if it is not needed. Then the range may reach beyond them.
+        """
+        start = 0 if self.start is None else _place(self.start, size)
+        if self.stop is None:
+            return range(start, _ENDLESS if size is None else size)
+        return range(start, max(start, _place(self.stop, size)))
+
+
+_ENDLESS = 2**62
+
+
+def _place(bound: tuple[int, bool], size: int | None) -> int:
+    number, percent = bound
+    if size is None:
+        return number
+    rows = math.floor(abs(number) * size / 100 + 0.5) if percent else abs(number)
+    return min(rows, size) if number >= 0 else max(0, size - rows)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """A reference and the slice behind it, empty if there is none; a file that has such a name is a file."""
+    found = _BEHIND.fullmatch(reference)
+    if found is None or ":" not in found["slice"] or _is_file(reference):
+        return reference, ""
+    return found["reference"], found["slice"]
+
+
+def _is_file(reference: str) -> bool:
+    try:
+        return Path(reference).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        return False

@@ -1,0 +1,131 @@
+"""The section `data` of a recipe: where rows come from, which of them train, which are held out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from finetooth_hooks.options import Options
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from finetooth_core.problems import INVALID
+from finetooth_core.recipe_picks import AUTO, Checked, PickMapping, SourceItem, checked_named_pick, picks
+
+HELD_OUT = "fraction"
+"""The key that tells `data.eval: {fraction: ...}` from the pick of a source."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class SourceRows(Options):
+    """Which rows of a source are taken: keys that stand in its mapping beside its own options."""
+
+    slice: str | None = None
+    """The part of its rows, `[:10%]`, `[:500]`, `[100:200]`, `[-50:]`: as in Python, percentages rounded to the nearest
+    row. Behind a reference it is written without a key: `rows.jsonl[:500]`."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most so many rows, the first ones of the slice."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often an epoch takes these rows: 2 is twice, 0.5 is half of them. Only for training rows."""
+    sha256: Sha256 | dict[str, Sha256] | None = None
+    """SHA-256 that the source's file must have, of several files that of all, as `ft check` shows it; or one for each
+    file: `{a.txt: ...}`. A file that has changed is refused."""
+
+
+class HeldOut(Options):
+    """Held-out rows taken from the training rows, by a hash of their content: equal rows are never parted."""
+
+    fraction: float = Field(gt=0, lt=1)
+    """About which share of the different rows is held out, 0.05 is 5 %; adding rows moves no other."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Another seed holds out others."""
+
+
+class Mix(Options):
+    """How much an epoch takes of each of several sources."""
+
+    temperature: float | Literal["even"] = 1.0
+    """T: a source of n rows has a share in proportion to weight * n^(1/T). 1 takes all rows as often; more takes small
+    sources more often, the largest `weight` times; `even` gives sources of one weight equal shares."""
+    rows: int | None = Field(default=None, ge=1)
+    """Rows of an epoch, in these shares. Left out: what weights and temperature make of the sources."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Decides which rows are taken once more, or not at all, where a source is not taken a whole number of times."""
+
+    @model_validator(mode="after")
+    def _checks_temperature(self) -> Mix:
+        if self.temperature != "even" and self.temperature <= 0:
+            raise PydanticCustomError(
+                INVALID, "temperature must be more than 0, got {given}",
+                {"given": self.temperature, "action": "write 1 for shares by size, 'even' for equal ones"},
+            )  # fmt: skip
+        return self
+
+
+class Snapshot(Options):
+    """All data files of the recipe, under one name."""
+
+    name: str = Field(min_length=1)
+    """What you call these data."""
+    sha256: Sha256 | None = None
+    """What they must be, as `ft check` shows it for this name; left out, it is only shown."""
+
+
+def _checked_evaluation(pick: Any) -> Any:
+    if isinstance(pick, dict) and "name" not in pick and HELD_OUT in pick:
+        return pick  # checked as `HeldOut` when the rows are asked for, with lines of its own
+    return checked_named_pick(pick)
+
+
+Evaluation = Annotated[
+    str | PickMapping, AfterValidator(_checked_evaluation), picks("source", auto=False, also="HeldOut")
+]
+
+
+class DataSection(Options):
+    """Rows to train on and rows held out."""
+
+    train: SourceItem | list[SourceItem] | None = None
+    """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them. Behind a path or id a
+    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`."""
+    eval: Evaluation | list[SourceItem] | None = None
+    """Where held-out rows come from: as `train`, or `{fraction: 0.05, seed: 0}` of the training rows; without it
+    nothing is evaluated by default."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most so many rows of each training source that says nothing of its own, the first ones."""
+    deduplicate: Literal["off", "exact", "near"] = "off"
+    """Whether a training row that repeats an earlier one, of any source, is left out: `exact` if they say the same,
+    `near` if they share most of their words too. Rows left out are counted."""
+    near_threshold: float = Field(default=0.8, gt=0, le=1)
+    """For `near`: the share of three-word sequences, of those that either row has, from which on two rows count as one
+    (Jaccard similarity, estimated by MinHash)."""
+    mix: Mix | None = None
+    """How much an epoch takes of each of several training sources: `{temperature: 2}`, `{temperature: even}`."""
+    snapshot: Snapshot | None = None
+    """Pins all data files at once: `{name: NAME, sha256: ...}`; a file that has changed is refused."""
+    format: Annotated[str | PickMapping, Checked, picks("format")] = AUTO
+    """How a row becomes an example; `auto` goes by the columns of the first row."""
+    renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
+    """How messages become tokens; `auto` takes the renderer of the model's family."""
+    cache: Literal["auto", "off"] = "auto"
+    """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
+    they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
+    cache_gb: float = Field(default=20.0, ge=0)
+    """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
+    removed, never those that a run is using."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
+    there is enough to do. The result is the same in every way."""
+
+    @property
+    def held_out(self) -> dict[str, Any] | None:
+        """`eval` if it is a part of the training rows."""
+        return self.eval if isinstance(self.eval, dict) and "name" not in self.eval else None
+
+    @model_validator(mode="after")
+    def _fits(self) -> DataSection:
+        if "near_threshold" in self.model_fields_set and self.deduplicate != "near":
+            raise PydanticCustomError(
+                INVALID, "'near_threshold' is set, but rows are not compared for nearness",
+                {"action": "set data.deduplicate: near, or leave data.near_threshold out"},
+            )  # fmt: skip
+        return self

@@ -1,0 +1,99 @@
+"""A model's own chat template beside a renderer that was written by hand.
+
+A renderer of a family is proved against the family's official template, but a model may come with another one, as many
+fine-tuned models do. `foreign_template` says so in words, for `Context.note`. Needs jinja2, which is imported when
+there is a template to read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Conversation, Message
+from finetooth_hooks.protocols import Renderer, Tokenizer
+
+_SYSTEM = re.compile(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n", re.DOTALL)
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Marks around answers in templates made for training, which Jinja itself does not know."""
+
+PROBES: tuple[tuple[Mapping[str, str], ...], ...] = (
+    ({"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}),
+    (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Quite."},
+    ),
+)
+"""Conversations on which a template is compared with a renderer."""
+
+
+def render_template(
+    template: str, messages: Sequence[Mapping[str, str]], *, prompt: bool = False, **variables: Any
+) -> str | None:
+    """What a template makes of messages, None if it cannot.
+
+    Args:
+        prompt: end where the assistant begins to speak.
+        variables: what else the template reads, `bos_token="<s>"`.
+    """
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # the two trim settings are the ones chat templates are written for
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
+    try:
+        return str(environment.from_string(_GENERATION.sub("", template)).render(values))
+    except (TemplateError, TypeError, ValueError, LookupError):
+        return None
+
+
+def chatml_system(template: str | None) -> str:
+    """The system message a ChatML template adds when a conversation has none; empty if it adds none."""
+    if template is None:
+        return ""
+    match = _SYSTEM.match(render_template(template, [{"role": "user", "content": "Hello?"}]) or "")
+    return match.group(1) if match else ""
+
+
+def foreign_template(renderer: Renderer, name: str, tokenizer: Tokenizer, **variables: Any) -> str:
+    """In words how the tokenizer's chat template differs from a renderer, empty if it does not, or there is none.
+
+    Args:
+        name: of the renderer.
+        variables: what else the template reads, as the renderer's options have it.
+    """
+    template = tokenizer.chat_template
+    if template is None:
+        return ""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    known = {key: "" if id_ is None else tokenizer.decode([id_]) for key, id_ in ids.items()}
+    difference = _difference(renderer, name, tokenizer, template, {**known, **variables})
+    advice = "data.renderer: jinja follows the model's own chat template"
+    return difference and f"renderer {name}: {difference}; {advice}"
+
+
+def _difference(
+    renderer: Renderer, name: str, tokenizer: Tokenizer, template: str, variables: Mapping[str, Any]
+) -> str:
+    seen = False
+    for probe in PROBES:
+        messages = tuple(Message(message["role"], message["content"]) for message in probe)
+        try:
+            tokens = renderer.render(Conversation(messages)).tokens
+        except DataError:
+            continue  # the family has no system message
+        expected = render_template(template, probe, **variables)
+        if expected is None:
+            return "the model's chat template cannot be rendered for comparison"
+        seen = True
+        if tokens != tuple(tokenizer.encode(expected, special=True)):
+            return f"the model's own chat template says {expected!r} where {name} says {tokenizer.decode(tokens)!r}"
+    return "" if seen else "the model's chat template cannot be rendered for comparison"

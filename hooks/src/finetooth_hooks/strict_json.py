@@ -1,0 +1,123 @@
+"""JSON read strictly: every key once, every number finite. What is wrong is said in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_TYPES: Mapping[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+class JsonProblem(ValueError):
+    """What is wrong with a JSON text.
+
+    Attributes:
+        position: of the first character that cannot be, None if the text is JSON.
+        unfinished: more text might mend it.
+    """
+
+    def __init__(self, problem: str, position: int | None = None, unfinished: bool = False) -> None:
+        super().__init__(problem)
+        self.problem, self.position, self.unfinished = problem, position, unfinished
+
+
+def type_name(value: Any) -> str:
+    """What JSON calls the type of a value, with its article."""
+    return _TYPES.get(type(value), "a value")
+
+
+def decode(text: str) -> Any:
+    """The value of a whole text.
+
+    Raises:
+        JsonProblem: it is not JSON, nested too deep, has a key twice in one object or a number that is not finite.
+    """
+    return _strictly(lambda decoder: decoder.decode(text), text)
+
+
+def decode_from(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at a character, and where it ends; what follows is not looked at.
+
+    Raises:
+        JsonProblem: see `decode`.
+    """
+    found: tuple[Any, int] = _strictly(lambda decoder: decoder.raw_decode(text, start), text)
+    return found
+
+
+def _strictly(read: Callable[[json.JSONDecoder], Any], text: str) -> Any:
+    strict = _Strict()
+    decoder = json.JSONDecoder(
+        object_pairs_hook=strict.object, parse_constant=strict.not_finite, parse_float=strict.finite
+    )
+    try:
+        value = read(decoder)
+    except json.JSONDecodeError as error:
+        # a literal or an escape that is cut ends a few characters before the text does
+        unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(text) - 12
+        raise JsonProblem(_syntax(text, error), error.pos, unfinished) from error
+    except RecursionError as error:
+        raise JsonProblem("objects are nested too deep") from error
+    except ValueError as error:  # Python reads no whole number of more than 4,300 digits
+        raise JsonProblem("a whole number with thousands of digits") from error
+    if strict.problems:
+        raise JsonProblem("; ".join(strict.problems))
+    return value
+
+
+def _syntax(text: str, error: json.JSONDecodeError) -> str:
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return "not complete JSON (unexpected end)"
+    return f"not JSON: {error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1}"
+
+
+class _NotFinite(float):
+    """Stands for a number that is none until the key that holds it is known; remembers its spelling."""
+
+    spelling: str
+
+
+class _Strict:
+    """Hooks of the JSON decoder that collect what it would let pass."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._named: list[str] = []
+
+    @property
+    def problems(self) -> list[str]:
+        """In words; a number that is none is named with its key where it has one."""
+        bare = [f"{spelling} is not a finite number" for spelling in self._found]
+        return self._named + bare
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                self._named.append(f"the key {key!r} occurs twice in one object")
+            for item in value if isinstance(value, list) else (value,):
+                if isinstance(item, _NotFinite):
+                    self._found.remove(item.spelling)
+                    self._named.append(f"{key!r} is {item.spelling}, not a finite number")
+            values[key] = value
+        return values
+
+    def not_finite(self, spelling: str) -> float:
+        self._found.append(spelling)
+        number = _NotFinite("nan")
+        number.spelling = spelling
+        return number
+
+    def finite(self, spelling: str) -> float:
+        number = float(spelling)
+        return self.not_finite(spelling) if math.isinf(number) else number

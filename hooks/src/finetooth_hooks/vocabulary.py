@@ -1,0 +1,73 @@
+"""Room in a model for tokens that its tokenizer gained, for transformers models of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks.errors import PlanError
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token that a tokenizer shall have.
+
+    Attributes:
+        text: its spelling.
+        special: it is markup; text that spells one that is not becomes the token, and decoding shows it.
+    """
+
+    text: str
+    special: bool = True
+
+
+@dataclass(frozen=True)
+class TokenChanges:
+    """What a recipe changes about a tokenizer.
+
+    Attributes:
+        added: new tokens; their ids follow each other in this order.
+        renamed: new spellings by the id of a token that nobody uses.
+        roles: spellings by what they are for, `pad_token`, `eos_token`.
+    """
+
+    added: tuple[NewToken, ...] = ()
+    renamed: Mapping[int, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.renamed or self.roles)
+
+
+def widen(model: Any, size: int, new: Sequence[int]) -> None:
+    """Give a transformers model a row for every token, and the new ones the mean of those that were trained.
+
+    A new row that is the mean of the old ones bounds how far the model's predictions move (Hewitt, 2021, "Initializing
+    new word embeddings for pretrained language models"); rows drawn at random do not.
+
+    Args:
+        size: number of ids of the tokenizer; a model that has more rows keeps them.
+        new: ids whose rows nobody has trained.
+
+    Raises:
+        PlanError: it is no transformers model of torch.
+    """
+    if not hasattr(model, "resize_token_embeddings"):
+        raise PlanError(
+            "model.added_tokens: this backend's models cannot be given room for more tokens",
+            action="remove the setting, or choose another backend",
+        )
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if size > rows:
+        # mean_resizing draws from torch's global random state
+        model.resize_token_embeddings(size, mean_resizing=False)
+    old = sorted(set(range(min(rows, size))) - set(new))
+    seen: set[int] = set()
+    for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for parameter in () if end is None else (end.weight, getattr(end, "bias", None)):
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                values = parameter.data  # outside of any graph
+                # float64 sums in one order: the same rows on every machine
+                values[list(new)] = values[old].double().mean(0).to(values.dtype)

@@ -1,0 +1,91 @@
+"""Options that also go by the names that axolotl's datasets have for them; the plan says which was read as which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from finetooth_hooks import Options
+from finetooth_hooks.context import Context
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
+
+REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
+"""Keys under which mappings of message properties hold what an assistant thinks."""
+
+RENDERER_OPTIONS = {
+    "chat_template_kwargs": "data.renderer: {name: jinja, arguments: {...}}",
+    "chat_template": "data.renderer",
+    "chat_template_jinja": "data.renderer: {name: jinja, template: FILE}",
+}
+"""Names whose settings are not the format's, and where they are."""
+
+
+class AliasedOptions(Options):
+    """Options with further names.
+
+    Attributes:
+        aliases: our name by the other one; `fields.role` is the key `role` of the option `fields`.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    _read_as: tuple[tuple[str, str], ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _renamed(cls, data: Any, handler: ModelWrapValidatorHandler[AliasedOptions]) -> AliasedOptions:
+        if not isinstance(data, Mapping):
+            return handler(data)
+        given = dict(data)
+        read_as = tuple(cls._rename(given))
+        options = handler(given)
+        options._read_as = read_as
+        return options
+
+    @classmethod
+    def _rename(cls, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Put the values of aliases under our names; what was read as what."""
+        for name in list(given):
+            if name in RENDERER_OPTIONS and name not in cls.model_fields:
+                raise ValueError(f"{name} is not of the format: set {RENDERER_OPTIONS[name]}")
+            if name not in cls.aliases:
+                continue
+            ours, _, key = cls.aliases[name].partition(".")
+            value = {key: given.pop(name)} if key else given.pop(name)
+            if (
+                isinstance(given.get(ours), Mapping)
+                and isinstance(value, Mapping)
+                and not set(value) & set(given[ours])
+            ):
+                value = {**given[ours], **value}
+            elif ours in given:
+                raise ValueError(f"{name} is another name of {cls.aliases[name]}: give one of them")
+            given[ours] = value
+            yield name, cls.aliases[name]
+
+    def tell(self, context: Context) -> None:
+        """Note in the plan which names were read as which."""
+        for theirs, ours in self._read_as:
+            context.note(f"data.format: {theirs} is read as {ours}", topic=f"data.format.{theirs}")
+
+
+def reasoning_key(fields: Any) -> Any:
+    """A mapping of message properties in which what an assistant thinks is called `reasoning`."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return {"reasoning" if key in REASONING_NAMES else key: value for key, value in fields.items()}
+
+
+def roles_by_name(roles: Any) -> Any:
+    """`{human: user}` from either that or `{user: [human]}`.
+
+    Raises:
+        ValueError: a name stands for two roles.
+    """
+    if not isinstance(roles, Mapping) or not any(isinstance(names, list | tuple) for names in roles.values()):
+        return roles
+    found: dict[Any, Any] = {}
+    for role, names in roles.items():
+        for name in names if isinstance(names, list | tuple) else [names]:
+            if found.setdefault(name, role) != role:
+                raise ValueError(f"{name!r} stands for {found[name]} and for {role}")
+    return found

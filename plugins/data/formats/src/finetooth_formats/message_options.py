@@ -1,0 +1,35 @@
+"""Options of every format that reads messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from finetooth_formats.aliases import AliasedOptions, reasoning_key, roles_by_name
+
+Role = Literal["system", "user", "assistant", "tool"]
+Property = Literal["role", "content", "reasoning", "tool_calls", "name"]
+
+
+class MessageOptions(AliasedOptions):
+    """How messages are written."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "message_property_mappings": "fields",
+        "message_field_role": "fields.role",
+        "message_field_content": "fields.content",
+        "field_thinking": "fields.reasoning",
+    }
+
+    roles: Annotated[dict[str, Role], BeforeValidator(roles_by_name)] = Field(default_factory=dict)
+    """Further names and the roles they stand for, `{human: user, gpt: assistant}`, or the other way round,
+    `{user: [human], assistant: [gpt]}`. ShareGPT's `from` needs none."""
+    fields: Annotated[dict[Property, str], BeforeValidator(reasoning_key)] = Field(default_factory=dict)
+    """Keys of a message that are called otherwise: `{role: from, content: value, reasoning: thinking}`. Without it,
+    `role` and `content`, ShareGPT's `from` and `value`, and `reasoning_content`, `reasoning` or `thinking` are read."""
+
+    def about_messages(self) -> dict[str, Any]:
+        """What a `MessageReader` takes."""
+        return {"roles": self.roles, "fields": self.fields}

@@ -1,0 +1,121 @@
+"""Texts of messages: plain, in parts that each have a flag, or with ranges of characters that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from finetooth_hooks.examples import Weighted
+
+from finetooth_formats.columns import kind, shown, unspeakable
+
+PART_TEXTS = ("text", "content", "value")
+"""Where a part of a content has its text."""
+
+THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"))
+"""What stands around reasoning that is written into a content."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A text, and ranges of it with a weight of their own."""
+
+    text: str
+    weights: tuple[Weighted, ...] = ()
+
+    def part(self, start: int, stop: int) -> Content:
+        """Some of its characters, with their ranges."""
+        moved = [Weighted(max(w.start, start) - start, min(w.stop, stop) - start, w.weight) for w in self.weights]
+        return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop))
+
+
+NOTHING = Content("")
+
+
+def read_flag(path: str, item: Mapping[str, Any], key: str, problems: list[str]) -> bool | None:
+    """`train: true|false`, or OpenAI's `weight: 0|1`; None without either."""
+    key = key if item.get(key) is not None else "weight"
+    flag = item.get(key)
+    if flag is None or isinstance(flag, bool):
+        return flag
+    if isinstance(flag, int | float) and flag in (0, 1) and key == "weight":
+        return bool(flag)
+    problems.append(f"{path}.{key} is {shown(flag)}, accepted are {'0 or 1' if key == 'weight' else 'true or false'}")
+    return None
+
+
+def read_parts(path: str, parts: Sequence[Any], problems: list[str]) -> Content | None:
+    """Content given in parts of text, each with a flag of its own or none; the texts are joined as they are."""
+    text = ""
+    weights: list[Weighted] = []
+    for i, part in enumerate(parts):
+        type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
+        found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
+        if type_ != "text" or not found:
+            problems.append(f"{path}[{i}] is a part of type {shown(type_)}; only text can be read")
+            return None
+        said = part[found[0]]
+        if problem := unspeakable(said):
+            problems.append(f"{path}[{i}].{found[0]} {problem}")
+        flag = read_flag(f"{path}[{i}]", part, "train", problems)
+        if flag is not None and said:
+            weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
+        text += said
+    return Content(text, tuple(weights))
+
+
+def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple[Weighted, ...]:
+    """Weights of a text from `[{begin_offset, end_offset, train}]`: both ends belong to a range, and what lies in none
+    does not train."""
+    if not isinstance(ranges, list | tuple):
+        problems.append(f"{path} is {kind(ranges)}, not a list of ranges")
+        return ()
+    flags: list[tuple[int, int, bool]] = []
+    for i, item in enumerate(ranges):
+        found: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
+        begin, end, train = (found.get(key) for key in ("begin_offset", "end_offset", "train"))
+        if type(begin) is not int or type(end) is not int or not isinstance(train, bool):
+            problems.append(f"{path}[{i}] is not of the kind {{begin_offset: 0, end_offset: 4, train: true}}")
+        elif not 0 <= begin <= end < len(text):
+            problems.append(f"{path}[{i}] is {begin} to {end}, and the text has the characters 0 to {len(text) - 1}")
+        else:
+            flags.append((begin, end + 1, train))
+    flags.sort()
+    for before, after in pairwise(flags):
+        if after[0] < before[1]:
+            problems.append(f"{path} has ranges that overlap at character {after[0]}")
+            return ()
+    return _filled(flags, len(text))
+
+
+def _filled(flags: Sequence[tuple[int, int, bool]], length: int) -> tuple[Weighted, ...]:
+    """The ranges, and between them others that weigh nothing."""
+    found: list[Weighted] = []
+    at = 0
+    for start, stop, train in (*flags, (length, length, False)):
+        if at < start:
+            found.append(Weighted(at, start, 0.0))
+        if start < stop:
+            found.append(Weighted(start, stop, float(train)))
+        at = stop
+    return tuple(found)
+
+
+def split_thought(content: Content) -> tuple[Content, Content]:
+    """Reasoning that opens a content, and the content after it. Line feeds around the reasoning and before the rest
+    are markup of the family, which its renderer writes: they belong to neither."""
+    text = content.text
+    begin = len(text) - len(text.lstrip())
+    for opening, closing in THOUGHTS:
+        end = text.find(closing, begin)
+        if not text.startswith(opening, begin) or end < 0:
+            continue
+        start, stop = begin + len(opening), end
+        start += len(text[start:stop]) - len(text[start:stop].lstrip("\n"))
+        stop -= len(text[start:stop]) - len(text[start:stop].rstrip("\n"))
+        rest = end + len(closing)
+        rest += len(text[rest:]) - len(text[rest:].lstrip("\n"))
+        return content.part(start, stop), content.part(rest, len(text))
+    return NOTHING, content

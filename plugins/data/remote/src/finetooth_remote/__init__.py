@@ -1,0 +1,1 @@
+"""Fetches files of rows from the web and from object stores, once."""

@@ -1,0 +1,78 @@
+"""What the libraries of stores raise, in words, and whether it may pass."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+STATUSES = {
+    400: ("the server refuses the request (400)", "check the address and its region"),
+    401: ("access is denied (401)", "give credentials in the environment"),
+    403: ("access is denied (403)", "check the credentials in the environment, and the address"),
+    404: ("there is no such file (404)", "check the address"),
+    410: ("the file is gone (410)", "check the address"),
+}
+PASSING = frozenset({408, 425, 429})
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+RETRY = "try again later"
+
+
+class Failure(Exception):
+    """A fetch that did not work.
+
+    Attributes:
+        final: trying again would not help.
+        action: what to do.
+    """
+
+    def __init__(self, problem: str, action: str = RETRY, *, final: bool = False) -> None:
+        super().__init__(problem)
+        self.action, self.final = action, final
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """What an error means; None if it is none of a fetch."""
+    chain = list(_causes(error))
+    own = next((cause for cause in chain if isinstance(cause, Failure)), None)
+    if own is not None:
+        return own
+    full = next((cause for cause in chain if isinstance(cause, OSError) and cause.errno in DISK), None)
+    if full is not None:
+        action = "make room, or set FT_CACHE to a folder on another disk"
+        return Failure(f"it cannot be kept here: {full.strerror}", action, final=True)
+    names = {cls.__name__ for cause in chain for cls in type(cause).__mro__}
+    if "NoCredentialsError" in names:
+        return Failure("there are no credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", final=True)
+    status = next((code for cause in chain if (code := _status(cause)) is not None), None)
+    if status is None and "FileNotFoundError" in names and len(chain) == 1:
+        status = 404
+    if status is None and "PermissionError" in names:
+        status = 403
+    if status is not None:
+        problem, action = STATUSES.get(status, (f"the server answers {status}", RETRY))
+        return Failure(problem, action, final=status < 500 and status not in PASSING)
+    if names & {"OSError", "ClientError", "TimeoutError", "BotoCoreError", "HTTPClientError"}:
+        root = chain[-1]
+        said = " ".join(str(root).split())[:200] or type(root).__name__
+        return Failure(f"the server cannot be reached or the connection broke ({said})")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of an HTTP answer that an error holds."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status >= 100:
+        return status
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return code if isinstance(code, int) else None
+    return None

@@ -1,0 +1,52 @@
+"""fsspec's file systems, set so that long and cut transfers are what they seem."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO, cast
+
+import fsspec  # type: ignore[import-untyped]
+from finetooth_hooks import PluginError
+
+from finetooth_remote.address import Address
+from finetooth_remote.plugin import SCHEMES
+
+CONNECT_SECONDS = 30
+READ_SECONDS = 60
+"""Without a byte for so long a transfer has failed."""
+
+
+def file_system(address: Address) -> Any:
+    """What reaches an address; made anew, so that nothing remembered is taken for what is there.
+
+    Raises:
+        PluginError: the package for this kind of address is not installed.
+    """
+    options: dict[str, Any] = {}
+    try:
+        if address.scheme.startswith("http"):
+            options = _http_options()
+        return fsspec.filesystem(address.scheme, skip_instance_cache=True, use_listings_cache=False, **options)
+    except ImportError as error:
+        extra = SCHEMES[address.scheme]
+        raise PluginError(
+            "finetooth-remote",
+            f"{address.scheme}:// needs a package that is not installed ({error})",
+            action=f"pip install 'finetooth-remote[{extra}]'",
+        ) from error
+
+
+def _http_options() -> dict[str, Any]:
+    import aiohttp
+
+    # aiohttp would end a transfer after five minutes in all, and unpack what a server sends packed
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    return {
+        "client_kwargs": {"timeout": timeout, "auto_decompress": False},
+        "headers": {"Accept-Encoding": "identity"},
+    }
+
+
+def open_stream(system: Any, address: Address) -> BinaryIO:
+    """The bytes of an address, in order, in one request where the file system can."""
+    options = {"block_size": 0} if address.scheme.startswith("http") else {}
+    return cast(BinaryIO, system.open(address.full, "rb", **options))

@@ -1,0 +1,133 @@
+"""The source `remote`: a file is fetched, then the source for its kind reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import DataError, Options, RecipeError, Row
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import KnownSource, Portion, PortionedSource, Source
+from finetooth_hooks.tally import Problems
+
+from finetooth_remote.address import Address, read_address
+from finetooth_remote.download import Downloads
+
+
+class RemoteOptions(Options):
+    """Options of `remote`."""
+
+    path: str
+    """The address of a file: `https://`, `http://`, `s3://` (`gs://` and `az://` are untested). `${NAME}` in it stands
+    for a variable of the environment, for what must not stand in a recipe; credentials of a store come from the
+    environment too."""
+    source: str | dict[str, Any] | None = None
+    """The source that reads the file, with its options; default: the one that claims its name."""
+
+
+def build(options: RemoteOptions, context: Context) -> RemoteRows:
+    address = read_address(options.path)
+    path = Downloads(context.cache / "remote", context.note).fetch(address)
+    pick = _reader(options.source, path, address, context)
+    registered = context.catalog.get("source", pick["name"])
+    inner: Source = context.build("source", pick)
+    made = RemotePortions if isinstance(inner, PortionedSource) else RemoteRows
+    return made(inner, path, address, registered.full_name)
+
+
+def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, context: Context) -> dict[str, Any]:
+    """The pick of what reads a file."""
+    if given is not None:
+        named = {"name": given} if isinstance(given, str) else given
+        if not isinstance(named.get("name"), str):
+            raise RecipeError("source remote, source", "the mapping has no 'name'", action="add name: NAME")
+        return {**named, "path": str(path)}
+    claims = []
+    for registered in context.catalog.all("source"):
+        claims_of = getattr(registered.entry, "claims", None)
+        claim = claims_of(str(path)) if claims_of is not None else None
+        if claim is not None:
+            claims.append((claim.strength, registered.full_name))
+    best = sorted(name for strength, name in claims if strength == max(claims)[0])
+    if len(best) != 1:
+        said = f"{' and '.join(best)} both claim" if best else "no installed source claims"
+        raise RecipeError("source remote", f"{said} {address.name!r}", action="pick one with source: NAME")
+    return {"name": best[0], "path": str(path)}
+
+
+class RemoteRows:
+    """Rows of a fetched file; their ids and errors name the address.
+
+    Args:
+        inner: reads the file.
+        path: where it is here.
+        entry: full name of the entry that made `inner`.
+    """
+
+    def __init__(self, inner: Source, path: Path, address: Address, entry: str) -> None:
+        self._inner, self._path, self._address = inner, path, address
+        self.relies_on = (entry,)
+
+    def files(self) -> tuple[Path, ...] | None:
+        """What the inner source says; the file lies under the hash of its content."""
+        return self._inner.files() if isinstance(self._inner, KnownSource) else None
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            DataError: what the inner source says.
+        """
+        try:
+            for row in self._inner.rows():
+                yield self._named(row)
+        except DataError as error:
+            raise self._renamed(error) from error
+
+    def _named(self, row: Row) -> Row:
+        return replace(row, id=self._said(row.id))
+
+    def _renamed(self, error: DataError) -> DataError:
+        where = error.where
+        problem = error.problem.removeprefix(f"{where}: ") if where else error.problem
+        return DataError(self._said(where), self._said(problem), action=self._said(error.action))
+
+    def _said(self, text: str) -> str:
+        return text.replace(self._path.as_posix(), self._address.shown)
+
+
+class RemotePortions(RemoteRows):
+    """The same where the inner source is read in portions."""
+
+    @property
+    def _portioned(self) -> PortionedSource:
+        assert isinstance(self._inner, PortionedSource)
+        return self._inner
+
+    def portions(self) -> Iterator[Portion]:
+        """Those of the inner source.
+
+        Raises:
+            DataError: what the inner source says.
+        """
+        try:
+            yield from self._portioned.portions()
+        except DataError as error:
+            raise self._renamed(error) from error
+
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        """The rows of a portion."""
+        for item in self._portioned.read(portion):
+            yield self._named(item) if isinstance(item, Row) else self._renamed(item)
+
+    def refusal(self, broken: Problems, good: int) -> DataError:
+        """The inner source's error."""
+        local = Problems(broken.count, [self._localised(error) for error in broken.first])
+        return self._renamed(self._portioned.refusal(local, good))
+
+    def _localised(self, error: DataError) -> DataError:
+        """An error of `read` as the inner source made it, which takes its own name off."""
+        where = error.where
+        problem = error.problem.removeprefix(f"{where}: ") if where else error.problem
+        return DataError(where.replace(self._address.shown, self._path.as_posix()), problem, action=error.action)

@@ -1,0 +1,1 @@
+"""Reads CSV, TSV, Parquet, Arrow and JSON files, a portion at a time."""

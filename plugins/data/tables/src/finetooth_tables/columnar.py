@@ -1,0 +1,188 @@
+"""Parquet and Arrow files: columns on disk, rows a portion at a time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from finetooth_hooks import DataError, Row
+from finetooth_hooks.portioned_rows import PortionedRows
+from finetooth_hooks.protocols import Portion
+
+PORTION_BYTES = 300_000
+PORTION_ROWS = 4_000
+BUFFER_BYTES = 1 << 18
+PARQUET_MAGIC = b"PAR1"
+ENCRYPTED_MAGIC = b"PARE"
+ARROW_MAGIC = b"ARROW1"
+FEATHER_1_MAGIC = b"FEA1"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+WRITTEN = "check that it was written to the end"
+
+
+class ColumnarTable(PortionedRows):
+    """Rows of a file of columns; the id of a row is `FILE:row NUMBER`, from 1.
+
+    A portion is a small Arrow stream, so that values of any type (bytes, dates, nested) reach whoever reads it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = path.as_posix()
+
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self._path,)
+
+    def portions(self) -> Iterator[Portion]:
+        """Some rows each; `place` is the number of the first.
+
+        Raises:
+            DataError: the file is missing, empty, cut off or of another kind.
+        """
+        if not self._path.is_file():
+            said = "it is a folder" if self._path.is_dir() else "the file does not exist"
+            raise DataError(self.name, said, action="check data.train and data.eval")
+        if self._path.stat().st_size == 0:
+            raise DataError(self.name, "the file is empty", action=WRITTEN)
+        first = 1
+        with self._naming_faults(lambda: first):
+            for batch in self._batches():
+                yield Portion(_pack(batch), (first,))
+                first += batch.num_rows
+        if first == 1:
+            raise DataError(self.name, "it has no rows", action=WRITTEN)
+
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        """The rows of a portion, and an error for each that holds text that is not UTF-8."""
+        first = portion.place[0]
+        table = pa.ipc.open_stream(portion.content).read_all()
+        try:
+            rows: Iterable[Any] = table.to_pylist()
+        except UnicodeDecodeError:
+            rows = (_row(table, index) for index in range(table.num_rows))
+        for index, values in enumerate(rows):
+            id_ = f"{self.name}:row {first + index}"
+            if isinstance(values, str):
+                yield DataError(id_, values, action="write the file's text as UTF-8")
+            else:
+                yield Row(id_, values)
+
+    @abstractmethod
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, a portion's worth at a time."""
+
+    def _check_columns(self, schema: pa.Schema) -> None:
+        twice = next((name for i, name in enumerate(schema.names) if name in schema.names[:i]), None)
+        if twice is not None:
+            raise DataError(self.name, f"two columns are named {twice!r}", action="rename one")
+        if not schema.names:
+            raise DataError(self.name, "it has no columns", action=WRITTEN)
+
+    @contextmanager
+    def _naming_faults(self, first: Callable[[], int]) -> Iterator[None]:
+        """The library's errors as ours."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            where = f"row {first()} and what follows" if first() > 1 else "it"
+            said = " ".join(str(error).split())[:200]
+            raise DataError(
+                self.name, f"{where} cannot be read: {said}", action="fetch or write the file again"
+            ) from error
+
+
+class ParquetTable(ColumnarTable):
+    """A `.parquet` file. Pages are read one by one, so that no row group is held as a whole."""
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        self._check_frame()
+        # buffer_size streams the pages of a column; pre_buffer would read whole row groups ahead
+        with pq.ParquetFile(self._path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            self._check_columns(file.schema_arrow)
+            about = file.metadata
+            size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            yield from file.iter_batches(batch_size=_portion_rows(size, about.num_rows), use_threads=False)
+
+    def _check_frame(self) -> None:
+        with self._path.open("rb") as file:
+            start = file.read(4)
+            file.seek(-min(4, self._path.stat().st_size), 2)
+            end = file.read(4)
+        if ENCRYPTED_MAGIC in (start, end):
+            raise DataError(self.name, "the Parquet file is encrypted", action="decrypt it first")
+        if start != PARQUET_MAGIC:
+            raise DataError(self.name, "it is no Parquet file (PAR1 does not begin it)", action="check what wrote it")
+        if end != PARQUET_MAGIC:
+            raise DataError(self.name, "the file has no Parquet footer (cut off?)", action="fetch or write it again")
+
+
+class ArrowTable(ColumnarTable):
+    """An Arrow file (also called Feather) or stream; which of the two, its first bytes say.
+
+    Args:
+        note: told about a stream without an end.
+    """
+
+    def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__(path)
+        self._note = note
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        with pa.memory_map(str(self._path)) as file:
+            start = file.read(len(ARROW_MAGIC))
+            if start.startswith(FEATHER_1_MAGIC):
+                raise DataError(
+                    self.name, "it is Feather version 1, which is not read", action="write it as version 2, or Parquet"
+                )
+            file.seek(0)
+            found = _file_batches(file) if start == ARROW_MAGIC else self._stream_batches(file)
+            for number, batch in enumerate(found):
+                if not number:
+                    self._check_columns(batch.schema)
+                rows = _portion_rows(batch.nbytes, batch.num_rows)
+                for begin in range(0, batch.num_rows, rows):
+                    yield batch.slice(begin, rows)
+
+    def _stream_batches(self, file: Any) -> Iterator[pa.RecordBatch]:
+        yield from pa.ipc.open_stream(file)
+        with self._path.open("rb") as end:
+            end.seek(-min(len(END_OF_STREAM), self._path.stat().st_size), 2)
+            if end.read() != END_OF_STREAM:
+                self._note(f"{self.name} has no mark at its end, so nobody can tell whether rows are missing there")
+
+
+def _file_batches(file: Any) -> Iterator[pa.RecordBatch]:
+    reader = pa.ipc.open_file(file)
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)
+
+
+def _portion_rows(size: int, rows: int) -> int:
+    """How many rows make a portion, by the size of the average one."""
+    return max(1, min(PORTION_ROWS, PORTION_BYTES * rows // size if size else PORTION_ROWS))
+
+
+def _pack(batch: pa.RecordBatch) -> bytes:
+    batch = batch.replace_schema_metadata(None)  # some writers keep kilobytes there
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _row(table: pa.Table, index: int) -> dict[str, Any] | str:
+    """The values of one row, or what is wrong with it."""
+    values: dict[str, Any] = {}
+    for name in table.column_names:
+        try:
+            values[name] = table.column(name)[index].as_py()
+        except UnicodeDecodeError as error:
+            return f"column {name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start}"
+    return values

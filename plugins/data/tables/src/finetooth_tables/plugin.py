@@ -1,0 +1,29 @@
+"""The source `tables`: files of rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Claim, Source, hookimpl
+from finetooth_hooks.packed_files import claim_file
+
+DELIMITED = tuple(f".{name}{packed}" for name in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
+JSON = (".json", ".json.gz", ".json.zst")
+ARROW = (".arrow", ".feather", ".ipc")
+PARQUET = (".parquet",)
+ENDINGS = (*DELIMITED, *JSON, *ARROW, *PARQUET)
+
+
+def claims(reference: str) -> Claim | None:
+    """Files of tables are its own, by their name."""
+    return claim_file(reference, ENDINGS)
+
+
+@hookimpl
+def ft_sources() -> Iterator[Source]:
+    yield Source(
+        name="tables",
+        build="finetooth_tables.source:build",
+        summary="CSV, TSV and JSON files (also .gz and .zst), Parquet, Arrow and Feather",
+        claims=claims,
+    )

@@ -1,0 +1,57 @@
+"""The builder of the source `tables`: which reader a file gets, by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetooth_hooks import Options, RecipeError
+from finetooth_hooks.context import Context
+from finetooth_hooks.packed_files import unpacked_name
+from finetooth_hooks.protocols import KnownSource
+from pydantic import Field
+
+from finetooth_tables.plugin import ARROW, ENDINGS, PARQUET
+
+
+class TablesOptions(Options):
+    """Options of `tables`."""
+
+    path: str
+    """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`."""
+    field: str | None = None
+    """For a `.json` file that is an object with several lists: the key under which the rows are."""
+
+
+def build(options: TablesOptions, context: Context) -> KnownSource:
+    path = Path(options.path)
+    name = unpacked_name(path.name).lower()
+    ending = Path(name).suffix
+    if ending not in ENDINGS:
+        known = ", ".join(e for e in ENDINGS if e.count(".") == 1)
+        raise RecipeError(
+            "source tables, path",
+            f"{path.as_posix()} is no table by its name ({known})",
+            action="rename it, or pick another source",
+        )
+    delimited = ending in (".csv", ".tsv")
+    if options.delimiter is not None and not delimited:
+        raise RecipeError("source tables, delimiter", f"a {ending} file has no delimiter", action="remove it")
+    if options.field is not None and ending != ".json":
+        raise RecipeError("source tables, field", f"a {ending} file has no keys above its rows", action="remove it")
+    if delimited:
+        from finetooth_tables.delimited import DelimitedTable
+
+        return DelimitedTable(path, options.delimiter or {".csv": ",", ".tsv": "\t"}[ending], context.note)
+    if ending == ".json":
+        from finetooth_tables.json_rows import JsonTable
+
+        return JsonTable(path, options.field, context.note)
+    from finetooth_tables.columnar import ArrowTable, ParquetTable
+
+    if ending in ARROW:
+        return ArrowTable(path, context.note)
+    assert ending in PARQUET
+    return ParquetTable(path)

@@ -1,0 +1,142 @@
+# the bars of these tokens are wide ones
+"""The renderer `deepseek_v3_1`.
+
+    <｜begin▁of▁sentence｜>You are ...<｜User｜>Hello?<｜Assistant｜><think></think>Yes.<｜end▁of▁sentence｜>
+
+A trained message trains what stands behind its think block and `<｜end▁of▁sentence｜>`: content and tool calls; with
+`thinking` also the reasoning and the `</think>` after it, since the prompt only opens the block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from finetooth_hooks import Conversation, Message
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Rendered, TrainOn
+from finetooth_hooks.page import Page
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.turns import TurnRenderer, json_text
+
+from finetooth_deepseek import markup as m
+
+_CALL = re.compile(rf"{m.CALL}(?P<name>[^\n]*?){m.SEPARATOR}(?P<arguments>.*?){m.CALL_END}", re.DOTALL)
+
+
+class DeepSeekV31Options(m.ThinkingOptions):
+    """Options of `deepseek_v3_1`."""
+
+
+def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
+    """
+    Raises:
+        RecipeError: the tokenizer has no DeepSeek tokens.
+    """
+    return DeepSeekV31(context.tokenizer, options)
+
+
+class DeepSeekV31(TurnRenderer):
+    """DeepSeek V3.1.
+
+    Normalisation: of an answer that spells `</think>`, and does not follow a tool, only what stands behind the first
+    one is written. Reasoning is written with `thinking` only, and there for answers that follow a question; the
+    model's own template leaves out all of it. Schemas of tools are never written. All that is left out is counted
+    (`Rendered.remarks`).
+
+    Args:
+        options: what differs between conversations.
+
+    Raises:
+        RecipeError: the tokenizer has no DeepSeek tokens.
+    """
+
+    name = "deepseek_v3_1"
+    controls = m.CONTROLS
+    optional = m.OPTIONAL
+    stops = (m.END,)
+
+    def __init__(self, tokenizer: Tokenizer, options: DeepSeekV31Options) -> None:
+        super().__init__(tokenizer)
+        self._options = options
+        self.extension = options.keep_reasoning or not options.thinking
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        """As `TurnRenderer.render`, with remarks on what is left out."""
+        messages = conversation.messages
+        last = m.last_question(messages)
+        kept = [self._thinks(i, last) and i > 0 and messages[i - 1].role == "user" for i in range(len(messages))]
+        return replace(super().render(conversation, train_on=train_on), remarks=m.remarks(conversation, kept))
+
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
+
+        Raises:
+            DataError: a system message where it cannot stand.
+        """
+        messages = conversation.messages
+        page.markup(m.BEGIN)
+        first, last = m.systems(messages), m.last_question(messages)
+        m.write_system(page, messages[:first], trained[:first])
+        asked = tool = False
+        for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
+            if i < first:
+                continue
+            page.message()
+            if message.role == "user":
+                page.markup(m.USER)
+                page.say(message.content, trains, message.weights)
+                asked, tool = True, False
+            elif message.role == "tool":
+                page.markup(m.OUTPUT)
+                page.say(message.content, trains, message.weights)
+                page.markup(m.OUTPUT_END, trains)
+                asked, tool = False, True
+            elif message.role == "assistant":
+                if asked:
+                    self._open(page, message, trains, self._thinks(i, last))
+                self._answer(page, message, trains, tool, f"messages[{i}]")
+                asked = tool = False
+            else:
+                after = "system message after another message" if message.role == "system" else f"role {message.role!r}"
+                raise self.refuse(f"no {after}", f"messages[{i}]")
+        if ask and asked:
+            page.markup(m.ASSISTANT + m.THINK + ("" if self._options.thinking else m.THOUGHT))
+
+    def read(self, text: str) -> Message:
+        """The message that a completion says; with `thinking`, reasoning ends at the first `</think>`.
+
+        Without one all is content: behind the outputs of tools no prompt opens a think block.
+        """
+        reasoning = ""
+        if self._options.thinking and m.THOUGHT in text:
+            reasoning, _, text = text.partition(m.THOUGHT)
+        content, calls = m.read_calls(text, _CALL)
+        return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
+
+    def _thinks(self, i: int, last: int) -> bool:
+        return self._options.thinking and (i > last or self._options.keep_reasoning)
+
+    def _open(self, page: Page, message: Message, trains: bool, thinks: bool) -> None:
+        """`<｜Assistant｜>` and a think block, empty if the message does not think."""
+        page.markup(m.ASSISTANT + m.THINK)
+        if thinks:
+            page.say(message.reasoning, trains, message.reasoning_weights)
+        page.markup(m.THOUGHT, trains and thinks)
+
+    def _answer(self, page: Page, message: Message, trains: bool, tool: bool, where: str) -> None:
+        whole = tool or bool(message.tool_calls)
+        cut = None if whole else m.after_thought(message.content, last=False)
+        page.say(message.content, trains, message.weights, cut=cut)
+        if message.tool_calls:
+            page.markup(m.CALLS, trains)
+            for call in message.tool_calls:
+                name, arguments = m.function_of(call, where)
+                page.markup(m.CALL, trains)
+                page.say(name, trains)
+                page.markup(m.SEPARATOR, trains)
+                page.say(json_text(arguments), trains)
+                page.markup(m.CALL_END, trains)
+            page.markup(m.CALLS_END, trains)
+        page.markup(m.END, trains)

@@ -1,0 +1,62 @@
+"""Facts of Gemma models: the text models and the text half of those that also see and hear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import NoOptions, Pick
+from finetooth_hooks.context import Context
+from finetooth_hooks.llama_shape import llama_facts
+from finetooth_hooks.protocols import Head, ModelFacts
+
+WRAPPED = ("gemma3", "gemma4")
+"""Models with towers for images beside the text model."""
+
+PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
+"""Linear modules of the layers of small Gemma 4 models, whose layers take an embedding of their own."""
+
+HIGH_FIRST_LOSS = (0.02, 14.0)
+"""Small Gemma 4 models begin at about 12 nats per token."""
+
+CAPPED_ATTENTION = ("eager", "flash_attention_2", "flex_attention")
+"""What can cap attention's scores, as Gemma 2 does; torch's own fused attention cannot."""
+
+RENDERERS: Mapping[str, Pick] = {
+    "gemma": {"name": "gemma", "system": False},
+    "gemma2": {"name": "gemma", "system": False},
+    "gemma3": {"name": "gemma", "system": True},
+    "gemma3_text": {"name": "gemma", "system": True},
+}
+
+
+def build(options: NoOptions, context: Context) -> Gemma:
+    return Gemma()
+
+
+class Gemma:
+    """The family `gemma`."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        """Sizes and module names of a model, from its config.
+
+        No block: norms stand before and after attention and feed-forward, embeddings are scaled, and layers attend in
+        turns to a window and to everything.
+        """
+        kind = str(config.get("model_type", "gemma2"))
+        text = config.get("text_config") if kind in WRAPPED else config
+        values: Mapping[str, Any] = {"tie_word_embeddings": True, "head_dim": 256, **(text or {})}
+        facts = llama_facts(values, renderer=RENDERERS.get(kind, "jinja"), max_positions=8192)
+        cap = values.get("final_logit_softcapping")
+        facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
+        if values.get("attn_logit_softcapping"):
+            facts = replace(facts, attention=CAPPED_ATTENTION)
+        if kind in WRAPPED:
+            facts = replace(facts, layer_path="model.language_model.layers", body="model.language_model")
+        if kind.startswith("gemma4") and values.get("hidden_size_per_layer_input"):
+            targets = facts.linear_targets + PER_LAYER
+            facts = replace(facts, linear_targets=targets, first_loss=HIGH_FIRST_LOSS)
+        if values.get("enable_moe_block"):  # experts are no linear modules; who chooses them is one
+            facts = replace(facts, untargeted=("proj",))
+        return facts

@@ -1,0 +1,26 @@
+"""The Gemma family and the renderer of Gemma 2 and 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Family, Renderer, hookimpl
+
+
+@hookimpl
+def ft_families() -> Iterator[Family]:
+    yield Family(
+        name="gemma",
+        build="finetooth_gemma.family:build",
+        summary="Gemma 1 to 4, text models and the text half of those that see",
+        model_types=frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"}),
+    )
+
+
+@hookimpl
+def ft_renderers() -> Iterator[Renderer]:
+    yield Renderer(
+        name="gemma",
+        build="finetooth_gemma.renderer:build",
+        summary="<start_of_turn>user ... <end_of_turn>: Gemma 1 to 3",
+    )

@@ -1,0 +1,36 @@
+"""Facts of GLM models: GLM-4 (`model_type: glm`, `glm4`), GLM-4.5 and 4.6 (`glm4_moe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import NoOptions
+from finetooth_hooks.context import Context
+from finetooth_hooks.llama_shape import ATTENTION, MLP, llama_facts
+from finetooth_hooks.protocols import ModelFacts
+
+FUSED_MLP = ("gate_up_proj", "down_proj")
+
+
+def build(options: NoOptions, context: Context) -> GLM:
+    return GLM()
+
+
+class GLM:
+    """The family `glm`."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        """Sizes and module names of a model, from its config.
+
+        GLM-4.5 and 4.6 speak the same markup; that of GLM-4 is left to the model's own chat template. Of GLM-4.5 and
+        4.6 adapters reach attention: the experts are fused parameters, and peft takes the names of the linear modules
+        beside them (dense layers, shared experts) for those of the experts.
+        """
+        mixed = config.get("model_type") == "glm4_moe"
+        facts = llama_facts(config, renderer="glm4_moe" if mixed else "jinja", max_positions=131072)
+        # heads are half rotated, layers of glm4 have two more norms: no `Block` says so
+        if mixed:
+            return replace(facts, linear_targets=ATTENTION, untargeted=MLP, block=None)
+        return replace(facts, linear_targets=ATTENTION + FUSED_MLP, block=None)

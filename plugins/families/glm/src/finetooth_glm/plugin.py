@@ -1,0 +1,26 @@
+"""The GLM family and the markup of GLM-4.5 and 4.6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Family, Renderer, hookimpl
+
+
+@hookimpl
+def ft_families() -> Iterator[Family]:
+    yield Family(
+        name="glm",
+        build="finetooth_glm.family:build",
+        summary="GLM-4, GLM-4.5 and GLM-4.6",
+        model_types=frozenset({"glm", "glm4", "glm4_moe"}),
+    )
+
+
+@hookimpl
+def ft_renderers() -> Iterator[Renderer]:
+    yield Renderer(
+        name="glm4_moe",
+        build="finetooth_glm.renderer:build",
+        summary="[gMASK]<sop><|user|> ... <|assistant|> ...: GLM-4.5 and 4.6",
+    )

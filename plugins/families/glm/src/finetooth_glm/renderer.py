@@ -1,0 +1,240 @@
+"""The renderer `glm4_moe`.
+
+    [gMASK]<sop><|system|>
+    You are ...<|user|>
+    Hello?<|assistant|>
+    <think></think>
+    Yes.<|user|>
+
+A message ends where the next one begins: a model stops with `<|user|>` when it has answered, and with `<|observation|>`
+when it waits for a tool. A trained message trains its think block, its content, its calls and that token. Behind the
+last answer of a conversation the models' own template writes nothing, so that its end could not train; here the token
+stands there, unless `close` is off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Rendered, TrainOn
+from finetooth_hooks.page import Page
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.tool_calls import call_of, called
+from finetooth_hooks.turns import TurnRenderer, json_text, trimmed
+
+SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
+MASK, OPENING, DOCUMENT_END = "[gMASK]", "<sop>", "<|endoftext|>"
+THINK, THOUGHT = "<think>", "</think>"
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+KEY, KEY_END, VALUE, VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
+RESPONSE, RESPONSE_END = "<tool_response>", "</tool_response>"
+NO_THINKING = "/nothink"
+OPENERS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": OBSERVATION}
+
+_TOOLS = (
+    "\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n",
+    "</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n"
+    f"{CALL}{{function-name}}\n{KEY}{{arg-key-1}}{KEY_END}\n{VALUE}{{arg-value-1}}{VALUE_END}\n"
+    f"{KEY}{{arg-key-2}}{KEY_END}\n{VALUE}{{arg-value-2}}{VALUE_END}\n...\n{CALL_END}",
+)
+"""What stands before the schemas of tools and behind them."""
+
+_ARGUMENT = re.compile(f"{KEY}(.*?){KEY_END}\n{VALUE}(.*?){VALUE_END}\n", re.DOTALL)
+_CALL = re.compile(f"\n?{CALL}([^\n<]+)\n((?:{_ARGUMENT.pattern})*?){CALL_END}", re.DOTALL)
+
+
+class GLMOptions(Options):
+    """Options of `glm4_moe`."""
+
+    thinking: bool = True
+    """Off, every question ends with `/nothink` and the prompt with an empty think block."""
+    keep_reasoning: bool = False
+    """Write the reasoning of answers to earlier questions too, which the models' own template leaves out."""
+    close: bool = True
+    """Write the token with which the model stops behind the last answer of a conversation."""
+
+
+def build(options: GLMOptions, context: Context) -> GLM4Moe:
+    """
+    Raises:
+        RecipeError: the tokenizer has no GLM tokens.
+    """
+    return GLM4Moe(context.tokenizer, options)
+
+
+class GLM4Moe(TurnRenderer):
+    """GLM-4.5 and GLM-4.6.
+
+    Normalisation: blanks around content and reasoning are left out. Without reasoning of its own, a content that spells
+    `</think>` is split there: before the first one stands reasoning, behind the last one content, as in the template.
+    Reasoning of answers to earlier questions is left out and counted (`Rendered.remarks`); the empty think block in its
+    place does not train. Arguments that are text are written as they are, so that text that reads as another JSON
+    value comes back as that value.
+
+    Args:
+        options: what differs between conversations.
+
+    Raises:
+        RecipeError: the tokenizer has no GLM tokens.
+    """
+
+    name = "glm4_moe"
+    controls = (MASK, OPENING, SYSTEM, USER, ASSISTANT, OBSERVATION)
+    optional = (
+        DOCUMENT_END, THINK, THOUGHT, CALL, CALL_END, KEY, KEY_END, VALUE, VALUE_END, RESPONSE, RESPONSE_END,
+        NO_THINKING,
+    )  # fmt: skip
+    stops = (USER, OBSERVATION, DOCUMENT_END)
+
+    def __init__(self, tokenizer: Tokenizer, options: GLMOptions) -> None:
+        super().__init__(tokenizer)
+        self._options = options
+        # without thinking nothing is ever left out; the token behind the last answer opens the next message
+        self.extension = options.close and (options.keep_reasoning or not options.thinking)
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        """As `TurnRenderer.render`, with a remark if reasoning is left out."""
+        rendered = super().render(conversation, train_on=train_on)
+        last = _last_question(conversation.messages)
+        lost = any(
+            _thought(message)[1] and not self._thinks(i, last) for i, message in enumerate(conversation.messages)
+        )
+        return replace(rendered, remarks=("reasoning left out",)) if lost else rendered
+
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """`Rendered.spans` has one range for each message, from its opening token; tools belong to none.
+
+        Raises:
+            DataError: a call or a role it cannot say, reasoning though thinking is off.
+        """
+        messages = conversation.messages
+        page.markup(MASK + OPENING)
+        if conversation.tools:
+            page.markup(SYSTEM + _TOOLS[0])
+            for tool in conversation.tools:
+                page.say(json_text(tool))
+                page.markup("\n")
+            page.markup(_TOOLS[1])
+        last = _last_question(messages)
+        for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
+            if message.role not in OPENERS:
+                raise self.refuse(f"no role {message.role!r}", f"messages[{i}]")
+            page.message()
+            before = messages[i - 1] if i else None
+            if before is None or not before.role == message.role == "tool":
+                opener = OPENERS[message.role]
+                ends = before is not None and before.role == "assistant" and trained[i - 1] and opener in self.stops
+                page.markup(opener, ends)
+            if message.role == "assistant":
+                self._answer(page, message, trains, self._thinks(i, last), f"messages[{i}]")
+            elif message.role == "tool":
+                page.markup(f"\n{RESPONSE}\n")
+                page.say(message.content, trains, message.weights)
+                page.markup(f"\n{RESPONSE_END}", trains)
+            else:
+                page.markup("\n")
+                page.say(message.content, trains, message.weights)
+                silent = message.role == "user" and not self._options.thinking
+                page.markup(NO_THINKING if silent and not message.content.endswith(NO_THINKING) else "")
+        if ask:
+            page.markup(ASSISTANT + ("" if self._options.thinking else f"\n{THINK}{THOUGHT}"))
+        elif self._options.close and messages and messages[-1].role == "assistant":
+            page.markup(OBSERVATION if messages[-1].tool_calls else USER, trained[-1])
+
+    def read(self, text: str) -> Message:
+        """The message that a completion says."""
+        reasoning, rest = "", text.lstrip("\n")
+        if rest.startswith(THINK):  # a block that was not closed is reasoning to its end
+            reasoning, _, text = rest.removeprefix(THINK).partition(THOUGHT)
+        at = len(text)
+        calls: list[Mapping[str, Any]] = []
+        while found := _call_before(text, at):
+            at, call = found
+            calls.insert(0, call)
+        return Message("assistant", text[:at].strip(), reasoning=reasoning.strip(), tool_calls=tuple(calls))
+
+    def _thinks(self, i: int, last: int) -> bool:
+        return i > last or self._options.keep_reasoning
+
+    def _answer(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
+        (start, stop), own, (begin, end) = _thought(message)
+        said = message.reasoning or message.content
+        weights = message.reasoning_weights if message.reasoning else message.weights
+        if thinks and own and not self._options.thinking:
+            raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
+        # the block of an answer whose reasoning is left out is not what a model should say
+        block = trains and self._options.thinking and (thinks or not own)
+        page.markup(f"\n{THINK}", block)
+        if thinks:
+            page.say(said, trains, weights, cut=(start, stop))
+        page.markup(THOUGHT, block)
+        if begin < end:
+            page.markup("\n", trains)
+            page.say(message.content, trains, message.weights, cut=(begin, end))
+        for call in message.tool_calls:
+            self._call(page, call, trains, where)
+
+    def _call(self, page: Page, call: Mapping[str, Any], trains: bool, where: str) -> None:
+        name, arguments = called(call, where)
+        page.markup(f"\n{CALL}", trains)
+        page.say(name, trains)
+        page.markup("\n", trains)
+        for key, value in arguments.items():
+            page.markup(KEY, trains)
+            page.say(str(key), trains)
+            page.markup(f"{KEY_END}\n{VALUE}", trains)
+            page.say(value if isinstance(value, str) else json_text(value), trains)
+            page.markup(f"{VALUE_END}\n", trains)
+        page.markup(CALL_END, trains)
+
+
+def _last_question(messages: Sequence[Message]) -> int:
+    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+
+
+def _thought(message: Message) -> tuple[tuple[int, int], bool, tuple[int, int]]:
+    """Of an answer: the range of its reasoning (in `reasoning`, or in `content` if it has none), whether there is any,
+    and the range of what it says in `content`."""
+    content = message.content
+    if message.role != "assistant":
+        return (0, 0), False, (0, len(content))
+    if message.reasoning or THOUGHT not in content:
+        return trimmed(message.reasoning), bool(message.reasoning), trimmed(content)
+    stop = content.index(THOUGHT)
+    start = content.rfind(THINK, 0, stop)
+    start = 0 if start < 0 else start + len(THINK)
+    inside, behind = trimmed(content[start:stop]), content.rindex(THOUGHT) + len(THOUGHT)
+    begin, end = trimmed(content[behind:])
+    own = bool(content[start:stop].strip("\n"))
+    return (start + inside[0], start + inside[1]), own, (behind + begin, behind + end)
+
+
+def _call_before(text: str, end: int) -> tuple[int, Mapping[str, Any]] | None:
+    """The call that ends at a character, and where it begins."""
+    begin = text.rfind(CALL, 0, end)
+    begin -= text[:begin].endswith("\n") if begin > 0 else 0
+    found = _CALL.fullmatch(text, begin, end) if begin >= 0 else None
+    if found is None:
+        return None
+    arguments = {key: _value(value) for key, value in _ARGUMENT.findall(found[2])}
+    return begin, call_of(found[1], arguments)
+
+
+def _value(text: str) -> Any:
+    """What is not text is written as JSON."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _refuse(spelling: str) -> float:
+    raise ValueError(spelling)

@@ -1,0 +1,1 @@
+"""The gpt-oss family and its markup, Harmony."""

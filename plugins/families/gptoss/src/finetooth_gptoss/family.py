@@ -1,0 +1,33 @@
+"""Facts of gpt-oss models (`model_type: gpt_oss`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import NoOptions
+from finetooth_hooks.context import Context
+from finetooth_hooks.llama_shape import ATTENTION, llama_facts
+from finetooth_hooks.protocols import ModelFacts
+
+HEAD_DIM = 64
+"""Where a config does not say."""
+
+
+def build(options: NoOptions, context: Context) -> GPTOSS:
+    return GPTOSS()
+
+
+class GPTOSS:
+    """The family `gptoss`."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        """Sizes and module names of a model, from its config.
+
+        Low-rank additions reach attention only: the experts are no linear modules. Attention has sinks and every other
+        layer a window, which no `Block` says, and which transformers computes with its eager attention here.
+        """
+        sized = {**config, "head_dim": config.get("head_dim") or HEAD_DIM}
+        facts = llama_facts(sized, renderer="harmony", max_positions=131072)
+        return replace(facts, linear_targets=ATTENTION, attention=("eager",), block=None)

@@ -1,0 +1,273 @@
+"""The renderer `harmony`.
+
+    <|start|>system<|message|>You are ChatGPT, ...<|end|><|start|>developer<|message|># Instructions
+
+    Be brief.
+
+    <|end|><|start|>user<|message|>Hello?<|end|><|start|>assistant<|channel|>analysis<|message|>They greet.<|end|>
+    <|start|>assistant<|channel|>final<|message|>Yes.<|return|>
+
+(without the line breaks between messages). A trained message trains all that stands behind its first
+`<|start|>assistant`: channels, reasoning, content, the call, and the `<|return|>` or `<|call|>` with which the model
+stops. Answers to earlier questions end with `<|end|>`, as the model is shown them; that token does not train there,
+since a model that says it has not stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, Literal
+
+from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Rendered, TrainOn, Weighted
+from finetooth_hooks.page import Page
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.tool_calls import call_of, called
+from finetooth_hooks.turns import TurnRenderer, json_text
+
+from finetooth_gptoss import schemas
+from finetooth_gptoss.builtin import BUILTIN
+
+START, END, MESSAGE, CHANNEL = "<|start|>", "<|end|>", "<|message|>", "<|channel|>"
+RETURN, CALL, CONSTRAIN = "<|return|>", "<|call|>", "<|constrain|>"
+ASSISTANT = f"{START}assistant"
+ANALYSIS, FINAL = f"{CHANNEL}analysis{MESSAGE}", f"{CHANNEL}final{MESSAGE}"
+
+_PIECE = re.compile(
+    rf"(?:^|{re.escape(ASSISTANT)})(?P<header>(?:(?!{re.escape(MESSAGE)}|{re.escape(START)}).)*){re.escape(MESSAGE)}"
+    rf"(?P<body>.*?)(?:{re.escape(END)}(?={re.escape(ASSISTANT)})|\Z)",
+    re.DOTALL,
+)
+_RECIPIENT = re.compile(r"\bto=functions\.([^\s<]+)")
+
+
+class HarmonyOptions(Options):
+    """Options of `harmony`."""
+
+    today: str = "2025-08-05"
+    """The date in the system message; fixed, so that a run gives the same tokens tomorrow. The default is the day the
+    models came out."""
+    reasoning_effort: Literal["low", "medium", "high"] = "medium"
+    """How much the model shall think."""
+    identity: str = "You are ChatGPT, a large language model trained by OpenAI."
+    """The first sentence of the system message."""
+    builtin_tools: tuple[Literal["browser", "python"], ...] = ()
+    """Tools of the models' own that the system message describes."""
+    keep_reasoning: bool = False
+    """Write all reasoning. The models' own template leaves out that of answers to earlier questions, and that before a
+    call as soon as an answer follows."""
+
+
+def build(options: HarmonyOptions, context: Context) -> Harmony:
+    """
+    Raises:
+        RecipeError: the tokenizer has no Harmony tokens.
+    """
+    return Harmony(context.tokenizer, options)
+
+
+class Harmony(TurnRenderer):
+    """gpt-oss.
+
+    Normalisation: what a message with a call says beside it is written as its reasoning. Results of tools are written
+    as JSON text. Reasoning is left out as in the models' own template, and counted (`Rendered.remarks`).
+
+    Args:
+        options: what the system message says.
+
+    Raises:
+        RecipeError: the tokenizer has no Harmony tokens.
+    """
+
+    name = "harmony"
+    controls = (START, END, MESSAGE, CHANNEL, RETURN, CALL)
+    optional = (CONSTRAIN,)
+    stops = (RETURN, CALL)
+
+    def __init__(self, tokenizer: Tokenizer, options: HarmonyOptions) -> None:
+        super().__init__(tokenizer)
+        self._options = options
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        """As `TurnRenderer.render`, with a remark if reasoning is left out."""
+        rendered = super().render(conversation, train_on=train_on)
+        messages = conversation.messages
+        lost = any(_reasoning(message) and not self._thinks(messages, i) for i, message in enumerate(messages))
+        return replace(rendered, remarks=("reasoning left out",)) if lost else rendered
+
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """`Rendered.spans` has one range for each message; a first system message is the developer's, and the system
+        message of the template belongs to none.
+
+        Raises:
+            DataError: a role, a call, or a schema it cannot say.
+        """
+        messages = conversation.messages
+        page.markup(f"{START}system{MESSAGE}{self._system(bool(conversation.tools))}{END}")
+        first = int(bool(messages) and messages[0].role == "system")
+        if first:
+            page.message()
+        self._developer(page, conversation, trained[0] if first else False)
+        last_call = ""
+        for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
+            where = f"messages[{i}]"
+            if i < first:
+                continue
+            page.message()
+            if message.role == "user":
+                page.markup(f"{START}user{MESSAGE}")
+                page.say(message.content, trains, message.weights)
+                page.markup(END, trains)
+            elif message.role == "tool":
+                if not last_call:
+                    raise self.refuse("no result of a tool without a call before it", where)
+                page.markup(START)
+                page.say(f"functions.{last_call}")
+                page.markup(f" to=assistant{CHANNEL}commentary{MESSAGE}")
+                text, weights = _quoted(message)
+                page.say(text, trains, weights)
+                page.markup(END, trains)
+            elif message.role == "assistant":
+                self._check(message, where)
+                thinks = self._thinks(messages, i, ask=ask)
+                if message.tool_calls:
+                    last_call = self._call(page, message, trains, thinks, where)
+                else:
+                    returns = i == len(messages) - 1 and not ask
+                    self._answer(page, message, trains, thinks, returns)
+                    last_call = last_call if returns else ""
+            else:
+                after = "system message after another" if message.role == "system" else f"role {message.role!r}"
+                raise self.refuse(f"no {after}", where)
+        page.markup(ASSISTANT if ask else "")
+
+    def read(self, text: str) -> Message:
+        """The message that a completion says: what the channel `analysis` holds is reasoning, a call is in
+        `commentary`; of a text without channels all is content."""
+        content, reasoning, calls = "", "", []
+        at = 0
+        for piece in _PIECE.finditer(text):
+            if piece.start() != at:
+                return Message("assistant", text)
+            at = piece.end()
+            header, body = piece["header"], piece["body"]
+            recipient = _RECIPIENT.search(header)
+            arguments = _object(body) if recipient else None
+            if recipient and arguments is not None:
+                calls.append(call_of(recipient[1], arguments))
+            elif f"{CHANNEL}analysis" in header:
+                reasoning += body
+            else:
+                content += piece.group() if recipient else body
+        if at != len(text):
+            return Message("assistant", text)
+        return Message("assistant", content, reasoning=reasoning, tool_calls=tuple(calls))
+
+    def _system(self, tools: bool) -> str:
+        told = "".join(BUILTIN[name] for name in ("browser", "python") if name in self._options.builtin_tools)
+        return (
+            f"{self._options.identity}\nKnowledge cutoff: 2024-06\nCurrent date: {self._options.today}\n\n"
+            f"Reasoning: {self._options.reasoning_effort}\n\n"
+            + (f"# Tools\n\n{told}" if told else "")
+            + "# Valid channels: analysis, commentary, final. Channel must be included for every message."
+            + ("\nCalls to these tools must go to the commentary channel: 'functions'." if tools else "")
+        )
+
+    def _developer(self, page: Page, conversation: Conversation, trains: bool) -> None:
+        messages, tools = conversation.messages, conversation.tools
+        message = messages[0] if messages and messages[0].role == "system" else Message("system", "")
+        if not message.content and not tools:
+            return
+        page.markup(f"{START}developer{MESSAGE}")
+        if message.content:
+            page.markup("# Instructions\n\n")
+            page.say(message.content, trains, message.weights)
+            page.markup("\n\n")
+        if tools:
+            try:
+                told = schemas.namespace(tools)
+            except schemas.Unspeakable as problem:
+                raise self.refuse(f"no words for {problem}", "tools", "complete the schemas of the tools") from problem
+            page.markup("# Tools\n\n")
+            page.say(told)
+        page.markup(END, trains)
+
+    def _thinks(self, messages: Sequence[Message], i: int, *, ask: bool = False) -> bool:
+        """The reasoning of a message is written: no answer follows it."""
+        if messages[i].role != "assistant" or self._options.keep_reasoning:
+            return messages[i].role == "assistant"
+        if messages[i].tool_calls:
+            return not any(message.role == "assistant" and not message.tool_calls for message in messages[i + 1 :])
+        return i == len(messages) - 1 and not ask
+
+    def _answer(self, page: Page, message: Message, trains: bool, thinks: bool, returns: bool) -> None:
+        page.markup(ASSISTANT)
+        if thinks and message.reasoning:
+            page.markup(ANALYSIS, trains)
+            page.say(message.reasoning, trains, message.reasoning_weights)
+            page.markup(END + ASSISTANT, trains)
+        page.markup(FINAL, trains)
+        page.say(message.content, trains, message.weights)
+        page.markup(RETURN if returns else END, trains and returns)
+
+    def _call(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> str:
+        """Writes a message with a call.
+
+        Returns:
+            the name of the tool.
+        """
+        call = message.tool_calls[0]
+        function = call.get("function")
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):  # written as a JSON text
+            name, arguments = called({"function": {**function, "arguments": {}}}, where)[0], function["arguments"]
+        else:
+            name, arguments = called(call, where)
+        page.markup(ASSISTANT)
+        if thinks and _reasoning(message):
+            own = bool(message.reasoning)
+            page.markup(ANALYSIS, trains)
+            page.say(_reasoning(message), trains, message.reasoning_weights if own else message.weights)
+            page.markup(END + ASSISTANT, trains)
+        page.markup(" to=", trains)
+        page.say(f"functions.{name}", trains)
+        page.markup(f"{CHANNEL}commentary json{MESSAGE}", trains)
+        page.say(json_text(arguments), trains)
+        page.markup(CALL, trains)
+        return name
+
+    def _check(self, message: Message, where: str) -> None:
+        for text in (message.content, message.reasoning):
+            if ANALYSIS in text or FINAL in text:
+                raise self.refuse("no channels inside a message", where, "give reasoning and content as two fields")
+        if len(message.tool_calls) > 1:
+            raise self.refuse("one call in a message at most", where, "write each call as a message of its own")
+        if message.tool_calls and message.content and message.reasoning:
+            raise self.refuse("no content beside a call that has reasoning", where, "join the two")
+
+
+def _reasoning(message: Message) -> str:
+    return message.reasoning or (message.content if message.tool_calls else "")
+
+
+def _quoted(message: Message) -> tuple[str, tuple[Weighted, ...]]:
+    """The result of a tool as JSON text, and where the ranges of its content are in it."""
+    if not message.weights:
+        return json_text(message.content), ()
+    letters = [json_text(letter)[1:-1] for letter in message.content]
+    ends = [1, *accumulate(map(len, letters), initial=1)][1:]  # behind the first quote
+    last = len(letters)
+    weights = tuple(Weighted(ends[min(w.start, last)], ends[min(w.stop, last)], w.weight) for w in message.weights)
+    return '"' + "".join(letters) + '"', weights
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,63 @@
+"""Calls and results of tools as Llama 3.1 and later write them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from finetooth_hooks import DataError
+from finetooth_hooks.examples import Weighted
+from finetooth_hooks.tool_calls import call_of, json_call
+
+PYTHON = "<|python_tag|>"
+
+_BUILTIN = re.compile(r"(\w+)\.call\((.*)\)", re.DOTALL)
+_ARGUMENT = re.compile(r'(\w+)="(.*?)"(?:, (?=\w+=")|\Z)', re.DOTALL)
+
+
+def builtin_call(name: str, arguments: Mapping[str, Any], where: str) -> str:
+    """A call of a built-in tool, `brave_search.call(query="...")`.
+
+    Raises:
+        DataError: an argument is no text.
+    """
+    for key, value in arguments.items():
+        if not isinstance(value, str):
+            raise DataError(
+                where,
+                f"argument {key} of {name} is {value!r:.60}, and calls of built-in tools take text only",
+                action="make it text, or take the name out of builtin_tools",
+            )
+    said = ", ".join(f'{key}="{value}"' for key, value in arguments.items())
+    return f"{name}.call({said})"
+
+
+def read_call(text: str) -> Mapping[str, Any] | None:
+    """The call that a completion is; None if it is none."""
+    said = text.strip().removeprefix(PYTHON)
+    found = _BUILTIN.fullmatch(said) if said != text.strip() else None
+    if found is None:
+        return json_call(said, arguments="parameters")
+    arguments, at = {}, 0
+    while at < len(found[2]):
+        one = _ARGUMENT.match(found[2], at)
+        if one is None:
+            return None
+        arguments[one[1]] = one[2]
+        at = one.end()
+    return call_of(found[1], arguments)
+
+
+def json_string(text: str, weights: Sequence[Weighted]) -> tuple[str, tuple[Weighted, ...]]:
+    """A text as JSON writes it, in quotes, with the ranges of the same characters."""
+    written = json.dumps(text, ensure_ascii=False)
+    if not weights:
+        return written, ()
+    # each character is escaped by itself, so its place is known from the lengths of those before it
+    places = list(accumulate((len(json.dumps(letter, ensure_ascii=False)) - 2 for letter in text), initial=1))
+    last = len(text)
+    kept = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
+    return written, tuple(one for one in kept if one.start < one.stop)

@@ -1,0 +1,195 @@
+"""The renderer `smollm3`.
+
+    <|im_start|>system
+    ## Metadata
+
+    Knowledge Cutoff Date: June 2025
+    Reasoning Mode: /think
+
+    ## Custom Instructions
+
+    Be brief.
+
+    <|im_end|>
+    <|im_start|>user
+    Hello?<|im_end|>
+    <|im_start|>assistant
+    <think>
+    A greeting.
+    </think>
+    Yes.<|im_end|>
+
+A trained answer trains everything between `<|im_start|>assistant` with its line feed, or the empty think block of
+`/no_think`, and its `<|im_end|>`, that token included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks.chat_templates import foreign_template
+from finetooth_hooks.context import Context
+from finetooth_hooks.page import Page
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.turns import TurnRenderer, split_thought
+
+START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|end_of_text|>"
+THINK, THINK_END = "<think>", "</think>"
+ON, OFF = "/think", "/no_think"
+ROLES = ("system", "user", "assistant", "tool")
+
+PLAIN_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+THINKING_SYSTEM = (
+    f"{PLAIN_SYSTEM} Your role as an assistant involves thoroughly exploring questions through a systematic thinking "
+    "process before providing the final precise and accurate solutions. This requires engaging in a comprehensive "
+    "cycle of analysis, summarizing, exploration, reassessment, reflection, backtracking, and iteration to develop "
+    "well-considered thinking process. Please structure your response into two main sections: Thought and Solution "
+    "using the specified format: <think> Thought section </think> Solution section. In the Thought section, detail "
+    "your reasoning process in steps. Each step should include detailed considerations such as analysing questions, "
+    "summarizing relevant findings, brainstorming new ideas, verifying the accuracy of the current steps, refining any "
+    "errors, and revisiting previous steps. In the Solution section, based on various attempts, explorations, and "
+    "reflections from the Thought section, systematically present the final solution that you deem correct. The "
+    "Solution section should be logical, accurate, and concise and detail necessary steps needed to reach the "
+    "conclusion."
+)
+
+
+class SmolLM3Options(Options):
+    """Options of `smollm3`."""
+
+    thinking: bool = True
+    """Ask for answers that think first; a system message that says `/think` or `/no_think` overrides it."""
+
+
+def build(options: SmolLM3Options, context: Context) -> SmolLM3:
+    """
+    Raises:
+        RecipeError: the tokenizer has no ChatML tokens.
+    """
+    renderer = SmolLM3(context.tokenizer, thinking=options.thinking)
+    difference = foreign_template(renderer, "smollm3", context.tokenizer, enable_thinking=options.thinking)
+    if difference:
+        context.note(difference)
+    return renderer
+
+
+class SmolLM3(TurnRenderer):
+    """SmolLM3 markup.
+
+    Normalisation: line feeds before an answer and around reasoning go; a system message loses its `/think` and
+    `/no_think` and the blanks at its end. Results of tools are messages of the user.
+
+    Args:
+        thinking: unless a system message says otherwise.
+
+    Raises:
+        RecipeError: the tokenizer has no ChatML tokens.
+    """
+
+    name = "smollm3"
+    controls = (START, END)
+    optional = (DOCUMENT_END, THINK, THINK_END)
+    stops = (END, DOCUMENT_END)
+    extension = True
+
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = True) -> None:
+        super().__init__(tokenizer)
+        self._thinking = thinking
+
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """`Rendered.spans` has one range for each message; a system message that is added stands before the first.
+
+        Raises:
+            DataError: tools, calls, another role, a system message that is not the first, reasoning where the mode is
+                `/no_think`.
+        """
+        messages = conversation.messages
+        system = messages[0] if messages and messages[0].role == "system" else None
+        thinks = self._thinks(system)
+        self._check(conversation, thinks)
+        block = "" if thinks else f"{THINK}\n\n{THINK_END}\n"
+        if system is not None:
+            page.message()
+        self._open(page, system, trained[0] if system is not None else False, thinks)
+        for message, trains in list(zip(messages, trained, strict=True))[system is not None :]:
+            page.message()
+            if message.role == "assistant":
+                page.markup(f"{START}assistant\n{block}")
+                self._think(page, message, trains)
+                feeds = len(message.content) - len(message.content.lstrip("\n"))
+                page.say(message.content, trains, message.weights, cut=(feeds, len(message.content)))
+            else:
+                page.markup(f"{START}user\n")
+                page.say(message.content, trains, message.weights)
+            page.markup(END, trains)
+            page.markup("\n")
+        if ask:
+            page.markup(f"{START}assistant\n{block}")
+
+    def read(self, text: str) -> Message:
+        reasoning, content = split_thought(text)
+        return Message("assistant", content, reasoning=reasoning)
+
+    def _open(self, page: Page, system: Message | None, trains: bool, thinks: bool) -> None:
+        mode = ON if thinks else OFF
+        page.markup(
+            f"{START}system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: {mode}\n\n"
+            "## Custom Instructions\n\n"
+        )
+        ranges = _instructions(system.content) if system is not None else []
+        if system is not None and ranges:
+            for cut in ranges:
+                page.say(system.content, trains, system.weights, cut=cut)
+        else:
+            page.say(THINKING_SYSTEM if thinks else PLAIN_SYSTEM)
+        page.markup("\n\n")
+        page.markup(END, trains)
+        page.markup("\n")
+
+    def _think(self, page: Page, message: Message, trains: bool) -> None:
+        if message.reasoning:
+            reasoning = message.reasoning
+            begin = len(reasoning) - len(reasoning.lstrip("\n"))
+            page.markup(f"{THINK}\n", trains)
+            page.say(reasoning, trains, message.reasoning_weights, cut=(begin, len(reasoning.rstrip("\n"))))
+            page.markup(f"\n{THINK_END}\n", trains)
+
+    def _thinks(self, system: Message | None) -> bool:
+        said = "" if system is None else system.content
+        return False if OFF in said else True if ON in said else self._thinking
+
+    def _check(self, conversation: Conversation, thinks: bool) -> None:
+        if conversation.tools:
+            raise self.refuse("no markup for tools", "tools")
+        for i, message in enumerate(conversation.messages):
+            where = f"messages[{i}]"
+            if message.role not in ROLES:
+                raise self.refuse(f"no role {message.role!r}", where)
+            if message.role == "system" and i:
+                raise self.refuse("no system message but the first", where)
+            if message.tool_calls:
+                raise self.refuse("no markup for tool calls", where)
+            if message.reasoning and (message.role != "assistant" or not thinks):
+                raise self.refuse(
+                    f"no place for reasoning in a message of role {message.role!r} where the mode is "
+                    f"{ON if thinks else OFF}",
+                    where,
+                    "remove it, or set thinking: true and take /no_think out of the system message",
+                )
+
+
+def _instructions(text: str) -> list[tuple[int, int]]:
+    """Ranges of a system message that are written: without its flags, one after the other, and blanks at the end."""
+    left = list(range(len(text)))
+    for flag in (OFF, ON):
+        joined, kept, at = "".join(text[i] for i in left), [], 0
+        while (found := joined.find(flag, at)) >= 0:
+            kept += left[at:found]
+            at = found + len(flag)
+        left = kept + left[at:]
+    while left and text[left[-1]].isspace():
+        left.pop()
+    runs = (list(run) for _, run in groupby(enumerate(left), key=lambda pair: pair[1] - pair[0]))
+    return [(run[0][1], run[-1][1] + 1) for run in runs]

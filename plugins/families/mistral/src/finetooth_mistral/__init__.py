@@ -1,0 +1,1 @@
+"""The Mistral family (Mistral, Mixtral, Ministral) and its renderer."""

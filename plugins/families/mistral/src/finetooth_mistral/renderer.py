@@ -1,0 +1,80 @@
+"""The renderer `mistral`: which version of the markup a model speaks, and what they share.
+
+    v1            <s> [INST] Hello? [/INST] Yes.</s>
+    v3            <s>[INST] Hello?[/INST] Yes.</s>
+    v3-tekken     <s>[INST]Hello?[/INST]Yes.</s>
+    v7-tekken     <s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]Hello?[/INST]Yes.</s>
+
+A trained message trains all that stands between the prompt and `</s>`, and `</s>`: also the blank that v1 and v3 put
+before an answer, which belongs to its first word. Text that spells a control token stays plain text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Literal
+
+from finetooth_hooks import Options
+from finetooth_hooks.chat_templates import foreign_template, render_template
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.turns import TurnRenderer
+
+from finetooth_mistral.instruct import MistralV1, MistralV3
+from finetooth_mistral.system_prompt import MistralV7, Small32
+
+Version = Literal["v1", "v3", "v3-tekken", "v7-tekken", "small-3.2"]
+
+_SYSTEM = re.compile(r"\[SYSTEM_PROMPT\](.*?)\[/SYSTEM_PROMPT\]", re.DOTALL)
+
+
+class MistralOptions(Options):
+    """Options of `mistral`."""
+
+    version: Version = "v3"
+    """Which markup: `v1` (7B v0.1 and v0.2, Mixtral 8x7B), `v3` (7B v0.3, Mixtral 8x22B), `v3-tekken` (Nemo 2407,
+    Ministral 8B), `v7-tekken` (Small 2501), `small-3.2` (Small 2506)."""
+    system: Literal["last", "asked"] = "last"
+    """v3 and v3-tekken put the system message into the last user message. `last`: always. `asked`: only if the
+    conversation ends with that message, as the models' chat templates do, which so leave it out of everything that ends
+    with an answer."""
+    default_system: str | None = "auto"
+    """v7-tekken and small-3.2: the system message of a conversation that has none. `auto` takes the one that the
+    model's own chat template adds; null adds none."""
+    today: datetime.date = datetime.date(2026, 1, 15)
+    """The date that a default system message states; fixed, so that a run gives the same tokens tomorrow."""
+
+
+def build(options: MistralOptions, context: Context) -> TurnRenderer:
+    """
+    Raises:
+        RecipeError: the tokenizer lacks control tokens of this version.
+    """
+    renderer = _built(options, context.tokenizer)
+    compared = _built(options.model_copy(update={"system": "asked"}), context.tokenizer)  # as templates do
+    note = foreign_template(compared, "mistral", context.tokenizer, strftime_now=options.today.strftime)
+    if note:
+        context.note(note)
+    return renderer
+
+
+def _built(options: MistralOptions, tokenizer: Tokenizer) -> TurnRenderer:
+    if options.version == "v1":
+        return MistralV1(tokenizer)
+    if options.version in ("v3", "v3-tekken"):
+        blank = " " if options.version == "v3" else ""
+        return MistralV3(tokenizer, blank=blank, always=options.system == "last")
+    default = options.default_system
+    if default == "auto":
+        default = _templates_own(tokenizer.chat_template, options.today)
+    made = MistralV7 if options.version == "v7-tekken" else Small32
+    return made(tokenizer, default or "")
+
+
+def _templates_own(template: str | None, today: datetime.date) -> str:
+    """The system message that a template adds to a conversation without one; empty if it adds none or cannot run."""
+    asked = [{"role": "user", "content": "Hello?"}]
+    said = "" if template is None else render_template(template, asked, bos_token="", strftime_now=today.strftime)
+    found = _SYSTEM.match(said or "")
+    return found.group(1) if found else ""

@@ -1,0 +1,72 @@
+"""Where reasoning stands in a message, as Qwen3's template reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks import Message
+
+BEGIN, END = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The reasoning of a message and where its answer begins.
+
+    Attributes:
+        present: there is reasoning, be it nothing but line feeds.
+        reasoning: range of `Message.reasoning`, or of the content if `inline`, without line feeds around it.
+        inline: it stands in the content, in a think block.
+        content: range of the content that is the answer.
+        stripped: the same without the line feeds before it.
+        lost: the content has more text than reasoning and answer, which the template would drop.
+    """
+
+    present: bool
+    reasoning: tuple[int, int]
+    inline: bool
+    content: tuple[int, int]
+    stripped: tuple[int, int]
+    lost: bool = False
+
+    @property
+    def has_content(self) -> bool:
+        return self.content[0] < self.content[1]
+
+
+def thought_of(message: Message) -> Thought:
+    """Reasoning and answer of an assistant message. A think block in the content counts if there is no reasoning of its
+    own."""
+    content, end = message.content, len(message.content)
+    if message.reasoning or END not in content:
+        reasoning = _stripped(message.reasoning, 0, len(message.reasoning))
+        first = end - len(content.lstrip("\n"))
+        return Thought(bool(message.reasoning), reasoning, False, (0, end), (first, end))
+    before = content[: content.index(END)].rstrip("\n")
+    opened = before.rfind(BEGIN)
+    begin = opened + len(BEGIN) if opened >= 0 else 0
+    answer = end - len(content[content.rindex(END) + len(END) :].lstrip("\n"))
+    reasoning = _stripped(content, begin, len(before))
+    lost = bool(before[: max(opened, 0)].strip()) or content.count(END) > 1
+    return Thought(reasoning[0] < reasoning[1], reasoning, True, (answer, end), (answer, end), lost)
+
+
+def last_query(messages: Sequence[Message]) -> int:
+    """Index of the last message of the user that is a question, not the result of a tool; if there is none, of the last
+    message."""
+    for i in range(len(messages) - 1, -1, -1):
+        content = messages[i].content
+        result = content.startswith("<tool_response>") and content.endswith("</tool_response>")
+        if messages[i].role == "user" and not result:
+            return i
+    return len(messages) - 1
+
+
+def _stripped(text: str, begin: int, end: int) -> tuple[int, int]:
+    """A range of a text without line feeds around it."""
+    while begin < end and text[begin] == "\n":
+        begin += 1
+    while end > begin and text[end - 1] == "\n":
+        end -= 1
+    return begin, end

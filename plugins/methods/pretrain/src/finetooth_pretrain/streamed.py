@@ -1,0 +1,140 @@
+"""Pre-training on documents that are tokenised while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
+from finetooth_hooks.batched import BatchedMethod
+from finetooth_hooks.context import Context
+from finetooth_hooks.preparation import Rendering, train_step
+
+from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
+from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape
+
+FIXED = ("batch_size", "max_length", "shuffle_buffer", "seed")
+"""What a restored run must have as the saved one had it."""
+
+
+class StreamedPretrain(BatchedMethod):
+    """`pretrain` with `streaming: true`: rows are read as they are needed and tokenised in this process; what is held
+    are `shuffle_buffer` windows. The state is a cursor, from which a restored method reads on: rows before it are read
+    once more, but not tokenised.
+
+    Rows that cannot be used (a text that is empty) are left out, counted in each step's `left_out`, and the first is
+    named; a source that cannot be read ends the run.
+
+    Raises:
+        RecipeError: the recipe does not say how many steps, or wants a part of a pass.
+    """
+
+    first_loss_high, first_loss_low = Pretrain.first_loss_high, Pretrain.first_loss_low
+
+    def __init__(self, options: PretrainOptions, context: Context) -> None:
+        train = context.train
+        if train.max_steps is None:
+            raise RecipeError(
+                "train.max_steps",
+                "method.streaming reads the data while training, so how many steps they make is not known",
+                action="set train.max_steps, or method.streaming: false",
+            )
+        if train.epochs != int(train.epochs):
+            raise RecipeError(
+                "train.epochs",
+                f"{train.epochs:g} passes, and with method.streaming it is not known where a part of one ends",
+                action="set a whole number, or leave train.epochs out: train.max_steps decides",
+            )
+        super().__init__(context, context.loss(options.loss, setting="method.loss"))
+        self._options, self._max_steps, self._epochs = options, train.max_steps, int(train.epochs)
+        self._shape = Shape(
+            length=train.max_length,
+            block=options.shuffle_buffer if train.shuffle else 1,
+            batch=train.batch_size,
+            seed=train.seed,
+            isolate=options.isolate_documents,
+        )
+        self._cursor, self._step = Cursor(), 0
+
+    def prepare(self) -> Prepared:
+        """Read the first document, so that data of another kind fail early.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        first = next(self._open(0), None)
+        if first is None:
+            raise DataError("data.train", "it has no rows", action="check the path")
+        if isinstance(first[1], DataError):
+            raise first[1]
+        shape = self._shape
+        most = self._max_steps * shape.batch * shape.length
+        order = f"shuffled over {shape.block:,} windows" if shape.block > 1 else "in the order of the data"
+        note = f"documents are read as they come: up to {most:,} tokens in windows of {shape.length}, {order}"
+        report = DataReport(
+            split="train",
+            rows=0,
+            used=0,
+            longest=shape.length,
+            segmented=shape.isolate,
+            notes=(note, *((APART,) if shape.isolate else ())),
+        )
+        return Prepared(self._max_steps, 0, report)
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch of windows."""
+        stream = DocumentStream(
+            self._open, self._shape, cursor=self._cursor, left_out=self._say_left_out, passed=self._say_passed
+        )
+        batches = stream.batches()
+        while self._step < self._max_steps and not (self._epochs and self._cursor.passes >= self._epochs):
+            data, after = next(batches)
+            report = train_step(engine, data, self._loss, after.epoch(self._shape.block))
+            self._cursor, self._step = after, self._step + 1
+            if after.left_out:
+                report = replace(report, metrics={**report.metrics, "left_out": float(after.left_out)})
+            if self._step == 1:
+                self._check_first(report)
+            yield report
+
+    def state(self) -> Mapping[str, Any]:
+        """The cursor, and what it was made with."""
+        return {"step": self._step, "cursor": self._cursor.as_state(), **self._settings()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with exactly the next batch.
+
+        Raises:
+            DataError: the state is of a run with other settings.
+        """
+        for name, now in self._settings().items():
+            if state.get(name) != now:
+                raise DataError(
+                    "cursor",
+                    f"{name} was {state.get(name)} when it was saved and is {now} now",
+                    action="resume with the settings of the saved run",
+                )
+        self._cursor, self._step = Cursor(**state["cursor"]), int(state["step"])
+
+    def _settings(self) -> dict[str, int]:
+        shape = self._shape
+        return dict(zip(FIXED, (shape.batch, shape.length, shape.block, shape.seed), strict=True))
+
+    def _open(self, row: int) -> Rows:
+        rendering = Rendering(RENDER, {"separator": self._options.separator})
+        return self._context.stream("train", rendering, skip=row)
+
+    def _say_left_out(self, error: DataError, count: int) -> None:
+        self._context.note(
+            f"{error.problem}: left out; further rows that cannot be used are counted in each step's left_out",
+            topic="pretrain: left out",
+        )
+
+    def _say_passed(self, found: Pass) -> None:
+        length = self._shape.length
+        last = "" if found.last == length else f"; the last has {found.last}"
+        self._context.note(
+            f"a pass over data.train: {found.documents:,} documents in {found.windows:,} windows of {length}{last}",
+            topic="pretrain: a pass",
+        )

@@ -1,0 +1,243 @@
+"""Documents as they come: windows over them in bounded memory, in an order that can be taken up again.
+
+Windows are cut as in `windows`, and filled into blocks of a fixed number. A block is shuffled as a whole, from the
+run's seed, the pass and the block's number, and trained before the next one is filled. So the cursor of a run is small
+and exact: where its block begins (a row and a token in it) and how many of the block's windows are trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, Rendered
+from numpy.typing import NDArray
+
+from finetooth_pretrain.windows import window
+
+Rows = Iterator[tuple[str, Rendered | DataError]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides the windows and their order.
+
+    Attributes:
+        length: positions of a window.
+        block: windows that are shuffled together; 1 keeps the order.
+        batch: windows in a step.
+        seed: of the shuffling.
+        isolate: windows say where documents begin.
+    """
+
+    length: int
+    block: int
+    batch: int
+    seed: int
+    isolate: bool
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in the stream; plain numbers, so that it can be saved.
+
+    Attributes:
+        passes: whole passes over the data that are done.
+        block: blocks of this pass that are done.
+        row, offset: where the block under way begins: rows before it, and the token in its first row.
+        taken: windows of it that are trained.
+        left_out: rows left out before the block, in all passes.
+        skipped: the same in this pass.
+        a_pass: windows in a pass; 0 until one is done.
+        digest: of the tokens of the block under way; empty before it is filled.
+    """
+
+    passes: int = 0
+    block: int = 0
+    row: int = 0
+    offset: int = 0
+    taken: int = 0
+    left_out: int = 0
+    skipped: int = 0
+    a_pass: int = 0
+    digest: str = ""
+
+    def epoch(self, size: int) -> float:
+        """Passes done, with the fraction once it is known how long one is."""
+        return self.passes + ((self.block * size + self.taken) / self.a_pass if self.a_pass else 0.0)
+
+    def as_state(self) -> dict[str, Any]:
+        """JSON-able; `Cursor(**state)` is the same again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the data held."""
+
+    documents: int
+    windows: int
+    last: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window, and where it begins: rows before it and the token in its first row, left-out rows before that."""
+
+    datum: Datum
+    row: int
+    offset: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens of one row, from token `offset` on."""
+
+    row: int
+    id: str
+    offset: int
+    skipped: int
+    tokens: NDArray[np.int64]
+
+    def after(self, count: int) -> _Piece:
+        return replace(self, offset=self.offset + count, tokens=self.tokens[count:])
+
+
+class DocumentStream:
+    """Batches of windows, pass after pass.
+
+    Args:
+        open: rows of the data from a number on, read anew.
+        shape: of windows and batches.
+        cursor: where to begin.
+        left_out: is told of every row that cannot be used, and how many there were.
+        passed: is told of every pass that is done.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[int], Rows],
+        shape: Shape,
+        *,
+        cursor: Cursor | None = None,
+        left_out: Callable[[DataError, int], None],
+        passed: Callable[[Pass], None],
+    ) -> None:
+        self._open, self._shape = open, shape
+        self._left_out, self._passed = left_out, passed
+        self._start = cursor or Cursor()
+
+    def batches(self) -> Iterator[tuple[list[Datum], Cursor]]:
+        """Data of each step, and the place behind them. The last batch of a pass may be smaller; passes follow each
+        other without end.
+
+        Raises:
+            DataError: a pass has nothing to predict, or the data are not those of the cursor.
+        """
+        cursor = self._start
+        while True:
+            for data, after in self._one_pass(cursor):
+                cursor = after
+                yield data, after
+
+    def _one_pass(self, cursor: Cursor) -> Iterator[tuple[list[Datum], Cursor]]:
+        size = self._shape.batch
+        data: list[Datum] = []
+        for datum, after, last in self._ordered(cursor):
+            data.append(datum)
+            if len(data) == size or last:
+                yield data, self._next_pass(after) if last else after
+                data = []
+
+    def _next_pass(self, cursor: Cursor) -> Cursor:
+        windows = cursor.block * self._shape.block + cursor.taken
+        return Cursor(passes=cursor.passes + 1, left_out=self._seen, a_pass=windows)
+
+    def _ordered(self, cursor: Cursor) -> Iterator[tuple[Datum, Cursor, bool]]:
+        """Windows in the order in which they are trained, the place behind each, and whether it is the pass's last."""
+        self._seen = cursor.left_out
+        windows = self._windows(cursor)
+        following = self._fill(windows)
+        if not following:
+            raise DataError(
+                "data.train", "its documents have fewer than 2 tokens together: nothing to predict",
+                action="give it more text",
+            )  # fmt: skip
+        while following:
+            block, following = following, []
+            digest = _digest(block)
+            if cursor.digest not in ("", digest):
+                raise DataError(
+                    "cursor",
+                    f"the data from row {cursor.row + 1} on are not those that the saved run was training on",
+                    action="resume with the data, tokenizer and settings of the saved run",
+                )
+            cursor = replace(cursor, digest=digest)
+            order = np.random.default_rng([self._shape.seed, cursor.passes, cursor.block]).permutation(len(block))
+            for at in range(cursor.taken, len(block)):
+                if at == len(block) - 1:
+                    following = self._fill(windows)
+                cursor = replace(cursor, taken=at + 1)
+                last = at == len(block) - 1 and not following
+                if at == len(block) - 1 and following:
+                    first = following[0]
+                    before = cursor.left_out - cursor.skipped
+                    cursor = replace(
+                        cursor, block=cursor.block + 1, row=first.row, offset=first.offset, taken=0,
+                        left_out=before + first.skipped, skipped=first.skipped, digest=_digest(following),
+                    )  # fmt: skip
+                yield block[int(order[at])].datum, cursor, last
+
+    def _fill(self, windows: Iterator[_Window]) -> list[_Window]:
+        return [window for _, window in zip(range(self._shape.block), windows, strict=False)]
+
+    def _windows(self, cursor: Cursor) -> Iterator[_Window]:
+        """Windows of a pass, from the cursor's block on."""
+        length = self._shape.length
+        pending: list[_Piece] = []
+        held, skipped, row, count, last = 0, cursor.skipped, cursor.row, cursor.block * self._shape.block, 0
+        for row, (id_, rendered) in enumerate(self._open(cursor.row), start=cursor.row):
+            if isinstance(rendered, DataError):
+                skipped += 1
+                self._seen += 1
+                self._left_out(rendered, self._seen)
+                continue
+            begin = cursor.offset if row == cursor.row else 0
+            tokens = np.asarray(rendered.tokens[begin:], np.int64)
+            pending.append(_Piece(row, id_, begin, skipped, tokens))
+            held += len(tokens)
+            while held > length:
+                count, last = count + 1, length
+                yield self._cut(pending, length)
+                held -= length
+        if held > 1:
+            count, last = count + 1, held - 1
+            yield self._cut(pending, held - 1)
+        if count:
+            self._passed(Pass(row + 1 - skipped, count, last))
+
+    def _cut(self, pending: list[_Piece], length: int) -> _Window:
+        """The next `length` positions. The token that they predict last stays, to be read first by the next window."""
+        first, parts, need = pending[0], [], length + 1
+        while True:
+            piece = pending[0]
+            parts.append(piece.tokens[:need])
+            need -= len(parts[-1])
+            if need == 0:
+                pending[0] = piece.after(len(parts[-1]) - 1)
+                break
+            del pending[0]
+        begins = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+        datum = window(np.concatenate(parts), begins if self._shape.isolate else None, f"{first.id}@{first.offset}")
+        return _Window(datum, first.row, first.offset, first.skipped)
+
+
+def _digest(block: list[_Window]) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for one in block:
+        found.update(one.datum.tokens.astype("<i4").tobytes())
+    return found.hexdigest()

@@ -1,0 +1,106 @@
+"""A small model that speaks ChatML, and recipes over files that are broken on purpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SHARED = Path(os.environ.get("FT_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said.
+
+    Attributes:
+        code: its exit code.
+        out: standard output.
+        error: standard error.
+    """
+
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers loads: a Llama of a few thousand random weights, SmolLM2's markup over bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bad() -> Path:
+    """The folder of broken files."""
+    if not (SHARED / "bad").is_dir():
+        pytest.skip("no shared data here (FT_SHARED)")
+    return SHARED / "bad"
+
+
+@pytest.fixture
+def recipe_of(tiny_model: Path) -> Callable[..., dict[str, Any]]:
+    """A recipe of supervised fine-tuning over some data; keyword arguments are further settings of `data`."""
+
+    def make(train: str | Path, *, max_length: int = 512, **data: Any) -> dict[str, Any]:
+        return {
+            "model": str(tiny_model),
+            "data": {"train": str(train), "renderer": "chatml", **data},
+            "train": {"max_length": max_length, "precision": "fp32"},
+        }
+
+    return make
+
+
+@pytest.fixture
+def ft(
+    recipe_of: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Said]:
+    """Runs `ft data check` over a file as a user would; what it said, wide enough not to be wrapped."""
+    monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.chdir(tmp_path)
+
+    def run(train: str | Path, *, command: tuple[str, ...] = ("data", "check"), **given: Any) -> Said:
+        from finetooth_core.cli import main
+
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_of(train, **given)), encoding="utf-8")
+        code = main([*command, "recipe.yaml"])
+        return Said(code, *capsys.readouterr())
+
+    return run
