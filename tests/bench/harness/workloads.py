@@ -246,8 +246,8 @@ SCALING = Workload(
     "(g) Scaling",
     "LoRA in bf16: windows of War and Peace of every length with about 4,096 tokens a step; GSM8K rows with every "
     "batch size; and GSM8K conversations, each made unlike the others, read and tokenised (no weights), against "
-    "`datasets.map` with `apply_chat_template` in as many processes as there are cores: once for the prompt and once for "
-    "the whole, or once with `return_assistant_tokens_mask`. Each twice: with nothing cached, and once more.",
+    "`datasets.map` with `apply_chat_template` in as many processes as there are cores: once for the prompt and once "
+    "for the whole, or once with `return_assistant_tokens_mask`. Each twice: with nothing cached, and once more.",
     {"smoke": {}, "quick": {}, "full": {}},
     _scaling(),
 )

@@ -55,6 +55,12 @@ class Case:
         return build(options[self.build](**self.options), FakeContext(folder, tokenizer=tokenizer))
 
 
+def unmarked(conversation: Conversation) -> bool:
+    """Nothing said spells a token of the markup or a flag: hypothesis tries literals of the code, too. There renderers
+    differ from templates on purpose, which has tests of its own."""
+    return not any(mark in repr(conversation.messages) for mark in (*SPECIAL, *PLAIN))
+
+
 OFF = {"enable_thinking": False}
 CASES = {
     "qwen2.5": Case("qwen2.5"),
@@ -131,7 +137,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     extended = []
 
     @settings(max_examples=200, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning))
+    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
     def check(conversation: Conversation) -> None:
         assert_identical(renderer, tokenizer, conversation, **case.variables)
         assert_trains(renderer, tokenizer, conversation, trained_texts(name, conversation.messages))
@@ -147,7 +153,7 @@ def test_tokens_over_a_real_vocabulary(real: Made, name: str) -> None:
     renderer, tokenizer = real(name)
 
     @settings(max_examples=50, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning))
+    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
         assert_identical(renderer, tokenizer, conversation, **case.variables)
@@ -171,7 +177,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         return replace(message, content=content, reasoning=thought, tool_calls=calls)
 
     @settings(max_examples=60, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning))
+    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
     def check(conversation: Conversation) -> None:
         answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
         for i in answers:
@@ -243,7 +249,7 @@ def test_a_think_block_in_the_content_is_reasoning(made: Made, name: str) -> Non
     renderer, tokenizer = made(name)
 
     @settings(max_examples=60, deadline=None)
-    @given(conversations(tools=True, reasoning=True))
+    @given(conversations(tools=True, reasoning=True).filter(unmarked))
     def check(conversation: Conversation) -> None:
         messages = tuple(
             replace(m, content=f"<think>\n{m.reasoning}\n</think>\n\n{m.content}", reasoning="") if m.reasoning else m
