@@ -86,6 +86,8 @@ class DataSection(Options):
     """How a row becomes an example; `auto` goes by the columns of the first row."""
     renderer: Annotated[str | _Mapping, _Checked, _picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
+    processor: Annotated[str | _Mapping, _CheckedOrAuto, _picks("processor")] = AUTO
+    """What turns images into inputs of the model; asked for when the first row has one."""
     cache: Literal["auto", "off"] = "auto"
     """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
     they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""

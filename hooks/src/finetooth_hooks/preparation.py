@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Rendered
+from finetooth_hooks.examples import Example, Rendered, images_of
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
@@ -41,6 +42,8 @@ __all__ = [
     "render_rows",
     "train_step",
 ]
+
+IMAGE_CUT = "an image would be cut at train.max_length"
 
 Render = Callable[[Example], Rendered]
 """Tokens and weights of one example; raises DataError for one it cannot say."""
@@ -146,12 +149,14 @@ def render_rows(
     lengths: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
+    images: list[bytes] = []
     for id_, example in items:
         tally.rows += 1
         if tally.refused is not None:
             continue
         try:
             rendered = render(example)
+            _check_images(example, rendered)
         except DataError as error:
             tally.unusable.add(DataError(id_, error.problem, action=error.action))
             continue
@@ -163,9 +168,26 @@ def render_rows(
             lengths.append(kept)
             tokens += rendered.tokens[:kept]
             weights += rendered.weights[:kept]
-    portion = TokenPortion.pack(ids, lengths, tokens, weights)
+            images.append(row_images.pack([image for image in rendered.images if image.stop < kept]))
+    portion = TokenPortion.pack(ids, lengths, tokens, weights, images)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
+
+
+def _check_images(example: Example, rendered: Rendered) -> None:
+    """
+    Raises:
+        DataError: the renderer has left images out, or nothing comes after the last one.
+    """
+    given = len(images_of(example))
+    if given != len(rendered.images):
+        raise DataError(
+            "",
+            f"it has {given} image{'s' if given > 1 else ''}, which the renderer cannot write",
+            action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
+        )
+    if rendered.images and rendered.images[-1].stop >= len(rendered.tokens):
+        raise DataError("", "an image is the last it has, and nothing is predicted from it", action="remove the row")
 
 
 def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> int:
@@ -188,6 +210,9 @@ def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> int:
     if limit.excess_length == "drop":
         tally.drop(TOO_LONG, id_)
         tally.shortest = min(tally.shortest or positions, positions)
+        return 0
+    if any(image.start < limit.max_length < image.stop for image in rendered.images):
+        tally.drop(IMAGE_CUT, id_)
         return 0
     if not any(rendered.weights[1 : limit.max_length + 1]):
         tally.drop(f"{NOTHING_TRAINED} after truncation", id_)

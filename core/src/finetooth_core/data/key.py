@@ -30,7 +30,7 @@ from finetooth_core.data.reading import SplitRows
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
 

@@ -58,6 +58,8 @@ def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
     header = {"source": work.source, "size": work.size, "render": render}
     if isinstance(work.rows, Portion):
         return {**header, "place": list(work.rows.place)}, work.rows.content
+    if any(row.folder is not None for row in work.rows):
+        return None
     rows = [[row.id, dict(row.values)] for row in work.rows]
     try:
         text = json.dumps(rows)
@@ -79,13 +81,14 @@ def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:
     header = {
         "ids": list(portion.ids),
         "lengths": [array.nbytes for array in portion.arrays],
+        "images": [len(content) for content in portion.images],
         "tally": rendered.tally.as_json(),
         "reading": rendered.reading.as_json(),
         "notes": list(rendered.notes),
         "size": rendered.size,
     }
     arrays = [array.astype(type_, copy=False) for array, type_ in zip(portion.arrays, _TYPES, strict=True)]
-    return header, [*(array.tobytes() for array in arrays), bytes(rendered.reading.digests)]
+    return header, [*(array.tobytes() for array in arrays), *portion.images, bytes(rendered.reading.digests)]
 
 
 def unpack_rendered(header: Header, body: bytes) -> Rendered:
@@ -95,8 +98,12 @@ def unpack_rendered(header: Header, body: bytes) -> Rendered:
     for length, type_ in zip(header["lengths"], _TYPES, strict=True):
         arrays.append(np.frombuffer(body, type_, length // np.dtype(type_).itemsize, begin))
         begin += length
+    images = []
+    for length in header["images"]:
+        images.append(body[begin : begin + length])
+        begin += length
     return Rendered(
-        TokenPortion(header["ids"], *arrays),
+        TokenPortion(header["ids"], *arrays, images),
         Tally.from_json(header["tally"]),
         Reading.from_json(header["reading"], body[begin:]),
         tuple((topic, text) for topic, text in header["notes"]),

@@ -76,6 +76,7 @@ class TorchBackend:
             checkpointing=bool(train.gradient_checkpointing),
             stream=choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder).value
             == STREAM,
+            processor=request.processor,
         )
         optimizer = request.optimizer.create(parameters.named())
         return TorchEngine(request, Parts(network, parameters, optimizer, scaler, device, dtype))

@@ -58,15 +58,16 @@ class MicroBatch:
         return self.pieces or (self,)
 
 
-def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) -> None:
+def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False) -> None:
     """Refuse what the engine cannot compute, before anything is computed.
 
     Args:
         vocab_size: ids must lie below it.
         max_positions: longest sequence the model was made for; 0 is no bound.
+        images: the model takes them.
 
     Raises:
-        DataError: no data, an empty datum, an image, packing, an id outside the vocabulary, a sequence too long, a
+        DataError: no data, an empty datum, an image that cannot be read, packing, an id outside the vocabulary, a sequence too long, a
             group that is torn apart, or one target a position beside several; names the datum.
     """
     if not data:
@@ -74,8 +75,7 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) ->
     target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
     for datum in data:
         where = datum.id or "a datum without id"
-        if any(isinstance(chunk, ImageChunk) for chunk in datum.input):
-            raise DataError(where, "it holds an image, which the torch backend cannot read yet", action="remove it")
+        _check_images(datum, where, images)
         if datum.parents is not None:
             raise DataError(
                 where, "it has segment parents (packing), which the torch backend cannot compute yet",
@@ -94,9 +94,29 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int) ->
                 f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
                 action="give every position of a step the same number of targets",
             )
-        _check_ids(where, "input", datum.tokens, vocab_size)
+        _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
         _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
     group_indices(data)
+
+
+def _check_images(datum: Datum, where: str, images: bool) -> None:
+    """
+    Raises:
+        DataError: the datum holds an image that this model or this backend cannot read.
+    """
+    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
+    if not found:
+        return
+    if not images:
+        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
+    if any(chunk.tokens is None for chunk in found):
+        raise DataError(
+            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
+        )
+    if datum.positions is not None:
+        raise DataError(
+            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
+        )
 
 
 def check_fields(data: Sequence[Datum]) -> None:
@@ -139,9 +159,11 @@ def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
 
 
 def computed_length(datum: Datum) -> int:
-    """Positions up to the last target that counts; at least 1, so that the row exists."""
+    """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
+    the row exists."""
     counting = np.flatnonzero(datum.mask)
-    return int(counting[-1]) + 1 if counting.size else 1
+    length = int(counting[-1]) + 1 if counting.size else 1
+    return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
 
 
 def group_indices(data: Sequence[Datum]) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Adapter, ModelFacts
+from finetooth_hooks.protocols import Adapter, ModelFacts, Processor
 from torch import Tensor, nn
 
 from finetooth_torch.agreement import check_decoder, check_head
@@ -33,6 +33,7 @@ class Network:
         can_disable: the adapter can be switched off.
         checkpointing: recompute activations in backward.
         stream: compute the layers with the stream decoder; the family's facts have a block.
+        processor: of images, if the model has towers that read them.
 
     Raises:
         PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
@@ -41,13 +42,15 @@ class Network:
 
     def __init__(
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
-        checkpointing: bool, stream: bool,
+        checkpointing: bool, stream: bool, processor: Callable[[], Processor] | None = None,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self._adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
-        self.transformers = TransformersBody(module)
+        self.reads_images = bool(facts.towers) and processor is not None
+        towers = tuple(base.get_submodule(path) for path in facts.towers)
+        self.transformers = TransformersBody(module, towers, processor)
         self.body: Body = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         check_head(base, model, facts)

@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, LossData
+from finetooth_hooks import Datum, ImageChunk, LossData
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetooth_torch.layout import MicroBatch, group_indices
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """An image in a rectangle: its row and the columns it takes."""
+
+    row: int
+    start: int
+    chunk: ImageChunk
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Rectangle:
         positions: (S, T) position ids, None for 0..T-1 in every row.
         mask: (S, T) targets that count.
         targets: (S, T) or (S, T, K), 0 where the mask is false.
+        images: row by row, in order.
     """
 
     batch: MicroBatch
@@ -32,6 +42,7 @@ class Rectangle:
     positions: Tensor | None
     mask: Tensor
     targets: Tensor
+    images: tuple[PlacedImage, ...] = ()
 
 
 def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, device: torch.device) -> Rectangle:
@@ -42,9 +53,11 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
     targets = np.zeros(shape + data[batch.rows[0]].targets.shape[1:], dtype=np.int64)
     positions = np.tile(np.arange(batch.width, dtype=np.int64), (shape[0], 1))
     given = False
+    images: list[PlacedImage] = []
     for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
         datum = data[index]
-        tokens[s, :n] = datum.tokens[:n]
+        tokens[s, :n] = datum.placeholder_tokens[:n]
+        images += [PlacedImage(s, start, chunk) for start, chunk in datum.images if start < n]
         mask[s, :n] = datum.mask[:n]
         targets[s, :n] = datum.targets[:n]
         targets[s][~mask[s]] = 0
@@ -58,6 +71,7 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
         positions=torch.from_numpy(positions).to(device) if given else None,
         mask=torch.from_numpy(mask).to(device),
         targets=torch.from_numpy(targets).to(device),
+        images=tuple(images),
     )
 
 

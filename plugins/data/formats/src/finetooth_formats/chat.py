@@ -10,6 +10,7 @@ from finetooth_hooks.context import Context
 from pydantic import Field
 
 from finetooth_formats import columns
+from finetooth_formats.images import RowImages
 from finetooth_formats.messages import MessageReader
 
 COLUMNS = ("messages", "conversations", "conversation")
@@ -26,6 +27,9 @@ class ChatOptions(Options):
     system: str = ""
     """A system message before every conversation that begins without one; empty for none. A column `system` of the
     row comes first."""
+    images: str = ""
+    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source; empty
+    finds `images` or `image`. Paths are relative to the folder of the data file."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Further names and the roles they stand for, `{human: user, gpt: assistant}`. ShareGPT's `from` needs none."""
 
@@ -53,7 +57,9 @@ class Chat:
         column = self._column(row.values)
         if column is None:
             raise columns.missing(row, self._columns[0], "chat")
-        messages = self._reader.read(row.id, column, row.values[column])
+        images = RowImages(row, self._options.images)
+        messages = self._reader.read(row.id, column, row.values[column], images)
+        images.finish()
         system = self._system(row)
         if system and messages[0].role != "system":
             messages = (Message("system", system), *messages)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import ROLES, Weighted
+from finetooth_hooks.examples import ROLES, Placed, Weighted
 
 from finetooth_formats.columns import kind
+from finetooth_formats.images import ACTION, PART_TYPES, PLACEHOLDER, ImageProblem, RowImages
 from finetooth_formats.tools import ToolProblem, read_call, read_tools
 
 SHAREGPT_ROLES: Mapping[str, str] = {
@@ -37,10 +38,11 @@ PART_TEXTS = ("text", "content", "value")
 
 @dataclass(frozen=True)
 class Content:
-    """A text, and ranges of it with a weight of their own."""
+    """A text, ranges of it with a weight of their own, and the images in it."""
 
     text: str
     weights: tuple[Weighted, ...] = ()
+    images: tuple[Placed, ...] = ()
 
 
 NOTHING = Content("")
@@ -60,13 +62,15 @@ class MessageReader:
         self._roles = dict(roles or {})
         self._note = note
         self._noted: set[str] = set()
+        self._images: RowImages | None = None  # of the row that is being read
 
-    def read(self, where: str, column: str, value: Any) -> tuple[Message, ...]:
+    def read(self, where: str, column: str, value: Any, images: RowImages | None = None) -> tuple[Message, ...]:
         """Messages of one column.
 
         Args:
             where: id of the row.
             column: name of the column, the root of the paths in errors.
+            images: of the row; without them a message may have none.
 
         Raises:
             DataError: names every problem of the row with its path, `messages[0].content`.
@@ -79,10 +83,31 @@ class MessageReader:
         if not value:
             raise DataError(where, f"{column} is empty", action="remove the row")
         problems: list[str] = []
-        messages = [self._message(f"{column}[{i}]", item, problems) for i, item in enumerate(value)]
+        self._images = images
+        try:
+            messages = [self._message(f"{column}[{i}]", item, problems) for i, item in enumerate(value)]
+        except ImageProblem as problem:
+            raise DataError(where, str(problem), action=ACTION) from problem
+        finally:
+            self._images = None
         if problems:
             raise DataError(where, "; ".join(problems), action=self._remedy(value))
         return tuple(message for message in messages if message is not None)
+
+    def said(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
+        """One message with the text of a column, in which `<image>` stands for images of the row.
+
+        Raises:
+            DataError: there are more places than images.
+        """
+        self._images = images
+        try:
+            content = self._with_images(column, text)
+        except ImageProblem as problem:
+            raise DataError(where, str(problem), action=ACTION) from problem
+        finally:
+            self._images = None
+        return Message(role, content.text, images=content.images)
 
     def tools(self, where: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         """Tool schemas: a list of objects, or the same as JSON text.
@@ -147,6 +172,7 @@ class MessageReader:
             train=self._train(path, item, problems),
             weights=content.weights,
             reasoning_weights=reasoning.weights,
+            images=content.images,
         )
 
     def _sharegpt(self, path: str, item: Mapping[str, Any], problems: list[str]) -> Message:
@@ -155,7 +181,7 @@ class MessageReader:
         content = self._content(f"{path}.value", item, "value", problems, optional=False, role=role)
         train = self._train(path, item, problems)
         if speaker != "function_call":
-            return Message(role, content.text, train=train, weights=content.weights)
+            return Message(role, content.text, train=train, weights=content.weights, images=content.images)
         return Message(role, "", tool_calls=self._calls(f"{path}.value", content.text, problems), train=train)
 
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
@@ -180,7 +206,7 @@ class MessageReader:
         value = item.get(key)
         if isinstance(value, list | tuple):
             content = self._parts(path, value, problems)
-            if content is not None and not content.text and not optional and role != "tool":
+            if content is not None and not content.text and not content.images and not optional and role != "tool":
                 problems.append(f"{path} is empty")
             return content or NOTHING
         if key not in item or value is None:
@@ -192,18 +218,35 @@ class MessageReader:
             return NOTHING
         if not value and not optional and role != "tool":
             problems.append(f"{path} is empty")
-        return Content(value)
+        return self._with_images(path, value)
+
+    def _with_images(self, path: str, value: str) -> Content:
+        """A text in which `<image>` stands for the images of the row's column, if it has one."""
+        if self._images is None or not self._images.given or PLACEHOLDER not in value:
+            return Content(value)
+        texts = value.split(PLACEHOLDER)
+        found, at = [], 0
+        for text in texts[:-1]:
+            at += len(text)
+            found.append(Placed(at, self._images.next(path)))
+        return Content("".join(texts), (), tuple(found))
 
     def _parts(self, path: str, parts: Sequence[Any], problems: list[str]) -> Content | None:
-        """Content given in parts of text, each with a flag of its own or none; the texts are joined as they are."""
+        """Content given in parts of text, each with a flag of its own or none, and images between them; the texts are
+        joined as they are."""
         text = ""
         weights: list[Weighted] = []
+        images: list[Placed] = []
         before: bool | float | None = None
         for i, part in enumerate(parts):
             type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
+            if type_ in PART_TYPES and self._images is not None:
+                images.append(Placed(len(text), self._images.part(f"{path}[{i}]", part)))
+                continue
             found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
             if type_ != "text" or not found:
-                problems.append(f"{path}[{i}] is a part of type {type_!r}; only text can be read")
+                readable = "text" if self._images is None else "text and images"
+                problems.append(f"{path}[{i}] is a part of type {type_!r}; only {readable} can be read")
                 return None
             flag = self._train(f"{path}[{i}]", part, problems)
             if i and flag != before and text[-1:].isspace() and text[-1:] != "\n":
@@ -215,7 +258,7 @@ class MessageReader:
             if flag is not None and said:
                 weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
             text, before = text + said, flag
-        return Content(text, tuple(weights))
+        return Content(text, tuple(weights), tuple(images))
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:

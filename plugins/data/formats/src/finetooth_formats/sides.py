@@ -10,6 +10,7 @@ from finetooth_hooks import DataError, Message, Row
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
+from finetooth_formats.images import RowImages
 from finetooth_formats.messages import MessageReader
 
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -29,20 +30,25 @@ class SideReader:
     def __init__(self, reader: MessageReader, format_: str) -> None:
         self._reader, self._format = reader, format_
 
-    def messages(self, row: Row, column: str, role: str) -> Messages:
+    def messages(self, row: Row, column: str, role: str, images: RowImages | None = None) -> Messages:
         """The column's messages; a text is one message of `role`.
+
+        Args:
+            images: of the row; without them a message may have none.
 
         Raises:
             DataError: the column is missing, null, or neither.
         """
         value = self._value(row, column)
         if isinstance(value, str):
+            if images is not None and images.given and not transcript(value):
+                return (self._reader.said(row.id, column, role, value, images),)
             return transcript(value) or (Message(role, value),)
         if not isinstance(value, list | tuple):
             raise DataError(
                 row.id, f"{column} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
             )
-        return self._reader.read(row.id, column, value)
+        return self._reader.read(row.id, column, value, images)
 
     def text(self, row: Row, column: str) -> str:
         """The column's text, which may be empty.
