@@ -13,12 +13,13 @@ import importlib.metadata
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.context import Registered
+from finetooth_hooks.errors import DataError
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import IdentifiedSource, KnownSource
 from packaging.requirements import InvalidRequirement, Requirement
@@ -104,6 +105,26 @@ def data_key(
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
+
+
+def with_images(value: str, files: Sequence[str], hashes: FileHashes) -> str:
+    """The key of rows whose images lie in files: another one whenever one of them is.
+
+    Args:
+        value: the key of everything else.
+        files: of the images, as an earlier preparation under that key found them; none if there was none.
+    """
+    if not files:
+        return value
+    try:
+        return image_key(value, {name: hashes.sha256(Path(name)) for name in files})
+    except DataError:
+        return ""  # one is gone: nothing was prepared from what there is now
+
+
+def image_key(value: str, digests: Mapping[str, str]) -> str:
+    """See `with_images`; `digests` of the files."""
+    return hashlib.sha256(json.dumps([value, sorted(digests.items())]).encode()).hexdigest()
 
 
 def _offering(context: RunContext, build: str) -> list[Registered]:

@@ -57,6 +57,7 @@ class Survey:
         budgeted: the same for micro-batches by `train.micro_batch_tokens`, rows of a batch sorted by length.
         roles: trained tokens by who says them, of the first `looked_at` rows; empty where rows are no conversations.
         looked_at: rows that were.
+        images: in how many rows there are images, how many there are, and how many tokens they take.
     """
 
     split: str
@@ -68,6 +69,7 @@ class Survey:
     budgeted: float
     roles: dict[str, int] = field(default_factory=dict)
     looked_at: int = 0
+    images: tuple[int, int, int] = (0, 0, 0)
 
 
 def prepared(context: RunContext) -> dict[str, TokenRows]:
@@ -96,7 +98,14 @@ def survey(context: RunContext, split: str, rows: TokenRows, digests: Digests, b
         padding(lengths, batch_size, budget),
         roles,
         looked_at,
+        _images(rows),
     )
+
+
+def _images(rows: TokenRows) -> tuple[int, int, int]:
+    found = list(rows.images)
+    lengths = [image.length for of_row in found for image in of_row]
+    return len(found), len(lengths), sum(lengths)
 
 
 def shared(digests: Mapping[str, Digests]) -> Repeats:
@@ -153,13 +162,16 @@ def repeats(digests: Digests) -> Repeats:
 
 
 def digests_of(rows: TokenRows) -> Digests:
-    """What tells rows apart by their tokens, with their ids."""
+    """What tells rows apart by their tokens and images, with their ids."""
     return [(_digest(datum), datum.id) for datum in rows]
 
 
 def _digest(datum: Datum) -> bytes:
-    content = np.append(datum.tokens, datum.targets[-1:]).astype(np.int64).tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    content = np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes()
+    digest = hashlib.blake2b(content, digest_size=16)
+    for _, image in datum.images:
+        digest.update(image.data)
+    return digest.digest()
 
 
 def _roles(context: RunContext, split: str) -> tuple[dict[str, int], int]:

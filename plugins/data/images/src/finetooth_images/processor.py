@@ -29,7 +29,7 @@ class ProcessorOptions(Options):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model's image processor to change, `{min_pixels: 3136, max_pixels: 200704}`: they decide how
     large an image becomes and so how many tokens it takes."""
-    largest: int = Field(default=50_000_000, ge=1)
+    largest: int = Field(default=50_000_000, ge=1, le=178_000_000)
     """Pixels above which an image is refused by its header, before memory is taken for it."""
 
 
