@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import IdentifiedSource, KnownSource
 from packaging.requirements import InvalidRequirement, Requirement
@@ -31,6 +31,7 @@ from finetooth_core.data.reading import SplitRows
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
+AUTO = "auto"
 LAYOUT = 2
 """Of the files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
@@ -82,9 +83,11 @@ def data_key(
     ]
     parts += [picked.registered for picked in (*rows.sources, rows.format)]
     parts += _offering(context, rendering.build)
+    parts += _processor(context)
     options = {
         "format": [rows.format.registered.full_name, rows.format.options],
         "rendering": [rendering.build, dict(rendering.options)],
+        "processor": context.recipe.data.processor,
         **{kind: [context.picked[kind], context.options.get(kind)] for kind in kinds if kind in context.picked},
     }
     modules = {part.entry.build for part in parts} | {rendering.build, *OWN_PACKAGES}
@@ -132,6 +135,18 @@ def _offering(context: RunContext, build: str) -> list[Registered]:
     package = build.partition(".")[0]
     kinds = ("method", "evaluator")
     return [r for kind in kinds for r in context.catalog.all(kind) if r.entry.build.partition(".")[0] == package]
+
+
+def _processor(context: RunContext) -> list[Registered]:
+    """What would turn images into inputs; whether there are any is not known before the rows are read."""
+    pick = context.recipe.data.processor
+    name = pick if isinstance(pick, str) else pick.get("name", AUTO)
+    try:
+        if name == AUTO:
+            return [context.catalog.default("processor", setting="data.processor")]
+        return [context.catalog.get("processor", name, setting="data.processor")]
+    except PluginError:
+        return []  # told when an image comes
 
 
 def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
