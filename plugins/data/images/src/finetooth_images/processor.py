@@ -8,7 +8,9 @@ says what text stands for an image. It depends on the size of the picture alone,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ from pydantic import Field
 from finetooth_images.opening import open_image
 
 
+VISION = {"vision_config", "image_token_id", "image_token_index"}
+"""Keys of a config, at least one of which every model with images has."""
+
+
 class ProcessorOptions(Options):
     """Options of `transformers`."""
 
@@ -34,42 +40,52 @@ class ProcessorOptions(Options):
 
 
 def build(options: ProcessorOptions, context: Context) -> ImageProcessor:
-    """
+    """The processor; what comes with the model is read when the first image comes."""
+    return ImageProcessor(lambda: _load(options, context), options.largest)
+
+
+def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Written]:
+    """The model's image processor, and how its images stand in text.
+
     Raises:
-        RecipeError: the model has no image processor, or not one that works here.
+        RecipeError: the model takes no images, or its processor does not work here.
     """
+    info = context.model
+    if not VISION & info.config.keys():
+        raise RecipeError(
+            "model", f"{info.reference} takes no images: its config has no vision tower", action="choose one that does"
+        )
     import transformers
 
-    info = context.model
     reference = str(info.files[0].parent) if info.files else info.reference
-    loaders: Any = transformers
-    try:
-        processor = loaders.AutoImageProcessor.from_pretrained(reference, backend="pil", **options.arguments)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
+    classes: Any = transformers
+    with _explained(info.reference):
+        processor = classes.AutoImageProcessor.from_pretrained(reference, backend="pil", **options.arguments)
+    known = processor.valid_kwargs.__annotations__
+    if unknown := sorted(set(options.arguments) - set(known)):
         raise RecipeError(
-            "model", f"{info.reference} takes no images: {reason}", action="choose a vision-language model"
-        ) from error
-    unknown = sorted(set(options.arguments) - set(processor.valid_kwargs.__annotations__))
-    if unknown:
-        known = ", ".join(sorted(processor.valid_kwargs.__annotations__))
-        raise RecipeError(
-            "data.processor.arguments", f"the model's image processor knows no {unknown[0]!r}", action=f"use {known}"
+            "data.processor.arguments",
+            f"the model's image processor knows no {unknown[0]!r}",
+            action=f"use {', '.join(sorted(known))}",
         )
     if hasattr(processor, "merge_size"):
-        token = info.config.get("image_token_id")
-        if not isinstance(token, int):
-            raise RecipeError("model", f"the config of {info.reference} has no image_token_id", action="fix config.json")
-        return ImageProcessor(processor, Grid(context.tokenizer.decode([token]), token), options.largest)
+        token = int(info.config["image_token_id"])
+        return processor, Grid(context.tokenizer.decode([token]), token)
+    with _explained(info.reference):
+        whole = classes.AutoProcessor.from_pretrained(reference)
+    return processor, Written(whole)
+
+
+@contextmanager
+def _explained(reference: str) -> Iterator[None]:
+    """What transformers raises as a line that names the model."""
     try:
-        whole = loaders.AutoProcessor.from_pretrained(reference)
+        yield
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            "model", f"the processor of {info.reference} does not load: {reason}", action="use another model"
+            "model", f"the image processor of {reference} does not load: {reason}", action="choose another model"
         ) from error
-    whole.image_processor = processor
-    return ImageProcessor(processor, Written(whole), options.largest)
 
 
 class Grid:
@@ -106,14 +122,25 @@ class ImageProcessor:
     """`protocols.Processor` over an image processor of transformers.
 
     Args:
-        processor: the image processor.
-        written: how an image stands in text.
+        load: gives the image processor, and how an image stands in text.
         largest: see `ProcessorOptions`.
     """
 
-    def __init__(self, processor: Any, written: Grid | Written, largest: int) -> None:
-        self._processor, self._written, self._largest = processor, written, largest
+    def __init__(self, load: Callable[[], tuple[Any, Grid | Written]], largest: int) -> None:
+        self._load, self._largest = load, largest
         self._places: dict[tuple[int, int], tuple[str, int, int]] = {}
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Grid | Written]:
+        return self._load()
+
+    @property
+    def _processor(self) -> Any:
+        return self._loaded[0]
+
+    @property
+    def _written(self) -> Grid | Written:
+        return self._loaded[1]
 
     @property
     def placeholder(self) -> str:
