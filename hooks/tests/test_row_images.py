@@ -73,10 +73,10 @@ def test_prepared_rows_read_their_images_when_they_are_asked_for(images: tuple[I
     assert [chunk.format for _, chunk in rows[0].images] == ["png", "jpeg"]
     assert [[image.length for image in of_row] for of_row in rows.images] == [[4, 2]]
     images[0].path.write_bytes(b"another")  # type: ignore[union-attr]
-    with pytest.raises(DataError, match="x:1: image a.png: .*changed since"):
+    with pytest.raises(DataError, match=r"x:1: image a.png: .*changed since"):
         _ = rows[0]
     images[0].path.unlink()  # type: ignore[union-attr]
-    with pytest.raises(DataError, match="x:1: image a.png: it cannot be read"):
+    with pytest.raises(DataError, match=r"x:1: image a.png: it cannot be read"):
         _ = rows[0]
 
 

@@ -51,7 +51,7 @@ class ArrowWriter:
             pa.ListArray.from_arrays(starts, pa.array(portion.tokens)),
             pa.ListArray.from_arrays(runs, pa.array(portion.run_lengths)),
             pa.ListArray.from_arrays(runs, pa.array(portion.run_weights)),
-            pa.array(portion.images or [None] * len(portion), pa.binary()),
+            pa.array(list(portion.images), pa.binary()) if portion.images else pa.nulls(len(portion), pa.binary()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.portions.append((len(portion), len(portion.tokens), checksum(portion)))
@@ -149,7 +149,8 @@ class _Contents(Sequence[bytes]):
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         found = self._array[index]
-        return found.to_pylist() if isinstance(index, slice) else found.as_py()
+        content: bytes | list[bytes] = found.to_pylist() if isinstance(index, slice) else found.as_py()
+        return content
 
 
 class _Texts(Sequence[str]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -103,7 +104,7 @@ def unpack_rendered(header: Header, body: bytes) -> Rendered:
         images.append(body[begin : begin + length])
         begin += length
     return Rendered(
-        TokenPortion(header["ids"], *arrays, images),
+        replace(TokenPortion(header["ids"], *arrays), images=tuple(images)),
         Tally.from_json(header["tally"]),
         Reading.from_json(header["reading"], body[begin:]),
         tuple((topic, text) for topic, text in header["notes"]),

@@ -104,9 +104,7 @@ def test_the_placeholder_is_text_where_there_is_no_column(format_of: Make) -> No
         ({"type": "input_audio", "data": "aa"}, {}, "is a part of type 'input_audio'; only text and images can"),
     ],
 )
-def test_what_cannot_be_placed_is_named(
-    format_of: Make, content: Any, columns: dict[str, Any], problem: str
-) -> None:
+def test_what_cannot_be_placed_is_named(format_of: Make, content: Any, columns: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=f"^x:1: .*{problem}"):
         format_of("chat").read(asked(content, **columns))
 
@@ -145,12 +143,12 @@ def test_a_link_out_of_the_folder_is_refused(format_of: Make, tmp_path: Path) ->
     (tmp_path / "data").mkdir()
     (tmp_path / "secret.png").write_bytes(PNG)
     (tmp_path / "data" / "a.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(DataError, match="leaves the data folder over a link"):
+    with pytest.raises(DataError, match=r"leaves the data folder over a link"):
         format_of("chat").read(asked({"type": "image", "image": "a.png"}, folder=tmp_path / "data"))
 
 
 def test_without_a_folder_no_path_can_be_named(format_of: Make) -> None:
-    with pytest.raises(DataError, match="the rows' source has no folder"):
+    with pytest.raises(DataError, match=r"the rows' source has no folder"):
         format_of("chat").read(asked({"type": "image", "image": "a.png"}, folder=None))
 
 
@@ -164,5 +162,5 @@ def test_prompts_and_tasks_take_images_too(format_of: Make) -> None:
 
 def test_every_shared_path_that_leaves_the_folder_is_refused(format_of: Make, rows_of: Callable[..., Any]) -> None:
     for row in rows_of("bad/path_traversal_images.jsonl"):
-        with pytest.raises(DataError, match="leaves the data folder|absolute path|never fetched"):
+        with pytest.raises(DataError, match=r"leaves the data folder|absolute path|never fetched"):
             format_of("chat").read(Row(row.id, row.values, Path("data")))

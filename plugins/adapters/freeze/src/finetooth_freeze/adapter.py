@@ -117,7 +117,7 @@ class FreezeAdapter:
 
 
 def _unfreeze(model: Any, pattern: str) -> None:
-    named = dict(model.named_parameters())
+    named = dict(model.named_parameters(remove_duplicate=False))  # a shared one under each of its names
     found = [parameter for name, parameter in named.items() if re.search(pattern, name)]
     if not found:
         tops = sorted({".".join(name.split(".")[:2]) for name in named})

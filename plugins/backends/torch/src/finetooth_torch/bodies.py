@@ -73,7 +73,8 @@ class TransformersBody:
         extra = self._images(rectangle) if rectangle.images else {}
         hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
         if rectangle.images and hasattr(self._body, "rope_deltas"):
-            self._body.rope_deltas = None  # of these rows; generation would take them for those of its own
+            # of these rows; generation would take them for those of its own
+            setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device)
         rows, width = rectangle.tokens.shape
         return States(hidden.flatten(0, 1), cells.view(rows, width), Computed((width,) * rows, 0))
@@ -89,7 +90,6 @@ class TransformersBody:
             extra.setdefault(self._types, torch.zeros_like(tokens))
         extra.setdefault("use_cache", False)
         return self._body(input_ids=tokens, **extra)
-
 
     def _images(self, rectangle: Rectangle) -> dict[str, Any]:
         """What the model takes beside the tokens.

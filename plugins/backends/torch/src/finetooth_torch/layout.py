@@ -67,8 +67,8 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, im
         images: the model takes them.
 
     Raises:
-        DataError: no data, an empty datum, an image that cannot be read, packing, an id outside the vocabulary, a sequence too long, a
-            group that is torn apart, or one target a position beside several; names the datum.
+        DataError: no data, an empty datum, an image that cannot be read, packing, an id outside the vocabulary,
+            a sequence too long, a group that is torn apart, or one target a position beside several; names the datum.
     """
     if not data:
         raise DataError("data", "the step holds no data", action="pass at least one datum")

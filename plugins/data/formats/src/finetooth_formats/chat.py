@@ -28,8 +28,8 @@ class ChatOptions(Options):
     """A system message before every conversation that begins without one; empty for none. A column `system` of the
     row comes first."""
     images: str = ""
-    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source; empty
-    finds `images` or `image`. Paths are relative to the folder of the data file."""
+    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
+    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Further names and the roles they stand for, `{human: user, gpt: assistant}`. ShareGPT's `from` needs none."""
 

@@ -52,8 +52,9 @@ def open_image(content: bytes, name: str, largest: int) -> Image.Image:
             action="scale it down, or raise the bound",
         )
     try:
-        if getattr(opened, "n_frames", 1) > 1:
-            raise DataError("", f"image {name}: it has {opened.n_frames} frames", action="save one of them")
+        frames = getattr(opened, "n_frames", 1)
+        if frames > 1:
+            raise DataError("", f"image {name}: it has {frames} frames", action="save one of them")
         opened.load()
         return _rgb(ImageOps.exif_transpose(opened))
     except DataError:

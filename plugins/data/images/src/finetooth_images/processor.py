@@ -24,7 +24,6 @@ from pydantic import Field
 
 from finetooth_images.opening import open_image
 
-
 VISION = {"vision_config", "image_token_id", "image_token_index"}
 """Keys of a config, at least one of which every model with images has."""
 

@@ -265,7 +265,7 @@ def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int
         text += mark
         ends[stop] = len(text)
     if field != "content":
-        return replace(message, **{field: text})
+        return replace(message, reasoning=text)
     return replace(message, content=text, images=tuple(Placed(ends[one.at], one.image) for one in message.images))
 
 
