@@ -106,6 +106,7 @@ class Message:
         reasoning: reasoning text that precedes the content, if kept apart.
         tool_calls: calls in the OpenAI shape, arguments as objects.
         name: of the tool, for role `tool`.
+        tool_call_id: which call a tool's message answers, for families that write it down.
         train: overrides `train_on` for this message.
         weights: ranges of the content with a weight of their own, in order, apart; the rest follows `train`.
         reasoning_weights: likewise of the reasoning.
@@ -121,6 +122,7 @@ class Message:
     train: bool | None = None
     weights: tuple[Weighted, ...] = ()
     reasoning_weights: tuple[Weighted, ...] = ()
+    tool_call_id: str = ""
     images: tuple[Placed, ...] = ()
 
 

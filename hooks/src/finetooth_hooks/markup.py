@@ -2,29 +2,26 @@
 
 A rendered conversation is a sequence of pieces: control tokens and stretches of text. A stretch is encoded as a whole,
 as a tokenizer does between two special tokens, and never as special tokens: text that spells `<|im_end|>` stays plain
-text. What trains inside a stretch is decided by character offsets.
+text. What trains inside a stretch is decided by character offsets. `finetooth_hooks.turns` writes them for a family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from finetooth_hooks.examples import Message, TrainOn, Weighted
 from finetooth_hooks.protocols import StretchTokenizer, Tokenizer
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """One control token."""
 
     id: int
-    trained: bool = False
+    weight: float = 0.0
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(NamedTuple):
     """Text between two control tokens.
 
     Attributes:
@@ -40,24 +37,23 @@ class Stretch:
 Piece = Control | Stretch
 
 
-def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-    """Tokens of the pieces and their weights.
+def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[tuple[list[int], list[float]]]:
+    """Tokens of each piece and their weights.
 
     A token that holds characters of different weights has the least of them: one that reaches over the end of what
     trains does not train.
     """
-    tokens: list[int] = []
-    weights: list[float] = []
+    found: list[tuple[list[int], list[float]]] = []
     stretches = iter(_encoded([piece for piece in pieces if isinstance(piece, Stretch)], tokenizer))
     for piece in pieces:
         if isinstance(piece, Control):
-            tokens.append(piece.id)
-            weights.append(float(piece.trained))
+            found.append(([piece.id], [piece.weight]))
         else:
             ids, first = next(stretches)
-            tokens += ids
-            weights += _weights(piece, tokenizer) if piece.weights else [0.0] * first + [1.0] * (len(ids) - first)
-    return tokens, weights
+            plain = not piece.weights
+            weights = [0.0] * first + [1.0] * (len(ids) - first) if plain else _weights(piece, tokenizer)
+            found.append((ids, weights))
+    return found
 
 
 def token_weights(offsets: Sequence[tuple[int, int]], of_characters: Sequence[float]) -> list[float]:
@@ -78,22 +74,6 @@ def _weights(stretch: Stretch, tokenizer: Tokenizer) -> list[float]:
         of_characters[part.start : part.stop] = [part.weight] * (min(part.stop, len(stretch.text)) - part.start)
     _, offsets = tokenizer.encode_with_offsets(stretch.text)
     return token_weights(offsets, of_characters)
-
-
-def said(before: str, content: str, weights: Sequence[Weighted], *, trains: bool, cut: int = 0) -> Stretch:
-    """What stands `before` a content, which never trains, and the content.
-
-    Args:
-        weights: ranges of the content as it was in the row.
-        cut: characters that the markup takes off the beginning of the content; `content` is without them.
-    """
-    shift = len(before) - cut
-    moved = [
-        Weighted(max(part.start + shift, len(before)), min(part.stop + shift, len(before) + len(content)), part.weight)
-        for part in weights
-    ]
-    kept = tuple(part for part in moved if part.start < part.stop)
-    return Stretch(before + content, len(before) if trains else None, kept)
 
 
 def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[list[int], int]]:

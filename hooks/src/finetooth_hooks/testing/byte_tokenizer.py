@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>")
+_BRACKETED = re.compile(r"<[^<>\s]{1,40}>|\[/?[^\[\]\s]{1,40}\]")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -20,7 +21,7 @@ class ByteTokenizer:
 
     Args:
         special: spellings of the special tokens at first; `token_id` and `encode(special=True)` add any other that
-            looks like one (`<|name|>`, `<s>`).
+            looks like one (`<|name|>`, `<s>`), `token_id` also those in any brackets (`<start_of_turn>`, `[INST]`).
         size: `vocab_size`, with room for special tokens.
     """
 
@@ -60,7 +61,7 @@ class ByteTokenizer:
 
     def token_id(self, token: str) -> int | None:
         if token not in self._special:
-            if not _SPECIAL.fullmatch(token):
+            if not _BRACKETED.fullmatch(token):
                 data = token.encode()
                 return data[0] if len(data) == 1 else None
             if 256 + len(self._special) >= self._size:
@@ -76,18 +77,24 @@ class ByteTokenizer:
         offsets: list[tuple[int, int]] = []
         position = 0
         while position < len(text):
-            found = _SPECIAL.match(text, position) if special else None
-            token = self.token_id(found.group()) if found else None
-            if found and token is not None:
+            spelled = self._spelled(text, position) if special else ""
+            token = self.token_id(spelled) if spelled else None
+            if token is not None:
                 ids.append(token)
-                offsets.append(found.span())
-                position = found.end()
+                offsets.append((position, position + len(spelled)))
+                position += len(spelled)
                 continue
             for byte in text[position].encode():
                 ids.append(byte)
                 offsets.append((position, position + 1))
             position += 1
         return ids, offsets
+
+    def _spelled(self, text: str, position: int) -> str:
+        """The special token that the text spells there, empty if none."""
+        found = _SPECIAL.match(text, position)
+        known = (name for name in self._special if text.startswith(name, position))
+        return found.group() if found else max(known, key=len, default="")
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         data = b""

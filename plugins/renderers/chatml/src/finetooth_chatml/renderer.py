@@ -16,21 +16,18 @@ special token (`<|im_end|>`) stays plain text, so that data cannot open or close
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
+from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.markup import Control, Piece, Stretch, said, tokenise, trained_messages
+from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.turns import TurnRenderer
 
 from finetooth_chatml import template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 ROLES = ("system", "user", "assistant")
-LINE_FEED = Stretch("\n")
-OTHER = "remove them, or set data.renderer: jinja"
 
 
 class ChatMLOptions(Options):
@@ -55,7 +52,7 @@ def build(options: ChatMLOptions, context: Context) -> ChatML:
     return renderer
 
 
-class ChatML:
+class ChatML(TurnRenderer):
     """ChatML for text conversations.
 
     Args:
@@ -65,93 +62,49 @@ class ChatML:
         RecipeError: the tokenizer has no ChatML tokens.
     """
 
+    name = "chatml"
+    controls = (START, END)
+    optional = (DOCUMENT_END,)
+    stops = (END, DOCUMENT_END)
+    extension = True
+
     def __init__(self, tokenizer: Tokenizer, default_system: str = "") -> None:
-        start, end = tokenizer.token_id(START), tokenizer.token_id(END)
-        if start is None or end is None:
-            raise RecipeError(
-                "data.renderer",
-                f"the tokenizer has no {START if start is None else END}, so its model does not speak chatml",
-                action="set data.renderer: jinja, or another renderer of `ft plugins list`",
-            )
-        self._tokenizer, self._default_system = tokenizer, default_system
-        self._start, self._end = start, end
-        self._opening, self._closing = Control(start), (Control(end), Control(end, True))
-        self._default: tuple[list[int], list[float]] | None = None
-        document_end = tokenizer.token_id(DOCUMENT_END)
-        self.stop_ids: tuple[int, ...] = (end,) if document_end is None else (end, document_end)
+        super().__init__(tokenizer)
+        self._default_system = default_system
 
-    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
-        """Tokens of the conversation; the content and `<|im_end|>` of trained messages weigh 1.
-
-        `Rendered.spans` has one range for each message, from `<|im_start|>` to the line feed after `<|im_end|>`; a
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """`Rendered.spans` has one range for each message, from `<|im_start|>` to the line feed after `<|im_end|>`; a
         default system message stands before the first of them.
 
         Raises:
             DataError: tools, tool calls, reasoning or a role chatml cannot say.
         """
-        _check(conversation.messages, conversation.tools)
-        tokens, weights = self._preamble(conversation.messages)
-        pieces: list[Piece] = []
-        for message, trains in zip(
-            conversation.messages, trained_messages(conversation.messages, train_on), strict=True
-        ):
-            pieces += self._message(message, trains)
-        ids, values = tokenise(pieces, self._tokenizer)  # all at once: that is much quicker
-        opening = len(tokens)
-        tokens, weights = tokens + ids, weights + values
-        begins = [opening]  # text never becomes `<|im_start|>`, so each of them begins a message
-        for _ in conversation.messages[1:]:
-            begins.append(tokens.index(self._start, begins[-1] + 1))
-        return Rendered(tuple(tokens), tuple(weights), tuple(zip(begins, [*begins[1:], len(tokens)], strict=True)))
+        messages = conversation.messages
+        self._check(conversation)
+        if self._default_system and (not messages or messages[0].role != "system"):
+            page.markup(f"{START}system\n")
+            page.say(self._default_system)
+            page.markup(f"{END}\n")
+        for message, trains in zip(messages, trained, strict=True):
+            page.message()
+            page.markup(f"{START}{message.role}\n")
+            page.say(message.content, trains, message.weights)
+            page.markup(END, trains)
+            page.markup("\n")
+        if ask:
+            page.markup(f"{START}assistant\n")
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Tokens up to and including `<|im_start|>assistant` and its line feed.
-
-        Raises:
-            DataError: tools, tool calls, reasoning or a role chatml cannot say.
-        """
-        _check(messages, tools)
-        tokens, _ = self._preamble(messages)
-        pieces = [piece for message in messages for piece in self._message(message, False)]
-        opening: list[Piece] = [Control(self._start), Stretch("assistant\n")]
-        return (*tokens, *tokenise([*pieces, *opening], self._tokenizer)[0])
-
-    def parse(self, tokens: Sequence[int]) -> Parsed:
-        """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token."""
-        end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        text = self._tokenizer.decode(tokens if end is None else tokens[:end])
-        return Parsed(Message("assistant", text), "length" if end is None else "stop")
-
-    def _preamble(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
-        """The default system message, if the conversation begins without one."""
-        if not self._default_system or (messages and messages[0].role == "system"):
-            return [], []
-        if self._default is None:
-            self._default = tokenise(self._message(Message("system", self._default_system), False), self._tokenizer)
-        tokens, weights = self._default
-        return list(tokens), list(weights)
-
-    def _message(self, message: Message, trains: bool) -> list[Piece]:
-        header = f"{message.role}\n"
-        return [
-            self._opening,
-            said(header, message.content, message.weights, trains=trains),
-            self._closing[trains],
-            LINE_FEED,
-        ]
-
-
-def _check(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> None:
-    if tools:
-        raise DataError("tools", "renderer chatml has no markup for tools", action=OTHER)
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        if message.role not in ROLES:
-            raise DataError(where, f"renderer chatml has no role {message.role!r}", action=OTHER)
-        if message.tool_calls:
-            raise DataError(where, "renderer chatml has no markup for tool calls", action=OTHER)
-        if message.reasoning:
-            raise DataError(where, "renderer chatml has no markup for reasoning", action=OTHER)
+    def _check(self, conversation: Conversation) -> None:
+        if conversation.tools:
+            raise self.refuse("no markup for tools", "tools")
+        for i, message in enumerate(conversation.messages):
+            where = f"messages[{i}]"
+            if message.role not in ROLES:
+                raise self.refuse(f"no role {message.role!r}", where)
+            if message.tool_calls:
+                raise self.refuse("no markup for tool calls", where)
+            if message.reasoning:
+                raise self.refuse("no markup for reasoning", where)
 
 
 def _difference(renderer: ChatML, own: str) -> str:
@@ -161,7 +114,7 @@ def _difference(renderer: ChatML, own: str) -> str:
         if expected is None:
             return "the model's chat template cannot be rendered for comparison"
         messages = tuple(Message(message["role"], message["content"]) for message in probe)
-        text = renderer._tokenizer.decode(renderer.render(Conversation(messages)).tokens)
+        text = renderer.tokenizer.decode(renderer.render(Conversation(messages)).tokens)
         if text != expected:
             return f"the model's own chat template says {expected!r} where chatml says {text!r}"
     return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetooth_hooks import Message
 
-from finetooth_jinja.encoding import Encoder
+from finetooth_hooks.encoding import Encoder
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 

@@ -21,7 +21,7 @@ from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Processor, Tokenizer
 from pydantic import Field
 
-from finetooth_jinja.encoding import Encoder, Range
+from finetooth_hooks.encoding import Encoder, Range
 from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper

@@ -21,6 +21,8 @@ def shaped(message: Message) -> dict[str, Any]:
         shape["tool_calls"] = [dict(call) for call in message.tool_calls]
     if message.name:
         shape["name"] = message.name
+    if message.tool_call_id:
+        shape["tool_call_id"] = message.tool_call_id
     return shape
 
 

@@ -53,13 +53,10 @@ class Encoder:
         """
         ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
         special = [self.is_special(id_) for id_ in ids]
-        if not plain:
+        found = [(id_, offset) for id_, offset, is_special in zip(ids, offsets, special, strict=True) if is_special]
+        markup = [(id_, offset) for id_, offset in found if not _touches(offset, plain)]
+        if len(markup) == len(found):  # nothing plain spells a special token: exactly what the tokenizer itself does
             return Encoded(tuple(ids), tuple(offsets), tuple(special))
-        markup = [
-            (id_, offset)
-            for id_, offset, is_special in zip(ids, offsets, special, strict=True)
-            if is_special and not any(offset[0] < end and begin < offset[1] for begin, end in plain)
-        ]
         return self._between(text, markup)
 
     def _between(self, text: str, markup: Sequence[tuple[int, Range]]) -> Encoded:
@@ -79,3 +76,8 @@ class Encoder:
                 special.append(True)
             position = end
         return Encoded(tuple(ids), tuple(offsets), tuple(special))
+
+
+def _touches(offset: Range, plain: Sequence[Range]) -> bool:
+    """A token has characters in one of the ranges; those that it only swallowed are its own."""
+    return any(offset[0] < end and begin < offset[1] for begin, end in plain)

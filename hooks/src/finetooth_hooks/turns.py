@@ -1,0 +1,125 @@
+"""A renderer as a family writes it: turn by turn, in text.
+
+    class Example(TurnRenderer):
+        name = "example"
+        controls = ("<|im_start|>", "<|im_end|>")
+        stops = ("<|im_end|>",)
+
+        def write(self, page, conversation, trained, *, ask):
+            for message, trains in zip(conversation.messages, trained, strict=True):
+                page.message()
+                page.markup(f"<|im_start|>{message.role}\\n")
+                page.say(message.content, trains, message.weights)
+                page.markup("<|im_end|>", trains)
+                page.markup("\\n")
+            if ask:
+                page.markup("<|im_start|>assistant\\n")
+
+What is written with `markup` may spell control tokens; what comes from the data goes through `say` and stays plain
+text. `finetooth_hooks.testing.templates` proves such a renderer against the family's own chat template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.markup import trained_messages
+from finetooth_hooks.page import Controls, Page
+from finetooth_hooks.protocols import Tokenizer
+
+OTHER = "remove them, or set data.renderer: jinja"
+
+
+class TurnRenderer:
+    """A `protocols.Renderer` made of `write` and `read`.
+
+    Attributes:
+        name: of the renderer, for messages.
+        controls: spellings of the control tokens of its markup, which the tokenizer must have.
+        optional: further ones, taken as control tokens where the tokenizer has them.
+        stops: those of them that end an assistant message, as far as the tokenizer has them; the one it usually ends
+            with comes first.
+        extension: the prompt for turn k + 1 begins with the tokens of the conversation up to and with turn k, for every
+            conversation.
+
+    Raises:
+        RecipeError: the tokenizer lacks a control token.
+    """
+
+    name: ClassVar[str]
+    controls: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    stops: ClassVar[tuple[str, ...]]
+    extension: bool = False
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._controls = Controls(self.name, tokenizer, self.controls, self.optional)
+        ids = self._controls.ids
+        self.stop_ids: tuple[int, ...] = tuple(ids[spelling] for spelling in self.stops if spelling in ids)
+
+    def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
+        """Write a conversation down.
+
+        Args:
+            trained: which messages train.
+            ask: end where the assistant begins to speak.
+
+        Raises:
+            DataError: a role or shape the family cannot say; see `refuse`.
+        """
+        raise NotImplementedError
+
+    def read(self, text: str) -> Message:
+        """The assistant message that a completion says; its end-of-turn is not in the text."""
+        return Message("assistant", text)
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        """Tokens of the conversation with weights, and one range of tokens for each message.
+
+        Raises:
+            DataError: a role or shape the family cannot say.
+        """
+        page = Page(self._controls)
+        self.write(page, conversation, trained_messages(conversation.messages, train_on), ask=False)
+        return page.rendered()
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """Tokens up to where the assistant begins to speak.
+
+        Raises:
+            DataError: a role or shape the family cannot say.
+        """
+        page = Page(self._controls)
+        self.write(page, Conversation(tuple(messages), tuple(tools)), (False,) * len(messages), ask=True)
+        return page.rendered().tokens
+
+    def parse(self, tokens: Sequence[int]) -> Parsed:
+        """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token."""
+        end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
+        text = self.tokenizer.decode(tokens if end is None else tokens[:end])
+        return Parsed(self.read(text), "length" if end is None else "stop")
+
+    def refuse(self, what: str, where: str, action: str = OTHER) -> DataError:
+        """The error for what the family cannot say.
+
+        Args:
+            what: `no role 'tool'`, `no markup for tools`.
+            where: `tools`, `messages[3]`.
+        """
+        return DataError(where, f"renderer {self.name} has {what}", action=action)
+
+
+def trimmed(text: str) -> tuple[int, int]:
+    """The range of a text without the blanks around it, for `Page.say(..., cut=)`."""
+    begin = len(text) - len(text.lstrip())
+    return begin, max(begin, len(text.rstrip()))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON as chat templates write it: letters as they are, keys in their order."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
