@@ -16,12 +16,12 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
+from finetooth_hooks.encoding import Encoder, Range
 from finetooth_hooks.examples import Placed, TrainOn
 from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Processor, Tokenizer
 from pydantic import Field
 
-from finetooth_hooks.encoding import Encoder, Range
 from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper

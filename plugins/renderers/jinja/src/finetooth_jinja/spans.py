@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetooth_hooks import Conversation, DataError, Message
-
 from finetooth_hooks.encoding import Encoded, Range
+
 from finetooth_jinja.pictures import segments
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
