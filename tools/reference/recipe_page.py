@@ -20,6 +20,7 @@ PLACES: Mapping[str, str] = {
     "source": "`data.train`, `data.eval`",
     "format": "`data.format`",
     "renderer": "`data.renderer`",
+    "processor": "`data.processor`",
     "family": "`model.family`",
     "loss": "an option of a method",
     "reward": "an option of a method or an evaluator",

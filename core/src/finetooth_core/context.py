@@ -25,6 +25,7 @@ from finetooth_hooks.protocols import (
     Loader,
     ModelFacts,
     ModelInfo,
+    Processor,
     Renderer,
     Source,
     Tokenizer,
@@ -205,6 +206,11 @@ class RunContext:
             built: Renderer = self._build(registered, pick, "data.renderer", record="renderer")
             return built
         built = self.section("renderer", pick, "data.renderer")
+        return built
+
+    @cached_property
+    def processor(self) -> Processor:
+        built: Processor = self.section("processor", self.recipe.data.processor, "data.processor")
         return built
 
     # --- the data -----------------------------------------------------------------------------------------------------

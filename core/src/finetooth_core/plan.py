@@ -127,6 +127,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         schedule=schedule,
         tokenizer=context.tokenizer,
         stop_ids=stop_ids,
+        processor=lambda: context.processor,
         generator_seed=int(context.generator("engine").integers(2**31)),
         adapter_generator=context.generator("adapter"),
     )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from finetooth_core.problems import INVALID
-from finetooth_core.recipe_picks import AUTO, Checked, PickMapping, SourceItem, checked_named_pick, picks
+from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, SourceItem, checked_named_pick, picks
 
 HELD_OUT = "fraction"
 """The key that tells `data.eval: {fraction: ...}` from the pick of a source."""
@@ -106,6 +106,8 @@ class DataSection(Options):
     """How a row becomes an example; `auto` goes by the columns of the first row."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
+    processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
+    """What turns images into inputs of the model; asked for when the first row has one."""
     cache: Literal["auto", "off"] = "auto"
     """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
     they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""

@@ -17,6 +17,7 @@ _FIXED = {
     "loader": ("model", "loader"),
     "family": ("model", "family"),
     "renderer": ("data", "renderer"),
+    "processor": ("data", "processor"),
     "adapter": ("adapter",),
 }
 """Where in a recipe the picks stand that decide what the trained weights mean."""

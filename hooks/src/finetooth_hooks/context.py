@@ -15,7 +15,7 @@ from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Renderer, Tokenizer
+from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
 from finetooth_hooks.reports import Outcome
 
 
@@ -93,6 +93,15 @@ class Context(Protocol):
     @property
     def renderer(self) -> Renderer:
         """The recipe's renderer, by default the family's."""
+        ...
+
+    @property
+    def processor(self) -> Processor:
+        """What turns images into inputs of the recipe's model; built on first use.
+
+        Raises:
+            RecipeError: the model takes no images, or no processor is installed.
+        """
         ...
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:

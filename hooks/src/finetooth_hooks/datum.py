@@ -32,13 +32,27 @@ class TokenChunk:
         return int(self.tokens.shape[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageChunk:
-    """An encoded image that takes the place of `length` tokens."""
+    """An encoded image that takes the place of `length` tokens.
+
+    Attributes:
+        data: its bytes, not decoded.
+        format: what they are, by their first bytes; `""` where that is left to who decodes them.
+        tokens: (length,) the ids that the model's embedding reads in its place, placeholders; None where the sender
+            does not know them.
+    """
 
     data: bytes
-    format: Literal["png", "jpeg"]
+    format: Literal["png", "jpeg", ""]
     length: int
+    tokens: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None:
+            object.__setattr__(self, "tokens", _frozen(np.asarray(self.tokens, dtype=np.int64)))
+            if self.tokens.shape != (self.length,):
+                raise ValueError(f"an image of length {self.length} has {self.tokens.shape} placeholder tokens")
 
     def __len__(self) -> int:
         return self.length
@@ -116,6 +130,30 @@ class Datum:
             [chunk.tokens for chunk in self.input if isinstance(chunk, TokenChunk)] or [np.zeros(0, np.int64)]
         )
 
+    @property
+    def placeholder_tokens(self) -> IntArray:
+        """(N,) input token ids, an image's positions filled with the placeholders that its chunk brings.
+
+        Raises:
+            ValueError: an image brings none.
+        """
+        if all(isinstance(chunk, TokenChunk) for chunk in self.input):
+            return self.tokens
+        filled = [chunk.tokens for chunk in self.input]
+        if any(tokens is None for tokens in filled):
+            raise ValueError(f"datum {self.id!r} holds an image without placeholder tokens")
+        return np.concatenate([tokens for tokens in filled if tokens is not None])
+
+    @property
+    def images(self) -> tuple[tuple[int, ImageChunk], ...]:
+        """The images with the position of their first token, in order."""
+        found, at = [], 0
+        for chunk in self.input:
+            if isinstance(chunk, ImageChunk):
+                found.append((at, chunk))
+            at += len(chunk)
+        return tuple(found)
+
     @classmethod
     def from_tokens(
         cls,
@@ -125,15 +163,19 @@ class Datum:
         scalars: Mapping[str, float] | None = None,
         group: str | None = None,
         id: str = "",
+        images: Sequence[tuple[int, ImageChunk]] = (),
     ) -> Datum:
         """A datum that reads `tokens[:-1]` and predicts `tokens[1:]`.
 
         Args:
             tokens: L token ids, L >= 2.
             weights: L loss weights; `weights[i]` says how much predicting `tokens[i]` counts. Default: all 1.
+            images: index of the first token that stands for each image, and the image; in order. The tokens there
+                are its placeholders.
 
         Raises:
-            ValueError: fewer than two tokens, or another number of weights than tokens.
+            ValueError: fewer than two tokens, another number of weights than tokens, or images that overlap or reach
+                the last token.
         """
         if len(tokens) < 2:
             raise ValueError(f"datum {id!r}: {len(tokens)} token(s); predicting needs at least 2")
@@ -141,7 +183,25 @@ class Datum:
             raise ValueError(f"datum {id!r}: {len(weights)} weights for {len(tokens)} tokens")
         ids = np.asarray(tokens, dtype=np.int64)
         fields = {} if weights is None else {"weights": np.asarray(weights[1:], dtype=np.float32)}
-        return cls((TokenChunk(ids[:-1]),), ids[1:], fields=fields, scalars=scalars or {}, group=group, id=id)
+        chunks = _chunks(ids[:-1], images, id) if images else (TokenChunk(ids[:-1]),)
+        return cls(chunks, ids[1:], fields=fields, scalars=scalars or {}, group=group, id=id)
+
+
+def _chunks(ids: IntArray, images: Sequence[tuple[int, ImageChunk]], where: str) -> tuple[Chunk, ...]:
+    """Runs of tokens with the images between them."""
+    chunks: list[Chunk] = []
+    at = 0
+    for start, image in images:
+        stop = start + image.length
+        if start < at or stop > len(ids):
+            raise ValueError(f"datum {where!r}: an image at {start} to {stop} of {len(ids)} positions")
+        if start > at:
+            chunks.append(TokenChunk(ids[at:start]))
+        chunks.append(ImageChunk(image.data, image.format, image.length, ids[start:stop]))
+        at = stop
+    if at < len(ids):
+        chunks.append(TokenChunk(ids[at:]))
+    return tuple(chunks)
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:

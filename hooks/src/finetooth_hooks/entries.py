@@ -102,6 +102,13 @@ class Renderer(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Processor(Entry):
+    """Turns images into what a model reads: how many tokens they take, and their pixels."""
+
+    kind = "processor"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family(Entry):
     """What is particular to a model family: module names, head, renderer, stop tokens.
 
@@ -265,6 +272,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Source,
             Format,
             Renderer,
+            Processor,
             Family,
             Method,
             Loss,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -21,10 +23,63 @@ class Row:
     Attributes:
         id: file and line, or `source:split:index`; unique within a source; named in every error about the row.
         values: columns by name.
+        folder: where files lie that the row names, such as images; None if it may name none.
     """
 
     id: str
     values: Mapping[str, Any]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """An encoded picture (PNG, JPEG, ...), not opened yet.
+
+    Attributes:
+        name: as the row calls it, for messages.
+        path: the file that holds it; None if `content` does.
+        content: its bytes; empty if `path` names them.
+        sha256: of the bytes, once they were read; a file that says something else later is not the same image.
+    """
+
+    name: str
+    path: Path | None = None
+    content: bytes = b""
+    sha256: str = ""
+
+    def read(self) -> bytes:
+        """The encoded bytes.
+
+        Raises:
+            DataError: the file is gone, or not the one that was read before.
+        """
+        from finetooth_hooks.errors import DataError
+
+        if self.path is None:
+            return self.content
+        try:
+            found = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                "", f"image {self.name}: it cannot be read: {error.strerror or error}", action="check the path"
+            ) from error
+        if self.sha256 and sha256(found).hexdigest() != self.sha256:
+            raise DataError(
+                "", f"image {self.name}: {self.path} changed since the row was prepared", action="start the run again"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an image stands in a message.
+
+    Attributes:
+        at: before this character of the content; several at one place stand in their order.
+    """
+
+    at: int
+    image: Image
 
 
 @dataclass(frozen=True)
@@ -55,6 +110,8 @@ class Message:
         train: overrides `train_on` for this message.
         weights: ranges of the content with a weight of their own, in order, apart; the rest follows `train`.
         reasoning_weights: likewise of the reasoning.
+        images: pictures in the content, in order. The content is the text around them; a renderer that does not know
+            images leaves them out of `Rendered.images`, and the row is refused.
     """
 
     role: str
@@ -66,6 +123,7 @@ class Message:
     weights: tuple[Weighted, ...] = ()
     reasoning_weights: tuple[Weighted, ...] = ()
     tool_call_id: str = ""
+    images: tuple[Placed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +204,49 @@ class Task:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
+def messages_of(example: Example) -> tuple[Message, ...]:
+    """All messages of an example; none where it is plain text."""
+    sides: tuple[Any, ...] = ()
+    if isinstance(example, Conversation):
+        sides = (example.messages,)
+    elif isinstance(example, Pair):
+        sides = (example.prompt, example.chosen, example.rejected)
+    elif isinstance(example, Labelled):
+        sides = (example.prompt, example.completion)
+    elif isinstance(example, Stepwise | Task):
+        sides = (example.prompt,)
+    return tuple(message for side in sides if not isinstance(side, str) for message in side)
+
+
+def images_of(example: Example) -> tuple[Image, ...]:
+    """All images of an example, in order."""
+    return tuple(placed.image for message in messages_of(example) for placed in message.images)
+
+
 Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
+
+
+@dataclass(frozen=True)
+class RenderedImage:
+    """An image among tokens.
+
+    Attributes:
+        start: index of the first token that stands for it.
+        length: how many do; none of them trains.
+        image: the picture, its `sha256` known.
+        width, height: in pixels, upright, before the processor resizes it.
+    """
+
+    start: int
+    length: int
+    image: Image
+    width: int = 0
+    height: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Index of the first token after it."""
+        return self.start + self.length
 
 
 @dataclass(frozen=True)
@@ -158,12 +258,14 @@ class Rendered:
         weights: L floats; `weights[i]` says how much predicting `tokens[i]` counts.
         spans: half-open token ranges by message, for showing.
         remarks: what is true of this example and worth counting, `ends with a question`.
+        images: in order; their places hold the model's placeholder tokens.
     """
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
     spans: tuple[tuple[int, int], ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
+    images: tuple[RenderedImage, ...] = field(default=())
 
 
 @dataclass(frozen=True)

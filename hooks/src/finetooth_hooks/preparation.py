@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Rendered
+from finetooth_hooks.examples import Example, Rendered, RenderedImage, images_of
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
@@ -42,6 +43,8 @@ __all__ = [
     "render_rows",
     "train_step",
 ]
+
+IMAGE_CUT = "an image would be cut at train.max_length"
 
 Render = Callable[[Example], Rendered]
 """Tokens and weights of one example; raises DataError for one it cannot say."""
@@ -180,12 +183,14 @@ def render_rows(
     lengths: list[int] = []
     tokens: list[int] = []
     weights: list[float] = []
+    images: list[bytes] = []
     for id_, example in items:
         tally.rows += 1
         if tally.refused is not None:
             continue
         try:
             rendered = render(example)
+            _check_images(example, rendered)
         except DataError as error:
             tally.unusable.add(DataError(id_, error.problem, action=error.action))
             continue
@@ -197,9 +202,32 @@ def render_rows(
             lengths.append(stop - start)
             tokens += rendered.tokens[start:stop]
             weights += rendered.weights[start:stop]
-    portion = TokenPortion.pack(ids, lengths, tokens, weights)
+            images.append(row_images.pack(_images_within(rendered, start, stop)))
+    portion = TokenPortion.pack(ids, lengths, tokens, weights, images)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
+
+
+def _images_within(rendered: Rendered, start: int, stop: int) -> list[RenderedImage]:
+    """The images of a piece of a row, their places counted from its beginning."""
+    found = (image for image in rendered.images if start <= image.start and image.stop < stop)
+    return [replace(image, start=image.start - start) for image in found]
+
+
+def _check_images(example: Example, rendered: Rendered) -> None:
+    """
+    Raises:
+        DataError: the renderer has left images out, or nothing comes after the last one.
+    """
+    given = len(images_of(example))
+    if given != len(rendered.images):
+        raise DataError(
+            "",
+            f"it has {given} image{'s' if given > 1 else ''}, which the renderer cannot write",
+            action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
+        )
+    if rendered.images and rendered.images[-1].stop >= len(rendered.tokens):
+        raise DataError("", "an image is the last it has, and nothing is predicted from it", action="remove the row")
 
 
 Kept = list[tuple[str, int, int]]
@@ -228,8 +256,15 @@ def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
         tally.shortest = min(tally.shortest or positions, positions)
         return []
     if limit.excess_length == "split":
+        ends = range(limit.max_length, positions, limit.max_length)
+        if any(image.start < end < image.stop for image in rendered.images for end in ends):
+            tally.drop(IMAGE_CUT, id_)
+            return []
         tally.split += 1
         return _pieces(id_, rendered, limit.max_length, tally)
+    if any(image.start < limit.max_length < image.stop for image in rendered.images):
+        tally.drop(IMAGE_CUT, id_)
+        return []
     if not any(rendered.weights[1 : limit.max_length + 1]):
         tally.drop(f"{NOTHING_TRAINED} after truncation", id_)
         return []

@@ -16,7 +16,7 @@ import numpy as np
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, Row, TrainOn
+from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, StepReport
 from finetooth_hooks.run import Run
@@ -195,6 +195,8 @@ class ModelFacts:
         untargeted: names of linear modules that adapters leave alone unless a recipe names them: those that cannot be
             merged or served with one, such as the projections of linear attention.
         attention: kinds of attention that its layers can be computed with, by transformers' names; empty: all.
+        towers: module paths of what reads images or sound and hands it to the decoder, the modules between included.
+        tower_parameters: how many parameters those have.
     """
 
     hidden_size: int
@@ -217,6 +219,8 @@ class ModelFacts:
     new_tokens: tuple[int, ...] = ()
     untargeted: tuple[str, ...] = ()
     attention: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    tower_parameters: int = 0
 
 
 class Loader(Protocol):
@@ -274,6 +278,59 @@ class Renderer(Protocol):
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """Read an assistant message back from its tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """How an image stands in text.
+
+    Attributes:
+        text: what takes the place of the chat template's placeholder, special tokens spelled.
+        start, stop: half-open range of its characters that stand for the image; the rest is markup around it.
+        image: as it was given, its `sha256` known.
+        width, height: in pixels, upright, before the processor resizes it.
+    """
+
+    text: str
+    start: int
+    stop: int
+    image: Image
+    width: int
+    height: int
+
+
+class Processor(Protocol):
+    """Images as one model was trained to see them; built for the recipe's model."""
+
+    @property
+    def placeholder(self) -> str:
+        """What the model's chat template writes for an image, one special token."""
+        ...
+
+    @property
+    def token_ids(self) -> frozenset[int]:
+        """Ids of the tokens in whose place the model reads image features."""
+        ...
+
+    def place(self, image: Image) -> ImagePlace:
+        """Open an image, make sure that it is whole, and say what it becomes among the tokens.
+
+        Raises:
+            DataError: it is missing, broken, no image, or too large; names the image.
+        """
+        ...
+
+    def inputs(self, images: Sequence[bytes]) -> Mapping[str, Any]:
+        """What the model's forward takes beside the tokens for images in this order, NumPy arrays by argument.
+
+        Args:
+            images: encoded, as `Image.read` gives them.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write its settings beside a model that goes with it."""
         ...
 
 
@@ -621,6 +678,7 @@ class EngineRequest:
 
     Attributes:
         stop_ids: token ids that end an answer, from the renderer.
+        processor: gives what turns images into inputs, built when the first image comes; None: there is none.
         generator_seed: key for the engine's own random streams (dropout, sampling).
         adapter_generator: draws the adapter's new parameters.
     """
@@ -636,6 +694,7 @@ class EngineRequest:
     schedule: Schedule
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
+    processor: Callable[[], Processor] | None = None
     generator_seed: int = 0
     adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -670,6 +729,7 @@ __all__ = [
     "HardwareFacts",
     "Head",
     "IdentifiedSource",
+    "ImagePlace",
     "KnownSource",
     "Loader",
     "Method",
@@ -679,6 +739,7 @@ __all__ = [
     "PlanRequest",
     "Portion",
     "PortionedSource",
+    "Processor",
     "Renderer",
     "Reward",
     "Schedule",

@@ -24,6 +24,7 @@ from finetooth_hooks.entries import (
     Loss,
     Method,
     Optimizer,
+    Processor,
     Renderer,
     Reward,
     Schedule,
@@ -81,6 +82,17 @@ def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
         @hookimpl
         def ft_renderers():
             yield Renderer(name="chatml", build="acme.chatml:build")
+    """
+
+
+@hookspec
+def ft_processors() -> Iterable[Processor]:  # type: ignore[empty-body]
+    """Yield processors: what turns images into tokens' places and pixels, as the model was trained to see them.
+
+    Example:
+        @hookimpl
+        def ft_processors():
+            yield Processor(name="acme", build="acme.processor:build")
     """
 
 
@@ -281,6 +293,7 @@ REGISTRATION_HOOKS = {
     "ft_sources": Source,
     "ft_formats": Format,
     "ft_renderers": Renderer,
+    "ft_processors": Processor,
     "ft_families": Family,
     "ft_methods": Method,
     "ft_losses": Loss,

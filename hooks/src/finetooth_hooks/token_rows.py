@@ -6,14 +6,16 @@ memory: a row becomes a `Datum` when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
+from finetooth_hooks.examples import RenderedImage
 from finetooth_hooks.lazy import LazySequence
 
 Int32Array = NDArray[np.int32]
@@ -34,6 +36,7 @@ class TokenPortion:
         run_starts: (R + 1,) row r has the runs `run_starts[r]` to `run_starts[r + 1]`.
         run_lengths: how many tokens each run has.
         run_weights: their weight, float32.
+        images: R, the images of each row as `row_images.pack` writes them; empty: no row has any.
     """
 
     ids: Sequence[str]
@@ -42,10 +45,16 @@ class TokenPortion:
     run_starts: Int64Array
     run_lengths: Int32Array
     run_weights: NDArray[np.float32]
+    images: Sequence[bytes] = ()
 
     @classmethod
     def pack(
-        cls, ids: Sequence[str], lengths: Sequence[int], tokens: Sequence[int], weights: Sequence[float]
+        cls,
+        ids: Sequence[str],
+        lengths: Sequence[int],
+        tokens: Sequence[int],
+        weights: Sequence[float],
+        images: Sequence[bytes] = (),
     ) -> TokenPortion:
         """From rows laid end to end.
 
@@ -53,6 +62,7 @@ class TokenPortion:
             lengths: tokens of each row, at least 1.
             tokens: of all rows.
             weights: of all tokens.
+            images: of each row, packed.
         """
         starts = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(np.asarray(lengths, np.int64), out=starts[1:])
@@ -68,6 +78,7 @@ class TokenPortion:
             run_starts=np.searchsorted(first, starts).astype(np.int64),
             run_lengths=np.diff(np.append(first, len(flat))).astype(np.int32),
             run_weights=flat[first],
+            images=tuple(images) if any(images) else (),
         )
 
     def __len__(self) -> int:
@@ -75,7 +86,7 @@ class TokenPortion:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All but the ids, in the order of the fields."""
+        """All but ids and images, in the order of the fields."""
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
@@ -114,12 +125,20 @@ class TokenRows(LazySequence[Datum]):
         number = int(np.searchsorted(self._row_ends, place, side="right"))
         portion = self._portions[number]
         row = place - (int(self._row_ends[number - 1]) if number else 0)
+        images = row_images.unpack(portion.images[row]) if portion.images else ()
         runs = slice(int(portion.run_starts[row]), int(portion.run_starts[row + 1]))
         return Datum.from_tokens(
             portion.tokens[portion.starts[row] : portion.starts[row + 1]],
             np.repeat(portion.run_weights[runs], portion.run_lengths[runs]),
             id=portion.ids[row],
+            images=row_images.chunks(images, portion.ids[row]),
         )
+
+    @property
+    def images(self) -> Iterator[tuple[RenderedImage, ...]]:
+        """The images of each row that has any, not read."""
+        for portion in self._portions:
+            yield from (row_images.unpack(content) for content in portion.images if content)
 
     def span(self, begin: int, end: int) -> Int64Array:
         """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""

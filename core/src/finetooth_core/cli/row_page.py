@@ -51,8 +51,9 @@ def _section(view: RowView) -> str:
 
 
 def _span(piece: Piece, place: int) -> str:
-    ids = " ".join(map(str, piece.ids))
-    weights = " ".join(f"{weight:g}" for weight in piece.weights)
+    shown_ids = piece.ids[:1] if piece.image else piece.ids
+    ids = " ".join(map(str, shown_ids)) + (f", {len(piece.ids)} tokens" if piece.image else "")
+    weights = " ".join(f"{weight:g}" for weight in piece.weights[: len(shown_ids)])
     classes = ["o"] if piece.opens else []
     if piece.cut:
         classes.append("c")

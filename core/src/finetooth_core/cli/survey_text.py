@@ -25,6 +25,9 @@ def render(survey: Survey) -> Text:
     if survey.roles:
         by_role = ", ".join(f"{role} {count:,}" for role, count in survey.roles.items())
         lines.append(f"  trained tokens by role: {by_role} (of the first {survey.looked_at:,} rows)")
+    if survey.images[1]:
+        rows, images, tokens = survey.images
+        lines.append(f"  images: {images:,} in {rows:,} {'row' if rows == 1 else 'rows'}, {tokens:,} tokens")
     lines.append(
         f"  padding: {100 * survey.padded:.1f} % if each batch were one rectangle, {100 * survey.budgeted:.1f} % in "
         "micro-batches by length"

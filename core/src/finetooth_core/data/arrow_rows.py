@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("run_lengths", pa.list_(pa.int32())),
         ("run_weights", pa.list_(pa.float32())),
+        ("images", pa.binary()),
     ]
 )
 VIEWS = 1024
@@ -50,6 +51,7 @@ class ArrowWriter:
             pa.ListArray.from_arrays(starts, pa.array(portion.tokens)),
             pa.ListArray.from_arrays(runs, pa.array(portion.run_lengths)),
             pa.ListArray.from_arrays(runs, pa.array(portion.run_weights)),
+            pa.array(list(portion.images), pa.binary()) if portion.images else pa.nulls(len(portion), pa.binary()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.portions.append((len(portion), len(portion.tokens), checksum(portion)))
@@ -114,7 +116,7 @@ class _MappedFile:
             Exception: what `damaged` makes, if it is not what was written.
         """
         batch = self._reader.get_batch(index)
-        ids, tokens, lengths, weights = batch.columns
+        ids, tokens, lengths, weights, images = batch.columns
         portion = TokenPortion(
             _Texts(ids),
             tokens.offsets.to_numpy().astype(np.int64),
@@ -122,6 +124,7 @@ class _MappedFile:
             lengths.offsets.to_numpy().astype(np.int64),
             lengths.values.to_numpy(),
             weights.values.to_numpy(),
+            () if images.null_count == len(images) else _Contents(images),
         )
         if not self._checked[index]:
             rows, count, expected = self._facts[index]
@@ -129,6 +132,25 @@ class _MappedFile:
                 raise self._damaged()
             self._checked[index] = True
         return portion
+
+
+class _Contents(Sequence[bytes]):
+    """Bytes of an Arrow array, copied when they are asked for."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        found = self._array[index]
+        content: bytes | list[bytes] = found.to_pylist() if isinstance(index, slice) else found.as_py()
+        return content
 
 
 class _Texts(Sequence[str]):
@@ -156,6 +178,8 @@ class _Texts(Sequence[str]):
 def checksum(portion: TokenPortion) -> int:
     """CRC-32 of everything in a portion."""
     value = zlib.crc32(_bytes("\0".join(portion.ids)))
+    for content in portion.images:
+        value = zlib.crc32(content, value)
     for array in portion.arrays:
         value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.context import Registered
+from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import IdentifiedSource, KnownSource
 from packaging.requirements import InvalidRequirement, Requirement
@@ -30,7 +31,8 @@ from finetooth_core.data.reading import PickedSource, SplitRows
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
-LAYOUT = 1
+AUTO = "auto"
+LAYOUT = 2
 """Of the files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
 
@@ -70,9 +72,11 @@ def data_key(
     relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
     parts += [context.catalog.get("source", name) for name in sorted(relied_on)]
     parts += _offering(context, rendering.build)
+    parts += _processor(context)
     options = {
         "format": [rows.format.registered.full_name, rows.format.options],
         "rendering": [rendering.build, dict(rendering.options)],
+        "processor": context.recipe.data.processor,
         **{kind: [context.picked[kind], context.options.get(kind)] for kind in kinds if kind in context.picked},
     }
     modules = {part.entry.build for part in parts} | {rendering.build, *OWN_PACKAGES}
@@ -121,11 +125,43 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
     return sources, files
 
 
+def with_images(value: str, files: Sequence[str], hashes: FileHashes) -> str:
+    """The key of rows whose images lie in files: another one whenever one of them is.
+
+    Args:
+        value: the key of everything else.
+        files: of the images, as an earlier preparation under that key found them; none if there was none.
+    """
+    if not files:
+        return value
+    try:
+        return image_key(value, {name: hashes.sha256(Path(name)) for name in files})
+    except DataError:
+        return ""  # one is gone: nothing was prepared from what there is now
+
+
+def image_key(value: str, digests: Mapping[str, str]) -> str:
+    """See `with_images`; `digests` of the files."""
+    return hashlib.sha256(json.dumps([value, sorted(digests.items())]).encode()).hexdigest()
+
+
 def _offering(context: RunContext, build: str) -> list[Registered]:
     """Entries of the package that a builder is in."""
     package = build.partition(".")[0]
     kinds = ("method", "evaluator")
     return [r for kind in kinds for r in context.catalog.all(kind) if r.entry.build.partition(".")[0] == package]
+
+
+def _processor(context: RunContext) -> list[Registered]:
+    """What would turn images into inputs; whether there are any is not known before the rows are read."""
+    pick = context.recipe.data.processor
+    name = pick if isinstance(pick, str) else pick.get("name", AUTO)
+    try:
+        if name == AUTO:
+            return [context.catalog.default("processor", setting="data.processor")]
+        return [context.catalog.get("processor", name, setting="data.processor")]
+    except PluginError:
+        return []  # told when an image comes
 
 
 def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:

@@ -16,16 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetooth_hooks import row_images
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, first_examples, render_rows
 from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_hooks.token_rows import TokenPortion, TokenRows
 
 from finetooth_core.data import rendering as rendering_work
 from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
 from finetooth_core.data.file_hashes import FileHashes
-from finetooth_core.data.key import DataKey, Unknowable, data_key
+from finetooth_core.data.key import DataKey, Unknowable, data_key, image_key, with_images
 from finetooth_core.data.progress import PreparationProgress
 from finetooth_core.data.reading import Reading, SplitRows, broken_rows_first
 from finetooth_core.data.rendering import Note, Rendered
@@ -49,6 +50,7 @@ class Made:
     Attributes:
         workers: how many processes took part.
         alone: why only this one did.
+        images: files of the rows' images, and the SHA-256 of what was read of each.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -56,6 +58,7 @@ class Made:
     notes: dict[str, str] = field(default_factory=dict)
     workers: int = 0
     alone: str = ""
+    images: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -81,7 +84,7 @@ def prepare(
         key = data_key(context, rows, rendering, limit, hashes)
     except Unknowable as reason:
         return _uncached(context, rows, rendering, limit, str(reason))
-    entry = cache.find(key.value)
+    entry = cache.find(with_images(key.value, cache.image_files(key.value), hashes))
     if entry is None:
         entry = _fill(context, rows, rendering, limit, cache, key, hashes)
         told = "made now and kept"
@@ -109,8 +112,12 @@ def _fill(
             hashes.check_unchanged()
             names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
             notes = list(made.notes.items())
+            value = key.value
+            if made.images:
+                cache.keep_image_files(value, list(made.images))
+                value = image_key(value, made.images)
             entry = cache.keep(
-                key.value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
+                value, folder, sources=list(map(str, names)), tally=made.tally, notes=notes, portions=portions
             )
     except OSError as error:
         raise _no_room(cache.root, error) from error
@@ -184,6 +191,7 @@ def _write(
                 context.note(text, topic=topic)
             if not made.failed:
                 writer.write(rendered.portion)
+                made.images.update(_image_files(rendered.portion))
             progress.advance(sum(rendered.reading.good.values()), rendered.size)
     rows.check(made.reading)
     made.tally.check()
@@ -246,6 +254,12 @@ def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limi
         "rendering": [rendering.build, dict(rendering.options)],
         "limit": None if limit is None else [limit.max_length, limit.excess_length],
     }
+
+
+def _image_files(portion: TokenPortion) -> dict[str, str]:
+    """Files of the images of some rows, with their hashes."""
+    found = [image.image for content in portion.images if content for image in row_images.unpack(content)]
+    return {str(image.path): image.sha256 for image in found if image.path is not None}
 
 
 def _total(rows: SplitRows) -> int | None:

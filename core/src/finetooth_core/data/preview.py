@@ -33,6 +33,7 @@ class Piece:
         special: it is markup, not text.
         opens: a message begins here.
         cut: behind what `train.max_length` keeps.
+        image: the tokens stand for an image, and the text says which size it has.
     """
 
     ids: tuple[int, ...]
@@ -41,6 +42,7 @@ class Piece:
     special: bool = False
     opens: bool = False
     cut: bool = False
+    image: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,16 @@ def _fate(tally: Tally, kept: int) -> str:
 
 def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Piece]:
     opens = {start for start, _ in rendered.spans}
+    images = {image.start: image for image in rendered.images}
     at = 0
     while at < len(rendered.tokens):
+        if at in images:
+            found = images[at]
+            ids = tuple(rendered.tokens[at : found.stop])
+            text = f"[image {found.width}x{found.height} -> {found.length} tokens]"
+            yield Piece(ids, text, rendered.weights[at : found.stop], True, at in opens, found.stop > kept, True)
+            at = found.stop
+            continue
         size = _whole(rendered.tokens[at : at + LONGEST_CHARACTER], tokenizer)
         ids = tuple(rendered.tokens[at : at + size])
         text = tokenizer.decode(ids)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, Row
-from finetooth_hooks.protocols import Format, Portion, PortionedSource, Source
+from finetooth_hooks.protocols import Format, KnownSource, Portion, PortionedSource, Source
 from finetooth_hooks.tally import Problems, Tally
 
 from finetooth_core.data.choosing import Chosen, SourceChoice, fewer_rows, passes, taken_work
@@ -201,9 +202,10 @@ class SplitRows:
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
+        folder = _folder(self.sources[work.source].source)
         for item in rows_of(self.sources, work):
             if isinstance(item, Row):
-                yield item
+                yield item if folder is None or item.folder is not None else Row(item.id, item.values, folder)
             else:
                 reading.broken.setdefault(work.source, Problems()).add(item)
 
@@ -247,6 +249,13 @@ class SplitRows:
                     return LazyExamples(self)
         self.check(reading)
         return tuple(found)
+
+
+def _folder(source: Source) -> Path | None:
+    """Where files lie that rows name: the folder of the source's files, if they have one."""
+    files = source.files() if isinstance(source, KnownSource) else None
+    folders = {path.parent for path in files or ()}
+    return folders.pop() if len(folders) == 1 else None
 
 
 def work_of(split: str, sources: Sequence[PickedSource]) -> Iterator[Work]:

@@ -64,6 +64,7 @@ class Survey:
         laid_out: the same as the backend will lay batches out; None if it does not say.
         roles: trained tokens by who says them, of the first `looked_at` rows; empty where rows are no conversations.
         looked_at: rows that were.
+        images: in how many rows there are images, how many there are, and how many tokens they take.
     """
 
     split: str
@@ -76,6 +77,7 @@ class Survey:
     roles: dict[str, int] = field(default_factory=dict)
     looked_at: int = 0
     laid_out: float | None = None
+    images: tuple[int, int, int] = (0, 0, 0)
 
 
 def prepared(context: RunContext) -> dict[str, TokenRows]:
@@ -114,7 +116,14 @@ def survey(
         roles,
         looked_at,
         None if lay_out is None else lay_out(_batches(lengths, batch_size)),
+        _images(rows),
     )
+
+
+def _images(rows: TokenRows) -> tuple[int, int, int]:
+    found = list(rows.images)
+    lengths = [image.length for of_row in found for image in of_row]
+    return len(found), len(lengths), sum(lengths)
 
 
 def shared(digests: Mapping[str, Digests]) -> Repeats:
@@ -181,13 +190,16 @@ def repeats(digests: Digests) -> Repeats:
 
 
 def digests_of(rows: TokenRows) -> Digests:
-    """What tells rows apart by their tokens, with their ids."""
+    """What tells rows apart by their tokens and images, with their ids."""
     return [(_digest(datum), datum.id) for datum in rows]
 
 
 def _digest(datum: Datum) -> bytes:
-    content = np.append(datum.tokens, datum.targets[-1:]).astype(np.int64).tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    content = np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes()
+    digest = hashlib.blake2b(content, digest_size=16)
+    for _, image in datum.images:
+        digest.update(image.data)
+    return digest.digest()
 
 
 def _roles(context: RunContext, split: str) -> tuple[dict[str, int], int]:

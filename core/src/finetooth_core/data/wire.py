@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -58,6 +59,8 @@ def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
     header: dict[str, Any] = {"source": work.source, "size": work.size, "render": render, "time": work.time}
     if isinstance(work.rows, Portion):
         return {**header, "place": list(work.rows.place), "places": work.places}, work.rows.content
+    if any(row.folder is not None for row in work.rows):
+        return None
     rows = [[row.id, dict(row.values)] for row in work.rows]
     try:
         text = json.dumps(rows)
@@ -82,13 +85,14 @@ def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:
     header = {
         "ids": list(portion.ids),
         "lengths": [array.nbytes for array in portion.arrays],
+        "images": [len(content) for content in portion.images],
         "tally": rendered.tally.as_json(),
         "reading": rendered.reading.as_json(),
         "notes": list(rendered.notes),
         "size": rendered.size,
     }
     arrays = [array.astype(type_, copy=False) for array, type_ in zip(portion.arrays, _TYPES, strict=True)]
-    return header, [*(array.tobytes() for array in arrays), bytes(rendered.reading.digests)]
+    return header, [*(array.tobytes() for array in arrays), *portion.images, bytes(rendered.reading.digests)]
 
 
 def unpack_rendered(header: Header, body: bytes) -> Rendered:
@@ -98,8 +102,12 @@ def unpack_rendered(header: Header, body: bytes) -> Rendered:
     for length, type_ in zip(header["lengths"], _TYPES, strict=True):
         arrays.append(np.frombuffer(body, type_, length // np.dtype(type_).itemsize, begin))
         begin += length
+    images = []
+    for length in header["images"]:
+        images.append(body[begin : begin + length])
+        begin += length
     return Rendered(
-        TokenPortion(header["ids"], *arrays),
+        replace(TokenPortion(header["ids"], *arrays), images=tuple(images)),
         Tally.from_json(header["tally"]),
         Reading.from_json(header["reading"], body[begin:]),
         tuple((topic, text) for topic, text in header["notes"]),

@@ -19,7 +19,7 @@ from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Ren
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering, first_examples, prepare_examples
-from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
+from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
 from finetooth_hooks.testing.losses import weighted_nll
@@ -219,6 +219,10 @@ class FakeContext:
     @property
     def loader(self) -> FakeLoader:
         return FakeLoader(self.tokenizer)
+
+    @property
+    def processor(self) -> Processor:
+        raise RecipeError("model", "the kit's model takes no images", action="give a processor of your own")
 
     @property
     def renderer(self) -> Renderer:

@@ -9,6 +9,7 @@ from finetooth_hooks.testing import (
     method_checks,
     model_checks,
     observer_checks,
+    processor_checks,
     renderer_checks,
     training_checks,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "method_checks",
     "model_checks",
     "observer_checks",
+    "processor_checks",
     "renderer_checks",
     "training_checks",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,32 @@ import numpy as np
 from finetooth_hooks import Context, Options, PlanError, RecipeError
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_hooks.whole_weights import export_weights, restore_weights
-from pydantic import Field
+from pydantic import Field, model_validator
 
 
 class FreezeOptions(Options):
     """Options of `freeze`."""
 
-    layers: int = Field(ge=1)
+    layers: int = Field(default=0, ge=0)
     """How many decoder layers train, counted from the top."""
+    unfrozen_parameters: list[str] = Field(default_factory=list)
+    """Further parameters that train: regular expressions that match the beginning of a parameter's path in the model,
+    `^model.language_model.*`, `^lm_head.*`, or a part of it if they do not begin with `^`."""
     norm: bool = False
     """The final norm trains too."""
     head: bool = False
     """The head trains too; where it shares its weight with the embedding, so does that."""
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> FreezeOptions:
+        if not self.layers and not self.unfrozen_parameters:
+            raise ValueError("nothing would train: set layers, or unfrozen_parameters")
+        for pattern in self.unfrozen_parameters:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"unfrozen_parameters: {pattern!r} is no regular expression: {error}") from error
+        return self
 
 
 @dataclass(frozen=True)
@@ -33,12 +48,15 @@ class FreezeAdapter:
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Exact for models of equal decoder layers with a final norm of one weight per hidden unit and a head without
-        bias.
+        bias. With `unfrozen_parameters` a bound: all that are not in a tower.
 
         Raises:
             RecipeError: the model has fewer layers.
         """
         self._check(facts.layers)
+        parameters -= facts.tower_parameters
+        if self.options.unfrozen_parameters:
+            return parameters
         embedding = facts.vocab_size * facts.hidden_size
         in_layers = parameters - embedding * (1 if facts.tied else 2) - facts.hidden_size
         trained = in_layers // facts.layers * self.options.layers
@@ -48,13 +66,14 @@ class FreezeAdapter:
         """The model itself, with the top unfrozen.
 
         Raises:
-            RecipeError: it has fewer layers, or no final norm where one should train.
+            RecipeError: it has fewer layers, no final norm where one should train, or no parameter that a pattern
+                matches.
         """
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         layers = list(model.get_submodule(facts.layer_path))
         self._check(len(layers))
-        tops = layers[-self.options.layers :]
+        tops = layers[len(layers) - self.options.layers :]
         if self.options.norm:
             tops.append(_final_norm(model.get_submodule(facts.body)))
         if self.options.head:
@@ -62,6 +81,8 @@ class FreezeAdapter:
         for module in tops:
             for parameter in module.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
+        for pattern in self.options.unfrozen_parameters:
+            _unfreeze(model, pattern)
         return model
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
@@ -93,6 +114,20 @@ class FreezeAdapter:
                 f"{self.options.layers} layers shall train, but the model has {layers}",
                 action=f"set it to at most {layers}, or train the whole model",
             )
+
+
+def _unfreeze(model: Any, pattern: str) -> None:
+    named = dict(model.named_parameters(remove_duplicate=False))  # a shared one under each of its names
+    found = [parameter for name, parameter in named.items() if re.search(pattern, name)]
+    if not found:
+        tops = sorted({".".join(name.split(".")[:2]) for name in named})
+        raise RecipeError(
+            "adapter.unfrozen_parameters",
+            f"{pattern!r} matches no parameter of the model",
+            action=f"begin with one of {', '.join(tops[:8])}",
+        )
+    for parameter in found:
+        parameter.requires_grad_(parameter.is_floating_point())
 
 
 def _final_norm(body: Any) -> Any:

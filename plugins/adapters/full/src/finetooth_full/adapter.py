@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_hooks.whole_weights import export_weights, restore_weights
 
 
+class FullOptions(Options):
+    """Options of `full`."""
+
+    freeze_mm_modules: bool = False
+    """What reads images or sound stays as it is: the towers beside the decoder and what joins them to it. For training
+    on text alone, and where there are few images."""
+
+
+@dataclass(frozen=True)
 class FullAdapter:
-    """`protocols.Adapter` that trains every parameter."""
+    """`protocols.Adapter` that trains every parameter, or all but those of the towers."""
+
+    options: FullOptions = field(default_factory=FullOptions)
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """All of them."""
-        return parameters
+        """All of them, less those of frozen towers."""
+        return parameters - (facts.tower_parameters if self.options.freeze_mm_modules else 0)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        """The model itself, every floating-point parameter trainable."""
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
+        """The model itself, every floating-point parameter trainable that is not frozen by the options."""
+        frozen = tuple(f"{path}." for path in facts.towers) if self.options.freeze_mm_modules else ()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.is_floating_point() and not name.startswith(frozen))
         return model
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
@@ -48,6 +61,6 @@ class FullAdapter:
         restore_weights(model, folder)
 
 
-def build(options: NoOptions, context: Context) -> FullAdapter:
+def build(options: FullOptions, context: Context) -> FullAdapter:
     """Builder of the adapter `full`."""
-    return FullAdapter()
+    return FullAdapter(options)

@@ -43,7 +43,8 @@ def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str
     """Find the modules that carry the adapter.
 
     Args:
-        targets: `all-linear`, `attention`, or names and regular expressions.
+        targets: `all-linear`, `attention`, or names and regular expressions. A name means modules of what reads images
+            or sound only if nothing else has it.
         paths: of all modules that can carry one.
 
     Raises:
@@ -56,8 +57,10 @@ def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str
     else:
         names, candidates = tuple(targets), list(paths)
     chosen: set[str] = set()
+    towers = tuple(f"{path}." for path in facts.towers)
     for name in names:
-        found = matching(name, candidates)
+        found = matching(name, [path for path in candidates if not path.startswith(towers)])
+        found = found or matching(name, candidates)
         if not found:
             raise _nothing(name, paths)
         chosen.update(found)

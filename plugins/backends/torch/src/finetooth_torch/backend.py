@@ -82,6 +82,7 @@ class TorchBackend:
             checkpointing=bool(train.gradient_checkpointing),
             stream=chosen.value == STREAM,
             packing=self._packing,
+            processor=request.processor,
         )
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.model.config, attention):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from finetooth_hooks.protocols import Processor
 from torch import Tensor, nn
 
 from finetooth_torch.decoder import Decoder
@@ -57,8 +60,28 @@ class TransformersBody:
 
     packed = shares = False
 
-    def __init__(self, body: nn.Module, *, masks: Masks = "own", skips: bool = False) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        masks: Masks = "own",
+        skips: bool = False,
+        towers: Sequence[nn.Module] = (),
+        processor: Callable[[], Processor] | None = None,
+    ) -> None:
+        """
+        Args:
+            body: of a model that reads images, the one that puts them among the tokens.
+            masks: how sequences that share a row are kept apart.
+            skips: what is masked is not computed.
+            towers: its modules that read images.
+            processor: asked for with the first image.
+        """
         self._body, self._masks, self._skips = body, masks, skips
+        self._towers, self._processor = tuple(towers), processor
+        takes = inspect.signature(body.forward).parameters if towers else ()
+        # such models tell images from text by it, and some want it for text alone
+        self._types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         del everywhere
@@ -69,7 +92,11 @@ class TransformersBody:
             segments = packed.segments if self._skips else (width,) * rows
             across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
-        hidden = self.hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
+        extra = self._images(rectangle) if rectangle.images else {}
+        hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
+        if rectangle.images and hasattr(self._body, "rope_deltas"):
+            # of these rows; generation would take them for those of its own
+            setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device)
         rows, width = rectangle.tokens.shape
         return States(hidden.flatten(0, 1), cells.view(rows, width), Computed((width,) * rows, 0))
@@ -81,8 +108,31 @@ class TransformersBody:
             extra["attention_mask"] = torch.ones_like(tokens)
         if positions is not None:
             extra["position_ids"] = positions
+        if self._types and "past_key_values" not in extra:
+            extra.setdefault(self._types, torch.zeros_like(tokens))
         extra.setdefault("use_cache", False)
         return self._body(input_ids=tokens, **extra)
+
+    def _images(self, rectangle: Rectangle) -> dict[str, Any]:
+        """What the model takes beside the tokens.
+
+        Raises:
+            DataError: an image cannot be opened.
+        """
+        assert self._processor is not None  # the engine has refused the data otherwise
+        processor = self._processor()
+        tokens = rectangle.tokens
+        inside = torch.zeros_like(tokens, dtype=torch.bool)
+        for image in rectangle.images:
+            inside[image.row, image.start : image.start + len(image.chunk)] = True
+        features = torch.isin(tokens, torch.tensor(sorted(processor.token_ids), device=tokens.device))
+        made = processor.inputs([image.chunk.data for image in rectangle.images])
+        dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
+        extra: dict[str, Any] = {self._types: (inside & features).to(tokens.dtype)} if self._types else {}
+        for name, values in made.items():
+            tensor = torch.from_numpy(values).to(tokens.device)
+            extra[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return extra
 
 
 class StreamBody:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from finetooth_hooks import (
     LossSpec,
     Sampling,
     Stepped,
+    UserError,
 )
 from finetooth_hooks.engine import Counts, Snapshot, Spans, Usage
 from finetooth_hooks.protocols import EngineRequest
@@ -275,6 +276,9 @@ class TorchEngine:
         with self._parts.parameters.as_given():
             self._request.adapter.export(self._parts.network.model, path, self._request.model)
         self._request.tokenizer.save(path)
+        if self._parts.network.reads_images and self._request.processor is not None:
+            with suppress(UserError):  # no image was read, and none can be
+                self._request.processor().save(path)
 
     def restore(self, path: Path) -> None:
         self._pending.clear()
@@ -312,7 +316,13 @@ class TorchEngine:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
         facts, network = self._request.facts, self._parts.network
-        check_data(data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, obstacle=network.rows.obstacle)
+        check_data(
+            data,
+            vocab_size=facts.vocab_size,
+            max_positions=facts.max_positions,
+            images=network.reads_images,
+            obstacle=network.rows.obstacle,
+        )
         check_rows(data, self._budget)
         if loss is not None:
             check_fields(data)

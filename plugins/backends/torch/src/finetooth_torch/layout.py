@@ -67,16 +67,20 @@ class MicroBatch:
         return self.pieces or (self,)
 
 
-def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, obstacle: str = "") -> None:
+def check_data(
+    data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False, obstacle: str = ""
+) -> None:
     """Refuse what the engine cannot compute, before anything is computed.
 
     Args:
         vocab_size: ids must lie below it.
         max_positions: longest sequence the model was made for; 0 is no bound.
+        images: the model takes them.
         obstacle: why segments of a datum cannot be kept apart; empty if they can.
 
     Raises:
-        DataError: no data, an empty datum, an image, segments that cannot be kept apart, an id outside the vocabulary,
+        DataError: no data, an empty datum, an image that cannot be read, segments that cannot be kept apart, an id
+            outside the vocabulary,
             a sequence too long, a group that is torn apart, or one target a position beside several; names the datum.
     """
     if not data:
@@ -84,8 +88,7 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, ob
     target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
     for datum in data:
         where = datum.id or "a datum without id"
-        if any(isinstance(chunk, ImageChunk) for chunk in datum.input):
-            raise DataError(where, "it holds an image, which the torch backend cannot read yet", action="remove it")
+        _check_images(datum, where, images)
         if len(datum) == 0:
             raise DataError(where, "it has no positions", action="remove it")
         if max_positions and len(datum) > max_positions:
@@ -99,10 +102,30 @@ def check_data(data: Sequence[Datum], *, vocab_size: int, max_positions: int, ob
                 f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
                 action="give every position of a step the same number of targets",
             )
-        _check_ids(where, "input", datum.tokens, vocab_size)
+        _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
         _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
     check_segments(data, obstacle)
     group_indices(data)
+
+
+def _check_images(datum: Datum, where: str, images: bool) -> None:
+    """
+    Raises:
+        DataError: the datum holds an image that this model or this backend cannot read.
+    """
+    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
+    if not found:
+        return
+    if not images:
+        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
+    if any(chunk.tokens is None for chunk in found):
+        raise DataError(
+            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
+        )
+    if datum.positions is not None:
+        raise DataError(
+            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
+        )
 
 
 def check_fields(data: Sequence[Datum]) -> None:
@@ -145,9 +168,11 @@ def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
 
 
 def computed_length(datum: Datum) -> int:
-    """Positions up to the last target that counts; at least 1, so that the row exists."""
+    """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
+    the row exists."""
     counting = np.flatnonzero(datum.mask)
-    return int(counting[-1]) + 1 if counting.size else 1
+    length = int(counting[-1]) + 1 if counting.size else 1
+    return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
 
 
 def group_indices(data: Sequence[Datum]) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Adapter, ModelFacts
+from finetooth_hooks.protocols import Adapter, ModelFacts, Processor
 from torch import Tensor, nn
 
 from finetooth_torch.agreement import check_decoder, check_head
@@ -35,6 +35,7 @@ class Network:
         checkpointing: recompute activations in backward.
         stream: compute the layers with the stream decoder; the family's facts have a block.
         packing: whether data may share rows where the model's own code computes the layers; None if it can.
+        processor: of images, if the model has towers that read them.
 
     Attributes:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
@@ -47,13 +48,19 @@ class Network:
     def __init__(
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
+        processor: Callable[[], Processor] | None = None,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self._adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
+        self.reads_images = bool(facts.towers) and processor is not None
+        towers = tuple(base.get_submodule(path) for path in facts.towers)
         self.rows = Rows() if stream else _rows(base, module, model, packing)
-        self.transformers = TransformersBody(module, masks=self.rows.masks, skips=self.rows.filling == "stream")
+        skips = self.rows.filling == "stream"
+        self.transformers = TransformersBody(
+            module, masks=self.rows.masks, skips=skips, towers=towers, processor=processor
+        )
         if packing is False:  # then only segments that a datum has itself
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers

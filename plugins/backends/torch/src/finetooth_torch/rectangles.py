@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, LossData
+from finetooth_hooks import Datum, ImageChunk, LossData
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetooth_torch.layout import MicroBatch, group_indices
 from finetooth_torch.segments import WHOLE, starts_of
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """An image in a rectangle: its row and the columns it takes."""
+
+    row: int
+    start: int
+    chunk: ImageChunk
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Rectangle:
         mask: (S, T) targets that count.
         targets: (S, T) or (S, T, K), 0 where the mask is false.
         starts: of each row, where its segments begin; None if every row is one segment.
+        images: row by row, in order.
     """
 
     batch: MicroBatch
@@ -35,6 +45,7 @@ class Rectangle:
     mask: Tensor
     targets: Tensor
     starts: tuple[tuple[int, ...], ...] | None = None
+    images: tuple[PlacedImage, ...] = ()
 
 
 def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, device: torch.device) -> Rectangle:
@@ -45,9 +56,11 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
     targets = np.zeros(shape + data[batch.rows[0]].targets.shape[1:], dtype=np.int64)
     positions = np.tile(np.arange(batch.width, dtype=np.int64), (shape[0], 1))
     given = False
+    images: list[PlacedImage] = []
     for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
         datum = data[index]
-        tokens[s, :n] = datum.tokens[:n]
+        tokens[s, :n] = datum.placeholder_tokens[:n]
+        images += [PlacedImage(s, start, chunk) for start, chunk in datum.images if start < n]
         mask[s, :n] = datum.mask[:n]
         targets[s, :n] = datum.targets[:n]
         targets[s][~mask[s]] = 0
@@ -64,6 +77,7 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
         mask=torch.from_numpy(mask).to(device),
         targets=torch.from_numpy(targets).to(device),
         starts=starts if segmented else None,
+        images=tuple(images),
     )
 
 

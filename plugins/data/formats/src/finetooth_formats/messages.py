@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import ROLES
+from finetooth_hooks.examples import ROLES, Placed
 from finetooth_hooks.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
 from finetooth_formats.columns import kind, shown, unspeakable
+from finetooth_formats.images import ACTION, PLACEHOLDER, ImageProblem, RowImages
 from finetooth_formats.parts import NOTHING, Content, read_flag, read_parts, read_ranges, split_thought
 from finetooth_formats.tools import ToolProblem, read_calls, read_tools
 
@@ -96,13 +98,15 @@ class MessageReader:
         self._split_thinking = split_thinking
         self._noted: set[str] = set()
         self._found: dict[tuple[str, ...], Keys] = {}
+        self._images: RowImages | None = None  # of the row that is being read
 
-    def read(self, where: str, column: str, value: Any) -> tuple[Message, ...]:
+    def read(self, where: str, column: str, value: Any, images: RowImages | None = None) -> tuple[Message, ...]:
         """Messages of one column.
 
         Args:
             where: id of the row.
             column: name of the column, the root of the paths in errors.
+            images: of the row; without them a message may have none.
 
         Raises:
             DataError: names every problem of the row with its path, `messages[0].content`.
@@ -115,19 +119,24 @@ class MessageReader:
         if not value:
             raise DataError(where, f"{column} is empty", action="remove the row")
         problems: list[str] = []
-        messages = [self._message(f"{column}[{i}]", item, problems) for i, item in enumerate(value)]
+        with self._reading(where, images):
+            messages = [self._message(f"{column}[{i}]", item, problems) for i, item in enumerate(value)]
         if problems:
             raise DataError(where, "; ".join(problems), action=self._remedy(value))
         return tuple(message for message in messages if message is not None)
 
-    def one(self, where: str, column: str, value: Mapping[str, Any]) -> Message:
+    def one(self, where: str, column: str, value: Mapping[str, Any], images: RowImages | None = None) -> Message:
         """A message that stands alone in a column.
+
+        Args:
+            images: of the row; without them it may have none.
 
         Raises:
             DataError: names every problem with its path.
         """
         problems: list[str] = []
-        message = self._message(column, value, problems)
+        with self._reading(where, images):
+            message = self._message(column, value, problems)
         if problems or message is None:
             raise DataError(where, "; ".join(problems), action=self._remedy([value]))
         return message
@@ -146,6 +155,27 @@ class MessageReader:
         if problems:
             raise DataError(where, "; ".join(problems), action=f"write {column} as a string")
         return content.text
+
+    def said(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
+        """One message with the text of a column, in which `<image>` stands for images of the row.
+
+        Raises:
+            DataError: there are more places than images.
+        """
+        with self._reading(where, images):
+            content = self._with_images(column, Content(text))
+        return Message(role, content.text, images=content.images)
+
+    @contextmanager
+    def _reading(self, where: str, images: RowImages | None) -> Iterator[None]:
+        """While entered, messages may have these images."""
+        self._images = images
+        try:
+            yield
+        except ImageProblem as problem:
+            raise DataError(where, str(problem), action=ACTION) from problem
+        finally:
+            self._images = None
 
     def tools(self, where: str, value: Any) -> tuple[Mapping[str, Any], ...]:
         """Tool schemas: a list of objects, or the same as JSON text.
@@ -236,6 +266,7 @@ class MessageReader:
             train=train,
             weights=content.weights,
             reasoning_weights=reasoning.weights,
+            images=content.images,
         )
 
     def _note_unread(self, names: Sequence[str], keys: Keys) -> None:
@@ -273,16 +304,16 @@ class MessageReader:
                 problems.append(f"{path} is {'missing' if key not in item else 'null'}")
             return NOTHING
         if isinstance(value, list | tuple):
-            content = read_parts(path, value, problems)
+            content = read_parts(path, value, problems, self._images)
         else:
             content = Content(value) if isinstance(value, str) else None
             if content is None:
                 problems.append(f"{path} is {kind(value)}, not text")
             elif problem := unspeakable(content.text):
                 problems.append(f"{path} {problem}")
-        if content is not None and not content.text and not optional:
+        if content is not None and not content.text and not content.images and not optional:
             problems.append(f"{path} is empty")
-        return content or NOTHING
+        return NOTHING if content is None else self._with_images(path, content)
 
     def _ranged(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
         """The content with the weights that ranges of characters give it."""
@@ -292,6 +323,18 @@ class MessageReader:
         if content.weights:
             problems.append(f"{path} has {self._ranges_field} and parts with flags: give one of them")
         return replace(content, weights=read_ranges(f"{path}.{self._ranges_field}", ranges, content.text, problems))
+
+    def _with_images(self, path: str, content: Content) -> Content:
+        """A text in which `<image>` stands for the images of the row's column, if it has one."""
+        given = self._images
+        if given is None or not given.given or content.weights or content.images or PLACEHOLDER not in content.text:
+            return content
+        texts = content.text.split(PLACEHOLDER)
+        found, at = [], 0
+        for text in texts[:-1]:
+            at += len(text)
+            found.append(Placed(at, given.next(path)))
+        return Content("".join(texts), (), tuple(found))
 
     def _calls(self, path: str, value: Any, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
         try:

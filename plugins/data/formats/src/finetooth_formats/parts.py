@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.examples import Placed, Weighted
 
 from finetooth_formats.columns import kind, shown, unspeakable
+from finetooth_formats.images import PART_TYPES, RowImages
 
 PART_TEXTS = ("text", "content", "value")
 """Where a part of a content has its text."""
@@ -20,15 +21,20 @@ THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning
 
 @dataclass(frozen=True)
 class Content:
-    """A text, and ranges of it with a weight of their own."""
+    """A text, ranges of it with a weight of their own, and the images in it."""
 
     text: str
     weights: tuple[Weighted, ...] = ()
+    images: tuple[Placed, ...] = ()
 
     def part(self, start: int, stop: int) -> Content:
-        """Some of its characters, with their ranges."""
+        """Some of its characters, with their ranges and the images between them; an image at an end
+        belongs to what follows."""
         moved = [Weighted(max(w.start, start) - start, min(w.stop, stop) - start, w.weight) for w in self.weights]
-        return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop))
+        last = stop == len(self.text)
+        inside = (image for image in self.images if start <= image.at < stop or (last and image.at == stop))
+        images = tuple(replace(image, at=image.at - start) for image in inside)
+        return Content(self.text[start:stop], tuple(w for w in moved if w.start < w.stop), images)
 
 
 NOTHING = Content("")
@@ -46,15 +52,28 @@ def read_flag(path: str, item: Mapping[str, Any], key: str, problems: list[str])
     return None
 
 
-def read_parts(path: str, parts: Sequence[Any], problems: list[str]) -> Content | None:
-    """Content given in parts of text, each with a flag of its own or none; the texts are joined as they are."""
+def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowImages | None = None) -> Content | None:
+    """Content given in parts of text, each with a flag of its own or none, and images between them; the texts are
+    joined as they are.
+
+    Args:
+        given: the images of the row; without them there may be none.
+
+    Raises:
+        ImageProblem: an image cannot be used.
+    """
     text = ""
     weights: list[Weighted] = []
+    images: list[Placed] = []
     for i, part in enumerate(parts):
         type_ = part.get("type") if isinstance(part, Mapping) else kind(part)
+        if type_ in PART_TYPES and given is not None:
+            images.append(Placed(len(text), given.part(f"{path}[{i}]", part)))
+            continue
         found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
         if type_ != "text" or not found:
-            problems.append(f"{path}[{i}] is a part of type {shown(type_)}; only text can be read")
+            readable = "text" if given is None else "text and images"
+            problems.append(f"{path}[{i}] is a part of type {shown(type_)}; only {readable} can be read")
             return None
         said = part[found[0]]
         if problem := unspeakable(said):
@@ -63,7 +82,7 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str]) -> Content 
         if flag is not None and said:
             weights.append(Weighted(len(text), len(text) + len(said), float(flag)))
         text += said
-    return Content(text, tuple(weights))
+    return Content(text, tuple(weights), tuple(images))
 
 
 def read_ranges(path: str, ranges: Any, text: str, problems: list[str]) -> tuple[Weighted, ...]:

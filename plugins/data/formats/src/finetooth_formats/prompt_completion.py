@@ -11,6 +11,7 @@ from finetooth_hooks.context import Context
 from pydantic import model_validator
 
 from finetooth_formats import columns
+from finetooth_formats.images import RowImages
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 
@@ -87,7 +88,10 @@ class PromptCompletionFormat:
         if self._options.style == "raw":
             return PromptCompletion(ask, answer)
         system = (Message("system", self._options.system),) if self._options.system else ()
-        return Conversation((*system, Message("user", ask), Message("assistant", answer)))
+        images = RowImages(row)
+        asked = self._reader.said(row.id, pair[0], "user", ask, images)
+        images.finish()
+        return Conversation((*system, asked, Message("assistant", answer)))
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
         """Lists of messages: those of the prompt do not train, whoever speaks."""
@@ -95,8 +99,10 @@ class PromptCompletionFormat:
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
             )
-        before = self._reader.read(row.id, pair[0], columns.value(row.values, pair[0]))
-        after = self._reader.read(row.id, pair[1], columns.value(row.values, pair[1]))
+        images = RowImages(row)
+        before = self._reader.read(row.id, pair[0], columns.value(row.values, pair[0]), images)
+        after = self._reader.read(row.id, pair[1], columns.value(row.values, pair[1]), images)
+        images.finish()
         prompt = tuple(dataclasses.replace(message, train=False) for message in before)
         tools = self._reader.tools(row.id, columns.value(row.values, self._options.tools))
         system: tuple[Message, ...] = ()

@@ -11,6 +11,7 @@ from finetooth_hooks import DataError, Message, Row
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
+from finetooth_formats.images import RowImages
 from finetooth_formats.messages import MessageReader
 
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -30,19 +31,25 @@ class SideReader:
     def __init__(self, reader: MessageReader, format_: str) -> None:
         self._reader, self._format = reader, format_
 
-    def messages(self, row: Row, column: str, role: str) -> Messages:
+    def messages(self, row: Row, column: str, role: str, images: RowImages | None = None) -> Messages:
         """The column's messages; a text is one message of `role`.
+
+        Args:
+            images: of the row; without them a message may have none.
 
         Raises:
             DataError: the column is missing, null, or neither.
         """
-        return self.answer(row, column, self._value(row, column), role)
+        return self.answer(row, column, self._value(row, column), role, images)
 
-    def answer(self, row: Row, path: str, value: Any, role: str = "assistant") -> Messages:
+    def answer(
+        self, row: Row, path: str, value: Any, role: str = "assistant", images: RowImages | None = None
+    ) -> Messages:
         """The messages that a value is, wherever it stands.
 
         Args:
             path: of the value, for errors.
+            images: of the row; without them a message may have none.
 
         Raises:
             DataError: it is neither text nor messages.
@@ -50,14 +57,16 @@ class SideReader:
         if isinstance(value, str):
             if problem := columns.unspeakable(value):
                 raise DataError(row.id, f"{path} {problem}", action="write the whole character, or remove the row")
+            if images is not None and images.given and not transcript(value):
+                return (self._reader.said(row.id, path, role, value, images),)
             return transcript(value) or (Message(role, value),)
         if isinstance(value, Mapping):
-            return (self._reader.one(row.id, path, value),)
+            return (self._reader.one(row.id, path, value, images),)
         if not isinstance(value, list | tuple):
             raise DataError(
                 row.id, f"{path} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
             )
-        return self._reader.read(row.id, path, value)
+        return self._reader.read(row.id, path, value, images)
 
     def text(self, row: Row, column: str) -> str:
         """The column's text, which may be empty.

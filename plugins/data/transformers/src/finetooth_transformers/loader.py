@@ -19,6 +19,7 @@ from finetooth_transformers.padding import choose_pad
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
+WITH_IMAGES: Any = transformers.AutoModelForImageTextToText
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -92,7 +93,8 @@ class TransformersLoader:
                 "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
             )
         with explained(reference), _quiet():
-            model, found = MODELS.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(_located(reference), **self._arguments())
+            model, found = _class(config).from_pretrained(
                 _located(reference),
                 dtype=PRECISIONS[precision],
                 use_safetensors=True,
@@ -116,8 +118,16 @@ class TransformersLoader:
         import torch
 
         with explained(reference), torch.device("meta"):
-            model = MODELS.from_config(config, trust_remote_code=self._options.trust_remote_code)
+            model = _class(config).from_config(config, trust_remote_code=self._options.trust_remote_code)
         return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _class(config: Any) -> Any:
+    """The auto class of the model that a config names: with images, if that is what it is. Where the config names none,
+    one that can be built with images is."""
+    known = WITH_IMAGES._model_mapping.get(type(config), None)
+    named = (getattr(config, "architectures", None) or [getattr(known, "__name__", "")])[0]
+    return WITH_IMAGES if known is not None and known.__name__ == named else MODELS
 
 
 @contextmanager

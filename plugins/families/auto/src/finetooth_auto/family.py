@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 ATTENTION_NAMES = ("attn", "attention")
 MODELS: Any = transformers.AutoModelForCausalLM
+WITH_IMAGES: Any = transformers.AutoModelForImageTextToText
 LINEAR = (torch.nn.Linear, Conv1D)
 LOST = "out_proj"
 MULTIPLIES = ("hyperclovax",)
@@ -39,8 +40,9 @@ class Auto:
                 head.
         """
         settings, model = _built(config)
-        layer_path, layers = _layers(model, settings.num_hidden_layers)
+        layer_path, layers = _layers(model, settings.num_hidden_layers, model.get_decoder())
         body = str(model.base_model_prefix)
+        towers = _towers(model, body)
         attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
         if not isinstance(heads, int):
@@ -62,6 +64,8 @@ class Auto:
             untargeted=untargeted,
             renderer="jinja",
             tied=bool(getattr(settings, "tie_word_embeddings", False)),
+            towers=towers,
+            tower_parameters=sum(p.numel() for path in towers for p in model.get_submodule(path).parameters()),
         )
 
 
@@ -72,7 +76,7 @@ def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
     try:
         settings = transformers.AutoConfig.for_model(kind, **values)
         with torch.device("meta"):
-            model = MODELS.from_config(settings)
+            model = _class(settings).from_config(settings)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise RecipeError(
@@ -83,12 +87,34 @@ def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:
     return settings.get_text_config(), model
 
 
-def _layers(model: Any, count: int) -> tuple[str, Any]:
-    """Path and modules of the decoder layers: the list of the stated length that holds the most parameters."""
+def _class(settings: Any) -> Any:
+    """The auto class that builds the model its config names: with images, if that is what it is."""
+    known = WITH_IMAGES._model_mapping.get(type(settings), None)
+    named = (getattr(settings, "architectures", None) or [getattr(known, "__name__", "")])[0]
+    return WITH_IMAGES if known is not None and known.__name__ == named else MODELS
+
+
+def _towers(model: Any, body: str) -> tuple[str, ...]:
+    """Paths of the modules that stand beside the decoder in the body: what reads images or sound."""
+    decoder = model.get_decoder()
+    around = model.get_submodule(body)
+    if decoder is around or all(module is not decoder for module in around.modules()):
+        return ()
+    return tuple(
+        f"{body}.{name}"
+        for name, child in around.named_children()
+        if all(module is not decoder for module in child.modules()) and next(child.parameters(), None) is not None
+    )
+
+
+def _layers(model: Any, count: int, decoder: Any) -> tuple[str, Any]:
+    """Path and modules of the decoder layers: the list of the stated length that holds the most parameters; inside the
+    decoder, where a model has other parts."""
+    inside = {id(module) for module in decoder.modules()}
     lists = [
         (sum(parameter.numel() for parameter in module.parameters()), path, module)
         for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count and id(module) in inside
     ]
     if not lists:
         raise _unknown(model, f"no list of its {count} layers")

@@ -8,7 +8,7 @@ plain text, which chat templates alone cannot promise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, time
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.encoding import Encoder, Range
-from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.examples import Placed, TrainOn
 from finetooth_hooks.markup import token_weights, trained_messages
-from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.protocols import Processor, Tokenizer
 from pydantic import Field
 
+from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole, trained_spans
@@ -64,7 +65,7 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
         raise RecipeError(
             "data.renderer", f"the chat template is not Jinja: {error}", action="fix the template"
         ) from error
-    renderer = JinjaRenderer(tokenizer, template)
+    renderer = JinjaRenderer(tokenizer, template, lambda: context.processor)
     if not renderer.leads_on:
         context.note(
             "renderer jinja: the chat template's prompt for an answer is not how the same conversation reads with the "
@@ -89,12 +90,23 @@ def _source(template: str) -> str:
         ) from error
 
 
-class JinjaRenderer:
-    """Renders with one chat template."""
+def _no_processor() -> Processor:
+    raise DataError("", "it has an image, and there is no processor of images", action="remove the row")
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+
+class JinjaRenderer:
+    """Renders with one chat template.
+
+    Args:
+        processor: turns images into text; asked for with the first image.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, processor: Callable[[], Processor] = _no_processor
+    ) -> None:
         self._tokenizer = tokenizer
-        self._shaper = Shaper(template)
+        self._pictures = Pictures(processor)
+        self._shaper = Shaper(template, self._pictures)
         self._encoder = Encoder(tokenizer)
         self._habits = habits(self._shaper, self._encoder)
         self.leads_on = self._habits.leads_on
@@ -103,11 +115,13 @@ class JinjaRenderer:
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*self._habits.stop_ids, *ends)))
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
-        """Tokens of the conversation; what trained messages say and the token that ends them weigh 1.
+        """Tokens of the conversation; what trained messages say and the token that ends them weigh 1, images never.
 
         Raises:
-            DataError: the template refuses the conversation, or what trains cannot be established.
+            DataError: the template refuses the conversation, an image cannot be used, or what trains cannot be
+                established.
         """
+        self._pictures.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
@@ -115,7 +129,7 @@ class JinjaRenderer:
         trained = trained_messages(conversation.messages, train_on)
         spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
         weights = self._weights(whole, spans)
-        return Rendered(encoded.ids, weights, self._token_ranges(whole))
+        return with_images(Rendered(encoded.ids, weights, self._token_ranges(whole)), encoded, rendered.pictures)
 
     def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
         """1 for tokens inside a trained span; where a message's own ranges say otherwise, the least of its characters.
@@ -149,11 +163,9 @@ class JinjaRenderer:
                 f"parts of its {field} have weights of their own, and the chat template changes its text",
                 action="flag whole messages, or set data.renderer to one made for the model's family",
             )
-        for i, (begin, end) in (places or {}).items():
-            said = getattr(conversation.messages[i], field)
-            cut = 0 if end - begin == len(said) else len(said) - len(said.lstrip())
+        for i, first, (begin, end) in places or ():
             for part in given[i]:
-                start, stop = max(begin, begin + part.start - cut), min(end, begin + part.stop - cut)
+                start, stop = max(begin, begin + part.start - first), min(end, begin + part.stop - first)
                 if start < stop:
                     yield start, stop, part.weight
 
@@ -161,8 +173,12 @@ class JinjaRenderer:
         """Tokens of the messages and of the template's prompt for an answer.
 
         Raises:
-            DataError: the template refuses the messages.
+            DataError: the template refuses the messages, or one has an image.
         """
+        if any(message.images for message in messages):
+            raise DataError(
+                "messages", "they hold an image, and answers to images cannot be generated yet", action="ask in text"
+            )
         text = self._rendered(messages, tools, prompt=True).text
         return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
 
@@ -205,7 +221,7 @@ class JinjaRenderer:
             return []
         places = self._places(messages, tools, text, list(spelling), prompt=prompt)
         if places is not None:
-            return list(places.values())
+            return [place for _, _, place in places]
         i, token = next(iter(spelling.items()))
         raise DataError(
             f"messages[{i}]",
@@ -216,19 +232,25 @@ class JinjaRenderer:
     def _places(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, wanted: Sequence[int], *,
         field: str = "content", prompt: bool = False,
-    ) -> dict[int, Range] | None:  # fmt: skip
+    ) -> list[tuple[int, int, Range]] | None:  # fmt: skip
         """Where the content (or reasoning) of the `wanted` messages stands in the text, as it is or without its outer
-        blanks; None if the template does something else with it."""
+        blanks, cut at images: the message, the character of the content that stands first, and the range; None if the
+        template does something else with it."""
         if not wanted:
-            return {}
-        marks = {i: MARK.format(i, len(text)) for i in wanted}
-        stood = [replace(m, **{field: marks[i]}) if i in marks else m for i, m in enumerate(messages)]
+            return []
+        stood, marks = list(messages), {}
+        for i in wanted:
+            parts = segments(messages[i]) if field == "content" else [(0, len(getattr(messages[i], field)))]
+            named = {MARK.format(f"{i}_{start}", len(text)): (i, start, stop) for start, stop in parts}
+            stood[i] = _stood(messages[i], field, named)
+            marks.update(named)
         frame = self._rendered(stood, tools, prompt=prompt).text
         for change in (str, str.strip):
-            contents = {mark: change(getattr(messages[i], field)) for i, mark in marks.items()}
-            ranges = _placed(frame, contents, text)
-            if ranges is not None and len(ranges) == len(wanted):
-                return dict(zip(wanted, ranges, strict=True))
+            texts = {mark: getattr(messages[i], field)[start:stop] for mark, (i, start, stop) in marks.items()}
+            ranges = _placed(frame, {mark: change(said) for mark, said in texts.items()}, text)
+            if ranges is not None and len(ranges) == len(marks):
+                cut = [len(said) - len(said.lstrip()) if change is str.strip else 0 for said in texts.values()]
+                return [(i, start + n, at) for (i, start, _), n, at in zip(marks.values(), cut, ranges, strict=True)]
         return None
 
     def _token_ranges(self, whole: Whole) -> tuple[Range, ...]:
@@ -244,6 +266,18 @@ class JinjaRenderer:
                 return ()
             ends.append(sum(1 for start, _ in whole.encoded.offsets if start < len(text)))
         return tuple(zip([0, *ends], [*ends, len(whole.encoded.ids)], strict=True))
+
+
+def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int]]) -> Message:
+    """The message with marks in place of its text, between the same images."""
+    ends: dict[int, int] = {0: 0}
+    text = ""
+    for mark, (_, _, stop) in marks.items():
+        text += mark
+        ends[stop] = len(text)
+    if field != "content":
+        return replace(message, reasoning=text)
+    return replace(message, content=text, images=tuple(Placed(ends[one.at], one.image) for one in message.images))
 
 
 def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:

@@ -7,12 +7,13 @@ from typing import Any
 
 from finetooth_hooks import Message
 
+from finetooth_jinja.pictures import Pictures
 from finetooth_jinja.template import ChatTemplate, RenderedText
 
 
 def shaped(message: Message) -> dict[str, Any]:
     """A message as templates know it; what it does not have is left out, since templates test for presence."""
-    shape: dict[str, Any] = {"role": message.role, "content": message.content}
+    shape: dict[str, Any] = {"role": message.role, "content": _parts(message) if message.images else message.content}
     if message.reasoning:
         # templates of different families read either name
         shape["reasoning_content"] = shape["thinking"] = message.reasoning
@@ -25,11 +26,29 @@ def shaped(message: Message) -> dict[str, Any]:
     return shape
 
 
-class Shaper:
-    """Renders messages with one template."""
+def _parts(message: Message) -> list[dict[str, Any]]:
+    """Content with images: parts in order, the texts between them whole."""
+    parts: list[dict[str, Any]] = []
+    at = 0
+    for placed in message.images:
+        if placed.at > at:
+            parts.append({"type": "text", "text": message.content[at : placed.at]})
+        parts.append({"type": "image"})
+        at = placed.at
+    if at < len(message.content):
+        parts.append({"type": "text", "text": message.content[at:]})
+    return parts
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
+
+class Shaper:
+    """Renders messages with one template.
+
+    Args:
+        pictures: puts their images in.
+    """
+
+    def __init__(self, template: ChatTemplate, pictures: Pictures) -> None:
+        self._template, self.pictures = template, pictures
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
@@ -37,5 +56,7 @@ class Shaper:
         """
         Raises:
             TemplateRefused: the template cannot render them.
+            DataError: an image cannot be used.
         """
-        return self._template.render([shaped(message) for message in messages], tools, prompt=prompt)
+        rendered = self._template.render([shaped(message) for message in messages], tools, prompt=prompt)
+        return self.pictures.put(rendered, messages)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.encoding import Encoded, Range
 
+from finetooth_jinja.pictures import segments
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
@@ -34,8 +35,15 @@ class Whole:
 
 
 def anchor(message: Message) -> str:
-    """The part of a message's content that every template keeps: without outer blanks and embedded reasoning."""
-    return message.content.rpartition(THINK_END)[2].strip()
+    """The part of a message's content that every template keeps: without outer blanks and embedded reasoning; of one
+    with images, what stands before the first."""
+    return anchors(message)[0]
+
+
+def anchors(message: Message) -> list[str]:
+    """`anchor`, and what stands between images and after them."""
+    texts = [message.content[start:stop] for start, stop in segments(message)] or [""]
+    return [text.rpartition(THINK_END)[2].strip() for text in texts]
 
 
 def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_ids: Sequence[int]) -> list[Range]:
@@ -126,8 +134,13 @@ def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Ran
         raise _unproved(i, "the chat template does not keep its content")
     if whole.text.find(content, position + 1, end) >= 0:
         raise _unproved(i, "its content occurs more than once in its turn")
-    stop = _first_stop(whole.encoded, position + len(content), stop_ids)
-    return (position, stop[1] if stop is not None and stop[1] <= end else position + len(content))
+    until = position + len(content)
+    for text in anchors(message)[1:]:
+        until = whole.text.find(text, until, end) + len(text)
+    if not position < until <= end:
+        raise _unproved(i, "the chat template does not keep its content")
+    stop = _first_stop(whole.encoded, until, stop_ids)
+    return (position, stop[1] if stop is not None and stop[1] <= end else until)
 
 
 def _beginning(i: int, whole: Whole, shaper: Shaper) -> int:
@@ -165,7 +178,7 @@ def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int]) -> Range 
 
 
 def _checked(i: int, message: Message, text: str, span: Range) -> Range:
-    if anchor(message) not in text[slice(*span)]:
+    if any(kept not in text[slice(*span)] for kept in anchors(message)):
         raise _unproved(i, "the chat template does not keep its content")
     return span
 

@@ -11,13 +11,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+if TYPE_CHECKING:
+    from finetooth_jinja.pictures import Picture
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 
@@ -33,10 +36,12 @@ class RenderedText:
     Attributes:
         text: the text.
         generated: half-open character ranges of the template's `{% generation %}` blocks; empty without any.
+        pictures: images in the text, in order.
     """
 
     text: str
     generated: tuple[tuple[int, int], ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 class ChatTemplate:

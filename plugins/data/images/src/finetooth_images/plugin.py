@@ -1,0 +1,17 @@
+"""Images as the model's own processor reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Processor, hookimpl
+
+
+@hookimpl
+def ft_processors() -> Iterator[Processor]:
+    yield Processor(
+        name="transformers",
+        build="finetooth_images.processor:build",
+        summary="the image processor that comes with the model; broken and huge images are refused by row",
+        default=True,
+    )

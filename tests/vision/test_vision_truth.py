@@ -1,0 +1,147 @@
+"""Tokens, log-probabilities and gradients of rows with images, against transformers alone: its own template rendering,
+its own processor, one row at a time through its own forward with labels of -100."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import numpy as np
+import pytest
+import torch
+import transformers
+from finetooth_hooks import Datum
+from PIL import Image, ImageOps
+
+ROWS = (0, 13, 14, 15, 16, 17)
+"""A photograph, one turned by EXIF, one with a palette, two images, two turns, and no image."""
+
+
+@pytest.fixture
+def recipe(vision_model: Path, captions: Path) -> dict[str, Any]:
+    return {
+        "model": str(vision_model),
+        "data": {"train": str(captions), "cache": "off"},
+        "adapter": {"name": "full"},
+        "train": {"max_steps": 1, "batch_size": 18, "max_length": 1024, "precision": "fp32"},
+    }
+
+
+@pytest.fixture
+def data(recipe: dict[str, Any]) -> list[Datum]:
+    session = finetooth.session(recipe)
+    rows = session.job.context.prepare("train", *session.job.context.prepared_as["train"]).data
+    return [rows[i] for i in ROWS]
+
+
+class Judge:
+    """What transformers makes of a row."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+        self.images: Any = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        classes: Any = transformers
+        self.model: Any = classes.AutoModelForImageTextToText.from_pretrained(folder).float().train()
+        self.gemma = self.model.config.model_type == "gemma3"
+
+    def inputs(self, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+        text = self.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        images = [ImageOps.exif_transpose(Image.open(folder / name)).convert("RGB") for name in row["images"]]
+        if self.gemma:
+            whole = transformers.Gemma3Processor(self.images, self.tokenizer, image_seq_length=4)
+            return dict(whole(images=images or None, text=text, add_special_tokens=False, return_tensors="pt"))
+        made = dict(self.images(images=images, return_tensors="pt")) if images else {}
+        for grid in made.get("image_grid_thw", ()):
+            text = text.replace("<|image_pad|>", "<one>" * int(grid.prod() // 4), 1)
+        ids = self.tokenizer(text.replace("<one>", "<|image_pad|>"), return_tensors="pt")["input_ids"]
+        types = (ids == self.model.config.image_token_id).long()
+        return {"input_ids": ids, "mm_token_type_ids": types, **made}
+
+
+@pytest.fixture
+def judge(vision_model: Path) -> Judge:
+    return Judge(vision_model)
+
+
+@pytest.fixture
+def rows(captions: Path) -> list[dict[str, Any]]:
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    return [json.loads(lines[i]) for i in ROWS]
+
+
+def whole(datum: Datum) -> list[int]:
+    return [*datum.placeholder_tokens.tolist(), int(datum.targets[-1])]
+
+
+def test_tokens_are_those_of_the_official_template_and_processor(
+    data: list[Datum], judge: Judge, rows: list[dict[str, Any]], captions: Path
+) -> None:
+    for datum, row in zip(data, rows, strict=True):
+        assert whole(datum) == judge.inputs(row, captions.parent)["input_ids"][0].tolist()
+
+
+def test_exactly_the_answers_train(data: list[Datum], judge: Judge, rows: list[dict[str, Any]]) -> None:
+    for datum, row in zip(data, rows, strict=True):
+        answers = [m["content"][0]["text"] for m in row["messages"] if m["role"] == "assistant"]
+        end = "<end_of_turn>" if judge.gemma else "<|im_end|>"
+        assert judge.tokenizer.decode(datum.targets[datum.mask]) == "".join(f"{answer}{end}" for answer in answers)
+        for start, image in datum.images:
+            assert not datum.mask[max(start - 1, 0) : start + image.length - 1].any()
+
+
+def loss_of(judge: Judge, data: list[Datum], rows: list[dict[str, Any]], folder: Path) -> tuple[list[Any], Any]:
+    """Log-probabilities of each row's trained targets, and the mean loss over all of them."""
+    total, count, found = torch.zeros(()), 0, []
+    for datum, row in zip(data, rows, strict=True):
+        labels = torch.full((1, len(datum) + 1), -100)
+        labels[0, 1:][torch.from_numpy(datum.mask.copy())] = torch.from_numpy(datum.targets[datum.mask])
+        logits = judge.model(**judge.inputs(row, folder)).logits[0].float()
+        losses = torch.nn.functional.cross_entropy(logits[:-1], labels[0, 1:], ignore_index=-100, reduction="none")
+        found.append(-losses.detach().numpy())
+        total, count = total + losses.sum(), count + int(datum.mask.sum())
+    return found, total / count
+
+
+@pytest.mark.parametrize("budget", [100, 4000])
+def test_logprobs_loss_and_gradients_are_transformers_own(
+    recipe: dict[str, Any], data: list[Datum], judge: Judge, rows: list[dict[str, Any]], captions: Path, budget: int
+) -> None:
+    engine = finetooth.session({**recipe, "train": {**recipe["train"], "micro_batch_tokens": budget}}).engine
+    logprobs, loss = loss_of(judge, data, rows, captions.parent)
+    found = engine.logprobs(data)
+    for datum, ours, theirs in zip(data, found, logprobs, strict=True):
+        np.testing.assert_allclose(ours[datum.mask], theirs[datum.mask], rtol=1e-4, atol=1e-5)
+    result = engine.forward_backward(data, session_loss(recipe))
+    assert result.loss == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    theirs = dict(judge.model.named_parameters())
+    ours = dict(engine._parts.network.base.named_parameters())  # type: ignore[attr-defined]
+    largest = max(float(parameter.grad.abs().max()) for parameter in theirs.values() if parameter.grad is not None)
+    compared = 0
+    for name, parameter in theirs.items():
+        if parameter.grad is None:
+            continue
+        compared += "visual" in name or "vision_tower" in name
+        # a key's bias has no gradient but rounding: what is small beside all others counts as little
+        scale = max(float(parameter.grad.abs().max()), 1e-3 * largest)
+        torch.testing.assert_close(ours[name].grad / scale, parameter.grad / scale, rtol=1e-3, atol=1e-4, msg=name)
+    assert compared > 10
+
+
+def session_loss(recipe: dict[str, Any]) -> Any:
+    return finetooth.session(recipe).job.context.loss("cross_entropy")
+
+
+def test_the_pixels_reach_the_model(recipe: dict[str, Any], data: list[Datum]) -> None:
+    engine = finetooth.session(recipe).engine
+    datum = data[3]  # with two images
+    inverted = io.BytesIO()
+    ImageOps.invert(Image.open(io.BytesIO(datum.images[1][1].data)).convert("RGB")).save(inverted, "PNG")
+    changed = replace(datum.images[1][1], data=inverted.getvalue())
+    chunks = tuple(changed if chunk is datum.images[1][1] else chunk for chunk in datum.input)
+    first, second = engine.logprobs([datum, replace(datum, input=chunks)])
+    assert np.abs(first - second)[datum.mask].max() > 1e-4
