@@ -36,6 +36,10 @@ def filling_of(attention: str) -> Filling | None:
     return "stream" if attention in STREAMS else None
 
 
+WITH_TOWERS = ("vision_config", "audio_config")
+"""What the config of a model has that reads more than text."""
+
+
 def obstacle(config: Mapping[str, Any], attention: str) -> str:
     """Why data cannot share a row, as far as attention and config show; empty if they may.
 
@@ -44,6 +48,8 @@ def obstacle(config: Mapping[str, Any], attention: str) -> str:
     """
     if filling_of(attention) is None:
         return f"attention {attention} takes no mask that keeps sequences apart"
+    if any(config.get(name) for name in WITH_TOWERS):
+        return "the model finds the places of images in a row by itself"
     for part in _parts(config):
         carrying = _carrying(part)
         if carrying:

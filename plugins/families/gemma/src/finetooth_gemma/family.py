@@ -11,8 +11,10 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import Head, ModelFacts
 
-WRAPPED = ("gemma3", "gemma4")
-"""Models with towers for images beside the text model."""
+WRAPPED = "gemma3"
+"""Models with a tower for images beside the text model."""
+
+TOWERS = ("model.vision_tower", "model.multi_modal_projector")
 
 PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
 """Linear modules of the layers of small Gemma 4 models, whose layers take an embedding of their own."""
@@ -26,7 +28,6 @@ CAPPED_ATTENTION = ("eager", "flash_attention_2", "flex_attention")
 RENDERERS: Mapping[str, Pick] = {
     "gemma": {"name": "gemma", "system": False},
     "gemma2": {"name": "gemma", "system": False},
-    "gemma3": {"name": "gemma", "system": True},
     "gemma3_text": {"name": "gemma", "system": True},
 }
 
@@ -45,18 +46,29 @@ class Gemma:
         turns to a window and to everything.
         """
         kind = str(config.get("model_type", "gemma2"))
-        text = config.get("text_config") if kind in WRAPPED else config
+        text = config.get("text_config") if kind == WRAPPED else config
         values: Mapping[str, Any] = {"tie_word_embeddings": True, "head_dim": 256, **(text or {})}
         facts = llama_facts(values, renderer=RENDERERS.get(kind, "jinja"), max_positions=8192)
         cap = values.get("final_logit_softcapping")
         facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
         if values.get("attn_logit_softcapping"):
             facts = replace(facts, attention=CAPPED_ATTENTION)
-        if kind in WRAPPED:
-            facts = replace(facts, layer_path="model.language_model.layers", body="model.language_model")
+        if kind == WRAPPED:
+            size = _tower_parameters(config.get("vision_config") or {}, facts.hidden_size)
+            layers = "model.language_model.layers"
+            facts = replace(facts, layer_path=layers, body="model", towers=TOWERS, tower_parameters=size)
         if kind.startswith("gemma4") and values.get("hidden_size_per_layer_input"):
             targets = facts.linear_targets + PER_LAYER
             facts = replace(facts, linear_targets=targets, first_loss=HIGH_FIRST_LOSS)
         if values.get("enable_moe_block"):  # experts are no linear modules; who chooses them is one
             facts = replace(facts, untargeted=("proj",))
         return facts
+
+
+def _tower_parameters(vision: Mapping[str, Any], hidden: int) -> int:
+    """Parameters of a SigLIP tower, without the head that Gemma leaves out, and of what projects its patches."""
+    width, inner = int(vision.get("hidden_size", 768)), int(vision.get("intermediate_size", 3072))
+    patch, side = int(vision.get("patch_size", 16)), int(vision.get("image_size", 224))
+    layer = 4 * (width * width + width) + 2 * width * inner + width + inner + 4 * width
+    ends = 3 * patch * patch * width + width + (side // patch) ** 2 * width + 2 * width
+    return int(vision.get("num_hidden_layers", 12)) * layer + ends + width * hidden + width
