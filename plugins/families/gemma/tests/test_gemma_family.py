@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma4, experts": ("gemma4_text", {**SMALL4, "hidden_size_per_layer_input": 0, **EXPERTS4}),
 }
-RENDERERS = {"gemma": False, "gemma2": False, "gemma3": True, "gemma3_text": True}
+RENDERERS = {"gemma": False, "gemma2": False, "gemma3_text": True}  # those with towers may get images
 
 
 def configured(kind: str, **sizes: Any) -> Any:
@@ -86,6 +86,10 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
             logits = facts.head.softcap * torch.tanh(logits / facts.head.softcap)
         torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=0)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    towers = [model.get_submodule(path) for path in facts.towers]
+    assert bool(towers) == bool(getattr(config, "vision_config", None))
+    if kind == "gemma3":
+        assert facts.tower_parameters == sum(p.numel() for tower in towers for p in tower.parameters())
 
 
 def test_the_head_caps_its_logits() -> None:

@@ -306,6 +306,24 @@ def test_options_reach_the_template(tmp_path: Path, renderer_of: Callable[..., J
         renderer_of(tokenizer, template=str(tmp_path / "none.jinja"))
 
 
+TOOL = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"type": "function", "function": {"name": "lookup", "arguments": {}}}
+
+
+def test_tools_that_a_template_leaves_out_are_refused(
+    smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    """SmolLM2's own template knows none; the row would train an empty answer."""
+    renderer = renderer_of(smollm2)
+    with pytest.raises(DataError, match=r"tools: the chat template leaves out the tool 'lookup'"):
+        renderer.render(Conversation(CHAT.messages, (TOOL,)))
+    with pytest.raises(DataError, match=r"tools: the chat template leaves out the tool 'lookup'"):
+        renderer.prompt(CHAT.messages[:1], (TOOL,))
+    called = (CHAT.messages[0], Message("assistant", "", tool_calls=(CALL,)))
+    with pytest.raises(DataError, match=r"messages\[1\]: the chat template leaves out the call of 'lookup'"):
+        renderer.render(Conversation(called))
+
+
 # --- ranges with a weight of their own --------------------------------------------------------------------------------
 
 CHATML = (

@@ -11,10 +11,14 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import Head, ModelFacts
 
-WRAPPED = "gemma3"
-"""Models with a tower for images beside the text model."""
-
-TOWERS = ("model.vision_tower", "model.multi_modal_projector")
+TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "gemma3": {"vision_config": ("model.vision_tower", "model.multi_modal_projector")},
+    "gemma4": {
+        "vision_config": ("model.vision_tower", "model.embed_vision"),
+        "audio_config": ("model.audio_tower", "model.embed_audio"),
+    },
+}
+"""Models with towers beside the text model: what these are called, by the part of the config that describes them."""
 
 PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
 """Linear modules of the layers of small Gemma 4 models, whose layers take an embedding of their own."""
@@ -46,17 +50,20 @@ class Gemma:
         turns to a window and to everything.
         """
         kind = str(config.get("model_type", "gemma2"))
-        text = config.get("text_config") if kind == WRAPPED else config
+        text = config.get("text_config") if kind in TOWERS else config
         values: Mapping[str, Any] = {"tie_word_embeddings": True, "head_dim": 256, **(text or {})}
         facts = llama_facts(values, renderer=RENDERERS.get(kind, "jinja"), max_positions=8192)
         cap = values.get("final_logit_softcapping")
         facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
         if values.get("attn_logit_softcapping"):
             facts = replace(facts, attention=CAPPED_ATTENTION)
-        if kind == WRAPPED:
-            size = _tower_parameters(config.get("vision_config") or {}, facts.hidden_size)
+        if kind in TOWERS:
+            towers = tuple(path for part, paths in TOWERS[kind].items() if config.get(part) for path in paths)
             layers = "model.language_model.layers"
-            facts = replace(facts, layer_path=layers, body="model", towers=TOWERS, tower_parameters=size)
+            facts = replace(facts, layer_path=layers, body="model", towers=towers)
+        if kind == "gemma3":  # those of Gemma 4 are not counted
+            size = _tower_parameters(config.get("vision_config") or {}, facts.hidden_size)
+            facts = replace(facts, tower_parameters=size)
         if kind.startswith("gemma4") and values.get("hidden_size_per_layer_input"):
             targets = facts.linear_targets + PER_LAYER
             facts = replace(facts, linear_targets=targets, first_loss=HIGH_FIRST_LOSS)
@@ -66,9 +73,12 @@ class Gemma:
 
 
 def _tower_parameters(vision: Mapping[str, Any], hidden: int) -> int:
-    """Parameters of a SigLIP tower, without the head that Gemma leaves out, and of what projects its patches."""
+    """Parameters of a SigLIP tower, with its pooling head where the config does not leave it out, and of what projects
+    its patches."""
     width, inner = int(vision.get("hidden_size", 768)), int(vision.get("intermediate_size", 3072))
     patch, side = int(vision.get("patch_size", 16)), int(vision.get("image_size", 224))
     layer = 4 * (width * width + width) + 2 * width * inner + width + inner + 4 * width
     ends = 3 * patch * patch * width + width + (side // patch) ** 2 * width + 2 * width
-    return int(vision.get("num_hidden_layers", 12)) * layer + ends + width * hidden + width
+    pooled = width + 4 * (width * width + width) + 2 * width + 2 * width * inner + width + inner
+    head = pooled if vision.get("vision_use_head", True) else 0
+    return int(vision.get("num_hidden_layers", 12)) * layer + ends + head + width * hidden + width

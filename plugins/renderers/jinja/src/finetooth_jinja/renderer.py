@@ -123,6 +123,7 @@ class JinjaRenderer:
         """
         self._pictures.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
+        _check_tools(conversation.messages, conversation.tools, rendered.text)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
         whole = Whole(conversation, rendered.text, rendered.generated, encoded)
@@ -180,6 +181,7 @@ class JinjaRenderer:
                 "messages", "they hold an image, and answers to images cannot be generated yet", action="ask in text"
             )
         text = self._rendered(messages, tools, prompt=True).text
+        _check_tools(messages, tools, text)
         return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
@@ -295,6 +297,24 @@ def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] |
         built += contents[mark]
         frame = frame[position + len(mark) :]
     return ranges if built + frame == text else None
+
+
+def _check_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str) -> None:
+    """Templates without markup for tools leave them out without a word.
+
+    Raises:
+        DataError: a tool or a call is not in the text.
+    """
+    action = "remove them from the rows, or set data.renderer to one that writes tools"
+    for tool in tools:
+        name = str((tool.get("function") or tool).get("name", ""))
+        if name and name not in text:
+            raise DataError("tools", f"the chat template leaves out the tool {name!r}", action=action)
+    for i, message in enumerate(messages):
+        for call in message.tool_calls:
+            name = str((call.get("function") or call).get("name", ""))
+            if name and name not in text:
+                raise DataError(f"messages[{i}]", f"the chat template leaves out the call of {name!r}", action=action)
 
 
 def _named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
