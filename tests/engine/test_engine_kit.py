@@ -134,6 +134,12 @@ class LoadKeepsGradients(NumpyEngine):
         self.grads = {**kept, **self.grads}
 
 
+class RollbackForgetsGradients(NumpyEngine):
+    def rollback(self, snapshot: Any) -> None:
+        super().rollback(snapshot)
+        self.grads = {}
+
+
 class LoadsAnything(NumpyEngine):
     def load(self, path: Path) -> None:
         try:
@@ -297,6 +303,7 @@ BROKEN = {
     SavesNoLossState: "restored_engine_continues_exactly",
     SavesRoundedWeights: "restored_engine_continues_exactly",
     LoadKeepsGradients: "load_drops_what_was_there",
+    RollbackForgetsGradients: "a_snapshot_stays_what_it_was",
     LoadsAnything: "foreign_state_is_refused",
     ExportsNothing: "export_writes_an_artifact",
     RestoresNothing: "artifact_is_taken_back",

@@ -14,6 +14,7 @@ from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loade
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
+from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
@@ -60,8 +61,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     Args:
         context: of the recipe.
         data: False for an engine that the caller drives with data of its own: nothing is read, and the job has
-            neither method nor
-            evaluators.
+            neither method nor evaluators.
         versions: of every distribution that brought a plugin; part of the plan's hash.
 
     Raises:
@@ -112,13 +112,28 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
     context.train = decided.train
-    stop_ids = context.renderer.stop_ids
-    plan = _plan(context, decided.memory, prepared.total_steps, versions)
-    context.plan = plan
-    request = EngineRequest(
-        plan=plan,
-        model=model,
-        facts=facts,
+    context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
+    request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
+    return Job(
+        context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
+        _by_split(reports), decided.padding,
+    )  # fmt: skip
+
+
+def _engine_request(
+    context: RunContext,
+    adapter: BuiltAdapter,
+    adapter_entry: Adapter,
+    optimizer: Any,
+    schedule: Any,
+    hardware: HardwareFacts,
+) -> EngineRequest:
+    """What the engine of the decided plan is made of."""
+    assert context.plan is not None
+    return EngineRequest(
+        plan=context.plan,
+        model=context.model,
+        facts=context.facts,
         hardware=hardware,
         loader=context.loader,
         adapter=adapter,
@@ -126,15 +141,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         optimizer=optimizer,
         schedule=schedule,
         tokenizer=context.tokenizer,
-        stop_ids=stop_ids,
+        stop_ids=context.renderer.stop_ids,
         processor=lambda: context.processor,
         generator_seed=int(context.generator("engine").integers(2**31)),
         adapter_generator=context.generator("adapter"),
     )
-    return Job(
-        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers), _by_split(reports),
-        decided.padding,
-    )  # fmt: skip
 
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))

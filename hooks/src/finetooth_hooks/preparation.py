@@ -196,7 +196,8 @@ def render_rows(
             continue
         for remark in rendered.remarks:
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
-        kept = [(id_, 0, len(rendered.tokens))] if limit is None else _kept(id_, rendered, limit, tally)
+        whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
+        kept = whole if limit is None else _kept(id_, rendered, limit, tally)
         for name, start, stop in kept:
             ids.append(name)
             lengths.append(stop - start)

@@ -23,7 +23,7 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.engine import Counts
+from finetooth_hooks.engine import Counts, Snapshot
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
@@ -256,7 +256,7 @@ class NumpyEngine:
             self.states[loss.name] = evaluated.state
 
     def _norm(self) -> float:
-        return float(np.sqrt(sum(float((grad**2).sum()) for grad in self.grads.values())))
+        return float(np.sqrt(sum(float((grad**2).sum()) for _, grad in sorted(self.grads.items()))))
 
     def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
         norm, limit = self._norm(), self.request.plan.train.max_grad_norm
@@ -289,10 +289,18 @@ class NumpyEngine:
         return [self._outputs(datum, (need,))[1][need].astype(np.float32) for datum in data]
 
     def save(self, path: Path) -> None:
-        state.save(self, path)
+        state.Copied.of(self).save(path)
 
     def load(self, path: Path) -> None:
         state.load(self, path)
+        self._handles.clear()
+
+    def snapshot(self) -> state.Copied:
+        return state.Copied.of(self)
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        assert isinstance(snapshot, state.Copied)
+        snapshot.give(self)
         self._handles.clear()
 
     def export(self, path: Path) -> None:

@@ -132,7 +132,9 @@ def find_rows(body: nn.Module, attention: str) -> Rows:
         body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
         attention: its implementation, by transformers' name.
     """
-    config: Any = body.config
+    config: Any = getattr(body, "config", None)
+    if config is None:
+        return Rows(obstacle="the model has no config of transformers that says how its layers attend")
     reason = obstacle(config.to_dict(), attention)
     if reason:
         return Rows(obstacle=reason)
