@@ -115,6 +115,11 @@ def test_full_training_widens_the_model(asked: Callable[..., Recipe], base: Path
     assert model.config.vocab_size == rows + 3 == model.get_input_embeddings().weight.shape[0]
 
 
+def test_frozen_embeddings_of_new_tokens_are_refused(asked: Callable[..., Recipe]) -> None:
+    with pytest.raises(RecipeError, match=r"model\.added_tokens: their embeddings would not train"):
+        _ = finetooth.session(asked(adapter={"name": "freeze", "layers": 1})).job
+
+
 def test_new_rows_begin_as_the_mean(asked: Callable[..., Recipe], base: Path) -> None:
     context = finetooth.session(asked()).job.context
     assert context.decisions["model.added_tokens"].value == 3

@@ -39,7 +39,7 @@ HINTS: Mapping[str, str] = {
     "gradient_accumulation_steps": "it follows from train.batch_size and train.micro_batch_tokens; set the former to "
     "the rows of an optimizer step",
     "train_on_inputs": "set method.train_on: all (true) or assistant (false)",
-    "roles_to_train": "set method.train_on, or mark messages in the data",
+    "roles_to_train": "set method.train_on, give the format train_roles, or mark messages in the data",
     "dataset_prepared_path": "prepared data are kept in the folder that the environment variable FT_CACHE names",
     "chat_template": "set data.renderer",
     "chat_template_jinja": "set data.renderer to one that takes a template",
@@ -47,7 +47,12 @@ HINTS: Mapping[str, str] = {
     "bf16": "set train.precision: bf16",
     "fp16": "set train.precision: fp16",
     "tf32": "set train.precision",
-    "sample_packing": "rows are laid out without it; train.micro_batch_tokens bounds what is computed at once",
+    "sample_packing": "rows are laid out without padding where the model allows it; see packing in backend",
+    "special_tokens": "set model.special_tokens, with model: {name: ...}",
+    "tokens": "set model.added_tokens, with model: {name: ...}",
+    "added_tokens_overrides": "set model.added_tokens_overrides, with model: {name: ...}",
+    "processor_kwargs": "set data.processor: {name: auto, arguments: {...}}",
+    "chat_template_kwargs": "give the renderer its arguments: data.renderer: {name: ..., arguments: {...}}",
     "shuffle_merged_datasets": "set train.shuffle",
     "trust_remote_code": "code from a hub is never run; a plugin brings what is missing",
 }

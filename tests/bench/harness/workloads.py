@@ -231,12 +231,10 @@ def _scaling() -> tuple[Contender, ...]:
         forms = ("smoke", "quick", "full") if rows == 1_000 else ("quick", "full") if rows == 10_000 else ("full",)
         options = {"curve": "rows", "x": rows, "count": rows}
         points.append(Contender(f"{rows:,} rows", "ours_prepare.py", options, rounds=SINGLE, forms=forms))
-        if rows in (10_000, 100_000):
-            for peer, mask in (("datasets.map", False), ("datasets.map with mask", True)):
-                peers_options = {**options, "mask": mask}
-                points.append(
-                    Contender(f"{rows:,} rows, {peer}", "datasets_prepare.py", peers_options, "peers", SINGLE, forms)
-                )
+        for peer, mask in (("datasets.map", False), ("datasets.map with mask", True)):
+            if rows in (10_000, 100_000) or (mask and rows == 1_000_000):
+                told = {**options, "mask": mask}
+                points.append(Contender(f"{rows:,} rows, {peer}", "datasets_prepare.py", told, "peers", SINGLE, forms))
     return tuple(points)
 
 

@@ -51,9 +51,15 @@ class FreezeAdapter:
         bias. With `unfrozen_parameters` a bound: all that are not in a tower.
 
         Raises:
-            RecipeError: the model has fewer layers.
+            RecipeError: the model has fewer layers, or new tokens whose embeddings would not train.
         """
         self._check(facts.layers)
+        if facts.new_tokens and not (self.options.unfrozen_parameters or (self.options.head and facts.tied)):
+            raise RecipeError(
+                "model.added_tokens",
+                "their embeddings would not train: the embedding lies below the layers that do",
+                action="choose another adapter, or name the embedding in adapter.unfrozen_parameters",
+            )
         parameters -= facts.tower_parameters
         if self.options.unfrozen_parameters:
             return parameters

@@ -107,7 +107,7 @@ class LoraAdapter:
                 # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
                 warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
                 model = inject_adapter_in_model(config, model, NAME)
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:  # the latter where it takes a name for that of fused experts
             raise RecipeError(SETTING, f"peft refuses these modules: {error}", action="choose other targets") from error
         for parameter in model.parameters():
             parameter.requires_grad_(False)
