@@ -199,7 +199,7 @@ def test_a_split_leak_is_counted(ft: Ft, bad: Path) -> None:
     assert "1 row of eval is in train too" in said.out
 
 
-# --- files that other readers open -------------------------------------------------------------------------------------
+# --- files that other readers open ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", ["path_traversal_images.jsonl", "broken_images.jsonl"])
