@@ -46,7 +46,7 @@ def missing_model_is_refused(case: EntryCase) -> None:
 def _tiny_model(model_type: str) -> tuple[Any, dict[str, Any]]:
     try:
         torch, transformers = import_module("torch"), import_module("transformers")
-        config = transformers.AutoConfig.for_model(model_type, **_SIZES)
+        config = _tiny_config(transformers, model_type)
         if config.get_text_config() is not config:  # of a model that also sees or hears
             config = transformers.AutoConfig.for_model(model_type, text_config=_SIZES)
         if config.to_dict().get("head_dim", 8) is None:  # some models cannot do without
@@ -58,6 +58,19 @@ def _tiny_model(model_type: str) -> tuple[Any, dict[str, Any]]:
     except ValueError as error:
         raise CheckSkipped(f"transformers knows no causal model {model_type!r}") from error
     return model, config.to_dict()
+
+
+def _tiny_config(transformers: Any, model_type: str) -> Any:
+    """
+    Raises:
+        CheckSkipped: a model of this type cannot have these sizes.
+        ValueError: transformers does not know the type.
+    """
+    invalid = import_module("huggingface_hub.errors").StrictDataclassError
+    try:
+        return transformers.AutoConfig.for_model(model_type, **_SIZES)
+    except invalid as error:
+        raise CheckSkipped(f"transformers takes no {model_type!r} of the kit's sizes: {error}") from error
 
 
 @check_for("family")

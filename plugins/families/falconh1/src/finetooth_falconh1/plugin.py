@@ -1,0 +1,17 @@
+"""The Falcon-H1 family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Family, hookimpl
+
+
+@hookimpl
+def ft_families() -> Iterator[Family]:
+    yield Family(
+        name="falconh1",
+        build="finetooth_falconh1.family:build",
+        summary="Falcon-H1: attention and Mamba side by side",
+        model_types=frozenset({"falcon_h1"}),
+    )
