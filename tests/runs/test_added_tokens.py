@@ -120,6 +120,13 @@ def test_frozen_embeddings_of_new_tokens_are_refused(asked: Callable[..., Recipe
         _ = finetooth.session(asked(adapter={"name": "freeze", "layers": 1})).job
 
 
+def test_they_do_not_change_the_renderer(asked: Callable[..., Recipe]) -> None:
+    """Families tell it by the size of the vocabulary, which is another one now."""
+    recipe = asked()
+    recipe["data"] = {"train": recipe["data"]["train"]}
+    assert finetooth.session(recipe).plan.picks["renderer"] == "finetooth-chatml:chatml"
+
+
 def test_new_rows_begin_as_the_mean(asked: Callable[..., Recipe], base: Path) -> None:
     context = finetooth.session(asked()).job.context
     assert context.decisions["model.added_tokens"].value == 3

@@ -37,7 +37,7 @@ from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
 from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
 from finetooth_core.recipe import Recipe, validate_options
-from finetooth_core.vocabulary import ChangedTokens
+from finetooth_core.vocabulary import ChangedTokens, text_config
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
@@ -164,16 +164,19 @@ class RunContext:
         if not isinstance(self.loader, ChangedTokens):
             return facts
         new = self.loader.new_tokens(self.recipe.model.name)
+        rows = int(text_config(self.model.config)["vocab_size"])
         if new:
-            rows = "their embeddings begin as the mean of the others"
-            self.decide("model.added_tokens", len(new), f"ids {new[0]} to {new[-1]}; {rows}")
-        return replace(facts, new_tokens=new)
+            begin = "their embeddings begin as the mean of the others"
+            self.decide("model.added_tokens", len(new), f"ids {new[0]} to {new[-1]}; {begin}")
+        return replace(facts, new_tokens=new, vocab_size=rows)
 
     def _family_facts(self) -> ModelFacts:
-        family = self.recipe.model.family
+        family, config = self.recipe.model.family, self.model.config
+        if isinstance(self.loader, ChangedTokens):  # a vocabulary that the recipe enlarged says nothing of the family
+            config = self.loader.config(self.recipe.model.name)
         if family != AUTO:
             built: Family = self.section("family", family, "model.family")
-            return built.facts(self.model.config)
+            return built.facts(config)
         kind = self.model.model_type
         matching = [r for r in self.catalog.all("family") if kind in getattr(r.entry, "model_types", ())]
         if len(matching) > 1:
@@ -188,7 +191,7 @@ class RunContext:
         self.decide("model.family", registered.full_name, reason)
         self.picked["family"] = registered.full_name
         built = self._build(registered, registered.full_name, "model.family", record="family")
-        return built.facts(self.model.config)
+        return built.facts(config)
 
     @cached_property
     @paused_collector()

@@ -57,6 +57,10 @@ class ChangedTokens:
             self._tokenizers[reference] = changed(self._changes)
         return self._tokenizers[reference]
 
+    def config(self, reference: str) -> Mapping[str, Any]:
+        """The model's own config, by which a family tells its kind."""
+        return self._loader.describe(reference).config
+
     def new_tokens(self, reference: str) -> tuple[int, ...]:
         """Ids whose embeddings nobody has trained."""
         tokenizer = self.tokenizer(reference)

@@ -184,6 +184,8 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
             answer = conversation.messages[i]
             if not case.reasoning and answer.content.startswith("\n"):
                 continue  # one token with the end of the prompt
+            if "off" in name and answer.tool_calls and not answer.content.strip("\n"):
+                continue  # as well: the think block of the prompt ends with line feeds
             if "off" not in name or not answer.reasoning:  # asked not to think, it does not
                 assert_reads_back(renderer, conversation, normal, i)
 

@@ -21,11 +21,12 @@ SPECIAL = re.compile(
 )
 NAMES = (
     *("chatml", "deepseek-r1-distill-qwen", "deepseek-v3", "deepseek-v3.1", "gemma-2", "gemma-3", "gpt-oss"),
-    *("hermes-2-pro-tools", "llama-2-chat", "llama-3", "llama-3.1", "llama-3.2", "mistral-nemo-2407"),
+    *("llama-2-chat", "llama-3", "llama-3.1", "llama-3.2", "mistral-nemo-2407"),
     *("mistral-small-3.2", "mistral-v1", "mistral-v3", "mistral-v3-tekken", "mistral-v7-tekken", "phi-3", "phi-3.5"),
     *("phi-4-reasoning", "qwen2.5", "qwen3", "qwen3-instruct-2507", "smollm3", "zephyr"),
 )
-"""All but those that write no token after the last answer (GLM's, Alpaca's) or a blank after a prompt (Vicuna's)."""
+"""All but those that write no token after the last answer (GLM's, Alpaca's), a blank after a prompt (Vicuna's), or break
+off without tools and drop text beside calls (Hermes')."""
 ENDS = {
     "gemma": ("<bos>", "<end_of_turn>"),
     "llama-3": ("<|begin_of_text|>", "<|eot_id|>"),
@@ -68,7 +69,9 @@ def test_tokens_are_those_of_transformers(shared: Path, tmp_path: Path, name: st
         try:
             rendered = renderer.render(conversation)
         except DataError as error:
-            assert re.search("cannot be established|changes its text|leaves out the", str(error)), error
+            assert re.search(
+                "cannot be established|changes its text|leaves (the|its) (tools|calls|reasoning) out", str(error)
+            ), error
             seen.append(str(error))
             return
         assert list(rendered.tokens) == tokens, text

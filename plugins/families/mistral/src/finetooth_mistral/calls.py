@@ -16,7 +16,7 @@ Calls = tuple[Mapping[str, Any], ...]
 
 def offered(tools: Sequence[Mapping[str, Any]]) -> str:
     """Tools as v3 lists them: strings between quotes as they are, without the escapes of JSON."""
-    return f"[{', '.join(_offered(tool['function']) for tool in tools)}]"
+    return f"[{', '.join(_offered(tool.get('function', tool)) for tool in tools)}]"
 
 
 def _offered(function: Mapping[str, Any]) -> str:

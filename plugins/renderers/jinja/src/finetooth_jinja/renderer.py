@@ -123,14 +123,15 @@ class JinjaRenderer:
         """
         self._pictures.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
-        _check_tools(conversation.messages, conversation.tools, rendered.text)
+        self._check_kept(conversation.messages, conversation.tools, rendered.text)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
         whole = Whole(conversation, rendered.text, rendered.generated, encoded)
         trained = trained_messages(conversation.messages, train_on)
         spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
         weights = self._weights(whole, spans)
-        return with_images(Rendered(encoded.ids, weights, self._token_ranges(whole)), encoded, rendered.pictures)
+        found = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=_remarks(conversation, rendered.text))
+        return with_images(found, encoded, rendered.pictures)
 
     def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
         """1 for tokens inside a trained span; where a message's own ranges say otherwise, the least of its characters.
@@ -181,7 +182,7 @@ class JinjaRenderer:
                 "messages", "they hold an image, and answers to images cannot be generated yet", action="ask in text"
             )
         text = self._rendered(messages, tools, prompt=True).text
-        _check_tools(messages, tools, text)
+        self._check_kept(messages, tools, text, prompt=True)
         return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
@@ -207,6 +208,40 @@ class JinjaRenderer:
             raise DataError(
                 "messages", f"the chat template refuses the conversation: {error}", action="fix or remove the row"
             ) from error
+
+    def _check_kept(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, *, prompt: bool = False
+    ) -> None:
+        """Templates leave out without a word what they have no markup for.
+
+        Raises:
+            DataError: tools or calls make no difference to the text, or spell a control token, which would become one.
+        """
+
+        def without(changed: Sequence[Message], offered: Sequence[Mapping[str, Any]]) -> str:
+            try:
+                return str(self._shaper.render(changed, offered, prompt=prompt).text)
+            except TemplateRefused:
+                return ""
+
+        action = "remove them from the rows, or set data.renderer to one that writes tools"
+        if tools and without(messages, ()) == text:
+            raise DataError("tools", "the chat template leaves the tools out", action=action)
+        for i, message in enumerate(messages):
+            if message.tool_calls:
+                others = [*messages[:i], replace(message, tool_calls=()), *messages[i + 1 :]]
+                if without(others, tools) == text:
+                    raise DataError(f"messages[{i}]", "the chat template leaves its calls out", action=action)
+        said = [("tools", tools), *((f"messages[{i}]", message.tool_calls) for i, message in enumerate(messages))]
+        said += [(f"messages[{i}]", message.reasoning) for i, message in enumerate(messages)]
+        for where, value in said:
+            spelled = self._encoder.spells_special(value if isinstance(value, str) else " ".join(_texts(value)))
+            if spelled:
+                raise DataError(
+                    where,
+                    f"it spells the special token {spelled!r} outside of a content, where it cannot stay plain",
+                    action="remove the row, or set data.renderer to one made for the model's family",
+                )
 
     def _plain(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, *, prompt: bool = False
@@ -299,22 +334,36 @@ def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] |
     return ranges if built + frame == text else None
 
 
-def _check_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Templates without markup for tools leave them out without a word.
+def _remarks(conversation: Conversation, text: str) -> tuple[str, ...]:
+    """Whether the template has left reasoning out, as many do with that of earlier turns.
 
     Raises:
-        DataError: a tool or a call is not in the text.
+        DataError: that of the last answer is not there, so the model would learn to answer without.
     """
-    action = "remove them from the rows, or set data.renderer to one that writes tools"
-    for tool in tools:
-        name = str((tool.get("function") or tool).get("name", ""))
-        if name and name not in text:
-            raise DataError("tools", f"the chat template leaves out the tool {name!r}", action=action)
-    for i, message in enumerate(messages):
-        for call in message.tool_calls:
-            name = str((call.get("function") or call).get("name", ""))
-            if name and name not in text:
-                raise DataError(f"messages[{i}]", f"the chat template leaves out the call of {name!r}", action=action)
+    messages = conversation.messages
+    lost = [
+        i for i, message in enumerate(messages) if message.reasoning.strip() and message.reasoning.strip() not in text
+    ]
+    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    if last in lost:
+        raise DataError(
+            f"messages[{last}]",
+            "the chat template leaves its reasoning out",
+            action="remove the reasoning, or set data.renderer to one that writes it",
+        )
+    return ("reasoning of earlier answers is left out, as the chat template does",) if lost else ()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in tools or calls."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (str(key), *_texts(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _named_tokens(tokenizer: Tokenizer) -> dict[str, str]:

@@ -104,6 +104,9 @@ def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Rang
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
+    after = _text_before(i + 1, whole, shaper)
+    if whole.text.startswith(after) and stop[1] > len(after):
+        raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
     return _checked(i, message, whole.text, (begin, stop[1]))
 
 

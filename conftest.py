@@ -1,0 +1,11 @@
+"""Property tests draw the same examples every time, so that what passed passes again; `FT_EXPLORE=1` draws others."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+if not os.environ.get("FT_EXPLORE"):
+    settings.load_profile("repeatable")
