@@ -25,8 +25,8 @@ NAMES = (
     *("mistral-small-3.2", "mistral-v1", "mistral-v3", "mistral-v3-tekken", "mistral-v7-tekken", "phi-3", "phi-3.5"),
     *("phi-4-reasoning", "qwen2.5", "qwen3", "qwen3-instruct-2507", "smollm3", "zephyr"),
 )
-"""All but those that write no token after the last answer (GLM's, Alpaca's), a blank after a prompt (Vicuna's), or break
-off without tools and drop text beside calls (Hermes')."""
+"""All but those that write no token after the last answer (GLM's, Alpaca's), a blank after a prompt (Vicuna's), or
+break off without tools and drop text beside calls (Hermes')."""
 ENDS = {
     "gemma": ("<bos>", "<end_of_turn>"),
     "llama-3": ("<|begin_of_text|>", "<|eot_id|>"),
