@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetooth_hooks import Conversation, Message, RecipeError
+from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
 from finetooth_hooks.page import Controls, Page
 from finetooth_hooks.testing import ByteTokenizer
@@ -135,3 +135,16 @@ def test_turns() -> None:
     assert (parsed.message.content, parsed.stop) == ("yes", "stop")
     assert str(renderer.refuse("no role 'x'", "messages[1]")).startswith("messages[1]: renderer plain has no role 'x'")
     assert trimmed("  ") == (2, 2) and trimmed(" a ") == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("lost", "what"),
+    [(Message("user", "a", tool_calls=({},)), "calls"), (Message("tool", "a", reasoning="b"), "reasoning")],
+)
+def test_only_the_assistant_thinks_and_calls(lost: Message, what: str) -> None:
+    renderer = Plain(ByteTokenizer())
+    problem = rf"messages\[1\]: renderer plain has no place for {what} of the role"
+    with pytest.raises(DataError, match=problem):
+        renderer.render(Conversation((Message("user", "x"), lost)))
+    with pytest.raises(DataError, match=problem):
+        renderer.prompt([Message("user", "x"), lost])

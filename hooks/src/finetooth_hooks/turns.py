@@ -85,6 +85,7 @@ class TurnRenderer(ABC):
         Raises:
             DataError: a role or shape the family cannot say.
         """
+        self._check_speakers(conversation.messages)
         page = Page(self._controls)
         self.write(page, conversation, trained_messages(conversation.messages, train_on), ask=False)
         return page.rendered()
@@ -95,6 +96,7 @@ class TurnRenderer(ABC):
         Raises:
             DataError: a role or shape the family cannot say.
         """
+        self._check_speakers(messages)
         page = Page(self._controls)
         self.write(page, Conversation(tuple(messages), tuple(tools)), (False,) * len(messages), ask=True)
         return page.rendered().tokens
@@ -104,6 +106,17 @@ class TurnRenderer(ABC):
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
         text = self.tokenizer.decode(tokens if end is None else tokens[:end])
         return Parsed(self.read(text), "length" if end is None else "stop")
+
+    def _check_speakers(self, messages: Sequence[Message]) -> None:
+        """Only the assistant thinks and calls; what others are said to would be lost.
+
+        Raises:
+            DataError: a message of another role has calls or reasoning.
+        """
+        for i, message in enumerate(messages):
+            if message.role != "assistant" and (message.tool_calls or message.reasoning):
+                what = "calls" if message.tool_calls else "reasoning"
+                raise self.refuse(f"no place for {what} of the role {message.role!r}", f"messages[{i}]", "fix the row")
 
     def refuse(self, what: str, where: str, action: str = OTHER) -> DataError:
         """The error for what the family cannot say.

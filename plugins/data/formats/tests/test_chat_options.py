@@ -345,3 +345,15 @@ def test_half_a_character_is_named(format_of: Make) -> None:
             DataError, match=rf"f:1: {path} is not Unicode text: half of a surrogate pair .* at character 1"
         ):
             format_of(name).read(Row("f:1", values))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "b", "train": True, "weight": 0},
+        {"role": "assistant", "content": [{"type": "text", "text": "b", "train": False, "weight": 1}]},
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(format_of: Make, message: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"messages\[1\].* has train: (true|false) and weight: [01], which contradict"):
+        read(format_of, {"messages": [ASK, message]})

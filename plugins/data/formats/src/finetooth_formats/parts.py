@@ -41,8 +41,12 @@ NOTHING = Content("")
 
 
 def read_flag(path: str, item: Mapping[str, Any], key: str, problems: list[str]) -> bool | None:
-    """`train: true|false`, or OpenAI's `weight: 0|1`; None without either."""
-    key = key if item.get(key) is not None else "weight"
+    """`train: true|false`, or OpenAI's `weight: 0|1`; None without either, a problem if they contradict each other."""
+    own, weight = item.get(key), item.get("weight")
+    if isinstance(own, bool) and weight in (0, 1) and bool(weight) != own:
+        problems.append(f"{path} has {key}: {str(own).lower()} and weight: {weight}, which contradict each other")
+        return None
+    key = key if own is not None else "weight"
     flag = item.get(key)
     if flag is None or isinstance(flag, bool):
         return flag
