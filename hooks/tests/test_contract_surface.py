@@ -108,4 +108,4 @@ def test_entries_are_frozen_and_documented() -> None:
         assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
         assert cls.__doc__
         required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-        assert set(required) <= {"name", "build", "claims", "framework", "capabilities"}
+        assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "tier"}

@@ -19,6 +19,7 @@ from finetooth_hooks.entries import (
     Evaluator,
     Family,
     Format,
+    Gate,
     Hardware,
     Loader,
     Loss,
@@ -29,21 +30,26 @@ from finetooth_hooks.entries import (
     Reward,
     Schedule,
     Source,
+    Store,
     Tracker,
 )
 from finetooth_hooks.errors import (
     DataError,
     EngineError,
     FinetoothError,
+    Interrupted,
+    NotFinite,
     PlanError,
     PluginError,
     RecipeError,
     StopRun,
+    StoreError,
     UserError,
 )
 from finetooth_hooks.markers import hookimpl, hookspec
 
 if TYPE_CHECKING:
+    from finetooth_hooks.checkpoints import Candidate
     from finetooth_hooks.context import Catalog, CommandContext, Context
     from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
     from finetooth_hooks.engine import (
@@ -71,6 +77,7 @@ _LAZY = {
     "Catalog": "context",
     "CommandContext": "context",
     "Context": "context",
+    "Candidate": "checkpoints",
     "Chunk": "datum",
     "Datum": "datum",
     "ImageChunk": "datum",
@@ -121,6 +128,7 @@ __all__ = [
     "Backend",
     "Backward",
     "CONTRACT_VERSION",
+    "Candidate",
     "Catalog",
     "Chunk",
     "Claim",
@@ -146,9 +154,11 @@ __all__ = [
     "FinetoothError",
     "Format",
     "Forward",
+    "Gate",
     "Handle",
     "Hardware",
     "ImageChunk",
+    "Interrupted",
     "Loader",
     "Loss",
     "LossData",
@@ -161,6 +171,7 @@ __all__ = [
     "Method",
     "Metric",
     "NoOptions",
+    "NotFinite",
     "Optimizer",
     "Options",
     "Outcome",
@@ -186,6 +197,8 @@ __all__ = [
     "StepReport",
     "Stepped",
     "StopRun",
+    "Store",
+    "StoreError",
     "Text",
     "TokenChunk",
     "Tracker",

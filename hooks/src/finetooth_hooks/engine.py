@@ -7,7 +7,7 @@ plain numbers, so no caller needs the framework.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +159,8 @@ class EngineInfo:
         parameters: all parameters.
         trained: parameters that train.
         max_length: longest sequence, in tokens; 0 if unbounded.
+        environment: what its numbers depend on beside the plan, by name (`torch`: its version, `threads`): where one of
+            them differs, a resumed run is the same only within float tolerance.
     """
 
     framework: str
@@ -167,6 +169,7 @@ class EngineInfo:
     parameters: int
     trained: int
     max_length: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,8 @@ class Snapshot(Protocol):
         ...
 
     def to_host(self) -> Snapshot:
-        """A copy in host memory; for another thread to make while the engine goes on."""
+        """The same in host memory, itself if it lies there already; for another thread to make while the engine goes
+        on."""
         ...
 
     def save(self, path: Path) -> None:
@@ -234,6 +238,16 @@ class Snapshotting(Protocol):
         Raises:
             EngineError: it is not of this kind of engine.
         """
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An engine that can break off a primitive between two micro-batches."""
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        """From now on ask before every micro-batch; once the answer is yes, the primitive raises `Interrupted`, and
+        what it had accumulated is dropped."""
         ...
 
 
@@ -312,7 +326,7 @@ class Engine(Protocol):
                 `data`.
 
         Raises:
-            EngineError: the loss is not finite; the message names the data.
+            NotFinite: the loss is not finite; it names the data.
         """
         ...
 
@@ -321,6 +335,10 @@ class Engine(Protocol):
 
         Args:
             metrics: what a schedule that watches a metric may read.
+
+        Raises:
+            NotFinite: a gradient is not finite (and no loss scale is there to be lowered); nothing was changed but that
+                the gradients are dropped.
         """
         ...
 

@@ -18,6 +18,10 @@ Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
 
 
+Tier = Literal["device", "host", "disk", "remote"]
+"""How far a checkpoint survives: a bad step, a fault of the device, the end of the process, the loss of the machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One thing a plugin offers. Its full name is `DISTRIBUTION:NAME`.
@@ -241,6 +245,33 @@ class Tracker(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Store(Entry):
+    """Keeps checkpoints in one tier.
+
+    Attributes:
+        tier: `device` and `host` build a `SnapshotStore`, `disk` and `remote` a `Store`.
+        claims: says whether a place in `checkpoint.stores` (a URL, a path) is its own; the builder then gets it as the
+            option `url`. None when it is picked by name only.
+    """
+
+    kind = "store"
+    tier: Tier
+    claims: Callable[[str], Claim | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(Entry):
+    """Checks a checkpoint before it counts.
+
+    Attributes:
+        engine: the check needs the engine; it then runs between two steps and holds up training.
+    """
+
+    kind = "gate"
+    engine: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluator(Entry):
     """Measures the engine on held-out examples.
 
@@ -284,6 +315,8 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Hardware,
             Tracker,
             Evaluator,
+            Store,
+            Gate,
             Command,
         )
     }

@@ -11,6 +11,9 @@ line prints that line and exits with `exit_code`; the traceback appears only wit
     │   ├── PluginError      a plugin is broken, missing or ambiguous
     │   └── PlanError        a combination that cannot work
     ├── EngineError          exit 1: the run failed while training
+    │   ├── NotFinite        a loss or a gradient is not finite
+    │   └── Interrupted      a primitive was broken off because the run was asked to stop
+    ├── StoreError           exit 1: a store could not keep or give what it was asked for
     └── StopRun              a plugin ends a run cleanly, with its own exit code
 """
 
@@ -86,6 +89,36 @@ class PlanError(UserError):
 
 class EngineError(FinetoothError):
     """Training failed while it ran: a non-finite loss, a stale handle, memory; exit code 1."""
+
+
+class NotFinite(EngineError):
+    """A loss or a gradient is not finite. The gradients of the call, or of the step, were dropped; weights and
+    optimizer are as before.
+
+    Args:
+        rows: ids of the data whose computation it was, as far as they are known.
+    """
+
+    def __init__(self, problem: str, *, action: str = "", rows: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, action=action)
+        self.rows = rows
+
+
+class Interrupted(EngineError):
+    """A primitive was broken off between two micro-batches, because whoever drives the engine asked for it
+    (`Interruptible`). What the call had accumulated was dropped."""
+
+
+class StoreError(FinetoothError):
+    """A store of checkpoints could not do what it was asked for; exit code 1.
+
+    Args:
+        place: the store's folder or URL.
+    """
+
+    def __init__(self, place: str, problem: str, *, action: str = "") -> None:
+        super().__init__(f"{place}: {problem}" if place else problem, action=action)
+        self.place = place
 
 
 class StopRun(Exception):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, Rendered, Row, TrainOn
@@ -725,6 +726,7 @@ __all__ = [
     "Examples",
     "Family",
     "Format",
+    "Gate",
     "Hardware",
     "HardwareFacts",
     "Head",
@@ -744,6 +746,7 @@ __all__ = [
     "Reward",
     "Schedule",
     "Source",
+    "Store",
     "StretchTokenizer",
     "Tokenizer",
     "Tracker",

@@ -19,6 +19,7 @@ from finetooth_hooks.entries import (
     Evaluator,
     Family,
     Format,
+    Gate,
     Hardware,
     Loader,
     Loss,
@@ -29,6 +30,7 @@ from finetooth_hooks.entries import (
     Reward,
     Schedule,
     Source,
+    Store,
     Tracker,
 )
 from finetooth_hooks.markers import hookspec
@@ -36,6 +38,7 @@ from finetooth_hooks.markers import hookspec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from finetooth_hooks.checkpoints import Candidate
     from finetooth_hooks.reports import Evaluation, Outcome, StepReport
     from finetooth_hooks.run import Run
 
@@ -219,6 +222,28 @@ def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_stores() -> Iterable[Store]:  # type: ignore[empty-body]
+    """Yield stores: what keeps checkpoints, in memory, on disk or on another machine.
+
+    Example:
+        @hookimpl
+        def ft_stores():
+            yield Store(name="tape", build="acme.tape:build", tier="remote", summary="checkpoints on tape")
+    """
+
+
+@hookspec
+def ft_gates() -> Iterable[Gate]:  # type: ignore[empty-body]
+    """Yield gates: checks that a checkpoint must pass before it counts.
+
+    Example:
+        @hookimpl
+        def ft_gates():
+            yield Gate(name="polite", build="acme.gates:build", summary="the model still says please")
+    """
+
+
+@hookspec
 def ft_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Yield commands of `ft`.
 
@@ -264,6 +289,22 @@ def ft_evaluated(run: Run, evaluation: Evaluation) -> None:
 
 
 @hookspec
+def ft_promote(run: Run, candidate: Candidate) -> str | None:
+    """Decide whether a checkpoint counts, after every gate has let it pass: None for yes, or the reason why not. One
+    that does not is put into quarantine with the reason, and is neither the latest nor the best.
+
+    Called from the thread that saves, while training goes on: look at the files and metrics of the candidate, not at
+    the engine.
+
+    Example:
+        @hookimpl
+        def ft_promote(run, candidate):
+            if candidate.metrics.get("eval/loss", 0.0) > 4.0:
+                return "the held-out loss is above 4"
+    """
+
+
+@hookspec
 def ft_checkpoint_saved(run: Run, path: Path) -> None:
     """A checkpoint or the final artifact is in place, complete, under `path`.
 
@@ -305,9 +346,11 @@ REGISTRATION_HOOKS = {
     "ft_hardware": Hardware,
     "ft_trackers": Tracker,
     "ft_evaluators": Evaluator,
+    "ft_stores": Store,
+    "ft_gates": Gate,
     "ft_commands": Command,
 }
 """Registration hooks and the entry type each must yield."""
 
-EVENT_HOOKS = ("ft_run_start", "ft_step", "ft_evaluated", "ft_checkpoint_saved", "ft_run_end")
-"""Event hooks, in the order in which a run fires them."""
+EVENT_HOOKS = ("ft_run_start", "ft_step", "ft_evaluated", "ft_promote", "ft_checkpoint_saved", "ft_run_end")
+"""Event hooks, in the order in which a run fires them. `ft_promote` is the one that decides: it may return a reason."""

@@ -1,0 +1,161 @@
+"""What keeps checkpoints, and what decides whether one counts.
+
+A checkpoint is a folder with a manifest, named `step-N`:
+
+    engine/          what `Engine.save` wrote
+    state.json       where the run was: cursors, plugin states, metrics, random states
+    history.jsonl    every step and evaluation reported so far, one a line
+    recipe.yaml      the recipe
+    plan.json        what was decided
+    manifest.json    the size and SHA-256 of each file, versions, hashes of data and base model, and its own SHA-256
+
+It is written beside its place, checked by gates, and only then moved into it: what has its name and its manifest is
+whole and passed. Stores keep checkpoints in one of four tiers: `device` and `host` hold snapshots in memory
+(`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from finetooth_hooks.engine import Engine, Snapshot
+from finetooth_hooks.reports import Evaluation, StepReport
+from finetooth_hooks.run import Run
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that asks to be promoted; it is complete, but not yet in its place.
+
+    Attributes:
+        step: optimizer steps done.
+        folder: where its files lie until then.
+        metrics: the last value of every metric, `loss`, `eval/loss`.
+        engine: in the state that was saved; only for gates that declare that they need it.
+    """
+
+    step: int
+    folder: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    engine: Engine | None = None
+
+
+class Gate(Protocol):
+    """A check that a checkpoint must pass before it counts."""
+
+    def check(self, candidate: Candidate) -> str:
+        """Why it must not count, in one line; empty if it passes. What is raised counts as a reason too.
+
+        Called from the thread that saves, while training goes on; a gate that needs the engine is called between two
+        steps.
+        """
+        ...
+
+
+class Store(Protocol):
+    """A tier that keeps folders: `disk` and `remote`. Names are single path parts (`step-40`).
+
+    Calls come from one thread at a time. What a store does not manage raises `StoreError`.
+    """
+
+    @property
+    def place(self) -> str:
+        """The folder or URL, for people; no secrets in it."""
+        ...
+
+    def names(self) -> list[str]:
+        """What is kept, in no order; only what is complete."""
+        ...
+
+    def manifest(self, name: str) -> bytes:
+        """The content of its `manifest.json`, not checked.
+
+        Raises:
+            StoreError: there is none.
+        """
+        ...
+
+    def put(self, name: str, folder: Path) -> None:
+        """Keep a copy of a complete folder, the manifest last; when it returns, every file has been compared with its
+        SHA-256 in the manifest where it lies now. What is there already of the same content is not sent again.
+
+        Raises:
+            StoreError: it could not be kept, after the store's own retries; nothing whole was touched.
+        """
+        ...
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Copy what is kept into `folder`, which exists and is empty. The caller checks it against the manifest.
+
+        Raises:
+            StoreError: it is not there, or could not be read, after the store's own retries.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Take one out, the manifest first, so that half of one is never taken for whole. Nothing happens if it is not
+        there.
+
+        Raises:
+            StoreError: it could not be removed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot with what the core saves beside it.
+
+    Attributes:
+        step: optimizer steps done.
+        snapshot: of the engine.
+        state: the content of `state.json`.
+    """
+
+    step: int
+    snapshot: Snapshot
+    state: Mapping[str, Any]
+
+
+class SnapshotStore(Protocol):
+    """A tier that keeps snapshots in memory: `device` and `host`."""
+
+    def put(self, kept: Kept) -> None:
+        """Keep it, and let go of the oldest beyond the store's bound. `host` is called from the thread that saves and
+        makes the copy there."""
+        ...
+
+    def kept(self) -> Sequence[Kept]:
+        """What is kept, oldest first."""
+        ...
+
+
+@runtime_checkable
+class ResumingTracker(Protocol):
+    """A tracker that can go on where a run was interrupted. One without `resume` gets `start`, and afterwards what
+    comes next."""
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Called in place of `start`, when a run goes on after `run.step`: what an earlier process wrote beyond it must
+        go, and what is missing is in `history`, so that no step is there twice and none is missing.
+
+        Args:
+            history: every report of the run up to and with `run.step`, in the order in which they came.
+        """
+        ...
+
+
+__all__ = [
+    "MANIFEST",
+    "Candidate",
+    "Gate",
+    "Kept",
+    "ResumingTracker",
+    "SnapshotStore",
+    "Store",
+]
