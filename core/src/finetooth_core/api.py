@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +18,18 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
+from finetooth_core.artifact import write_json, write_text
 from finetooth_core.collector import paused_collector
+from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, check_unused, run_id
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
 
+    from finetooth_core.checkpoints.resuming import Resuming
+    from finetooth_core.loop import Loop, Record
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
     from finetooth_core.recipe import Recipe
-
-RESULT = "result.json"
-RECIPE = "recipe.yaml"
-PLAN = "plan.json"
 
 
 class Session:
@@ -57,8 +58,9 @@ class Session:
         self.plugins = plugins
         self.say = say or (lambda line: None)
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
-        self.losses: list[float] = []
-        self.evaluations: list[Evaluation] = []
+        self.resuming: Resuming | None = None
+        self.record: Record | None = None
+        self.run_id = ""
 
     @cached_property
     def job(self) -> Job:
@@ -76,6 +78,16 @@ class Session:
     def plan(self) -> Plan:
         """Every decision with its reason."""
         return self.job.plan
+
+    @property
+    def losses(self) -> list[float]:
+        """Training losses so far, by step."""
+        return self.record.losses if self.record is not None else []
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Evaluations so far."""
+        return self.record.evaluations if self.record is not None else []
 
     @property
     def reports(self) -> tuple[DataReport, ...]:
@@ -96,49 +108,89 @@ class Session:
         Raises:
             UserError: the run folder already holds something, or cannot be made.
         """
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            what = "already holds a run" if (self.folder / PLAN).exists() else "exists and is not an empty folder"
-            raise UserError(f"output: {self.folder} {what}", action="choose another output; nothing was changed")
-        existing = next(
-            parent for parent in (self.folder.absolute(), *self.folder.absolute().parents) if parent.exists()
-        )
-        probe = existing / f".finetooth-{secrets.token_hex(4)}"
-        try:
-            probe.mkdir()
-            probe.rmdir()
-        except OSError as error:
-            raise UserError(
-                f"output: {existing} cannot be written: {error.strerror}", action="choose another output"
-            ) from error
+        if self.resuming is None:
+            check_unused(self.folder)
 
     def run(self) -> Outcome:
-        """Train.
+        """Train, or go on where a run was interrupted.
 
         Raises:
             FinetoothError: bad input (exit code 2), or the run failed (1).
         """
-        from finetooth_core.artifact import write_json
-        from finetooth_core.events import Events, Progress
-        from finetooth_core.loop import Loop
-        from finetooth_core.plan import as_json
+        from finetooth_core.run_lock import run_lock
 
         self.check_output()
-        job, engine = self.job, self.engine
-        if job.method is None:
+        if self.job.method is None:
             raise UserError("this session was made without data", action="make it with data=True to run it")
-        job.context.announce = self.say  # from now on notes come too late for the plan
         self.folder.mkdir(parents=True, exist_ok=True)
+        with run_lock(self.folder):
+            return self._run() if self.resuming is None else self._go_on(self.resuming)
+
+    def _run(self) -> Outcome:
+        _ = self.engine  # what is wrong with the model is found before anything is written
         try:
             with (self.folder / RECIPE).open("x", encoding="utf-8") as file:  # of two runs at once, one gets the folder
                 file.write(self.recipe.dump_yaml())
         except FileExistsError:
             self.check_output()
-        write_json(self.folder / PLAN, as_json(job.plan))
+        self.run_id = secrets.token_hex(8)
+        self._write_run()
+        return self._loop().run()
+
+    def _go_on(self, resuming: Resuming) -> Outcome:
+        from finetooth_core.checkpoints.resume import newest_good
+        from finetooth_core.checkpoints.resuming import check
+
+        assert self.job.keeping is not None
+        self.run_id = run_id(self.folder)
+        found = newest_good(self.job.keeping, self.run_id, self.say, resuming.at)
+        self.run_id = str(found.manifest.get("run", self.run_id))
+        resumed = check(self, resuming, found)
+        loop = self._loop(epoch=found.state.epoch)
+        loop.go_on(found, resumed)
+        write_text(self.folder / RECIPE, self.recipe.dump_yaml())
+        self._write_run()
+        (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
+        self.say(f"going on after step {found.state.step}, from {found.folder}")
+        return loop.run()
+
+    def _write_run(self) -> None:
+        from finetooth_core.plan import as_json
+
+        write_json(self.folder / PLAN, as_json(self.job.plan))
+        write_json(self.folder / RUN, {"id": self.run_id, "started_in": str(Path.cwd())})
+
+    def _loop(self, epoch: float = 0.0) -> Loop:
+        from finetooth_core.checkpoints.keeper import Keeper
+        from finetooth_core.events import Events, Progress
+        from finetooth_core.loop import Loop
+        from finetooth_core.plan import as_json
+
+        job, engine = self.job, self.engine
+        assert job.method is not None
+        job.context.announce = self.say  # from now on notes come too late for the plan
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)
         events = Events(self.plugins.events, progress, self.say)
-        loop = Loop(job, job.method, engine, events, progress, self.manifest, self.say)
-        self.evaluations, self.losses = loop.record.evaluations, loop.record.losses
-        return loop.run()
+        texts = {RECIPE: self.recipe.dump_yaml(), PLAN: json.dumps(as_json(job.plan), indent=2, sort_keys=True) + "\n"}
+        assert job.keeping is not None
+        keeper = Keeper(job.keeping, texts, events.objection, self.say, known=self.stands_on, epoch=epoch)
+        manifest = {**self.manifest, "run": self.run_id, "environment": self.environment}
+        loop = Loop(job, job.method, engine, events, progress, manifest, self.say, keeper)
+        self.record = loop.record
+        return loop
+
+    def stands_on(self) -> dict[str, Any]:
+        """Hashes of the files of the base model, and of the data as the plan says them."""
+        from finetooth_core.data.cache import DataCache
+
+        hashes = DataCache().hashes
+        data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}
+        return {"base": {path.name: hashes.sha256(path) for path in self.job.request.model.files}, "data": data}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the numbers depend on beside the plan."""
+        return {"python": platform.python_version(), **getattr(self.engine.info, "environment", {})}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -192,6 +244,20 @@ def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequen
         >>> outcome = finetooth.run("recipe.yaml", "train.max_steps=10")  # doctest: +SKIP
     """
     return session(recipe, overrides, plugins=plugins).run()
+
+
+def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Outcome:
+    """Go on with a run that was interrupted, as `ft resume` does, without its output.
+
+    Args:
+        run: its folder, or the URL that its checkpoints were sent to.
+
+    Example:
+        >>> outcome = finetooth.resume("runs/mine")  # doctest: +SKIP
+    """
+    from finetooth_core.checkpoints.resuming import resume_session
+
+    return resume_session(run, overrides, plugins=plugins, accept_changes=accept_changes).run()
 
 
 def engine(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Engine:

@@ -12,6 +12,8 @@ from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.plan import Plan
 
 if TYPE_CHECKING:
+    from finetooth_hooks.checkpoints import Candidate
+
     from finetooth_core.manager import EventPlugin
 
 
@@ -129,7 +131,25 @@ class Events:
         return {name: dict(view.state) for name, view in self.views.items() if view.state}
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give every plugin its state back."""
+        """Give every plugin its state back; what it keeps besides stays."""
         for name, state in states.items():
             if name in self.views:
-                self.views[name].state.update(state)
+                self.views[name].state.update(json.loads(json.dumps(state)))  # a copy: the plugin goes on writing
+
+    def objection(self, candidate: Candidate) -> str:
+        """Why a plugin does not let a checkpoint count (`ft_promote`); empty if none objects. A plugin that fails
+        objects, if the user named it; any other only warns."""
+        for plugin in self._plugins:
+            if plugin.name in self._silenced:
+                continue
+            try:
+                reason = plugin.call("ft_promote", run=self.views[plugin.name], candidate=candidate)
+            except Exception as error:
+                reason = f"it failed in ft_promote: {type(error).__name__}: {error}"
+                if not plugin.named_by_user:
+                    self._silenced.add(plugin.name)
+                    self.warn(f"plugin {plugin.name}: {reason}; it is not called again in this run")
+                    continue
+            if reason:
+                return f"plugin {plugin.name}: {reason}"
+        return ""

@@ -1,69 +1,74 @@
 """The run loop: one optimizer step after the other, and between two steps everything else.
 
 Read `Loop.run` top to bottom: it is a run. The method yields steps (`Loop.steps`); trackers and event hooks are told;
-evaluations
-and checkpoints happen when they are due. However the run ends, what was trained is kept, `ft_run_end` fires, and
-result.json says how it went.
+evaluations and checkpoints happen when they are due. However the run ends, what was trained is kept, `ft_run_end`
+fires, and result.json says how it went.
 """
 
 from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Metered, Usage
-from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
+from finetooth_hooks.checkpoints import ResumingTracker
+from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Interruptible
+from finetooth_hooks.errors import EngineError, FinetoothError, Interrupted, NotFinite, StopRun
 from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
+from finetooth_core.checkpoints.history import History
+from finetooth_core.checkpoints.keeper import Keeper
+from finetooth_core.checkpoints.names import name_of
+from finetooth_core.checkpoints.resume import Found
+from finetooth_core.checkpoints.run_state import (
+    BadStep,
+    Resumed,
+    RunState,
+    as_state,
+    random_state,
+    restore_random,
+)
+from finetooth_core.endings import LEFT, Ending, failed, result
 from finetooth_core.events import Events, Progress, RunView
+from finetooth_core.interrupts import Interrupt, interrupts
+from finetooth_core.meter import Meter
 from finetooth_core.plan import Job
 from finetooth_core.recording import Recorder
+
+BAD_IN_A_ROW = 10
+"""After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""
 
 
 @dataclass
 class Record:
-    """What a run has reported so far."""
-
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Why the steps ended."""
-
-    status: Literal["done", "stopped", "interrupted", "failed"] = "done"
-    reason: str = ""
-    exit_code: int = 0
-    error: Exception | None = None
-
-    def stopped(self, stop: StopRun) -> Ending:
-        """The ending after a plugin asked to stop: a run that failed or was interrupted stays that."""
-        return Ending("stopped", stop.reason, stop.exit_code) if self.status in ("done", "stopped") else self
-
-
-@dataclass
-class Interrupt:
-    """Set by Ctrl-C or SIGTERM; the loop looks at it between two steps.
+    """What a run has reported so far.
 
     Attributes:
-        signal: the first one that came, 0 for none.
-        keeping: the steps are over and what was trained is being saved: no signal breaks that off.
+        history: every report.
+        best: the best value of each evaluation metric.
+        bad_steps, resumed: see `RunState`.
     """
 
-    signal: int = 0
-    keeping: bool = False
+    history: History = field(default_factory=History)
+    best: dict[str, float] = field(default_factory=dict)
+    bad_steps: list[BadStep] = field(default_factory=list)
+    resumed: list[Resumed] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """In the order in which they came."""
+        return [report for report in self.history.reports if isinstance(report, Evaluation)]
+
+    @property
+    def losses(self) -> list[float]:
+        """By step."""
+        return [report.loss for report in self.history.reports if isinstance(report, StepReport)]
 
 
 @dataclass
@@ -78,10 +83,12 @@ class Loop:
         progress: shared with the plugins' views.
         manifest: goes into the manifest of everything that is saved (recipe hash, plugin versions).
         say: tells the user one line.
-        record: losses and evaluations so far.
+        keeper: saves checkpoints.
+        record: what was reported so far.
         interrupt: set by a signal.
         evaluated_at: the step of the last whole evaluation.
         saved_at: the step of the last checkpoint.
+        seconds: that earlier processes have spent on the run.
     """
 
     job: Job
@@ -91,10 +98,12 @@ class Loop:
     progress: Progress
     manifest: Mapping[str, Any]
     say: Callable[[str], None]
+    keeper: Keeper
     record: Record = field(default_factory=Record)
     interrupt: Interrupt = field(default_factory=Interrupt)
     evaluated_at: int = -1
-    saved_at: int = 0
+    saved_at: int = -1
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.view = RunView(self.progress, None, {})
@@ -102,6 +111,37 @@ class Loop:
         profile, folder = self.job.context.recipe.profile, self.job.context.folder
         self.recorder = Recorder(self.engine, profile.start, profile.steps, folder, self.say)
         self.cursor: Mapping[str, Any] = {}
+        self.epoch = 0.0
+        self.resumed_from: Path | None = None
+        self.artifact_step: int | None = None
+        self.bad_in_a_row = 0
+        self.started = time.perf_counter()
+
+    def go_on(self, found: Found, resumed: Resumed) -> None:
+        """Take the state of a checkpoint, before `run`.
+
+        Raises:
+            UserError: it does not fit the engine or the method.
+        """
+        self.engine.load(found.folder / "engine")
+        self.record.history = found.history
+        self.record.resumed = [*found.state.resumed, resumed]
+        self.seconds = found.state.seconds
+        self.resumed_from = found.folder
+        self.saved_at = found.state.step
+        self.method.restore(found.state.method)
+        self.cursor = found.state.method
+        self.take(found.state)
+        restore_random(found.state.random)
+
+    def take(self, state: RunState) -> None:
+        """Be where the state says, but for engine, method and history."""
+        self.progress.step, self.epoch = state.step, state.epoch
+        self.progress.metrics.clear()
+        self.progress.metrics.update(state.metrics)
+        self.record.best, self.record.bad_steps = dict(state.best), list(state.bad_steps)
+        self.evaluated_at = state.evaluated_at
+        self.events.restore(state.plugins)
 
     def run(self) -> Outcome:
         """Train, keep what was trained, and report how it ended.
@@ -109,30 +149,37 @@ class Loop:
         Raises:
             FinetoothError: the run failed; result.json says so already.
         """
-        started = time.perf_counter()
+        self.started = time.perf_counter()
+        artifact: Path | None = None
         with interrupts(self.interrupt):
+            if isinstance(self.engine, Interruptible):
+                self.engine.interrupt_when(self.interrupt.asked)
             try:
                 ending = self.steps()
             except StopRun as stop:
                 ending = Ending("stopped", stop.reason, stop.exit_code)
             except KeyboardInterrupt:
-                ending = Ending("interrupted", "interrupted twice; the step under way was dropped", 130)
+                ending = LEFT
             except Exception as error:
                 ending = failed(error)
-            self.interrupt.keeping = True
+            if isinstance(self.engine, Interruptible):
+                self.engine.interrupt_when(lambda: False)
             self.recorder.close(self.progress.step)
-            artifact, ending = self.keep(ending)
-            ending = self.end(ending, artifact, started)
-            outcome = self.outcome(ending, artifact, started)
-            write_json(self.job.context.folder / "result.json", result(outcome, self.manifest))
+            try:
+                if ending is not LEFT:
+                    artifact, ending = self.keep(ending)
+            except KeyboardInterrupt:
+                ending = replace(LEFT, reason="interrupted twice; what was being saved was dropped")
+            ending = self.end(ending, artifact)
+            outcome = self.outcome(ending, artifact)
+            write_json(self.job.context.folder / "result.json", result(outcome, self.manifest, self.kept()))
         if ending.error is not None:
             raise ending.error
         if outcome.status == "interrupted":
-            kept = f"what was trained is in {artifact}" if artifact else "no step was done, nothing is kept"
-            self.say(f"{outcome.reason}: {kept}")
+            self.say(f"{outcome.reason}: {self.what_is_kept(artifact)}")
         return outcome
 
-    def outcome(self, ending: Ending, artifact: Path | None, started: float) -> Outcome:
+    def outcome(self, ending: Ending, artifact: Path | None) -> Outcome:
         """What result.json will say, as far as it is known now."""
         return Outcome(
             status=ending.status,
@@ -143,24 +190,33 @@ class Loop:
             best=dict(self.record.best),
             artifact=artifact,
             plan_hash=self.job.plan.hash,
-            seconds=time.perf_counter() - started,
+            seconds=self.seconds + time.perf_counter() - self.started,
         )
+
+    # --- steps --------------------------------------------------------------------------------------------------------
 
     def steps(self) -> Ending:
         """Every step of the method, and what is due between two of them. An interrupt is looked at wherever something
         long has ended."""
         recipe = self.job.context.recipe
-        for tracker in self.job.trackers:
-            tracker.start(self.view)
-        self.events.fire("ft_run_start")
-        if recipe.evaluate.before:
+        self.begin()
+        if recipe.evaluate.before and self.progress.step == 0 and self.evaluated_at < 0:
             self.evaluate()
+        if recipe.train.on_bad_step == "rollback":
+            self.keeper.hold(self.engine, self.state())
         steps = self.method.steps(self.engine)
         self.recorder.before(self.progress.step + 1)
         clock = time.perf_counter()
         while not self.interrupt.signal:
-            with self.recorder.span(STEP_SPAN):
-                report = next(steps, None)
+            try:
+                with self.recorder.span(STEP_SPAN):
+                    report = next(steps, None)
+            except NotFinite as error:
+                steps = self.go_on_after(error)
+                continue
+            except Interrupted:
+                self.engine.zero_grad()
+                break
             if report is None:
                 break
             report = self.meter.measured(report, time.perf_counter() - clock)
@@ -170,8 +226,9 @@ class Loop:
             self.recorder.after(report.step)
             if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
                 self.evaluate()
-            if recipe.checkpoint.every and report.step % recipe.checkpoint.every == 0:
+            if self.keeper.due(report.step, report.epoch):
                 self.save_checkpoint()
+            self.tell_saved()
             self.recorder.before(report.step + 1)
             clock = time.perf_counter()
         if self.evaluated_at != self.progress.step:
@@ -181,11 +238,29 @@ class Loop:
             return Ending("interrupted", f"{name} after step {self.progress.step}", 128 + self.interrupt.signal)
         return Ending()
 
+    def begin(self) -> None:
+        """Tell trackers and plugins that the run begins, or goes on."""
+        for tracker in self.job.trackers:
+            self.start_tracker(tracker)
+        plugins = self.events.state()
+        self.events.fire("ft_run_start")
+        self.events.restore(plugins)  # what a plugin sets when it starts does not undo what it had
+        if self.resumed_from is not None:  # saved before anybody could be told
+            self.events.fire("ft_checkpoint_saved", path=self.resumed_from)
+
+    def start_tracker(self, tracker: Any) -> None:
+        """`start`, or `resume` where there is something to go on from."""
+        if self.progress.step and isinstance(tracker, ResumingTracker):
+            tracker.resume(self.view, tuple(self.record.history.reports))
+        else:
+            tracker.start(self.view)
+
     def tell(self, report: StepReport) -> None:
         """Record a step and tell trackers and plugins."""
-        self.progress.step = report.step
+        self.progress.step, self.epoch = report.step, report.epoch
         self.progress.metrics |= {"loss": report.loss, **report.metrics}
-        self.record.losses.append(report.loss)
+        self.bad_in_a_row = 0
+        self.record.history.add(report)
         for tracker in self.job.trackers:
             tracker.step(self.view, report)
         self.events.fire("ft_step", report=report)
@@ -196,7 +271,10 @@ class Loop:
         for evaluator in self.job.evaluators:
             if self.interrupt.signal:
                 return
-            evaluation = evaluator.evaluate(self.engine, self.progress.step)
+            try:
+                evaluation = evaluator.evaluate(self.engine, self.progress.step)
+            except Interrupted:
+                return
             self.remember(evaluation)
             for tracker in self.job.trackers:
                 tracker.evaluated(self.view, evaluation)
@@ -205,7 +283,7 @@ class Loop:
 
     def remember(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, its metrics, and the best value of its first metric."""
-        self.record.evaluations.append(evaluation)
+        self.record.history.add(evaluation)
         metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
         self.progress.metrics |= metrics
         self.job.request.schedule.observe(metrics)  # for a schedule that watches an evaluation
@@ -215,13 +293,62 @@ class Loop:
             better = max if evaluation.higher_is_better else min
             self.record.best[name] = better(value, self.record.best.get(name, value))
 
+    def go_on_after(self, error: NotFinite) -> Iterator[StepReport]:
+        """After a step that was not finite: record it, and pass its data over, as `train.on_bad_step` says.
+
+        A rollback takes weights and optimizer back to the newest snapshot, while the data go on behind the bad ones
+        (as in PaLM, Chowdhery et al., 2022, arXiv:2204.02311, section 5.1): the same data again would only lead to the
+        same place.
+
+        Raises:
+            NotFinite: it says to stop.
+            EngineError: too many in a row.
+        """
+        policy = self.job.context.recipe.train.on_bad_step
+        if policy == "stop":
+            raise error
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row > BAD_IN_A_ROW:
+            raise EngineError(
+                f"{BAD_IN_A_ROW} steps in a row were not finite; the last one: {error.problem}",
+                action="lower optimizer.learning_rate, or look at the data; nothing more is passed over",
+            ) from error
+        step, cursor = self.progress.step + 1, self.method.state()  # which is behind the bad data
+        self.engine.zero_grad()
+        if policy == "rollback":
+            self.roll_back()
+        bad = BadStep(step, error.problem, error.rows, policy, self.progress.step)
+        self.record.bad_steps.append(bad)
+        self.progress.metrics["bad_steps"] = float(len(self.record.bad_steps))
+        rows = f" (rows {', '.join(error.rows[:3])}{', ...' if len(error.rows) > 3 else ''})" if error.rows else ""
+        back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
+        self.say(f"step {step} is passed over: {error.problem}{rows}{back}")
+        self.method.restore(cursor)
+        return self.method.steps(self.engine)
+
+    def roll_back(self) -> None:
+        """To the newest snapshot in memory."""
+        kept = self.keeper.latest_snapshot()
+        assert kept is not None  # one was taken before the first step
+        self.engine.rollback(kept.snapshot)  # type: ignore[attr-defined]
+        bad = self.record.bad_steps
+        self.take(as_state(kept.state))
+        self.record.bad_steps = bad
+        self.record.history.cut(kept.step)
+        for tracker in self.job.trackers:
+            if isinstance(tracker, ResumingTracker):
+                tracker.resume(self.view, tuple(self.record.history.reports))
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
     def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
-        """Save the artifact, however the steps ended: a failed step has not touched the weights."""
+        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights."""
         if not self.progress.step:
             return None, ending
+        ending = self.keep_state(ending)
         target = self.job.context.folder / "artifact"
         try:
-            self.save_artifact(target)
+            self.save_artifact(target, selects=ending.status in ("done", "stopped"))
         except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
             return target, ending.stopped(stop)
         except Exception as error:
@@ -229,137 +356,118 @@ class Loop:
                 self.say(f"what was trained could not be saved: {error}")
             kept = target if target.exists() else None
             return kept, ending if ending.error else failed(error)
-        if isinstance(ending.error, EngineError):
-            self.keep_state()
         return target, ending
 
-    def keep_state(self) -> None:
-        """After a step that failed: a checkpoint of the last whole one, so that nothing is lost."""
+    def keep_state(self, ending: Ending) -> Ending:
+        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt or a step
+        that failed, so that nothing is lost."""
+        broken = ending.status == "interrupted" or isinstance(ending.error, EngineError)
+        wanted = broken or (self.keeper.keeping.cadence and self.keeper.keeping.on_disk)
+        unsent = ""
         try:
-            if self.saved_at != self.progress.step:
-                self.save_checkpoint()
-        except StopRun:
-            pass  # raised by a hook that was told of the checkpoint: it is in place
+            if wanted and self.saved_at != self.progress.step:
+                self.save_checkpoint(folder=True)
+            unsent = self.keeper.close()
+            self.tell_saved()
+        except StopRun as stop:
+            ending = ending.stopped(stop)
         except Exception as error:
+            if ending.error is None and ending.status != "interrupted":
+                return failed(error)
             self.say(f"the state after step {self.progress.step} could not be saved: {error}")
-            return
-        self.say(f"the state after step {self.progress.step}, the last whole one, is in {self.checkpoint_folder}")
+            return ending
+        if unsent and ending.exit_code == 0:
+            ending = replace(ending, reason=unsent, exit_code=1)
+        if isinstance(ending.error, EngineError):
+            self.say(f"the state after step {self.progress.step}, the last whole one, is in {self.checkpoint_folder}")
+        return ending
 
-    def end(self, ending: Ending, artifact: Path | None, started: float) -> Ending:
+    def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
         a run that was done."""
         for tracker in self.job.trackers:
             try:
-                tracker.end(self.view, self.outcome(ending, artifact, started))
+                tracker.end(self.view, self.outcome(ending, artifact))
             except Exception as error:
                 ending = ending if ending.error else failed(error)
         try:
-            self.events.fire("ft_run_end", outcome=self.outcome(ending, artifact, started))
+            self.events.fire("ft_run_end", outcome=self.outcome(ending, artifact))
         except StopRun as stop:
             return ending.stopped(stop)
         except FinetoothError as error:
             return ending if ending.error else failed(error)
         return ending
 
-    def save_artifact(self, target: Path) -> None:
-        """What was trained, in the layout that other tools load."""
-        about = {**self.manifest, "step": self.progress.step, "kind": "artifact"}
-        write_folder(target, self.engine.export, about)
+    def save_artifact(self, target: Path, *, selects: bool) -> None:
+        """What was trained, in the layout that other tools load: of the last step, or of the best checkpoint."""
+        self.artifact_step = self.progress.step
+        metric = self.job.context.recipe.checkpoint.select_on
+        if metric is not None and selects:
+            self.artifact_step = self.select(metric)
+        about = {**self.manifest, "step": self.artifact_step, "kind": "artifact"}
+        write_folder(target, self.engine.export, about, replace=self.resumed_from is not None)
         self.events.fire("ft_checkpoint_saved", path=target)
+
+    def select(self, metric: str) -> int:
+        """Load the best checkpoint; returns its step."""
+        best = self.keeper.keeping.best
+        found = self.keeper.best_folder(best) if best is not None else None
+        if found is None:
+            self.say(f"checkpoint.select_on: no checkpoint has the metric {metric}; the artifact is of the last step")
+            return self.progress.step
+        step, folder = found
+        if step != self.progress.step:
+            self.engine.load(folder / "engine")
+        return step
 
     @property
     def checkpoint_folder(self) -> Path:
         """Where the state after the last whole step belongs."""
-        return self.job.context.folder / "checkpoints" / f"step-{self.progress.step}"
+        return self.keeper.keeping.folder / name_of(self.progress.step)
 
-    def save_checkpoint(self) -> Path:
-        """Engine, method and plugin state together, as they were after the last whole step."""
-
-        def fill(folder: Path) -> None:
-            self.engine.save(folder / "engine")
-            state = {"step": self.progress.step, "method": self.cursor, "plugins": self.events.state()}
-            write_json(folder / "state.json", state, strict=True)
-
-        about = {**self.manifest, "step": self.progress.step, "kind": "checkpoint"}
-        path = write_folder(self.checkpoint_folder, fill, about)
-        self.saved_at = self.progress.step
-        self.events.fire("ft_checkpoint_saved", path=path)
-        return path
-
-
-def failed(error: Exception) -> Ending:
-    """The ending for an exception."""
-    if isinstance(error, FinetoothError):
-        return Ending("failed", str(error), error.exit_code, error)
-    return Ending("failed", f"{type(error).__name__}: {error}", 1, error)
-
-
-class Meter:
-    """Adds to a step's report what only the loop knows: time, rates, memory.
-
-    Args:
-        engine: asked after every step.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._metered = engine if isinstance(engine, Metered) else None
-        self._peak_flops: float | None = None
-
-    def measured(self, report: StepReport, seconds: float) -> StepReport:
-        """The report of a step that took so many seconds."""
-        seconds = max(seconds, 1e-9)
-        if self._metered is None:
-            peak = self._engine.peak_memory()
-            usage, most = Usage(memory=0, peak_memory=peak), 0.0
-        else:
-            usage, most = self._metered.usage(), self._most(report)
-        rate = report.flops / seconds
-        most = max(most, rate) if most else 0.0  # a peak measured on a busy machine may be less than what a step does
-        return replace(
-            report,
-            seconds=seconds,
-            tokens_per_second=report.tokens / seconds,
-            memory=usage.peak_memory,
-            memory_now=usage.memory,
-            flops_per_second=rate,
-            mfu=rate / most if most else 0.0,
-            metrics={**report.metrics, **usage.metrics},
+    def state(self) -> RunState:
+        """Where the run is, after the last whole step."""
+        return RunState(
+            run=str(self.manifest.get("run", "")),
+            step=self.progress.step,
+            epoch=self.epoch,
+            method=self.cursor or self.method.state(),
+            plugins=self.events.state(),
+            metrics=dict(self.progress.metrics),
+            best=dict(self.record.best),
+            evaluated_at=self.evaluated_at,
+            seconds=self.seconds + time.perf_counter() - self.started,
+            random=random_state(),
+            bad_steps=tuple(self.record.bad_steps),
+            resumed=tuple(self.record.resumed),
         )
 
-    def _most(self, report: StepReport) -> float:
-        """What the device can do, asked for once, and only when it will be needed: it may have to be measured."""
-        if self._peak_flops is None and report.flops and self._metered is not None:
-            self._peak_flops = self._metered.peak_flops()
-        return self._peak_flops or 0.0
+    def save_checkpoint(self, *, folder: bool = False) -> None:
+        """Begin to save engine, method and plugin state together, as they were after the last whole step."""
+        about = {**self.manifest, "step": self.progress.step}
+        self.keeper.settle()
+        self.tell_saved()  # of the one before, so that what plugins make of it is in this one
+        self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
+        self.saved_at = self.progress.step
 
+    def tell_saved(self) -> None:
+        """Tell plugins of checkpoints that have come into their place."""
+        for path in self.keeper.arrived():
+            self.events.fire("ft_checkpoint_saved", path=path)
 
-def result(outcome: Outcome, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of result.json; a number that is not finite becomes null, since JSON has none."""
-    content = asdict(outcome)
-    content["artifact"] = outcome.artifact.name if outcome.artifact else None
-    for group in ("metrics", "best"):
-        content[group] = {k: v if math.isfinite(v) else None for k, v in content[group].items()}
-    return {**content, **manifest}
+    def kept(self) -> dict[str, Any]:
+        """What result.json says beside the outcome."""
+        return {
+            "artifact_step": self.artifact_step,
+            "bad_steps": [asdict(bad) for bad in self.record.bad_steps],
+            "resumed": [asdict(one) for one in self.record.resumed],
+            "checkpoints": {"saved": self.keeper.saved, "stalled_seconds": round(self.keeper.stalled, 6)},
+        }
 
-
-@contextmanager
-def interrupts(interrupt: Interrupt) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM lets the step under way finish; the second raises KeyboardInterrupt at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interrupt.keeping:
-            return
-        if interrupt.signal:
-            raise KeyboardInterrupt
-        interrupt.signal = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def what_is_kept(self, artifact: Path | None) -> str:
+        """One clause for a run that was interrupted."""
+        if not self.progress.step:
+            return "no step was done, nothing is kept"
+        if artifact is None:
+            return f"what was saved before is in {self.job.context.folder}"
+        return f"what was trained is in {artifact}; go on with: ft resume {self.job.context.folder}"

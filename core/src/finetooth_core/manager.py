@@ -86,11 +86,13 @@ class EventPlugin:
 
         return validate(self.name, self.module, self.given)
 
-    def call(self, hook: str, **arguments: Any) -> None:
-        """Call one event hook with those of `arguments` that it takes; does nothing if the plugin has no such hook."""
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call one event hook with those of `arguments` that it takes and return what it returns; does nothing if the
+        plugin has no such hook."""
         found = self.hooks.get(hook)
-        if found is not None:
-            found.function(**{name: arguments[name] for name in found.arguments})
+        if found is None:
+            return None
+        return found.function(**{name: arguments[name] for name in found.arguments})
 
 
 @dataclass(frozen=True)

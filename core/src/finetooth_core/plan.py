@@ -23,6 +23,9 @@ from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.protocols import Tracker as BuiltTracker
 from finetooth_hooks.reports import DataReport, Prepared
 
+from finetooth_core.checkpoints import cadence
+from finetooth_core.checkpoints.keeper import Keeping
+from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
 
@@ -40,6 +43,7 @@ class Job:
         evaluators: in the recipe's order.
         trackers: in the recipe's order.
         reports: what became of the rows, by split.
+        keeping: where checkpoints go; None without data.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
     """
 
@@ -52,6 +56,7 @@ class Job:
     evaluators: tuple[BuiltEvaluator, ...]
     trackers: tuple[BuiltTracker, ...]
     reports: tuple[DataReport, ...]
+    keeping: Keeping | None = None
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
 
 
@@ -92,8 +97,9 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
+    keeping = keeping_of(context) if data else None
     trained = adapter.trained_parameters(facts, model.parameters)
-    _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained)
+    _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
             model=model,
@@ -116,7 +122,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
-        _by_split(reports), decided.padding,
+        _by_split(reports), keeping, decided.padding,
     )  # fmt: skip
 
 
@@ -350,16 +356,18 @@ def _check_length(context: RunContext, max_positions: int) -> None:
         )
 
 
-def _check_room(context: RunContext, exported: int, trained: int) -> None:
-    """The artifact (fp32) and every state that will be saved (weights, two moments, gradients in fp32) must fit on the
-    disk of the run folder.
+def _check_room(context: RunContext, exported: int, trained: int, total_steps: int | None) -> None:
+    """The artifact (fp32) and every state that will be on the disk at once (weights, two moments, gradients in fp32)
+    must fit on the disk of the run folder.
 
     Args:
         exported: parameters in the artifact; an adapter that cannot be switched off writes the whole model.
     """
-    every = context.recipe.checkpoint.every
-    steps = context.train.max_steps or 0
-    states = 0 if not every else max(1, steps // every)
+    section = context.recipe.checkpoint
+    states = cadence.parse(section.every).times(total_steps or context.train.max_steps, context.train.epochs)
+    if section.keep_last:  # one more while the oldest is still there
+        best = section.keep_best.n if section.keep_best is not None else int(section.select_on is not None)
+        states = min(states, section.keep_last + best + 1)
     needed = 4 * exported + 16 * trained * states
     folder = context.folder
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

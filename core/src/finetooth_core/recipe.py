@@ -19,13 +19,14 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_hooks.vocabulary import NewToken, TokenChanges
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases, with_hints
 from finetooth_core.builders import options_model
+from finetooth_core.checkpoints import cadence
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.nearest import nearest_path
 from finetooth_core.overrides import apply_overrides, parse_override
@@ -98,6 +99,10 @@ class TrainSection(Options):
     """Whether to recompute activations in the backward pass: less memory, more time."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
+    on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
+    """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
+    and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`). Each time
+    is recorded with the rows."""
 
     def settings(self) -> TrainSettings:
         """The section as plugins see it; `None` stands for `auto`."""
@@ -127,11 +132,56 @@ class EvaluateSection(Options):
     """What measures; `auto` takes the default evaluators if there are held-out rows."""
 
 
-class CheckpointSection(Options):
-    """When to save the state of a run."""
+def _checked_cadence(value: Any) -> Any:
+    try:
+        cadence.parse(value)
+    except ValueError as error:
+        raise PydanticCustomError(
+            INVALID, "{problem}", {"problem": str(error), "action": "write 'every: 50 steps'"}
+        ) from None
+    return value
 
-    every: int = Field(default=0, ge=0)
-    """Save after so many steps; 0 is never, the trained model is saved at the end in any case."""
+
+class BestSelection(Options):
+    """The best checkpoints by a metric."""
+
+    n: int = Field(default=1, ge=1)
+    """How many stay."""
+    metric: str = Field(default="eval/loss", min_length=1)
+    """Any metric of the run, `eval/loss`, `eval/exact_match`, `loss`."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Which way is better; `auto` goes by the name: less of what ends with loss, perplexity or error, more of the
+    rest."""
+
+
+class CheckpointSection(Options):
+    """When to save the state of a run, where it is kept, and what must be true of it."""
+
+    every: Annotated[int | str, AfterValidator(_checked_cadence)] = Field(default=0)
+    """How often: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 is never. The trained model is saved at the
+    end in any case, and the state when the run is interrupted."""
+    keep_last: int = Field(default=2, ge=0)
+    """So many of the newest checkpoints stay in each store; 0 keeps all."""
+    keep_best: BestSelection | None = None
+    """The best ones by a metric stay too."""
+    stores: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("store", auto=False)]] = "auto"
+    """Where: stores by name (`device`, `host`, `disk`), or places that one claims (`s3://bucket/run`); `auto` takes
+    the default ones."""
+    gates: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("gate", auto=False)]] = "auto"
+    """What a checkpoint must pass before it counts; `auto` takes the default ones."""
+    select_on: str | None = Field(default=None, min_length=1)
+    """Make the trained model from the best checkpoint by this metric, and not from the last step."""
+    strict: bool = False
+    """Whether a run may only go on with the same versions of everything that its numbers depend on; otherwise a
+    difference is said."""
+
+    @model_validator(mode="after")
+    def _selects_what_is_kept(self) -> CheckpointSection:
+        if self.select_on is not None and not cadence.parse(self.every):
+            raise PydanticCustomError(
+                INVALID, "'select_on' needs checkpoints to select from", {"action": "add checkpoint.every, such as 50"}
+            )
+        return self
 
 
 class ProfileSection(Options):
@@ -235,10 +285,13 @@ class Recipe(Options):
         """`anchored` as YAML that `load` reads back, from any folder, as the same recipe; a model that was a file or a
         folder when the recipe was loaded is absolute too, so that the run can be used from elsewhere."""
         given = self.anchored()
-        if self._model_path is not None:
-            name = str(self._model_path)
-            given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
+        name = self.dump_model_name()
+        given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
         return yaml_text.write_yaml(given)
+
+    def dump_model_name(self) -> str:
+        """The model as `dump_yaml` writes it."""
+        return self.model.name if self._model_path is None else str(self._model_path)
 
     def model_is_name(self) -> None:
         """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""

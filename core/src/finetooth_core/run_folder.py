@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from finetooth_hooks.errors import UserError
 ARTIFACT = "artifact"
 PLAN = "plan.json"
 RECIPE = "recipe.yaml"
+RESULT = "result.json"
+RUN = "run.json"
 
 _FIXED = {
     "loader": ("model", "loader"),
@@ -21,6 +24,17 @@ _FIXED = {
     "adapter": ("adapter",),
 }
 """Where in a recipe the picks stand that decide what the trained weights mean."""
+
+_ALSO_FIXED = {
+    "method": ("method",),
+    "optimizer": ("optimizer",),
+    "schedule": ("schedule",),
+    "backend": ("backend",),
+}
+"""Where those stand that decide how it is trained: a run that goes on keeps them."""
+
+_DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
+"""Settings of `train` that a run which goes on takes as its plan decided them."""
 
 
 def is_run_folder(path: Path) -> bool:
@@ -39,17 +53,105 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     from finetooth_core.recipe import load
 
     recipe = load(folder / RECIPE).as_dict()
-    try:
-        plan: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        picks, options = plan["picks"], plan["options"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / PLAN}: cannot be read: {error}", action="the run folder is damaged") from error
+    plan = plan_of(folder)
     if isinstance(recipe.get("model"), str):
         recipe["model"] = {"name": recipe["model"]}
     for kind, path in _FIXED.items():
-        if kind in picks:
-            _fix(recipe, path, picks[kind], options.get(kind, {}))
+        if kind in plan["picks"]:
+            _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
     return recipe
+
+
+def plan_of(folder: Path) -> Mapping[str, Any]:
+    """The plan that a run wrote.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        plan: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        _ = plan["picks"].items(), plan["options"].items(), plan["train"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / PLAN}: cannot be read: {error}", action="the run folder is damaged") from error
+    return plan
+
+
+def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe for a run that goes on: whatever it leaves open is what the plan decided, so that `auto` never decides
+    twice."""
+    recipe = json.loads(json.dumps(recipe, default=str))
+    if isinstance(recipe.get("model"), str):
+        recipe["model"] = {"name": recipe["model"]}
+    for kind, path in (_FIXED | _ALSO_FIXED).items():
+        if kind in plan["picks"] and _left_open(recipe, path):
+            _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
+    train = recipe.setdefault("train", {})
+    for name in _DECIDED:
+        if train.get(name, "auto") == "auto" and plan["train"].get(name) is not None:
+            train[name] = plan["train"][name]
+    return recipe
+
+
+def run_id(folder: Path) -> str:
+    """The id of a run, the same over all its resumes; empty for a folder that does not say.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not (folder / RUN).exists():
+        return ""
+    try:
+        return str(json.loads((folder / RUN).read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / RUN}: cannot be read: {error}", action="remove it") from error
+
+
+def status_of(folder: Path) -> str:
+    """How a run ended: as result.json says, `unfinished` without one."""
+    try:
+        return str(json.loads((folder / RESULT).read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unfinished"
+
+
+def check_unused(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds something already, or cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_run_folder(folder):
+            raise UserError(
+                f"output: {folder} exists and is not an empty folder",
+                action="choose another output; nothing was changed",
+            )
+        status = status_of(folder)
+        if status in ("done", "stopped"):
+            raise UserError(
+                f"output: {folder} already holds a run that is {status}",
+                action="choose another output; nothing was changed",
+            )
+        raise UserError(
+            f"output: {folder} already holds a run that is {status}",
+            action=f"go on with it: ft resume {folder}; or choose another output; nothing was changed",
+        )
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    probe = existing / f".finetooth-{secrets.token_hex(4)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"output: {existing} cannot be written: {error.strerror}", action="choose another output"
+        ) from error
+
+
+def _left_open(recipe: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    """Whether a pick leaves its choice to the plan."""
+    value: Any = recipe
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value is None or (value if isinstance(value, str) else value.get("name")) == "auto"
 
 
 def artifact_of(folder: Path) -> Path:

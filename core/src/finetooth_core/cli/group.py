@@ -27,6 +27,7 @@ class Own(NamedTuple):
 
 OWN = (
     Own("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
+    Own("resume", "finetooth_core.cli.resume:command", "Train", "go on with a run that was interrupted"),
     Own(
         "check",
         "finetooth_core.cli.check:command",

@@ -79,6 +79,16 @@ class State:
             warn(f"left out {fault.line()}")
         return session
 
+    def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
+        """A session that goes on with a run; see `finetooth_core.checkpoints.resuming.resume_session`."""
+        from finetooth_core.checkpoints.resuming import resume_session
+
+        options = self.start_options
+        session = resume_session(run, overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
+        for fault in session.plugins.faults:
+            warn(f"left out {fault.line()}")
+        return session
+
     def load(self, recipe: Path | str, overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe; local plugin files become absolute, so that it may be used from anywhere."""
         from finetooth_core.recipe import load

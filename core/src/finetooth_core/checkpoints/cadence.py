@@ -1,0 +1,88 @@
+"""How often something happens: `50 steps`, `10 minutes`, `epoch`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_WORDS = re.compile(r"\s*(\d+(?:\.\d+)?)?\s*([a-z]+?)s?\s*", re.IGNORECASE)
+_SHORT = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "step": "step", "epoch": "epoch"}
+
+EXPECTED = "a number of steps, '50 steps', '10 minutes', '2 hours', 'epoch' or '0.5 epochs'"
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often; all zero is never.
+
+    Attributes:
+        steps: every so many optimizer steps.
+        seconds: when so much time has passed since the last.
+        epochs: every so many passes over the data.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    epochs: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.seconds or self.epochs)
+
+    def times(self, steps: int | None, epochs: float) -> int:
+        """How many times in a run of so many steps and epochs, at most as far as known; 1 if only time decides."""
+        if self.steps and steps:
+            return steps // self.steps
+        if self.epochs:
+            return math.floor(epochs / self.epochs + 1e-9)
+        return int(bool(self))
+
+
+def parse(value: Any) -> Cadence:
+    """
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Cadence(steps=value)
+    found = _WORDS.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, str) and value.strip().isdigit():
+        return Cadence(steps=int(value))
+    if found is None:
+        raise ValueError(f"expected {EXPECTED}, got {value!r}")
+    number, word = found[1], found[2].lower()
+    unit, count = _SHORT.get(word, word), float(number or 1)
+    if count <= 0 or not (unit in _SECONDS or unit == "epoch" or (unit == "step" and count.is_integer())):
+        raise ValueError(f"expected {EXPECTED}, got {value!r}")
+    if unit == "step":
+        return Cadence(steps=int(count))
+    return Cadence(epochs=count) if unit == "epoch" else Cadence(seconds=count * _SECONDS[unit])
+
+
+class Clock:
+    """Tells when it is time again.
+
+    Args:
+        cadence: how often.
+        now: seconds, any origin.
+        epoch: passes done already.
+    """
+
+    def __init__(self, cadence: Cadence, now: float, epoch: float = 0.0) -> None:
+        self._cadence, self._last, self._epoch = cadence, now, epoch
+
+    def due(self, step: int, epoch: float, now: float) -> bool:
+        """Whether it is time after `step`, and if so begin to wait for the next. A step never crosses two epochs'
+        ends without one being told."""
+        cadence, before = self._cadence, self._epoch
+        self._epoch = epoch
+        due = bool(cadence.steps) and step % cadence.steps == 0
+        if cadence.epochs:
+            due |= math.floor(epoch / cadence.epochs + 1e-9) > math.floor(before / cadence.epochs + 1e-9)
+        if cadence.seconds and now - self._last >= cadence.seconds:
+            due = True
+        if due:
+            self._last = now
+        return due

@@ -1,0 +1,129 @@
+"""What changed between a run and the recipe it is to go on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks.context import Catalog
+from finetooth_hooks.errors import FinetoothError
+
+from finetooth_core.recipe import Recipe, validate_options
+from finetooth_core.recipe_picks import AUTO
+
+HARMLESS = (
+    "output",
+    "trackers",
+    "checkpoint",
+    "profile",
+    "evaluate",
+    "plugins",
+    "hardware",
+    "data.cache",
+    "data.cache_gb",
+    "data.workers",
+    "train.epochs",
+    "train.max_steps",
+    "train.on_bad_step",
+)
+"""Settings that cannot alter what was done already."""
+
+PICKS: Mapping[str, str] = {
+    "model.loader": "loader",
+    "model.family": "family",
+    "data.renderer": "renderer",
+    "data.processor": "processor",
+    "data.format": "format",
+    "method": "method",
+    "adapter": "adapter",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+    "backend": "backend",
+    "hardware": "hardware",
+}
+"""Settings that pick one entry, with its kind."""
+
+DECIDED = ("train.precision", "train.micro_batch_tokens", "train.gradient_checkpointing")
+"""Settings that a plan decides and a recipe can set: a resumed run takes what was decided."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes as sentences, `setting: before -> now`.
+
+    Attributes:
+        harmless: those that cannot alter what was done.
+        grave: the others.
+    """
+
+    harmless: tuple[str, ...] = ()
+    grave: tuple[str, ...] = ()
+
+
+def compare(before: Recipe, now: Recipe, catalog: Catalog, picks: Mapping[str, str]) -> Changes:
+    """What differs between two recipes once defaults and `auto` are filled in.
+
+    Args:
+        picks: what `auto` was decided to be, by kind.
+    """
+    old, new = effective(before, catalog, picks), effective(now, catalog, picks)
+    harmless: list[str] = []
+    grave: list[str] = []
+    for setting in sorted(old.keys() | new.keys()):
+        if old.get(setting) == new.get(setting):
+            continue
+        change = f"{setting}: {_shown(old, setting)} -> {_shown(new, setting)}"
+        (harmless if is_harmless(setting) else grave).append(change)
+    return Changes(tuple(harmless), tuple(grave))
+
+
+def is_harmless(setting: str) -> bool:
+    """Whether a change of the setting cannot alter what a run has done already."""
+    return any(setting == one or setting.startswith(f"{one}.") for one in HARMLESS)
+
+
+def effective(recipe: Recipe, catalog: Catalog, picks: Mapping[str, str]) -> dict[str, Any]:
+    """Every setting with its value, dotted, as if the recipe had written it all."""
+    content: dict[str, Any] = recipe.model_dump(mode="json")
+    model = recipe.dump_model_name()
+    content["model"]["name"] = model
+    for setting, kind in PICKS.items():
+        holder, key = _holder(content, setting)
+        if holder is not None and holder.get(key) is not None:
+            holder[key] = _whole(catalog, kind, holder[key], picks)
+    return dict(_flat(content, ""))
+
+
+def _whole(catalog: Catalog, kind: str, pick: Any, picks: Mapping[str, str]) -> Any:
+    """A pick by its full name, with all its options."""
+    given = {"name": pick} if isinstance(pick, str) else dict(pick)
+    if given.get("name") == AUTO:
+        if kind not in picks:
+            return given
+        given["name"] = picks[kind]
+    try:
+        registered = catalog.get(kind, given["name"])
+        options = validate_options(catalog, kind, {**given, "name": registered.full_name})
+    except FinetoothError:
+        return given  # it is said where the recipe is used
+    return {"name": registered.full_name, **options.model_dump(mode="json")}
+
+
+def _holder(content: dict[str, Any], setting: str) -> tuple[dict[str, Any] | None, str]:
+    *path, key = setting.split(".")
+    holder: Any = content
+    for part in path:
+        holder = holder.get(part) if isinstance(holder, dict) else None
+    return (holder if isinstance(holder, dict) else None), key
+
+
+def _flat(value: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        return [pair for key, one in value.items() for pair in _flat(one, f"{path}.{key}" if path else str(key))]
+    return [(path, value)]
+
+
+def _shown(values: Mapping[str, Any], setting: str) -> str:
+    return json.dumps(values[setting], ensure_ascii=False, default=str) if setting in values else "not set"

@@ -1,0 +1,100 @@
+"""Everything a run has reported, as a file: `history.jsonl.gz`, one report a line, in the order in which they came.
+
+A number that is not finite stands as text (`"NaN"`), since JSON has none. A report becomes text once, when it comes, so
+that a long history costs a checkpoint little.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.reports import Evaluation, Sample, StepReport
+
+FILE = "history.jsonl.gz"
+
+Report = StepReport | Evaluation
+
+
+class History:
+    """Reports in order."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self._lines: list[bytes] = []
+
+    def add(self, report: Report) -> None:
+        """Append a report."""
+        kind = "step" if isinstance(report, StepReport) else "evaluation"
+        self.reports.append(report)
+        self._lines.append(json.dumps({kind: plain(asdict(report))}, allow_nan=False).encode() + b"\n")
+
+    def cut(self, step: int) -> None:
+        """Forget what came after `step`."""
+        kept = [index for index, report in enumerate(self.reports) if report.step <= step]
+        self.reports = [self.reports[index] for index in kept]
+        self._lines = [self._lines[index] for index in kept]
+
+    def lines(self) -> Sequence[bytes]:
+        """What `write` takes: the history as it is now, for another thread."""
+        return tuple(self._lines)
+
+
+def write(path: Path, lines: Sequence[bytes]) -> None:
+    """Write the lines of a history; the same lines give the same bytes."""
+    with path.open("wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+        packed.write(b"".join(lines))
+
+
+def read(path: Path) -> History:
+    """What `write` wrote.
+
+    Raises:
+        UserError: it is no history.
+    """
+    history = History()
+    try:
+        for report in _reports(gzip.decompress(path.read_bytes())):
+            history.add(report)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no history of a run: {error}", action="use another checkpoint") from error
+    return history
+
+
+def _reports(content: bytes) -> Iterator[Report]:
+    for line in content.splitlines():
+        found: Mapping[str, Any] = json.loads(line)
+        if "step" in found:
+            values = {key: unplain(value) for key, value in found["step"].items()}
+            yield StepReport(**values)
+        else:
+            values = {key: unplain(value) for key, value in found["evaluation"].items() if key != "samples"}
+            samples = tuple(Sample(**sample) for sample in found["evaluation"]["samples"])
+            yield Evaluation(**{**values, "name": found["evaluation"]["name"], "samples": samples})
+
+
+def plain(value: Any) -> Any:
+    """JSON for numbers, texts, lists and mappings; numbers that are not finite become text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)  # NumPy scalars too
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def unplain(value: Any) -> Any:
+    """Numbers back from what `plain` made of them; for values that hold no other text."""
+    if isinstance(value, dict):
+        return {key: unplain(one) for key, one in value.items()}
+    return float(cast(str, value)) if value in ("NaN", "Infinity", "-Infinity") else value

@@ -1,0 +1,25 @@
+"""Names of checkpoints: `step-40`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_NAME = re.compile(r"step-(\d+)")
+
+
+def name_of(step: int) -> str:
+    """The name of the checkpoint after so many steps."""
+    return f"step-{step}"
+
+
+def step_of(name: str) -> int | None:
+    """The step that a checkpoint's name says; None if it is no such name."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def newest_first(names: Iterable[str]) -> list[str]:
+    """Names of checkpoints, the highest step first; other names are left out."""
+    steps = {name: step for name in names if (step := step_of(name)) is not None}
+    return sorted(steps, key=lambda name: -steps[name])

@@ -1,0 +1,182 @@
+"""From a run folder or URL to a session that goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import FinetoothError, UserError
+
+from finetooth_core.artifact import write_json, write_text
+from finetooth_core.checkpoints import comparison
+from finetooth_core.checkpoints.keeping import FOLDER, store_of
+from finetooth_core.checkpoints.names import newest_first, step_of
+from finetooth_core.checkpoints.resume import Found, base_changes, differences, fetch, read, versions
+from finetooth_core.checkpoints.run_state import Resumed
+from finetooth_core.nearest import nearest_path
+from finetooth_core.run_folder import PLAN, RECIPE, RUN, as_decided, is_run_folder, plan_of
+
+if TYPE_CHECKING:
+    from finetooth_core.api import Session
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """How a run shall go on.
+
+    Attributes:
+        at: the step of the checkpoint; None is the newest.
+        accept_changes: go on even if the recipe, the data or the model are not what they were.
+        strict: go on only with the same versions.
+    """
+
+    at: int | None = None
+    accept_changes: bool = False
+    strict: bool = False
+
+
+def resume_session(
+    run: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    recipe: Path | str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+    at: int | None = None,
+    accept_changes: bool = False,
+    strict: bool = False,
+    output: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Session:
+    """A session that goes on with a run.
+
+    Args:
+        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to.
+        recipe: in place of the run's own.
+        output: the run folder for what comes from a URL.
+
+    Raises:
+        UserError: there is no such run, or it left nothing to go on from.
+    """
+    from finetooth_core import api
+    from finetooth_core.recipe import load
+
+    say = say or (lambda line: None)
+    if "://" in str(run):
+        folder = from_url(str(run), output, plugins=plugins, blocked=blocked, say=say)
+    else:
+        folder, at = _run_folder(Path(run), at)
+        if output is not None:
+            raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
+    own = load(folder / RECIPE if recipe is None else recipe, overrides)
+    given = as_decided(own.anchored(), plan_of(folder))
+    given["output"] = str(folder)
+    given["model"]["name"] = own.dump_model_name()
+    session = api.session(given, plugins=plugins, blocked=blocked, say=say)
+    session.resuming = Resuming(at, accept_changes, strict or session.recipe.checkpoint.strict)
+    return session
+
+
+def from_url(
+    url: str,
+    output: str | None,
+    *,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+    say: Callable[[str], None],
+) -> Path:
+    """Bring the newest whole checkpoint of a run to this machine, as the beginning of a run folder; returns the folder.
+
+    Raises:
+        UserError: nothing is there, or nothing that is whole; or the folder is used already.
+    """
+    store = open_store(url, plugins=plugins, blocked=blocked)
+    folder = Path(output) if output is not None else Path("runs") / url.rstrip("/").rpartition("/")[2]
+    if is_run_folder(folder):
+        return folder  # it has been fetched already: what is newer is found when it goes on
+    if folder.exists() and any(path.name != FOLDER for path in folder.iterdir()):
+        raise UserError(f"output: {folder} exists and is not an empty folder", action="choose another with --output")
+    names = newest_first(store.names())
+    for name in names:
+        try:
+            found = read(fetch(store, name, folder / FOLDER))
+        except FinetoothError as error:
+            say(f"{name} cannot be used: {error.problem}")
+            continue
+        write_text(folder / RECIPE, found.recipe.read_text(encoding="utf-8"))
+        write_json(folder / PLAN, found.plan)
+        write_json(folder / RUN, {"id": found.manifest["run"], "started_in": str(Path.cwd())})
+        return folder
+    problem = f"no checkpoint is whole, {len(names)} cannot be used" if names else "there is no checkpoint"
+    raise UserError(f"{url}: {problem}", action="check the URL: it is the one in checkpoint.stores")
+
+
+def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Any:
+    """The store that knows a URL.
+
+    Raises:
+        UserError: none does.
+    """
+    from finetooth_core import manager
+    from finetooth_core.context import RunContext
+    from finetooth_core.recipe import load
+
+    started = manager.start(files=plugins, blocked=blocked)
+    context = RunContext(load({"model": "none"}), started.catalog, Path("runs"), started)
+    return store_of(context, url, "checkpoint.stores")[1]
+
+
+def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
+    """Compare what was with what is now; returns what to record.
+
+    Raises:
+        UserError: something changed that alters what was done, and was not accepted; or versions differ and the run is
+            strict.
+    """
+    from finetooth_core.recipe import load
+
+    before = load(found.recipe)
+    changes = comparison.compare(before, session.recipe, session.plugins.catalog, found.plan.get("picks", {}))
+    data, parts = differences(found.plan, session.plan)
+    now = {"plugins": session.plugins.versions, "environment": session.environment}
+    others = (*versions(found.manifest, now), *parts)
+    grave = (*changes.grave, *data, *base_changes(found.manifest, session.stands_on()["base"]))
+    if grave and not resuming.accept_changes:
+        raise UserError(
+            f"{session.folder}: what was trained so far does not go with the recipe any more: {'; '.join(grave)}",
+            action="undo the change, start a new run, or go on knowingly with --accept-changes",
+        )
+    if others and resuming.strict:
+        raise UserError(
+            f"{session.folder}: not the versions that the run began with: {'; '.join(others)}",
+            action="install those, or set checkpoint.strict=false",
+        )
+    for change in changes.harmless:
+        session.say(f"changed: {change}")
+    for change in grave:
+        session.say(f"changed and accepted: {change}")
+    if others:
+        session.say(f"not as before, so the run is the same only within float tolerance: {'; '.join(others)}")
+    total, planned = session.plan.total_steps, found.plan.get("total_steps")
+    if total != planned and planned is not None:
+        session.say(
+            f"the run has {total} steps now, it had {planned}; a schedule over the whole run follows the new number"
+        )
+    return Resumed(found.state.step, grave, changes.harmless, others)
+
+
+def _run_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
+    """The run folder, and the step if the path is one of its checkpoints."""
+    if is_run_folder(path) and step_of(path.name) is None:
+        return path, at
+    step = step_of(path.name)
+    if step is not None and path.parent.name == FOLDER and is_run_folder(path.parent.parent):
+        return path.parent.parent, step
+    if path.is_dir():
+        raise UserError(f"{path} is no run folder: it has no {RECIPE} and {PLAN}", action="give the folder of a run")
+    close = nearest_path(path, ("",))
+    raise UserError(
+        f"{path}: there is no such run", action=f"did you mean {close}?" if close else "give the folder of a run"
+    )

@@ -1,0 +1,51 @@
+"""Which checkpoints stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best so many by one metric."""
+
+    n: int
+    metric: str
+    mode: Mode
+
+
+def mode_of(metric: str) -> Mode:
+    """Which way a metric is better, by its name: less of a loss or a perplexity, more of anything else."""
+    return "min" if metric.endswith(("loss", "perplexity", "error")) else "max"
+
+
+def ranked(found: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) -> list[int]:
+    """Steps that have the metric, best first; of equals the earlier.
+
+    Args:
+        found: metrics of each checkpoint by its step.
+    """
+    sign = 1.0 if mode == "min" else -1.0
+    values = {step: metrics[metric] for step, metrics in found.items() if math.isfinite(metrics.get(metric, math.nan))}
+    return sorted(values, key=lambda step: (sign * values[step], step))
+
+
+def superfluous(found: Mapping[int, Mapping[str, float]], last: int, best: Best | None) -> list[int]:
+    """Steps whose checkpoints may go, oldest first. The newest always stays.
+
+    Args:
+        found: metrics of each checkpoint by its step.
+        last: so many of the newest stay; 0 keeps all.
+        best: those stay too.
+    """
+    if not last:
+        return []
+    stay = set(sorted(found)[-last:])
+    if best is not None:
+        stay |= set(ranked(found, best.metric, best.mode)[: best.n])
+    return sorted(set(found) - stay)

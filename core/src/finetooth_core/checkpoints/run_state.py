@@ -1,0 +1,148 @@
+"""Where a run is between two steps: everything beside the engine that decides how it goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.errors import UserError
+
+from finetooth_core.checkpoints.history import plain, unplain
+
+FILE = "state.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose loss or gradient was not finite.
+
+    Attributes:
+        step: the number it would have had.
+        reason: what was not finite.
+        rows: ids of its data, as far as they are known.
+        policy: what was done: `skip` or `rollback`.
+        back_to: the step to which weights and optimizer went back.
+    """
+
+    step: int
+    reason: str
+    rows: tuple[str, ...]
+    policy: str
+    back_to: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that went on.
+
+    Attributes:
+        step: after which.
+        accepted: changes of the recipe that alter what was done, `setting: before -> now`, and were accepted.
+        changed: other changes of the recipe.
+        versions: what the numbers depend on and was another version, `torch: 2.12.0 -> 2.13.0`.
+    """
+
+    step: int
+    accepted: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The content of `state.json`.
+
+    Attributes:
+        run: id of the run, the same over all its resumes.
+        step: optimizer steps done.
+        epoch: passes over the data done.
+        method: the method's cursor.
+        plugins: states of event plugins by name.
+        metrics: the last value of every metric.
+        best: the best value of each evaluation metric.
+        evaluated_at: the step of the last whole evaluation.
+        seconds: that the run has taken so far.
+        random: states of Python's and NumPy's global generators, for plugins that use them.
+        bad_steps: so far.
+        resumed: so far.
+    """
+
+    run: str
+    step: int
+    epoch: float
+    method: Mapping[str, Any]
+    plugins: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    best: Mapping[str, float]
+    evaluated_at: int
+    seconds: float
+    random: Mapping[str, Any] = field(default_factory=dict)
+    bad_steps: Sequence[BadStep] = ()
+    resumed: Sequence[Resumed] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data.
+
+        Raises:
+            TypeError: a cursor or a plugin's state holds what JSON does not have.
+        """
+        content = {**asdict(self), "metrics": plain(self.metrics), "best": plain(self.best), "format": FORMAT}
+        return json.loads(json.dumps(content, allow_nan=False))  # type: ignore[no-any-return]
+
+
+def read(path: Path) -> RunState:
+    """A state that was written as JSON.
+
+    Raises:
+        UserError: it is none, or one of another version of the format.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        written = content.get("format")
+        if written != FORMAT:
+            raise UserError(
+                f"{path} has format {written!r}, this version reads {FORMAT}",
+                action="resume with the version that wrote it",
+            )
+        return as_state(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no state of a run: {error}", action="use another checkpoint") from error
+
+
+def as_state(content: Mapping[str, Any]) -> RunState:
+    """A state from what `as_json` made of it."""
+    values = {key: value for key, value in content.items() if key != "format"}
+    values["bad_steps"] = tuple(BadStep(**{**bad, "rows": tuple(bad["rows"])}) for bad in content["bad_steps"])
+    values["resumed"] = tuple(Resumed(**_tuples(one)) for one in content["resumed"])
+    values["metrics"], values["best"] = unplain(content["metrics"]), unplain(content["best"])
+    return RunState(**values)
+
+
+def random_state() -> dict[str, Any]:
+    """States of the global generators of Python and NumPy, JSON-able."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """Set the global generators to what `random_state` read."""
+    if "python" in state:
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+    if "numpy" in state:
+        name, keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, cached))
+
+
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}

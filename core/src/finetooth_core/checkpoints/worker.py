@@ -1,0 +1,71 @@
+"""One thread that does one job after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Pending:
+    """A job that was handed over.
+
+    Attributes:
+        error: what it raised.
+    """
+
+    job: Callable[[], None]
+    name: str
+    done: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.job()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+
+class Worker:
+    """Does jobs in the order in which they come, in a thread that does not keep the process alive: whoever wants them
+    done waits for them.
+
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._jobs: deque[Pending] = deque()
+        self._changed = threading.Condition()
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def hand(self, name: str, job: Callable[[], None]) -> Pending:
+        """Hand over a job; it is done as soon as those before it are."""
+        pending = Pending(job, name)
+        with self._changed:
+            self._jobs.append(pending)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return pending
+
+    def withdraw(self) -> list[Pending]:
+        """Take back the jobs that have not begun."""
+        with self._changed:
+            found = list(self._jobs)
+            self._jobs.clear()
+        return found
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs:
+                    self._changed.wait()
+                pending = self._jobs.popleft()
+            pending.run()

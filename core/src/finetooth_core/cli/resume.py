@@ -1,0 +1,44 @@
+"""`ft resume`: go on with a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from finetooth_core.cli.group import start_options
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.state import State
+
+
+@click.command("resume")
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--at", type=int, metavar="STEP", help="Go on from the checkpoint after this step, not from the newest.")
+@click.option("--accept-changes", is_flag=True, help="Go on although recipe, data or model are not what they were.")
+@click.option("--strict", is_flag=True, help="Go on only with the same versions of everything.")
+@click.option("--output", metavar="DIR", help="The run folder, for a run that comes from a URL.")
+@click.pass_obj
+def command(
+    state: State,
+    run: str,
+    overrides: tuple[str, ...],
+    at: int | None,
+    accept_changes: bool,
+    strict: bool,
+    output: str | None,
+) -> int:
+    """Go on with RUN, exactly as if it had never stopped.
+
+    RUN is a run folder, one of its checkpoints, or the URL that its checkpoints were sent to (s3://bucket/run).
+    KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint, evaluate.
+    """
+    from finetooth_core.cli.run import carry_out
+
+    session = state.resumed(run, overrides, at=at, accept_changes=accept_changes, strict=strict, output=output)
+    return carry_out(session)
+
+
+for option in reversed(start_options()):
+    command.params.insert(0, option)

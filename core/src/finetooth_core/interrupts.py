@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM while a run trains."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Interrupt:
+    """Set by the first Ctrl-C or SIGTERM; the engine looks at it between two micro-batches, the loop between two steps.
+
+    Attributes:
+        signal: the one that came, 0 for none.
+    """
+
+    signal: int = 0
+
+    def asked(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.signal != 0
+
+
+@contextmanager
+def interrupts(interrupt: Interrupt) -> Iterator[None]:
+    """While entered, the first Ctrl-C or SIGTERM is noted and the second raises KeyboardInterrupt at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.signal:
+            raise KeyboardInterrupt
+        interrupt.signal = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

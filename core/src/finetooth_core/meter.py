@@ -1,0 +1,48 @@
+"""What a step's report says beyond the method: time, rates, memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetooth_hooks.engine import Engine, Metered, Usage
+from finetooth_hooks.reports import StepReport
+
+
+class Meter:
+    """Adds to a step's report what only the loop knows: time, rates, memory.
+
+    Args:
+        engine: asked after every step.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._metered = engine if isinstance(engine, Metered) else None
+        self._peak_flops: float | None = None
+
+    def measured(self, report: StepReport, seconds: float) -> StepReport:
+        """The report of a step that took so many seconds."""
+        seconds = max(seconds, 1e-9)
+        if self._metered is None:
+            peak = self._engine.peak_memory()
+            usage, most = Usage(memory=0, peak_memory=peak), 0.0
+        else:
+            usage, most = self._metered.usage(), self._most(report)
+        rate = report.flops / seconds
+        most = max(most, rate) if most else 0.0  # a peak measured on a busy machine may be less than what a step does
+        return replace(
+            report,
+            seconds=seconds,
+            tokens_per_second=report.tokens / seconds,
+            memory=usage.peak_memory,
+            memory_now=usage.memory,
+            flops_per_second=rate,
+            mfu=rate / most if most else 0.0,
+            metrics={**report.metrics, **usage.metrics},
+        )
+
+    def _most(self, report: StepReport) -> float:
+        """What the device can do, asked for once, and only when it will be needed: it may have to be measured."""
+        if self._peak_flops is None and report.flops and self._metered is not None:
+            self._peak_flops = self._metered.peak_flops()
+        return self._peak_flops or 0.0
