@@ -20,8 +20,8 @@ _STAGED = ".put-"
 
 
 class Staging:
-    """A hidden folder to fill and rename; what is left of it on leaving goes. It is locked while in use, so that another
-    process can tell it from one that a killed process left behind.
+    """A hidden folder to fill and rename; what is left of it on leaving goes. It is locked while in use, so that
+    another process can tell it from one that a killed process left behind.
 
     Args:
         root: the folder in which it is made.

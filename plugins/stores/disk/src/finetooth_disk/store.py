@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetooth_disk.staging import ABANDONED, Staging, flush, sweep
 from finetooth_hooks import Context, Options, RecipeError, StoreError
 from finetooth_hooks.checkpoints import MANIFEST
 from finetooth_hooks.manifests import (
@@ -20,6 +19,8 @@ from finetooth_hooks.manifests import (
     listed_files,
     read_manifest,
 )
+
+from finetooth_disk.staging import ABANDONED, Staging, flush, sweep
 
 FOLDER = "checkpoints"
 """Where checkpoints lie in the run folder."""
@@ -33,8 +34,8 @@ class DiskOptions(Options):
     url: str = ""
     """The same as `path`: so a path among `checkpoint.stores` arrives. `file:///folder` is understood."""
     link: bool = True
-    """Hard-link files that lie on the same file system in place of copying them: they take no space twice, but damage to
-    one is damage to both."""
+    """Hard-link files that lie on the same file system in place of copying them: they take no space twice, but damage
+    to one is damage to both."""
 
 
 class DiskStore:
