@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -15,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,7 +45,7 @@ class Seen:
 
     @property
     def what(self) -> str:
-        """`part 3`, `begin`, `complete`, `list parts`, `list uploads`, `list`, `put`, `get`, `head`, `delete`, `abort`."""
+        """`part 3`, `begin`, `complete`, `abort`, `list parts`, `list uploads`, `list`, or the method: `put`."""
         if "partNumber" in self.query:
             return f"part {self.query['partNumber']}"
         if "uploadId" in self.query:
@@ -57,9 +59,9 @@ class Seen:
 class Fault:
     """What goes wrong with the next `times` requests that fit.
 
-    `kind` is a status, or: `reset` (before it is answered), `lost` (done, but not answered), `hang` (no answer), `cut` (in the
-    middle of the request's body), `short` (the answer ends early), `shorter` (and says so), `wrong` (a bit of the body is
-    flipped, on the way there or back), `slow` (in small pieces).
+    `kind` is a status, or: `reset` (before it is answered), `lost` (done, but not answered), `hang` (no answer), `cut`
+    (in the middle of the request's body), `short` (the answer ends early), `shorter` (and says so), `wrong` (a bit of
+    the body is flipped, on the way there or back), `slow` (in small pieces).
     """
 
     kind: int | str
@@ -76,6 +78,7 @@ class Proxy:
         mute: give no checksums.
         refuses: take no checksums.
         down: reset every connection.
+        page: entries on a page of a list; 0 is as many as the server gives.
         seen: requests that came, in order.
         on: called with each request before it is forwarded.
     """
@@ -86,6 +89,7 @@ class Proxy:
     mute: bool = False
     refuses: bool = False
     down: bool = False
+    page: int = 0
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     on: Callable[[Seen], None] = lambda seen: None
@@ -143,15 +147,18 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(400)
             self.forward(body, fault)
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
 
         def forward(self, body: bytes, fault: int | str | None) -> None:
             connection = HTTPConnection(urlsplit(proxy.server).netloc, timeout=30)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
-            connection.request(self.command, self.path, body, headers)
+            path = self.path
+            if proxy.page and self.command == "GET" and PAGED.search(path):
+                path += "".join(f"&max-{of}={proxy.page}" for of in ("keys", "uploads", "parts"))
+            connection.request(self.command, path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
-            headers = {name: value for name, value in answer.getheaders() if name.lower() not in HOP}
+            headers = {name.title(): value for name, value in answer.getheaders() if name.lower() not in HOP}
             connection.close()
             if fault == "lost":
                 return self.reset()
@@ -203,10 +210,8 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def finish(self) -> None:
-            try:
+            with suppress(OSError, ValueError):
                 super().finish()
-            except (OSError, ValueError):
-                pass
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -214,6 +219,7 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+PAGED = re.compile("list-type=|uploads|uploadId=")
 HOP = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
 
 
