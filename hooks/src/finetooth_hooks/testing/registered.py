@@ -11,6 +11,7 @@ from finetooth_hooks.testing import (
     observer_checks,
     processor_checks,
     renderer_checks,
+    store_checks,
     training_checks,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "observer_checks",
     "processor_checks",
     "renderer_checks",
+    "store_checks",
     "training_checks",
 ]

@@ -1,0 +1,219 @@
+"""What a checkpoint's manifest says of its files, and whether a folder is what it says: shared by stores and gates.
+
+`manifest.json` is an object whose `files` holds, by path with forward slashes, the file's SHA-256 in hexadecimal, or
+`{"size": BYTES, "sha256": HEXADECIMAL}`. A manifest comes from wherever a checkpoint came from, so it is read as if a
+stranger had written it: paths that lead out of the folder, names that mean another thing elsewhere, and absurd sizes
+are refused before anything is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.checkpoints import MANIFEST
+from finetooth_hooks.strict_json import JsonProblem, decode
+
+LONGEST = 64 * 2**20
+"""Bytes that a manifest has at most."""
+LARGEST = 2**50
+"""Bytes that a file of a checkpoint has at most."""
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,199}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ManifestProblem(ValueError):
+    """What is wrong with a manifest, with a name, or with a folder that should be as its manifest says; one line."""
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file as the manifest lists it.
+
+    Attributes:
+        sha256: of its content, hexadecimal, lower case.
+        size: bytes; None where the manifest does not say.
+    """
+
+    sha256: str
+    size: int | None = None
+
+
+def check_name(name: str) -> str:
+    """The name of a checkpoint, if it can be one: a single path part of letters, digits and `_ . + = @ , -`, that does
+    not begin with a dot or a dash.
+
+    Raises:
+        ManifestProblem: it cannot.
+    """
+    if not is_name(name):
+        raise ManifestProblem(f"{name[:80]!r} cannot be the name of a checkpoint (letters, digits and _ . + = @ , -)")
+    return name
+
+
+def is_name(name: str) -> bool:
+    """Whether a checkpoint can have this name."""
+    return _PART.fullmatch(name) is not None
+
+
+def listed_files(manifest: bytes) -> dict[str, ListedFile]:
+    """The files that a manifest lists, by path; the manifest itself is not among them.
+
+    Args:
+        manifest: the content of `manifest.json`.
+
+    Raises:
+        ManifestProblem: it is no manifest, or one that cannot be trusted.
+    """
+    if len(manifest) > LONGEST:
+        raise ManifestProblem(f"{MANIFEST} has {len(manifest)} bytes, more than a manifest has")
+    try:
+        content = decode(manifest.decode("utf-8"))
+    except (JsonProblem, UnicodeDecodeError) as error:
+        raise ManifestProblem(f"{MANIFEST} cannot be read: {error}") from error
+    files = content.get("files") if isinstance(content, Mapping) else None
+    if not isinstance(files, Mapping) or not files:
+        raise ManifestProblem(f"{MANIFEST} lists no files")
+    check_paths(files)
+    return {path: _listed(path, value) for path, value in files.items()}
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Files of one checkpoint must have plain names, and no two the same place.
+
+    Raises:
+        ManifestProblem: names the first that cannot be.
+    """
+    seen: dict[str, str] = {}
+    found = sorted(paths)
+    for path in found:
+        parts = path.split("/")
+        if len(path) > 1000 or not all(_PART.fullmatch(part) for part in parts):
+            raise ManifestProblem(f"{path[:80]!r} cannot be the name of a file of a checkpoint")
+        if path.lower() == MANIFEST:
+            raise ManifestProblem(f"{path} cannot list itself")
+        same = seen.setdefault(path.lower(), path)
+        if same != path:
+            raise ManifestProblem(f"{same} and {path} are one file where case does not count")
+    for path in found:
+        parents = path.lower().split("/")[:-1]
+        for depth in range(1, len(parents) + 1):
+            if "/".join(parents[:depth]) in seen:
+                raise ManifestProblem(f"{path} lies in a folder that is also a file")
+
+
+def _listed(path: str, value: Any) -> ListedFile:
+    found = value if isinstance(value, Mapping) else {"sha256": value}
+    sha256, size = found.get("sha256"), found.get("size")
+    if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ManifestProblem(f"{MANIFEST} has no SHA-256 of {path}")
+    if size is not None and not (isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST):
+        raise ManifestProblem(f"{MANIFEST} says that {path} has {str(size)[:40]} bytes")
+    return ListedFile(sha256, size)
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The content of a folder's manifest, not checked.
+
+    Raises:
+        ManifestProblem: there is none, it is no file, or it is larger than a manifest can be.
+    """
+    path = folder / MANIFEST
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ManifestProblem(f"{MANIFEST} is no file")
+        if found.st_size > LONGEST:
+            raise ManifestProblem(f"{MANIFEST} has {found.st_size} bytes, more than a manifest has")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ManifestProblem(f"there is no {MANIFEST}") from error
+    except OSError as error:
+        raise ManifestProblem(f"{MANIFEST} cannot be read: {error.strerror}") from error
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """Every file below a folder by its path with forward slashes, without the manifest.
+
+    Raises:
+        ManifestProblem: there is a link, a device or a name that a checkpoint cannot have, or the folder cannot be
+            read.
+    """
+    found: dict[str, Path] = {}
+    waiting = [folder]
+    try:
+        while waiting:
+            for path in sorted(waiting.pop().iterdir()):
+                name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+                if stat.S_ISDIR(mode):
+                    waiting.append(path)
+                elif not stat.S_ISREG(mode):
+                    raise ManifestProblem(f"{name} is {'a link' if stat.S_ISLNK(mode) else 'no file'}")
+                elif name != MANIFEST:
+                    found[name] = path
+    except OSError as error:
+        raise ManifestProblem(f"{error.filename} cannot be read: {error.strerror}") from error
+    check_paths(found)
+    return dict(sorted(found.items()))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_folder(folder: Path) -> dict[str, ListedFile]:
+    """Compare every file of a folder with its manifest; returns what the manifest lists.
+
+    Raises:
+        ManifestProblem: names the first file that is missing, not listed, of another size or of another content.
+    """
+    listed = listed_files(read_manifest(folder))
+    found = folder_files(folder)
+    for path in sorted(listed.keys() | found.keys()):
+        if path not in found:
+            raise ManifestProblem(f"{path} is missing")
+        if path not in listed:
+            raise ManifestProblem(f"{path} is not in {MANIFEST}")
+        check_file(path, found[path], listed[path])
+    return listed
+
+
+def check_file(name: str, path: Path, listed: ListedFile) -> None:
+    """Compare one file with what the manifest says of it.
+
+    Raises:
+        ManifestProblem: it differs, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if listed.size is not None and size != listed.size:
+            raise ManifestProblem(f"{name} has {size} bytes in place of {listed.size}")
+        if sha256_of(path) != listed.sha256:
+            raise ManifestProblem(f"{name} differs from its SHA-256 in {MANIFEST}")
+    except OSError as error:
+        raise ManifestProblem(f"{name} cannot be read: {error.strerror}") from error
+
+
+__all__ = [
+    "LARGEST",
+    "LONGEST",
+    "ListedFile",
+    "ManifestProblem",
+    "check_file",
+    "check_folder",
+    "check_name",
+    "check_paths",
+    "folder_files",
+    "is_name",
+    "listed_files",
+    "read_manifest",
+    "sha256_of",
+]

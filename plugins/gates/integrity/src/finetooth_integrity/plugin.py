@@ -1,0 +1,36 @@
+"""Gates `finite`, `readback`, `probe` and `bound`: whether a checkpoint counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Gate, hookimpl
+
+
+@hookimpl
+def ft_gates() -> Iterator[Gate]:
+    """The gates."""
+    yield Gate(
+        name="finite",
+        build="finetooth_integrity.finite:build",
+        summary="every number in its tensors is finite",
+        default=True,
+    )
+    yield Gate(
+        name="readback",
+        build="finetooth_integrity.readback:build",
+        summary="every file is what the manifest says, and can be read",
+        default=True,
+    )
+    yield Gate(
+        name="probe",
+        build="finetooth_integrity.probe:build",
+        summary="loaded into the engine, it scores a small batch bit for bit as before",
+        engine=True,
+    )
+    yield Gate(
+        name="bound",
+        build="finetooth_integrity.bound:build",
+        summary="a metric lies inside a bound",
+        example={"metric": "loss", "max": 10.0},
+    )

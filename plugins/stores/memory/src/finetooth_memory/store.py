@@ -1,0 +1,73 @@
+"""The newest snapshots of a run, a bounded number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from finetooth_hooks import Context, FinetoothError, Options, StoreError
+from finetooth_hooks.checkpoints import Kept
+from finetooth_hooks.engine import Snapshot
+from pydantic import Field
+
+
+class MemoryOptions(Options):
+    """Options of the stores `device` and `host`."""
+
+    count: int = Field(1, ge=1)
+    """How many states are kept, the newest ones; each takes as much memory as all that trains."""
+
+
+class MemoryStore:
+    """`checkpoints.SnapshotStore` that keeps the newest `count` snapshots.
+
+    One thread may put while another asks what is kept.
+
+    Args:
+        count: how many are kept.
+        on_host: keep a copy in host memory in place of the snapshot itself.
+    """
+
+    def __init__(self, count: int, *, on_host: bool) -> None:
+        self._count = count
+        self._on_host = on_host
+        self._kept: tuple[Kept, ...] = ()
+
+    def put(self, kept: Kept) -> None:
+        """Keep it, and let go of the oldest beyond the bound, once the new one is whole. What was kept of the same or a
+        later step goes as well: a run that comes to a step again has undone it.
+
+        Raises:
+            StoreError: host memory does not suffice; what was kept before still is.
+        """
+        if self._on_host:
+            kept = replace(kept, snapshot=self._copied(kept))
+        earlier = tuple(other for other in self._kept if other.step < kept.step)
+        self._kept = (*earlier, kept)[-self._count :]  # one assignment: a reader sees the old or the new
+
+    def kept(self) -> Sequence[Kept]:
+        """What is kept, oldest first."""
+        return self._kept
+
+    def _copied(self, kept: Kept) -> Snapshot:
+        try:
+            return kept.snapshot.to_host()
+        except FinetoothError:
+            raise
+        except Exception as error:  # each framework says in its own way that memory is short
+            raise StoreError(
+                "host memory",
+                f"the state of step {kept.step} ({kept.snapshot.nbytes / 2**20:.0f} MiB) could not be copied: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",
+                action="keep fewer states with `count`, or leave the store `host` out of checkpoint.stores",
+            ) from error
+
+
+def build_device(options: MemoryOptions, context: Context) -> MemoryStore:
+    """Builder of the store `device`."""
+    return MemoryStore(options.count, on_host=False)
+
+
+def build_host(options: MemoryOptions, context: Context) -> MemoryStore:
+    """Builder of the store `host`."""
+    return MemoryStore(options.count, on_host=True)
