@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.checkpoints import MANIFEST
 from finetooth_hooks.errors import EngineError, FinetoothError, UserError
+from finetooth_hooks.manifests import ManifestProblem, check_folder, listed_files, sealed, sha256_of
+from finetooth_hooks.manifests import read_manifest as manifest_of
 
 DAMAGED = "the folder is damaged; use another checkpoint"
 
@@ -54,10 +55,10 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
         fill(beside)
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         names = {path.relative_to(beside).as_posix(): path for path in files}
+        sizes = {name: path.stat().st_size for name, path in names.items()}
         content = {
             **about,
-            "files": {name: _sha256(path) for name, path in names.items()},
-            "bytes": {name: path.stat().st_size for name, path in names.items()},
+            "files": {name: {"sha256": sha256_of(path), "size": sizes[name]} for name, path in names.items()},
         }
         write_json(beside / MANIFEST, sealed(content))
         for path in (*files, *(path for path in beside.rglob("*") if path.is_dir()), beside):
@@ -94,35 +95,20 @@ def settle_folder(staged: Path, target: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with its own SHA-256 as `sha256`, over everything else in it."""
-    plain = json.loads(json.dumps(content, default=str))
-    return {**plain, "sha256": _seal(plain)}
-
-
-def read_manifest(text: str | bytes, where: str) -> Mapping[str, Any]:
-    """A manifest, its own SHA-256 and the names and sizes in it checked; the files are not looked at.
+def read_manifest(text: bytes, where: str) -> Mapping[str, Any]:
+    """A manifest; its own SHA-256, and the names and sizes in it, are checked. The files are not looked at.
 
     Raises:
-        UserError: it is no manifest, it was changed, or it names a file outside its folder.
+        UserError: it is no manifest, it was changed, or it names what no folder of a run has.
     """
     try:
-        manifest: Any = json.loads(text)
-        files, sizes = manifest["files"], manifest["bytes"]
-        whole = isinstance(files, dict) and isinstance(sizes, dict) and files.keys() == sizes.keys()
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: no readable {MANIFEST}", action="it is not a complete folder of a run") from error
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    if not whole or manifest.get("sha256") != _seal(content):
-        raise UserError(f"{where}: {MANIFEST} differs from its own SHA-256", action=DAMAGED)
-    for name, size in sizes.items():
-        path = PurePosixPath(name)
-        odd = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name or not path.parts
-        if odd or path.as_posix() != name or not isinstance(size, int) or size < 0 or not isinstance(files[name], str):
-            raise UserError(
-                f"{where}: {MANIFEST} names the file {name!r}, which no checkpoint has", action="do not use this folder"
-            )
-    return manifest  # type: ignore[no-any-return]
+        listed_files(text)
+    except ManifestProblem as error:
+        raise UserError(f"{where}: {error}", action=DAMAGED) from error
+    manifest: dict[str, Any] = json.loads(text)
+    if "sha256" not in manifest:
+        raise UserError(f"{where}: {MANIFEST} has no SHA-256 of its own", action=DAMAGED)
+    return manifest
 
 
 def verify_folder(folder: Path) -> Mapping[str, Any]:
@@ -130,24 +116,17 @@ def verify_folder(folder: Path) -> Mapping[str, Any]:
     anything is read, and links are not followed.
 
     Raises:
-        UserError: no manifest, it was changed, or a file is missing, a link, or differs.
+        UserError: no manifest, it was changed, or a file is missing, not listed, a link, or differs.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder}: no readable {MANIFEST}", action="it is not a complete folder of a run") from error
+        text = manifest_of(folder)
+    except ManifestProblem as error:
+        raise UserError(f"{folder}: {error}", action="it is not a complete folder of a run") from error
     manifest = read_manifest(text, str(folder))
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if _leads_away(folder, name):
-            raise UserError(f"{path} is a link", action="do not use this folder; a checkpoint has none")
-        if not path.is_file():
-            raise UserError(f"{path} is missing", action=DAMAGED)
-        size = path.stat().st_size
-        if size != manifest["bytes"][name]:
-            raise UserError(f"{path} has {size} bytes, {MANIFEST} says {manifest['bytes'][name]}", action=DAMAGED)
-        if _sha256(path) != expected:
-            raise UserError(f"{path} differs from its SHA-256 in {MANIFEST}", action=DAMAGED)
+    try:
+        check_folder(folder)
+    except ManifestProblem as error:
+        raise UserError(f"{folder}: {error}", action=DAMAGED) from error
     return manifest
 
 
@@ -172,28 +151,9 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _leads_away(folder: Path, name: str) -> bool:
-    """Whether a part of the path is a link."""
-    path = folder
-    for part in PurePosixPath(name).parts:
-        path = path / part
-        if path.is_symlink():
-            return True
-    return False
-
-
 def _unwritable(target: Path, error: Exception) -> EngineError:
     said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
     return EngineError(f"{target} cannot be written: {said}", action="make room or choose another output")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -1,14 +1,15 @@
 """What a checkpoint's manifest says of its files, and whether a folder is what it says: shared by stores and gates.
 
 `manifest.json` is an object whose `files` holds, by path with forward slashes, the file's SHA-256 in hexadecimal, or
-`{"size": BYTES, "sha256": HEXADECIMAL}`. A manifest comes from wherever a checkpoint came from, so it is read as if a
-stranger had written it: paths that lead out of the folder, names that mean another thing elsewhere, and absurd sizes
-are refused before anything is opened.
+`{"size": BYTES, "sha256": HEXADECIMAL}`; its own `sha256` is that of everything else in it. A manifest comes from
+wherever a checkpoint came from, so it is read as if a stranger had written it: paths that lead out of the folder, names
+that mean another thing elsewhere, and absurd sizes are refused before anything is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -77,11 +78,25 @@ def listed_files(manifest: bytes) -> dict[str, ListedFile]:
         content = decode(manifest.decode("utf-8"))
     except (JsonProblem, UnicodeDecodeError) as error:
         raise ManifestProblem(f"{MANIFEST} cannot be read: {error}") from error
+    if isinstance(content, Mapping) and "sha256" in content and content["sha256"] != seal(content):
+        raise ManifestProblem(f"{MANIFEST} differs from its own SHA-256")
     files = content.get("files") if isinstance(content, Mapping) else None
     if not isinstance(files, Mapping) or not files:
         raise ManifestProblem(f"{MANIFEST} lists no files")
     check_paths(files)
     return {path: _listed(path, value) for path, value in files.items()}
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's content with its own SHA-256 as `sha256`."""
+    plain: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return {**plain, "sha256": seal(plain)}
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's content without its own `sha256`, hexadecimal."""
+    bare = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_paths(paths: Iterable[str]) -> None:
@@ -215,5 +230,7 @@ __all__ = [
     "is_name",
     "listed_files",
     "read_manifest",
+    "seal",
+    "sealed",
     "sha256_of",
 ]
