@@ -62,13 +62,13 @@ class Changes:
     grave: tuple[str, ...] = ()
 
 
-def compare(before: Recipe, now: Recipe, catalog: Catalog, picks: Mapping[str, str]) -> Changes:
+def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> Changes:
     """What differs between two recipes once defaults and `auto` are filled in.
 
     Args:
-        picks: what `auto` was decided to be, by kind.
+        plan: what `auto` was decided to be; the content of a plan.json.
     """
-    old, new = effective(before, catalog, picks), effective(now, catalog, picks)
+    old, new = effective(before, catalog, plan), effective(now, catalog, plan)
     harmless: list[str] = []
     grave: list[str] = []
     for setting in sorted(old.keys() | new.keys()):
@@ -84,7 +84,7 @@ def is_harmless(setting: str) -> bool:
     return any(setting == one or setting.startswith(f"{one}.") for one in HARMLESS)
 
 
-def effective(recipe: Recipe, catalog: Catalog, picks: Mapping[str, str]) -> dict[str, Any]:
+def effective(recipe: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its value, dotted, as if the recipe had written it all."""
     content: dict[str, Any] = recipe.model_dump(mode="json")
     model = recipe.dump_model_name()
@@ -92,7 +92,11 @@ def effective(recipe: Recipe, catalog: Catalog, picks: Mapping[str, str]) -> dic
     for setting, kind in PICKS.items():
         holder, key = _holder(content, setting)
         if holder is not None and holder.get(key) is not None:
-            holder[key] = _whole(catalog, kind, holder[key], picks)
+            holder[key] = _whole(catalog, kind, holder[key], plan.get("picks", {}))
+    for setting in DECIDED:
+        name = setting.rpartition(".")[2]
+        if content["train"][name] == AUTO:
+            content["train"][name] = plan.get("train", {}).get(name, AUTO)
     return dict(_flat(content, ""))
 
 

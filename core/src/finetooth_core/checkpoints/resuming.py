@@ -138,7 +138,7 @@ def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
     from finetooth_core.recipe import load
 
     before = load(found.recipe)
-    changes = comparison.compare(before, session.recipe, session.plugins.catalog, found.plan.get("picks", {}))
+    changes = comparison.compare(before, session.recipe, session.plugins.catalog, found.plan)
     data, parts = differences(found.plan, session.plan)
     now = {"plugins": session.plugins.versions, "environment": session.environment}
     others = (*versions(found.manifest, now), *parts)

@@ -69,11 +69,14 @@ def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, 
 
 
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
-    """Commands that do something with what was trained: the core's own, then those of plugins that say so."""
+    """Commands that do something with what was trained: the core's own, then those of plugins that say so. A run that
+    was interrupted can go on."""
     if outcome.artifact is None:
         return []
     folder = str(session.folder)
     quoted = folder if all(c.isalnum() or c in "-_./" for c in folder) else f"'{folder}'"
+    if outcome.status == "interrupted":
+        return [f"ft resume {quoted}", f"ft chat {quoted}"]
     offered = [
         (r.entry.name, r.entry.after_run if isinstance(r.entry, Command) else "")
         for r in session.plugins.catalog.all("command")
