@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,11 @@ from typing import Any
 
 import pytest
 from finetooth_core.artifact import verify_folder
+from finetooth_core.checkpoints.cadence import Cadence
+from finetooth_core.checkpoints.keeper import Keeper, Keeping
 from finetooth_core.events import Events, PluginFailed, Progress
-from finetooth_core.loop import Loop, Meter
+from finetooth_core.loop import Loop
+from finetooth_core.meter import Meter
 from finetooth_hooks import EngineError, Evaluation, MemoryEstimate, Plan, StepReport, StopRun, UserError
 from finetooth_hooks.engine import Usage
 from finetooth_hooks.reports import DataReport, Prepared
@@ -91,12 +95,39 @@ class Listener:
             arguments["run"].state["seen"] = arguments["report"].step
 
 
+@dataclass
+class Folders:
+    """A store of the tier disk that only renames."""
+
+    root: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.root)
+
+    def names(self) -> list[str]:
+        return [path.name for path in self.root.glob("step-*")]
+
+    def manifest(self, name: str) -> bytes:
+        return (self.root / name / "manifest.json").read_bytes()
+
+    def put(self, name: str, folder: Path) -> None:
+        folder.rename(self.root / name)
+
+    def fetch(self, name: str, folder: Path) -> None:
+        raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.root / name)
+
+
 def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0
 ) -> Loop:
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
-        checkpoint=SimpleNamespace(every=save),
+        checkpoint=SimpleNamespace(select_on=None),
+        train=SimpleNamespace(on_bad_step="stop"),
         profile=SimpleNamespace(start=5, steps=0),
     )
     context = SimpleNamespace(recipe=recipe, folder=tmp_path)
@@ -112,7 +143,9 @@ def make(
     progress = Progress("run", tmp_path, plan, 4)
     said: list[str] = []
     events = Events(tuple(listeners), progress, said.append)  # type: ignore[arg-type]
-    loop = Loop(job, method, CountingEngine(), events, progress, {"model": "toy"}, said.append)  # type: ignore[arg-type]
+    keeping = Keeping(tmp_path / "checkpoints", Cadence(steps=save), disk=Folders(tmp_path / "checkpoints"))
+    keeper = Keeper(keeping, {}, events.objection, said.append)
+    loop = Loop(job, method, CountingEngine(), events, progress, {"model": "toy"}, said.append, keeper)  # type: ignore[arg-type]
     loop.said = said  # type: ignore[attr-defined]
     return loop
 
@@ -142,7 +175,8 @@ def test_evaluations_and_checkpoints_come_when_they_are_due_and_not_twice_at_the
     assert [e.step for e in loop.record.evaluations] == [2, 4]
     assert loop.record.best == {"eval/score": 2.0}
     state = json.loads((tmp_path / "checkpoints" / "step-3" / "state.json").read_text())
-    assert state == {"step": 3, "method": {"done": 3}, "plugins": {"listener": {"seen": 3}}}
+    assert (state["step"], state["method"], state["plugins"]) == (3, {"done": 3}, {"listener": {"seen": 3}})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
 
 
 def test_stop_run_keeps_what_was_trained_and_sets_the_exit_code(tmp_path: Path) -> None:
@@ -165,7 +199,8 @@ def test_an_interrupt_lets_the_step_finish_and_says_what_is_kept(tmp_path: Path,
     outcome = loop.run()
     assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", code, 2)
     assert (tmp_path / "artifact" / "weights.txt").exists()
-    assert "what was trained is in" in loop.said[-1]  # type: ignore[attr-defined]
+    assert verify_folder(tmp_path / "checkpoints" / "step-2")["step"] == 2
+    assert f"what was trained is in {tmp_path / 'artifact'}; go on with: ft resume" in loop.said[-1]  # type: ignore[attr-defined]
 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
@@ -175,6 +210,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
     outcome = make(tmp_path, CountingMethod(at={2: twice})).run()
     assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", 130, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
 
 
 def test_a_failed_step_keeps_the_steps_before_it(tmp_path: Path) -> None:
@@ -274,7 +310,7 @@ def test_a_plugin_the_user_named_fails_the_run_and_any_other_only_warns(tmp_path
 
 def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
     make(tmp_path, CountingMethod()).run()
-    (tmp_path / "artifact" / "weights.txt").write_text("trained!")
+    (tmp_path / "artifact" / "weights.txt").write_text("untrain")
     with pytest.raises(UserError, match=r"weights\.txt differs"):
         verify_folder(tmp_path / "artifact")
     (tmp_path / "artifact" / "weights.txt").unlink()
@@ -306,18 +342,21 @@ def test_a_stop_never_hides_a_failure_or_an_interrupt(tmp_path: Path) -> None:
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
 
 
-def test_a_signal_while_the_artifact_is_saved_breaks_nothing_off(tmp_path: Path) -> None:
-    class Impatient(Listener):
-        def call(self, hook: str, **arguments: Any) -> None:
-            super().call(hook, **arguments)
-            if hook == "ft_checkpoint_saved":
-                os.kill(os.getpid(), signal.SIGINT)
+def test_a_second_signal_while_the_artifact_is_saved_leaves_at_once_and_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(self: Any, path: Path) -> None:
+        (path / "weights.txt").write_text("tra")
+        os.kill(os.getpid(), signal.SIGINT)
 
-    plugin = Impatient()
+    monkeypatch.setattr(CountingEngine, "export", slow)
+    plugin = Listener()
     loop = make(tmp_path, CountingMethod(at={2: lambda: os.kill(os.getpid(), signal.SIGINT)}), plugin)
     assert loop.run().status == "interrupted"
     assert plugin.told[-1] == "ft_run_end"
     assert result(tmp_path)["exit_code"] == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "result.json"]
+    assert verify_folder(tmp_path / "checkpoints" / "step-2")["step"] == 2
 
 
 def test_a_tracker_that_fails_at_the_end_does_not_lose_the_result(tmp_path: Path) -> None:

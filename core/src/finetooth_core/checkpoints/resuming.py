@@ -154,7 +154,8 @@ def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
             action="install those, or set checkpoint.strict=false",
         )
     for change in changes.harmless:
-        session.say(f"changed: {change}")
+        if not change.startswith("output: "):  # the folder was moved, which one sees
+            session.say(f"changed: {change}")
     for change in grave:
         session.say(f"changed and accepted: {change}")
     if others:

@@ -35,6 +35,7 @@ OWN = (
         "show the plan, its reasons and the memory it takes; train nothing",
     ),
     Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
+    Own("checkpoint", "finetooth_core.cli.checkpoint:command", "Use", "list, check, compare and remove checkpoints"),
     Own("chat", "finetooth_core.cli.chat:command", "Use", "talk to a trained run or to a model"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
     Own(

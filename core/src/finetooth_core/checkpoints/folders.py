@@ -1,0 +1,180 @@
+"""Checkpoints of a place, on disk or elsewhere, as the commands look at them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.checkpoints import MANIFEST, Store
+from finetooth_hooks.errors import FinetoothError, StoreError, UserError
+from finetooth_hooks.manifests import listed_files
+
+from finetooth_core.artifact import read_manifest, verify_folder
+from finetooth_core.checkpoints import run_state
+from finetooth_core.checkpoints.keeping import FOLDER
+from finetooth_core.checkpoints.names import newest_first, step_of
+from finetooth_core.checkpoints.resuming import open_store
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where checkpoints are.
+
+    Attributes:
+        name: for people.
+        folder: on this machine; None for a store elsewhere.
+        store: elsewhere; None on this machine.
+        only: the one checkpoint that was named.
+    """
+
+    name: str
+    folder: Path | None = None
+    store: Store | None = None
+    only: str = ""
+
+    def names(self) -> list[str]:
+        """Names of checkpoints, newest first.
+
+        Raises:
+            FinetoothError: there is none.
+        """
+        if self.only:
+            return [self.only]
+        if self.store is not None:
+            found = newest_first(self.store.names())
+        else:
+            assert self.folder is not None
+            found = newest_first(path.name for path in self.folder.iterdir() if path.is_dir())
+        if not found:
+            raise UserError(f"{self.name}: there is no checkpoint", action="give a run folder, or set checkpoint.every")
+        return found
+
+    def manifest(self, name: str) -> Mapping[str, Any]:
+        """The manifest of a checkpoint, its own SHA-256 checked.
+
+        Raises:
+            FinetoothError: it cannot be read, or was changed.
+        """
+        if self.store is not None:
+            return read_manifest(self.store.manifest(name), f"{self.store.place}/{name}")
+        assert self.folder is not None
+        try:
+            text = (self.folder / name / MANIFEST).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name}: {MANIFEST} cannot be read: {error.strerror}", action="use another checkpoint"
+            ) from error
+        return read_manifest(text, str(self.folder / name))
+
+    @contextmanager
+    def whole(self, name: str) -> Iterator[Path]:
+        """A folder with the files of a checkpoint; from elsewhere they are fetched for as long as it is used.
+
+        Raises:
+            FinetoothError: they cannot be had.
+        """
+        if self.store is None:
+            assert self.folder is not None
+            yield self.folder / name
+            return
+        with tempfile.TemporaryDirectory(prefix="finetooth-") as scratch:
+            self.store.fetch(name, Path(scratch))
+            yield Path(scratch)
+
+    def verify(self, name: str) -> str:
+        """What is wrong with a checkpoint; empty if every file is as it was written."""
+        try:
+            with self.whole(name) as folder:
+                manifest = verify_folder(folder)
+                state = run_state.read(folder / run_state.FILE) if manifest.get("kind") == "checkpoint" else None
+        except FinetoothError as error:
+            return error.problem
+        if state is not None and state.step != manifest.get("step"):
+            return f"{run_state.FILE} is of step {state.step}, the manifest of step {manifest.get('step')}"
+        return ""
+
+    def remove(self, name: str) -> None:
+        """Take a checkpoint out.
+
+        Raises:
+            StoreError: it cannot be removed.
+        """
+        if self.store is not None:
+            self.store.remove(name)
+            return
+        import shutil
+
+        assert self.folder is not None
+        gone = self.folder / f".{name}.gone"
+        try:
+            (self.folder / name).rename(gone)  # whole or absent, whenever this is broken off
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise StoreError(str(self.folder), f"{name} cannot be removed: {error.strerror}") from error
+
+
+def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Place:
+    """A run folder, its `checkpoints`, one checkpoint in them, or a URL.
+
+    Raises:
+        UserError: there is nothing of the kind.
+    """
+    if "://" in reference:
+        head, _, last = reference.rstrip("/").rpartition("/")
+        url, only = (head, last) if step_of(last) is not None else (reference, "")
+        return Place(reference, store=open_store(url, plugins=plugins, blocked=blocked), only=only)
+    path = Path(reference)
+    if (path / FOLDER).is_dir():
+        return Place(reference, folder=path / FOLDER)
+    if (path / MANIFEST).is_file() or (path.is_dir() and step_of(path.name) is not None):
+        return Place(reference, folder=path.parent, only=path.name)
+    if path.is_dir() and newest_first(one.name for one in path.iterdir() if one.is_dir()):
+        return Place(reference, folder=path)
+    what = "there are no checkpoints" if path.is_dir() else "there is no such folder"
+    raise UserError(f"{reference}: {what}", action="give a run folder, one of its checkpoints, or a URL")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two checkpoints differ.
+
+    Attributes:
+        files: `FILE: changed`, `only in A`, `only in B`.
+        facts: what their manifests say, `step: 5 -> 10`.
+    """
+
+    files: tuple[str, ...] = field(default=())
+    facts: tuple[str, ...] = field(default=())
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+    """Compare two manifests."""
+    import json
+
+    one, other = (listed_files(json.dumps(manifest).encode()) for manifest in (a, b))
+    files = []
+    for name in sorted(one.keys() | other.keys()):
+        if name not in other:
+            files.append(f"{name}: only in the first")
+        elif name not in one:
+            files.append(f"{name}: only in the second")
+        elif one[name].sha256 != other[name].sha256:
+            files.append(f"{name}: differs")
+    facts = []
+    flat_a, flat_b = (dict(_flat({k: v for k, v in m.items() if k not in ("files", "sha256")})) for m in (a, b))
+    for key in sorted(flat_a.keys() | flat_b.keys()):
+        if flat_a.get(key) != flat_b.get(key):
+            facts.append(f"{key}: {flat_a.get(key, '-')} -> {flat_b.get(key, '-')}")
+    return Difference(tuple(files), tuple(facts))
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _flat(one, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value

@@ -1,0 +1,161 @@
+"""`ft checkpoint`: look at checkpoints, check them, remove them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import FinetoothError, UserError
+
+if TYPE_CHECKING:
+    from finetooth_core.checkpoints.folders import Place
+    from finetooth_core.cli.state import State
+
+PLACE = "PLACE is a run folder, a folder of checkpoints, one checkpoint, or a URL (s3://bucket/run)."
+
+
+@click.group("checkpoint")
+def command() -> None:
+    """List, check, compare and remove checkpoints.
+
+    PLACE is a run folder, a folder of checkpoints, one checkpoint, or a URL (s3://bucket/run).
+    """
+
+
+@command.command("list")
+@click.argument("place")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_(state: State, place: str, as_json: bool) -> int:
+    """List the checkpoints of PLACE, newest first, with their metrics."""
+    from rich.console import Console
+
+    from finetooth_core.cli import render
+
+    found = _place(state, place)
+    rows, problems = [], 0
+    for name in found.names():
+        try:
+            manifest: Mapping[str, Any] = found.manifest(name)
+            rows.append({"name": name, **_summary(manifest)})
+        except FinetoothError as error:
+            problems += 1
+            rows.append({"name": name, "problem": error.problem})
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return 2 * bool(problems)
+    cells = []
+    for row in rows:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(row.get("metrics", {}).items()))
+        size = render.size(row["bytes"]) if "bytes" in row else "-"
+        cells.append([row["name"], size, str(row.get("problem", metrics))])
+    console = Console(highlight=False)
+    render.show(console, render.table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
+    return 2 * bool(problems)
+
+
+@command.command("show")
+@click.argument("place")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@click.pass_obj
+def show(state: State, place: str, as_json: bool) -> int:
+    """Show one checkpoint: PLACE, or the newest one there."""
+    found = _place(state, place)
+    name = found.names()[0]
+    manifest = found.manifest(name)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=2))
+        return 0
+    summary = _summary(manifest)
+    lines = [f"{name} of run {manifest.get('run', '?')}, {summary['bytes']:,} bytes in {len(manifest['files'])} files"]
+    for group in ("metrics", "base", "data", "environment"):
+        lines += [f"  {group + ' ' + key:<40} {value}" for key, value in sorted(manifest.get(group, {}).items())]
+    lines += [f"  {path:<40} {entry['size']:>12,} bytes" for path, entry in sorted(manifest["files"].items())]
+    click.echo("\n".join(lines))
+    return 0
+
+
+@command.command("verify")
+@click.argument("place")
+@click.pass_obj
+def verify(state: State, place: str) -> int:
+    """Check every file of every checkpoint of PLACE against its SHA-256."""
+    found = _place(state, place)
+    bad = 0
+    for name in found.names():
+        problem = found.verify(name)
+        bad += bool(problem)
+        click.echo(f"{name}: {problem or 'whole'}")
+    return 2 * bool(bad)
+
+
+@command.command("diff")
+@click.argument("first")
+@click.argument("second")
+@click.pass_obj
+def diff(state: State, first: str, second: str) -> int:
+    """Compare two checkpoints: which files differ, and what their manifests say. Exit code 1 if they do."""
+    from finetooth_core.checkpoints.folders import difference
+
+    one, other = _place(state, first), _place(state, second)
+    found = difference(one.manifest(one.names()[0]), other.manifest(other.names()[0]))
+    for line in (*found.files, *found.facts):
+        click.echo(line)
+    if not found.files and not found.facts:
+        click.echo("no difference")
+    return int(bool(found.files))
+
+
+@command.command("prune")
+@click.argument("place")
+@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="So many of the newest stay.")
+@click.option("--keep-best", type=click.IntRange(min=1), help="So many of the best stay too.")
+@click.option("--metric", default="eval/loss", show_default=True, help="By which they are the best.")
+@click.option("--mode", type=click.Choice(["auto", "min", "max"]), default="auto", show_default=True)
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@click.pass_obj
+def prune(state: State, place: str, keep_last: int, keep_best: int | None, metric: str, mode: str, yes: bool) -> int:
+    """Remove all but the newest and the best checkpoints of PLACE.
+
+    One that is damaged stays: it may be all there is.
+    """
+    from finetooth_core.checkpoints.names import name_of, step_of
+    from finetooth_core.checkpoints.retention import Best, mode_of, superfluous
+
+    found = _place(state, place)
+    if found.only:
+        raise UserError(f"{place} is one checkpoint", action="give the folder or URL that holds them")
+    metrics: dict[int, Mapping[str, float]] = {}
+    for name in found.names():
+        if problem := found.verify(name):
+            click.echo(f"{name} stays: {problem}")
+            continue
+        step = step_of(name)
+        assert step is not None
+        metrics[step] = found.manifest(name).get("metrics", {})
+    way = mode_of(metric) if mode == "auto" else mode
+    best = None if keep_best is None else Best(keep_best, metric, "min" if way == "min" else "max")
+    gone = [name_of(step) for step in superfluous(metrics, keep_last, best)]
+    for name in gone:
+        if yes:
+            found.remove(name)
+        click.echo(f"{name} {'removed' if yes else 'would be removed'}")
+    if not gone:
+        click.echo("nothing to remove")
+    elif not yes:
+        click.echo("nothing was removed; add --yes")
+    return 0
+
+
+def _place(state: State, reference: str) -> Place:
+    from finetooth_core.checkpoints.folders import place_of
+
+    options = state.start_options
+    return place_of(reference, plugins=options.plugins, blocked=options.blocked)
+
+
+def _summary(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = [entry["size"] for entry in manifest["files"].values()]
+    return {"step": manifest.get("step"), "bytes": sum(sizes), "metrics": manifest.get("metrics", {})}
