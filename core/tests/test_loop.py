@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from finetooth_core.artifact import verify_folder
 from finetooth_core.checkpoints.cadence import Cadence
@@ -130,7 +131,7 @@ def make(
         train=SimpleNamespace(on_bad_step="stop"),
         profile=SimpleNamespace(start=5, steps=0),
     )
-    context = SimpleNamespace(recipe=recipe, folder=tmp_path)
+    context = SimpleNamespace(recipe=recipe, folder=tmp_path, generator=lambda key: np.random.default_rng(0))
     plan = Plan({}, {}, {}, None, (), MemoryEstimate({}), 4, "hash")  # type: ignore[arg-type]
     job = SimpleNamespace(
         context=context,

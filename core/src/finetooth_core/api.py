@@ -128,27 +128,29 @@ class Session:
 
     def _run(self) -> Outcome:
         _ = self.engine  # what is wrong with the model is found before anything is written
-        try:
-            with (self.folder / RECIPE).open("x", encoding="utf-8") as file:  # of two runs at once, one gets the folder
-                file.write(self.recipe.dump_yaml())
-        except FileExistsError:
-            self.check_output()
+        self.check_output()  # of two runs at once, one got the folder
         self.run_id = secrets.token_hex(8)
         self._write_run()
         return self._loop().run()
 
     def _go_on(self, resuming: Resuming) -> Outcome:
-        from finetooth_core.checkpoints.resume import newest_good
+        from finetooth_core.checkpoints.resume import NoCheckpoint, newest_good
         from finetooth_core.checkpoints.resuming import check
 
         assert self.job.keeping is not None
         self.run_id = run_id(self.folder)
-        found = newest_good(self.job.keeping, self.run_id, self.say, resuming.at)
+        try:
+            found = newest_good(self.job.keeping, self.run_id, self.say, resuming.at)
+        except NoCheckpoint:
+            if resuming.at is not None:
+                raise
+            self.say("the run had saved nothing yet: it begins anew")
+            self._write_run()
+            return self._loop().run(again=True)
         self.run_id = str(found.manifest.get("run", self.run_id))
         resumed = check(self, resuming, found)
         loop = self._loop(epoch=found.state.epoch)
         loop.go_on(found, resumed)
-        write_text(self.folder / RECIPE, self.recipe.dump_yaml())
         self._write_run()
         (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
         self.say(f"going on after step {found.state.step}, from {found.folder}")
@@ -159,6 +161,7 @@ class Session:
 
         write_json(self.folder / PLAN, as_json(self.job.plan))
         write_json(self.folder / RUN, {"id": self.run_id, "started_in": str(Path.cwd())})
+        write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it there is no run yet
 
     def _loop(self, epoch: float = 0.0) -> Loop:
         from finetooth_core.checkpoints.keeper import Keeper

@@ -33,6 +33,7 @@ from finetooth_core.checkpoints.run_state import (
     as_state,
     random_state,
     restore_random,
+    seed_random,
 )
 from finetooth_core.endings import LEFT, Ending, failed, result
 from finetooth_core.events import Events, Progress, RunView
@@ -113,6 +114,7 @@ class Loop:
         self.cursor: Mapping[str, Any] = {}
         self.epoch = 0.0
         self.resumed_from: Path | None = None
+        self.again = False
         self.artifact_step: int | None = None
         self.bad_in_a_row = 0
         self.started = time.perf_counter()
@@ -143,13 +145,17 @@ class Loop:
         self.evaluated_at = state.evaluated_at
         self.events.restore(state.plugins)
 
-    def run(self) -> Outcome:
+    def run(self, *, again: bool = False) -> Outcome:
         """Train, keep what was trained, and report how it ended.
+
+        Args:
+            again: an earlier process has begun the run and saved nothing.
 
         Raises:
             FinetoothError: the run failed; result.json says so already.
         """
         self.started = time.perf_counter()
+        self.again = again or self.resumed_from is not None
         artifact: Path | None = None
         with interrupts(self.interrupt):
             if isinstance(self.engine, Interruptible):
@@ -199,6 +205,8 @@ class Loop:
         """Every step of the method, and what is due between two of them. An interrupt is looked at wherever something
         long has ended."""
         recipe = self.job.context.recipe
+        if self.resumed_from is None:
+            seed_random(self.job.context.generator("plugins"))
         self.begin()
         if recipe.evaluate.before and self.progress.step == 0 and self.evaluated_at < 0:
             self.evaluate()
@@ -250,7 +258,7 @@ class Loop:
 
     def start_tracker(self, tracker: Any) -> None:
         """`start`, or `resume` where there is something to go on from."""
-        if self.progress.step and isinstance(tracker, ResumingTracker):
+        if self.again and isinstance(tracker, ResumingTracker):
             tracker.resume(self.view, tuple(self.record.history.reports))
         else:
             tracker.start(self.view)
@@ -405,7 +413,7 @@ class Loop:
         if metric is not None and selects:
             self.artifact_step = self.select(metric)
         about = {**self.manifest, "step": self.artifact_step, "kind": "artifact"}
-        write_folder(target, self.engine.export, about, replace=self.resumed_from is not None)
+        write_folder(target, self.engine.export, about, replace=self.again)
         self.events.fire("ft_checkpoint_saved", path=target)
 
     def select(self, metric: str) -> int:

@@ -119,7 +119,7 @@ def check_unused(folder: Path) -> None:
     Raises:
         UserError: the folder holds something already, or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(_is_beginning(path) for path in folder.iterdir())):
         if not is_run_folder(folder):
             raise UserError(
                 f"output: {folder} exists and is not an empty folder",
@@ -144,6 +144,12 @@ def check_unused(folder: Path) -> None:
         raise UserError(
             f"output: {existing} cannot be written: {error.strerror}", action="choose another output"
         ) from error
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a run that was killed before it had begun left this: the recipe, without which there is no run, is
+    written last."""
+    return path.name in (PLAN, RUN, ".lock") or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
 
 
 def _left_open(recipe: Mapping[str, Any], path: tuple[str, ...]) -> bool:

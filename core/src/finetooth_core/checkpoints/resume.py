@@ -25,6 +25,10 @@ STAGED = ".step-*"
 """Hidden folders that a killed process may have left."""
 
 
+class NoCheckpoint(UserError):
+    """A run has not saved anything."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A checkpoint to go on from, every file checked.
@@ -55,7 +59,8 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
         at: the step it must be of; None is the newest.
 
     Raises:
-        UserError: there is none.
+        NoCheckpoint: there is none.
+        UserError: there is none that is whole.
     """
     keeping.folder.mkdir(parents=True, exist_ok=True)
     for left in keeping.folder.glob(STAGED):  # half of a checkpoint, from a process that was killed
@@ -71,10 +76,12 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
                 where = "" if store is not None else _set_aside(keeping.folder / name, str(error))
                 say(f"{name} cannot be used: {error.problem}{where}")
     wanted = "" if at is None else f" after step {at}"
-    problem = f"{keeping.folder}: there is no checkpoint{wanted}"
-    if passed:
-        problem = f"{keeping.folder}: no checkpoint{wanted} is whole, {passed} cannot be used"
-    raise UserError(problem, action="start a new run with another output; set checkpoint.every to have checkpoints")
+    if not passed:
+        raise NoCheckpoint(f"{keeping.folder}: there is no checkpoint{wanted}", action="see: ft checkpoint list")
+    raise UserError(
+        f"{keeping.folder}: no checkpoint{wanted} is whole, {passed} cannot be used",
+        action="start a new run with another output",
+    )
 
 
 def read(folder: Path, run: str = "") -> Found:

@@ -134,6 +134,13 @@ def random_state() -> dict[str, Any]:
     }
 
 
+def seed_random(generator: np.random.Generator) -> None:
+    """Seed the global generators of Python and NumPy: the core and its plugins own theirs, but what a plugin of the
+    user draws from these shall be the same in every run of the recipe too."""
+    random.seed(int(generator.integers(2**63)))
+    np.random.seed(int(generator.integers(2**32)))
+
+
 def restore_random(state: Mapping[str, Any]) -> None:
     """Set the global generators to what `random_state` read."""
     if "python" in state:

@@ -1,0 +1,93 @@
+"""A process that has everything imported and forks a child for each command of `ft`: a start takes a second, not ten.
+
+    python zygote.py    reads one JSON object a line: {"arguments", "log", "environment", "folder"}
+                        answers {"pid"} when the child runs, {"status"} when it has ended
+
+A child kills itself at a point that the variable FT_KILL_AT names: `rename:3:before` is just before the third rename
+of the process, `send:2:after` just after the second request to a server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    for module in ("finetooth_core.loop", "finetooth_core.plan", "finetooth_torch.engine", "transformers", "torch"):
+        import_module(module)  # what a child would import
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            child(order)
+        answer(pid=pid)
+        _, status = os.waitpid(pid, 0)
+        answer(status=os.waitstatus_to_exitcode(status))
+
+
+def answer(**content: int) -> None:
+    """One line to whoever gave the order."""
+    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.flush()
+
+
+def child(order: dict[str, Any]) -> None:
+    """Run one command and end the process."""
+    from finetooth_core.cli import main as ft
+
+    with Path(order["log"]).open("ab", buffering=0) as log, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    arm(os.environ.get("FT_KILL_AT", ""))
+    code = 70
+    try:
+        code = ft(order["arguments"])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def arm(point: str) -> None:
+    """Have the process killed at a point."""
+    if not point:
+        return
+    what, number, when = point.split(":")
+    if what == "send":
+        from botocore import httpsession
+
+        httpsession.URLLib3Session.send = at(httpsession.URLLib3Session.send, int(number), when)
+        return
+    setattr(os, what, at(getattr(os, what), int(number), when))
+
+
+def at(function: Callable[..., Any], number: int, when: str) -> Callable[..., Any]:
+    """The function, at whose call of that number the process is killed."""
+    calls = 0
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if calls == number and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return called
+
+
+if __name__ == "__main__":
+    main()
