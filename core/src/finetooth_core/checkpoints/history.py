@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,9 +61,12 @@ def read(path: Path) -> History:
     """
     history = History()
     try:
-        for report in _reports(gzip.decompress(path.read_bytes())):
+        packed = path.read_bytes()
+        if not packed:
+            raise ValueError("it is empty")
+        for report in _reports(gzip.decompress(packed)):
             history.add(report)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no history of a run: {error}", action="use another checkpoint") from error
     return history
 
