@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +19,7 @@ FILE = "metrics.jsonl"
 class JsonlTracker:
     """`protocols.Tracker` that appends to `metrics.jsonl` in the run folder.
 
-    Every line has `event` (`start`, `step`, `evaluation`, `end`) and `step`; the rest is the report of that name.
+    Every line has `event` (`start`, `resume`, `step`, `evaluation`, `end`) and `step`; the rest is the report of that name.
     """
 
     def __init__(self) -> None:
@@ -30,16 +32,31 @@ class JsonlTracker:
             UserError: it cannot be written.
         """
         path = run.folder / FILE
-        try:
+        with _writing(path):
             torn = _ends_mid_line(path)
             self._file = path.open("a", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise UserError(
-                f"trackers: {path} cannot be written: {error.strerror}", action="choose another output"
-            ) from error
         if torn:  # a killed run may have left half a line; what follows must not be glued to it
             self._file.write("\n")
         self._write("start", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Write the file anew: `start`, then what the history says, then `resume`. Lines that an earlier process wrote
+        beyond it are gone, and none is there twice.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path, beside = run.folder / FILE, run.folder / f".{FILE}.{os.getpid()}"
+        if self._file is not None:
+            self._file.close()
+        with _writing(path):
+            self._file = beside.open("w", encoding="utf-8", newline="\n")
+            self._write("start", {"step": 0, "total_steps": run.total_steps, "run": run.id})
+            for report in history:
+                self._write("step" if isinstance(report, StepReport) else "evaluation", asdict(report))
+            self._write("resume", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
+            os.fsync(self._file.fileno())
+            beside.replace(path)  # the file that is open is the one in its place now
 
     def step(self, run: Run, report: StepReport) -> None:
         """One line for the step."""
@@ -65,6 +82,20 @@ class JsonlTracker:
             record["not_finite"] = not_finite
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"trackers: {path} cannot be written: {error.strerror}", action="choose another output"
+        ) from error
 
 
 def _plain(value: Any, path: str, not_finite: list[str]) -> Any:
