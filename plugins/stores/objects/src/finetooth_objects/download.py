@@ -140,13 +140,12 @@ class _Transfer:
             wanted["IfMatch"] = self._etag
         answer = self._bucket.once("get_object", Key=self._key, **wanted)
         total = self._total(answer, sink)
-        if (self._size is not None and total != self._size) or total > self._largest:
-            expected = self._size if self._size is not None else f"at most {self._largest}"
-            raise StoreError(
-                str(self._bucket.address),
-                f"{self._key} has {total} bytes in place of {expected}",
-                action="use another checkpoint",
-            )
+        most = self._largest if self._size is None else self._size
+        if total > most:
+            problem = f"{self._key} has {total} bytes, and {most} at most were expected"
+            raise StoreError(str(self._bucket.address), problem, action="use another checkpoint")
+        if self._size is not None and total < self._size:
+            raise Damaged(f"it has {total} bytes in place of {self._size}")
         self._etag = str(answer.get("ETag", ""))
         body = answer["Body"]
         try:

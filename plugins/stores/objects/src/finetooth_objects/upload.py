@@ -83,11 +83,11 @@ class Uploader:
         if found is None or found["ContentLength"] != file.size:
             return False
         said = found.get("ChecksumSHA256", "")
-        if said and self.trust == "checks" and not self._read_back:
-            # of several parts: the checksum of theirs, which some servers give without their number
-            if said in (file.whole, file.composite, file.composite.partition("-")[0]):
-                return True
-            # damaged, or sent in other parts by somebody: its content tells
+        # of several parts it is a checksum of theirs, which some servers give without their number
+        true = (file.whole, file.composite, file.composite.partition("-")[0])
+        if said in true and self.trust == "checks" and not self._read_back:
+            return True
+        # not to be believed, damaged, or sent in other parts by somebody: its content tells
         return digest_of(self._bucket, key, file.size) == file.sha256
 
     def _send(self, key: str, path: Path, file: Digests, damaged: set[str]) -> None:
