@@ -42,6 +42,7 @@ class Seen:
     key: str
     query: dict[str, str]
     body: int
+    range: str
 
     @property
     def what(self) -> str:
@@ -123,7 +124,13 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
             length = int(self.headers.get("Content-Length") or 0)
-            seen = Seen(self.command, unquote(url.path).partition("/")[2].partition("/")[2], query, length)
+            seen = Seen(
+                self.command,
+                unquote(url.path).partition("/")[2].partition("/")[2],
+                query,
+                length,
+                self.headers.get("Range", ""),
+            )
             with proxy.lock:
                 proxy.seen.append(seen)
             proxy.on(seen)

@@ -249,6 +249,7 @@ def test_missing_credentials_are_named(store, monkeypatch):
         store(profile="nobody")
 
 
+@pytest.mark.slow
 def test_the_conformance_kit_passes_over_a_server(proxy):
     from dataclasses import replace
 

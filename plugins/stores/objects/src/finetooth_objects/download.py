@@ -13,7 +13,8 @@ from finetooth_hooks import StoreError
 from finetooth_objects.bucket import Bucket
 from finetooth_objects.requests import Damaged, status
 
-_CHUNK = 2**20
+_CHUNK = 2**16  # what is read at once, and lost when a transfer is cut within it
+_PROGRESS = 2**20  # bytes after which failures are forgotten: it goes on, so it may be cut any number of times
 _WRITTEN_ANEW = 412  # If-Match: the object is another one than at the beginning
 
 
@@ -117,7 +118,7 @@ class _Transfer:
                 if status(error) == _WRITTEN_ANEW:
                     self._etag = ""
                     sink.restart()
-                if sink.have > furthest + _CHUNK:  # it goes on, so it may be cut any number of times
+                if sink.have > furthest + _PROGRESS:
                     furthest, self._failures = sink.have, 0
                 self.fail(error)
 

@@ -56,7 +56,8 @@ class Uploader:
         damaged: set[str] = set()
         for _ in range(self._retries + 2):
             if self._is_there(key, file):
-                self._abort_others(key)
+                if len(file.parts) > 1:
+                    self._abort_others(key)
                 return
             try:
                 self._send(key, path, file, damaged)
