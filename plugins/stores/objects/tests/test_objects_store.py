@@ -19,7 +19,9 @@ PART = 64 * 1024
 BIG = "engine/trained.safetensors"
 
 
-@pytest.mark.parametrize("server", ["checks", "ignores", "mute", "refuses"])
+@pytest.mark.parametrize(
+    "server", ["checks", "ignores", *(pytest.param(server, marks=pytest.mark.slow) for server in ("mute", "refuses"))]
+)
 def test_a_checkpoint_goes_there_and_back(server, proxy, store, checkpoint, kept_in, contents, tmp_path):
     proxy.verifies = server == "checks"
     proxy.mute = server == "mute"
@@ -72,6 +74,7 @@ def test_what_is_there_is_not_sent_again(proxy, store, checkpoint):
     assert [seen.key for seen in proxy.seen if seen.what == "put" and "checksum-test" not in seen.key] == []
 
 
+@pytest.mark.slow
 def test_a_damaged_object_is_sent_again(proxy, store, checkpoint, s3, kept_in, contents):
     folder = checkpoint()
     store().put("step-1", folder)
@@ -80,6 +83,7 @@ def test_a_damaged_object_is_sent_again(proxy, store, checkpoint, s3, kept_in, c
     assert kept_in("runs/one/step-1/") == contents(folder)
 
 
+@pytest.mark.slow
 def test_another_checkpoint_of_the_same_name_is_refused(store, checkpoint, kept_in, contents):
     first = checkpoint(1)
     store().put("step-1", first)
@@ -115,6 +119,7 @@ def test_lists_that_come_in_pages(proxy, store, checkpoint, s3):
     assert proxy.count("list") > 5
 
 
+@pytest.mark.slow
 def test_a_whole_bucket_can_be_the_place(store, checkpoint, kept_in, contents):
     mine = store(url="s3://kept")
     mine.put("step-1", checkpoint())
@@ -169,6 +174,7 @@ def test_a_hostile_manifest_writes_nothing(path, store, s3, tmp_path):
     assert list(tmp_path.rglob("*")) == [tmp_path / "deep", back]
 
 
+@pytest.mark.slow
 def test_an_object_larger_than_its_manifest_says_is_not_read(store, checkpoint, s3, tmp_path):
     store().put("step-1", checkpoint())
     s3.put_object(Bucket="kept", Key="runs/one/step-1/state.json", Body=bytes(10_000_000))

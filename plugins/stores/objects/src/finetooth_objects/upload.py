@@ -95,9 +95,10 @@ class Uploader:
         if len(file.parts) == 1:
             self.put_small(key, path.read_bytes(), file.sha256)
             return
-        upload = self._begun(key, damaged) or self._begin(key)
+        begun = self._begun(key, damaged)
+        have = {part["PartNumber"]: part for part in self._bucket.parts(key, begun)} if begun else {}
+        upload = begun or self._begin(key)
         damaged.add(upload)  # if what comes of it is not the file, its parts are not to be used again
-        have = {part["PartNumber"]: part for part in self._bucket.parts(key, upload)}
         done: list[dict[str, Any]] = []
         with path.open("rb") as stream:
             for index, sha256 in enumerate(file.parts):
