@@ -1,4 +1,4 @@
-"""The kit's checks of stores and gates tried: a sound one passes, and each broken one fails the check about its fault."""
+"""The kit's checks of stores and gates tried: a sound one passes, each broken one fails the check about its fault."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from finetooth_hooks.testing import CheckResult, collect, failures, run_check
 Write = Callable[..., str]
 
 STORE = """
+from finetooth_hooks import Store
+
 @hookimpl
 def ft_stores():
-    yield Store(name="tried", build="{me}_parts:build", summary="tried", tier="TIER", example={{"path": "{{folder}}/kept"}})
+    example = {"path": "{folder}/kept"}
+    yield Store(name="tried", build="{me}_parts:build", summary="tried", tier="TIER", example=example)
 """
 
 FOLDERS = """
@@ -127,6 +130,8 @@ def test_stores_of_snapshots(plugin: Write, tier: str, put: str, kept: str, fail
 
 
 GATE = """
+from finetooth_hooks import Gate
+
 @hookimpl
 def ft_gates():
     yield Gate(name="tried", build="{me}_parts:build", summary="tried", engine=True)
