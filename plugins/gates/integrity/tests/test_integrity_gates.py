@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from finetooth_hooks import Candidate, EngineError, NoOptions, RecipeError, UserError
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_hooks.testing.fake_context import FACTS, TRAIN
 from finetooth_hooks.testing.store_checks import whole_checkpoint
 from finetooth_integrity import bound, finite, probe, readback
 from safetensors.numpy import save
@@ -181,15 +183,26 @@ def test_the_engine_gets_its_state_back_also_where_nothing_differs(checkpoint, c
 
 
 def test_the_probe_is_drawn_over_the_vocabulary_with_the_run_s_seed(context, tmp_path):
-    data = gate_of(context, sequences=50, tokens=200)._data
-    again = gate_of(FakeContext(tmp_path), sequences=50, tokens=200)._data
-    other = gate_of(FakeContext(tmp_path, seed=1), sequences=50, tokens=200)._data
+    data = gate_of(context, sequences=50, tokens=200).batch(0)
+    again = gate_of(FakeContext(tmp_path), sequences=50, tokens=200).batch(0)
+    other = gate_of(FakeContext(tmp_path, seed=1), sequences=50, tokens=200).batch(0)
     tokens = np.concatenate([datum.tokens for datum in data])
     assert (tokens.min(), tokens.max()) == (0, context.facts.vocab_size - 1)
     assert all(len(datum) == 200 and np.array_equal(datum.tokens[1:], datum.targets[:-1]) for datum in data)
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(data, again, strict=True))
     assert not all(np.array_equal(a.tokens, b.tokens) for a, b in zip(data, other, strict=True))
-    assert len(gate_of(context, tokens=10_000)._data[0]) == context.facts.max_positions
+
+
+def test_the_probe_is_no_longer_than_anything_takes(context):
+    """The model's positions, the recipe's length, a micro-batch, the engine: whichever is shortest."""
+
+    def length(bound=0, positions=512, max_length=None, micro_batch=None):
+        context.facts = replace(FACTS, max_positions=positions)
+        context.train = replace(TRAIN, max_length=max_length, micro_batch_tokens=micro_batch)
+        return len(gate_of(context, tokens=100).batch(bound)[0])
+
+    assert length() == 100
+    assert length(positions=20) == length(max_length=20) == length(micro_batch=20) == length(bound=20) == 20
 
 
 # --- bound ------------------------------------------------------------------------------------------------------------
