@@ -85,7 +85,8 @@ class Store(Protocol):
         SHA-256 in the manifest where it lies now. What is there already of the same content is not sent again.
 
         Raises:
-            StoreError: it could not be kept, after the store's own retries; nothing whole was touched.
+            StoreError: it could not be kept, after the store's own retries; it is not as its manifest says; or another
+                checkpoint is kept under this name (remove that one first). Nothing whole was touched.
         """
         ...
 

@@ -30,7 +30,8 @@ class Entry:
         name: how a recipe picks it; lower case letters, digits, `_` and `-`.
         build: reference to the builder, `"package.module:function"`; imported only when picked.
         summary: one line for `ft plugins list`.
-        default: taken when the recipe leaves the choice open; one entry a kind should say so.
+        default: taken when the recipe leaves the choice open; one entry a kind should say so, but of trackers,
+            evaluators and gates all that do are taken.
         example: options with which the conformance kit builds a small instance; in its strings `{folder}` stands for
             a scratch folder.
         example_files: text by file name, written into that scratch folder first.

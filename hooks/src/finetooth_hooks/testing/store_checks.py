@@ -168,8 +168,8 @@ def store_refuses_odd_names(case: EntryCase) -> None:
 
 @check_for("store")
 def store_removes_once_and_for_all(case: EntryCase) -> None:
-    """What is removed is not named any more and cannot be fetched; removing it again does nothing; others stay; and its
-    name can be taken again."""
+    """What is removed is not named any more and cannot be fetched; removing it again does nothing; others stay; and
+    its name can be taken again."""
     store = _folder_store(case)
     one, two = (whole_checkpoint(case.folder / f"made-{step}", step) for step in (1, 2))
     store.put("step-1", one)

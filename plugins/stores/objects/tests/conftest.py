@@ -42,6 +42,7 @@ class Seen:
     key: str
     query: dict[str, str]
     body: int
+    range: str
 
     @property
     def what(self) -> str:
@@ -118,12 +119,14 @@ class Proxy:
 def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
             length = int(self.headers.get("Content-Length") or 0)
-            seen = Seen(self.command, unquote(url.path).partition("/")[2].partition("/")[2], query, length)
+            key = unquote(url.path).partition("/")[2].partition("/")[2] or query.get("prefix", "")
+            seen = Seen(self.command, key, query, length, self.headers.get("Range", ""))
             with proxy.lock:
                 proxy.seen.append(seen)
             proxy.on(seen)

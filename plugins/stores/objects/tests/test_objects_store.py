@@ -19,7 +19,9 @@ PART = 64 * 1024
 BIG = "engine/trained.safetensors"
 
 
-@pytest.mark.parametrize("server", ["checks", "ignores", "mute", "refuses"])
+@pytest.mark.parametrize(
+    "server", ["checks", "ignores", *(pytest.param(server, marks=pytest.mark.slow) for server in ("mute", "refuses"))]
+)
 def test_a_checkpoint_goes_there_and_back(server, proxy, store, checkpoint, kept_in, contents, tmp_path):
     proxy.verifies = server == "checks"
     proxy.mute = server == "mute"
@@ -38,14 +40,15 @@ def test_a_checkpoint_goes_there_and_back(server, proxy, store, checkpoint, kept
 
 def test_only_a_server_that_checks_is_believed(proxy, store, checkpoint):
     """moto keeps the checksum it is told. Believed blindly, it would hide damage; so everything is read back."""
-    store().put("step-1", checkpoint())
+    folder = checkpoint()
+    store().put("step-1", folder)
     assert proxy.count("get", BIG) == 1
     proxy.seen.clear()
     proxy.verifies = True
-    store().put("step-2", checkpoint())
+    store().put("step-2", folder)
     assert proxy.count("get", BIG) == 0
     assert proxy.count("head", BIG) == 2  # is it there already? is it what was sent?
-    store(read_back=True).put("step-3", checkpoint())
+    store(read_back=True).put("step-3", folder)
     assert proxy.count("get", f"step-3/{BIG}") == 1
 
 
@@ -71,6 +74,7 @@ def test_what_is_there_is_not_sent_again(proxy, store, checkpoint):
     assert [seen.key for seen in proxy.seen if seen.what == "put" and "checksum-test" not in seen.key] == []
 
 
+@pytest.mark.slow
 def test_a_damaged_object_is_sent_again(proxy, store, checkpoint, s3, kept_in, contents):
     folder = checkpoint()
     store().put("step-1", folder)
@@ -79,6 +83,7 @@ def test_a_damaged_object_is_sent_again(proxy, store, checkpoint, s3, kept_in, c
     assert kept_in("runs/one/step-1/") == contents(folder)
 
 
+@pytest.mark.slow
 def test_another_checkpoint_of_the_same_name_is_refused(store, checkpoint, kept_in, contents):
     first = checkpoint(1)
     store().put("step-1", first)
@@ -114,17 +119,19 @@ def test_lists_that_come_in_pages(proxy, store, checkpoint, s3):
     assert proxy.count("list") > 5
 
 
+@pytest.mark.slow
 def test_a_whole_bucket_can_be_the_place(store, checkpoint, kept_in, contents):
     mine = store(url="s3://kept")
     mine.put("step-1", checkpoint())
     assert (mine.place, mine.names()) == ("s3://kept", ["step-1"])
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", ".hidden", "-x", "a\nb", "ä"])
-def test_odd_names_are_refused(name, store, checkpoint, proxy):
-    for call in (lambda: store().put(name, checkpoint()), lambda: store().remove(name), lambda: store().manifest(name)):
-        with pytest.raises(StoreError, match="cannot be the name"):
-            call()
+def test_odd_names_are_refused(store, checkpoint, proxy):
+    folder, mine = checkpoint(), store()
+    for name in ("", ".", "..", "a/b", "../x", ".hidden", "-x", "a\nb", "ä", "x" * 300):
+        for call in (lambda name=name: mine.put(name, folder), lambda name=name: mine.remove(name)):
+            with pytest.raises(StoreError, match="cannot be the name"):
+                call()
     assert proxy.seen == []
 
 
@@ -141,33 +148,34 @@ def damage(folder: Path, how: str) -> None:
     elif how == "more":
         (folder / "more.txt").write_text("x")
     elif how == "link":
-        big.rename(folder.parent / "elsewhere")
-        big.symlink_to(folder.parent / "elsewhere")
+        elsewhere = big.rename(folder.parent / "elsewhere")
+        big.symlink_to(elsewhere)
     elif how == "no manifest":
         (folder / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize("how", ["missing", "flipped", "truncated", "more", "link", "no manifest"])
-def test_a_broken_folder_is_refused_before_anything_is_sent(how, store, checkpoint, proxy, s3):
-    folder = checkpoint()
-    damage(folder, how)
-    with pytest.raises(StoreError, match="step-1 cannot be kept"):
-        store().put("step-1", folder)
+def test_a_broken_folder_is_refused_before_anything_is_sent(store, checkpoint, proxy, s3):
+    for number, how in enumerate(("missing", "flipped", "truncated", "more", "link", "no manifest")):
+        folder = checkpoint(number)
+        damage(folder, how)
+        with pytest.raises(StoreError, match="step-1 cannot be kept"):
+            store().put("step-1", folder)
     assert "Contents" not in s3.list_objects_v2(Bucket="kept")
     assert not any(seen.method in ("PUT", "POST") for seen in proxy.seen)
 
 
-@pytest.mark.parametrize("path", ["../out", "/etc/passwd", "a/../../b", "a\\b", "engine//x", "C:/x", "manifest.json"])
-def test_a_hostile_manifest_writes_nothing(path, store, s3, tmp_path):
-    manifest = json.dumps({"files": {path: {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}}})
-    s3.put_object(Bucket="kept", Key="runs/one/step-1/manifest.json", Body=manifest.encode())
+def test_a_hostile_manifest_writes_nothing(store, s3, tmp_path):
     back = tmp_path / "deep/back"
     back.mkdir(parents=True)
-    with pytest.raises(StoreError, match="step-1: "):
-        store().fetch("step-1", back)
-    assert list(tmp_path.rglob("*")) == [tmp_path / "deep", back]
+    for path in ("../out", "/etc/passwd", "a/../../b", "a\\b", "engine//x", "C:/x", "manifest.json"):
+        manifest = json.dumps({"files": {path: {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}}})
+        s3.put_object(Bucket="kept", Key="runs/one/step-1/manifest.json", Body=manifest.encode())
+        with pytest.raises(StoreError, match="step-1: "):
+            store().fetch("step-1", back)
+        assert list(tmp_path.rglob("*")) == [tmp_path / "deep", back]
 
 
+@pytest.mark.slow
 def test_an_object_larger_than_its_manifest_says_is_not_read(store, checkpoint, s3, tmp_path):
     store().put("step-1", checkpoint())
     s3.put_object(Bucket="kept", Key="runs/one/step-1/state.json", Body=bytes(10_000_000))
@@ -248,15 +256,17 @@ def test_missing_credentials_are_named(store, monkeypatch):
         store(profile="nobody")
 
 
+@pytest.mark.slow
 def test_the_conformance_kit_passes_over_a_server(proxy):
     from dataclasses import replace
 
     from finetooth_objects.plugin import ft_stores
 
     (entry,) = ft_stores()
-    with_server = replace(entry, example={"url": "s3://kept/kit", "endpoint": proxy.address, "wait": 0.01})
+    with_server = replace(entry, example={"url": "s3://kept{folder}/kit", "endpoint": proxy.address, "wait": 0.01})
     results = run_checks(with_server)
-    assert [(r.check, r.message) for r in results if r.status != "passed"] == []
+    assert [(r.check, r.message) for r in results if r.status == "failed"] == []
+    assert [r.check for r in results if r.status == "skipped"] == ["snapshots_are_bounded_and_in_order"]
     assert len([r for r in results if r.check.startswith("store_")]) >= 5
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ class ProbeOptions(Options):
     sequences: int = Field(4, ge=1)
     """How many sequences are scored."""
     tokens: int = Field(32, ge=1)
-    """Tokens of each, or as many as the model takes if that is fewer."""
+    """Tokens of each, or as many as the model and a micro-batch take if that is fewer."""
 
 
 class ProbeGate:
@@ -29,11 +29,14 @@ class ProbeGate:
     after `Engine.load`.
 
     Args:
-        data: the batch.
+        tokens: (sequences, tokens + 1) ids; the last of a row is only a target.
+        longest: how many positions a sequence may have; asked when the engine is there, since the plan may still be
+            under way when the gate is built.
     """
 
-    def __init__(self, data: Sequence[Datum]) -> None:
-        self._data = data
+    def __init__(self, tokens: NDArray[np.int64], longest: Callable[[], int]) -> None:
+        self._tokens = tokens
+        self._longest = longest
 
     def check(self, candidate: Candidate) -> str:
         """Says how many log-probabilities differ. The engine leaves as it came, whatever the answer.
@@ -44,11 +47,12 @@ class ProbeGate:
         engine = candidate.engine
         if engine is None:
             return "the probe needs the engine, and there is none"
-        before = engine.logprobs(self._data)
+        data = self.batch(engine.info.max_length)
+        before = engine.logprobs(data)
         restore = _way_back(engine)
         try:
             engine.load(candidate.folder / ENGINE)
-            after = engine.logprobs(self._data)
+            after = engine.logprobs(data)
         except (FinetoothError, OSError, ValueError, KeyError) as error:
             return f"it does not load back: {' '.join(str(error).split()) or type(error).__name__}"
         finally:
@@ -58,6 +62,16 @@ class ProbeGate:
             return ""
         total = sum(scores.size for scores in before)
         return f"loaded back, {differ} of {total} log-probabilities of the probe differ from those in memory"
+
+    def batch(self, bound: int) -> list[Datum]:
+        """The sequences.
+
+        Args:
+            bound: positions that the engine takes at most; 0 is any number.
+        """
+        length = min(filter(None, (self._tokens.shape[1] - 1, self._longest(), bound)))
+        rows = self._tokens[:, : length + 1]
+        return [Datum((TokenChunk(row[:-1]),), row[1:], id=f"probe:{number}") for number, row in enumerate(rows)]
 
 
 def _way_back(engine: Engine) -> Callable[[], None]:
@@ -86,8 +100,12 @@ def _differing(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> int:
 def build(options: ProbeOptions, context: Context) -> ProbeGate:
     """Builder of the gate `probe`; its tokens are drawn from the vocabulary with the run's seed."""
     facts = context.facts
-    length = min(options.tokens, facts.max_positions) if facts.max_positions else options.tokens
-    drawn = context.generator("gate", "probe").integers(0, facts.vocab_size, size=(options.sequences, length + 1))
-    return ProbeGate(
-        [Datum((TokenChunk(row[:-1]),), row[1:], id=f"probe:{number}") for number, row in enumerate(drawn)]
+    drawn = context.generator("gate", "probe").integers(
+        0, facts.vocab_size, size=(options.sequences, options.tokens + 1)
     )
+
+    def longest() -> int:
+        train = context.train if context.plan is None else context.plan.train
+        return min(filter(None, (options.tokens, facts.max_positions, train.max_length, train.micro_batch_tokens)))
+
+    return ProbeGate(drawn, longest)

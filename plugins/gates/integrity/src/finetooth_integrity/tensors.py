@@ -118,9 +118,8 @@ def _tensor(name: str, entry: Any, first: int) -> Tensor:
     if bits is None:
         raise TensorProblem(f"{name} has the unknown type {dtype}")
     if (end - start) * 8 != math.prod(shape) * bits:
-        raise TensorProblem(
-            f"{name} takes {end - start} bytes, which is not {'x'.join(map(str, shape)) or 1} of {dtype}"
-        )
+        raise TensorProblem(f"{name} takes {end - start} bytes, which does not fit {shape} of {dtype}")
+
     return Tensor(name, dtype, tuple(shape), first + start, first + end)
 
 

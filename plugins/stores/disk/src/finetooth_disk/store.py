@@ -68,6 +68,7 @@ class DiskStore:
         Raises:
             StoreError: there is no checkpoint of this name.
         """
+        self._check_name(name)
         with self._named(f"no checkpoint {name}"):
             return read_manifest(self._of(name))
 
@@ -78,8 +79,8 @@ class DiskStore:
             StoreError: the folder is not as its manifest says, there is another checkpoint of this name, or the disk is
                 full or not writable.
         """
+        self._check_name(name)
         with self._named(f"{name} cannot be kept", full="make room, or choose another place in checkpoint.stores"):
-            check_name(name)
             self._root.mkdir(parents=True, exist_ok=True)
             sweep(self._root)
             if self._is_there(name, folder):
@@ -101,6 +102,7 @@ class DiskStore:
         Raises:
             StoreError: it is not there, a file is missing or is no plain file, or `folder` cannot be written.
         """
+        self._check_name(name)
         with self._named(f"{name} cannot be read", damaged="use another checkpoint"):
             manifest = read_manifest(self._of(name))
             for path in listed_files(manifest):
@@ -117,6 +119,7 @@ class DiskStore:
         Raises:
             StoreError: the disk is not writable.
         """
+        self._check_name(name)
         with self._named(f"{name} cannot be removed"):
             place = self._of(name)
             if not place.is_dir() or place.is_symlink():
@@ -127,7 +130,13 @@ class DiskStore:
             shutil.rmtree(gone)
 
     def _of(self, name: str) -> Path:
-        return self._root / check_name(name)
+        return self._root / name
+
+    def _check_name(self, name: str) -> None:
+        try:
+            check_name(name)
+        except ManifestProblem as error:
+            raise StoreError(self.place, str(error)) from error
 
     def _is_there(self, name: str, folder: Path) -> bool:
         """Whether the same checkpoint is kept and whole; one that is damaged is taken out of the way.

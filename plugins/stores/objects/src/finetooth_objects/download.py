@@ -13,7 +13,8 @@ from finetooth_hooks import StoreError
 from finetooth_objects.bucket import Bucket
 from finetooth_objects.requests import Damaged, status
 
-_CHUNK = 2**20
+_CHUNK = 2**16  # what is read at once, and lost when a transfer is cut within it
+_PROGRESS = 2**20  # bytes after which failures are forgotten: it goes on, so it may be cut any number of times
 _WRITTEN_ANEW = 412  # If-Match: the object is another one than at the beginning
 
 
@@ -117,7 +118,7 @@ class _Transfer:
                 if status(error) == _WRITTEN_ANEW:
                     self._etag = ""
                     sink.restart()
-                if sink.have > furthest + _CHUNK:  # it goes on, so it may be cut any number of times
+                if sink.have > furthest + _PROGRESS:
                     furthest, self._failures = sink.have, 0
                 self.fail(error)
 
@@ -140,13 +141,12 @@ class _Transfer:
             wanted["IfMatch"] = self._etag
         answer = self._bucket.once("get_object", Key=self._key, **wanted)
         total = self._total(answer, sink)
-        if (self._size is not None and total != self._size) or total > self._largest:
-            expected = self._size if self._size is not None else f"at most {self._largest}"
-            raise StoreError(
-                str(self._bucket.address),
-                f"{self._key} has {total} bytes in place of {expected}",
-                action="use another checkpoint",
-            )
+        most = self._largest if self._size is None else self._size
+        if total > most:
+            problem = f"{self._key} has {total} bytes, and {most} at most were expected"
+            raise StoreError(str(self._bucket.address), problem, action="use another checkpoint")
+        if self._size is not None and total < self._size:
+            raise Damaged(f"it has {total} bytes in place of {self._size}")
         self._etag = str(answer.get("ETag", ""))
         body = answer["Body"]
         try:

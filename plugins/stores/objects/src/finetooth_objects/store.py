@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from finetooth_hooks import Context, StoreError
@@ -68,13 +69,20 @@ class ObjectStore:
         self._check_name(name)
         manifest, files = self._read_folder(name, folder)
         key = self._key(name, MANIFEST)
-        if self._bucket.head(key) is not None and self.manifest(name) != manifest:
+        is_kept = self._bucket.head(key) is not None
+        if is_kept and self.manifest(name) != manifest:
             raise StoreError(
                 self.place, f"{name} cannot be kept: another checkpoint of this name is", action="remove that one first"
             )
         for path, file in files.items():
             self._uploader.put(self._key(name, path), folder / path, file)
-        self._uploader.put(key, folder / MANIFEST, digests(folder / MANIFEST, LONGEST))
+        try:
+            self._uploader.put(key, folder / MANIFEST, digests(folder / MANIFEST, LONGEST))
+        except StoreError:
+            if not is_kept:  # a damaged one may lie there now, and would name what did not get through
+                with suppress(StoreError):
+                    self._delete(key)
+            raise
 
     def fetch(self, name: str, folder: Path) -> None:
         """Copy the files that the manifest lists into `folder`, each compared with its SHA-256, the manifest last.

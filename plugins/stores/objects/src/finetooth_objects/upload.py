@@ -56,7 +56,8 @@ class Uploader:
         damaged: set[str] = set()
         for _ in range(self._retries + 2):
             if self._is_there(key, file):
-                self._abort_others(key)
+                if len(file.parts) > 1:
+                    self._abort_others(key)
                 return
             try:
                 self._send(key, path, file, damaged)
@@ -83,20 +84,21 @@ class Uploader:
         if found is None or found["ContentLength"] != file.size:
             return False
         said = found.get("ChecksumSHA256", "")
-        if said and self.trust == "checks" and not self._read_back:
-            # of several parts: the checksum of theirs, which some servers give without their number
-            if said in (file.whole, file.composite, file.composite.partition("-")[0]):
-                return True
-            # damaged, or sent in other parts by somebody: its content tells
+        # of several parts it is a checksum of theirs, which some servers give without their number
+        true = (file.whole, file.composite, file.composite.partition("-")[0])
+        if said in true and self.trust == "checks" and not self._read_back:
+            return True
+        # not to be believed, damaged, or sent in other parts by somebody: its content tells
         return digest_of(self._bucket, key, file.size) == file.sha256
 
     def _send(self, key: str, path: Path, file: Digests, damaged: set[str]) -> None:
         if len(file.parts) == 1:
             self.put_small(key, path.read_bytes(), file.sha256)
             return
-        upload = self._begun(key, damaged) or self._begin(key)
+        begun = self._begun(key, damaged)
+        have = {part["PartNumber"]: part for part in self._bucket.parts(key, begun)} if begun else {}
+        upload = begun or self._begin(key)
         damaged.add(upload)  # if what comes of it is not the file, its parts are not to be used again
-        have = {part["PartNumber"]: part for part in self._bucket.parts(key, upload)}
         done: list[dict[str, Any]] = []
         with path.open("rb") as stream:
             for index, sha256 in enumerate(file.parts):
