@@ -29,6 +29,8 @@ class SourceRows(Options):
     sha256: Sha256 | dict[str, Sha256] | None = None
     """SHA-256 that the source's file must have, of several files that of all, as `ft check` shows it; or one for each
     file: `{a.txt: ...}`. A file that has changed is refused."""
+    format: Annotated[str | PickMapping, Checked, picks("format")] | None = None
+    """How its rows become examples, in place of `data.format`: sources of a list may each have their own."""
 
 
 class HeldOut(Options):
@@ -86,7 +88,7 @@ class DataSection(Options):
 
     train: SourceItem | list[SourceItem] | None = None
     """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them. Behind a path or id a
-    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`."""
+    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`, `format`."""
     eval: Evaluation | list[SourceItem] | None = None
     """Where held-out rows come from: as `train`, or `{fraction: 0.05, seed: 0}` of the training rows; without it
     nothing is evaluated by default."""
@@ -103,7 +105,8 @@ class DataSection(Options):
     snapshot: Snapshot | None = None
     """Pins all data files at once: `{name: NAME, sha256: ...}`; a file that has changed is refused."""
     format: Annotated[str | PickMapping, Checked, picks("format")] = AUTO
-    """How a row becomes an example; `auto` goes by the columns of the first row."""
+    """How a row becomes an example; `auto` goes by the columns of the first row of each source, so that a list may hold
+    sources of several formats."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
