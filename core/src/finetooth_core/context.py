@@ -72,7 +72,7 @@ class RunContext:
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
         self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
-        self.not_kept: dict[str, str] = {}  # why tokens of a split are not kept for the next run
+        self.not_kept: dict[str, str] = {}  # why tokens of a split are not kept, where the recipe has no say
         self.scratch: list[Any] = []  # folders that go with this context
 
     @property

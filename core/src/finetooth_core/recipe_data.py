@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from finetooth_core.problems import INVALID
+from finetooth_core.problems import INVALID, parts_of, validate
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, SourceItem, checked_named_pick, picks
+from finetooth_core.yaml_text import Path
 
 HELD_OUT = "fraction"
 """The key that tells `data.eval: {fraction: ...}` from the pick of a source."""
@@ -81,6 +85,38 @@ def _checked_evaluation(pick: Any) -> Any:
 Evaluation = Annotated[
     str | PickMapping, AfterValidator(_checked_evaluation), picks("source", auto=False, also="HeldOut")
 ]
+
+
+def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]:
+    """What is wrong inside sources and the held-out part, which the section itself takes as they are: checked here, so
+    that all that is wrong with a recipe is told at once.
+
+    Args:
+        data: the section as plain data.
+        place: where in the file a path is.
+    """
+    if not isinstance(data, Mapping):
+        return []
+    found: list[RecipeError] = []
+    for split in ("train", "eval"):
+        given = data.get(split)
+        for index, item in enumerate(given) if isinstance(given, list) else [(None, given)]:
+            path: Path = ("data", split) if index is None else ("data", split, index)
+            if not isinstance(item, Mapping):
+                continue
+            held_out = split == "eval" and index is None and "name" not in item and HELD_OUT in item
+            model: type[Options] = HeldOut if held_out else SourceRows
+            own = item if held_out else {key: item[key] for key in SourceRows.model_fields if key in item}
+            noun = "setting" if held_out else "option of a source"
+            try:
+                validate(model, own, prefix=path, noun=noun, place=partial(_placed, place, path))
+            except RecipeError as error:
+                found += parts_of(error)
+    return found
+
+
+def _placed(place: Callable[[Path], str], prefix: Path, path: Path) -> str:
+    return place((*prefix, *path))
 
 
 class DataSection(Options):

@@ -88,27 +88,26 @@ class _Watching:
     def __init__(self, shapes: dict[tuple[str, ...], _Shape]) -> None:
         self._shapes = shapes
         self.seen: set[tuple[str, ...]] = set()
-        self._row: tuple[_Shape, WatchedColumns] | None = None
+        self._names: tuple[str, ...] = ()
+        self._row: WatchedColumns | None = None
 
     def row(self, row: Row) -> Row:
         """The row, watched if there is still something to learn."""
-        names = tuple([name for name, value in row.values.items() if value is not None])
-        self.seen.add(names)
-        shape = self._shapes.setdefault(names, _Shape())
+        self._names = tuple([name for name, value in row.values.items() if value is not None])
         self._row = None
-        if shape.watched >= WATCHED:
+        if self._names in self._shapes and self._shapes[self._names].watched >= WATCHED:
             return row
-        values = WatchedColumns(row.values)
-        self._row = shape, values
-        return replace(row, values=values)
+        self._row = WatchedColumns(row.values)
+        return replace(row, values=self._row)
 
     def was_read(self) -> None:
         """The last row was read to its end. Of one that is refused nothing is known: to say what is wrong with it, all
         its columns were looked at."""
+        self.seen.add(self._names)
         if self._row is not None:
-            shape, values = self._row
+            shape = self._shapes.setdefault(self._names, _Shape())
             shape.watched += 1
-            shape.read |= values.read
+            shape.read |= self._row.read
 
 
 def merge(columns: Columns, later: Columns) -> None:

@@ -29,7 +29,7 @@ from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.key import DataKey, Unknowable, data_key, image_key, with_images
 from finetooth_core.data.progress import PreparationProgress
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SplitRows, broken_rows_first
+from finetooth_core.data.reading import SMALL_ROWS, SplitRows, broken_rows_first
 from finetooth_core.data.rendering import Note, Rendered
 from finetooth_core.data.workers import Workers, usable_cores
 
@@ -79,7 +79,8 @@ def prepare(
         portion, tally = render_rows(found, rendering.load(context), limit)
         tally.merge(rows.read_to_end.left)
         _count_unrendered(rows, rows.read_to_end, tally)
-        context.not_kept[split] = f"{tally.rows:,} rows are few, and made anew whenever they are needed"
+        few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
+        context.not_kept[split] = f"{few}; more than {SMALL_ROWS:,} are kept"
         return finish(TokenRows([portion]), tally, split, limit)
     if context.recipe.data.cache == "off":
         return _uncached(context, rows, rendering, limit, "the recipe says so")
@@ -157,7 +158,6 @@ def _uncached(
     from finetooth_core.data.arrow_rows import ArrowPortions
 
     context.decide(f"data.cache.{rows.split}", "off", reason)
-    context.not_kept[rows.split] = reason
     scratch = tempfile.TemporaryDirectory(prefix="finetooth-data-")  # removed with the context, or at the end
     context.scratch.append(scratch)
     folder = Path(scratch.name)
