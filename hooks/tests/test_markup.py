@@ -56,6 +56,33 @@ def test_a_message_overrides() -> None:
     assert trained_messages((), "last") == ()
 
 
+@pytest.mark.parametrize(
+    ("message", "taken_out"),
+    [
+        (Message("assistant", "abcd", weights=(Weighted(0, 4, 0.0),)), True),
+        (Message("assistant", "abcd", weights=(Weighted(0, 2, 0.0), Weighted(2, 4, 0.0))), True),
+        (Message("assistant", "abcd", weights=(Weighted(0, 4, 0.0),), train=True), True),
+        (Message("assistant", "abcd", weights=(Weighted(0, 2, 0.0), Weighted(3, 4, 0.0))), False),
+        (Message("assistant", "abcd", weights=(Weighted(0, 3, 0.0),)), False),
+        (Message("assistant", "abcd", weights=(Weighted(0, 2, 0.0), Weighted(2, 4, 0.5))), False),
+        (Message("assistant", "abcd"), False),
+        (Message("assistant", "ab", reasoning="cd", weights=(Weighted(0, 2, 0.0),)), False),
+        (
+            Message(
+                "assistant", "ab", reasoning="cd", weights=(Weighted(0, 2, 0.0),),
+                reasoning_weights=(Weighted(0, 2, 0.0),),
+            ),
+            True,
+        ),
+        (Message("assistant", "ab", tool_calls=({"function": {}},), weights=(Weighted(0, 2, 0.0),)), False),
+        (Message("assistant", "", tool_calls=({"function": {}},)), False),
+    ],
+)  # fmt: skip
+def test_a_message_of_which_nothing_is_left_does_not_train(message: Message, taken_out: bool) -> None:
+    assert trained_messages((message,), "assistant") == (not taken_out,)
+    assert trained_messages((Message("user", "q"), message), "all") == (True, not taken_out)
+
+
 def test_ranges_of_a_stretch_have_their_own_weight() -> None:
     """Two characters a token: one that holds characters of two weights has the less of them."""
     stretch = Stretch("<>abcdefgh", 2, (Weighted(2, 5, 0.0), Weighted(7, 8, 0.5)))

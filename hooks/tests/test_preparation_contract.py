@@ -7,9 +7,11 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from finetooth_hooks import DataError, Datum, PromptCompletion, Rendered, Text
+from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered, Text
+from finetooth_hooks.examples import Segments, Weighted
 from finetooth_hooks.preparation import NOTHING_TRAINED, TOO_LONG, TRUNCATED, Batches, prepare, train_step
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
@@ -105,13 +107,54 @@ def test_every_row_is_accounted_for(texts: list[str], longest: int, excess: str)
 
 def test_rows_that_cannot_be_used_are_named() -> None:
     train = replace(FakeContext(Path()).train, max_length=3, excess_length="raise")
-    with pytest.raises(DataError, match=r"f:1.*max_length"):
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used: f:1: 7 tokens, .*max_length=3 \(.* or split\)"):
         prepare(_examples("ab", "abababab"), _render, train)
+    several = (
+        r"2 of 3 rows cannot be used: f:1: 7 tokens.*; f:2: 5 tokens.*; f:0: nothing to train on: .*\(raise.*remove"
+    )
+    with pytest.raises(DataError, match=several):
+        prepare(_examples("a.", "abababab", "ababab"), _render, train)
     with pytest.raises(DataError, match=r"f:1: nothing to train on"):
         prepare(_examples("ab", "a.."), _render, train)
     longer = r"data.train: no row can be used: 2 longer than train.max_length 3 \(the shortest has 5 tokens\)"
     with pytest.raises(DataError, match=longer):
         prepare(_examples("abababab", "ababab"), _render, replace(train, excess_length="drop"))
+
+
+SAID = (Message("user", "q"), Message("assistant", "a"))
+OUT = "nothing to train on: its flags take every answer out"
+NO_ANSWER = r"f:1: nothing to train on: no assistant message or completion with text"
+UNMARKED = "nothing to train on: neither method.train_on nor a flag takes any answer"
+
+
+@pytest.mark.parametrize(
+    ("example", "reason"),
+    [
+        (Conversation((SAID[0], Message("assistant", "a", train=False))), OUT),
+        (Conversation((SAID[0], Message("assistant", "a", weights=(Weighted(0, 1, 0.0),)))), OUT),
+        (Conversation(SAID), UNMARKED),
+        (Segments((("a", False),)), "nothing to train on: none of its segments trains"),
+        (Conversation(SAID[:1]), ""),
+        (Segments((("", True),)), ""),
+        (PromptCompletion("a", ""), ""),
+    ],
+)
+def test_why_nothing_trains(example: Any, reason: str) -> None:
+    """What the row could train and its flags do not is left out; a row that has no answer at all is an error."""
+
+    def render(example: object) -> Rendered:
+        return Rendered((1, 2), (0.0, float(isinstance(example, Text))))
+
+    train = FakeContext(Path()).train
+    rows = (("f:0", Text("ab")), ("f:1", example))
+    if not reason:
+        with pytest.raises(DataError, match=NO_ANSWER):
+            prepare(Examples("train", rows), render, train)
+        return
+    report = prepare(Examples("train", rows), render, train).report
+    assert report.dropped == {reason: 1} and report.dropped_ids == {reason: ("f:1",)} and report.used == 1
+    with pytest.raises(DataError, match=rf"no row can be used: 1 {reason} \(change the data, or what trains of them\)"):
+        prepare(Examples("train", rows[1:]), render, train)
 
 
 def test_error_of_a_renderer_names_the_row() -> None:

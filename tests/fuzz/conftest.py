@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,17 @@ def bad() -> Path:
 
 @pytest.fixture
 def recipe_of(tiny_model: Path) -> Callable[..., dict[str, Any]]:
-    """A recipe of supervised fine-tuning over some data; keyword arguments are further settings of `data`."""
+    """A recipe of supervised fine-tuning over some data; keyword arguments are further settings of `data`, and `more`
+    is whole sections."""
 
-    def make(train: str | Path, *, max_length: int = 512, **data: Any) -> dict[str, Any]:
+    def make(
+        train: str | Path, *, max_length: int = 512, more: Mapping[str, Any] | None = None, **data: Any
+    ) -> dict[str, Any]:
         return {
             "model": str(tiny_model),
             "data": {"train": str(train), "renderer": "chatml", **data},
             "train": {"max_length": max_length, "precision": "fp32"},
+            **(more or {}),
         }
 
     return make

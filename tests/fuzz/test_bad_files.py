@@ -37,7 +37,15 @@ REFUSED: dict[str, Sequence[str]] = {
     ),
     "ends_with_user.jsonl": ("jsonl:3: nothing to train on",),
     "tools_as_string.jsonl": ("jsonl:3: tools is a string but not JSON",),
-    "nested_wrong_types.jsonl": ("line 5: an array", "line 6: a string", "line 7: null"),
+    "nested_wrong_types.jsonl": (
+        "line 5: an array",
+        "line 6: a string",
+        "line 7: null",
+        "3 of 4 rows cannot be used",
+        "jsonl:2: messages is an object, not a list",
+        "jsonl:3: messages[0] is a list, not an object; messages[1] is a list",
+        "jsonl:4: messages[0].content is a number, not text; messages[1].content is an object",
+    ),
     "missing_fields.jsonl": (
         "jsonl:2: no column 'messages'; the row has 'message'; is 'message' meant?",
         "jsonl:3: messages[0].role is missing; messages[1].content is missing",
@@ -160,11 +168,54 @@ def examples_of(recipe_of: Callable[..., Any], tmp_path: Path) -> Callable[..., 
     return read
 
 
-def test_pairs_without_a_common_prompt_are_named(examples_of: Callable[..., Any], bad: Path) -> None:
-    from finetooth_hooks import DataError
+PAIRS = """
+from finetooth_hooks import Method, Options, Prepared, Rendered, hookimpl
+from finetooth_hooks.preparation import Limit, Rendering
 
-    with pytest.raises(DataError, match=r"same_chosen_rejected\.jsonl:4: chosen and rejected have no prompt in common"):
-        examples_of(bad / "same_chosen_rejected.jsonl")
+
+@hookimpl
+def ft_methods():
+    yield Method(name="pairs", build=f"{__name__}:build")
+
+
+class PairOptions(Options):
+    pass
+
+
+def build(options: PairOptions, context):
+    return Pairs(context)
+
+
+def rendering(options, context):
+    return lambda pair: Rendered((1, 2, 3), (0.0, 1.0, 1.0))
+
+
+class Pairs:
+    def __init__(self, context):
+        self.context = context
+
+    def prepare(self):
+        limit = Limit.of(self.context.train)
+        return Prepared(1, 1, self.context.prepare("train", Rendering(f"{__name__}:rendering"), limit).report)
+"""
+"""A method that learns from whatever there is."""
+
+
+def test_pairs_that_teach_nothing_are_counted(ft: Ft, bad: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.py").write_text(PAIRS, encoding="utf-8")
+    path, given = (
+        bad / "same_chosen_rejected.jsonl",
+        {"more": {"method": "pairs", "plugins": [str(tmp_path / "pairs.py")]}},
+    )
+    said = ft(path, **given, command=("check",))
+    assert said.code == 0 and rows_used(said) == 1, said
+    for line, reason in enumerate(
+        ("chosen and rejected are the same", "chosen is empty", "chosen and rejected have no prompt in common"), start=2
+    ):
+        assert f"1 left out: {reason} ({path.name}:{line})" in said.out.replace(f"{path.parent}/", "")
+    strict = ft(path, **given, format={"name": "preference", "unusable": "raise"})
+    line = refusal(strict, path)
+    assert "3 of 4 rows cannot be used" in line and "jsonl:2: chosen and rejected are the same" in line
 
 
 def test_pairs_are_not_for_supervised_fine_tuning(ft: Ft, bad: Path, tmp_path: Path) -> None:
@@ -173,14 +224,6 @@ def test_pairs_are_not_for_supervised_fine_tuning(ft: Ft, bad: Path, tmp_path: P
     assert "the row is a pair, and method sft learns from conversations" in refusal(
         ft(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl"
     )
-
-
-@pytest.mark.xfail(reason="no method prepares pairs yet, which would count equal and empty answers", strict=False)
-def test_equal_and_empty_answers_are_counted(ft: Ft, bad: Path, tmp_path: Path) -> None:
-    lines = (bad / "same_chosen_rejected.jsonl").read_text(encoding="utf-8").splitlines()[:3]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    said = ft(tmp_path / "rows.jsonl", method="dpo")
-    assert said.code == 0 and "equal" in said.out and "empty" in said.out
 
 
 def test_a_margin_in_a_string_is_refused(examples_of: Callable[..., Any], bad: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,6 @@ from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import (
     Examples,
     Family,
-    Format,
     Loader,
     ModelFacts,
     ModelInfo,
@@ -35,7 +34,8 @@ from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
-from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
+from finetooth_core.data.picked import PickedSource
+from finetooth_core.data.reading import SplitRows, read_all
 from finetooth_core.recipe import Recipe, validate_options
 from finetooth_core.vocabulary import ChangedTokens, text_config
 
@@ -72,6 +72,7 @@ class RunContext:
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
         self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
+        self.not_kept: dict[str, str] = {}  # why tokens of a split are not kept, where the recipe has no say
         self.scratch: list[Any] = []  # folders that go with this context
 
     @property
@@ -218,13 +219,17 @@ class RunContext:
 
     # --- the data -----------------------------------------------------------------------------------------------------
 
-    def examples(self, split: str) -> Examples:
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
         if split not in self._examples:
             rows = self.rows(split)
             self._check_files(rows)
-            names = ", ".join(picked.registered.full_name for picked in rows.sources)
-            self._examples[split] = Examples(split, rows.examples(), rows.format.registered.full_name, names)
-        return self._examples[split]
+            formats, names = (
+                ", ".join(dict.fromkeys(one.registered.full_name for one in picked))
+                for picked in (rows.formats, rows.sources)
+            )
+            self._examples[split] = Examples(split, rows.examples(), formats, names)
+        found = self._examples[split]
+        return found if first is None else replace(found, rows=self.rows(split).first(first).examples())
 
     def has(self, split: str) -> bool:
         """Whether the recipe gives data for the split."""
@@ -242,38 +247,40 @@ class RunContext:
         from finetooth_core.data.streaming import stream
 
         self.prepared_as.setdefault(split, (rendering, None))
+        self.not_kept[split] = "its rows are read and tokenised while training"
         self._check_files(self.rows(split), if_pinned=True)
         return stream(self, split, rendering, skip)
 
-    def rows(self, split: str, *, format: str = "") -> SplitRows:
-        """The rows of a split, not yet read but for the first one, which shows the format.
+    def rows(self, split: str, *, formats: Sequence[str] = ()) -> SplitRows:
+        """The rows of a split, not yet read but for the first one of each source, which shows its format.
 
         Args:
-            format: full name of the format, if it is known already.
+            formats: full names of the formats, one for each source, if they are known already.
         """
         if split not in self._rows:
             held_out = split == "eval" and self.recipe.data.held_out is not None
-            self._rows[split] = self._held_out(format) if held_out else self._own_rows(split, format)
+            self._rows[split] = self._held_out(formats) if held_out else self._own_rows(split, formats)
         return self._rows[split]
 
-    def _own_rows(self, split: str, format: str) -> SplitRows:
+    def _own_rows(self, split: str, formats: Sequence[str]) -> SplitRows:
+        from finetooth_core.data.formats import formats_of
         from finetooth_core.data.selection import Selection, choice_of
 
         sources = self._sources(split)
         try:
-            found = self._format(split, sources, format)
+            found = formats_of(self, sources, formats)
         except DataError:
-            read_all(split, sources)
+            read_all(sources)
             raise
         choice = choice_of(self.recipe.data, split, sources)
         return SplitRows(split, sources, found, None if choice.takes_all else Selection(self, choice, sources, found))
 
-    def _held_out(self, format: str) -> SplitRows:
+    def _held_out(self, formats: Sequence[str]) -> SplitRows:
         """Held-out rows that are a part of the training rows."""
         if self.recipe.data.train is None:
             raise RecipeError("data.eval", "there are no training rows to hold some out", action="set data.train")
-        whole = self.rows("train", format=format)
-        return SplitRows("eval", whole.sources, whole.format, whole.selection, held_out=True)
+        whole = self.rows("train", formats=formats)
+        return SplitRows("eval", whole.sources, whole.formats, whole.selection, held_out=True)
 
     def _check_files(self, rows: SplitRows, *, if_pinned: bool = False) -> None:
         """Say the hashes of the files in the plan, and compare them with those that the recipe pins.
@@ -307,7 +314,7 @@ class RunContext:
         from finetooth_core.data.selection import source_choice
 
         pick: Pick
-        item, choice, pin = source_choice(item, setting, self.recipe.data)
+        item, choice, own = source_choice(item, setting, self.recipe.data)
         if isinstance(item, Mapping):
             pick, registered = item, self.entry("source", item, setting=setting)
             self.decide(setting, registered.full_name, "the recipe says so")
@@ -318,9 +325,10 @@ class RunContext:
             self.decide(setting, registered.full_name, f"{item}: {claim.reason}")
             pick = {"name": registered.full_name, "path": item}
         source: Source = self._build(registered, pick, setting)
-        return PickedSource(setting, registered, self._options(registered, pick, setting), source, choice, pin)
+        options = self.options_of(registered, pick, setting)
+        return PickedSource(setting, registered, options, source, choice, own.sha256, own.format)
 
-    def _options(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
+    def options_of(self, registered: Registered, pick: Pick, setting: str) -> Mapping[str, Any]:
         """The options of a pick, defaults filled in; JSON-able."""
         named = _renamed(pick, registered.full_name)
         return validate_options(self.catalog, registered.entry.kind, named, setting).model_dump(mode="json")
@@ -346,33 +354,6 @@ class RunContext:
         elif strongest > 1:  # a file by its ending: it is claimed whether it is there or not
             refuse_misspelt(reference, setting)
         return best[0]
-
-    def _format(self, split: str, sources: list[PickedSource], known: str) -> PickedFormat:
-        setting, pick = "data.format", self.recipe.data.format
-        if pick != AUTO or known:
-            pick = known if pick == AUTO else pick
-            registered = self.entry("format", pick, setting=setting)
-            self.decide(setting, registered.full_name, "the recipe says so")
-            options = self._options(registered, pick, setting)
-            return PickedFormat(setting, registered, options, self._build(registered, pick, setting))
-        first = first_row(split, sources)
-        formats = sorted(self.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
-        for registered in formats:
-            built: Format = self._build(registered, registered.full_name, setting)
-            reason = built.detect(first.values)
-            if reason is not None:
-                if setting not in self.decisions:  # the training rows come first
-                    self.decide(setting, registered.full_name, f"row {first.id} {reason}")
-                return PickedFormat(
-                    setting, registered, self._options(registered, registered.full_name, setting), built
-                )
-        columns = ", ".join(sorted(map(str, first.values)))
-        known = ", ".join(r.entry.name for r in formats)
-        raise DataError(
-            first.id,
-            f"no installed format ({known}) knows a row with the columns {columns}",
-            action="set data.format, or rename the columns",
-        )
 
     # --- everything else ----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ _SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_f
 _CHOSEN = {
     "loader": "when model.loader is auto, by its claim on the reference in 'model': the strongest claim wins",
     "source": "by its claim on the text in data.train or data.eval, or by name: {name: NAME, ...}",
-    "format": "when data.format is auto, by the columns of the first row; formats are asked in order of rank",
+    "format": "when data.format is auto, by the columns of each source's first row; formats are asked in order of rank",
     "family": "when model.family is auto, by the model's type; the default family takes the rest",
     "renderer": "when data.renderer is auto, by the model's family",
     "processor": "in data.processor, when a row has an image",

@@ -40,10 +40,16 @@ class RecipeProblems(RecipeError):
 
 def raise_problems(problems: Sequence[RecipeError]) -> None:
     """Raise what there is: nothing, the one problem, or all of them together."""
+    problems = [one for problem in problems for one in parts_of(problem)]
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise RecipeProblems(problems)
+
+
+def parts_of(error: RecipeError) -> tuple[RecipeError, ...]:
+    """The problems an error is made of."""
+    return error.problems if isinstance(error, RecipeProblems) else (error,)
 
 
 def plain_data(value: Any, path: Path) -> Any:

@@ -30,8 +30,8 @@ from finetooth_core.checkpoints import cadence
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.nearest import nearest_path
 from finetooth_core.overrides import apply_overrides, parse_override
-from finetooth_core.problems import INVALID, RecipeProblems, plain_data, show, validate
-from finetooth_core.recipe_data import DataSection
+from finetooth_core.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
+from finetooth_core.recipe_data import DataSection, inner_problems
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
 
 
@@ -323,10 +323,14 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     apply_overrides(given, overrides)
     given, renamed = read_aliases(plain_data(given, ()))
     place = _places(document, source, overrides, renamed)
+    problems: list[RecipeError] = []
+    section = _with_model_section(given, problems)
     try:
-        checked = validate(Recipe, _with_model_section(given), elsewhere=_leaves(), place=place)
+        checked = validate(Recipe, section, elsewhere=_leaves(), place=place)
     except RecipeError as error:
-        raise with_hints(error) from None
+        problems.append(with_hints(error))
+    problems += inner_problems(given.get("data"), place)
+    raise_problems(problems)
     checked._given = given
     checked._notes = [f"{name} was read as {'.'.join(path)}" for name, path in renamed.items()]
     checked._source = source
@@ -401,15 +405,15 @@ def _read(path: Path) -> str:
         raise RecipeError("", f"{path}: cannot be read: {error.strerror}", action="check the path") from None
 
 
-def _with_model_section(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`model: NAME` as `model: {name: NAME}`."""
+def _with_model_section(given: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
+    """`model: NAME` as `model: {name: NAME}`; of something else the problem is told, and a stand-in takes its place."""
     model = given.get("model")
     if isinstance(model, str):
         return {**given, "model": {"name": model}}
     if "model" in given and not isinstance(model, dict):
-        raise RecipeError(
-            "model", f"expected a name or a mapping with 'name', got {show(model)}", action="write model: NAME"
-        )
+        problem = f"expected a name or a mapping with 'name', got {show(model)}"
+        problems.append(RecipeError("model", problem, action="write model: NAME"))
+        return {**given, "model": {"name": "NAME"}}
     return dict(given)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from finetooth_core.problems import INVALID
+from finetooth_core.problems import INVALID, parts_of, validate
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, SourceItem, checked_named_pick, picks
+from finetooth_core.yaml_text import Path
 
 HELD_OUT = "fraction"
 """The key that tells `data.eval: {fraction: ...}` from the pick of a source."""
@@ -29,6 +33,8 @@ class SourceRows(Options):
     sha256: Sha256 | dict[str, Sha256] | None = None
     """SHA-256 that the source's file must have, of several files that of all, as `ft check` shows it; or one for each
     file: `{a.txt: ...}`. A file that has changed is refused."""
+    format: Annotated[str | PickMapping, Checked, picks("format")] | None = None
+    """How its rows become examples, in place of `data.format`: sources of a list may each have their own."""
 
 
 class HeldOut(Options):
@@ -81,12 +87,44 @@ Evaluation = Annotated[
 ]
 
 
+def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]:
+    """What is wrong inside sources and the held-out part, which the section itself takes as they are: checked here, so
+    that all that is wrong with a recipe is told at once.
+
+    Args:
+        data: the section as plain data.
+        place: where in the file a path is.
+    """
+    if not isinstance(data, Mapping):
+        return []
+    found: list[RecipeError] = []
+    for split in ("train", "eval"):
+        given = data.get(split)
+        for index, item in enumerate(given) if isinstance(given, list) else [(None, given)]:
+            path: Path = ("data", split) if index is None else ("data", split, index)
+            if not isinstance(item, Mapping):
+                continue
+            held_out = split == "eval" and index is None and "name" not in item and HELD_OUT in item
+            model: type[Options] = HeldOut if held_out else SourceRows
+            own = item if held_out else {key: item[key] for key in SourceRows.model_fields if key in item}
+            noun = "setting" if held_out else "option of a source"
+            try:
+                validate(model, own, prefix=path, noun=noun, place=partial(_placed, place, path))
+            except RecipeError as error:
+                found += parts_of(error)
+    return found
+
+
+def _placed(place: Callable[[Path], str], prefix: Path, path: Path) -> str:
+    return place((*prefix, *path))
+
+
 class DataSection(Options):
     """Rows to train on and rows held out."""
 
     train: SourceItem | list[SourceItem] | None = None
     """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them. Behind a path or id a
-    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`."""
+    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`, `format`."""
     eval: Evaluation | list[SourceItem] | None = None
     """Where held-out rows come from: as `train`, or `{fraction: 0.05, seed: 0}` of the training rows; without it
     nothing is evaluated by default."""
@@ -103,7 +141,8 @@ class DataSection(Options):
     snapshot: Snapshot | None = None
     """Pins all data files at once: `{name: NAME, sha256: ...}`; a file that has changed is refused."""
     format: Annotated[str | PickMapping, Checked, picks("format")] = AUTO
-    """How a row becomes an example; `auto` goes by the columns of the first row."""
+    """How a row becomes an example; `auto` goes by the columns of the first row of each source, so that a list may hold
+    sources of several formats."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO

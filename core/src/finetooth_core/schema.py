@@ -110,7 +110,7 @@ class _Builder:
 
     def _source_rows(self) -> Schema:
         """Keys that every source takes beside its own options."""
-        properties: Schema = SourceRows.model_json_schema()["properties"]
+        properties: Schema = self._fill(SourceRows.model_json_schema()["properties"])
         return properties
 
     def _held_out(self) -> Schema:

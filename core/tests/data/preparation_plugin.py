@@ -145,8 +145,11 @@ class Lines:
 
     def read(self, row):
         from finetooth_hooks import DataError, Text
+        from finetooth_hooks.examples import LeftOut
 
         text = row.values["text"]
+        if text.startswith(">"):  # several, of which those that are a dash are left out
+            return [LeftOut("a dash") if part == "-" else Text(part + self.suffix) for part in text[1:].split("|")]
         if text.startswith("?"):
             raise DataError(row.id, "malformed", action="rewrite it")
         if text.startswith("note "):

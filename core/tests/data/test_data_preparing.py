@@ -37,8 +37,17 @@ SCENARIOS: dict[str, tuple[list[str], Limit | None]] = {
     "broken": (["bad first", *PLAIN, "?a", "!a", *PLAIN, "!b", "long enough to be refused"], Limit(20, "raise")),
     "twins": ([*PLAIN, "=3", "bad one"], Limit(100, "drop")),
     "nothing left": (PLAIN, Limit(2, "drop")),
+    "several": ([*PLAIN, ">one|-|two", ">-", *PLAIN, ">three|-"], Limit(8, "drop")),
+    "several bad": ([*PLAIN, ">bad one|-|two|bad two"], Limit(100, "drop")),
     "a bug": ([*PLAIN, "bug"], Limit(100, "drop")),
 }
+
+
+def cannot_be_used(problems: list[str], rows: int, noun: str = "rows", *, one: bool = False) -> str:
+    if len(problems) == 1 and not one:
+        return problems[0]
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return f"{len(problems)} of {rows} {noun} cannot be used: {'; '.join(problems[:5])}{more}"
 
 
 def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, Any] | str:
@@ -46,17 +55,22 @@ def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, A
     ids = [f"rows.txt:{line[1:] if broken and line[0] == '=' else i}" for i, line in enumerate(lines, start=1)]
     named = list(zip(ids, lines, strict=True))
     bad = [id_ for id_, line in named if line[0] == "!" and broken]
-    if bad:
-        return f"rows.txt: {len(bad)} broken, {len(lines) - len(bad)} good: {bad[0]} (mend it)"
     malformed = [f"{id_}: malformed" for id_, line in named if line[0] == "?"]
-    if malformed:
-        more = f"; and {len(malformed) - 5} more" if len(malformed) > 5 else ""
-        return f"{len(malformed)} of {len(lines)} rows cannot be used: {'; '.join(malformed[:5])}{more} (rewrite it)"
+    wrong = [f"rows.txt: {len(bad)} broken, {len(lines) - len(bad)} good: {one}" for one in bad[:1]]
+    wrong += [cannot_be_used(malformed, len(lines) - len(bad))] if malformed else []
+    if wrong:
+        return f"{'; '.join(wrong)} ({'; '.join(['mend it'] * bool(bad) + ['rewrite it'] * bool(malformed))})"
     twin = next((id_ for i, id_ in enumerate(ids) if id_ in ids[:i]), None)
     if twin:
         return f"{twin}: two rows have this id (name each file or source once)"
-    kept, dropped, errors, cut = [], {}, [], 0
-    for id_, line in named:
+    kept, dropped, errors, longer, cut = [], {}, [], [], 0
+    examples = [(f"{id_}#{k}", part) if line.count("|") else (id_, part) for id_, line in named
+                for k, part in enumerate(line.removeprefix(">").split("|"), start=1)]  # fmt: skip
+    noun = "rows" if len(examples) == len(lines) else "examples"
+    for id_, line in examples:
+        if line == "-":
+            dropped.setdefault("a dash", []).append((id_, 1))
+            continue
         if line.startswith("bug"):
             return "TypeError: a bug in the renderer"
         if line.startswith("bad"):
@@ -71,8 +85,8 @@ def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, A
                 continue
             if len(tokens) - 1 > limit.max_length:
                 if limit.excess_length == "raise":
-                    action = "raise train.max_length, or set train.excess_length to drop or truncate"
-                    return f"{id_}: {len(tokens) - 1} tokens, more than train.max_length={limit.max_length} ({action})"
+                    longer.append(f"{id_}: {len(tokens) - 1} tokens, more than train.max_length={limit.max_length}")
+                    continue
                 weights = weights[: limit.max_length + 1]
                 reason = "longer than train.max_length"
                 if limit.excess_length == "truncate" and any(weights[1:]):
@@ -83,12 +97,12 @@ def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, A
                     dropped.setdefault(reason, []).append((id_, len(tokens) - 1))
                     continue
         kept.append((id_, tokens, weights))
-    if errors:
-        if len(errors) == 1:
-            return f"{errors[0][0]} ({errors[0][1]})"
-        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-        shown = "; ".join(problem for problem, _ in errors[:5])
-        return f"{len(errors)} of {len(lines)} rows cannot be used: {shown}{more} ({errors[0][1]})"
+    if longer or errors:
+        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
+        actions = [action] * bool(longer) + [action for _, action in errors[:1]]
+        told = [cannot_be_used(longer, len(examples), noun, one=True)] if longer else []
+        told += [cannot_be_used([problem for problem, _ in errors], len(examples), noun)] if errors else []
+        return f"{'; '.join(told)} ({'; '.join(actions)})"
     if not kept:
         assert limit is not None
         (reason, rows), *_ = dropped.items()
@@ -102,7 +116,7 @@ def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, A
     longest = max(range(len(kept)), key=lambda i: len(kept[i][1]))
     return {
         "data": kept,
-        "rows": len(lines),
+        "rows": (len(lines), len(examples)),
         "dropped": {reason: len(rows) for reason, rows in dropped.items()},
         "dropped_ids": {reason: tuple(id_ for id_, _ in rows[:5]) for reason, rows in dropped.items()},
         "changed": {"truncated to train.max_length": cut} if cut else {},
@@ -130,7 +144,7 @@ def outcome(prepare: Prepare, **given: Any) -> dict[str, Any] | str:
     report = done.report
     return {
         "data": data,
-        "rows": report.rows,
+        "rows": (report.rows, report.examples),
         "dropped": report.dropped,
         "dropped_ids": report.dropped_ids,
         "changed": report.changed,

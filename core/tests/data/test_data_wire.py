@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from finetooth_core.data import wire
-from finetooth_core.data.reading import Reading, Work
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import Work
 from finetooth_core.data.rendering import Rendered
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.protocols import Portion
@@ -64,7 +65,11 @@ def test_results_travel(rows: list[list[tuple[int, float]]]) -> None:
     portion = TokenPortion.pack([f"é{i}" for i in range(len(rows))], [len(row) for row in rows], tokens, weights)
     error = DataError("x:1", "wrong", action="mend it")
     tally = Tally(
-        rows=9, dropped={"long": 2}, dropped_ids={"long": ["a"]}, unusable=Problems.of([error]), refused=error
+        rows=9,
+        dropped={"long": 2},
+        dropped_ids={"long": ["a"]},
+        unusable=Problems.of([error]),
+        refused=Problems.of([error]),
     )
     reading = Reading({0: 4, 2: 5}, {2: Problems.of([error])}, Problems.of([error] * 7), bytearray(b"digests!"))
     header, parts = wire.pack_rendered(Rendered(portion, tally, reading, (("topic", "text"),), 11))
@@ -74,4 +79,4 @@ def test_results_travel(rows: list[list[tuple[int, float]]]) -> None:
         assert mine.dtype == sent.dtype and mine.tolist() == sent.tolist()
     assert found.tally.as_json() == tally.as_json() and found.reading.as_json() == reading.as_json()
     assert found.reading.digests == reading.digests and found.notes == (("topic", "text"),) and found.size == 11
-    assert str(found.tally.refused) == "x:1: wrong (mend it)" and found.reading.rows == 9
+    assert str(found.tally.refused.first[0]) == "x:1: wrong (mend it)" and found.reading.rows == 9

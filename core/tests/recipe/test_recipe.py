@@ -265,6 +265,34 @@ def test_values_a_recipe_cannot_hold() -> None:
         load({"model": "m", "method": {1: "x"}})
 
 
+def test_all_that_is_wrong_with_a_recipe_is_told_at_once(write: Any) -> None:
+    """Whatever section it is in, and inside sources and the held-out part, which `data` takes as they are."""
+    path = write(
+        """\
+model: 3
+data:
+  train:
+    - {name: jsonl, path: a, weight: -1, slice: 3}
+    - {name: jsonl, path: b, max_rows: 0, format: {rank: 1}}
+  eval: {fraction: 2, sed: 1}
+  cache_gb: -1
+train: {batch_size: 0}
+"""
+    )
+    with pytest.raises(RecipeProblems) as raised:
+        load(path)
+    found = {problem.setting: str(problem) for problem in raised.value.problems}
+    assert set(found) == {
+        "model", "data.train.0.weight", "data.train.0.slice", "data.train.1.max_rows", "data.train.1.format",
+        "data.eval.fraction", "data.eval.sed", "data.cache_gb", "train.batch_size",
+    }  # fmt: skip
+    for setting, line in {"data.train.0.weight": 4, "data.train.1.max_rows": 5, "data.eval.sed": 6}.items():
+        assert f"{path.name}:{line}" in found[setting]
+    assert "did you mean data.eval.seed?" in found["data.eval.sed"]
+    with pytest.raises(RecipeError, match=r"data\.train\.weight: must be more than 0"):  # one source, one problem
+        load({"model": "m", "data": {"train": {"name": "jsonl", "path": "a", "weight": 0}}})
+
+
 def test_setting_names() -> None:
     names = setting_names()
     assert "train.batch_size" in names

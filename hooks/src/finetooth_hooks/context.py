@@ -120,8 +120,11 @@ class Context(Protocol):
         """Build a loss together with what its entry declares."""
         ...
 
-    def examples(self, split: str) -> Examples:
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
         """Rows of `data.train` or `data.eval`, through source and format; every one checked.
+
+        Args:
+            first: only what the first so many rows give; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -188,11 +188,15 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Stepwise:
-    """An answer in steps, each with a label of its own."""
+    """An answer in steps, each with a label of its own.
+
+    Attributes:
+        labels: of each step; None is a step that only leads to the next ones and trains nothing itself.
+    """
 
     prompt: Side
     steps: tuple[str, ...]
-    labels: tuple[bool | float, ...]
+    labels: tuple[bool | float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,30 @@ def images_of(example: Example) -> tuple[Image, ...]:
 
 
 Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """In place of an example: what the row would have given is left out, and counted by the reason.
+
+    Attributes:
+        reason: a few words that are the same for every such row, `both answers are the same`.
+    """
+
+    reason: str
+
+
+ReadRow = Example | LeftOut | Sequence[Example | LeftOut]
+"""What a format makes of a row: an example, several, or none of it with the reason."""
+
+NO_EXAMPLE = "its format makes no example of it"
+
+
+def examples_in(read: ReadRow) -> tuple[Example | LeftOut, ...]:
+    """What was made of a row, one by one; at least one."""
+    if isinstance(read, Sequence):
+        return tuple(read) or (LeftOut(NO_EXAMPLE),)
+    return (read,)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast, get_args
 import finetooth_hooks  # what the annotations of builders name is imported when they are looked up
 from finetooth_hooks.entries import Format
 from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import LeftOut, ReadRow
 from finetooth_hooks.markers import hookimpl
 
 __all__ = ["row_format"]
@@ -28,7 +29,7 @@ HOOK = "_row_formats"
 
 
 def row_format(*columns: str, name: str = "", rank: int = 0) -> Callable[[Function], Function]:
-    """Make a function from columns to an `Example` a format, called as the function is.
+    """Make a function from columns to an `Example` (or a list of them) a format, called as the function is.
 
     The function stays what it is and can be called in a test. Its module gets a hook that yields the entry, so nothing
     else is to be written; several functions of a file may be decorated. What the function raises names the row.
@@ -68,11 +69,11 @@ class FunctionFormat:
             return None
         return f"has the {'column' if len(self._columns) == 1 else 'columns'} {', '.join(map(repr, self._columns))}"
 
-    def read(self, row: finetooth_hooks.Row) -> finetooth_hooks.Example:
+    def read(self, row: finetooth_hooks.Row) -> ReadRow:
         """What the function makes of the row.
 
         Raises:
-            DataError: a column is missing, the function raises, or it returns no example.
+            DataError: a column is missing, the function raises, or it returns something else than examples.
         """
         for column in self._columns:
             if row.values.get(column) is None:
@@ -84,12 +85,13 @@ class FunctionFormat:
         except Exception as error:
             problem = f"format {self._name} raised {type(error).__name__}: {error}"
             raise DataError(row.id, problem, action="mend its function, or the row") from error
-        kinds = get_args(finetooth_hooks.Example)
-        if not isinstance(example, kinds):
-            names = ", ".join(kind.__name__ for kind in kinds)
-            problem = f"format {self._name} returned a {type(example).__name__}"
-            raise DataError(row.id, problem, action=f"return one of {names}")
-        return cast("finetooth_hooks.Example", example)
+        kinds = (*get_args(finetooth_hooks.Example), LeftOut)
+        for one in example if isinstance(example, list | tuple) else (example,):
+            if not isinstance(one, kinds):
+                names = ", ".join(kind.__name__ for kind in kinds)
+                problem = f"format {self._name} returned a {type(one).__name__}"
+                raise DataError(row.id, problem, action=f"return one of {names}, or a list of them")
+        return cast("ReadRow", example)
 
 
 def _hook(entries: list[Format]) -> Callable[[], Iterator[Format]]:

@@ -89,8 +89,27 @@ def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[l
     return found
 
 
+def is_taken_out(message: Message) -> bool:
+    """Whether flags of its parts or characters take out all that a message says, so that its end does not train
+    either."""
+    said = [(message.content, message.weights), (message.reasoning, message.reasoning_weights)]
+    given = [(text, weights) for text, weights in said if text]
+    return bool(given) and not message.tool_calls and all(_weighs_nothing(*one) for one in given)
+
+
+def _weighs_nothing(text: str, weights: Sequence[Weighted]) -> bool:
+    """Ranges without a weight cover the whole text."""
+    at = 0
+    for part in sorted(weights, key=lambda part: part.start):
+        if part.weight or part.start > at:
+            return False
+        at = max(at, part.stop)
+    return at >= len(text)
+
+
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bool, ...]:
-    """Which messages train: those `train_on` chooses, unless a message's own `train` says otherwise."""
+    """Which messages train: those `train_on` chooses, unless a message's own `train` says otherwise, or the flags of
+    its parts leave nothing of it."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
     chosen = {
         "assistant": [message.role == "assistant" for message in messages],
@@ -99,5 +118,6 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bo
         "custom": [False] * len(messages),
     }[train_on]
     return tuple(
-        message.train if message.train is not None else trains for message, trains in zip(messages, chosen, strict=True)
+        (message.train if message.train is not None else trains) and not is_taken_out(message)
+        for message, trains in zip(messages, chosen, strict=True)
     )

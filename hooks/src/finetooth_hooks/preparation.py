@@ -15,8 +15,9 @@ from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Rendered, RenderedImage, images_of
+from finetooth_hooks.examples import Conversation, Example, Rendered, RenderedImage, Segments, images_of
 from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.markup import is_taken_out
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
@@ -140,8 +141,8 @@ def prepare(examples: Examples, render: Render, train: TrainSettings) -> Prepara
         train: gives `max_length` and `excess_length`.
 
     Raises:
-        DataError: a row is longer than `max_length` and `excess_length` is `raise`; a row has nothing to train on
-            although it was not truncated; or no row is left.
+        DataError: rows are longer than `max_length` and `excess_length` is `raise`; a row has no answer that could
+            train; or no row is left.
     """
     return prepare_examples(examples, render, Limit.of(train))
 
@@ -186,8 +187,7 @@ def render_rows(
     images: list[bytes] = []
     for id_, example in items:
         tally.rows += 1
-        if tally.refused is not None:
-            continue
+        tally.examples += 1
         try:
             rendered = render(example)
             _check_images(example, rendered)
@@ -197,7 +197,7 @@ def render_rows(
         for remark in rendered.remarks:
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
         whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
-        kept = whole if limit is None else _kept(id_, rendered, limit, tally)
+        kept = whole if limit is None else _kept(id_, example, rendered, limit, tally)
         for name, start, stop in kept:
             ids.append(name)
             lengths.append(stop - start)
@@ -235,9 +235,12 @@ Kept = list[tuple[str, int, int]]
 """Id, first token and end of what is kept of a row."""
 
 
-def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
+def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
     """What is kept of a row, nothing if it is left out; counted."""
     if not any(rendered.weights[1:]):
+        if reason := _untrained(example):
+            tally.drop(f"{NOTHING_TRAINED}: {reason}", id_)
+            return []
         problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
         action = "remove the row, or choose what trains with method.train_on"
         tally.unusable.add(DataError(id_, problem, action=action))
@@ -246,11 +249,9 @@ def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
     if positions <= limit.max_length:
         return [(id_, 0, positions + 1)]
     if limit.excess_length == "raise":
-        tally.refused = DataError(
-            id_,
-            f"{positions} tokens, more than train.max_length={limit.max_length}",
-            action="raise train.max_length, or set train.excess_length to drop or truncate",
-        )
+        problem = f"{positions} tokens, more than train.max_length={limit.max_length}"
+        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
+        tally.refused.add(DataError(id_, problem, action=action))
         return []
     if limit.excess_length == "drop":
         tally.drop(TOO_LONG, id_)
@@ -271,6 +272,20 @@ def _kept(id_: str, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
         return []
     tally.truncated += 1
     return [(id_, 0, limit.max_length + 1)]
+
+
+def _untrained(example: Example) -> str:
+    """Why nothing trains of an example that has something to say; empty for one that has not."""
+    if isinstance(example, Segments):
+        return "none of its segments trains" if any(text for text, _ in example.pieces) else ""
+    if not isinstance(example, Conversation):
+        return ""
+    said = [message for message in example.messages if message.role == "assistant"]
+    said = [message for message in said if message.content or message.reasoning or message.tool_calls]
+    if not said:
+        return ""
+    flagged = any(message.train is False or is_taken_out(message) for message in said)
+    return "its flags take every answer out" if flagged else "neither method.train_on nor a flag takes any answer"
 
 
 def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:

@@ -17,7 +17,7 @@ import numpy as np
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, Rendered, Row, TrainOn
+from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, ReadRow, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, StepReport
 from finetooth_hooks.run import Run
@@ -492,16 +492,22 @@ class IdentifiedSource(Source, Protocol):
 
 
 class Format(Protocol):
-    """Turns a row into an example."""
+    """Turns a row into an example, or into several."""
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         """Why this row is of the format, for the plan (`has a column 'messages'`), or None if it is not."""
         ...
 
-    def read(self, row: Row) -> Example:
+    def read(self, row: Row) -> ReadRow:
         """
+        Which columns it looks up in `row.values` is watched, and columns that are never looked up are told to the user.
+
+        Returns:
+            An example; or several of them, which are called `ROW#1`, `ROW#2`, ... in this order. A `LeftOut` in place
+            of one is counted by its reason: for rows that are what they should be and yet teach nothing.
+
         Raises:
-            DataError: the row is not of the format; names row and field.
+            DataError: the row is not of the format; names row and field. Such a row ends a run before it begins.
         """
         ...
 

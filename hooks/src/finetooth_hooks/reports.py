@@ -27,6 +27,7 @@ class DataReport:
         lengths: positions of the data at equal shares, from the shortest to the longest; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
+        examples: what the rows gave: as many, unless the format makes several of a row; 0 if it is not known.
     """
 
     split: str
@@ -43,6 +44,7 @@ class DataReport:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     notes: tuple[str, ...] = ()
+    examples: int = 0
 
 
 @dataclass(frozen=True)

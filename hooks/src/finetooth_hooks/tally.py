@@ -54,25 +54,24 @@ class Problems:
         for shape, count in later.shapes.items():
             self.shapes[shape] = self.shapes.get(shape, 0) + count
 
-    def refuse(self, rows: int) -> None:
-        """Name the first few and count them all.
+    def error(self, rows: int, noun: str = "rows", *, counted: bool = False) -> DataError | None:
+        """One error that names the first few and counts them all; None if there are none.
 
         Args:
-            rows: how many rows were looked at.
-
-        Raises:
-            DataError: if there are any.
+            rows: how many were looked at.
+            noun: what they are called.
+            counted: say how many of how many even if it is one.
         """
         if not self.count:
-            return
-        if self.count == 1:
-            raise self.first[0]
+            return None
+        if self.count == 1 and not counted:
+            return self.first[0]
         shown = "; ".join(error.problem for error in self.first)
         more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
         looks = ", ".join(f"{count} like {shape}" for shape, count in self.shapes.items())
         looks = f"; they look {looks}" if looks else ""
-        where = f"{self.count} of {rows} rows cannot be used"
-        raise DataError(where, f"{shown}{more}{looks}", action=self.first[0].action)
+        where = f"{self.count} of {rows} {noun} cannot be used"
+        return DataError(where, f"{shown}{more}{looks}", action=self.first[0].action)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -86,13 +85,23 @@ class Problems:
         return cls(content["count"], first, dict(content["shapes"]))
 
 
+def raise_together(errors: Sequence[DataError]) -> None:
+    """Raise what there is: nothing, the one error, or one that says what all of them say."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        actions = dict.fromkeys(error.action for error in errors if error.action)
+        raise DataError("", "; ".join(error.problem for error in errors), action="; ".join(actions))
+
+
 @dataclass
 class Tally:
     """Counts over some rows; `merge` adds those of the rows that follow.
 
     Attributes:
-        rows: examples looked at.
-        used: rows that became data.
+        rows: rows that were read.
+        examples: what they gave: as many, unless the format makes several of a row.
+        used: examples that became data.
         tokens: input positions.
         squares: sum of the squares of each datum's positions, for their deviation.
         by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
@@ -106,10 +115,12 @@ class Tally:
         dropped_ids: the first few of them.
         remarks: rows by what was remarked on them (`Rendered.remarks`).
         unusable: rows that cannot be rendered or train nothing.
-        refused: the first row too long where that is an error.
+        refused: rows too long where that is an error.
+        notes: sentences for the user.
     """
 
     rows: int = 0
+    examples: int = 0
     used: int = 0
     tokens: int = 0
     squares: int = 0
@@ -124,7 +135,8 @@ class Tally:
     remarks: dict[str, int] = field(default_factory=dict)
     by_length: list[int] = field(default_factory=list)
     unusable: Problems = field(default_factory=Problems)
-    refused: DataError | None = None
+    refused: Problems = field(default_factory=Problems)
+    notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, id_: str) -> None:
         """Count a row that is left out."""
@@ -135,7 +147,7 @@ class Tally:
 
     def merge(self, later: Tally) -> None:
         """Take over what is known of the rows that follow."""
-        for name in ("rows", "used", "tokens", "squares", "trained_tokens", "truncated", "split"):
+        for name in ("rows", "examples", "used", "tokens", "squares", "trained_tokens", "truncated", "split"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         if later.longest > self.longest:
             self.longest, self.longest_id = later.longest, later.longest_id
@@ -148,16 +160,17 @@ class Tally:
             known = self.dropped_ids.setdefault(reason, [])
             known += ids[: SHOWN - len(known)]
         self.unusable.merge(later.unusable)
-        self.refused = self.refused or later.refused
+        self.refused.merge(later.refused)
+        self.notes += [note for note in later.notes if note not in self.notes]
 
     def check(self) -> None:
         """
         Raises:
-            DataError: a row is too long where that is an error, or cannot be used.
+            DataError: rows are too long where that is an error, or cannot be used; all of it in one.
         """
-        if self.refused is not None:
-            raise self.refused
-        self.unusable.refuse(self.rows)
+        noun = "rows" if self.examples == self.rows else "examples"
+        wrong = self.refused.error(self.examples, noun, counted=True), self.unusable.error(self.examples, noun)
+        raise_together([error for error in wrong if error is not None])
 
     @property
     def deviation(self) -> float:
@@ -180,6 +193,7 @@ class Tally:
         return DataReport(
             split=split,
             rows=self.rows,
+            examples=self.examples,
             used=self.used,
             dropped=dict(self.dropped),
             dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
@@ -190,29 +204,38 @@ class Tally:
             longest_id=self.longest_id,
             length_deviation=self.deviation,
             lengths=self.lengths,
+            notes=(*self._given(), *self.notes),
         )
+
+    def _given(self) -> tuple[str, ...]:
+        """That rows gave several examples, or none."""
+        if self.examples == self.rows:
+            return ()
+        rows, examples = (f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in
+                          ((self.rows, "row"), (self.examples, "example")))  # fmt: skip
+        return (f"{rows} gave {examples}",)
 
     def nothing_left(self, split: str, max_length: int) -> DataError:
         """The error for a split of which no row can be used."""
         figures = {TOO_LONG: f" {max_length} (the shortest has {self.shortest} tokens)"}
         reasons = "; ".join(f"{count} {reason}{figures.get(reason, '')}" for reason, count in self.dropped.items())
+        longer = any(TOO_LONG in reason or "trunca" in reason or "max_length" in reason for reason in self.dropped)
         return DataError(
             f"data.{split}",
             f"no row can be used: {reasons or 'it has no rows'}",
-            action="raise train.max_length or change the data",
+            action="raise train.max_length or change the data" if longer else "change the data, or what trains of them",
         )
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         content = {name: value for name, value in vars(self).items() if name not in ("unusable", "refused")}
-        refused = None if self.refused is None else error_as_json(self.refused)
-        return {**content, "unusable": self.unusable.as_json(), "refused": refused}
+        return {**content, "unusable": self.unusable.as_json(), "refused": self.refused.as_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Tally:
         """From `as_json`."""
-        refused = None if content["refused"] is None else error_from_json(content["refused"])
-        return cls(**{**content, "unusable": Problems.from_json(content["unusable"]), "refused": refused})
+        problems = {name: Problems.from_json(content[name]) for name in ("unusable", "refused")}
+        return cls(**{**content, **problems})
 
 
 def error_as_json(error: DataError) -> list[str]:

@@ -167,6 +167,8 @@ def prepare(state: State, recipe: str, overrides: tuple[str, ...], output: str |
     render.show(console, render.data_table(console, session.reports))
     for decision in decisions:
         click.echo(f"{decision.setting}  {decision.value}  {decision.reason}")
+    for split, reason in session.job.context.not_kept.items():
+        click.echo(f"data.{split}: nothing is kept: {reason}")
 
 
 @command.group()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Row
+from finetooth_hooks.examples import LeftOut, Row, examples_in
 from finetooth_hooks.tally import Problems, Tally
 from numpy.typing import NDArray
 
@@ -21,7 +21,8 @@ from finetooth_core.data.content import NearRows, digest, is_held_out
 from finetooth_core.data.slices import Slice
 
 if TYPE_CHECKING:
-    from finetooth_core.data.reading import PickedFormat, PickedSource, Work
+    from finetooth_core.data.picked import PickedFormat, PickedSource
+    from finetooth_core.data.reading import Work
 
 REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
@@ -120,8 +121,8 @@ class _Source:
 class _Pass:
     """Goes through the rows and says of each whether it is left, trained or held out."""
 
-    def __init__(self, choice: Choice, format: PickedFormat) -> None:
-        self._choice, self._format = choice, format
+    def __init__(self, choice: Choice, formats: Sequence[PickedFormat]) -> None:
+        self._choice, self._formats = choice, formats
         self._seen: set[bytes] = set()
         self._near = _near(choice)
         self.dropped = Tally()
@@ -142,7 +143,7 @@ class _Pass:
                     break
                 if not isinstance(item, Row) and place in wanted:
                     broken.setdefault(index, Problems()).add(item)
-                found.kinds.append(self._kind(item, found) if place in wanted else _LEFT)
+                found.kinds.append(self._kind(item, found, index) if place in wanted else _LEFT)
             found.sizes.append(len(found.kinds) - begin)
             if len(found.kinds) >= wanted.stop:
                 break
@@ -154,22 +155,25 @@ class _Pass:
             raise DataError(one.setting, problem, action="change the slice")
         return found
 
-    def _kind(self, item: Row | DataError, found: _Source) -> int:
-        """A row that cannot be read stays, so that it is refused where rows are read for good."""
+    def _kind(self, item: Row | DataError, found: _Source, source: int) -> int:
+        """A row that cannot be read, or gives no example, stays, so that it is told where rows are read for good."""
         if not self._choice.by_content or not isinstance(item, Row):
             return _TRAIN
         try:
-            example = self._format.format.read(item)
+            read = examples_in(self._formats[source].format.read(item))
         except DataError:
             return _TRAIN
-        content = digest(example)
+        examples = [one for one in read if not isinstance(one, LeftOut)]
+        if not examples:
+            return _TRAIN
+        content = digest(*examples)
         if self._choice.deduplicate != "off":
             if content in self._seen:
                 found.repeated += 1
                 self._drop(REPEATED, item)
                 return _LEFT
             self._seen.add(content)
-        if self._near is not None and self._near.seen(example):
+        if self._near is not None and self._near.seen(*examples):
             found.near += 1
             self._drop(NEARLY_REPEATED, item)
             return _LEFT
@@ -178,19 +182,24 @@ class _Pass:
 
     def _drop(self, reason: str, row: Row) -> None:
         self.dropped.rows += 1
+        self.dropped.examples += 1
         self.dropped.drop(reason, row.id)
 
 
-def choose(choice: Choice, sources: Sequence[PickedSource], format: PickedFormat) -> Chosen:
+def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]) -> Chosen:
     """Go through the rows.
+
+    Args:
+        formats: of each source.
 
     Raises:
         DataError: a source is missing or has no rows, a slice or a split is empty; or a row of a slice cannot be read.
         RecipeError: the library for near duplicates is missing.
     """
-    from finetooth_core.data.reading import Reading, broken_rows_first
+    from finetooth_core.data.read_so_far import Reading
+    from finetooth_core.data.reading import broken_rows_first
 
-    going = _Pass(choice, format)
+    going = _Pass(choice, formats)
     reading = Reading()
     with broken_rows_first(sources, reading):
         found = []

@@ -22,9 +22,9 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
-def digest(example: Example) -> bytes:
-    """16 bytes of a hash over everything in an example; the order of a mapping's keys says nothing."""
-    content = [type(example).__name__, example]
+def digest(*examples: Example) -> bytes:
+    """16 bytes of a hash over everything in the examples of a row; the order of a mapping's keys says nothing."""
+    content = [part for example in examples for part in (type(example).__name__, example)]
     try:
         text = json.dumps(content, default=_plain, sort_keys=True)
     except TypeError:  # keys of several kinds, which have no order
@@ -48,9 +48,9 @@ def is_held_out(content: bytes, fraction: float, seed: int) -> bool:
     return int.from_bytes(drawn, "little") < fraction * 2**64
 
 
-def shingles(example: Example) -> set[str]:
+def shingles(*examples: Example) -> set[str]:
     """All runs of `SHINGLE` words, in lower case; of fewer words, all of them as one."""
-    words = [word for text in _texts(example) for word in _WORDS.findall(text.lower())]
+    words = [word for text in _texts(examples) for word in _WORDS.findall(text.lower())]
     return {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
 
 
@@ -89,10 +89,10 @@ class NearRows:
         self._index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self._kept: list[NDArray[Any]] = []
 
-    def seen(self, example: Example) -> bool:
-        """Whether a similar one was seen; if not, this one is from now on."""
+    def seen(self, *examples: Example) -> bool:
+        """Whether a similar row was seen, by its examples; if not, this one is from now on."""
         found = self._empty.copy()  # a new one would draw its permutations again
-        found.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(example))])
+        found.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(*examples))])
         values = found.hashvalues
         for place in self._index.query(found):
             if (self._kept[place] == values).mean() >= self._threshold:

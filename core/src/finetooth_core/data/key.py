@@ -26,13 +26,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from finetooth_core.data.file_hashes import FileHashes
-from finetooth_core.data.reading import PickedSource, SplitRows
+from finetooth_core.data.picked import PickedSource
+from finetooth_core.data.reading import SplitRows
 
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
 AUTO = "auto"
-LAYOUT = 2
+LAYOUT = 3
 """Of the files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
 
@@ -68,13 +69,13 @@ def data_key(
     parts: list[Registered] = [
         context.catalog.get(kind, context.picked[kind]) for kind in kinds if kind in context.picked
     ]
-    parts += [picked.registered for picked in (*rows.sources, rows.format)]
+    parts += [picked.registered for picked in (*rows.sources, *rows.formats)]
     relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
     parts += [context.catalog.get("source", name) for name in sorted(relied_on)]
     parts += _offering(context, rendering.build)
     parts += _processor(context)
     options = {
-        "format": [rows.format.registered.full_name, rows.format.options],
+        "formats": [[picked.registered.full_name, picked.options] for picked in rows.formats],
         "rendering": [rendering.build, dict(rendering.options)],
         "processor": context.recipe.data.processor,
         **{kind: [context.picked[kind], context.options.get(kind)] for kind in kinds if kind in context.picked},

@@ -8,7 +8,8 @@ from typing import overload
 
 from finetooth_hooks.examples import Example
 
-from finetooth_core.data.reading import Reading, SplitRows, broken_rows_first
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import SplitRows, broken_rows_first
 
 
 class LazyExamples(Sequence[tuple[str, Example]]):
@@ -20,15 +21,18 @@ class LazyExamples(Sequence[tuple[str, Example]]):
 
     def __iter__(self) -> Iterator[tuple[str, Example]]:
         reading = Reading()
+        count = 0
         with broken_rows_first(self.rows.sources, reading):
             for work in self.rows.work():
-                yield from self.rows.read(work, reading)
+                for one in self.rows.read(work, reading):
+                    count += 1
+                    yield one
         self.rows.check(reading)
-        self._length = reading.rows
+        self._length = count
 
     def __len__(self) -> int:
         if self._length is None:
-            self._length = sum(1 for _ in self)
+            self._length = sum(1 for _ in iter(self))
         return self._length
 
     @overload
@@ -39,9 +43,12 @@ class LazyExamples(Sequence[tuple[str, Example]]):
         if isinstance(index, slice):
             begin, end = index.start or 0, index.stop
             if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
-                return tuple(LazyExamples(self.rows.first(end)))[begin:]  # reads no further than it must
+                found = tuple(LazyExamples(self.rows.first(end)))  # reads no further than it must
+                if len(found) < end:  # some rows give none
+                    found = tuple(islice(self, end))
+                return found[begin:end]
             return tuple(self)[index]
-        found = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
-        if found is None:
+        one = next(islice(iter(self), index if index >= 0 else index + len(self), None), None)
+        if one is None:
             raise IndexError(index)
-        return found
+        return one

@@ -11,7 +11,7 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.protocols import IdentifiedSource, KnownSource
 
 from finetooth_core.data.file_hashes import FileHashes
-from finetooth_core.data.reading import PickedSource
+from finetooth_core.data.picked import PickedSource
 
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext

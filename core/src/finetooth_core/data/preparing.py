@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import row_images
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, first_examples, render_rows
+from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, render_rows
 from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenPortion, TokenRows
@@ -28,7 +28,8 @@ from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
 from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.key import DataKey, Unknowable, data_key, image_key, with_images
 from finetooth_core.data.progress import PreparationProgress
-from finetooth_core.data.reading import Reading, SplitRows, broken_rows_first
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import SMALL_ROWS, SplitRows, broken_rows_first
 from finetooth_core.data.rendering import Note, Rendered
 from finetooth_core.data.workers import Workers, usable_cores
 
@@ -63,7 +64,7 @@ class Made:
     @property
     def failed(self) -> bool:
         """Nothing can come of the rows any more."""
-        return self.reading.failed or self.tally.refused is not None
+        return self.reading.failed
 
 
 def prepare(
@@ -71,11 +72,16 @@ def prepare(
 ) -> Preparation:
     """See `finetooth_hooks.Context.prepare`."""
     examples = context.examples(split)
-    if isinstance(examples.rows, tuple):
-        portion, tally = render_rows(first_examples(examples, first).rows, rendering.load(context), limit)
-        tally.merge(context.rows(split).first(first).dropped)
-        return finish(TokenRows([portion]), tally, split, limit)
     rows = context.rows(split).first(first)
+    if isinstance(examples.rows, tuple):
+        found = examples.rows if first is None else rows.examples()
+        assert rows.read_to_end is not None
+        portion, tally = render_rows(found, rendering.load(context), limit)
+        tally.merge(rows.read_to_end.left)
+        _count_unrendered(rows, rows.read_to_end, tally)
+        few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
+        context.not_kept[split] = f"{few}; more than {SMALL_ROWS:,} are kept"
+        return finish(TokenRows([portion]), tally, split, limit)
     if context.recipe.data.cache == "off":
         return _uncached(context, rows, rendering, limit, "the recipe says so")
     cache = DataCache()
@@ -195,12 +201,19 @@ def _write(
             progress.advance(sum(rendered.reading.good.values()), rendered.size)
     rows.check(made.reading)
     made.tally.check()
-    made.tally.merge(rows.dropped)
+    _count_unrendered(rows, made.reading, made.tally)
     if limit is not None and not made.tally.used:
         raise made.tally.nothing_left(rows.split, limit.max_length)
     reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
     context.decide(f"data.workers.{rows.split}", made.workers, reason)
     return made, writer.portions
+
+
+def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
+    """Rows that were left out before any was read for good, and columns that nothing reads."""
+    tally.merge(rows.dropped)
+    if unread := rows.unread(reading):
+        tally.notes.append(unread)
 
 
 def _rendered(
@@ -250,7 +263,7 @@ def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limi
         "base": str(context.plugins.base or Path.cwd()),
         "folder": str(context.folder),
         "split": rows.split,
-        "format": rows.format.registered.full_name,
+        "formats": [picked.registered.full_name for picked in rows.formats],
         "rendering": [rendering.build, dict(rendering.options)],
         "limit": None if limit is None else [limit.max_length, limit.excess_length],
     }

@@ -123,7 +123,7 @@ def _same(rendered: Rendered, example: Example) -> Rendered:
 
 
 def _fate(tally: Tally, kept: int) -> str:
-    refused = tally.refused or next(iter(tally.unusable.first), None)
+    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     if refused is not None:
         return f"refused: {refused.problem}"
     if tally.split:

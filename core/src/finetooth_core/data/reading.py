@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Row
-from finetooth_hooks.protocols import Format, KnownSource, Portion, PortionedSource, Source
-from finetooth_hooks.tally import Problems, Tally
+from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
+from finetooth_hooks.protocols import KnownSource, Portion, PortionedSource, Source
+from finetooth_hooks.tally import Problems, Tally, raise_together
 
-from finetooth_core.data.choosing import Chosen, SourceChoice, fewer_rows, passes, taken_work
+from finetooth_core.data.choosing import Chosen, fewer_rows, passes, taken_work
+from finetooth_core.data.columns import ColumnWatch, unread
+from finetooth_core.data.picked import PickedFormat, PickedSource
+from finetooth_core.data.read_so_far import Reading
 
 if TYPE_CHECKING:
     from finetooth_core.data.selection import Selection
@@ -27,43 +29,6 @@ SMALL_CHARACTERS = 50_000_000
 PORTION_ROWS = 500
 PORTION_CHARACTERS = 300_000
 DIGEST_BYTES = 8
-
-
-@dataclass(frozen=True)
-class Picked:
-    """An entry of the data section, built.
-
-    Attributes:
-        setting: that picked it.
-        registered: the entry.
-        options: checked, defaults filled in; JSON-able.
-    """
-
-    setting: str
-    registered: Registered
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class PickedSource(Picked):
-    """A source of the split.
-
-    Attributes:
-        source: gives the rows.
-        choice: which of them.
-        pin: SHA-256 that its files must have: of all, or of each by name.
-    """
-
-    source: Source
-    choice: SourceChoice | None = None
-    pin: str | Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class PickedFormat(Picked):
-    """What reads the rows of the split."""
-
-    format: Format
 
 
 @dataclass(frozen=True)
@@ -85,63 +50,13 @@ class Work:
     time: int = 0
 
 
-@dataclass
-class Reading:
-    """What is known of rows that were read; `merge` adds those that follow.
-
-    Attributes:
-        good: rows read, by source.
-        broken: those that could not be read, by source.
-        malformed: those that are not of the format.
-        digests: `DIGEST_BYTES` of a hash of each id, to find two rows with one.
-    """
-
-    good: dict[int, int] = field(default_factory=dict)
-    broken: dict[int, Problems] = field(default_factory=dict)
-    malformed: Problems = field(default_factory=Problems)
-    digests: bytearray = field(default_factory=bytearray)
-
-    @property
-    def rows(self) -> int:
-        """All rows read."""
-        return sum(self.good.values())
-
-    @property
-    def failed(self) -> bool:
-        """A row cannot be read, so nothing can come of the others."""
-        return bool(self.broken or self.malformed.count)
-
-    def merge(self, later: Reading) -> None:
-        """Take over what is known of the rows that follow."""
-        for source, count in later.good.items():
-            self.good[source] = self.good.get(source, 0) + count
-        for source, problems in later.broken.items():
-            self.broken.setdefault(source, Problems()).merge(problems)
-        self.malformed.merge(later.malformed)
-        self.digests += later.digests
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, without the digests."""
-        return {
-            "good": list(self.good.items()),
-            "broken": [(source, problems.as_json()) for source, problems in self.broken.items()],
-            "malformed": self.malformed.as_json(),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], digests: bytes) -> Reading:
-        """From `as_json`."""
-        broken = {source: Problems.from_json(problems) for source, problems in content["broken"]}
-        return cls(dict(content["good"]), broken, Problems.from_json(content["malformed"]), bytearray(digests))
-
-
 class SplitRows:
-    """The rows of one split, through sources and format; may be gone through as often as needed.
+    """The rows of one split, through sources and formats; may be gone through as often as needed.
 
     Args:
         split: `train` or `eval`.
         sources: in the recipe's order.
-        format: reads the rows of all of them.
+        formats: read the rows of each.
         selection: which of the rows; None is each once.
         held_out: those that the selection holds out, not those it takes.
         count: only the first so many rows; None is all of them.
@@ -151,21 +66,23 @@ class SplitRows:
         self,
         split: str,
         sources: Sequence[PickedSource],
-        format: PickedFormat,
+        formats: Sequence[PickedFormat],
         selection: Selection | None = None,
         *,
         held_out: bool = False,
         count: int | None = None,
     ) -> None:
-        self.split, self.sources, self.format, self.count = split, tuple(sources), format, count
+        self.split, self.sources, self.formats, self.count = split, tuple(sources), tuple(formats), count
         self.selection, self.held_out = selection, held_out
+        self.read_to_end: Reading | None = None
+        self._watches = tuple(ColumnWatch() for _ in formats)
 
     def first(self, count: int | None) -> SplitRows:
         """The first so many rows; all of them for None."""
         if count is None:
             return self
         count = count if self.count is None else min(count, self.count)
-        return SplitRows(self.split, self.sources, self.format, self.selection, held_out=self.held_out, count=count)
+        return SplitRows(self.split, self.sources, self.formats, self.selection, held_out=self.held_out, count=count)
 
     @property
     def dropped(self) -> Tally:
@@ -176,7 +93,7 @@ class SplitRows:
 
     def work(self) -> Iterator[Work]:
         """Everything to be read, in order; see `work_of`."""
-        work = work_of(self.split, self.sources) if self.selection is None else self._taken(self.selection.chosen)
+        work = work_of(self.sources) if self.selection is None else self._taken(self.selection.chosen)
         return work if self.count is None else first_of(self.sources, work, self.count)
 
     def _taken(self, chosen: Chosen) -> Iterator[Work]:
@@ -186,20 +103,43 @@ class SplitRows:
                 yield from taken_work(work_of_source(index, picked), taken, number)
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
-        """Ids and examples of some rows; what cannot be read is told to `reading`."""
+        """Ids and examples of some rows; what cannot be read, and what is left out, is told to `reading`."""
+        for id_, found in self.outcomes(work, reading):
+            if isinstance(found, DataError):
+                reading.malformed.add(found)
+            elif isinstance(found, LeftOut):
+                reading.left.drop(found.reason, id_)
+            else:
+                yield id_, found
+
+    def outcomes(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example | LeftOut | DataError]]:
+        """What the formats make of some rows, in order, with the ids: of a row that gives several examples `ROW#1`,
+        `ROW#2`, ...; of one that an epoch takes again, with `~2`, `~3`, ... behind it."""
+        format_ = self.formats[work.source].format
+        again = f"~{work.time + 1}" if work.time else ""
         good = 0
-        for row in self._rows(work, reading):
-            good += 1
-            if not work.time:
-                id_ = row.id.encode("utf-8", "surrogatepass")
-                reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
-            try:
-                example = self.format.format.read(row)
-            except DataError as error:
-                reading.malformed.add(error)
-                continue
-            yield f"{row.id}~{work.time + 1}" if work.time else row.id, example
+        with self._watches[work.source].over(reading.columns.setdefault(work.source, {})) as watching:
+            for row in self._rows(work, reading):
+                good += 1
+                if not work.time:
+                    id_ = row.id.encode("utf-8", "surrogatepass")
+                    reading.digests += hashlib.blake2b(id_, digest_size=DIGEST_BYTES).digest()
+                try:
+                    given = examples_in(format_.read(watching.row(row)))
+                except DataError as error:
+                    yield f"{row.id}{again}", error
+                    continue
+                watching.was_read()
+                left = sum(isinstance(one, LeftOut) for one in given)
+                reading.left.rows += 1 - (len(given) - left)  # each of the others will count as a row and an example
+                reading.left.examples += left
+                for number, one in enumerate(given, start=1):
+                    yield f"{row.id}{f'#{number}' if len(given) > 1 else ''}{again}", one
         reading.good[work.source] = reading.good.get(work.source, 0) + good
+
+    def unread(self, reading: Reading) -> str:
+        """A sentence about the columns that no format has looked up; empty if there are none."""
+        return unread(reading.columns, {index: picked.setting for index, picked in enumerate(self.sources)})
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
         folder = _folder(self.sources[work.source].source)
@@ -213,10 +153,10 @@ class SplitRows:
         """After all rows were read.
 
         Raises:
-            DataError: a row cannot be read or is not of the format, or two have one id.
+            DataError: rows cannot be read or are not of the format (all that is wrong at once), or two have one id.
         """
-        check_sources(self.sources, reading)
-        reading.malformed.refuse(reading.rows)
+        malformed = reading.malformed.error(reading.rows)
+        raise_together([*_refusals(self.sources, reading), *([] if malformed is None else [malformed])])
         found = np.frombuffer(bytes(reading.digests), np.uint64)
         values, counts = np.unique(found, return_counts=True)
         if (counts > 1).any():
@@ -234,8 +174,8 @@ class SplitRows:
                 seen.add(id_)
 
     def examples(self) -> Sequence[tuple[str, Example]]:
-        """All examples with their ids: a tuple, checked, if they are few; else read anew whenever they are gone
-        through."""
+        """All examples with their ids: a tuple, checked, if they are few (`read_to_end` then says what became of the
+        rows); else read anew whenever they are gone through."""
         from finetooth_core.data.lazy_examples import LazyExamples
 
         reading = Reading()
@@ -248,6 +188,7 @@ class SplitRows:
                 if len(found) > SMALL_ROWS or size > SMALL_CHARACTERS:
                     return LazyExamples(self)
         self.check(reading)
+        self.read_to_end = reading
         return tuple(found)
 
 
@@ -258,7 +199,7 @@ def _folder(source: Source) -> Path | None:
     return folders.pop() if len(folders) == 1 else None
 
 
-def work_of(split: str, sources: Sequence[PickedSource]) -> Iterator[Work]:
+def work_of(sources: Sequence[PickedSource]) -> Iterator[Work]:
     """All rows of the sources, cut into work.
 
     Raises:
@@ -355,10 +296,16 @@ def check_sources(sources: Sequence[PickedSource], reading: Reading) -> None:
     Raises:
         DataError: a source has rows that cannot be read.
     """
+    raise_together(_refusals(sources, reading))
+
+
+def _refusals(sources: Sequence[PickedSource], reading: Reading) -> list[DataError]:
+    found = []
     for index in sorted(reading.broken):
         source = sources[index].source
         assert isinstance(source, PortionedSource)
-        raise source.refusal(reading.broken[index], reading.good.get(index, 0))
+        found.append(source.refusal(reading.broken[index], reading.good.get(index, 0)))
+    return found
 
 
 @contextmanager
@@ -371,23 +318,23 @@ def broken_rows_first(sources: Sequence[PickedSource], reading: Reading) -> Iter
         raise
 
 
-def first_row(split: str, sources: Sequence[PickedSource]) -> Row:
+def first_row(sources: Sequence[PickedSource]) -> Row:
     """The first row that can be read, by which the format is found.
 
     Raises:
         DataError: there is none.
     """
     reading = Reading()
-    for work in work_of(split, sources):
+    for work in work_of(sources):
         for item in rows_of(sources, work):
             if isinstance(item, Row):
                 return item
             reading.broken.setdefault(work.source, Problems()).add(item)
     check_sources(sources, reading)
-    raise DataError(f"data.{split}", "it has no rows", action="check the path")
+    raise DataError(sources[0].setting, "it has no rows", action="check the path")
 
 
-def read_all(split: str, sources: Sequence[PickedSource]) -> None:
+def read_all(sources: Sequence[PickedSource]) -> None:
     """Read every row and forget it, since what is wrong with the files goes before all that is wrong with the rows.
 
     Raises:
@@ -395,7 +342,7 @@ def read_all(split: str, sources: Sequence[PickedSource]) -> None:
     """
     reading = Reading()
     with broken_rows_first(sources, reading):
-        for work in work_of(split, sources):
+        for work in work_of(sources):
             for item in rows_of(sources, work):
                 if isinstance(item, Row):
                     reading.good[work.source] = reading.good.get(work.source, 0) + 1

@@ -9,7 +9,8 @@ from finetooth_hooks.preparation import Limit, Render, render_rows
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenPortion
 
-from finetooth_core.data.reading import Reading, SplitRows, Work
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import SplitRows, Work
 
 if TYPE_CHECKING:
     from finetooth_core.context import RunContext
@@ -64,4 +65,5 @@ class Rendering:
             for _ in examples:
                 pass
             portion, tally = render_rows((), self._render, self._limit)
+        tally.merge(reading.left)
         return Rendered(portion, tally, reading, tuple(self._context.told[told:]), work.size)

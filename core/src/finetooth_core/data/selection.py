@@ -21,7 +21,7 @@ from finetooth_core.data.cache import CHOICES, DataCache
 from finetooth_core.data.choosing import Choice, Chosen, SourceChoice, choose
 from finetooth_core.data.folders import write_whole
 from finetooth_core.data.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
-from finetooth_core.data.reading import PickedFormat, PickedSource
+from finetooth_core.data.picked import PickedFormat, PickedSource
 from finetooth_core.data.slices import Slice, split_reference
 from finetooth_core.problems import plain_data, validate
 from finetooth_core.recipe_data import DataSection, HeldOut, SourceRows
@@ -39,14 +39,14 @@ class Selection:
     Args:
         context: of the recipe; takes what there is to say.
         choice: what the recipe asks.
-        sources, format: read the rows.
+        sources, formats: read the rows, a format for each source.
     """
 
     def __init__(
-        self, context: RunContext, choice: Choice, sources: Sequence[PickedSource], format: PickedFormat
+        self, context: RunContext, choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]
     ) -> None:
         self.choice = choice
-        self._context, self._sources, self._format = context, tuple(sources), format
+        self._context, self._sources, self._formats = context, tuple(sources), tuple(formats)
 
     @cached_property
     def chosen(self) -> Chosen:
@@ -62,7 +62,7 @@ class Selection:
 
     def _remembered(self) -> Chosen:
         def anew() -> Chosen:
-            return choose(self.choice, self._sources, self._format)
+            return choose(self.choice, self._sources, self._formats)
 
         if self._context.recipe.data.cache == "off" or _are_small(self._sources):
             return anew()
@@ -81,12 +81,12 @@ class Selection:
         return found
 
     def _key(self, sources: list[Any]) -> str:
-        parts = [picked.registered for picked in (*self._sources, self._format)]
+        parts = [picked.registered for picked in (*self._sources, *self._formats)]
         packages = {*OWN_PACKAGES, *(part.entry.build.partition(":")[0].partition(".")[0] for part in parts)}
         near = ["datasketch"] if self.choice.deduplicate == "near" else []
         content = [
             sources,
-            [self._format.registered.full_name, self._format.options],
+            [[picked.registered.full_name, picked.options] for picked in self._formats],
             self.choice.as_json(),
             {name: code_hash(name) for name in sorted(packages)},
             versions([*(part.distribution for part in parts), *near]),
@@ -95,8 +95,9 @@ class Selection:
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, SourceChoice, Any]:
-    """A source as the recipe gives it, without what says which of its rows are taken; that; and its pin.
+def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, SourceChoice, SourceRows]:
+    """A source as the recipe gives it, without the keys that every source takes; which of its rows are taken; and those
+    keys.
 
     Raises:
         RecipeError: what is wrong with the latter.
@@ -120,7 +121,7 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
         raise RecipeError(f"{setting}.weight", "held-out rows are each taken once", action="remove it")
     part = None if rows.slice is None else Slice.parse(rows.slice, f"{setting}.slice")
     most = rows.max_rows if held_out or rows.max_rows is not None else data.max_rows
-    return item, SourceChoice(setting, part, most, rows.weight), rows.sha256
+    return item, SourceChoice(setting, part, most, rows.weight), rows
 
 
 def choice_of(data: DataSection, split: str, sources: Sequence[PickedSource]) -> Choice:

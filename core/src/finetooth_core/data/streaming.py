@@ -1,4 +1,7 @@
-"""Rows as they come: read portion by portion and rendered one by one, nothing is held."""
+"""Rows as they come: read portion by portion and rendered one by one, nothing is held.
+
+What the rows are like as a whole is not known, so a row that is not of the format does not end the run as it would
+before one: it is an error in its place, which the method counts."""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Rendered
+from finetooth_hooks.examples import Example, LeftOut, Rendered
 
-from finetooth_core.data.reading import Reading, SplitRows, broken_rows_first
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import SplitRows, broken_rows_first
 
 if TYPE_CHECKING:
     from finetooth_hooks.preparation import Render, Rendering
@@ -32,20 +36,38 @@ def stream(
             "rows) takes reading all of them first",
             action="leave the choice out, or do not stream",
         )
-    return _rendered(rows, rendering.load(context), skip)
+    return _rendered(context, rows, rendering.load(context), skip)
 
 
-def _rendered(rows: SplitRows, render: Render, skip: int) -> Iterator[tuple[str, Rendered | DataError]]:
+def _rendered(
+    context: RunContext, rows: SplitRows, render: Render, skip: int
+) -> Iterator[tuple[str, Rendered | DataError]]:
     passed = 0
     for work in rows.work():
         reading = Reading()  # of this portion alone, so that nothing grows
         with broken_rows_first(rows.sources, reading):
-            for id_, example in rows.read(work, reading):
+            for id_, found in rows.outcomes(work, reading):
                 passed += 1
-                if passed <= skip:
-                    continue
-                try:
-                    yield id_, render(example)
-                except DataError as error:
-                    yield id_, DataError(id_, error.problem, action=error.action)
+                if passed > skip:
+                    yield (
+                        id_,
+                        _told(id_, found) if isinstance(found, DataError | LeftOut) else _tokens(id_, found, render),
+                    )
         rows.check(reading)
+        if unread := rows.unread(reading):
+            context.note(unread, topic=f"{rows.split}: columns not read")
+
+
+def _tokens(id_: str, example: Example, render: Render) -> Rendered | DataError:
+    try:
+        return render(example)
+    except DataError as error:
+        return _told(id_, error)
+
+
+def _told(id_: str, found: DataError | LeftOut) -> DataError:
+    """Why a row gives no tokens, with its id."""
+    if isinstance(found, LeftOut):
+        return DataError(id_, found.reason, action="remove the row")
+    problem = found.problem.removeprefix(f"{found.where}: ") if found.where == id_ else found.problem
+    return DataError(id_, problem, action=found.action)

@@ -15,7 +15,8 @@ from finetooth_hooks.protocols import Portion
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenPortion
 
-from finetooth_core.data.reading import Reading, Work
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import Work
 from finetooth_core.data.rendering import Rendered
 
 _LENGTHS = struct.Struct("<QQ")

@@ -65,7 +65,7 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     recipe = load(job["recipe"], base=base)
     plugins = manager.start(files=job["plugins"], blocked=job["blocked"], base=base)
     context = RunContext(recipe, plugins.catalog, Path(job["folder"]), plugins)
-    rows = context.rows(job["split"], format=job["format"])
+    rows = context.rows(job["split"], formats=job["formats"])
     limit = None if job["limit"] is None else Limit(*job["limit"])
     render = HowToRender(*job["rendering"]).load(context)
     return Rendering(context, rows, render, limit), context.told

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from finetooth_hooks.entries import Claim, Format, Loader, Source
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import ROLES, Conversation, Example, Row
+from finetooth_hooks.examples import ROLES, Conversation, Example, Row, examples_in
 from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
 
 _FOREIGN = ("", "no-such-thing", "./nothing here.xyz", "/", "org/name", "https://example.org/a?b=c")
@@ -68,14 +68,13 @@ def example_rows_are_read(case: EntryCase) -> None:
     for values in case.entry.example_rows:
         found = built.detect(values)
         expect(isinstance(found, str) and found, f"detect({values})", repr(found), "why it is of the format")
-        example = built.read(Row("check.jsonl:1", values))
-        expect_instance(example, get_args(Example), f"read({values})")
-        expect(
-            example == built.read(Row("check.jsonl:1", values)), "read, a second time", "another example", "the same"
-        )
-        if isinstance(example, Conversation):
-            roles = [message.role for message in example.messages]
-            expect(roles and set(roles) <= set(ROLES), f"roles of read({values})", roles, f"of {ROLES}")
+        read = built.read(Row("check.jsonl:1", values))
+        expect(read == built.read(Row("check.jsonl:1", values)), "read, a second time", "another example", "the same")
+        for example in examples_in(read):
+            expect_instance(example, get_args(Example), f"read({values})")
+            if isinstance(example, Conversation):
+                roles = [message.role for message in example.messages]
+                expect(roles and set(roles) <= set(ROLES), f"roles of read({values})", roles, f"of {ROLES}")
 
 
 class _Columns(dict[str, Any]):

@@ -243,13 +243,13 @@ class FakeContext:
         assert isinstance(entry, Loss)
         return LossSpec(registered.full_name, build(entry, options, self), frozenset(entry.needs), entry.together)
 
-    def examples(self, split: str) -> Examples:
-        return self.given[split] if split in self.given else conversations(split)
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
+        return first_examples(self.given[split] if split in self.given else conversations(split), first)
 
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
     ) -> Preparation:
-        return prepare_examples(first_examples(self.examples(split), first), rendering.load(self), limit)
+        return prepare_examples(self.examples(split, first=first), rendering.load(self), limit)
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
         render = rendering.load(self)

@@ -152,9 +152,8 @@ def test_instruction(format_of: Make) -> None:
 def test_text(format_of: Make) -> None:
     assert format_of("text").read(Row("x:1", {"text": "Once."})) == Text("Once.")
     assert format_of("text", column="body").read(Row("x:1", {"body": "Once.", "text": ""})) == Text("Once.")
-    for values, problem in (({"text": ""}, "text is empty"), ({"text": 3}, "text is a number, not text")):
-        with pytest.raises(DataError, match=f"x:1: {problem}"):
-            format_of("text").read(Row("x:1", values))
+    with pytest.raises(DataError, match=r"x:1: text is a number, not text"):
+        format_of("text").read(Row("x:1", {"text": 3}))
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,6 @@ def test_the_best_and_the_worst_make_a_pair(
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"responses": ["a", "b"], "scores": [1, 1]}, "scores says of no answer that it is better"),
         ({"responses": ["a", "b"], "scores": [1]}, "scores is shorter than two"),
         ({"responses": ["a", "b", "c"], "scores": [1, 2]}, "3 answers in responses, 2 numbers in scores"),
         ({"responses": ["a", "b"], "scores": [1, "2"]}, r"scores\[1\] is text, not a number"),
@@ -121,8 +120,6 @@ def test_a_neutral_step_is_what_the_recipe_says(format_of: Make, context: FakeCo
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"question": {"problem": "q"}, "label": {"steps": []}}, "label.steps has no step with a rating"),
-        ({"question": {"problem": "q"}, "label": {"steps": [rated(None)]}}, "label.steps has no step with a rating"),
         ({"question": {"problem": "q"}, "label": {"steps": [3]}}, r"label\.steps\[0\]\.completions is no list"),
         ({"question": {"problem": "q"}, "label": {"steps": [rated(2)]}}, r"steps\[0\]\.rating is 2, accepted are"),
         ({"question": {"problem": "q"}, "label": {"steps": [rated(1, chosen=4)]}}, "completion is 4; there are 1"),

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
+from finetooth_hooks.examples import LeftOut
 from finetooth_hooks.testing import FakeContext, entries_of
 
 Make = Callable[..., Any]
 Rows = Callable[[str], Iterator[Row]]
 
-EQUAL = {"completion": "answer", "label": "equal"}
+EQUAL = {"prompt": "gold", "completion": "answer", "label": "equal"}
 FILES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     # file: format by detection, what the rows give, options (with a name: the format that is named)
     "sft/alpaca_1k.jsonl": ("instruction", {"Conversation": 1175}, {}),
@@ -28,16 +29,16 @@ FILES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "process/stepwise_1k.jsonl": ("stepwise", {"Stepwise": 1075}, {}),
     "process/bigbench_mistake_800.jsonl": ("stepwise", {"Stepwise": 800}, {}),
     "process/mr_gsm8k_errors.jsonl": ("stepwise", {"Stepwise": 275}, {}),
-    "process/prm800k_shape_own.jsonl": ("stepwise", {"Stepwise": 5, "has no step with a rating": 2}, {}),
+    "process/prm800k_shape_own.jsonl": ("stepwise", {"Stepwise": 5, "no step has a rating": 2}, {}),
     "preference/polite_pref.jsonl": ("preference", {"Pair": 794}, {}),
     "preference/oasst_ranked.jsonl": ("preference", {"Pair": 597}, {}),
-    "preference/hh_harmless_1500.jsonl": ("preference", {"Pair": 1500}, {}),
+    "preference/hh_harmless_1500.jsonl": ("preference", {"Pair": 1496, "chosen is empty": 4}, {}),
     "preference/hh_harmless_test_300.jsonl": ("preference", {"Pair": 300}, {}),
     "multi/oasst_rank_labels.jsonl": ("labelled", {"Labelled": 344}, {}),
     "rl/gsm8k_prompts_500.jsonl": ("task", {"Task": 500}, {}),
     "rl/humaneval.jsonl": ("task", {"Task": 140}, {}),
     "rl/aqua_254.jsonl": ("", {"Task": 254}, {"name": "task", "prompt": "question"}),
-    "rl/math_equal_own.jsonl": ("", {"Labelled": 60}, {"name": "labelled", "prompt": "gold", **EQUAL}),
+    "rl/math_equal_own.jsonl": ("", {"Labelled": 59, "answer is empty": 1}, {"name": "labelled", **EQUAL}),
 }  # fmt: skip
 FOLDERS = ("sft", "process", "preference", "multi", "rl")
 
@@ -73,7 +74,8 @@ def test_what_a_file_gives(
     found: Counter[str] = Counter()
     for row in rows:
         try:
-            found[type(reader.read(row)).__name__] += 1
+            read = reader.read(row)
+            found[read.reason if isinstance(read, LeftOut) else type(read).__name__] += 1
         except DataError as error:
             assert row.id in str(error)
             found[next((name for name in wanted if name in str(error)), str(error))] += 1

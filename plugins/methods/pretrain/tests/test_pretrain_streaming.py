@@ -197,7 +197,30 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     _, _, reports = run(context, steps=2)
     assert reports[-1].metrics["left_out"] == 2.0
     assert any(note.startswith("corpus:2: the text is empty: left out") for note in context.notes)
-    assert any("3 documents in 8 windows of 16; the last has 13" in note for note in context.notes)
+    assert any(
+        "3 documents in 8 windows of 16; the last has 13; left out: 2 the text" in note for note in context.notes
+    )
+
+
+def test_rows_left_out_are_counted_by_reason_in_the_end(tmp_path: Path) -> None:
+    """An empty text at the beginning ends nothing; a row of another kind has a reason of its own."""
+    rows: list[Any] = [(f"corpus:{i}", Text(text)) for i, text in enumerate(["", *TEXTS[3:6], ""], start=1)]
+    rows.insert(2, ("corpus:x", Conversation((Message("user", "a"),))))
+    context = context_of(tmp_path, [], epochs=1.0, max_steps=1000)
+    context.given = {"train": Examples("train", tuple(rows))}
+    _, _, reports = run(context)
+    assert reports[-1].metrics["left_out"] == 3.0
+    assert sum("left out; further rows" in note for note in context.notes) == 2
+    assert context.notes[-1].startswith("left out of data.train: 2 the text is empty, 1 the row is a conversation")
+
+
+def test_the_plan_says_which_end_comes_first(tmp_path: Path) -> None:
+    both = build(PretrainOptions(streaming=True), context_of(tmp_path, TEXTS, epochs=2.0, max_steps=9)).prepare()
+    assert both.report.notes[1] == (
+        "the run ends after 2 passes over data.train (train.epochs) or 9 steps (train.max_steps), whichever comes first"
+    )
+    steps = build(PretrainOptions(streaming=True), context_of(tmp_path, TEXTS)).prepare()
+    assert not any("train.epochs" in note for note in steps.report.notes)
 
 
 def test_rows_of_another_kind_and_no_text_fail_before_training(tmp_path: Path) -> None:

@@ -46,11 +46,23 @@ PRM800K = ("question.problem", "label.steps")
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps with their labels, and the column with the problem."""
+    """Steps with their labels.
+
+    Attributes:
+        prompt: the column with the problem.
+        others: completions that were rated and not gone on with: the steps up to each, and its label.
+        problem: why nothing can be learned from the row; empty if something can.
+    """
 
     prompt: str
     steps: tuple[str, ...]
     labels: tuple[bool, ...]
+    others: tuple[tuple[tuple[str, ...], bool], ...] = ()
+    problem: str = ""
+
+
+NO_RATING = "no step has a rating"
+NO_STEP = "it has no step"
 
 
 def found(values: Mapping[str, Any]) -> str | None:
@@ -63,17 +75,18 @@ def found(values: Mapping[str, Any]) -> str | None:
     )
 
 
-def read(row: Row, neutral: bool, note: Note) -> Steps:
+def read(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps:
     """
     Args:
         neutral: the label of a step that was rated neither right nor wrong.
         note: told about what is not used.
+        others_note: likewise about completions that were not gone on with; None where they are used.
 
     Raises:
         DataError: the row has none of the shapes, or what it says is wrong.
     """
     shape = _mistakes(row.values)
-    return _prm800k(row, neutral, note) if shape is None else _up_to_mistake(row, shape)
+    return _prm800k(row, neutral, note, others_note) if shape is None else _up_to_mistake(row, shape)
 
 
 def _mistakes(values: Mapping[str, Any]) -> MistakeColumns | None:
@@ -89,6 +102,8 @@ def _up_to_mistake(row: Row, shape: MistakeColumns) -> Steps:
         _text(row, f"{shape.steps}[{i}]", step)
     prompt = next((name for name in shape.prompts if columns.present(row.values, name)), shape.prompts[0])
     place = row.values[shape.mistake]
+    if not steps:
+        return Steps(prompt, (), (), problem=NO_STEP)
     if place is None:
         return Steps(prompt, tuple(steps), (True,) * len(steps))
     if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place - shape.first < len(steps):
@@ -102,7 +117,7 @@ def _up_to_mistake(row: Row, shape: MistakeColumns) -> Steps:
     return Steps(prompt, tuple(steps[: right + 1]), (True,) * right + (False,))
 
 
-def _prm800k(row: Row, neutral: bool, note: Note) -> Steps:
+def _prm800k(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps:
     """The solution that was gone on with: of each step the chosen completion, or the one a person wrote; where neither
     is, the first one with a rating, which ends it."""
     given = columns.value(row.values, PRM800K[1])
@@ -110,11 +125,16 @@ def _prm800k(row: Row, neutral: bool, note: Note) -> Steps:
         raise columns.missing(row, "completions", "stepwise")
     texts: list[str] = []
     labels: list[bool] = []
+    alternatives: list[tuple[tuple[str, ...], bool]] = []
     for i, step in enumerate(given):
         path = f"{PRM800K[1]}[{i}]"
         chosen, ends, others = _step(row, path, step)
-        if others:
-            note(
+        for k, other in others if others_note is None else ():
+            text = _text(row, f"{path}.completions[{k}].text", other.get("text"))
+            label = _label(row, f"{path}.completions[{k}].rating", other.get("rating"), neutral)
+            alternatives.append(((*texts, text), label))
+        if others and others_note is not None:
+            others_note(
                 "alternatives",
                 f"{path} of {row.id} has completions that were not gone on with, as others may; they are not used",
             )
@@ -128,21 +148,25 @@ def _prm800k(row: Row, neutral: bool, note: Note) -> Steps:
         labels.append(_label(row, f"{path}.rating", chosen.get("rating"), neutral))
         if ends:
             break
-    if not texts:
-        raise DataError(row.id, f"{PRM800K[1]} has no step with a rating", action="remove the row")
-    return Steps(PRM800K[0], tuple(texts), tuple(labels))
+    problem = "" if texts else NO_RATING
+    return Steps(PRM800K[0], tuple(texts), tuple(labels), tuple(alternatives), problem)
 
 
-def _step(row: Row, path: str, step: Any) -> tuple[Mapping[str, Any] | None, bool, bool]:
-    """The completion of a step, whether the solution ends with it, and whether there are others with a rating."""
+Others = list[tuple[int, Mapping[str, Any]]]
+"""Further completions with a rating, and their places."""
+
+
+def _step(row: Row, path: str, step: Any) -> tuple[Mapping[str, Any] | None, bool, Others]:
+    """The completion of a step, whether the solution ends with it, and the others with a rating."""
     completions = step.get("completions") if isinstance(step, Mapping) else None
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
         raise DataError(row.id, f"{path}.completions is no list of objects", action="fix or remove the row")
-    rated = [item for item in completions if item.get("rating") is not None]
+    rated = [(i, item) for i, item in enumerate(completions) if item.get("rating") is not None]
     place, human = step.get("chosen_completion"), step.get("human_completion")
     if isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(completions):
         chosen = completions[place]
-        return (None, True, bool(rated)) if chosen.get("rating") is None else (chosen, False, len(rated) > 1)
+        others = [(i, item) for i, item in rated if i != place]
+        return (None, True, others) if chosen.get("rating") is None else (chosen, False, others)
     if place is not None:
         raise DataError(
             row.id,
@@ -150,8 +174,8 @@ def _step(row: Row, path: str, step: Any) -> tuple[Mapping[str, Any] | None, boo
             action="fix or remove the row",
         )
     if isinstance(human, Mapping):
-        return {"rating": 1, **{k: v for k, v in human.items() if v is not None}}, False, bool(rated)
-    return (rated[0], True, len(rated) > 1) if rated else (None, True, False)
+        return {"rating": 1, **{k: v for k, v in human.items() if v is not None}}, False, rated
+    return (rated[0][1], True, rated[1:]) if rated else (None, True, [])
 
 
 def _label(row: Row, path: str, rating: Any, neutral: bool) -> bool:

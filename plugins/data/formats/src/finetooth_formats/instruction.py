@@ -10,6 +10,7 @@ from finetooth_hooks.context import Context
 
 from finetooth_formats import columns
 from finetooth_formats.aliases import AliasedOptions
+from finetooth_formats.history import read_history
 
 
 class InstructionOptions(AliasedOptions):
@@ -21,6 +22,7 @@ class InstructionOptions(AliasedOptions):
         "field_output": "output",
         "field_system": "system_column",
         "system_prompt": "system",
+        "field_history": "history",
     }
 
     instruction: str = "instruction"
@@ -33,6 +35,9 @@ class InstructionOptions(AliasedOptions):
     """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
     system_column: str = "system"
     """The column with a system message; may be missing."""
+    history: str = "history"
+    """The column with the turns before, `[["question", "answer"], ...]`; may be missing. Their answers train as
+    `method.train_on` says."""
 
 
 def build(options: InstructionOptions, context: Context) -> Instruction:
@@ -63,4 +68,5 @@ class Instruction:
         answer = columns.text(row, options.output, "instruction")
         said = columns.optional_text(row, options.system_column, "instruction") or options.system
         system = (Message("system", said),) if said else ()
-        return Conversation((*system, Message("user", ask), Message("assistant", answer)))
+        before = read_history(row, options.history)
+        return Conversation((*system, *before, Message("user", ask), Message("assistant", answer)))

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Labelled
+from finetooth_hooks.examples import Labelled, LeftOut, Side
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
+from finetooth_formats.images import RowImages
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader, finite
+from finetooth_formats.unusable import NO_PROMPT, Policy, answer_problem, left_out, no_prompt
 
 
 class LabelledOptions(MessageOptions):
@@ -24,6 +26,7 @@ class LabelledOptions(MessageOptions):
         "field_prompt": "prompt",
         "field_completion": "completion",
         "field_label": "label",
+        "field_system": "system_column",
         "field_tools": "tools",
     }
 
@@ -33,13 +36,22 @@ class LabelledOptions(MessageOptions):
     """The column with the answer, or with the whole text."""
     label: str = "label"
     """The column with the label: true or false, or a number."""
+    threshold: float | None = None
+    """Makes labels of numbers: true from here on, false below. Without it a number stays one."""
+    unusable: Policy = "drop"
+    """What becomes of a row that teaches nothing (the answer is empty or not the assistant's, there is no prompt): left
+    out and counted by reason, or an error."""
+    system_column: str = "system"
+    """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
 
 
 def build(options: LabelledOptions, context: Context) -> LabelledFormat:
     options.tell(context)
-    reader = MessageReader(**options.about_messages(), note=context.note, format_="labelled")
+    reader = MessageReader(
+        **options.about_messages(), note=context.note, format_="labelled", may_be_empty=("system", "assistant")
+    )
     return LabelledFormat(options, reader)
 
 
@@ -55,12 +67,17 @@ class LabelledFormat:
         wanted = [name for name in (given.prompt, given.completion, given.label) if name]
         return f"has the columns {', '.join(map(repr, wanted))}" if columns.present(values, *wanted) else None
 
-    def read(self, row: Row) -> Labelled:
+    def read(self, row: Row) -> Labelled | LeftOut:
         """
         Raises:
-            DataError: a column is missing or wrong.
+            DataError: a column is missing or wrong, or there are images; with `unusable: raise`, the answer or the
+                prompt is empty.
         """
         given = self._options
+        if RowImages(row).given:
+            raise DataError(
+                row.id, "it has images, and labelled answers with images cannot be read", action="remove it"
+            )
         label = columns.value(row.values, given.label)
         if label is None:
             raise columns.missing(row, given.label, "labelled")
@@ -70,8 +87,16 @@ class LabelledFormat:
                     row.id, f"{given.label} is {kind(label)}, not true, false or a number", action="fix the row"
                 )
             label = finite(row, given.label, label)
+            label = label if given.threshold is None else label >= given.threshold
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
-        if not given.prompt:
-            return Labelled("", self._sides.text(row, given.completion), label, tools)
-        prompt = self._sides.messages(row, given.prompt, "user")
-        return Labelled(prompt, self._sides.messages(row, given.completion, "assistant"), label, tools)
+        prompt: Side = ""
+        if given.prompt:
+            prompt = self._sides.messages(row, given.prompt, "user")
+            answer: Side = self._sides.messages(row, given.completion, "assistant")
+        else:
+            answer = self._sides.text(row, given.completion)
+        if problem := NO_PROMPT if no_prompt(prompt) else answer_problem(answer, given.completion):
+            return left_out(row, problem, given.unusable)
+        if not isinstance(prompt, str):
+            prompt = self._sides.with_system(row, given.system_column, prompt)
+        return Labelled(prompt, answer, label, tools)

@@ -79,6 +79,8 @@ class MessageReader:
         train_field: the key with a message's own flag.
         ranges_field: the key with flags of characters; empty reads none.
         split_thinking: reasoning at the beginning of an assistant's content is taken out of it.
+        may_be_empty: roles whose messages may say nothing. What an empty system message becomes is for the renderer to
+            say, as the model's own template does.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class MessageReader:
         train_field: str = "train",
         ranges_field: str = "",
         split_thinking: bool = False,
+        may_be_empty: Sequence[str] = ("system",),
     ) -> None:
+        self._may_be_empty = ("tool", *may_be_empty)
         self._roles, self._fields, self._note, self._format = dict(roles or {}), dict(fields or {}), note, format_
         self._train_roles, self._train_field, self._ranges_field = train_roles, train_field, ranges_field
         self._split_thinking = split_thinking
@@ -250,7 +254,7 @@ class MessageReader:
                 problems.append(f"{path}.{keys.content} holds no call")
             return Message(role, "", tool_calls=calls, train=train)
         calls = self._calls(f"{path}.{keys.tool_calls}", item.get(keys.tool_calls, ()), problems)
-        optional = bool(calls) or role == "tool"
+        optional = bool(calls) or role in self._may_be_empty
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
         content = self._ranged(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
@@ -362,9 +366,15 @@ class MessageReader:
     def _remedy(self, value: Sequence[Any]) -> str:
         """The next action for a row with problems; for well-known foreign roles, the option that maps them."""
         items = [item for item in value if isinstance(item, Mapping)]
-        spoken = [item.get(self._keys(item).role) for item in items if self._keys(item).role != "from"]
+        spoken = [(item.get(key), key) for item in items for key in (self._keys(item).role,)]
         known = FOREIGN_ROLES.keys() - set(ROLES) - self._roles.keys()
-        foreign = sorted({role for role in spoken if isinstance(role, str) and role in known})
+        foreign = sorted(
+            {
+                role
+                for role, key in spoken
+                if isinstance(role, str) and role in known and not (key == "from" and role in SHAREGPT_ROLES)
+            }
+        )
         if not foreign:
             return "fix or remove the row"
         mapping = ", ".join(f"{role}: {FOREIGN_ROLES[role]}" for role in foreign)

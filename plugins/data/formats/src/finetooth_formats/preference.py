@@ -1,21 +1,25 @@
-"""The format `preference`: a preferred and a rejected answer to one prompt."""
+"""The format `preference`: a preferred and a rejected answer to one prompt, or several answers that were judged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
-from finetooth_hooks import DataError, Message, Row
+from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Pair
+from finetooth_hooks.examples import Labelled, LeftOut, Pair, ReadRow, Side
+from pydantic import model_validator
 
 from finetooth_formats import columns, ranked
+from finetooth_formats.images import RowImages
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
-from finetooth_formats.sides import Messages, SideReader, common, number
+from finetooth_formats.sides import SideReader, common, common_text, number
+from finetooth_formats.unusable import NO_PROMPT, Policy, answer_problem, left_out, no_prompt
 
 PROMPTS = ("prompt", "question", "instruction", "input", "messages")
 """Columns that are found by themselves, in this order."""
+SAME = "chosen and rejected are the same"
 
 
 class PreferenceOptions(MessageOptions):
@@ -41,22 +45,50 @@ class PreferenceOptions(MessageOptions):
     """The column with the other one."""
     margin: str = "margin"
     """The column that says by how much the first is better; may be missing."""
+    chosen_score: str = "score_chosen"
+    """The column that rates the preferred answer; where there is no margin, it is how far the two ratings lie apart.
+    Rows whose ratings are equal, or say the opposite, cannot be used."""
+    rejected_score: str = "score_rejected"
+    """The column that rates the other one."""
     responses: str = "responses"
-    """In a row without `chosen` and `rejected`, the column with several answers, of which the best and the worst are
-    the pair; the margin is how far their numbers lie apart."""
+    """In a row without `chosen` and `rejected`, the column with several answers, which `pairs` makes pairs of; a margin
+    is how far the numbers of two answers lie apart."""
     scores: str = "scores"
     """The column with a number for each of `responses`, higher is better."""
     ranks: str = "ranks"
     """The column with a number for each of `responses`, lower is better; read where there are no scores."""
+    ordered: bool = False
+    """`responses` stand in order, the best first; no numbers are read."""
+    pairs: ranked.Pairs = "best-worst"
+    """Which of `responses` are compared: the best with the worst, each with the next worse one (`adjacent`), or each
+    with each (`all`). Two that are equally good make no pair, and are counted."""
+    unpair: bool = False
+    """Make two labelled answers of each pair, the preferred one true and the other false, for methods that learn from
+    such."""
+    style: Literal["chat", "raw"] = "chat"
+    """`chat` reads texts as messages; `raw` keeps them as they are, without any markup. The prompt of a raw row that
+    has no column for it is what both answers begin with, up to the last blank."""
+    unusable: Policy = "drop"
+    """What becomes of a pair that teaches nothing (both answers are the same, one is empty or not the assistant's,
+    there is no prompt, neither is better): left out and counted by reason, or an error."""
     system_column: str = "system"
     """The column with a system message; may be missing."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> PreferenceOptions:
+        if self.unpair and self.pairs != "best-worst":
+            raise ValueError("unpair goes with pairs: best-worst, or an answer would be true in one pair and false in "
+                             "the next")  # fmt: skip
+        return self
+
 
 def build(options: PreferenceOptions, context: Context) -> Preference:
     options.tell(context)
-    reader = MessageReader(**options.about_messages(), note=context.note, format_="preference")
+    reader = MessageReader(
+        **options.about_messages(), note=context.note, format_="preference", may_be_empty=("system", "assistant")
+    )
     return Preference(options, reader)
 
 
@@ -76,58 +108,130 @@ class Preference:
         judged = self._judged(values)
         if judged is None or not self._prompt(values):
             return None
-        return f"has {self._options.responses!r} with {judged[0]!r}: the best and the worst of a row make a pair"
+        by = f" with {judged[0]!r}" if judged[0] else ", the best first"
+        made = {
+            "best-worst": "the best and the worst of a row make a pair",
+            "adjacent": "each and the next worse one make a pair",
+            "all": "any two of a row make a pair",
+        }
+        return f"has {self._options.responses!r}{by}: {made[self._options.pairs]}"
 
-    def read(self, row: Row) -> Pair:
+    def read(self, row: Row) -> ReadRow:
         """
         Raises:
-            DataError: a column is missing or wrong, or the answers have no prompt in common.
+            DataError: a column is missing or wrong, or there are images; with `unusable: raise`, a pair teaches
+                nothing.
         """
+        if RowImages(row).given:
+            raise DataError(row.id, "it has images, and pairs with images cannot be read", action="remove the row")
+        given = self._options
+        if columns.present(row.values, given.chosen, given.rejected) or (judged := self._judged(row.values)) is None:
+            chosen, rejected = self._side(row, given.chosen), self._side(row, given.rejected)
+            margin, problem = self._margin(row)
+            made = left_out(row, problem, given.unusable) if problem else self._pair(row, chosen, rejected, margin)
+            return self._unpaired([made])
+        return self._unpaired(list(self._ranked(row, *judged)))
+
+    def _margin(self, row: Row) -> tuple[float | None, str]:
+        """By how much the first answer is better; and what is wrong with that."""
         given = self._options
         margin = number(row, given.margin)
-        judged = self._judged(row.values)
-        if judged is not None and not columns.present(row.values, given.chosen, given.rejected):
-            chosen, rejected, apart = ranked.best_and_worst(row, given.responses, *judged, self._sides)
-            margin = apart if margin is None else margin
-        else:
-            chosen = self._sides.messages(row, given.chosen, "assistant")
-            rejected = self._sides.messages(row, given.rejected, "assistant")
-        prompt, chosen, rejected = self._split(row, chosen, rejected)
-        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
-        return Pair(self._with_system(row, prompt), chosen, rejected, margin, tools)
+        scores = [number(row, column) for column in (given.chosen_score, given.rejected_score)]
+        if scores[0] is None or scores[1] is None:
+            return margin, ""
+        apart = scores[0] - scores[1]
+        if apart <= 0:
+            return None, "rejected is rated higher than chosen" if apart else "chosen and rejected are rated the same"
+        return apart if margin is None else margin, ""
 
-    def _split(self, row: Row, chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-        """The prompt, and the answers without it."""
+    def _ranked(self, row: Row, judgements: str, order: ranked.Order) -> Iterator[Pair | LeftOut]:
+        given = self._options
+        answers, numbers = ranked.read_ranking(row, given.responses, judgements)
+        read = [self._answer(row, f"{given.responses}[{i}]", answer) for i, answer in enumerate(answers)]
+        margin = number(row, given.margin) if given.pairs == "best-worst" else None
+        for two in ranked.ranked_pairs(numbers, order, given.pairs):
+            if not two.margin:
+                best_worst = given.pairs == "best-worst"
+                yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, given.unusable)
+                continue
+            yield self._pair(row, read[two.better], read[two.worse], two.margin if margin is None else margin)
+
+    def _pair(self, row: Row, chosen: Side, rejected: Side, margin: float | None) -> Pair | LeftOut:
+        """The two answers without the prompt, and the prompt."""
+        given = self._options
+        if chosen == rejected:
+            return left_out(row, SAME, given.unusable)
         column = self._prompt(row.values)
         if column:
-            prompt = self._sides.messages(row, column, "user")
-            return prompt, _after(prompt, chosen), _after(prompt, rejected)
-        shared = common(chosen, rejected)
-        if not shared:
-            raise DataError(
-                row.id,
-                f"{self._options.chosen} and {self._options.rejected} have no prompt in common",
-                action=f"add a column {self._prompts[0]!r}, or remove the row",
-            )
-        return chosen[:shared], chosen[shared:], rejected[shared:]
+            prompt = self._side(row, column, "user")
+            chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
+        else:
+            prompt, chosen, rejected = _shared(chosen, rejected)
+            if not prompt:
+                reason = f"{given.chosen} and {given.rejected} have no prompt in common"
+                return left_out(row, reason, given.unusable, f"add a column {self._prompts[0]!r}, or remove the row")
+        problem = answer_problem(chosen, "chosen") or answer_problem(rejected, "rejected")
+        if no_prompt(prompt):
+            problem = NO_PROMPT
+        if problem:
+            return left_out(row, problem, given.unusable)
+        if isinstance(prompt, str):
+            return Pair(prompt, chosen, rejected, margin)
+        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
+        prompt = self._sides.with_system(row, given.system_column, prompt)
+        return Pair(prompt, chosen, rejected, margin, tools)
+
+    def _unpaired(self, made: list[Pair | LeftOut]) -> ReadRow:
+        if not self._options.unpair:
+            return made if len(made) > 1 else made[0]
+        found: list[Labelled | LeftOut] = []
+        for one in made:
+            if isinstance(one, LeftOut):
+                found.append(one)
+                continue
+            sides = ((one.chosen, True), (one.rejected, False))
+            found += [Labelled(one.prompt, answer, label, one.tools) for answer, label in sides]
+        return found if len(found) > 1 else found[0]
+
+    def _side(self, row: Row, column: str, role: str = "assistant") -> Side:
+        if self._options.style == "raw":
+            return self._sides.text(row, column)
+        return self._sides.messages(row, column, role)
+
+    def _answer(self, row: Row, path: str, value: Any) -> Side:
+        if self._options.style == "raw":
+            if not isinstance(value, str):
+                raise DataError(
+                    row.id, f"{path} is {columns.kind(value)}, and style raw reads texts", action="set style: chat"
+                )
+            return value
+        return self._sides.answer(row, path, value)
 
     def _prompt(self, values: Mapping[str, Any]) -> str:
         return next((name for name in self._prompts if columns.present(values, name)), "")
 
     def _judged(self, values: Mapping[str, Any]) -> tuple[str, ranked.Order] | None:
-        """The column that judges several answers, and which of its numbers are better."""
+        """The column that judges several answers (empty: their order does), and which of its numbers are better."""
         given = self._options
         orders: tuple[tuple[str, ranked.Order], ...] = ((given.scores, "high"), (given.ranks, "low"))
+        if given.ordered:
+            orders = (("", "low"),)
         return next((found for found in orders if ranked.is_ranked(values, given.responses, found[0])), None)
 
-    def _with_system(self, row: Row, prompt: Messages) -> Messages:
-        column = self._options.system_column
-        own = columns.value(row.values, column) if column else None
-        system = "" if own is None else self._reader.system(row.id, column, own)
-        return (Message("system", system), *prompt) if system and prompt[0].role != "system" else prompt
+
+def _shared(chosen: Side, rejected: Side) -> tuple[Side, Side, Side]:
+    """What both begin with, and both without it."""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        end = common_text(chosen, rejected)
+        return chosen[:end], chosen[end:], rejected[end:]
+    assert not isinstance(chosen, str) and not isinstance(rejected, str)
+    shared = common(chosen, rejected)
+    return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _after(prompt: Messages, answer: Messages) -> Messages:
+def _after(prompt: Side, answer: Side) -> Side:
     """The answer without the prompt, where it repeats it."""
+    if isinstance(prompt, str) or isinstance(answer, str):
+        return answer
     begins = len(answer) > len(prompt) and answer[: len(prompt)] == prompt
     return answer[len(prompt) :] if begins else answer

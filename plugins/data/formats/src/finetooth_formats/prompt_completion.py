@@ -11,6 +11,7 @@ from finetooth_hooks.context import Context
 from pydantic import model_validator
 
 from finetooth_formats import columns
+from finetooth_formats.history import read_history
 from finetooth_formats.images import RowImages
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
@@ -29,6 +30,8 @@ class PromptCompletionOptions(MessageOptions):
         "field_prompt": "prompt",
         "field_completion": "completion",
         "field_tools": "tools",
+        "field_system": "system_column",
+        "field_history": "history",
     }
 
     prompt: str = ""
@@ -40,7 +43,13 @@ class PromptCompletionOptions(MessageOptions):
     """`chat` makes a user and an assistant message of them, in the model's markup; `raw` trains the completion right
     after the prompt, without any markup."""
     system: str = ""
-    """A system message before every conversation; empty for none. Only with style `chat`."""
+    """A system message before every conversation; empty for none. Only with style `chat`. The row's own (see
+    `system_column`) comes first."""
+    system_column: str = "system"
+    """The column with a system message, read with style `chat`; may be missing."""
+    history: str = "history"
+    """The column with the turns before, `[["question", "answer"], ...]`, read where the prompt is a text and with style
+    `chat`; may be missing. Their answers train as `method.train_on` says."""
     tools: str = "tools"
     """The column with tool schemas, read with messages; may be missing."""
 
@@ -87,11 +96,19 @@ class PromptCompletionFormat:
         answer = columns.text(row, pair[1], "prompt_completion")
         if self._options.style == "raw":
             return PromptCompletion(ask, answer)
-        system = (Message("system", self._options.system),) if self._options.system else ()
+        system = self._system(row)
+        before = read_history(row, self._options.history)
         images = RowImages(row)
         asked = self._reader.said(row.id, pair[0], "user", ask, images)
         images.finish()
-        return Conversation((*system, asked, Message("assistant", answer)))
+        return Conversation((*system, *before, asked, Message("assistant", answer)))
+
+    def _system(self, row: Row) -> tuple[Message, ...]:
+        """The system message of the row, or the one of the recipe."""
+        column = self._options.system_column
+        own = columns.value(row.values, column) if column else None
+        said = ("" if own is None else self._reader.system(row.id, column, own)) or self._options.system
+        return (Message("system", said),) if said else ()
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
         """Lists of messages: those of the prompt do not train, whoever speaks."""
@@ -105,9 +122,7 @@ class PromptCompletionFormat:
         images.finish()
         prompt = tuple(dataclasses.replace(message, train=False) for message in before)
         tools = self._reader.tools(row.id, columns.value(row.values, self._options.tools))
-        system: tuple[Message, ...] = ()
-        if self._options.system and prompt[0].role != "system":
-            system = (Message("system", self._options.system),)
+        system = () if prompt[0].role == "system" else self._system(row)
         return Conversation((*system, *prompt, *after), tools)
 
     def _unpaired(self, row: Row) -> DataError:

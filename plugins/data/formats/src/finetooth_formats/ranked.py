@@ -1,58 +1,84 @@
-"""Several answers to one prompt that were ranked or scored: the best and the worst of them make a pair."""
+"""Several answers to one prompt that were ranked or scored, turned into pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 from typing import Any, Literal
 
 from finetooth_hooks import DataError, Row
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind
-from finetooth_formats.sides import Messages, SideReader, finite
+from finetooth_formats.sides import finite
 
 Order = Literal["high", "low"]
 """Which numbers are better."""
+Pairs = Literal["best-worst", "adjacent", "all"]
+"""Which answers are compared: the best with the worst, each with the next worse one, or each with each."""
+
+TIE = "two answers are equally good"
+NO_BETTER = "no answer is better than another"
 
 
-def best_and_worst(
-    row: Row, responses: str, judgements: str, order: Order, sides: SideReader
-) -> tuple[Messages, Messages, float]:
-    """The best answer, the worst one, and how far their numbers lie apart. Of several that are equally good the first
-    is taken.
+@dataclass(frozen=True)
+class Ranked:
+    """Two of the answers, by their places in the row.
+
+    Attributes:
+        better, worse: places.
+        margin: how far their numbers lie apart; 0 if neither is better.
+    """
+
+    better: int
+    worse: int
+    margin: float
+
+
+def ranked_pairs(numbers: Sequence[float], order: Order, pairs: Pairs) -> Iterator[Ranked]:
+    """Which answers are compared, the better ones first; of equally good ones the first in the row goes first.
 
     Args:
-        responses: the column with the answers, texts or lists of messages.
-        judgements: the column with a number for each.
-        order: whether `high` or `low` numbers are better.
+        numbers: one for each answer.
+        order: whether `high` or `low` ones are better.
+    """
+    places = sorted(range(len(numbers)), key=lambda place: -numbers[place] if order == "high" else numbers[place])
+    if pairs == "best-worst":
+        worst = next(place for place in places if numbers[place] == numbers[places[-1]])
+        compared: Iterator[tuple[int, int]] = iter([(places[0], worst)])
+    else:
+        compared = pairwise(places) if pairs == "adjacent" else combinations(places, 2)
+    for better, worse in compared:
+        yield Ranked(better, worse, abs(numbers[better] - numbers[worse]))
+
+
+def read_ranking(row: Row, responses: str, judgements: str) -> tuple[Sequence[Any], list[float]]:
+    """Answers as the row has them, and a number for each.
+
+    Args:
+        responses: the column with the answers.
+        judgements: the column with the numbers; empty: they stand in order, the best first, and their ranks are
+            0, 1, 2, ...
 
     Raises:
-        DataError: a column is wrong, they are not equally long, or no answer is better than another.
+        DataError: a column is wrong, or they are not equally long.
     """
     answers = _list(row, responses, "answers")
+    if not judgements:
+        return answers, [float(place) for place in range(len(answers))]
     given = _list(row, judgements, "numbers")
     if len(answers) != len(given):
         raise DataError(
             row.id, f"{len(answers)} answers in {responses}, {len(given)} numbers in {judgements}", action="fix the row"
         )
-    numbers = [_number(row, f"{judgements}[{i}]", value) for i, value in enumerate(given)]
-    best, worst = max(numbers), min(numbers)
-    if best == worst:
-        raise DataError(
-            row.id, f"{judgements} says of no answer that it is better than another", action="remove the row"
-        )
-    if order == "low":
-        best, worst = worst, best
-    chosen, rejected = (
-        sides.answer(row, f"{responses}[{numbers.index(number)}]", answers[numbers.index(number)])
-        for number in (best, worst)
-    )
-    return chosen, rejected, abs(best - worst)
+    return answers, [_number(row, f"{judgements}[{i}]", value) for i, value in enumerate(given)]
 
 
 def is_ranked(values: Mapping[str, Any], responses: str, judgements: str) -> bool:
     """Whether a row has both columns, as lists."""
-    return all(isinstance(columns.value(values, name), list | tuple) for name in (responses, judgements))
+    names = (responses, judgements) if judgements else (responses,)
+    return all(isinstance(columns.value(values, name), list | tuple) for name in names)
 
 
 def _list(row: Row, column: str, of: str) -> Sequence[Any]:

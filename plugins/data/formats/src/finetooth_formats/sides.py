@@ -68,6 +68,19 @@ class SideReader:
             )
         return self._reader.read(row.id, path, value, images)
 
+    def with_system(self, row: Row, column: str, prompt: Messages) -> Messages:
+        """The prompt after the system message of a column, if the row has one and the prompt has none.
+
+        Args:
+            column: may be empty, or missing in the row.
+
+        Raises:
+            DataError: it holds no text.
+        """
+        own = columns.value(row.values, column) if column else None
+        system = "" if own is None else self._reader.system(row.id, column, own)
+        return (Message("system", system), *prompt) if system and prompt[0].role != "system" else prompt
+
     def text(self, row: Row, column: str) -> str:
         """The column's text, which may be empty.
 
@@ -101,6 +114,14 @@ def common(first: Messages, second: Messages) -> int:
     """How many messages two conversations begin with in common, each keeping at least one of its own."""
     most = min(len(first), len(second)) - 1
     return next((i for i in range(max(most, 0)) if first[i] != second[i]), max(most, 0))
+
+
+def common_text(first: str, second: str) -> int:
+    """How many characters two texts begin with in common, up to the last blank among them: no word is cut, and each
+    keeps something of its own. 0 if there is no blank."""
+    most = min(len(first), len(second))
+    end = next((i for i in range(most) if first[i] != second[i]), most)
+    return next((i for i in range(min(end, most - 1), 0, -1) if first[i].isspace() and second[i].isspace()), 0)
 
 
 def number(row: Row, column: str) -> float | None:

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Stepwise
+from finetooth_hooks.examples import ReadRow, Stepwise
 
 from finetooth_formats import columns, graded_steps
 from finetooth_formats.columns import kind
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader, finite
+from finetooth_formats.unusable import NO_PROMPT, Policy, left_out, no_prompt
 
 
 class StepwiseOptions(MessageOptions):
@@ -29,6 +30,12 @@ class StepwiseOptions(MessageOptions):
     """The column with a label for each step: true or false, or numbers."""
     neutral: Literal["good", "bad"] = "good"
     """What a step of PRM800K is that was rated 0, neither right nor wrong."""
+    alternatives: bool = False
+    """Make an example of each completion of PRM800K that was rated but not gone on with too: the steps before it, which
+    have no labels there, and itself."""
+    unusable: Policy = "drop"
+    """What becomes of a row that teaches nothing (it has no step, none that was rated, or no prompt): left out and
+    counted by reason, or an error."""
 
 
 def build(options: StepwiseOptions, context: Context) -> StepwiseFormat:
@@ -49,16 +56,19 @@ class StepwiseFormat:
             return f"has lists {given.completions!r} and {given.labels!r}"
         return graded_steps.found(values)
 
-    def read(self, row: Row) -> Stepwise:
+    def read(self, row: Row) -> ReadRow:
         """
         Raises:
-            DataError: a column is missing or wrong, or steps and labels are not equally many.
+            DataError: a column is missing or wrong, or steps and labels are not equally many; with `unusable: raise`,
+                nothing can be learned from the row.
         """
         given = self._options
         if not columns.present(row.values, given.completions) and graded_steps.found(row.values):
-            graded = graded_steps.read(row, given.neutral == "good", self._reader.once)
-            return Stepwise(self._sides.messages(row, graded.prompt, "user"), graded.steps, graded.labels)
+            return self._graded(row)
         prompt = self._sides.messages(row, given.prompt, "user")
+        problem = graded_steps.NO_STEP if _is_empty(row, given.completions) else ""
+        if problem := NO_PROMPT if no_prompt(prompt) else problem:
+            return left_out(row, problem, given.unusable)
         steps = self._list(row, given.completions, "texts", lambda value: isinstance(value, str) and value != "")
         labels = self._list(row, given.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
         if len(steps) != len(labels):
@@ -68,11 +78,24 @@ class StepwiseFormat:
         for i, step in enumerate(steps):
             if problem := columns.unspeakable(step):
                 raise DataError(row.id, f"{given.completions}[{i}] {problem}", action="write the whole character")
-        numbers = [
+        numbers: list[bool | float | None] = [
             label if isinstance(label, bool) else finite(row, f"{given.labels}[{i}]", label)
             for i, label in enumerate(labels)
         ]
         return Stepwise(prompt, tuple(steps), tuple(numbers))
+
+    def _graded(self, row: Row) -> ReadRow:
+        """A solution in one of the published shapes."""
+        given = self._options
+        once = self._reader.once
+        graded = graded_steps.read(row, given.neutral == "good", once, None if given.alternatives else once)
+        prompt = self._sides.messages(row, graded.prompt, "user")
+        if problem := NO_PROMPT if no_prompt(prompt) else graded.problem * (not graded.others):
+            return left_out(row, problem, given.unusable)
+        whole = [Stepwise(prompt, graded.steps, graded.labels)] if graded.steps else []
+        others = [Stepwise(prompt, steps, (*[None] * (len(steps) - 1), label)) for steps, label in graded.others]
+        found = [*whole, *others]
+        return found if len(found) > 1 else found[0]
 
     def _list(self, row: Row, column: str, of: str, holds: Callable[[Any], bool]) -> Sequence[Any]:
         value = columns.value(row.values, column)
@@ -89,3 +112,8 @@ class StepwiseFormat:
                     row.id, f"{column}[{i}] is {found}; the list holds {of}", action="fix or remove the row"
                 )
         return value
+
+
+def _is_empty(row: Row, column: str) -> bool:
+    value = columns.value(row.values, column)
+    return isinstance(value, list | tuple) and not value

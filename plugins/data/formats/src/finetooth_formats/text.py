@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Row, Text
 from finetooth_hooks.context import Context
+from finetooth_hooks.examples import LeftOut
 
 from finetooth_formats import columns
 from finetooth_formats.aliases import AliasedOptions
+from finetooth_formats.unusable import Policy, left_out
 
 
 class TextOptions(AliasedOptions):
@@ -19,18 +21,20 @@ class TextOptions(AliasedOptions):
 
     column: str = "text"
     """The column that holds the document."""
+    unusable: Policy = "drop"
+    """What becomes of an empty text: left out and counted, or an error."""
 
 
 def build(options: TextOptions, context: Context) -> TextFormat:
     options.tell(context)
-    return TextFormat(options.column)
+    return TextFormat(options.column, options.unusable)
 
 
 class TextFormat:
     """Rows with one column of text."""
 
-    def __init__(self, column: str = "text") -> None:
-        self._column = column
+    def __init__(self, column: str = "text", unusable: Policy = "drop") -> None:
+        self._column, self._unusable = column, unusable
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         found = isinstance(columns.value(values, self._column), str) and columns.shape(values) in (
@@ -39,9 +43,10 @@ class TextFormat:
         )
         return f"has a column {self._column!r}" if found else None
 
-    def read(self, row: Row) -> Text:
+    def read(self, row: Row) -> Text | LeftOut:
         """
         Raises:
-            DataError: the column is missing, no text, or empty.
+            DataError: the column is missing, no text, or, with `unusable: raise`, empty.
         """
-        return Text(columns.text(row, self._column, "text"))
+        text = columns.text(row, self._column, "text", empty=True)
+        return Text(text) if text else left_out(row, f"{self._column} is empty", self._unusable)

@@ -55,11 +55,11 @@ def read_questions(
     """
     questions: list[Question] = []
     dropped: dict[str, list[str]] = defaultdict(list)
-    examples = context.examples("eval")
+    examples = context.examples("eval", first=rows)
     prompts = _prompts(context.prepare("eval", Rendering("finetooth_exactmatch.prompts:build"), None, first=rows).data)
     prompt = next(prompts, None)
     count = 0
-    for id_, example in examples.rows if rows is None else examples.rows[:rows]:
+    for id_, example in examples.rows:
         count += 1
         tokens: tuple[int, ...] = ()
         if prompt is not None and prompt[0] == id_:  # rows without tokens are left out, the others are in order

@@ -52,16 +52,19 @@ class Windows(LazySequence[Datum]):
         short = np.flatnonzero(self._positions == 0)
         longest = np.minimum(self._positions, self._length)
         positions = int(self._positions.sum())
+        short_ids = {TOO_SHORT: tuple(map(self._id, short[:SHOWN]))} if len(short) else {}
         return DataReport(
             split=documents.split,
             rows=documents.rows,
             used=len(self),
-            dropped={TOO_SHORT: len(short)} if len(short) else {},
-            dropped_ids={TOO_SHORT: tuple(map(self._id, short[:SHOWN]))} if len(short) else {},
+            dropped={**documents.dropped, **({TOO_SHORT: len(short)} if len(short) else {})},
+            dropped_ids={**documents.dropped_ids, **short_ids},
             tokens=positions,
             trained_tokens=positions,
             longest=int(longest.max()),
             longest_id=f"{self._id(int(longest.argmax()))}@0",
+            notes=documents.notes,
+            examples=documents.examples,
         )
 
     def _id(self, document: int) -> str:

@@ -92,7 +92,12 @@ class Pretrain(BatchedMethod):
             trained_tokens=tokens - 1,
             longest=min(length, tokens - 1),
             segmented=segmented,
-            notes=(note if last == length else f"{note}; the last has {last}", *((APART,) if segmented else ())),
+            notes=(
+                note if last == length else f"{note}; the last has {last}",
+                *documents.notes,
+                *((APART,) if segmented else ()),
+            ),
+            examples=documents.examples,
         )
 
 

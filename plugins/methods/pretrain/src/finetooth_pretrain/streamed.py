@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
@@ -14,6 +16,11 @@ from finetooth_hooks.preparation import Rendering, train_step
 from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape
 
+TRIED = 1_000
+"""So many rows are looked at for one that can be used before a run begins."""
+REASONS = 20
+"""So many reasons are told apart."""
+OTHER = "for another reason"
 FIXED = ("batch_size", "max_length", "shuffle_buffer", "seed")
 """What a restored run must have as the saved one had it."""
 
@@ -23,8 +30,9 @@ class StreamedPretrain(BatchedMethod):
     are `shuffle_buffer` windows. The state is a cursor, from which a restored method reads on: rows before it are read
     once more, but not tokenised.
 
-    Rows that cannot be used (a text that is empty) are left out, counted in each step's `left_out`, and the first is
-    named; a source that cannot be read ends the run.
+    Rows that cannot be used (a text that is empty, a row of another kind) are left out, counted in each step's
+    `left_out`, the first of each reason is named, and how many there were of each is said in the end; a source that
+    cannot be read ends the run.
 
     Raises:
         RecipeError: the recipe does not say how many steps, or wants a part of a pass.
@@ -56,18 +64,21 @@ class StreamedPretrain(BatchedMethod):
             isolate=options.isolate_documents,
         )
         self._cursor, self._step = Cursor(), 0
+        self._reasons: Counter[str] = Counter()
 
     def prepare(self) -> Prepared:
         """Read the first document, so that data of another kind fail early.
 
         Raises:
-            DataError: it cannot be used.
+            DataError: there is none, or none of the first `TRIED` rows can be used.
         """
-        first = next(self._open(0), None)
-        if first is None:
-            raise DataError("data.train", "it has no rows", action="check the path")
-        if isinstance(first[1], DataError):
-            raise first[1]
+        first: DataError | None = None
+        for _, found in islice(self._open(0), TRIED):
+            if not isinstance(found, DataError):
+                break
+            first = first or found
+        else:
+            raise first or DataError("data.train", "it has no rows", action="check the path")
         shape = self._shape
         most = self._max_steps * shape.batch * shape.length
         order = f"shuffled over {shape.block:,} windows" if shape.block > 1 else "in the order of the data"
@@ -78,7 +89,7 @@ class StreamedPretrain(BatchedMethod):
             used=0,
             longest=shape.length,
             segmented=shape.isolate,
-            notes=(note, *((APART,) if shape.isolate else ())),
+            notes=(note, *self._ends(), *((APART,) if shape.isolate else ())),
         )
         return Prepared(self._max_steps, 0, report)
 
@@ -97,6 +108,16 @@ class StreamedPretrain(BatchedMethod):
             if self._step == 1:
                 self._check_first(report)
             yield report
+        if self._reasons:
+            self._context.note(f"left out of data.train: {self._counted()}", topic="pretrain: all left out")
+
+    def _ends(self) -> tuple[str, ...]:
+        """Which of two ends comes first, where the recipe sets both."""
+        if not self._epochs:
+            return ()
+        passes = f"{self._epochs} {'pass' if self._epochs == 1 else 'passes'} over data.train (train.epochs)"
+        steps = f"{self._max_steps:,} steps (train.max_steps)"
+        return (f"the run ends after {passes} or {steps}, whichever comes first",)
 
     def state(self) -> Mapping[str, Any]:
         """The cursor, and what it was made with."""
@@ -126,14 +147,24 @@ class StreamedPretrain(BatchedMethod):
         return self._context.stream("train", rendering, skip=row)
 
     def _say_left_out(self, error: DataError, count: int) -> None:
-        self._context.note(
-            f"{error.problem}: left out; further rows that cannot be used are counted in each step's left_out",
-            topic="pretrain: left out",
-        )
+        reason = error.problem.removeprefix(f"{error.where}: ")
+        if reason not in self._reasons and len(self._reasons) >= REASONS:
+            reason = OTHER
+        elif reason not in self._reasons:
+            self._context.note(
+                f"{error.problem}: left out; further rows that cannot be used are counted in each step's left_out",
+                topic=f"pretrain: left out: {reason}",
+            )
+        self._reasons[reason] += 1
+
+    def _counted(self) -> str:
+        """Rows left out since the run began or was resumed, those of a further pass once more."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.items())
 
     def _say_passed(self, found: Pass) -> None:
         length = self._shape.length
         last = "" if found.last == length else f"; the last has {found.last}"
+        last += f"; left out: {self._counted()}" if self._reasons else ""
         self._context.note(
             f"a pass over data.train: {found.documents:,} documents in {found.windows:,} windows of {length}{last}",
             topic="pretrain: a pass",

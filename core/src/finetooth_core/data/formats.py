@@ -1,0 +1,82 @@
+"""Which format reads the rows of each source: the one the recipe names, or the first that knows the source's first
+row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Row
+
+from finetooth_core.data.picked import PickedFormat, PickedSource
+from finetooth_core.data.reading import first_row
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+AUTO = "auto"
+SETTING = "data.format"
+
+
+def formats_of(
+    context: RunContext, sources: Sequence[PickedSource], known: Sequence[str] = ()
+) -> tuple[PickedFormat, ...]:
+    """The format of each source, in their order; said in the plan with the reason.
+
+    Args:
+        known: full names of the formats that would be found, where somebody has found them already.
+
+    Raises:
+        DataError: a source is missing or has no rows, or no format knows its first row.
+        RecipeError: the options of one are wrong.
+    """
+    built: dict[str, PickedFormat] = {}
+    return tuple(
+        _format_of(context, picked, known[index] if known else "", built) for index, picked in enumerate(sources)
+    )
+
+
+def _format_of(context: RunContext, picked: PickedSource, known: str, built: dict[str, PickedFormat]) -> PickedFormat:
+    own, general = picked.format, context.recipe.data.format
+    said_at = f"{picked.setting}.format"
+    if own not in (None, AUTO):
+        found = _built(context, own, said_at)
+        context.decide(said_at, found.registered.full_name, "the recipe says so")
+        return found
+    if own is None and general != AUTO:
+        if SETTING not in built:
+            built[SETTING] = _built(context, general, SETTING)
+            context.decide(SETTING, built[SETTING].registered.full_name, "the recipe says so")
+        return built[SETTING]
+    if known:
+        return _built(context, known, SETTING)
+    first = first_row([picked])
+    found, reason = _detected(context, first, built)
+    alone = picked.setting == "data.train"  # one source: the format of the data
+    context.decide(SETTING if alone else said_at, found.registered.full_name, f"row {first.id} {reason}")
+    return found
+
+
+def _built(context: RunContext, pick: Any, setting: str) -> PickedFormat:
+    registered = context.entry("format", pick, setting=setting)
+    options = context.options_of(registered, pick, setting)
+    return PickedFormat(setting, registered, options, context.build("format", pick, setting=setting))
+
+
+def _detected(context: RunContext, first: Row, built: dict[str, PickedFormat]) -> tuple[PickedFormat, str]:
+    formats = sorted(context.catalog.all("format"), key=lambda r: (getattr(r.entry, "rank", 100), r.full_name))
+    for registered in formats:
+        name = registered.full_name
+        if name not in built:
+            built[name] = _built(context, name, SETTING)
+        reason = built[name].format.detect(first.values)
+        if reason is not None:
+            return built[name], reason
+    columns = ", ".join(sorted(map(str, first.values)))
+    names = ", ".join(r.entry.name for r in formats)
+    raise DataError(
+        first.id,
+        f"no installed format ({names}) knows a row with the columns {columns}",
+        action="set data.format (or format in the source's mapping), or rename the columns",
+    )

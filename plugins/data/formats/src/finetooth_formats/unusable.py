@@ -1,0 +1,55 @@
+"""Rows that are of the format and yet teach nothing: left out and counted by reason, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from finetooth_hooks import DataError, Row
+from finetooth_hooks.examples import LeftOut, Message
+
+Policy = Literal["drop", "raise"]
+"""What becomes of such a row."""
+
+NO_PROMPT = "the prompt is empty"
+
+
+def left_out(row: Row, reason: str, policy: Policy, action: str = "remove the row") -> LeftOut:
+    """In place of an example.
+
+    Args:
+        reason: the same words for every such row.
+
+    Raises:
+        DataError: the policy is `raise`.
+    """
+    if policy == "raise":
+        raise DataError(row.id, reason, action=action)
+    return LeftOut(reason)
+
+
+def says_nothing(message: Message) -> bool:
+    """Neither text nor a call."""
+    return not (message.content.strip() or message.reasoning.strip() or message.tool_calls or message.images)
+
+
+def no_prompt(prompt: Sequence[Message] | str) -> bool:
+    """Messages of which none but a system message says anything; plain text may be empty, where rows have no prompt."""
+    if isinstance(prompt, str):
+        return False
+    return all(says_nothing(message) for message in prompt if message.role != "system")
+
+
+def answer_problem(answer: Sequence[Message] | str, name: str) -> str:
+    """Why an answer cannot be used, empty if it can.
+
+    Args:
+        name: what it is called, `chosen`.
+    """
+    if isinstance(answer, str):
+        return "" if answer.strip() else f"{name} is empty"
+    if says_nothing(answer[-1]):
+        return f"{name} is empty"
+    if answer[-1].role != "assistant":
+        return f"{name} does not end with the assistant's message"
+    return ""
