@@ -36,7 +36,7 @@ OTHER = "remove them, or set data.renderer: jinja"
 
 
 class TurnRenderer(ABC):
-    """A `protocols.Renderer` made of `write` and `read`.
+    """A `protocols.Renderer` made of `write` and `read` (or `read_tokens`).
 
     Attributes:
         name: of the renderer, for messages.
@@ -79,6 +79,14 @@ class TurnRenderer(ABC):
         """The assistant message that a completion says; its end-of-turn is not in the text."""
         return Message("assistant", text)
 
+    def read_tokens(self, tokens: Sequence[int]) -> Message:
+        """The assistant message that the tokens of a completion say; its end-of-turn is not among them.
+
+        `read` of their text. A markup whose control tokens structure an answer reads the tokens themselves: text that
+        spells a control token is not one.
+        """
+        return self.read(self.tokenizer.decode(tokens))
+
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """Tokens of the conversation with weights, and one range of tokens for each message.
 
@@ -104,8 +112,7 @@ class TurnRenderer(ABC):
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        text = self.tokenizer.decode(tokens if end is None else tokens[:end])
-        return Parsed(self.read(text), "length" if end is None else "stop")
+        return Parsed(self.read_tokens(tokens if end is None else tokens[:end]), "length" if end is None else "stop")
 
     def _check_speakers(self, messages: Sequence[Message]) -> None:
         """Only the assistant thinks and calls; what others are said to would be lost.
