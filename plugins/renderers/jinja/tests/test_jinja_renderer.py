@@ -337,6 +337,48 @@ def test_reasoning_that_a_template_leaves_out_is_refused_or_told(
     assert renderer.render(Conversation((CHAT.messages[0], thought))).remarks == ()
 
 
+def test_a_think_block_in_the_content_counts_as_reasoning(
+    shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    """Templates that take it out of the content say no word; the same marks in a template that keeps all train."""
+    aloud = Message("assistant", "<think>\nTwo and two.\n</think>\n\n4")
+    grown = Conversation((CHAT.messages[0], aloud, CHAT.messages[2], Message("assistant", "5")))
+    qwen3 = renderer_of(smollm2, template=(shared / "templates/qwen3.jinja").read_text(encoding="utf-8"))
+    assert qwen3.render(grown).remarks == ("reasoning of earlier answers is left out, as the chat template does",)
+    assert kept(qwen3, smollm2, grown).startswith("4<|im_end|>")
+    assert qwen3.render(Conversation(grown.messages[:2])).remarks == ()
+    deepseek = (shared / "templates/deepseek-v3.jinja").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match=r"messages\[1\]: the chat template leaves its reasoning out"):
+        renderer_of(smollm2, template=deepseek.replace("<\uff5cend▁of▁sentence\uff5c>", "<|im_end|>")).render(
+            Conversation(grown.messages[:2])
+        )
+    own = renderer_of(smollm2)  # keeps contents as they are
+    assert own.render(grown).remarks == ()
+    assert kept(own, smollm2, grown) == f"{aloud.content}<|im_end|>5<|im_end|>"
+
+
+def test_an_answer_about_the_mark_of_thinking_never_trains_empty(
+    shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    answer = Message("assistant", "The tag is </think>")
+    qwen3 = renderer_of(smollm2, template=(shared / "templates/qwen3.jinja").read_text(encoding="utf-8"))
+    for messages in (CHAT.messages[:1], CHAT.messages):
+        later = messages[2:]
+        with pytest.raises(DataError, match=r"messages\[1\]: .*does not keep its content"):
+            qwen3.render(Conversation((messages[0], answer, *later)))
+    said = Conversation((CHAT.messages[0], answer, *CHAT.messages[2:]))
+    assert kept(renderer_of(smollm2), smollm2, said).startswith("The tag is </think><|im_end|>")
+
+
+def test_reasoning_that_another_text_repeats_is_not_taken_for_kept(
+    shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    """The template of Qwen3 drops that of the first answer, whose words stand in the question."""
+    qwen3 = renderer_of(smollm2, template=(shared / "templates/qwen3.jinja").read_text(encoding="utf-8"))
+    first = Message("assistant", "2", reasoning="One?")
+    assert len(qwen3.render(Conversation((CHAT.messages[0], first, *CHAT.messages[2:]))).remarks) == 1
+
+
 def test_calls_cannot_write_control_tokens(
     shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
 ) -> None:
