@@ -11,7 +11,7 @@ hold their content.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.encoding import Encoded, Range
@@ -21,6 +21,7 @@ from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
 THINK_END = "</think>"
+OTHER = "SOMETHING ELSE IS SAID"
 ACTION = "set data.renderer to one made for the model's family (ft plugins list), or use a simpler conversation"
 
 
@@ -134,9 +135,35 @@ def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Rang
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
     after = _text_before(i + 1, whole, shaper)
-    if whole.text.startswith(after) and stop[1] > len(after):
+    leads = whole.text.startswith(after)
+    if stop[1] > (len(after) if leads else _next_begins(i + 1, whole, shaper)):
         raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
-    return _checked(i, message, whole.text, (begin, stop[1]))
+    span = _checked(i, message, whole.text, (begin, stop[1]))
+    if leads and _says_more(whole.encoded, whole.text, stop[1], len(after)):
+        raise _unproved(i, "its turn goes on behind the first end-of-turn token")
+    return span
+
+
+def _says_more(encoded: Encoded, text: str, begin: int, end: int) -> bool:
+    """Between two characters stands more than blanks and special tokens."""
+    for (start, stop), special in zip(encoded.offsets, encoded.special, strict=True):
+        if not special and begin < stop and start < end and text[max(start, begin) : min(stop, end)].strip():
+            return True
+    return False
+
+
+def _next_begins(i: int, whole: Whole, shaper: Shaper) -> int:
+    """A character before which all that message i says begins, where the text before it changes as messages follow: the
+    first one that is another if it says something else."""
+    messages = list(whole.conversation.messages)
+    messages[i] = replace(messages[i], content=OTHER, images=())
+    try:
+        other = shaper.render(messages, whole.conversation.tools).text
+    except TemplateRefused as error:
+        raise _unproved(i - 1, f"where it ends is not to be told: {error}") from error
+    if other == whole.text:
+        raise _unproved(i - 1, "where it ends is not to be told, since the chat template leaves out the next message")
+    return _shared(other, whole.text)
 
 
 def _directly_after(i: int, whole: Whole, agreed: int) -> int:
