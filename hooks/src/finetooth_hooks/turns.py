@@ -24,13 +24,17 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.markup import trained_messages
 from finetooth_hooks.page import Controls, Page
 from finetooth_hooks.protocols import Tokenizer
+
+TEXT_ROLES = ("system", "user", "assistant")
+"""Roles of a markup without tools."""
 
 OTHER = "remove them, or set data.renderer: jinja"
 
@@ -114,6 +118,35 @@ class TurnRenderer(ABC):
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
         return Parsed(self.read_tokens(tokens if end is None else tokens[:end]), "length" if end is None else "stop")
 
+    def check_texts(
+        self,
+        conversation: Conversation,
+        roles: Sequence[str] = TEXT_ROLES,
+        *,
+        reasoning: bool = False,
+        calls: bool = False,
+    ) -> None:
+        """Refuse what a markup of plain texts has no place for.
+
+        Args:
+            roles: that the markup has.
+            reasoning: it has a place for reasoning.
+            calls: it has one for tools and their calls.
+
+        Raises:
+            DataError: tools, tool calls or reasoning without a place, or another role.
+        """
+        if conversation.tools and not calls:
+            raise self.refuse("no markup for tools", "tools")
+        for i, message in enumerate(conversation.messages):
+            where = f"messages[{i}]"
+            if message.role not in roles:
+                raise self.refuse(f"no role {message.role!r}", where)
+            if message.tool_calls and not calls:
+                raise self.refuse("no markup for tool calls", where)
+            if message.reasoning and not reasoning:
+                raise self.refuse("no markup for reasoning", where)
+
     def _check_speakers(self, messages: Sequence[Message]) -> None:
         """Only the assistant thinks and calls; what others are said to would be lost.
 
@@ -144,6 +177,17 @@ def trimmed(text: str) -> tuple[int, int]:
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON as chat templates write it: letters as they are, keys in their order."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def json_string(text: str, weights: Sequence[Weighted] = ()) -> tuple[str, tuple[Weighted, ...]]:
+    """A text as JSON writes it, in quotes, with the ranges of the same characters."""
+    if not weights:
+        return json_text(text), ()
+    # each character is escaped by itself, so its place is known from the lengths of those before it
+    places = list(accumulate((len(json_text(letter)) - 2 for letter in text), initial=1))
+    last = len(text)
+    kept = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
+    return json_text(text), tuple(one for one in kept if one.start < one.stop)
 
 
 def split_thought(text: str, begin: str = "<think>", end: str = "</think>") -> tuple[str, str]:

@@ -19,16 +19,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise, takewhile
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Rendered, TrainOn, Weighted
+from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.tool_calls import call_of, called
-from finetooth_hooks.turns import TurnRenderer, json_text
+from finetooth_hooks.turns import TurnRenderer, json_string, json_text
 
 from finetooth_gptoss import schemas
 from finetooth_gptoss.builtin import BUILTIN
@@ -124,7 +124,7 @@ class Harmony(TurnRenderer):
                 page.markup(START)
                 page.say(f"functions.{last_call}")
                 page.markup(f" to=assistant{CHANNEL}commentary{MESSAGE}")
-                text, weights = _quoted(message)
+                text, weights = json_string(message.content, message.weights)
                 page.say(text, trains, weights)
                 page.markup(END, trains)
             elif message.role == "assistant":
@@ -266,17 +266,6 @@ class Harmony(TurnRenderer):
 
 def _reasoning(message: Message) -> str:
     return message.reasoning or (message.content if message.tool_calls else "")
-
-
-def _quoted(message: Message) -> tuple[str, tuple[Weighted, ...]]:
-    """The result of a tool as JSON text, and where the ranges of its content are in it."""
-    if not message.weights:
-        return json_text(message.content), ()
-    letters = [json_text(letter)[1:-1] for letter in message.content]
-    ends = [1, *accumulate(map(len, letters), initial=1)][1:]  # behind the first quote
-    last = len(letters)
-    weights = tuple(Weighted(ends[min(w.start, last)], ends[min(w.stop, last)], w.weight) for w in message.weights)
-    return '"' + "".join(letters) + '"', weights
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -151,7 +151,7 @@ class Qwen(TurnRenderer):
                 shape.
         """
         messages = conversation.messages
-        self._check(messages)
+        self._check(conversation)
         self._open(page, conversation, trained)
         blocks = self._blocks(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
@@ -240,18 +240,8 @@ class Qwen(TurnRenderer):
     def _ask(self, page: Page) -> None:
         page.markup(f"{START}assistant\n")
 
-    def _check(self, messages: Sequence[Message]) -> None:
-        for i, message in enumerate(messages):
-            where = f"messages[{i}]"
-            if message.role not in ROLES:
-                raise self.refuse(f"no role {message.role!r}", where)
-            if message.tool_calls and message.role != "assistant":
-                raise self.refuse(f"no markup for tool calls of role {message.role!r}", where)
-            self._check_reasoning(message, where)
-
-    def _check_reasoning(self, message: Message, where: str) -> None:
-        if message.reasoning:
-            raise self.refuse("no markup for reasoning", where)
+    def _check(self, conversation: Conversation) -> None:
+        self.check_texts(conversation, ROLES, calls=True)
 
 
 class Qwen3Instruct(Qwen):
@@ -331,11 +321,9 @@ class Qwen3(Qwen3Instruct):
     def _ask(self, page: Page) -> None:
         page.markup(f"{START}assistant\n" + ("" if self._thinking else f"{THINK}\n\n{THINK_END}\n\n"))
 
-    def _check_reasoning(self, message: Message, where: str) -> None:
-        if message.role != "assistant":
-            if message.reasoning:
-                raise self.refuse(f"no markup for reasoning of role {message.role!r}", where)
-        elif thought_of(message).lost:
-            raise self.refuse(
-                "one think block, and it stands first; the content has text before it, or a second", where
-            )
+    def _check(self, conversation: Conversation) -> None:
+        self.check_texts(conversation, ROLES, reasoning=True, calls=True)
+        for i, message in enumerate(conversation.messages):
+            if message.role == "assistant" and thought_of(message).lost:
+                problem = "one think block, and it stands first; the content has text before it, or a second"
+                raise self.refuse(problem, f"messages[{i}]")

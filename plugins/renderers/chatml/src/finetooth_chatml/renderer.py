@@ -26,7 +26,6 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-ROLES = ("system", "user", "assistant")
 
 
 class ChatMLOptions(Options):
@@ -81,7 +80,7 @@ class ChatML(TurnRenderer):
             DataError: tools, tool calls, reasoning or a role chatml cannot say.
         """
         messages = conversation.messages
-        check_plain(self, conversation)
+        self.check_texts(conversation)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(f"{START}system\n")
             page.say(self._default_system)
@@ -94,20 +93,3 @@ class ChatML(TurnRenderer):
             page.markup("\n")
         if ask:
             page.markup(f"{START}assistant\n")
-
-
-def check_plain(renderer: TurnRenderer, conversation: Conversation, roles: Sequence[str] = ROLES) -> None:
-    """
-    Raises:
-        DataError: the conversation has tools, calls, reasoning or another role.
-    """
-    if conversation.tools:
-        raise renderer.refuse("no markup for tools", "tools")
-    for i, message in enumerate(conversation.messages):
-        where = f"messages[{i}]"
-        if message.role not in roles:
-            raise renderer.refuse(f"no role {message.role!r}", where)
-        if message.tool_calls:
-            raise renderer.refuse("no markup for tool calls", where)
-        if message.reasoning:
-            raise renderer.refuse("no markup for reasoning", where)
