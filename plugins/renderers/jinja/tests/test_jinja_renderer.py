@@ -218,6 +218,25 @@ def test_qwen3_trains_the_think_block_it_will_have_to_say(
     assert renderer.parse(said).message == asked.messages[-1]
 
 
+MOVES = (
+    "{% for m in messages %}{% if m.role == 'system' %}{% elif m.role == 'user' %}<|a|>"
+    "{{ messages[0].content if loop.last and messages[0].role == 'system' }}{{ m.content }}<|c|>"
+    "{% else %}{{ m.content }}<|b|>{% endif %}{% endfor %}"
+)
+
+
+def test_the_same_words_in_question_and_answer(
+    byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    """Mistral's templates write the system message into a question only while it has no answer; so prompt and
+    conversation part in the question, and that may say what the answer says."""
+    tokenizer = byte_level(MOVES, ["<|a|>", "<|b|>", "<|c|>"], eos="<|b|>")
+    said = Conversation((Message("system", "Be brief."), Message("user", "Yes."), Message("assistant", "Yes.")))
+    with pytest.raises(DataError, match=r"messages\[2\].*renders the messages before it another way"):
+        renderer_of(tokenizer).render(said)
+    assert kept(renderer_of(tokenizer), tokenizer, Conversation(said.messages[1:])) == "Yes.<|b|>"
+
+
 def test_all_and_overrides(smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]) -> None:
     renderer = renderer_of(smollm2)
     everything = kept(renderer, smollm2, CHAT, train_on="all")

@@ -130,13 +130,13 @@ def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Rang
     prompt = _text_before(i, whole, shaper, prompt=True)
     begin = len(prompt)
     if not whole.text.startswith(prompt):
-        begin = _directly_after(i, whole, _shared(prompt, whole.text))
+        begin = _directly_after(i, whole, _shared(prompt, whole.text), shaper)
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
     after = _text_before(i + 1, whole, shaper)
     leads = whole.text.startswith(after)
-    if stop[1] > (len(after) if leads else _next_begins(i + 1, whole, shaper)):
+    if stop[1] > (len(after) if leads else _changes(i + 1, whole, shaper, told=i)):
         raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
     span = _checked(i, message, whole.text, (begin, stop[1]))
     if leads and _says_more(whole.encoded, whole.text, stop[1], len(after)):
@@ -152,31 +152,39 @@ def _says_more(encoded: Encoded, text: str, begin: int, end: int) -> bool:
     return False
 
 
-def _next_begins(i: int, whole: Whole, shaper: Shaper) -> int:
-    """A character before which all that message i says begins, where the text before it changes as messages follow: the
-    first one that is another if it says something else."""
+def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
+    """The first character of the text that is another if message i says something else; nothing of what it says stands
+    before.
+
+    Args:
+        told: the message that an error names.
+    """
     messages = list(whole.conversation.messages)
     messages[i] = replace(messages[i], content=OTHER, images=())
     try:
         other = shaper.render(messages, whole.conversation.tools).text
     except TemplateRefused as error:
-        raise _unproved(i - 1, f"where it ends is not to be told: {error}") from error
+        raise _unproved(told, f"where messages[{i}] begins is not to be told: {error}") from error
     if other == whole.text:
-        raise _unproved(i - 1, "where it ends is not to be told, since the chat template leaves out the next message")
+        raise _unproved(told, f"the chat template leaves messages[{i}] out")
     return _shared(other, whole.text)
 
 
-def _directly_after(i: int, whole: Whole, agreed: int) -> int:
+def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
     """Where the content of message i begins, if it stands right where text and prompt part.
 
-    Some templates end a prompt with more than stands before an answer in the past (`<think>`, a line feed more).
+    Some templates end a prompt with more than stands before an answer in the past (`<think>`, a line feed more). It has
+    to be that content, and not the same words of another message.
 
     Args:
         agreed: length of what text and prompt share; it may reach into the content.
     """
     for content in _alternatives(_texts(whole.conversation.messages[i])[0]):
         begin = whole.text.rfind(content, 0, agreed + len(content))
-        if content and begin >= 0 and begin + len(content) > agreed:
+        if not content or begin < 0 or begin + len(content) <= agreed:
+            continue
+        first = _changes(i, whole, shaper, told=i)
+        if not whole.text[first:begin].strip() and first <= begin + _shared(OTHER, content):
             return begin
     raise _unproved(i, "the chat template renders the messages before it another way")
 
