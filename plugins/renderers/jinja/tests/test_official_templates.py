@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from finetooth_hooks import Conversation, DataError
+from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.testing import FakeContext
 from finetooth_hooks.testing.templates import (
     assert_trains,
@@ -130,3 +130,16 @@ def test_tokens_and_mask(shared: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_and_mask_of_many_conversations(shared: Path, tmp_path: Path, name: str) -> None:
     check_identity_and_mask(shared, tmp_path, name, 400)
+
+
+@pytest.mark.parametrize("effort", ["low", "high"])
+def test_how_much_a_model_shall_think_is_an_argument(shared: Path, tmp_path: Path, effort: str) -> None:
+    """As Mistral Small 4 and gpt-oss read it, here by the official template of the latter."""
+    tokenizer, plain = made(shared, tmp_path, "gpt-oss")
+    renderer = build(JinjaOptions(arguments={"reasoning_effort": effort}), FakeContext(tmp_path, tokenizer=tokenizer))
+    conversation = Conversation((Message("user", "2+2?"), Message("assistant", "4")))
+    tokens, text = official(tokenizer, conversation, reasoning_effort=effort)
+    assert list(renderer.render(conversation).tokens) == tokens and f"Reasoning: {effort}" in text
+    asked = official(tokenizer, Conversation(conversation.messages[:1]), ask=True, reasoning_effort=effort)[0]
+    assert list(renderer.prompt(conversation.messages[:1])) == asked
+    assert renderer.render(conversation).tokens != plain.render(conversation).tokens
