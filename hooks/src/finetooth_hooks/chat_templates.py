@@ -1,8 +1,8 @@
 """A model's own chat template beside a renderer that was written by hand.
 
 A renderer of a family is proved against the family's official template, but a model may come with another one, as many
-fine-tuned models do. `foreign_template` says so in words, for `Context.note`. Needs jinja2, which is imported when
-there is a template to read.
+fine-tuned models do. `foreign_template` says so in words, for `Context.note`. `shaped` is a message as templates read
+it, `default_system` what they say unasked. Needs jinja2, which is imported when there is a template to read.
 """
 
 from __future__ import annotations
@@ -57,10 +57,35 @@ def render_template(
 
 def chatml_system(template: str | None) -> str:
     """The system message a ChatML template adds when a conversation has none; empty if it adds none."""
-    if template is None:
-        return ""
-    match = _SYSTEM.match(render_template(template, [{"role": "user", "content": "Hello?"}]) or "")
-    return match.group(1) if match else ""
+    return default_system(template, _SYSTEM)
+
+
+def default_system(template: str | None, pattern: re.Pattern[str], **variables: Any) -> str:
+    """The system message a template adds to a conversation without one; empty if it adds none, cannot run, or is None.
+
+    Args:
+        pattern: of the beginning of a conversation with a system message, whose first group is what it says.
+        variables: what else the template reads, `bos_token=""`.
+    """
+    asked = [{"role": "user", "content": "Hello?"}]
+    said = None if template is None else render_template(template, asked, **variables)
+    found = pattern.match(said or "")
+    return found.group(1) if found else ""
+
+
+def shaped(message: Message) -> dict[str, Any]:
+    """A message as chat templates know it; what it does not have is left out, since templates test for presence."""
+    shape: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        # templates of different families read either name
+        shape["reasoning_content"] = shape["thinking"] = message.reasoning
+    if message.tool_calls:
+        shape["tool_calls"] = [dict(call) for call in message.tool_calls]
+    if message.name:
+        shape["name"] = message.name
+    if message.tool_call_id:
+        shape["tool_call_id"] = message.tool_call_id
+    return shape
 
 
 def foreign_template(renderer: Renderer, name: str, tokenizer: Tokenizer, **variables: Any) -> str:

@@ -24,19 +24,23 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.markup import trained_messages
 from finetooth_hooks.page import Controls, Page
 from finetooth_hooks.protocols import Tokenizer
+
+TEXT_ROLES = ("system", "user", "assistant")
+"""Roles of a markup without tools."""
 
 OTHER = "remove them, or set data.renderer: jinja"
 
 
 class TurnRenderer(ABC):
-    """A `protocols.Renderer` made of `write` and `read`.
+    """A `protocols.Renderer` made of `write` and `read` (or `read_tokens`).
 
     Attributes:
         name: of the renderer, for messages.
@@ -79,6 +83,14 @@ class TurnRenderer(ABC):
         """The assistant message that a completion says; its end-of-turn is not in the text."""
         return Message("assistant", text)
 
+    def read_tokens(self, tokens: Sequence[int]) -> Message:
+        """The assistant message that the tokens of a completion say; its end-of-turn is not among them.
+
+        `read` of their text. A markup whose control tokens structure an answer reads the tokens themselves: text that
+        spells a control token is not one.
+        """
+        return self.read(self.tokenizer.decode(tokens))
+
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """Tokens of the conversation with weights, and one range of tokens for each message.
 
@@ -104,8 +116,38 @@ class TurnRenderer(ABC):
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        text = self.tokenizer.decode(tokens if end is None else tokens[:end])
-        return Parsed(self.read(text), "length" if end is None else "stop")
+        return Parsed(self.read_tokens(tokens if end is None else tokens[:end]), "length" if end is None else "stop")
+
+    def check_texts(
+        self,
+        conversation: Conversation,
+        roles: Sequence[str] = TEXT_ROLES,
+        *,
+        reasoning: bool = False,
+        calls: bool = False,
+        for_tools: str = OTHER,
+    ) -> None:
+        """Refuse what a markup of plain texts has no place for.
+
+        Args:
+            roles: that the markup has.
+            reasoning: it has a place for reasoning.
+            calls: it has one for tools and their calls.
+            for_tools: what to do about tools, calls and their results.
+
+        Raises:
+            DataError: tools, tool calls or reasoning without a place, or another role.
+        """
+        if conversation.tools and not calls:
+            raise self.refuse("no markup for tools", "tools", for_tools)
+        for i, message in enumerate(conversation.messages):
+            where = f"messages[{i}]"
+            if message.role not in roles:
+                raise self.refuse(f"no role {message.role!r}", where, for_tools if message.role == "tool" else OTHER)
+            if message.tool_calls and not calls:
+                raise self.refuse("no markup for tool calls", where, for_tools)
+            if message.reasoning and not reasoning:
+                raise self.refuse("no markup for reasoning", where)
 
     def _check_speakers(self, messages: Sequence[Message]) -> None:
         """Only the assistant thinks and calls; what others are said to would be lost.
@@ -137,6 +179,17 @@ def trimmed(text: str) -> tuple[int, int]:
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON as chat templates write it: letters as they are, keys in their order."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def json_string(text: str, weights: Sequence[Weighted] = ()) -> tuple[str, tuple[Weighted, ...]]:
+    """A text as JSON writes it, in quotes, with the ranges of the same characters."""
+    if not weights:
+        return json_text(text), ()
+    # each character is escaped by itself, so its place is known from the lengths of those before it
+    places = list(accumulate((len(json_text(letter)) - 2 for letter in text), initial=1))
+    last = len(text)
+    kept = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
+    return json_text(text), tuple(one for one in kept if one.start < one.stop)
 
 
 def split_thought(text: str, begin: str = "<think>", end: str = "</think>") -> tuple[str, str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from finetooth_hooks.chat_templates import shaped as shaped
 from finetooth_hooks.examples import Conversation, Message, TrainOn
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.tokenizers import FastTokenizer
@@ -75,20 +76,6 @@ def _bytes(tokenizers: Any) -> Any:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
-
-
-def shaped(message: Message) -> dict[str, Any]:
-    """A message as chat templates read it."""
-    shape: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        shape["reasoning_content"] = shape["thinking"] = message.reasoning
-    if message.tool_calls:
-        shape["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.name:
-        shape["name"] = message.name
-    if message.tool_call_id:
-        shape["tool_call_id"] = message.tool_call_id
-    return shape
 
 
 def official(

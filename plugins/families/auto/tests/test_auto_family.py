@@ -10,40 +10,30 @@ import transformers
 from finetooth_auto.family import Auto
 from finetooth_hooks import RecipeError
 from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing.families import SIZES, assert_logits, tiny_model
 from transformers.pytorch_utils import Conv1D
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "vocab_size": 97,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-PLAIN = {key: value for key, value in SIZES.items() if key not in ("num_key_value_heads", "intermediate_size")}
+OWN = {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}
+PLAIN = {key: value for key, value in OWN.items() if key not in ("num_key_value_heads", "intermediate_size")}
 OLD = {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 97, "n_positions": 64}
 QKVO = {"q_proj", "k_proj", "v_proj", "o_proj"}
 GATED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
-    "mistral": (SIZES, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "mistral": (OWN, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "gemma2": (
-        {**SIZES, "head_dim": 8, "final_logit_softcapping": 0.5},
+        {**OWN, "head_dim": 8, "final_logit_softcapping": 0.5},
         {"q_proj", "k_proj", "v_proj", "o_proj"},
         GATED,
     ),
-    "gemma3_text": ({**SIZES, "head_dim": 8}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
-    "phi": (SIZES, {"q_proj", "k_proj", "v_proj", "dense"}, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
-    "phi3": (SIZES, {"o_proj", "qkv_proj"}, {"o_proj", "qkv_proj", "gate_up_proj", "down_proj"}),
-    "cohere": ({**SIZES, "logit_scale": 0.3}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
-    "granite": ({**SIZES, "logits_scaling": 3.0}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "gemma3_text": ({**OWN, "head_dim": 8}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "phi": (OWN, {"q_proj", "k_proj", "v_proj", "dense"}, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
+    "phi3": (OWN, {"o_proj", "qkv_proj"}, {"o_proj", "qkv_proj", "gate_up_proj", "down_proj"}),
+    "cohere": ({**OWN, "logit_scale": 0.3}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "granite": ({**OWN, "logits_scaling": 3.0}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "granitemoehybrid": (
         {
-            **SIZES,
+            **OWN,
             "layer_types": ["mamba", "attention", "mamba"],
             "mamba_n_heads": 8,
             "mamba_d_head": 8,
@@ -61,7 +51,7 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     ),
     "nemotron_h": (
         {
-            **SIZES,
+            **OWN,
             "layers_block_type": ["mamba", "attention", "moe"],
             "mamba_num_heads": 4,
             "mamba_head_dim": 8,
@@ -79,7 +69,7 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     ),
     "falcon_h1": (
         {
-            **SIZES,
+            **OWN,
             "head_dim": 8,
             "mamba_d_ssm": 32,
             "mamba_n_heads": 4,
@@ -92,10 +82,10 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         QKVO,
         GATED | {"in_proj"},
     ),
-    "hyperclovax": ({**SIZES, "logits_scaling": 3.0}, QKVO, GATED),
-    "olmo2": (SIZES, QKVO, GATED),
-    "olmo3": (SIZES, QKVO, GATED),
-    "smollm3": (SIZES, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
+    "hyperclovax": ({**OWN, "logits_scaling": 3.0}, QKVO, GATED),
+    "olmo2": (OWN, QKVO, GATED),
+    "olmo3": (OWN, QKVO, GATED),
+    "smollm3": (OWN, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "gpt2": (OLD, {"c_attn", "attn.c_proj"}, {"c_attn", "c_proj", "c_fc"}),
     "gptj": (
         {**OLD, "rotary_dim": 4},
@@ -126,8 +116,7 @@ def test_conforms(check: Any) -> None:
 def test_facts_are_those_of_the_model(kind: str) -> None:
     sizes, attention, linear = MODELS[kind]
     config = transformers.AutoConfig.for_model(kind, **sizes)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
+    model = tiny_model(config)
     facts = Auto().facts(config.to_dict())
     assert (set(facts.attention_targets), set(facts.linear_targets)) == (attention, linear)
     assert facts.untargeted == (("out_proj",) if kind in MAMBA else ())
@@ -142,13 +131,7 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
     ]
     # nothing outside attention bears these names (Nemotron-H calls all of it mixers)
     assert chosen and (kind == "nemotron_h" or all("att" in path for path in chosen)), chosen
-    ids = torch.arange(9)[None] + 3
-    with torch.no_grad():
-        hidden = model.get_submodule(facts.body)(input_ids=ids)[0]
-        logits = model.get_submodule(facts.head.module)(hidden) * facts.head.scale
-        if facts.head.softcap is not None:
-            logits = facts.head.softcap * torch.tanh(logits / facts.head.softcap)
-        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=1e-7)
+    assert_logits(facts, model, atol=1e-7)
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
 
 

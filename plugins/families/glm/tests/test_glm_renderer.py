@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -29,8 +30,25 @@ from hypothesis import strategies as st
 
 Tokenizers = Callable[..., FastTokenizer]
 TEMPLATES = ("glm-4-moe", "glm-4.6")
-SAID = conversations(tools=True, reasoning=True)
-UNTHOUGHT = conversations(tools=True)
+MARKUP = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+)
+
+
+def unmarked(conversation: Conversation) -> bool:
+    """Nothing spells markup, which has tests of its own: hypothesis tries literals of the code, too."""
+    return not any(mark in repr(conversation.messages) for mark in MARKUP)
+
+
+SAID = conversations(tools=True, reasoning=True).filter(unmarked)
+UNTHOUGHT = conversations(tools=True).filter(unmarked)
 
 
 @parametrize_with_checks("finetooth_glm.plugin")
@@ -188,7 +206,52 @@ def test_reasoning_inside_a_content_is_split_as_in_the_template(
 ) -> None:
     tokenizer = tokenizers("glm-4.6")
     messages = (Message("user", "x"), Message("assistant", pieces), Message("user", "y"), Message("assistant", pieces))
-    assert_identical(built(tokenizer, close=False), tokenizer, Conversation(messages[: 4 if more else 2]))
+    conversation, renderer = Conversation(messages[: 4 if more else 2]), built(tokenizer, close=False)
+    written = official(tokenizer, Conversation(messages[:2]))[1].rpartition("<|assistant|>")[2]
+    lost = any(written.count(letter) < pieces.count(letter) for letter in "ab")
+    if lost or pieces.count("</think>") > 1:
+        with pytest.raises(DataError, match=r"messages\[1\].*one think block, and it stands first"):
+            renderer.render(conversation)
+    else:
+        assert_identical(renderer, tokenizer, conversation)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from(["f", "f<g", "f\ng", "<tool_call>"]),
+    arguments=st.dictionaries(
+        st.lists(st.sampled_from(["a", "b", "\n", *MARKUP]), max_size=3).map("".join),
+        st.lists(st.sampled_from(["a", "\n", "été", *MARKUP]), max_size=4).map("".join) | st.just(["</arg_value>\n"]),
+        max_size=2,
+    ),
+)
+def test_a_call_is_read_back_as_it_is_or_refused(tokenizers: Tokenizers, name: str, arguments: dict[str, Any]) -> None:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    conversation = Conversation((Message("user", "x"), Message("assistant", "y", tool_calls=(call,))))
+    renderer = built(tokenizers("glm-4.6"))
+    try:
+        renderer.render(conversation)
+    except DataError as refused:
+        assert re.search(r"messages\[1\].*spells its markup", str(refused))
+        assert any(mark in f"{name}{arguments}" for mark in MARKUP) or name != "f"
+    else:
+        assert_reads_back(renderer, conversation, normal)
+
+
+def test_only_calls_that_end_early_are_refused(tokenizers: Tokenizers) -> None:
+    for value, said in (
+        ("</arg_value>", True),
+        ("a</arg_value>\nb", False),
+        ("<arg_key>", True),
+        ("<tool_call>", False),
+    ):
+        call = {"type": "function", "function": {"name": "f", "arguments": {"k": value}}}
+        conversation = Conversation((Message("user", "x"), Message("assistant", "", tool_calls=(call,))))
+        if said:
+            assert_reads_back(built(tokenizers("glm-4.6")), conversation, normal)
+            continue
+        with pytest.raises(DataError, match=r"messages\[1\].*spells its markup"):
+            built(tokenizers("glm-4.6")).render(conversation)
 
 
 def test_parts_and_flags() -> None:

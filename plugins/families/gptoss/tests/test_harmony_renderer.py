@@ -274,6 +274,22 @@ def test_what_models_say_is_read() -> None:
     assert parsed("no channels") == Message("assistant", "no channels")
 
 
+MARKS = ("<|end|>", "<|start|>assistant", "<|start|>", "<|message|>", "<|channel|>", "<|call|>", " to=functions.f")
+SPELLED = st.lists(st.sampled_from(("a", "\n", *MARKS)), max_size=6).map("".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=SPELLED, reasoning=SPELLED, calls=st.booleans())
+def test_spelled_markup_is_read_back_as_text(tokenizers: Tokenizers, content: str, reasoning: str, calls: bool) -> None:
+    """Only control tokens are markup; text that spells them is not."""
+    if any(f"<|channel|>{name}<|message|>" in said for name in ("analysis", "final") for said in (content, reasoning)):
+        return  # refused, as in the template
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": content}}}
+    answer = Message("assistant", "" if calls else content, reasoning=reasoning, tool_calls=(call,) if calls else ())
+    for real in (False, True):
+        assert_reads_back(built(tokenizers(real=real)), Conversation((Message("user", content), answer)), normal)
+
+
 CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
 ANSWERED = (
     Message("assistant", "", tool_calls=(CALL,)), Message("tool", "a"), Message("assistant", "b"), Message("user", "c"),

@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, linear_names
 from finetooth_llama.family import Llama
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 40,
-    "vocab_size": 97,
-    "max_position_embeddings": 64,
-}
+OWN = {**SIZES, "num_hidden_layers": 3}
+BARE = {key: value for key, value in OWN.items() if not key.endswith("_token_id")}
+"""As from a GGUF file, whose config states no token ids."""
 
 
 @parametrize_with_checks("finetooth_llama.plugin")
@@ -29,32 +23,18 @@ def test_conforms(check: Any) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("heads", [{}, {"head_dim": 10}])
 def test_facts_are_those_of_the_model(tied: bool, heads: dict[str, int]) -> None:
-    config = LlamaConfig(**SIZES, **heads, tie_word_embeddings=tied)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    facts = Llama().facts(config.to_dict())
-    layers = model.get_submodule(facts.layer_path)
-    assert (facts.layers, facts.hidden_size, facts.vocab_size) == (len(layers), 24, 97)
-    attention = layers[0].self_attn
-    assert attention.q_proj.weight.shape == (facts.heads * facts.head_dim, facts.hidden_size)
-    assert attention.k_proj.weight.shape == (facts.kv_heads * facts.head_dim, facts.hidden_size)
-    assert layers[0].mlp.up_proj.weight.shape == (facts.ffn_size, facts.hidden_size)
-    named = {path.rpartition(".")[2] for path, m in layers[0].named_modules() if isinstance(m, torch.nn.Linear)}
-    assert named == set(facts.linear_targets)
-    inside = {path for path, m in attention.named_modules() if isinstance(m, torch.nn.Linear)}
-    assert inside == set(facts.attention_targets)
-    ids = torch.arange(9)[None]
-    with torch.no_grad():
-        hidden = model.get_submodule(facts.body)(input_ids=ids).last_hidden_state
-        logits = model.get_submodule(facts.head.module)(hidden) * facts.head.scale
-        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=0)
-    shared = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    assert facts.tied == shared == tied
+    config = LlamaConfig(**{**OWN, **heads, "tie_word_embeddings": tied})
+    facts, model = assert_facts(Llama(), config)
+    layer = model.get_submodule(facts.layer_path)[0]
+    assert_widths(facts, layer)
+    assert linear_names(layer) == set(facts.linear_targets)
+    assert linear_names(layer.self_attn) == set(facts.attention_targets)
+    assert facts.tied == tied
 
 
 def test_old_configs_without_grouped_heads() -> None:
     """Llama 1's config.json states no num_key_value_heads."""
-    values = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+    values = {key: value for key, value in OWN.items() if key != "num_key_value_heads"}
     facts = Llama().facts({**values, "model_type": "llama"})
     assert (facts.kv_heads, facts.head_dim, facts.tied) == (4, 6, False)
 
@@ -74,4 +54,4 @@ def test_old_configs_without_grouped_heads() -> None:
     ],
 )
 def test_the_renderer_is_told_by_the_vocabulary(config: dict[str, Any], renderer: Any) -> None:
-    assert Llama().facts({**SIZES, **config}).renderer == renderer
+    assert Llama().facts({**BARE, **config}).renderer == renderer

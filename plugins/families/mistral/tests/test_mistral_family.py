@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
+from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, train_two_steps
 from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_mistral.family import Mistral
 
-MODELS: Any = transformers.AutoModelForCausalLM
-SIZES: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 40,
-    "vocab_size": 97,
-    "max_position_embeddings": 64,
-    "head_dim": 10,
-    "pad_token_id": 0,
-}
+OWN = {**SIZES, "head_dim": 10}
 KINDS: dict[str, dict[str, Any]] = {
     "mistral": {},
     "mixtral": {"num_local_experts": 4},
@@ -40,31 +28,20 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def configured(kind: str, **sizes: Any) -> Any:
+    return transformers.AutoConfig.for_model(kind, **{**OWN, **KINDS[kind], **sizes})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_are_those_of_the_model(kind: str) -> None:
-    config = transformers.AutoConfig.for_model(kind, **SIZES, **KINDS[kind])
-    torch.manual_seed(0)
-    model = MODELS.from_config(config).eval()
-    facts = Mistral().facts(config.to_dict())
-    layers = model.get_submodule(facts.layer_path)
-    attention = layers[0].self_attn
-    assert (facts.layers, facts.vocab_size, facts.renderer, facts.tied) == (len(layers), 97, "jinja", False)
-    assert attention.q_proj.weight.shape == (facts.heads * facts.head_dim, facts.hidden_size)
-    assert attention.k_proj.weight.shape == (facts.kv_heads * facts.head_dim, facts.hidden_size)
-    if kind != "mixtral":
-        assert layers[0].mlp.up_proj.weight.shape == (facts.ffn_size, facts.hidden_size)
-    named = {path.rpartition(".")[2] for path, m in layers[0].named_modules() if isinstance(m, torch.nn.Linear)}
-    assert named == set(facts.linear_targets) >= set(facts.attention_targets)
-    ids = torch.arange(9)[None]
-    with torch.no_grad():
-        hidden = model.get_submodule(facts.body)(input_ids=ids).last_hidden_state
-        logits = model.get_submodule(facts.head.module)(hidden)
-        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=0)
+    facts, model = assert_facts(Mistral(), configured(kind))
+    assert (facts.renderer, facts.tied, facts.untargeted) == ("jinja", False, ())
+    assert_widths(facts, model.get_submodule(facts.layer_path)[0], feed_forward=kind != "mixtral")
 
 
 def test_a_window_is_left_to_the_models_own_code() -> None:
     """Mistral 7B v0.1 looks at a window; its successors at everything, which is Llama's layer."""
-    config = {**SIZES, "model_type": "mistral"}
+    config = {**OWN, "model_type": "mistral"}
     assert Mistral().facts({**config, "sliding_window": 4096}).block is None
     assert Mistral().facts({**config, "sliding_window": None}).block is not None
 
@@ -84,7 +61,7 @@ def test_a_window_is_left_to_the_models_own_code() -> None:
     ],
 )
 def test_the_renderer_is_told_by_the_config(config: dict[str, Any], version: str | None) -> None:
-    found = Mistral().facts({**SIZES, "model_type": "mistral", **config}).renderer
+    found = Mistral().facts({**OWN, "model_type": "mistral", **config}).renderer
     assert found == ("jinja" if version is None else {"name": "mistral", "version": version})
 
 
@@ -92,22 +69,6 @@ def test_the_renderer_is_told_by_the_config(config: dict[str, Any], version: str
 def test_a_tiny_model_trains(mistral_tokenizer: Callable[..., FastTokenizer], tmp_path: Path, kind: str) -> None:
     finetooth = pytest.importorskip("finetooth")
     tokenizer = mistral_tokenizer("v3")
-    config = transformers.AutoConfig.for_model(
-        kind, **{**SIZES, "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 512}, **KINDS[kind]
-    )
-    torch.manual_seed(0)
-    MODELS.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save(tmp_path / "model")
-    recipe = {
-        "model": str(tmp_path / "model"),
-        "data": {"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "renderer": "mistral"},
-        "adapter": {"name": "lora", "rank": 4, "targets": "all-linear"},
-        "optimizer": {"name": "adamw", "learning_rate": 1e-2},
-        "train": {"batch_size": 4, "precision": "fp32", "max_length": 512, "max_steps": 2},
-        "trackers": ["jsonl"],
-        "output": str(tmp_path / "run"),
-    }
-    assert finetooth.run(recipe).status == "done"
-    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    first, second = (line["loss"] for line in lines if line["event"] == "step")
-    assert 0 < second < first < 20
+    config = configured(kind, vocab_size=tokenizer.vocab_size, max_position_embeddings=512)
+    first, second = train_two_steps(finetooth.run, tmp_path, config, tokenizer, renderer="mistral")
+    assert second < first

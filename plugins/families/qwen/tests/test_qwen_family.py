@@ -8,17 +8,10 @@ import pytest
 import torch
 import transformers
 from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, linear_names
 from finetooth_qwen.family import Qwen
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 40,
-    "vocab_size": 97,
-    "max_position_embeddings": 64,
-}
+OWN = {**SIZES, "num_hidden_layers": 3}
 
 
 @parametrize_with_checks("finetooth_qwen.plugin")
@@ -30,23 +23,12 @@ def test_conforms(check: Any) -> None:
 @pytest.mark.parametrize(("kind", "renderer"), [("qwen2", "qwen"), ("qwen3", "qwen3")])
 def test_facts_are_those_of_the_model(kind: str, renderer: str, tied: bool) -> None:
     own = {"head_dim": 10} if kind == "qwen3" else {}
-    config = transformers.AutoConfig.for_model(kind, **SIZES, **own, tie_word_embeddings=tied)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    facts = Qwen().facts(config.to_dict())
-    layers = model.get_submodule(facts.layer_path)
-    attention = layers[0].self_attn
-    assert (facts.layers, facts.renderer, facts.tied) == (len(layers), renderer, tied)
-    assert attention.q_proj.weight.shape == (facts.heads * facts.head_dim, facts.hidden_size)
-    assert attention.k_proj.weight.shape == (facts.kv_heads * facts.head_dim, facts.hidden_size)
-    assert layers[0].mlp.up_proj.weight.shape == (facts.ffn_size, facts.hidden_size)
-    named = {path.rpartition(".")[2] for path, m in layers[0].named_modules() if isinstance(m, torch.nn.Linear)}
-    assert named == set(facts.linear_targets) > set(facts.attention_targets)
-    ids = torch.arange(9)[None]
-    with torch.no_grad():
-        hidden = model.get_submodule(facts.body)(input_ids=ids).last_hidden_state
-        logits = model.get_submodule(facts.head.module)(hidden)
-        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=0, atol=0)
+    config = transformers.AutoConfig.for_model(kind, **{**OWN, **own, "tie_word_embeddings": tied})
+    facts, model = assert_facts(Qwen(), config)
+    assert (facts.renderer, facts.tied, facts.untargeted) == (renderer, tied, ())
+    layer = model.get_submodule(facts.layer_path)[0]
+    assert_widths(facts, layer)
+    assert linear_names(layer) == set(facts.linear_targets) > set(facts.attention_targets)
 
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
@@ -63,7 +45,7 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", HYBRIDS)
 def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str) -> None:
     """And nothing else: not onto linear attention, routers, or the gate of a shared expert."""
-    sizes = {**SIZES, "num_hidden_layers": 8, "head_dim": 8, **HYBRIDS[kind]}
+    sizes = {**OWN, "num_hidden_layers": 8, "head_dim": 8, **HYBRIDS[kind]}
     nested = kind in ("qwen3_5", "qwen3_5_moe")
     config = transformers.AutoConfig.for_model(kind, **({"text_config": sizes} if nested else sizes))
     with torch.device("meta"):
@@ -85,7 +67,7 @@ def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str) -> None:
 
 
 def test_a_mixture_with_a_dense_layer_has_its_feed_forward() -> None:
-    config = {**SIZES, "model_type": "qwen3_moe", **EXPERTS}
+    config = {**OWN, "model_type": "qwen3_moe", **EXPERTS}
     assert "up_proj" not in Qwen().facts(config).linear_targets
     assert "up_proj" in Qwen().facts({**config, "mlp_only_layers": [1]}).linear_targets
 
@@ -102,4 +84,4 @@ def test_a_mixture_with_a_dense_layer_has_its_feed_forward() -> None:
     ],
 )
 def test_the_renderer_is_told_by_type_and_positions(config: dict[str, Any], renderer: str) -> None:
-    assert Qwen().facts({**SIZES, **config}).renderer == renderer
+    assert Qwen().facts({**OWN, **config}).renderer == renderer

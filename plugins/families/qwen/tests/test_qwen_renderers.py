@@ -61,6 +61,26 @@ def unmarked(conversation: Conversation) -> bool:
     return not any(mark in repr(conversation.messages) for mark in (*SPECIAL, *PLAIN))
 
 
+def drawn(name: str) -> Any:
+    """Conversations that a renderer can say: without reasoning that it would have to write while thinking is off."""
+    case = CASES[name]
+    said = conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked)
+    return said.map(lambda conversation: quiet(conversation, "kept" in name)) if "off" in name else said
+
+
+def quiet(conversation: Conversation, keeps: bool) -> Conversation:
+    """Without the reasoning of calls and of answers to the last question; of all if earlier ones are kept."""
+    messages = conversation.messages
+    last = max(i for i, message in enumerate(messages) if message.role == "user")
+    return replace(
+        conversation,
+        messages=tuple(
+            replace(message, reasoning="") if i > last or keeps or message.tool_calls else message
+            for i, message in enumerate(messages)
+        ),
+    )
+
+
 OFF = {"enable_thinking": False}
 CASES = {
     "qwen2.5": Case("qwen2.5"),
@@ -137,11 +157,11 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     extended = []
 
     @settings(max_examples=200, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
+    @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assert_identical(renderer, tokenizer, conversation, **case.variables)
         assert_trains(renderer, tokenizer, conversation, trained_texts(name, conversation.messages))
-        extended.append(extends(renderer, conversation))
+        extended.append(extends(renderer, quiet(conversation, keeps=True) if "off" in name else conversation))
 
     check()
     assert renderer.extension == case.extension == all(extended)
@@ -153,7 +173,7 @@ def test_tokens_over_a_real_vocabulary(real: Made, name: str) -> None:
     renderer, tokenizer = real(name)
 
     @settings(max_examples=50, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
+    @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
         assert_identical(renderer, tokenizer, conversation, **case.variables)
@@ -177,7 +197,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         return replace(message, content=content, reasoning=thought, tool_calls=calls)
 
     @settings(max_examples=60, deadline=None)
-    @given(conversations(tools=case.tools, reasoning=case.reasoning).filter(unmarked))
+    @given(drawn(name))
     def check(conversation: Conversation) -> None:
         answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
         for i in answers:
@@ -186,8 +206,8 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
                 continue  # one token with the end of the prompt
             if "off" in name and answer.tool_calls and not answer.content.strip("\n"):
                 continue  # as well: the think block of the prompt ends with line feeds
-            if "off" not in name or not answer.reasoning:  # asked not to think, it does not
-                assert_reads_back(renderer, conversation, normal, i)
+            before = quiet(replace(conversation, messages=conversation.messages[: i + 1]), "off" in name)
+            assert_reads_back(renderer, before if "off" in name else conversation, normal, i)
 
     check()
 
@@ -229,6 +249,25 @@ def test_golden_renderings(shared: Path, made: Made, tmp_path: Path, name: str) 
     assert seen == 11
 
 
+def test_reasoning_is_refused_where_the_prompt_closes_the_block(made: Made) -> None:
+    """Else an answer would train that nobody asks for; where earlier reasoning is left out, it is counted instead."""
+    off, kept = made("qwen3-off")[0], made("qwen3-kept-off")[0]
+    thought = Message("assistant", "1", reasoning="easy")
+    inline = Message("assistant", "<think>\neasy\n</think>\n\n1")
+    for answer in (thought, inline):
+        asked = (Message("user", "One?"), answer)
+        for renderer in (off, kept):
+            with pytest.raises(DataError, match=r"messages\[1\].*no reasoning while thinking is off.*thinking: true"):
+                renderer.render(Conversation(asked))
+        later = Conversation((*asked, Message("user", "Two?"), Message("assistant", "2")))
+        assert off.render(later).remarks == ("reasoning left out",)
+        with pytest.raises(DataError, match="no reasoning while thinking is off"):
+            kept.render(later)
+    for blank in (Message("assistant", "1", reasoning="\n"), Message("assistant", "<think>\n\n</think>\n\n1")):
+        row = Conversation((Message("user", "One?"), blank))
+        assert_trains(off, made("qwen3-off")[1], row, [f"1{END}"])
+
+
 def test_extension_does_not_hold_where_reasoning_is_dropped(made: Made) -> None:
     messages = [
         Message("user", "One?"),
@@ -239,9 +278,10 @@ def test_extension_does_not_hold_where_reasoning_is_dropped(made: Made) -> None:
     conversation = Conversation(tuple(messages))
     for name in ("qwen3", "qwen3-off"):
         renderer, _ = made(name)
-        assert not extends(renderer, conversation)
+        assert not extends(renderer, quiet(conversation, keeps=True) if "off" in name else conversation)
         assert renderer.render(conversation).remarks == ("reasoning left out",)
-        assert renderer.render(Conversation(tuple(messages[:2]))).remarks == ()
+        if name == "qwen3":  # the other refuses it
+            assert renderer.render(Conversation(tuple(messages[:2]))).remarks == ()
     renderer, _ = made("qwen3-kept")
     assert extends(renderer, conversation) and renderer.render(conversation).remarks == ()
 

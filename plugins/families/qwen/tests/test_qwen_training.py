@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
+from finetooth_hooks.testing.families import SIZES, train_two_steps
 from finetooth_hooks.testing.templates import template_tokenizer
 
 finetooth = pytest.importorskip("finetooth")
 safetensors = pytest.importorskip("safetensors.numpy")
 
-SIZES: dict[str, Any] = {
+OWN = {
+    **SIZES,
     "hidden_size": 32,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
     "head_dim": 16,
     "vocab_size": 280,
     "max_position_embeddings": 1024,
@@ -43,7 +40,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, bool, str]] = {
     "qwen3_next": ({**SHARED, **LINEAR}, "qwen3-instruct-2507", False, ""),
     "qwen3_5_text": (LINEAR, "qwen3", False, "mlp"),
     "qwen3_5_moe_text": ({**SHARED, **LINEAR}, "qwen3", False, "mlp.shared_expert"),
-    "qwen3_5": ({"text_config": {**SIZES, **LINEAR}}, "qwen3", False, "mlp"),
+    "qwen3_5": ({"text_config": {**OWN, **LINEAR}}, "qwen3", False, "mlp"),
 }
 
 
@@ -52,32 +49,9 @@ def test_two_steps(template: Callable[[str], str], tmp_path: Path, kind: str) ->
     own, source, everywhere, feed_forward = KINDS[kind]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = template_tokenizer(template(source), special, eos="<|im_end|>")
-    sizes = own if "text_config" in own else {**SIZES, **own}
+    sizes = own if "text_config" in own else {**OWN, **own}
     config = transformers.AutoConfig.for_model(kind, **sizes)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save(tmp_path / "model")
-    rows = [
-        {"messages": [{"role": "user", "content": f"{i} + 1?"}, {"role": "assistant", "content": str(i + 1)}]}
-        for i in range(4)
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    outcome = finetooth.run(
-        {
-            "model": str(tmp_path / "model"),
-            "data": {"train": str(tmp_path / "rows.jsonl")},
-            "adapter": {"name": "lora", "rank": 2},
-            "optimizer": {"name": "adamw", "learning_rate": 1e-2},
-            "train": {"batch_size": 2, "precision": "fp32", "max_length": 512, "max_steps": 2},
-            "trackers": ["jsonl"],
-            "output": str(tmp_path / "run"),
-        }
-    )
-    assert outcome.status == "done"
-    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    losses = [line["loss"] for line in lines if line["event"] == "step"]
-    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    train_two_steps(finetooth.run, tmp_path, config, tokenizer, adapter={"name": "lora", "rank": 2})
     (file,) = (tmp_path / "run/artifact").glob("*.safetensors")
     names = [name for name in safetensors.load_file(file) if "lora_B" in name]
     found = {name.partition(".layers.")[2].partition(".lora_B")[0] for name in names}

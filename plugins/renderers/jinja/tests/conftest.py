@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from finetooth_hooks.testing import FakeContext
 from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 
 ROOT = Path(__file__).parents[4]
 
@@ -54,3 +55,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
     except Exception as error:
         pytest.skip(f"SmolLM2 is not installed: {error}")
     return built
+
+
+@pytest.fixture
+def renderer_of(tmp_path: Path) -> Callable[..., JinjaRenderer]:
+    def make(tokenizer: Any, **options: Any) -> JinjaRenderer:
+        return build(JinjaOptions(**options), FakeContext(tmp_path, tokenizer=tokenizer))
+
+    return make

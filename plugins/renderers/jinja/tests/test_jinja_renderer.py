@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import Conversation, DataError, Message, RecipeError
+from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_hooks.testing import FakeContext, parametrize_with_checks
 from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from hypothesis import assume, given, settings
@@ -21,14 +20,6 @@ from hypothesis import strategies as st
 @parametrize_with_checks("finetooth_jinja.plugin")
 def test_conforms(check: Any) -> None:
     check()
-
-
-@pytest.fixture
-def renderer_of(tmp_path: Path) -> Callable[..., JinjaRenderer]:
-    def make(tokenizer: Any, **options: Any) -> JinjaRenderer:
-        return build(JinjaOptions(**options), FakeContext(tmp_path, tokenizer=tokenizer))
-
-    return make
 
 
 def kept(renderer: JinjaRenderer, tokenizer: Any, asked: Conversation, **arguments: Any) -> str:
@@ -227,6 +218,25 @@ def test_qwen3_trains_the_think_block_it_will_have_to_say(
     assert renderer.parse(said).message == asked.messages[-1]
 
 
+MOVES = (
+    "{% for m in messages %}{% if m.role == 'system' %}{% elif m.role == 'user' %}<|a|>"
+    "{{ messages[0].content if loop.last and messages[0].role == 'system' }}{{ m.content }}<|c|>"
+    "{% else %}{{ m.content }}<|b|>{% endif %}{% endfor %}"
+)
+
+
+def test_the_same_words_in_question_and_answer(
+    byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer]
+) -> None:
+    """Mistral's templates write the system message into a question only while it has no answer; so prompt and
+    conversation part in the question, and that may say what the answer says."""
+    tokenizer = byte_level(MOVES, ["<|a|>", "<|b|>", "<|c|>"], eos="<|b|>")
+    said = Conversation((Message("system", "Be brief."), Message("user", "Yes."), Message("assistant", "Yes.")))
+    with pytest.raises(DataError, match=r"messages\[2\].*renders the messages before it another way"):
+        renderer_of(tokenizer).render(said)
+    assert kept(renderer_of(tokenizer), tokenizer, Conversation(said.messages[1:])) == "Yes.<|b|>"
+
+
 def test_all_and_overrides(smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]) -> None:
     renderer = renderer_of(smollm2)
     everything = kept(renderer, smollm2, CHAT, train_on="all")
@@ -240,121 +250,6 @@ def test_a_token_across_the_beginning_does_not_train(
 ) -> None:
     asked = Conversation((Message("user", "?"), Message("assistant", "\n")))
     assert kept(renderer_of(smollm2), smollm2, asked) == "<|im_end|>"
-
-
-# --- what cannot be established ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("template", "problem"),
-    [
-        # what stands before depends on how long the conversation is, and a header stands before the content
-        (
-            "{{ messages | length }}{% for m in messages %}<|a|>{{ m.role }}{{ m.content }}<|b|>{% endfor %}",
-            "renders the messages before it another way",
-        ),
-        ("{% for m in messages %}<|a|>{{ m.content[:3] }}<|b|>{% endfor %}", "does not keep its content"),
-        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "no end-of-turn token follows it"),
-        (
-            "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}<|b|>{% endfor %}",
-            "marks 2 answers where the conversation has 1",
-        ),
-        (
-            "{% for m in messages %}{% generation %}{{ m.content }}<|b|>{% endgeneration %}{% endfor %}",
-            "marks what others say",
-        ),
-    ],
-)
-def test_spans_that_cannot_be_proved_are_errors(
-    byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer], template: str, problem: str
-) -> None:
-    renderer = renderer_of(byte_level(template, ["<|a|>", "<|b|>"], eos="<|b|>"))
-    with pytest.raises(DataError, match=problem):
-        renderer.render(Conversation(CHAT.messages[:2]))
-
-
-def test_a_template_that_refuses_a_row_says_why(
-    shared: Path, byte_level: Callable[..., FastTokenizer], renderer_of: Callable[..., JinjaRenderer]
-) -> None:
-    source = (shared / "templates/zephyr.jinja").read_text(encoding="utf-8")
-    renderer = renderer_of(byte_level(source, tokens_of(source), eos="</s>"))
-    with pytest.raises(DataError, match="refuses the conversation: Conversation roles must alternate"):
-        renderer.render(Conversation((Message("assistant", "a"), Message("user", "b"))))
-
-
-def test_no_template_is_an_error(renderer_of: Callable[..., JinjaRenderer]) -> None:
-    with pytest.raises(RecipeError, match=r"data\.renderer: the tokenizer has no chat template"):
-        renderer_of(ByteTokenizer(chat_template=None))
-
-
-def test_a_broken_template_is_an_error(renderer_of: Callable[..., JinjaRenderer]) -> None:
-    with pytest.raises(RecipeError, match="not Jinja: line 1"):
-        renderer_of(ByteTokenizer(chat_template="{% for %}"))
-
-
-def test_options_reach_the_template(tmp_path: Path, renderer_of: Callable[..., JinjaRenderer]) -> None:
-    file = tmp_path / "own.jinja"
-    file.write_text(
-        "{{ tone }} {{ strftime_now('%Y') }}{% for m in messages %}<|a|>{{ m.content }}<|im_end|>{% endfor %}"
-    )
-    tokenizer = ByteTokenizer()
-    renderer = renderer_of(tokenizer, template=str(file), arguments={"tone": "kind"}, today=date(1999, 5, 1))
-    assert tokenizer.decode(renderer.prompt(CHAT.messages[:1])) == "kind 1999<|a|>One?<|im_end|>"
-    inline = renderer_of(tokenizer, template=file.read_text(), arguments={"tone": "kind"}, today=date(1999, 5, 1))
-    assert inline.prompt(CHAT.messages[:1]) == renderer.prompt(CHAT.messages[:1])
-    with pytest.raises(RecipeError, match=r"data\.renderer\.template: .* cannot be read"):
-        renderer_of(tokenizer, template=str(tmp_path / "none.jinja"))
-
-
-TOOL = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"type": "function", "function": {"name": "lookup", "arguments": {}}}
-
-
-def test_tools_that_a_template_leaves_out_are_refused(
-    smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
-) -> None:
-    """SmolLM2's own template knows none; the row would train an empty answer."""
-    renderer = renderer_of(smollm2)
-    with pytest.raises(DataError, match=r"tools: the chat template leaves the tools out"):
-        renderer.render(Conversation(CHAT.messages, (TOOL,)))
-    with pytest.raises(DataError, match=r"tools: the chat template leaves the tools out"):
-        renderer.prompt(CHAT.messages[:1], (TOOL,))
-    called = (CHAT.messages[0], Message("assistant", "", tool_calls=(CALL,)))
-    with pytest.raises(DataError, match=r"messages\[1\]: the chat template leaves its calls out"):
-        renderer.render(Conversation(called))
-
-
-def test_reasoning_that_a_template_leaves_out_is_refused_or_told(
-    shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
-) -> None:
-    thought = Message("assistant", "4", reasoning="Two and two.")
-    with pytest.raises(DataError, match=r"messages\[1\]: the chat template leaves its reasoning out"):
-        renderer_of(smollm2).render(Conversation((CHAT.messages[0], thought)))
-    qwen3 = (shared / "templates/qwen3.jinja").read_text(encoding="utf-8")
-    renderer = renderer_of(smollm2, template=qwen3)
-    rendered = renderer.render(Conversation((CHAT.messages[0], thought, CHAT.messages[0], Message("assistant", "5"))))
-    assert rendered.remarks == ("reasoning of earlier answers is left out, as the chat template does",)
-    assert renderer.render(Conversation((CHAT.messages[0], thought))).remarks == ()
-
-
-def test_calls_cannot_write_control_tokens(
-    shared: Path, smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
-) -> None:
-    renderer = renderer_of(smollm2, template=(shared / "templates/qwen2.5.jinja").read_text(encoding="utf-8"))
-    call = {"type": "function", "function": {"name": "lookup", "arguments": {"x": "end<|im_end|>\n<|im_start|>system"}}}
-    row = Conversation((CHAT.messages[0], Message("assistant", "", tool_calls=(call,))), (TOOL,))
-    with pytest.raises(
-        DataError, match=r"messages\[1\]: it spells the special token '<\|im_end\|>' outside of a content"
-    ):
-        renderer.render(row)
-
-
-def test_the_name_of_a_tool_in_a_question_is_no_tool(
-    smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
-) -> None:
-    asked = (Message("user", "What does lookup say?"), Message("assistant", "Nothing."))
-    with pytest.raises(DataError, match=r"tools: the chat template leaves the tools out"):
-        renderer_of(smollm2).render(Conversation(asked, (TOOL,)))
 
 
 # --- ranges with a weight of their own --------------------------------------------------------------------------------

@@ -69,10 +69,10 @@ class _Place:
 class DeepSeekV3(TurnRenderer):
     """DeepSeek V3 and R1.
 
-    Normalisation: of a content that spells `</think>` only what stands behind the last one is written. Reasoning is
-    written with `thinking` only, without the blanks around it, for answers that follow a question. Schemas of tools are
-    never written. Without `whole_calls`, text beside a later call is left out. All that is left out is counted
-    (`Rendered.remarks`).
+    Normalisation: what stands before the last `</think>` that a content spells is its reasoning, unless it has calls or
+    follows a tool. Reasoning is written with `thinking` only, without the blanks around it, for answers that follow a
+    question. Schemas of tools are never written. Without `whole_calls`, text beside a later call is left out. All that
+    is left out is counted (`Rendered.remarks`).
 
     Args:
         options: what differs between conversations.
@@ -98,9 +98,11 @@ class DeepSeekV3(TurnRenderer):
         messages = conversation.messages
         last = m.last_question(messages)
         kept = [self._thinks(i, last) and i > 0 and messages[i - 1].role == "user" for i in range(len(messages))]
-        remarks = m.remarks(conversation, kept)
-        calls = [message for message in messages if message.tool_calls]
-        if not self._options.whole_calls and any(message.content for message in calls[1:]):
+        later = [] if self._options.whole_calls else [i for i, one in enumerate(messages) if one.tool_calls][1:]
+        for i in later:  # nothing opens it, so it has no place for reasoning
+            kept[i] = False
+        remarks = m.remarks(conversation, kept, last=True)
+        if any(messages[i].content for i in later):
             remarks += ("text beside later calls left out",)
         return replace(super().render(conversation, train_on=train_on), remarks=remarks)
 
@@ -129,7 +131,7 @@ class DeepSeekV3(TurnRenderer):
             elif message.tool_calls:
                 self._calls(page, message, trains, place, thinks=self._thinks(i, last), where=f"messages[{i}]")
             else:
-                self._answer(page, message, trains, place, self._thinks(i, last))
+                self._answer(page, message, trains, place, self._thinks(i, last), f"messages[{i}]")
         if place.tool:
             page.markup(m.OUTPUTS_END)
         elif ask:
@@ -152,35 +154,42 @@ class DeepSeekV3(TurnRenderer):
     def _thinks(self, i: int, last: int) -> bool:
         return self._options.thinking and (i > last or self._options.keep_reasoning)
 
-    def _open(self, page: Page, message: Message, trains: bool, thinks: bool) -> None:
-        """`<｜Assistant｜>`, and the reasoning of a message that has its own."""
+    def _open(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
+        """`<｜Assistant｜>`, and the reasoning of a message that has its own.
+
+        Raises:
+            DataError: the reasoning holds another think block.
+        """
         page.markup(m.ASSISTANT)
         if thinks:
+            said, weights, (first, stop) = m.written_thought(self, message, where, last=True)
             page.markup(f"{m.THINK}\n")
             # trimmed, since a line feed after that of the prompt would be one token with it
-            begin, end = trimmed(message.reasoning)
-            page.say(message.reasoning, trains, message.reasoning_weights, cut=(begin, end))
+            begin, end = (first + at for at in trimmed(said[first:stop]))
+            page.say(said, trains, weights, cut=(begin, end))
             page.markup("\n" if begin < end else "", trains)
             page.markup(f"{m.THOUGHT}\n\n", trains)
 
-    def _answer(self, page: Page, message: Message, trains: bool, place: _Place, thinks: bool) -> None:
+    def _answer(self, page: Page, message: Message, trains: bool, place: _Place, thinks: bool, where: str) -> None:
         if place.tool:
             page.markup(m.OUTPUTS_END)
             page.say(message.content, trains, message.weights)
             place.tool = False
         else:
-            self._open(page, message, trains, thinks)
-            page.say(message.content, trains, message.weights, cut=m.after_thought(message.content, last=True))
+            self._open(page, message, trains, thinks, where)
+            page.say(message.content, trains, message.weights, cut=_answer_of(message, thinks))
         page.markup(m.END, trains)
 
     def _calls(self, page: Page, message: Message, trains: bool, place: _Place, *, thinks: bool, where: str) -> None:
         whole = self._options.whole_calls
+        cut = None
         if whole and place.tool:
             page.markup(m.OUTPUTS_END)
         elif whole or not place.calls_opened:
-            self._open(page, message, trains, thinks)
+            self._open(page, message, trains, thinks, where)
+            cut = _answer_of(message, thinks) if thinks else None
         if whole or not place.calls_opened:
-            page.say(message.content, trains, message.weights)
+            page.say(message.content, trains, message.weights, cut=cut)
             page.markup(m.CALLS, trains)
         for i, call in enumerate(message.tool_calls):
             name, arguments = m.function_of(call, where)
@@ -213,6 +222,15 @@ class DeepSeekV3(TurnRenderer):
                 raise self.refuse("no system message after another message", f"messages[{i}]")
             if message.role not in ("user", "assistant", "tool"):
                 raise self.refuse(f"no role {message.role!r}", f"messages[{i}]")
+
+
+def _answer_of(message: Message, thinks: bool) -> tuple[int, int]:
+    """The range of a content behind its think block; where the block is written, the line feeds between the two are
+    those of the markup."""
+    begin, end = m.thought_of(message, last=True).content
+    if thinks and begin:
+        begin = end - len(message.content[begin:].lstrip("\n"))
+    return begin, end
 
 
 class DeepSeekR1(DeepSeekV3):

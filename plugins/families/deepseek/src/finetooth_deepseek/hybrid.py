@@ -40,8 +40,8 @@ def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
 class DeepSeekV31(TurnRenderer):
     """DeepSeek V3.1.
 
-    Normalisation: of an answer that spells `</think>`, and does not follow a tool, only what stands behind the first
-    one is written. Reasoning is written with `thinking` only, and there for answers that follow a question; the
+    Normalisation: what stands before the first `</think>` that a content spells is its reasoning, unless it has calls
+    or follows a tool. Reasoning is written with `thinking` only, and there for answers that follow a question; the
     model's own template leaves out all of it. Schemas of tools are never written. All that is left out is counted
     (`Rendered.remarks`).
 
@@ -67,7 +67,9 @@ class DeepSeekV31(TurnRenderer):
         messages = conversation.messages
         last = m.last_question(messages)
         kept = [self._thinks(i, last) and i > 0 and messages[i - 1].role == "user" for i in range(len(messages))]
-        return replace(super().render(conversation, train_on=train_on), remarks=m.remarks(conversation, kept))
+        return replace(
+            super().render(conversation, train_on=train_on), remarks=m.remarks(conversation, kept, last=False)
+        )
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
@@ -79,7 +81,7 @@ class DeepSeekV31(TurnRenderer):
         page.markup(m.BEGIN)
         first, last = m.systems(messages), m.last_question(messages)
         m.write_system(page, messages[:first], trained[:first])
-        asked = tool = False
+        asked = False
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if i < first:
                 continue
@@ -87,17 +89,19 @@ class DeepSeekV31(TurnRenderer):
             if message.role == "user":
                 page.markup(m.USER)
                 page.say(message.content, trains, message.weights)
-                asked, tool = True, False
+                asked = True
             elif message.role == "tool":
                 page.markup(m.OUTPUT)
                 page.say(message.content, trains, message.weights)
                 page.markup(m.OUTPUT_END, trains)
-                asked, tool = False, True
+                asked = False
             elif message.role == "assistant":
+                thinks = asked and self._thinks(i, last)
                 if asked:
-                    self._open(page, message, trains, self._thinks(i, last))
-                self._answer(page, message, trains, tool, f"messages[{i}]")
-                asked = tool = False
+                    self._open(page, message, trains, thinks, f"messages[{i}]")
+                whole = not thinks and m.whole_content(conversation, i)
+                self._answer(page, message, trains, whole, f"messages[{i}]")
+                asked = False
             else:
                 after = "system message after another message" if message.role == "system" else f"role {message.role!r}"
                 raise self.refuse(f"no {after}", f"messages[{i}]")
@@ -118,16 +122,24 @@ class DeepSeekV31(TurnRenderer):
     def _thinks(self, i: int, last: int) -> bool:
         return self._options.thinking and (i > last or self._options.keep_reasoning)
 
-    def _open(self, page: Page, message: Message, trains: bool, thinks: bool) -> None:
-        """`<｜Assistant｜>` and a think block, empty if the message does not think."""
+    def _open(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
+        """`<｜Assistant｜>` and a think block, empty if the message does not think.
+
+        Raises:
+            DataError: the reasoning holds another think block.
+        """
         page.markup(m.ASSISTANT + m.THINK)
         if thinks:
-            page.say(message.reasoning, trains, message.reasoning_weights)
+            said, weights, cut = m.written_thought(self, message, where, last=False)
+            page.say(said, trains, weights, cut=cut)
         page.markup(m.THOUGHT, trains and thinks)
 
-    def _answer(self, page: Page, message: Message, trains: bool, tool: bool, where: str) -> None:
-        whole = tool or bool(message.tool_calls)
-        cut = None if whole else m.after_thought(message.content, last=False)
+    def _answer(self, page: Page, message: Message, trains: bool, whole: bool, where: str) -> None:
+        """
+        Args:
+            whole: the content as it is, not only what stands behind a `</think>`.
+        """
+        cut = None if whole else m.thought_of(message, last=False).content
         page.say(message.content, trains, message.weights, cut=cut)
         if message.tool_calls:
             page.markup(m.CALLS, trains)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks.examples import Weighted
 from finetooth_hooks.page import Page
 from finetooth_hooks.tool_calls import call_of, called
+from finetooth_hooks.turns import TurnRenderer
 
 BEGIN, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
@@ -71,27 +73,83 @@ def write_system(page: Page, messages: Sequence[Message], trained: Sequence[bool
         page.say(message.content, trains, message.weights)
 
 
-def after_thought(text: str, *, last: bool) -> tuple[int, int]:
-    """The range of a content behind a `</think>` that it spells, all of it if it spells none.
+class Thought(NamedTuple):
+    """Where an answer says what.
+
+    Attributes:
+        inline: its reasoning stands in the content, before a `</think>`.
+        reasoning: range of `Message.reasoning`, or of the content if `inline`, without an opening `<think>`.
+        content: range of the content behind that `</think>`; all of it without one.
+        beside: the content has reasoning, and the message has another one of its own.
+    """
+
+    inline: bool
+    reasoning: tuple[int, int]
+    content: tuple[int, int]
+    beside: bool = False
+
+
+def thought_of(message: Message, *, last: bool) -> Thought:
+    """Reasoning and answer of a message of the assistant; the templates write of a content only what stands behind a
+    `</think>`.
 
     Args:
         last: behind the last one, not the first.
     """
-    at = text.rfind(THOUGHT) if last else text.find(THOUGHT)
-    return (0 if at < 0 else at + len(THOUGHT)), len(text)
+    content, own = message.content, (0, len(message.reasoning))
+    stop = content.rfind(THOUGHT) if last else content.find(THOUGHT)
+    if stop < 0:
+        return Thought(False, own, (0, len(content)))
+    answer = (stop + len(THOUGHT), len(content))
+    start = stop - len(content[:stop].lstrip())
+    start = start + len(THINK) if content.startswith(THINK, start) else 0
+    thinks = bool(content[start:stop].strip())
+    if message.reasoning or not thinks:
+        return Thought(False, own, answer, beside=thinks)
+    return Thought(True, (start, stop), answer)
 
 
-def remarks(conversation: Conversation, written: Sequence[bool]) -> tuple[str, ...]:
+def written_thought(
+    renderer: TurnRenderer, message: Message, where: str, *, last: bool
+) -> tuple[str, tuple[Weighted, ...], tuple[int, int]]:
+    """The text in which the reasoning of a message stands, that text's weights, and the range of the reasoning.
+
+    Raises:
+        DataError: it spells a think block, so that it would be read back as something else.
+    """
+    thought = thought_of(message, last=last)
+    said, weights = (message.reasoning, message.reasoning_weights)
+    if thought.inline:
+        said, weights = message.content, message.weights
+    inside = said[slice(*thought.reasoning)]
+    if THINK in inside or THOUGHT in inside:
+        raise renderer.refuse("one think block, and here is a second inside or before it", where, "fix the row")
+    return said, weights, thought.reasoning
+
+
+def whole_content(conversation: Conversation, i: int) -> bool:
+    """The templates write the content of message i as it is: it has calls, or follows what a tool said."""
+    messages = conversation.messages
+    return bool(messages[i].tool_calls) or (i > 0 and messages[i - 1].role == "tool")
+
+
+def remarks(conversation: Conversation, written: Sequence[bool], *, last: bool) -> tuple[str, ...]:
     """What of a conversation is not written down.
 
     Args:
         written: of which messages the reasoning is.
+        last: as `thought_of` takes it.
     """
-    found = []
-    if any(message.reasoning and not kept for message, kept in zip(conversation.messages, written, strict=True)):
-        found.append("reasoning left out")
+    found: dict[str, None] = {}
+    for i, (message, kept) in enumerate(zip(conversation.messages, written, strict=True)):
+        cut = message.role == "assistant" and (kept or not whole_content(conversation, i))
+        thought = thought_of(message, last=last) if cut else None
+        if not kept and (message.reasoning or (thought is not None and thought.inline)):
+            found["reasoning left out"] = None
+        if thought is not None and thought.beside:
+            found["a think block beside reasoning left out"] = None
     if conversation.tools:
-        found.append("tool schemas left out")
+        found["tool schemas left out"] = None
     return tuple(found)
 
 

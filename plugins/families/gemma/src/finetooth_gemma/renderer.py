@@ -90,8 +90,7 @@ class Gemma(TurnRenderer):
             page.markup(f"{TURN}model\n")
 
     def _check(self, conversation: Conversation) -> None:
-        if conversation.tools:
-            raise self.refuse("no markup for tools", "tools")
+        self.check_texts(conversation)
         messages = conversation.messages
         first = 1 if self._system and messages and messages[0].role == "system" else 0
         if first and len(messages) == 1:
@@ -99,11 +98,7 @@ class Gemma(TurnRenderer):
         for i, message in enumerate(messages):
             where = f"messages[{i}]"
             if i >= first and message.role not in SPEAKERS:
-                raise self.refuse(f"no role {message.role!r}" + (" here" if message.role == "system" else ""), where)
-            if message.tool_calls:
-                raise self.refuse("no markup for tool calls", where)
-            if message.reasoning:
-                raise self.refuse("no markup for reasoning", where)
+                raise self.refuse(f"no role {message.role!r} here", where)
             if i >= first and (message.role == "user") != ((i - first) % 2 == 0):
                 raise self.refuse(
                     f"turns that alternate, user first: {message.role!r} does not fit",

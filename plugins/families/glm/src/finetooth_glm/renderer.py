@@ -73,7 +73,8 @@ class GLM4Moe(TurnRenderer):
     """GLM-4.5 and GLM-4.6.
 
     Normalisation: blanks around content and reasoning are left out. Without reasoning of its own, a content that spells
-    `</think>` is split there: before the first one stands reasoning, behind the last one content, as in the template.
+    `</think>` is split there into reasoning and content, as in the template; one with a second block, or text before
+    the first, is refused, since the template drops it.
     Reasoning of answers to earlier questions is left out and counted (`Rendered.remarks`); the empty think block in its
     place does not train. Arguments that are text are written as they are, so that text that reads as another JSON
     value comes back as that value.
@@ -164,6 +165,12 @@ class GLM4Moe(TurnRenderer):
         return i > last or self._options.keep_reasoning
 
     def _answer(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
+        if _loses(message):
+            raise self.refuse(
+                "one think block, and it stands first; the content has text before it, or a second",
+                where,
+                "fix the row",
+            )
         (start, stop), own, (begin, end) = _thought(message)
         said = message.reasoning or message.content
         weights = message.reasoning_weights if message.reasoning else message.weights
@@ -182,15 +189,23 @@ class GLM4Moe(TurnRenderer):
             self._call(page, call, trains, where)
 
     def _call(self, page: Page, call: Mapping[str, Any], trains: bool, where: str) -> None:
+        """
+        Raises:
+            DataError: it is not of the OpenAI shape, or spells the markup, so that it could not be read back.
+        """
         name, arguments = called(call, where)
+        said = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
+        if not _reads_back(name, said):
+            spelled = f"{name} with {dict(arguments)!r:.80}"
+            raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
         page.markup(f"\n{CALL}", trains)
         page.say(name, trains)
         page.markup("\n", trains)
-        for key, value in arguments.items():
+        for key, value in said:
             page.markup(KEY, trains)
-            page.say(str(key), trains)
+            page.say(key, trains)
             page.markup(f"{KEY_END}\n{VALUE}", trains)
-            page.say(value if isinstance(value, str) else json_text(value), trains)
+            page.say(value, trains)
             page.markup(f"{VALUE_END}\n", trains)
         page.markup(CALL_END, trains)
 
@@ -214,6 +229,23 @@ def _thought(message: Message) -> tuple[tuple[int, int], bool, tuple[int, int]]:
     begin, end = trimmed(content[behind:])
     own = bool(content[start:stop].strip("\n"))
     return (start + inside[0], start + inside[1]), own, (behind + begin, behind + end)
+
+
+def _loses(message: Message) -> bool:
+    """The template would drop something of an answer's content: it holds more than one think block and what follows."""
+    content = message.content
+    if message.reasoning or THOUGHT not in content:
+        return False
+    before = content[: content.index(THOUGHT)]
+    return content.count(THOUGHT) > 1 or bool(before[: max(before.rfind(THINK), 0)].strip())
+
+
+def _reads_back(name: str, arguments: Sequence[tuple[str, str]]) -> bool:
+    """A call with these texts is read as they are."""
+    text = "".join(f"{KEY}{key}{KEY_END}\n{VALUE}{value}{VALUE_END}\n" for key, value in arguments)
+    found = _CALL.fullmatch(f"{CALL}{name}\n{text}{CALL_END}")
+    tagged = any(CALL in part for part in (name, *(said for pair in arguments for said in pair)))
+    return found is not None and not tagged and found[1] == name and _ARGUMENT.findall(found[2]) == [*arguments]
 
 
 def _call_before(text: str, end: int) -> tuple[int, Mapping[str, Any]] | None:

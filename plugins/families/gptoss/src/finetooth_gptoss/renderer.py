@@ -19,16 +19,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Rendered, TrainOn, Weighted
+from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.tool_calls import call_of, called
-from finetooth_hooks.turns import TurnRenderer, json_text
+from finetooth_hooks.turns import TurnRenderer, json_string, json_text
 
 from finetooth_gptoss import schemas
 from finetooth_gptoss.builtin import BUILTIN
@@ -38,11 +38,6 @@ RETURN, CALL, CONSTRAIN = "<|return|>", "<|call|>", "<|constrain|>"
 ASSISTANT = f"{START}assistant"
 ANALYSIS, FINAL = f"{CHANNEL}analysis{MESSAGE}", f"{CHANNEL}final{MESSAGE}"
 
-_PIECE = re.compile(
-    rf"(?:^|{re.escape(ASSISTANT)})(?P<header>(?:(?!{re.escape(MESSAGE)}|{re.escape(START)}).)*){re.escape(MESSAGE)}"
-    rf"(?P<body>.*?)(?:{re.escape(END)}(?={re.escape(ASSISTANT)})|\Z)",
-    re.DOTALL,
-)
 _RECIPIENT = re.compile(r"\bto=functions\.([^\s<]+)")
 
 
@@ -129,7 +124,7 @@ class Harmony(TurnRenderer):
                 page.markup(START)
                 page.say(f"functions.{last_call}")
                 page.markup(f" to=assistant{CHANNEL}commentary{MESSAGE}")
-                text, weights = _quoted(message)
+                text, weights = json_string(message.content, message.weights)
                 page.say(text, trains, weights)
                 page.markup(END, trains)
             elif message.role == "assistant":
@@ -146,16 +141,14 @@ class Harmony(TurnRenderer):
                 raise self.refuse(f"no {after}", where)
         page.markup(ASSISTANT if ask else "")
 
-    def read(self, text: str) -> Message:
+    def read_tokens(self, tokens: Sequence[int]) -> Message:
         """The message that a completion says: what the channel `analysis` holds is reasoning, a call is in
-        `commentary`; of a text without channels all is content."""
+        `commentary`; of tokens without channels all is content."""
         content, reasoning, calls = "", "", []
-        at = 0
-        for piece in _PIECE.finditer(text):
-            if piece.start() != at:
-                return Message("assistant", text)
-            at = piece.end()
-            header, body = piece["header"], piece["body"]
+        pieces = self._pieces(list(tokens))
+        if pieces is None:
+            return Message("assistant", self.tokenizer.decode(tokens))
+        for whole, header, body in pieces:
             recipient = _RECIPIENT.search(header)
             arguments = _object(body) if recipient else None
             if recipient and arguments is not None:
@@ -163,10 +156,31 @@ class Harmony(TurnRenderer):
             elif f"{CHANNEL}analysis" in header:
                 reasoning += body
             else:
-                content += piece.group() if recipient else body
-        if at != len(text):
-            return Message("assistant", text)
+                content += whole if recipient else body
         return Message("assistant", content, reasoning=reasoning, tool_calls=tuple(calls))
+
+    def _pieces(self, tokens: Sequence[int]) -> list[tuple[str, str, str]] | None:
+        """Text, header and body of each message that a completion is made of; None if it is made of none.
+
+        Borders are control tokens. Text that spells one is other tokens, and stays in the body.
+        """
+        message, end, start = (self._controls.ids[spelling] for spelling in (MESSAGE, END, START))
+        decode = self.tokenizer.decode
+        begins = [0]
+        for i in range(1, len(tokens)):
+            if tokens[i - 1] == end and tokens[i] == start:
+                head = takewhile(lambda token: token != message, tokens[i + 1 :])
+                begins += [i] * decode(list(head)).startswith("assistant")
+        pieces = []
+        for begin, stop in pairwise([*begins, len(tokens)]):
+            piece = list(tokens[begin:stop])
+            at = piece.index(message) if message in piece else -1
+            if at < 0 or start in piece[bool(begin) : at]:
+                return None
+            ends = piece[-1] == end and stop < len(tokens)
+            header = decode(piece[:at]).removeprefix(ASSISTANT if begin else "")
+            pieces.append((decode(piece), header, decode(piece[at + 1 : len(piece) - ends])))
+        return pieces
 
     def _system(self, tools: bool) -> str:
         told = "".join(BUILTIN[name] for name in ("browser", "python") if name in self._options.builtin_tools)
@@ -252,17 +266,6 @@ class Harmony(TurnRenderer):
 
 def _reasoning(message: Message) -> str:
     return message.reasoning or (message.content if message.tool_calls else "")
-
-
-def _quoted(message: Message) -> tuple[str, tuple[Weighted, ...]]:
-    """The result of a tool as JSON text, and where the ranges of its content are in it."""
-    if not message.weights:
-        return json_text(message.content), ()
-    letters = [json_text(letter)[1:-1] for letter in message.content]
-    ends = [1, *accumulate(map(len, letters), initial=1)][1:]  # behind the first quote
-    last = len(letters)
-    weights = tuple(Weighted(ends[min(w.start, last)], ends[min(w.stop, last)], w.weight) for w in message.weights)
-    return '"' + "".join(letters) + '"', weights
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import DataError
-from finetooth_hooks.examples import Weighted
 from finetooth_hooks.tool_calls import call_of, json_call
 
 PYTHON = "<|python_tag|>"
@@ -49,15 +46,3 @@ def read_call(text: str) -> Mapping[str, Any] | None:
         arguments[one[1]] = one[2]
         at = one.end()
     return call_of(found[1], arguments)
-
-
-def json_string(text: str, weights: Sequence[Weighted]) -> tuple[str, tuple[Weighted, ...]]:
-    """A text as JSON writes it, in quotes, with the ranges of the same characters."""
-    written = json.dumps(text, ensure_ascii=False)
-    if not weights:
-        return written, ()
-    # each character is escaped by itself, so its place is known from the lengths of those before it
-    places = list(accumulate((len(json.dumps(letter, ensure_ascii=False)) - 2 for letter in text), initial=1))
-    last = len(text)
-    kept = [Weighted(places[min(w.start, last)], places[min(w.stop, last)], w.weight) for w in weights]
-    return written, tuple(one for one in kept if one.start < one.stop)

@@ -21,6 +21,8 @@ from finetooth_hooks.page import Page
 from finetooth_hooks.turns import TurnRenderer, trimmed
 
 BEGIN, END = "<s>", "</s>"
+SPEAKERS = ("system", "user", "assistant", "tool")
+"""The last is told that it does not alternate."""
 
 
 class Llama2Options(Options):
@@ -90,17 +92,12 @@ class Llama2(TurnRenderer):
 
     def _check(self, conversation: Conversation) -> None:
         messages = conversation.messages
-        if conversation.tools:
-            raise self.refuse("no markup for tools", "tools")
+        self.check_texts(conversation, SPEAKERS)
         own = int(bool(messages) and messages[0].role == "system")
         if own and len(messages) == 1:
             raise self.refuse("a system message only in the first message of the user, and there is none", "messages")
         for i, message in enumerate(messages):
             where = f"messages[{i}]"
-            if message.tool_calls:
-                raise self.refuse("no markup for tool calls", where)
-            if message.reasoning:
-                raise self.refuse("no markup for reasoning", where)
             expected = ("user", "assistant")[(i - own) % 2]
             if i >= own and message.role != expected:
                 raise self.refuse(

@@ -24,10 +24,10 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.tool_calls import called
-from finetooth_hooks.turns import TurnRenderer, json_text, trimmed
+from finetooth_hooks.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, trimmed
 from pydantic import Field
 
-from finetooth_llama.calls import PYTHON, builtin_call, json_string, read_call
+from finetooth_llama.calls import PYTHON, builtin_call, read_call
 
 BEGIN, HEADER, HEADER_END, TURN_END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 MESSAGE_END = "<|eom_id|>"
@@ -180,14 +180,10 @@ class Llama3(TurnRenderer):
         messages = conversation.messages
         if conversation.tools and not self._dates:
             raise self.refuse("no markup for tools", "tools", "remove them, or set dated: true for Llama 3.1 and later")
+        self.check_texts(conversation, ROLES if self._dates else TEXT_ROLES, calls=bool(self._dates))
         for i, message in enumerate(messages):
-            where = f"messages[{i}]"
-            if message.role not in ROLES or (message.role == "tool" and not self._dates):
-                raise self.refuse(f"no role {message.role!r}", where)
-            if message.reasoning:
-                raise self.refuse("no markup for reasoning", where)
             if message.tool_calls:
-                self._check_call(message, where)
+                self._check_call(message, f"messages[{i}]")
         if conversation.tools and self._options.tools_in_user_message:
             first = messages[messages[0].role == "system" :][:1] if messages else ()
             if not first or first[0].role != "user":
@@ -198,8 +194,6 @@ class Llama3(TurnRenderer):
                 )
 
     def _check_call(self, message: Message, where: str) -> None:
-        if not self._dates or message.role != "assistant":
-            raise self.refuse("no markup for tool calls", where)
         if len(message.tool_calls) > 1:
             raise self.refuse(f"one call in a message, and here are {len(message.tool_calls)}", where)
         if message.content.strip():

@@ -161,20 +161,14 @@ class SmolLM3(TurnRenderer):
         return False if OFF in said else True if ON in said else self._thinking
 
     def _check(self, conversation: Conversation, thinks: bool) -> None:
-        if conversation.tools:
-            raise self.refuse("no markup for tools", "tools")
+        self.check_texts(conversation, ROLES, reasoning=True)
         for i, message in enumerate(conversation.messages):
             where = f"messages[{i}]"
-            if message.role not in ROLES:
-                raise self.refuse(f"no role {message.role!r}", where)
             if message.role == "system" and i:
                 raise self.refuse("no system message but the first", where)
-            if message.tool_calls:
-                raise self.refuse("no markup for tool calls", where)
-            if message.reasoning and (message.role != "assistant" or not thinks):
+            if message.reasoning and not thinks:
                 raise self.refuse(
-                    f"no place for reasoning in a message of role {message.role!r} where the mode is "
-                    f"{ON if thinks else OFF}",
+                    f"no place for reasoning where the mode is {OFF}",
                     where,
                     "remove it, or set thinking: true and take /no_think out of the system message",
                 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from finetooth_hooks import Message
-from finetooth_hooks.examples import Conversation, Parsed, Weighted
+from finetooth_hooks.examples import Conversation, Weighted
 from finetooth_hooks.page import Page
 from finetooth_hooks.tool_calls import called
 from finetooth_hooks.turns import TurnRenderer
@@ -86,16 +86,6 @@ class MistralTurns(TurnRenderer):
         else:
             page.say(message.content, trains, weights, cut=cut)
         page.markup(END, trains)
-
-    def parse(self, tokens: Sequence[int]) -> Parsed:
-        end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        said = list(tokens if end is None else tokens[:end])
-        return Parsed(self.read_tokens(said), "length" if end is None else "stop")
-
-    def read_tokens(self, tokens: Sequence[int]) -> Message:
-        """The assistant message that tokens without an end of turn say: calls are told by their control token, which
-        text that spells it is not."""
-        return self.read(self.tokenizer.decode(tokens))
 
 
 def after_blank(content: str, weights: Sequence[Weighted], cut: tuple[int, int]) -> tuple[str, tuple[Weighted, ...]]:

@@ -16,7 +16,7 @@ import re
 from typing import Literal
 
 from finetooth_hooks import Options
-from finetooth_hooks.chat_templates import foreign_template, render_template
+from finetooth_hooks.chat_templates import default_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer
@@ -67,14 +67,7 @@ def _built(options: MistralOptions, tokenizer: Tokenizer) -> TurnRenderer:
         return MistralV3(tokenizer, blank=blank, always=options.system == "last")
     default = options.default_system
     if default == "auto":
-        default = _templates_own(tokenizer.chat_template, options.today)
+        strftime_now = options.today.strftime
+        default = default_system(tokenizer.chat_template, _SYSTEM, bos_token="", strftime_now=strftime_now)
     made = MistralV7 if options.version == "v7-tekken" else Small32
     return made(tokenizer, default or "")
-
-
-def _templates_own(template: str | None, today: datetime.date) -> str:
-    """The system message that a template adds to a conversation without one; empty if it adds none or cannot run."""
-    asked = [{"role": "user", "content": "Hello?"}]
-    said = "" if template is None else render_template(template, asked, bos_token="", strftime_now=today.strftime)
-    found = _SYSTEM.match(said or "")
-    return found.group(1) if found else ""

@@ -21,8 +21,6 @@ from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer
 
-from finetooth_phi.texts import check_texts
-
 END, DOCUMENT_END = "<|end|>", "<|endoftext|>"
 
 
@@ -72,7 +70,7 @@ class Phi3(TurnRenderer):
         Raises:
             DataError: tools, tool calls, reasoning or a role this renderer cannot say.
         """
-        check_texts(self, conversation)
+        self.check_texts(conversation)
         for message, trains in zip(conversation.messages, trained, strict=True):
             page.message()
             if message.role == "system" and not message.content and not self._empty_system:

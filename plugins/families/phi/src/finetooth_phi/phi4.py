@@ -13,13 +13,11 @@ import re
 from collections.abc import Sequence
 
 from finetooth_hooks import Conversation, Message, Options
-from finetooth_hooks.chat_templates import foreign_template, render_template
+from finetooth_hooks.chat_templates import default_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer
-
-from finetooth_phi.texts import check_texts
 
 START, SEPARATOR, END, DOCUMENT_END = "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"
@@ -41,18 +39,11 @@ def build(options: Phi4Options, context: Context) -> Phi4:
     """
     default = options.default_system
     if default == "auto":
-        default = _templates_own(context.tokenizer.chat_template)
+        default = default_system(context.tokenizer.chat_template, _SYSTEM)
     renderer = Phi4(context.tokenizer, default or "")
     if note := foreign_template(renderer, "phi4", context.tokenizer):
         context.note(note)
     return renderer
-
-
-def _templates_own(template: str | None) -> str:
-    """The system message that a template adds to a conversation without one; empty if it adds none or cannot run."""
-    said = None if template is None else render_template(template, [{"role": "user", "content": "Hello?"}])
-    found = _SYSTEM.match(said or "")
-    return found.group(1) if found else ""
 
 
 class Phi4(TurnRenderer):
@@ -88,7 +79,7 @@ class Phi4(TurnRenderer):
             DataError: tools, tool calls, a role this renderer cannot say, or reasoning of another than the assistant.
         """
         messages = conversation.messages
-        check_texts(self, conversation, reasoning=True)
+        self.check_texts(conversation, reasoning=True)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(f"{START}system{SEPARATOR}")
             page.say(self._default_system)
@@ -99,15 +90,13 @@ class Phi4(TurnRenderer):
             page.message()
             page.markup(f"{START}{message.role}{SEPARATOR}")
             if message.reasoning:
-                self._think(page, message, trains, f"messages[{i}]")
+                self._think(page, message, trains)
             page.say(message.content, trains, message.weights)
             page.markup(END, trains)
         if ask:
             page.markup(f"{START}assistant{SEPARATOR}")
 
-    def _think(self, page: Page, message: Message, trains: bool, where: str) -> None:
-        if message.role != "assistant":
-            raise self.refuse(f"no reasoning of role {message.role!r}", where)
+    def _think(self, page: Page, message: Message, trains: bool) -> None:
         page.markup(THINK, trains)
         page.say(message.reasoning, trains, message.reasoning_weights)
         page.markup(THINK_END, trains)

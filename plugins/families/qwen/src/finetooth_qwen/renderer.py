@@ -74,7 +74,7 @@ class Qwen3Options(Options):
 
     thinking: bool = True
     """Ask for answers that think first. If false, the prompt for an answer holds an empty think block, as with the
-    template's `enable_thinking=False`."""
+    template's `enable_thinking=False`, and an answer with reasoning is refused: it would never be asked for."""
     keep_reasoning: bool = False
     """Write every assistant message with its think block, not only those after the last question: then reasoning of
     earlier turns trains too, and what is written never changes as the conversation grows. The official template drops
@@ -151,7 +151,7 @@ class Qwen(TurnRenderer):
                 shape.
         """
         messages = conversation.messages
-        self._check(messages)
+        self._check(conversation)
         self._open(page, conversation, trained)
         blocks = self._blocks(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
@@ -240,18 +240,8 @@ class Qwen(TurnRenderer):
     def _ask(self, page: Page) -> None:
         page.markup(f"{START}assistant\n")
 
-    def _check(self, messages: Sequence[Message]) -> None:
-        for i, message in enumerate(messages):
-            where = f"messages[{i}]"
-            if message.role not in ROLES:
-                raise self.refuse(f"no role {message.role!r}", where)
-            if message.tool_calls and message.role != "assistant":
-                raise self.refuse(f"no markup for tool calls of role {message.role!r}", where)
-            self._check_reasoning(message, where)
-
-    def _check_reasoning(self, message: Message, where: str) -> None:
-        if message.reasoning:
-            raise self.refuse("no markup for reasoning", where)
+    def _check(self, conversation: Conversation) -> None:
+        self.check_texts(conversation, ROLES, calls=True)
 
 
 class Qwen3Instruct(Qwen):
@@ -275,7 +265,8 @@ class Qwen3(Qwen3Instruct):
     are followed by results; `keep_reasoning` writes the block always. What is dropped does not train, and is counted
     (`Rendered.remarks`). Calls lose their ids.
 
-    An empty think block trains where the model has to write it itself, so unless `thinking` is false.
+    An empty think block trains where the model has to write it itself, so unless `thinking` is false. Then the prompt
+    has closed the block, and reasoning that would be written is refused; that of earlier turns is left out as ever.
 
     Args:
         thinking: the prompt leaves it to the model to think.
@@ -305,6 +296,8 @@ class Qwen3(Qwen3Instruct):
 
     def _answer(self, page: Page, message: Message, trains: bool, where: str, *, block: bool) -> None:
         thought = thought_of(message)
+        if block and thought.says and not self._thinking:
+            raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
         if block:
             self._think(page, message, thought, trains)
         page.say(message.content, trains, message.weights, cut=thought.stripped if block else thought.content)
@@ -317,8 +310,7 @@ class Qwen3(Qwen3Instruct):
         return [i > query and (i == last or thought_of(message).present) for i, message in enumerate(messages)]
 
     def _think(self, page: Page, message: Message, thought: Thought, trains: bool) -> None:
-        begin, end = thought.reasoning
-        block = trains and (begin < end or self._thinking)  # an empty one is in the prompt if the model is not to think
+        block = trains and self._thinking  # an empty one is in the prompt if the model is not to think
         page.markup(f"{THINK}\n", block)
         if thought.inline:
             page.say(message.content, trains, message.weights, cut=thought.reasoning)
@@ -329,11 +321,9 @@ class Qwen3(Qwen3Instruct):
     def _ask(self, page: Page) -> None:
         page.markup(f"{START}assistant\n" + ("" if self._thinking else f"{THINK}\n\n{THINK_END}\n\n"))
 
-    def _check_reasoning(self, message: Message, where: str) -> None:
-        if message.role != "assistant":
-            if message.reasoning:
-                raise self.refuse(f"no markup for reasoning of role {message.role!r}", where)
-        elif thought_of(message).lost:
-            raise self.refuse(
-                "one think block, and it stands first; the content has text before it, or a second", where
-            )
+    def _check(self, conversation: Conversation) -> None:
+        self.check_texts(conversation, ROLES, reasoning=True, calls=True)
+        for i, message in enumerate(conversation.messages):
+            if message.role == "assistant" and thought_of(message).lost:
+                problem = "one think block, and it stands first; the content has text before it, or a second"
+                raise self.refuse(problem, f"messages[{i}]")

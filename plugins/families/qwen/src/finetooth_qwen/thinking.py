@@ -31,6 +31,11 @@ class Thought:
     lost: bool = False
 
     @property
+    def says(self) -> bool:
+        """There is more to the reasoning than line feeds."""
+        return self.reasoning[0] < self.reasoning[1]
+
+    @property
     def has_content(self) -> bool:
         return self.content[0] < self.content[1]
 

@@ -20,8 +20,6 @@ from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.turns import TurnRenderer, trimmed
 
-from finetooth_chatml.renderer import check_plain
-
 
 class ClassicOptions(Options):
     """No options."""
@@ -79,7 +77,7 @@ class Classic(TurnRenderer):
         Raises:
             DataError: something else than a system message or none, then user and assistant in turns.
         """
-        check_plain(self, conversation)
+        self.check_texts(conversation)
         messages = conversation.messages
         own = int(bool(messages) and messages[0].role == "system")
         for i, message in enumerate(messages[own:]):
@@ -155,7 +153,7 @@ class Alpaca(Classic):
         Raises:
             DataError: tools, calls, reasoning, another role, or a system message that is not the first.
         """
-        check_plain(self, conversation)
+        self.check_texts(conversation)
         page.markup(self.begin)
         messages = conversation.messages
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):

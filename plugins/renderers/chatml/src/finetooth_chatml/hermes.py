@@ -95,7 +95,7 @@ class Hermes(TurnRenderer):
                 without description or with a type that has no name.
         """
         messages = conversation.messages
-        self._check(messages)
+        self._check(conversation)
         page.markup(self._begin)
         if conversation.tools:
             page.markup(f"{START}system\n{BEFORE}")
@@ -188,14 +188,11 @@ class Hermes(TurnRenderer):
             return f"Union[{','.join(self._type({'type': one}, where) for one in kind)}]"
         raise self.refuse(f"no name for the type {schema!r:.80}", where)
 
-    def _check(self, messages: Sequence[Message]) -> None:
-        for i, message in enumerate(messages):
+    def _check(self, conversation: Conversation) -> None:
+        self.check_texts(conversation, ROLES, calls=True)
+        for i, message in enumerate(conversation.messages):
             where = f"messages[{i}]"
-            if message.role not in ROLES:
-                raise self.refuse(f"no role {message.role!r}", where)
-            if message.reasoning:
-                raise self.refuse("no markup for reasoning", where)
             if message.role == "tool" and not i:
                 raise DataError(where, "it is the result of nothing", action="remove the row")
-            if message.tool_calls and (message.content or message.role != "assistant"):
+            if message.tool_calls and message.content:
                 raise self.refuse("no markup for text beside tool calls", where)

@@ -23,10 +23,9 @@ from finetooth_hooks.chat_templates import chatml_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import OTHER, TurnRenderer
+from finetooth_hooks.turns import TurnRenderer
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-ROLES = ("system", "user", "assistant")
 TOOLS = "remove them, or set data.renderer: hermes, which writes tools in ChatML"
 
 
@@ -82,7 +81,7 @@ class ChatML(TurnRenderer):
             DataError: tools, tool calls, reasoning or a role chatml cannot say.
         """
         messages = conversation.messages
-        check_plain(self, conversation, tools=TOOLS)
+        self.check_texts(conversation, for_tools=TOOLS)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(f"{START}system\n")
             page.say(self._default_system)
@@ -95,25 +94,3 @@ class ChatML(TurnRenderer):
             page.markup("\n")
         if ask:
             page.markup(f"{START}assistant\n")
-
-
-def check_plain(
-    renderer: TurnRenderer, conversation: Conversation, roles: Sequence[str] = ROLES, *, tools: str = OTHER
-) -> None:
-    """
-    Args:
-        tools: what to do about tools, calls and their results.
-
-    Raises:
-        DataError: the conversation has tools, calls, reasoning or another role.
-    """
-    if conversation.tools:
-        raise renderer.refuse("no markup for tools", "tools", tools)
-    for i, message in enumerate(conversation.messages):
-        where = f"messages[{i}]"
-        if message.role not in roles:
-            raise renderer.refuse(f"no role {message.role!r}", where, tools if message.role == "tool" else OTHER)
-        if message.tool_calls:
-            raise renderer.refuse("no markup for tool calls", where, tools)
-        if message.reasoning:
-            raise renderer.refuse("no markup for reasoning", where)

@@ -29,12 +29,14 @@ class Habits:
         after: blanks between the answer and the token that ends it.
         leads_on: a conversation begins with the prompt that asks for its last answer; else a model is asked in
             another way than it is trained.
+        thinks: the prompt opens a think block, so an answer begins inside it.
     """
 
     stop_ids: tuple[int, ...] = ()
     before: str = ""
     after: str = ""
     leads_on: bool = True
+    thinks: bool = False
 
 
 def habits(shaper: Shaper, encoder: Encoder) -> Habits:
@@ -57,4 +59,5 @@ def habits(shaper: Shaper, encoder: Encoder) -> Habits:
                 break
     leads_on = text.startswith(prompt)
     before = text[len(prompt) : text.find(ANSWERS[1])] if leads_on else ""
-    return Habits(tuple(dict.fromkeys(stops)), before if before.isspace() else "", after, leads_on)
+    thinks = prompt.rstrip().endswith("<think>")
+    return Habits(tuple(dict.fromkeys(stops)), before if before.isspace() else "", after, leads_on, thinks)

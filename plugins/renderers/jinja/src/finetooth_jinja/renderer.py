@@ -22,13 +22,15 @@ from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Processor, Tokenizer
 from pydantic import Field
 
+from finetooth_jinja.calls import learned
+from finetooth_jinja.extension import extends
+from finetooth_jinja.kept import THINK, check_kept, remarks
 from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole, trained_spans
 from finetooth_jinja.template import ChatTemplate, TemplateRefused
 
-THINK = ("<think>", "</think>")
 MARK = "PLACE{}OF{}TEXT"
 
 
@@ -70,6 +72,11 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
         context.note(
             "renderer jinja: the chat template's prompt for an answer is not how the same conversation reads with the "
             "answer in it, so the model is asked in a slightly other way than it is trained"
+        )
+    if renderer.loses_calls:
+        context.note(
+            "renderer jinja: the chat template writes calls of tools in a way of its own, so those that the model "
+            "makes are not read from its answers and stay text in their content"
         )
     return renderer
 
@@ -113,6 +120,17 @@ class JinjaRenderer:
         """The prompt for an answer is how the conversation with that answer begins."""
         ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((*self._habits.stop_ids, *ends)))
+        self._calls = learned(self._shaper, self._answer)
+        self.reads_calls = self._calls.read is not None
+        """`parse` reads calls of tools."""
+        self.extension = extends(self._shaper, self._encoder, self.stop_ids)
+        """The prompt for turn k + 1 begins with the tokens of the conversation up to and with turn k: true if it does
+        in every conversation that was tried when the renderer was made, one of each shape."""
+
+    @property
+    def loses_calls(self) -> bool:
+        """The template writes calls in a way that `parse` cannot read back."""
+        return self._calls.writes and not self.reads_calls
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """Tokens of the conversation; what trained messages say and the token that ends them weigh 1, images never.
@@ -123,14 +141,15 @@ class JinjaRenderer:
         """
         self._pictures.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
-        self._check_kept(conversation.messages, conversation.tools, rendered.text)
+        check_kept(conversation, rendered.text, self._shaper, self._encoder)
+        told = remarks(conversation, self._shaper)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
         whole = Whole(conversation, rendered.text, rendered.generated, encoded)
         trained = trained_messages(conversation.messages, train_on)
         spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
         weights = self._weights(whole, spans)
-        found = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=_remarks(conversation, rendered.text))
+        found = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=told)
         return with_images(found, encoded, rendered.pictures)
 
     def _weights(self, whole: Whole, spans: Sequence[Range]) -> tuple[float, ...]:
@@ -182,22 +201,41 @@ class JinjaRenderer:
                 "messages", "they hold an image, and answers to images cannot be generated yet", action="ask in text"
             )
         text = self._rendered(messages, tools, prompt=True).text
-        self._check_kept(messages, tools, text, prompt=True)
+        check_kept(Conversation(tuple(messages), tuple(tools)), text, self._shaper, self._encoder, prompt=True)
         return self._encoder.encode(text, self._plain(messages, tools, text, prompt=True)).ids
 
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without
-        the blanks the template itself puts around an answer; a leading `<think>` block is its reasoning."""
+        the blanks the template itself puts around an answer. A leading `<think>` block, also one that the prompt
+        opened, is its reasoning. Calls are read as the template writes them; if `reads_calls` is false, they stay text
+        in the content."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        text = self._tokenizer.decode(tokens if end is None else tokens[:end])
-        text = text.removeprefix(self._habits.before)
-        if end is not None and self._habits.after:
+        reasoning, text = self._said(tokens[:end], stopped=end is not None)
+        content, calls = self._calls.read(text) if self._calls.read else (text, ())
+        message = Message("assistant", content, reasoning=reasoning, tool_calls=calls)
+        return Parsed(message, "length" if end is None else "stop")
+
+    def _said(self, tokens: Sequence[int], *, stopped: bool) -> tuple[str, str]:
+        """Reasoning, and all else that an answer says.
+
+        Args:
+            stopped: a stop token follows.
+        """
+        text = self._tokenizer.decode(tokens).removeprefix(self._habits.before)
+        if stopped and self._habits.after:
             text = text.removesuffix(self._habits.after)
-        reasoning = ""
-        if text.lstrip().startswith(THINK[0]) and THINK[1] in text:
-            thought, _, text = text.lstrip().removeprefix(THINK[0]).partition(THINK[1])
-            reasoning, text = thought.strip("\n"), text.lstrip("\n")
-        return Parsed(Message("assistant", text, reasoning=reasoning), "length" if end is None else "stop")
+        opened = text.lstrip().startswith(THINK[0])
+        if THINK[1] not in text or not (opened or self._habits.thinks):
+            return "", text
+        thought, _, text = text.lstrip().removeprefix(THINK[0]).partition(THINK[1])
+        return thought.strip("\n"), text.lstrip("\n")
+
+    def _answer(self, prompt: str, whole: str) -> str:
+        """What the answer at the end of a text says, besides its reasoning."""
+        asked, told = self._encoder.encode(prompt).ids, self._encoder.encode(whole).ids
+        begin = next((i for i, (a, b) in enumerate(zip(asked, told, strict=False)) if a != b), len(asked))
+        end = next((i for i in range(begin, len(told)) if told[i] in self.stop_ids), None)
+        return self._said(told[begin:end], stopped=end is not None)[1]
 
     def _rendered(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, prompt: bool = False
@@ -208,40 +246,6 @@ class JinjaRenderer:
             raise DataError(
                 "messages", f"the chat template refuses the conversation: {error}", action="fix or remove the row"
             ) from error
-
-    def _check_kept(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, *, prompt: bool = False
-    ) -> None:
-        """Templates leave out without a word what they have no markup for.
-
-        Raises:
-            DataError: tools or calls make no difference to the text, or spell a control token, which would become one.
-        """
-
-        def without(changed: Sequence[Message], offered: Sequence[Mapping[str, Any]]) -> str:
-            try:
-                return str(self._shaper.render(changed, offered, prompt=prompt).text)
-            except TemplateRefused:
-                return ""
-
-        action = "remove them from the rows, or set data.renderer to one that writes tools"
-        if tools and without(messages, ()) == text:
-            raise DataError("tools", "the chat template leaves the tools out", action=action)
-        for i, message in enumerate(messages):
-            if message.tool_calls:
-                others = [*messages[:i], replace(message, tool_calls=()), *messages[i + 1 :]]
-                if without(others, tools) == text:
-                    raise DataError(f"messages[{i}]", "the chat template leaves its calls out", action=action)
-        said = [("tools", tools), *((f"messages[{i}]", message.tool_calls) for i, message in enumerate(messages))]
-        said += [(f"messages[{i}]", message.reasoning) for i, message in enumerate(messages)]
-        for where, value in said:
-            spelled = self._encoder.spells_special(value if isinstance(value, str) else " ".join(_texts(value)))
-            if spelled:
-                raise DataError(
-                    where,
-                    f"it spells the special token {spelled!r} outside of a content, where it cannot stay plain",
-                    action="remove the row, or set data.renderer to one made for the model's family",
-                )
 
     def _plain(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], text: str, *, prompt: bool = False
@@ -293,10 +297,9 @@ class JinjaRenderer:
     def _token_ranges(self, whole: Whole) -> tuple[Range, ...]:
         """Token ranges by message; none if the messages before one render another way than in the whole."""
         ends = []
-        messages = whole.conversation.messages
-        for i in range(1, len(messages)):
+        for i in range(1, len(whole.conversation.messages)):
             try:
-                text = self._shaper.render(messages[:i], whole.conversation.tools).text
+                text = whole.beginning(i, self._shaper)
             except TemplateRefused:
                 return ()
             if not whole.text.startswith(text):
@@ -332,38 +335,6 @@ def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] |
         built += contents[mark]
         frame = frame[position + len(mark) :]
     return ranges if built + frame == text else None
-
-
-def _remarks(conversation: Conversation, text: str) -> tuple[str, ...]:
-    """Whether the template has left reasoning out, as many do with that of earlier turns.
-
-    Raises:
-        DataError: that of the last answer is not there, so the model would learn to answer without.
-    """
-    messages = conversation.messages
-    lost = [
-        i for i, message in enumerate(messages) if message.reasoning.strip() and message.reasoning.strip() not in text
-    ]
-    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
-    if last in lost:
-        raise DataError(
-            f"messages[{last}]",
-            "the chat template leaves its reasoning out",
-            action="remove the reasoning, or set data.renderer to one that writes it",
-        )
-    return ("reasoning of earlier answers is left out, as the chat template does",) if lost else ()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in tools or calls."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from (str(key), *_texts(inner))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
 
 
 def _named_tokens(tokenizer: Tokenizer) -> dict[str, str]:

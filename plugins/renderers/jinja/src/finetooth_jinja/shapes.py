@@ -6,24 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
+from finetooth_hooks.chat_templates import shaped
 
 from finetooth_jinja.pictures import Pictures
 from finetooth_jinja.template import ChatTemplate, RenderedText
-
-
-def shaped(message: Message) -> dict[str, Any]:
-    """A message as templates know it; what it does not have is left out, since templates test for presence."""
-    shape: dict[str, Any] = {"role": message.role, "content": _parts(message) if message.images else message.content}
-    if message.reasoning:
-        # templates of different families read either name
-        shape["reasoning_content"] = shape["thinking"] = message.reasoning
-    if message.tool_calls:
-        shape["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.name:
-        shape["name"] = message.name
-    if message.tool_call_id:
-        shape["tool_call_id"] = message.tool_call_id
-    return shape
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
@@ -38,6 +24,11 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     if at < len(message.content):
         parts.append({"type": "text", "text": message.content[at:]})
     return parts
+
+
+def _shaped(message: Message) -> dict[str, Any]:
+    """A message as templates know it, its images among its text."""
+    return {**shaped(message), "content": _parts(message)} if message.images else shaped(message)
 
 
 class Shaper:
@@ -58,5 +49,5 @@ class Shaper:
             TemplateRefused: the template cannot render them.
             DataError: an image cannot be used.
         """
-        rendered = self._template.render([shaped(message) for message in messages], tools, prompt=prompt)
+        rendered = self._template.render([_shaped(message) for message in messages], tools, prompt=prompt)
         return self.pictures.put(rendered, messages)

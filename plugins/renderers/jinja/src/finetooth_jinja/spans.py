@@ -10,8 +10,8 @@ hold their content.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.encoding import Encoded, Range
@@ -21,29 +21,59 @@ from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
 THINK_END = "</think>"
+OTHER = "SOMETHING ELSE IS SAID"
 ACTION = "set data.renderer to one made for the model's family (ft plugins list), or use a simpler conversation"
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A rendered and encoded conversation."""
+    """A rendered and encoded conversation.
+
+    Attributes:
+        beginnings: what its first i messages give alone, by i, as far as that was rendered.
+    """
 
     conversation: Conversation
     text: str
     generated: tuple[Range, ...]
     encoded: Encoded
+    beginnings: dict[int, str] = field(default_factory=dict)
+
+    def beginning(self, i: int, shaper: Shaper) -> str:
+        """The text of the first i messages alone.
+
+        Raises:
+            TemplateRefused: the template cannot render them.
+        """
+        messages, tools = self.conversation.messages, self.conversation.tools
+        if i == len(messages):
+            return self.text
+        if i not in self.beginnings:
+            self.beginnings[i] = shaper.render(messages[:i], tools).text
+        return self.beginnings[i]
 
 
-def anchor(message: Message) -> str:
-    """The part of a message's content that every template keeps: without outer blanks and embedded reasoning; of one
-    with images, what stands before the first."""
-    return anchors(message)[0]
+def kept_text(said: str, within: str) -> str | None:
+    """What a template keeps of a text: all of it without outer blanks, or what stands behind the reasoning embedded in
+    it; None if neither is there.
+
+    Args:
+        said: a content, or what stands in one between two images.
+        within: text by the template.
+    """
+    return next((kept for kept in _alternatives(said) if kept in within), None)
 
 
-def anchors(message: Message) -> list[str]:
-    """`anchor`, and what stands between images and after them."""
-    texts = [message.content[start:stop] for start, stop in segments(message)] or [""]
-    return [text.rpartition(THINK_END)[2].strip() for text in texts]
+def _alternatives(said: str) -> Iterator[str]:
+    yield said.strip()
+    behind = said.rpartition(THINK_END)[2].strip()
+    if THINK_END in said and behind:  # nothing is found everywhere
+        yield behind
+
+
+def _texts(message: Message) -> list[str]:
+    """A message's content, cut at its images."""
+    return [message.content[start:stop] for start, stop in segments(message)] or [""]
 
 
 def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_ids: Sequence[int]) -> list[Range]:
@@ -100,29 +130,63 @@ def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Rang
     prompt = _text_before(i, whole, shaper, prompt=True)
     begin = len(prompt)
     if not whole.text.startswith(prompt):
-        begin = _directly_after(i, whole, _shared(prompt, whole.text))
+        begin = _directly_after(i, whole, _shared(prompt, whole.text), shaper)
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
     after = _text_before(i + 1, whole, shaper)
-    if whole.text.startswith(after) and stop[1] > len(after):
+    leads = whole.text.startswith(after)
+    if stop[1] > (len(after) if leads else _changes(i + 1, whole, shaper, told=i)):
         raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
-    return _checked(i, message, whole.text, (begin, stop[1]))
+    span = _checked(i, message, whole.text, (begin, stop[1]))
+    if leads and _says_more(whole.encoded, whole.text, stop[1], len(after)):
+        raise _unproved(i, "its turn goes on behind the first end-of-turn token")
+    return span
 
 
-def _directly_after(i: int, whole: Whole, agreed: int) -> int:
+def _says_more(encoded: Encoded, text: str, begin: int, end: int) -> bool:
+    """Between two characters stands more than blanks and special tokens."""
+    for (start, stop), special in zip(encoded.offsets, encoded.special, strict=True):
+        if not special and begin < stop and start < end and text[max(start, begin) : min(stop, end)].strip():
+            return True
+    return False
+
+
+def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
+    """The first character of the text that is another if message i says something else; nothing of what it says stands
+    before.
+
+    Args:
+        told: the message that an error names.
+    """
+    messages = list(whole.conversation.messages)
+    messages[i] = replace(messages[i], content=OTHER, images=())
+    try:
+        other = shaper.render(messages, whole.conversation.tools).text
+    except TemplateRefused as error:
+        raise _unproved(told, f"where messages[{i}] begins is not to be told: {error}") from error
+    if other == whole.text:
+        raise _unproved(told, f"the chat template leaves messages[{i}] out")
+    return _shared(other, whole.text)
+
+
+def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
     """Where the content of message i begins, if it stands right where text and prompt part.
 
-    Some templates end a prompt with more than stands before an answer in the past (`<think>`, a line feed more).
+    Some templates end a prompt with more than stands before an answer in the past (`<think>`, a line feed more). It has
+    to be that content, and not the same words of another message.
 
     Args:
         agreed: length of what text and prompt share; it may reach into the content.
     """
-    content = anchor(whole.conversation.messages[i])
-    begin = whole.text.rfind(content, 0, agreed + len(content))
-    if not content or begin < 0 or begin + len(content) <= agreed:
-        raise _unproved(i, "the chat template renders the messages before it another way")
-    return begin
+    for content in _alternatives(_texts(whole.conversation.messages[i])[0]):
+        begin = whole.text.rfind(content, 0, agreed + len(content))
+        if not content or begin < 0 or begin + len(content) <= agreed:
+            continue
+        first = _changes(i, whole, shaper, told=i)
+        if not whole.text[first:begin].strip() and first <= begin + _shared(OTHER, content):
+            return begin
+    raise _unproved(i, "the chat template renders the messages before it another way")
 
 
 def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
@@ -131,14 +195,14 @@ def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Ran
     message = whole.conversation.messages[i]
     begin = _beginning(i, whole, shaper) if i else 0
     end = _beginning(i + 1, whole, shaper)
-    content = anchor(message)
+    content, *more = (text.strip() for text in _texts(message))
     position = whole.text.find(content, begin, end)
     if not content or position < 0:
         raise _unproved(i, "the chat template does not keep its content")
     if whole.text.find(content, position + 1, end) >= 0:
         raise _unproved(i, "its content occurs more than once in its turn")
     until = position + len(content)
-    for text in anchors(message)[1:]:
+    for text in more:
         until = whole.text.find(text, until, end) + len(text)
     if not position < until <= end:
         raise _unproved(i, "the chat template does not keep its content")
@@ -157,7 +221,9 @@ def _beginning(i: int, whole: Whole, shaper: Shaper) -> int:
 def _text_before(i: int, whole: Whole, shaper: Shaper, *, prompt: bool = False) -> str:
     conversation = whole.conversation
     try:
-        return shaper.render(conversation.messages[:i], conversation.tools, prompt=prompt).text
+        if not prompt:
+            return whole.beginning(i, shaper)
+        return shaper.render(conversation.messages[:i], conversation.tools, prompt=True).text
     except TemplateRefused as error:
         raise _unproved(i, f"the messages before it do not render: {error}") from error
 
@@ -181,7 +247,7 @@ def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int]) -> Range 
 
 
 def _checked(i: int, message: Message, text: str, span: Range) -> Range:
-    if any(kept not in text[slice(*span)] for kept in anchors(message)):
+    if any(kept_text(said, text[slice(*span)]) is None for said in _texts(message)):
         raise _unproved(i, "the chat template does not keep its content")
     return span
 

@@ -1,0 +1,154 @@
+"""Tiny random models of a family: its facts against what transformers' own model computes, and two steps of training.
+
+    config = transformers.AutoConfig.for_model("mistral", **SIZES)
+    facts, model = assert_facts(Mistral(), config)
+    first, second = train_two_steps(finetooth.run, folder, config, tokenizer, renderer="mistral")
+
+Needs torch and transformers, which are imported when a model is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.protocols import Family, ModelFacts
+
+SIZES: Mapping[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "vocab_size": 97,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Of a model that is made in a moment, no two of them equal that could be mistaken for each other."""
+
+MAMBA: Mapping[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
+"""Sizes of mixed-in state space layers, for a hidden size of 32."""
+
+HIGHEST_LOSS = 20.0
+"""Nats per token; an untrained model of a few hundred tokens is far below it."""
+
+
+def tiny_model(config: Any, seed: int = 0) -> Any:
+    """A causal language model of transformers with random weights in fp32, for evaluation.
+
+    Args:
+        config: of transformers, as `AutoConfig.for_model` makes it.
+    """
+    torch, transformers = import_module("torch"), import_module("transformers")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transformers.AutoModelForCausalLM.from_config(config).eval().float()
+
+
+def linear_names(module: Any) -> set[str]:
+    """Last names of the linear modules inside a module."""
+    linear = import_module("torch").nn.Linear
+    return {path.rpartition(".")[2] for path, inside in module.named_modules() if isinstance(inside, linear)}
+
+
+def assert_facts(family: Family, config: Any, *, rtol: float = 0.0, atol: float = 0.0) -> tuple[ModelFacts, Any]:
+    """The facts of a family are those of the model that transformers makes of a config: sizes, module names, whether
+    embeddings are tied, and the way from the last hidden states to the logits.
+
+    Args:
+        config: of transformers; of a model that also sees, the text's sizes count.
+        rtol, atol: by how much the logits may differ.
+
+    Returns:
+        the facts and the model, to look closer.
+    """
+    model, facts, text = tiny_model(config), family.facts(config.to_dict()), config.get_text_config()
+    layers = model.get_submodule(facts.layer_path)
+    found = (facts.layers, facts.hidden_size, facts.vocab_size, facts.heads, facts.max_positions)
+    sizes = (text.hidden_size, text.vocab_size, text.num_attention_heads, text.max_position_embeddings)
+    assert found == (len(layers), *sizes), f"{found} instead of {(len(layers), *sizes)}"
+    named, said = linear_names(layers), {*facts.linear_targets, *facts.untargeted}
+    assert named == said, f"linear modules {sorted(named)}, facts {sorted(said)}"
+    assert facts.attention_targets and set(facts.attention_targets) <= set(facts.linear_targets)
+    assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+    assert_logits(facts, model, rtol=rtol, atol=atol)
+    return facts, model
+
+
+def assert_logits(facts: ModelFacts, model: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Body, head, scale and cap of the facts give the model's own logits."""
+    torch = import_module("torch")
+    ids = torch.arange(9)[None] + 3
+    with torch.no_grad():
+        hidden = model.get_submodule(facts.body)(input_ids=ids)[0]
+        logits = model.get_submodule(facts.head.module)(hidden) * facts.head.scale
+        if facts.head.softcap is not None:
+            logits = facts.head.softcap * torch.tanh(logits / facts.head.softcap)
+        torch.testing.assert_close(logits, model(input_ids=ids).logits, rtol=rtol, atol=atol)
+
+
+def assert_widths(facts: ModelFacts, layer: Any, *, feed_forward: bool = True) -> None:
+    """Heads and sizes of the facts are those of the weights of a layer with Llama's module names.
+
+    Args:
+        feed_forward: it has one that is no mixture.
+    """
+    attention = layer.self_attn
+    assert attention.q_proj.weight.shape == (facts.heads * facts.head_dim, facts.hidden_size)
+    assert attention.k_proj.weight.shape == (facts.kv_heads * facts.head_dim, facts.hidden_size)
+    if feed_forward:
+        assert layer.mlp.up_proj.weight.shape == (facts.ffn_size, facts.hidden_size)
+
+
+def train_two_steps(
+    run: Callable[[Any], Any],
+    folder: Path,
+    config: Any,
+    tokenizer: Any,
+    *,
+    renderer: str | None = None,
+    adapter: Mapping[str, Any] | None = None,
+    max_length: int = 512,
+) -> tuple[float, float]:
+    """Train a tiny model with an adapter by a recipe: the losses of two steps on the same four rows.
+
+    What is trained is in `folder / "run"`.
+
+    Args:
+        run: `finetooth.run`.
+        config: of transformers; its vocabulary is at least the tokenizer's.
+        tokenizer: a `tokenizers.FastTokenizer`.
+        renderer: None: the one of the family.
+        adapter: None: LoRA on all linear modules.
+    """
+    tiny_model(config).save_pretrained(folder / "model")
+    tokenizer.save(folder / "model")
+    recipe = {
+        "model": str(folder / "model"),
+        "data": {
+            "train": {"name": "tasks", "task": "family", "count": 4, "seed": 5},
+            **({} if renderer is None else {"renderer": renderer}),
+        },
+        "adapter": dict(adapter or {"name": "lora", "rank": 4, "targets": "all-linear"}),
+        "optimizer": {"name": "adamw", "learning_rate": 1e-2},
+        "train": {"batch_size": 4, "precision": "fp32", "max_length": max_length, "max_steps": 2},
+        "trackers": ["jsonl"],
+        "output": str(folder / "run"),
+    }
+    outcome = run(recipe)
+    assert outcome.status == "done", outcome
+    lines = map(json.loads, (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    first, second = (line["loss"] for line in lines if line["event"] == "step")
+    assert 0 < first < HIGHEST_LOSS and 0 < second < HIGHEST_LOSS
+    return first, second
