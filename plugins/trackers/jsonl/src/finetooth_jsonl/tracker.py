@@ -19,7 +19,8 @@ FILE = "metrics.jsonl"
 class JsonlTracker:
     """`protocols.Tracker` that appends to `metrics.jsonl` in the run folder.
 
-    Every line has `event` (`start`, `resume`, `step`, `evaluation`, `end`) and `step`; the rest is the report of that name.
+    Every line has `event` (`start`, `resume`, `step`, `evaluation`, `end`) and `step`; the rest is the report of
+    that name.
     """
 
     def __init__(self) -> None:
