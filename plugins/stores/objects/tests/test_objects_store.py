@@ -54,9 +54,9 @@ def test_only_a_server_that_checks_is_believed(proxy, store, checkpoint):
     ("set_up", "trust"),
     [
         ({"verifies": True}, "checks"),
-        ({"verifies": True, "mismatch": "InvalidRequest"}, "checks"),
-        ({}, "ignores"),
-        ({"refuses": "NotImplemented"}, "refuses"),
+        pytest.param({"verifies": True, "mismatch": "InvalidRequest"}, "checks", marks=pytest.mark.slow),
+        pytest.param({}, "ignores", marks=pytest.mark.slow),
+        pytest.param({"refuses": "NotImplemented"}, "refuses", marks=pytest.mark.slow),
         ({"refuses": "InvalidArgument"}, "refuses"),
     ],
 )
