@@ -76,8 +76,9 @@ class Proxy:
 
     Attributes:
         verifies: compare bodies with their checksum, as S3 does and moto does not.
+        mismatch: the code with which it refuses those that differ.
         mute: give no checksums.
-        refuses: take no checksums.
+        refuses: take no checksums, and answer with this code.
         down: reset every connection.
         page: entries on a page of a list; 0 is as many as the server gives.
         seen: requests that came, in order.
@@ -87,8 +88,9 @@ class Proxy:
     server: str
     address: str = ""
     verifies: bool = False
+    mismatch: str = "BadDigest"
     mute: bool = False
-    refuses: bool = False
+    refuses: str = ""
     down: bool = False
     page: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -145,9 +147,9 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 body = flipped(body)
             given = self.headers.get("x-amz-checksum-sha256")
             if given and proxy.refuses:
-                return self.refuse(501)
+                return self.refuse(501 if proxy.refuses == "NotImplemented" else 400, proxy.refuses)
             if given and proxy.verifies and given != checksum(body) and self.command == "PUT":
-                return self.refuse(400)
+                return self.refuse(400, proxy.mismatch)
             self.forward(body, fault)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
@@ -197,8 +199,8 @@ def handler_for(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             else:
                 self.wfile.write(content)
 
-        def refuse(self, status: int) -> None:
-            content = ERROR.format(CODES[status]).encode()
+        def refuse(self, status: int, code: str = "") -> None:
+            content = ERROR.format(code or CODES[status]).encode()
             self.answer(status, {"Content-Type": "application/xml"}, content, None)
 
         def reset(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from pathlib import Path
 from typing import Any, Literal
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from finetooth_hooks import StoreError
 
 from finetooth_objects.bucket import Bucket
@@ -18,7 +19,9 @@ Trust = Literal["checks", "ignores", "refuses"]
 """What a server does with the checksum of what it is sent: compares it, takes no notice, or takes no such header."""
 
 _GONE = "NoSuchUpload"
-_REFUSED_CHECKSUM = {"BadDigest", "InvalidRequest", "XAmzContentChecksumMismatch", "InvalidDigest", "InvalidArgument"}
+_MISMATCH = {"BadDigest", "XAmzContentChecksumMismatch"}
+_REFUSED = _MISMATCH | {"InvalidArgument", "InvalidDigest", "InvalidRequest", "NotImplemented"}
+_TEST = b"finetooth"
 
 
 class Uploader:
@@ -154,22 +157,32 @@ class Uploader:
 
     def _find_out(self) -> Trust:
         key = f"{self._bucket.address.prefix}.checksum-test-{secrets.token_hex(8)}"
-        false = {"ChecksumSHA256": encoded(bytes(32)), "ChecksumAlgorithm": "SHA256"}
+        refused = self._try(key, bytes(32))  # a false one
+        if refused in _MISMATCH:
+            return "checks"
+        if refused and self._try(key, hashlib.sha256(_TEST).digest()):
+            return "refuses"  # a true one as well
+        self._bucket.tell("removing a test", "delete_object", Key=key)
+        return "checks" if refused else "ignores"
+
+    def _try(self, key: str, sha256: bytes) -> str:
+        """Send a few bytes with a checksum; the code with which the server refuses it, empty if it takes it.
+
+        Raises:
+            StoreError: it refuses for another reason, or does not answer.
+        """
         doing = "asking whether the server checks what it is sent"
         for failures in range(1, self._retries + 2):
             try:
-                self._bucket.once("put_object", Key=key, Body=b"finetooth", **false)
-            except ClientError as error:
-                if status(error) == 501 or code(error) == "NotImplemented":
-                    return "refuses"
-                if status(error) == 400 and code(error) in _REFUSED_CHECKSUM:
-                    return "checks"
+                self._bucket.once(
+                    "put_object", Key=key, Body=_TEST, ChecksumSHA256=encoded(sha256), ChecksumAlgorithm="SHA256"
+                )
+                return ""
+            except (ClientError, BotoCoreError) as error:
+                # a mismatch is an answer here; elsewhere it is damage on the way
+                if status(error) == 501 or (status(error) == 400 and code(error) in _REFUSED):
+                    return code(error)
                 self._bucket.requests.after(doing, error, failures)
-            except Exception as error:
-                self._bucket.requests.after(doing, error, failures)
-            else:
-                self._bucket.tell("removing a test", "delete_object", Key=key)
-                return "ignores"
         raise AssertionError("`after` raises at the last failure")
 
 
