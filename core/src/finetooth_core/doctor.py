@@ -126,7 +126,7 @@ def _clashes(plugin: Loaded, plugins: Plugins) -> Iterator[Finding]:
             yield Finding(problem, plugin.file, "only one may be the default; uninstall or block the other")
 
 
-_ONE_DEFAULT = frozenset(ENTRY_TYPES) - {"tracker", "evaluator"}
+_ONE_DEFAULT = frozenset(ENTRY_TYPES) - {"tracker", "evaluator", "store", "gate"}
 """Kinds of which a recipe picks one."""
 
 

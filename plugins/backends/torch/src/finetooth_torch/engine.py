@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from finetooth_hooks import (
     Forward,
     Handle,
     LossSpec,
+    NotFinite,
     Sampling,
     Stepped,
     UserError,
@@ -28,6 +29,7 @@ from finetooth_hooks.engine import Counts, Snapshot, Spans, Usage
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
+from finetooth_torch.environment import environment
 from finetooth_torch.exhaustion import guarded
 from finetooth_torch.generation import Generator
 from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
@@ -95,8 +97,10 @@ class TorchEngine:
             device=parts.device,
             tokens=GENERATION_BATCHES * self._budget,
         )
+        self._generator.check_asked = self._runner.check_asked
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
+        self._rows: list[str] = []  # ids of what was accumulated, to be named if its gradient is not finite
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[int, Pass] = {}
         self._handles = 0
@@ -109,6 +113,7 @@ class TorchEngine:
             parameters=sum(p.numel() for p in network.model.parameters()),
             trained=sum(p.numel() for p in parts.parameters.masters),
             max_length=request.facts.max_positions,
+            environment=environment(parts.device, request.hardware.label),
         )
 
     @property
@@ -168,6 +173,7 @@ class TorchEngine:
             _check_grads(work.data, grads)
             with self._accumulating():
                 self._runner.backward_from(work, grads)
+            self._rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         elif work.spec is None:
             raise EngineError(
                 "backward: its forward had no loss and no gradients are given",
@@ -196,6 +202,7 @@ class TorchEngine:
     def zero_grad(self) -> None:
         self._parts.parameters.zero_grad()
         self._counters.accumulated, self._counters.loss = 0, 0.0
+        self._rows.clear()
 
     # --- update -------------------------------------------------------------------------------------------------------
 
@@ -214,11 +221,13 @@ class TorchEngine:
         norm = parameters.norm()
         overflow = not math.isfinite(norm)
         if overflow and not scaler.enabled:
+            rows = tuple(self._rows)
             self.zero_grad()
-            raise EngineError(
+            raise NotFinite(
                 f"the gradient norm is {norm} at step {self._counters.step + 1}; the gradients were dropped, the "
                 "weights are as before",
                 action="lower optimizer.learning_rate, or set train.precision to fp32",
+                rows=rows,
             )
         if not overflow:
             if self._max_grad_norm > 0:
@@ -288,6 +297,9 @@ class TorchEngine:
 
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        self._runner.asked = asked
 
     # --- measure ------------------------------------------------------------------------------------------------------
 
@@ -363,6 +375,7 @@ class TorchEngine:
         assert work.spec is not None
         with self._accumulating():
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
+        self._rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         assert evaluated.totals is not None
         if evaluated.state:
             self._loss_states[work.spec.name] = evaluated.state

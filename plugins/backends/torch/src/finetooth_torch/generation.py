@@ -80,6 +80,7 @@ class Generator:
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
+        self.check_asked: Callable[[], None] = lambda: None  # raises if whoever drives the engine wants it to stop
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -203,6 +204,7 @@ class Generator:
         held = list(rows)  # by row of the decoding; one that finished may stay for a while
         going = list(range(len(held)))
         while True:
+            self.check_asked()
             writing = [held[i] for i in going]
             if len(going) < len(held):
                 hidden = hidden[torch.tensor(going, device=self._device)]

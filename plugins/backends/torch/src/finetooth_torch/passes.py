@@ -6,13 +6,13 @@ recomputes its forward, the second half of a loss that sees more than a micro-ba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, EngineError, LossData, LossSpec
+from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite
 from finetooth_hooks.engine import Counts
 from numpy.typing import NDArray
 from torch import Tensor
@@ -84,6 +84,16 @@ class Runner:
     ) -> None:
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
+        self.asked: Callable[[], bool] = _never  # whether whoever drives the engine wants it to stop
+
+    def check_asked(self) -> None:
+        """Between two micro-batches.
+
+        Raises:
+            Interrupted: somebody wants the engine to stop.
+        """
+        if self.asked():
+            raise Interrupted("the engine was asked to stop; what the call had accumulated was dropped")
 
     # --- without a graph ----------------------------------------------------------------------------------------------
 
@@ -109,7 +119,7 @@ class Runner:
             returns: outputs to hand back per datum, of those that the loss needs.
 
         Raises:
-            EngineError: the loss is not finite; names the data.
+            NotFinite: the loss is not finite; names the data.
         """
         spec = work.spec
         assert spec is not None
@@ -210,10 +220,12 @@ class Runner:
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
         objective = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
         if not is_finite(objective):
-            raise EngineError(
+            bad = _to_blame(rectangle.batch, outputs)
+            raise NotFinite(
                 f"loss {spec.name!r} is {float(objective.detach())} at step {work.step + 1}, with the data "
-                + _named(work.data, rectangle.batch, outputs),
+                + _named(work.data, bad),
                 action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+                rows=tuple(str(work.data[row].id or row) for row in bad),
             )
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
@@ -253,6 +265,7 @@ class _Entered:
         self._role = runner._network.role(role)
 
     def __enter__(self) -> None:
+        self._runner.check_asked()
         self._role.__enter__()
         self._streams.__enter__()
         self._runner._network.train(self._train)
@@ -262,12 +275,20 @@ class _Entered:
         self._role.__exit__(*error)
 
 
-def _named(data: Sequence[Datum], batch: MicroBatch, outputs: Mapping[str, Tensor]) -> str:
-    """The data to blame: those whose own outputs are not finite, else all of the rectangle."""
+def _to_blame(batch: MicroBatch, outputs: Mapping[str, Tensor]) -> list[int]:
+    """Indices of the data to blame: those whose own outputs are not finite, else all of the rectangle."""
     bad = [
-        s
-        for s in range(len(batch.rows))
+        row
+        for s, row in enumerate(batch.rows)
         if any(not bool(torch.isfinite(values[s]).all()) for values in outputs.values())
     ]
-    ids = [repr(data[batch.rows[s]].id or batch.rows[s]) for s in (bad or range(len(batch.rows)))]
+    return bad or list(batch.rows)
+
+
+def _named(data: Sequence[Datum], rows: Sequence[int]) -> str:
+    ids = [repr(data[row].id or row) for row in rows]
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _never() -> bool:
+    return False
