@@ -1,0 +1,145 @@
+"""Trials: one run that is killed several times, compared with one that is not."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cases import CHOICES, Case, pairwise  # type: ignore[import-not-found]
+from harness import Ended, Zygote, differences, disturbed, left, undisturbed  # type: ignore[import-not-found]
+from s3 import BUCKET  # type: ignore[import-not-found]
+
+MOST: dict[str, int] = {"rename": 12, "replace": 30, "fsync": 60, "unlink": 30}
+"""Calls at which a process may be killed, and up to which of them."""
+MOST_SENT = 40
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be tried.
+
+    Attributes:
+        number: of the trial; decides when the kills come.
+        points: instrumented points of the first kills; the others come at random moments.
+        remote: checkpoints go to object storage too.
+    """
+
+    number: int
+    case: Case
+    kills: int
+    points: tuple[str, ...]
+    remote: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it.
+
+    Attributes:
+        kills: where or when each kill came.
+        different: in what the runs differ; empty if in nothing.
+    """
+
+    number: int
+    case: str
+    remote: bool
+    kills: tuple[str, ...]
+    resumed: int
+    different: tuple[str, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def cases(seed: int = 0) -> list[Case]:
+    """Every pair of choices, over every schedule and optimizer that is installed."""
+    from finetooth_core import manager
+
+    catalog = manager.start().catalog
+    standard = {
+        kind: tuple(sorted(r.entry.name for r in catalog.all(kind) if r.distribution == "finetooth-standard"))
+        for kind in ("schedule", "optimizer")
+    }
+    return pairwise(seed, **{**CHOICES, **standard})
+
+
+def trials(count: int, kills: int, *, instrumented: int, seed: int = 0) -> Iterator[Trial]:
+    """So many trials, going round the cases.
+
+    Args:
+        kills: in each of them.
+        instrumented: of these, at points inside saving, renaming and sending.
+    """
+    every = cases(seed)
+    for number in range(count):
+        draw = random.Random(f"{seed}/{number}")
+        remote = number % 4 == 3
+        kinds = [*MOST, *(["send"] * 2 if remote else [])]
+        points = []
+        for _ in range(instrumented):
+            kind = draw.choice(kinds)
+            most = MOST.get(kind, MOST_SENT)
+            points.append(f"{kind}:{draw.randint(1, most)}:{draw.choice(('before', 'after'))}")
+        yield Trial(number, every[number % len(every)], kills, tuple(points), remote)
+
+
+class Arena:
+    """Runs trials.
+
+    Args:
+        folder: for everything that is written; holds the data.
+        model: a folder with a tiny model.
+    """
+
+    def __init__(self, zygote: Zygote, folder: Path, model: Path) -> None:
+        self._zygote, self._folder, self._model = zygote, folder, model
+        self._undisturbed: dict[str, Ended] = {}
+
+    def run(self, trial: Trial) -> Result:
+        """
+        Raises:
+            AssertionError: a run or a resume failed.
+        """
+        begun = time.monotonic()
+        case = trial.case
+        recipe = case.recipe(self._folder, self._model, Path("run"))
+        if case.name not in self._undisturbed:
+            quiet = self._folder / "undisturbed" / case.name
+            shutil.rmtree(quiet, ignore_errors=True)
+            self._undisturbed[case.name] = undisturbed(self._zygote, quiet, recipe)
+        expected = self._undisturbed[case.name]
+        if trial.remote:
+            stores = ["disk", {"name": "s3", "url": f"s3://{BUCKET}/trial-{trial.number}", "part_bytes": 5 * 2**20}]
+            recipe = {**recipe, "checkpoint": {**recipe["checkpoint"], "stores": stores}}
+        place = self._folder / f"trial-{trial.number}"
+        shutil.rmtree(place, ignore_errors=True)
+        kills = disturbed(
+            self._zygote, place, recipe, random.Random(trial.number), trial.kills, expected.seconds, trial.points
+        )
+        different = differences(left(expected.folder), left(place / "run"))
+        if not different:
+            shutil.rmtree(place)
+        return Result(
+            trial.number, case.name, trial.remote, tuple(kills.points), kills.resumed, tuple(different),
+            time.monotonic() - begun,
+        )  # fmt: skip
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """Lines of Markdown: how often runs were killed where, and how many came out different."""
+    kinds: dict[str, list[int]] = {}
+    for result in results:
+        for kill in result.kills:
+            name = "at a random moment" if kill.endswith(" s") else f"at a call of `{kill.partition(':')[0]}`"
+            if kill.endswith("(never came)"):
+                continue
+            row = kinds.setdefault(name, [0, 0])
+            row[0] += 1
+            row[1] += bool(result.different)
+    lines = ["| Killed | Kills | Runs that came out different |", "|---|---|---|"]
+    return lines + [f"| {name} | {kills} | {bad} |" for name, (kills, bad) in sorted(kinds.items())]
