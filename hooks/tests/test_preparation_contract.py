@@ -153,7 +153,9 @@ def test_why_nothing_trains(example: Any, reason: str) -> None:
         return
     report = prepare(Examples("train", rows), render, train).report
     assert report.dropped == {reason: 1} and report.dropped_ids == {reason: ("f:1",)} and report.used == 1
-    with pytest.raises(DataError, match=rf"no row can be used: 1 {reason} \(change the data, or what trains of them\)"):
+    with pytest.raises(
+        DataError, match=rf"no row can be used: 1 {reason} \(f:1\) \(change the data, or what trains of them\)"
+    ):
         prepare(Examples("train", rows[1:]), render, train)
 
 

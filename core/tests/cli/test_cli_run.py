@@ -132,7 +132,10 @@ BAD = [
     (["recipe.yaml", "data.train=gone.toy"], "gone.toy: there is no such file (check the path)"),
     (["recipe.yaml", "data.train=empty.toy"], "the source has no rows"),
     (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
-    (["recipe.yaml", "data.train=untrainable.toy"], "untrainable.toy:1: nothing to train on"),
+    (
+        ["recipe.yaml", "data.train=untrainable.toy"],
+        "nothing to train on: its flags take every answer out (untrainable.toy:1)",
+    ),
     (["recipe.yaml", "data.train=what is this?"], "knows what 'what is this?' is"),
     (["recipe.yaml", "model.loader=tyo"], "tyo"),
     (["recipe.yaml", "plugins.0.options.stop_att=2"], "stop_att"),

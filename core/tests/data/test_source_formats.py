@@ -68,7 +68,13 @@ def shout(values):
 '''
 
 ASKS = [{"ask": "one?", "id": 1}, {"ask": "two?", "id": 2, "note": None}]
-WORDS = [{"words": "aa bb", "author": "x"}, {"words": "- cc -"}, {"words": "-"}, {"words": "dd", "loud": True}]
+WORDS = [
+    {"words": "aa bb", "author": "x"},
+    {"words": "- cc -"},
+    {"words": "-"},
+    {"words": "dd", "loud": True},
+    {"words": "-"},
+]
 Make = Callable[..., RunContext]
 
 
@@ -121,11 +127,11 @@ def test_each_source_has_the_format_of_its_first_row(prepared: Callable[..., Any
         "data.train.1.format": ("words", "row b.jsonl:1 has the column 'words'"),
     }
     report = preparation.report
-    assert (report.rows, report.examples, report.used) == (6, 9, 6)
-    assert report.dropped == {"a dash": 3} and report.dropped_ids == {
-        "a dash": ("b.jsonl:2#1", "b.jsonl:2#3", "b.jsonl:3")
+    assert (report.rows, report.examples, report.used) == (7, 10, 6)
+    assert report.dropped == {"a dash": 4} and report.dropped_ids == {
+        "a dash": ("b.jsonl:2#1", "b.jsonl:2#3", "b.jsonl:3", "b.jsonl:5")
     }
-    assert report.notes == ("6 rows gave 9 examples", "columns not read: id of data.train.0; author of data.train.1")
+    assert report.notes == ("7 rows gave 10 examples", "columns not read: id of data.train.0; author of data.train.1")
 
 
 def test_the_report_is_the_same_from_the_cache(prepared: Callable[..., Any]) -> None:

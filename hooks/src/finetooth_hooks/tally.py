@@ -218,6 +218,8 @@ class Tally:
     def nothing_left(self, split: str, max_length: int) -> DataError:
         """The error for a split of which no row can be used."""
         figures = {TOO_LONG: f" {max_length} (the shortest has {self.shortest} tokens)"}
+        for reason, ids in self.dropped_ids.items():
+            figures.setdefault(reason, f" ({', '.join(ids)}{', ...' if self.dropped[reason] > len(ids) else ''})")
         reasons = "; ".join(f"{count} {reason}{figures.get(reason, '')}" for reason, count in self.dropped.items())
         longer = any(TOO_LONG in reason or "trunca" in reason or "max_length" in reason for reason in self.dropped)
         return DataError(

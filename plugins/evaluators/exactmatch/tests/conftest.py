@@ -83,10 +83,10 @@ class Context:
         self.facts = SimpleNamespace(vocab_size=2000, max_positions=self.max_positions)
         self.train = TrainSettings(1, None, 8, self.max_length, self.excess_length, 0, True, "fp32", 2048, False, 1.0)
 
-    def examples(self, split: str) -> Examples:
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
         if split != "eval" or not self.rows:
             raise RecipeError("data.eval", "no data are given")
-        return Examples(split, tuple((f"eval:{i}", example) for i, example in enumerate(self.rows)))
+        return Examples(split, tuple((f"eval:{i}", example) for i, example in enumerate(self.rows))[:first])
 
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
