@@ -35,6 +35,7 @@ from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
+from finetooth_core.data.prepared_as import PreparedAs
 from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
 from finetooth_core.recipe import Recipe, validate_options
 from finetooth_core.vocabulary import ChangedTokens, text_config
@@ -71,7 +72,7 @@ class RunContext:
         self._topics: dict[str, str] = {}
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
-        self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
+        self.prepared_as: dict[str, PreparedAs] = {}  # how rows of a split first became tokens
         self.scratch: list[Any] = []  # folders that go with this context
 
     @property
@@ -235,13 +236,13 @@ class RunContext:
     ) -> Preparation:
         from finetooth_core.data.preparing import prepare
 
-        self.prepared_as.setdefault(split, (rendering, limit))
+        self.prepared_as.setdefault(split, PreparedAs(rendering, limit, first))
         return prepare(self, split, rendering, limit, first)
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
         from finetooth_core.data.streaming import stream
 
-        self.prepared_as.setdefault(split, (rendering, None))
+        self.prepared_as.setdefault(split, PreparedAs(rendering, None, streamed=True))
         self._check_files(self.rows(split), if_pinned=True)
         return stream(self, split, rendering, skip)
 

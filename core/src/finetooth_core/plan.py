@@ -16,7 +16,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
-from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest, StepCost
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
@@ -41,6 +41,7 @@ class Job:
         trackers: in the recipe's order.
         reports: what became of the rows, by split.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
+        cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
     """
 
     context: RunContext
@@ -53,6 +54,7 @@ class Job:
     trackers: tuple[BuiltTracker, ...]
     reports: tuple[DataReport, ...]
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
+    cost: StepCost | str = ""
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -116,7 +118,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
-        _by_split(reports), decided.padding,
+        _by_split(reports), decided.padding, decided.cost,
     )  # fmt: skip
 
 

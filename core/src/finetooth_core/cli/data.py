@@ -109,28 +109,29 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     """
     import dataclasses
 
-    from finetooth_core.data.survey import digests_of, prepared, shared, survey
+    from finetooth_core.data.expectation import expectation
+    from finetooth_core.data.survey import survey
 
     session = state.session(recipe, with_output(overrides, output))
     job = session.job
-    train = job.plan.train
-    rows = prepared(job.context)
-    digests = {split: digests_of(of_split) for split, of_split in rows.items()}
-    budget = int(train.micro_batch_tokens or 0)
-    surveys = [
-        survey(job.context, split, rows[split], digests[split], train.batch_size, budget, job.padding) for split in rows
-    ]
-    both = shared(digests)
-    chosen = [decision for decision in job.plan.decisions if _ROWS.fullmatch(decision.setting)]
+    findings = survey(job)
+    ahead = expectation(job, next((one for one in findings.surveys if one.split == "train"), None))
+    decisions = [one for one in job.plan.decisions if one.setting.startswith("data.")]
+    chosen = [one for one in decisions if _ROWS.fullmatch(one.setting)]
+    others = [one for one in decisions if one not in chosen]
     if as_json:
         import json
 
         found = {
-            "chosen": [dataclasses.asdict(decision) for decision in chosen],
+            "decisions": [dataclasses.asdict(one) for one in others],
+            "chosen": [dataclasses.asdict(one) for one in chosen],
             "reports": [dataclasses.asdict(report) for report in session.reports],
-            "surveys": [dataclasses.asdict(one) for one in surveys],
-            "in_both": dataclasses.asdict(both),
-            "steps": job.prepared.total_steps,
+            "surveys": [dataclasses.asdict(one) for one in findings.surveys],
+            "in_both": dataclasses.asdict(findings.in_both),
+            "unread": findings.unread,
+            "steps": ahead.steps,
+            "ahead": dataclasses.asdict(ahead),
+            "notes": job.plan.notes,
         }
         click.echo(json.dumps(found, indent=2, default=str))
         return
@@ -139,13 +140,15 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     from finetooth_core.cli import render, survey_text
 
     console = Console(highlight=False)
-    steps = job.prepared.total_steps
     render.show(
         console,
+        survey_text.settled(console, others),
         render.data_table(console, session.reports),
         *([survey_text.choice(chosen)] if chosen else []),
-        *(survey_text.render(one) for one in surveys),
-        survey_text.verdict(both, surveys, "open" if steps is None else f"{steps:,}"),
+        *(survey_text.render(one) for one in findings.surveys),
+        survey_text.verdict(
+            findings, ahead, job.plan.notes, f"{job.request.hardware.label}, {job.plan.train.precision}"
+        ),
     )
 
 
