@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +82,13 @@ class RunContext:
         from finetooth_core.data.folders import cache_folder
 
         return cache_folder() / "plugins"
+
+    def hold(self, path: Path) -> None:
+        from finetooth_core.data.in_use import hold
+
+        weakref.finalize(self, os.close, hold(path))
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(path.parent)
 
     # --- building -----------------------------------------------------------------------------------------------------
 

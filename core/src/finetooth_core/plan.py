@@ -150,6 +150,11 @@ def _engine_request(
     )
 
 
+def evaluators_of(context: RunContext) -> list[BuiltEvaluator]:
+    """The evaluators that a recipe picks, built."""
+    return _evaluators(context)[0]
+
+
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
 
 

@@ -95,13 +95,17 @@ def verdict(findings: Findings, ahead: Expectation, notes: Sequence[str], device
 
 def _ahead(ahead: Expectation, device: str) -> list[str]:
     steps = "open" if ahead.steps is None else f"{ahead.steps:,}"
-    passes = "" if ahead.epochs is None else f", {ahead.epochs:.3g} epochs of {ahead.tokens:,} tokens"
+    passes = "" if ahead.epochs is None else f", {_epochs(ahead.epochs)} of {ahead.tokens:,} tokens"
     lines = [f"optimizer steps: {steps}{passes}"]
     if ahead.time is not None:
         lines.append(f"time, estimated: {_time(ahead.time, device)}")
     else:
         lines.append(f"time: not estimated, since {ahead.reason}")
     return lines
+
+
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:.3g} epochs"
 
 
 def _time(time: Time, device: str) -> str:

@@ -135,7 +135,7 @@ def _survey(job: Job, split: str, rows: TokenRows, digests: Digests, report: Dat
 
 def _data(job: Job, split: str, rows: TokenRows) -> Sequence[Datum]:
     """What of a split trains or is scored."""
-    holders = (job.method,) if split == "train" else job.evaluators
+    holders: Sequence[object] = (job.method,) if split == "train" else job.evaluators
     found = (holder.data for holder in holders if isinstance(holder, KnownData))
     return next((data for data in found if len(data)), rows)
 

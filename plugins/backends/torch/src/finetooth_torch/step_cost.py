@@ -48,7 +48,9 @@ def step_cost(
     return StepCost(flops, peak)
 
 
-def _flops(model: ModelCost, how: Execution, batches: Sequence[tuple[tuple[int, ...], float, int]], share: float) -> float:
+def _flops(
+    model: ModelCost, how: Execution, batches: Sequence[tuple[tuple[int, ...], float, int]], share: float
+) -> float:
     computed = (Computed(segments, round(share * used), across) for segments, across, used in batches)
     return count(model, computed, how).total
 
