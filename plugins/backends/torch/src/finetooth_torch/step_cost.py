@@ -9,7 +9,7 @@ from finetooth_hooks import TrainSettings
 from finetooth_hooks.llama_shape import linear_shapes
 from finetooth_hooks.protocols import ModelFacts, PlanRequest, StepCost
 
-from finetooth_torch.flops import Computed, Execution, ModelCost, count, planned_cost
+from finetooth_torch.flops import Computed, Execution, count, planned_cost
 from finetooth_torch.layout import MicroBatch, filled
 from finetooth_torch.row_filling import Filling
 
@@ -38,7 +38,12 @@ def step_cost(
     layout = partial(_layout, budget=int(train.micro_batch_tokens or 0), filling=filling, stream=stream)
 
     def flops(steps: Sequence[Sequence[int]], share: float) -> float:
-        return _flops(model, how, [batch for step in steps for batch in layout(step)], share)
+        computed: list[Computed] = []
+        for segments, across, used in (batch for step in steps for batch in layout(step)):
+            rows = round(share * used)
+            # behind the last layer's attention the stream decoder goes on only where something trains
+            computed.append(Computed(segments, rows, across, rows if stream else None))
+        return count(model, computed, how).total
 
     def peak() -> float:
         from finetooth_torch.peak import peak_flops
@@ -46,13 +51,6 @@ def step_cost(
         return peak_flops(request.hardware, str(train.precision))
 
     return StepCost(flops, peak)
-
-
-def _flops(
-    model: ModelCost, how: Execution, batches: Sequence[tuple[tuple[int, ...], float, int]], share: float
-) -> float:
-    computed = (Computed(segments, round(share * used), across) for segments, across, used in batches)
-    return count(model, computed, how).total
 
 
 def _layout(
