@@ -12,40 +12,9 @@ from typing import Any
 import finetooth
 import pytest
 import yaml
-from finetooth_core.cli import main
 
 Recipe = Callable[..., dict[str, Any]]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def ft(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command; its exit code, and what it printed."""
-    monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def written(recipe: Recipe, tmp_path: Path) -> Callable[..., Path]:
-    """A recipe file over a few conversations."""
-
-    def write(*rows: list[str], **sections: Any) -> Path:
-        roles = ("user", "assistant")
-        lines = [
-            json.dumps({"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]})
-            for texts in rows
-        ]
-        (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-        sections.setdefault("data", {"train": str(tmp_path / "rows.jsonl"), "renderer": "chatml"})
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(**sections)))
-        return tmp_path / "recipe.yaml"
-
-    return write
 
 
 ROWS = (["Hello?", "Yes."], ["One\u00e9 \U0001f600?", "First.", "Two?", "Second."], ["Long?", "word " * 400])
@@ -55,7 +24,7 @@ def test_preview_shows_what_trains(ft: Run, written: Callable[..., Path]) -> Non
     path = written(*ROWS)
     code, out, _ = ft("data", "preview", path)
     assert code == 0
-    assert "[[Yes.<|im_end|>]]" in out and "[[First.<|im_end|>]]" in out and "[[Second.<|im_end|>]]" in out
+    assert all(f"[[{text}.\u27e8<|im_end|>\u27e9]]" in out for text in ("Yes", "First", "Second"))
     assert "\U0001f600" in out  # a character of several tokens is whole
     assert "left out: longer than train.max_length" in out
 
@@ -93,7 +62,7 @@ def test_what_is_cut_is_shown_as_cut(ft: Run, written: Callable[..., Path]) -> N
     path = written(*ROWS, train={"max_length": 64, "excess_length": "truncate"})
     _, out, _ = ft("data", "preview", path, "--row", "3", "--json")
     (view,) = json.loads(out)
-    assert view["fate"] == "cut to 64 positions" and view["used"]
+    assert view["fate"] == "cut to 64 tokens" and view["used"]
     assert sum(len(piece["ids"]) for piece in view["pieces"] if not piece["cut"]) == 65
 
 
@@ -188,9 +157,8 @@ def test_check_counts_what_is_there(ft: Run, written: Callable[..., Path], tmp_p
     (train,) = [one for one in found["surveys"] if one["split"] == "train"]
     assert train["rows"] == 4 and sum(count for _, _, count in train["histogram"]) == 4
     (report,) = [one for one in found["reports"] if one["split"] == "train"]
-    # all rows are looked at for roles, the one that is too long as well
-    assert train["roles"]["user"] == 0 and train["roles"]["assistant"] > report["trained_tokens"]
-    assert train["looked_at"] == 5 and 0 <= train["budgeted"] <= train["padded"] < 1
+    assert train["roles"] == {"user": 0, "assistant": report["trained_tokens"]}  # not the row that is left out
+    assert 0 <= train["budgeted"] <= train["padded"] < 1
     assert train["laid_out"] == 0.0 < train["padded"] and "0.0 % as it will be laid out" in text  # the stream decoder
     assert found["steps"] == 1
 

@@ -14,7 +14,7 @@ from finetooth_hooks.tally import SHOWN
 Digests = Sequence[tuple[bytes, str]]
 """Digest and id of each row, in order."""
 
-_TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+", re.DOTALL)
+_TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+((?:#[0-9]+)?)", re.DOTALL)
 """Id of a row that an epoch takes once more."""
 _PIECE = re.compile(r"(.*)#([0-9]+)", re.DOTALL)
 """Id of a piece of a row that was split."""
@@ -52,21 +52,24 @@ def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
 
 
 def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, list[tuple[int, Datum]]]]:
-    """Id of each row with its data; with the number of each piece if it was split, else 0."""
+    """Id of each row with its data; with the number of each piece if there are several, else 0."""
     id_, pieces = "", list[tuple[int, Datum]]()
     for datum in rows:
         named = _PIECE.fullmatch(datum.id) if cut is not None else None
         own, number = (named[1], int(named[2])) if named is not None else (datum.id, 0)
-        if number == 1 and cut is not None and len(datum) < cut:  # what was split has a full piece first
-            own, number = datum.id, 0
-        if pieces and number and own == id_ and number > pieces[-1][0] > 0 and len(pieces[-1][1]) == cut:
-            pieces.append((number, datum))
-            continue
-        if pieces:
-            yield id_, pieces
-        id_, pieces = own, [(number, datum)]
+        goes_on = pieces and own == id_ and number > pieces[-1][0] > 0 and len(pieces[-1][1]) == cut
+        if pieces and not goes_on:
+            yield _row(id_, pieces)
+            pieces = []
+        id_ = own
+        pieces.append((number, datum))
     if pieces:
-        yield id_, pieces
+        yield _row(id_, pieces)
+
+
+def _row(id_: str, pieces: list[tuple[int, Datum]]) -> tuple[str, list[tuple[int, Datum]]]:
+    """A single piece goes by its own id: it is a row whose id looks like a piece's, or all that trains of a row."""
+    return (id_, pieces) if len(pieces) > 1 else (pieces[0][1].id, [(0, pieces[0][1])])
 
 
 def repeats(digests: Digests) -> Repeats:
@@ -77,7 +80,7 @@ def repeats(digests: Digests) -> Repeats:
     count = 0
     for digest, id_ in digests:
         again = _TAKEN_AGAIN.fullmatch(id_)
-        if again is not None and again[1] in ids:
+        if again is not None and again[1] + again[2] in ids:
             continue
         earlier = seen.setdefault(digest, id_)
         if earlier != id_:
