@@ -51,7 +51,9 @@ def targets(console: Console, view: RowView) -> RenderableType:
             places = str(target.position) if last == target.position else f"{target.position}-{last}"
             lines.append((places, str(target.id), reads, str(target.target), predicts, f"{target.weight:g}"))
     cut = len(view.targets) - len(kept)
-    title = f"Targets of row {view.number}" + (f"; {cut:,} further positions are cut off" if cut else "")
+    title = f"Targets of row {view.number}" + (
+        f"; {cut:,} further {'is' if cut == 1 else 'are'} cut off" if cut else ""
+    )
     return table(console, title, ("position", "reads", "token", "predicts", "token", "weight"), lines)
 
 
