@@ -164,6 +164,7 @@ def test_windows_are_surveyed_where_windows_train(ft: Run, texts: Path, tokenize
     held, held_report = of(found, "eval")
     own = [length - 1 for length in documents[2:4]]  # the first two, without separators
     assert held["data"] == held_report["used"] == sum(-(-length // 32) for length in own)
+    assert held["rows"] == 2  # the evaluator reads no more
     both = [[Path(id_).name for id_ in pair] for pair in found["in_both"]["first"]]
     assert both == [["held.jsonl:1", "texts.jsonl:3"], ["held.jsonl:2", "texts.jsonl:4"]]
     _, out, _ = ft("data", "check", texts)

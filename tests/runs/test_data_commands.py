@@ -208,7 +208,7 @@ def test_held_out_rows_are_shown_where_training_rows_are_broken(ft: Run, broken:
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["--rows", "1"], [1, 2, 4, 5]),
+        (["--rows", "2"], [1, 3, 2, 4, 5]),
         (["--row", "3"], [3, 2, 4, 5]),
         (["--row", "2"], [2, 4, 5]),
         (["--longest", "--rows", "1"], [3, 2, 4, 5]),
