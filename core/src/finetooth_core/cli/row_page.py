@@ -21,11 +21,11 @@ h1 { font-size: 1.25rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .fate { color: var(--quiet); font-weight: normal; }
 pre { font: 14px/1.75 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 .t { background: var(--trained); } .p { background: var(--partly); } .m { color: var(--markup); }
-.s { border: 1px solid currentColor; border-radius: 3px; padding: 0 1px; }
+.s { outline: 1px solid currentColor; outline-offset: 1px; border-radius: 2px; margin: 0 3px; }
 .e { color: var(--cut); } dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; margin: 0 0 1rem; }
 dt { color: var(--quiet); } dd { margin: 0; }
 .c { color: var(--cut); text-decoration: line-through; } .o { border-left: 2px solid var(--quiet); margin-left: 2px; }
-span[title] { border-radius: 2px; } span[title]:hover { outline: 1px solid var(--quiet); }
+span[title] { border-radius: 2px; } span[title]:hover { outline: 2px solid var(--quiet); }
 """
 
 
