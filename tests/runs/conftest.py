@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from finetooth_core.cli import main
 
 Recipe = dict[str, Any]
 
@@ -51,3 +53,35 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared data here (FT_SHARED)")
     return folder
+
+
+@pytest.fixture
+def ft(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command; its exit code, and what it printed."""
+    monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def written(recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Path]:
+    """A recipe file over a few conversations."""
+
+    def write(*rows: list[str], **sections: Any) -> Path:
+        roles = ("user", "assistant")
+        lines = [
+            json.dumps({"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]})
+            for texts in rows
+        ]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+        sections.setdefault("data", {"train": str(tmp_path / "rows.jsonl"), "renderer": "chatml"})
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(**sections)))
+        return tmp_path / "recipe.yaml"
+
+    return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,40 +13,9 @@ from typing import Any
 import finetooth
 import pytest
 import yaml
-from finetooth_core.cli import main
 
 Recipe = Callable[..., dict[str, Any]]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def ft(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command; its exit code, and what it printed."""
-    monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def written(recipe: Recipe, tmp_path: Path) -> Callable[..., Path]:
-    """A recipe file over a few conversations."""
-
-    def write(*rows: list[str], **sections: Any) -> Path:
-        roles = ("user", "assistant")
-        lines = [
-            json.dumps({"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]})
-            for texts in rows
-        ]
-        (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-        sections.setdefault("data", {"train": str(tmp_path / "rows.jsonl"), "renderer": "chatml"})
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(**sections)))
-        return tmp_path / "recipe.yaml"
-
-    return write
 
 
 ROWS = (["Hello?", "Yes."], ["One\u00e9 \U0001f600?", "First.", "Two?", "Second."], ["Long?", "word " * 400])
@@ -55,7 +25,7 @@ def test_preview_shows_what_trains(ft: Run, written: Callable[..., Path]) -> Non
     path = written(*ROWS)
     code, out, _ = ft("data", "preview", path)
     assert code == 0
-    assert "[[Yes.<|im_end|>]]" in out and "[[First.<|im_end|>]]" in out and "[[Second.<|im_end|>]]" in out
+    assert all(f"[[{text}.\u27e8<|im_end|>\u27e9]]" in out for text in ("Yes", "First", "Second"))
     assert "\U0001f600" in out  # a character of several tokens is whole
     assert "left out: longer than train.max_length" in out
 
@@ -93,7 +63,7 @@ def test_what_is_cut_is_shown_as_cut(ft: Run, written: Callable[..., Path]) -> N
     path = written(*ROWS, train={"max_length": 64, "excess_length": "truncate"})
     _, out, _ = ft("data", "preview", path, "--row", "3", "--json")
     (view,) = json.loads(out)
-    assert view["fate"] == "cut to 64 positions" and view["used"]
+    assert view["fate"] == "cut to 64 tokens" and view["used"]
     assert sum(len(piece["ids"]) for piece in view["pieces"] if not piece["cut"]) == 65
 
 
@@ -188,9 +158,8 @@ def test_check_counts_what_is_there(ft: Run, written: Callable[..., Path], tmp_p
     (train,) = [one for one in found["surveys"] if one["split"] == "train"]
     assert train["rows"] == 4 and sum(count for _, _, count in train["histogram"]) == 4
     (report,) = [one for one in found["reports"] if one["split"] == "train"]
-    # all rows are looked at for roles, the one that is too long as well
-    assert train["roles"]["user"] == 0 and train["roles"]["assistant"] > report["trained_tokens"]
-    assert train["looked_at"] == 5 and 0 <= train["budgeted"] <= train["padded"] < 1
+    assert train["roles"] == {"user": 0, "assistant": report["trained_tokens"]}  # not the row that is left out
+    assert 0 <= train["budgeted"] <= train["padded"] < 1
     assert train["laid_out"] == 0.0 < train["padded"] and "0.0 % as it will be laid out" in text  # the stream decoder
     assert found["steps"] == 1
 
@@ -201,3 +170,97 @@ def test_check_names_the_broken_row(ft: Run, written: Callable[..., Path], tmp_p
         file.write('{"messages": [{"role": "user", "content": null}]}\n')
     code, out, err = ft("data", "check", path)
     assert code == 2 and not out and "rows.jsonl:4" in err and "null" in err
+
+
+BROKEN = (
+    '{"messages": [{"role": "user", "content": null}]}',
+    "{not json",
+    '{"messages": [{"role": "user", "content": "Nobody answers."}]}',
+)
+
+
+@pytest.fixture
+def broken(written: Callable[..., Path], tmp_path: Path) -> Path:
+    """A recipe over good rows (1 and 3) among broken ones, the same rows held out."""
+    path = written(*ROWS[:2])
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join([rows[0], BROKEN[0], rows[1], *BROKEN[1:]]) + "\n")
+    (tmp_path / "good.jsonl").write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_good_rows_are_shown_beside_broken_ones(ft: Run, broken: Path, tmp_path: Path, split: str) -> None:
+    held_out = f"data.eval={tmp_path / 'rows.jsonl'}"
+    code, out, err = ft("data", "preview", broken, held_out, "--split", split)
+    assert code == 2 and "rows.jsonl" in err and len(err.strip().splitlines()) == 1
+    assert "[[Yes." in out and "[[Second." in out and "has a column 'messages'" in out
+    assert "3 rows cannot be used" in out
+    for number, problem in ((2, "is null"), (4, "not JSON"), (5, "nothing to train on")):
+        assert f"row {number}  " in out and problem in out
+
+
+def test_held_out_rows_are_shown_where_training_rows_are_broken(ft: Run, broken: Path, tmp_path: Path) -> None:
+    code, out, err = ft("data", "preview", broken, f"data.eval={tmp_path / 'good.jsonl'}", "--split", "eval")
+    assert code == 2 and "rows.jsonl" in err and "[[Yes." in out and "cannot be used" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--rows", "2"], [1, 3, 2, 4, 5]),
+        (["--row", "3"], [3, 2, 4, 5]),
+        (["--row", "2"], [2, 4, 5]),
+        (["--longest", "--rows", "1"], [3, 2, 4, 5]),
+        (["--dropped"], [2, 4, 5]),
+    ],
+)
+def test_broken_rows_are_named_whatever_is_asked_for(
+    ft: Run, broken: Path, arguments: list[str], shown: list[int]
+) -> None:
+    code, out, _ = ft("data", "preview", broken, "--json", *arguments)
+    views = json.loads(out)
+    assert code == 2 and [view["number"] for view in views] == shown
+    assert [view["number"] for view in views if view["broken"]] == [n for n in shown if n in (2, 4, 5)]
+
+
+def test_nothing_is_shown_of_a_file_that_is_not_there(ft: Run, written: Callable[..., Path], tmp_path: Path) -> None:
+    path = written(*ROWS)
+    (tmp_path / "rows.jsonl").unlink()
+    code, out, err = ft("data", "preview", path)
+    assert code == 2 and not out and "rows.jsonl" in err
+
+
+def test_a_row_too_long_where_that_is_an_error_is_shown(ft: Run, written: Callable[..., Path]) -> None:
+    path = written(*ROWS, train={"max_length": 64, "excess_length": "raise"})
+    code, out, err = ft("data", "preview", path)
+    assert code == 2 and "more than train.max_length=64" in err and "[[Yes." in out
+    assert "1 row cannot be used" in out and "row 3  " in out
+
+
+def test_targets_are_those_of_the_data(ft: Run, written: Callable[..., Path]) -> None:
+    path = written(*ROWS[:2])
+    _, out, _ = ft("data", "preview", path, "--json", "--targets")
+    data = finetooth.session(path).job.method._data
+    for view, datum in zip(json.loads(out), data, strict=True):
+        found = view["targets"]
+        assert [target["position"] for target in found] == list(range(len(datum)))
+        assert [target["id"] for target in found] == datum.tokens.tolist()
+        assert [target["target"] for target in found] == datum.targets.tolist()
+        assert [bool(target["weight"]) for target in found] == datum.mask.tolist()
+    _, out, _ = ft("data", "preview", path, "--row", "1", "--targets")
+    assert "Targets of row 1" in out and "'Yes'" in out
+
+
+def test_the_page_says_what_each_token_predicts(ft: Run, written: Callable[..., Path], tmp_path: Path) -> None:
+    path = written(["Say <|im_end|>.", "Yes."])
+    ft("data", "preview", path, "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    titles = re.findall(r'<span class="([^"]*)" title="([^"]*)">([^<]*)</span>', page)
+    (answer,) = [(kind, title) for kind, title, text in titles if text == "Yes"]
+    assert answer[0] == "t" and re.search(
+        r"weight 1, &#x27;Yes&#x27;&#10;predicts id \d+, weight 1, &#x27;.&#x27;", answer[1]
+    )
+    ends = [kind.split() for kind, _, text in titles if text == "&lt;|im_end|&gt;"]
+    assert ends.count(["t", "s"]) == 1 and all("s" in kind for kind in ends)  # the question's is text in pieces
+    assert "has a column" in page

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
 
     from finetooth_core.checkpoints.resuming import Resuming
+    from finetooth_core.context import RunContext
     from finetooth_core.loop import Loop, Record
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
@@ -63,16 +64,21 @@ class Session:
         self.run_id = ""
 
     @cached_property
+    def context(self) -> RunContext:
+        """What the parts of the run are built with."""
+        from finetooth_core.context import RunContext
+
+        return RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins)
+
+    @cached_property
     def job(self) -> Job:
         """The decided run: options, data and plan; no weights yet."""
-        from finetooth_core.context import RunContext
         from finetooth_core.plan import decide
 
         for plugin in self.plugins.events:
             if plugin.named_by_user:
                 _ = plugin.options  # wrong or missing options of a plugin the user named are found before anything else
-        context = RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins)
-        return decide(context, self.plugins.versions, data=self.data)
+        return decide(self.context, self.plugins.versions, data=self.data)
 
     @property
     def plan(self) -> Plan:

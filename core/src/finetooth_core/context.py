@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,7 @@ from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
 from finetooth_core.data.picked import PickedSource
+from finetooth_core.data.prepared_as import PreparedAs
 from finetooth_core.data.reading import SplitRows, read_all
 from finetooth_core.recipe import Recipe, validate_options
 from finetooth_core.vocabulary import ChangedTokens, text_config
@@ -71,7 +74,7 @@ class RunContext:
         self._topics: dict[str, str] = {}
         self._examples: dict[str, Examples] = {}
         self._rows: dict[str, SplitRows] = {}
-        self.prepared_as: dict[str, tuple[Rendering, Limit | None]] = {}  # how rows of a split first became tokens
+        self.prepared_as: dict[str, PreparedAs] = {}  # how rows of a split first became tokens
         self.not_kept: dict[str, str] = {}  # why tokens of a split are not kept, where the recipe has no say
         self.scratch: list[Any] = []  # folders that go with this context
 
@@ -80,6 +83,13 @@ class RunContext:
         from finetooth_core.data.folders import cache_folder
 
         return cache_folder() / "plugins"
+
+    def hold(self, path: Path) -> None:
+        from finetooth_core.data.in_use import hold
+
+        weakref.finalize(self, os.close, hold(path))
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(path.parent)
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -240,13 +250,13 @@ class RunContext:
     ) -> Preparation:
         from finetooth_core.data.preparing import prepare
 
-        self.prepared_as.setdefault(split, (rendering, limit))
+        self.prepared_as.setdefault(split, PreparedAs(rendering, limit, first))
         return prepare(self, split, rendering, limit, first)
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
         from finetooth_core.data.streaming import stream
 
-        self.prepared_as.setdefault(split, (rendering, None))
+        self.prepared_as.setdefault(split, PreparedAs(rendering, None, streamed=True))
         self.not_kept[split] = "its rows are read and tokenised while training"
         self._check_files(self.rows(split), if_pinned=True)
         return stream(self, split, rendering, skip)

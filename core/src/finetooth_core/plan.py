@@ -16,7 +16,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
-from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest, StepCost
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
@@ -45,6 +45,7 @@ class Job:
         reports: what became of the rows, by split.
         keeping: where checkpoints go; None without data.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
+        cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
     """
 
     context: RunContext
@@ -58,6 +59,7 @@ class Job:
     reports: tuple[DataReport, ...]
     keeping: Keeping | None = None
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
+    cost: StepCost | str = ""
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -122,7 +124,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
-        _by_split(reports), keeping, decided.padding,
+        _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
 
 
@@ -152,6 +154,11 @@ def _engine_request(
         generator_seed=int(context.generator("engine").integers(2**31)),
         adapter_generator=context.generator("adapter"),
     )
+
+
+def evaluators_of(context: RunContext) -> list[BuiltEvaluator]:
+    """The evaluators that a recipe picks, built."""
+    return _evaluators(context)[0]
 
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))

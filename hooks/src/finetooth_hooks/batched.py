@@ -32,6 +32,11 @@ class BatchedMethod:
         self._batches: Batches | None = None
         self._restored: Mapping[str, Any] | None = None
 
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What the run trains, in the order of the rows (`protocols.KnownData`)."""
+        return self._data
+
     def begin(self, data: Sequence[Datum]) -> Batches:
         """Take the data of the run; returns their batches, at the place where a restored state left off."""
         self._data = data

@@ -53,7 +53,8 @@ class Context(Protocol):
 
     Attributes:
         folder: the run folder; exists while a run trains, a scratch folder otherwise.
-        cache: a folder for what plugins keep between runs, each in a subfolder of its own; may not exist yet.
+        cache: a folder for what plugins keep between runs, each in a subfolder `NAME` of its own; may not exist yet.
+            What lies in `NAME/contents/`, a folder for each thing, `ft data cache` lists and removes; see `hold`.
         train: the `train` section, as decided so far (`None` where still `auto`).
         plan: the plan; None until it is decided.
         catalog: all entries.
@@ -167,6 +168,15 @@ class Context(Protocol):
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
+        ...
+
+    def hold(self, path: Path) -> None:
+        """A file below `cache`, in the folder of a thing, is used: `ft data cache prune` leaves it for as long as this
+        context lives, and knows when it was last used.
+
+        Raises:
+            OSError: it is not there.
+        """
         ...
 
     def note(self, text: str, *, topic: str = "") -> None:

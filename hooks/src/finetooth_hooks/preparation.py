@@ -23,6 +23,7 @@ from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
 from finetooth_hooks.tally import NOTHING_TRAINED, OCTAVE, SHOWN, TOO_LONG, TRUNCATED, Tally
 from finetooth_hooks.token_rows import TokenPortion, TokenRows
+from finetooth_hooks.trained_roles import count_roles
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
@@ -198,6 +199,8 @@ def render_rows(
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
         whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
         kept = whole if limit is None else _kept(id_, example, rendered, limit, tally)
+        if kept and isinstance(example, Conversation):
+            count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
         for name, start, stop in kept:
             ids.append(name)
             lengths.append(stop - start)

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from finetooth_hooks.checkpoints import Gate, Store
+from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, ReadRow, Rendered, Row, TrainOn
@@ -554,6 +555,17 @@ class Method(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class KnownData(Protocol):
+    """A method or an evaluator whose data are known once they are prepared, and stay the same."""
+
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What it trains or scores, in the order of the rows; empty before `prepare`. Lengths are asked for with
+        `token_rows.positions_of`."""
+        ...
+
+
 class Reward(Protocol):
     """Scores completions: one float a completion, or None to leave it out."""
 
@@ -665,10 +677,26 @@ class PlanRequest:
 
 
 @dataclass(frozen=True)
+class StepCost:
+    """What steps take, reckoned before any is done.
+
+    Attributes:
+        flops: for steps, each the positions of its data, and the share of positions that train: the floating-point
+            operations of all of them.
+        peak_flops: FLOP/s that the device does at most in the planned precision: as its maker states them, else
+            measured, in 0.2 s at most.
+    """
+
+    flops: Callable[[Sequence[Sequence[int]], float], float]
+    peak_flops: Callable[[], float]
+
+
+@dataclass(frozen=True)
 class BackendPlan:
     """What a backend decided: settings without `None`, reasons, and the memory it will take.
 
     Attributes:
+        cost: what steps take; where the backend cannot say, the reason why, as the end of a sentence.
         padding: for steps, each the positions of its data, the share of computed positions that will be padding; None
             if the backend does not know.
     """
@@ -677,6 +705,7 @@ class BackendPlan:
     decisions: tuple[Decision, ...]
     memory: MemoryEstimate
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
+    cost: StepCost | str = "the backend does not say what steps take"
 
 
 @dataclass(frozen=True)
@@ -738,6 +767,7 @@ __all__ = [
     "Head",
     "IdentifiedSource",
     "ImagePlace",
+    "KnownData",
     "KnownSource",
     "Loader",
     "Method",
@@ -752,6 +782,7 @@ __all__ = [
     "Reward",
     "Schedule",
     "Source",
+    "StepCost",
     "Store",
     "StretchTokenizer",
     "Tokenizer",

@@ -19,8 +19,10 @@ class DataReport:
         dropped: rows left out, by reason.
         dropped_ids: the first few ids by reason.
         changed: rows kept but altered (truncated), by reason.
-        tokens: input positions.
+        tokens: input positions: what the engine reads, and what `train.max_length` counts. A row of N + 1 tokens has N
+            of them, since its last token is only predicted.
         trained_tokens: targets that count.
+        trained_by_role: those of conversations by whose words they are; empty if that is not known.
         longest: positions of the longest datum.
         longest_id: its row; empty if no row is to be named.
         length_deviation: standard deviation of the data's positions.
@@ -45,6 +47,7 @@ class DataReport:
     segmented: bool = False
     notes: tuple[str, ...] = ()
     examples: int = 0
+    trained_by_role: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ OCTAVE = 8
 """Lengths are counted in so many steps an octave."""
 LENGTH_SHARES = 33
 """So many lengths stand for those of all data."""
+NO_MESSAGE = "no message"
+"""Stands for the role of tokens that no message of a conversation holds, or where the renderer does not tell."""
 SHOWN = 5
 """How many broken rows an error names before it only counts."""
 
@@ -106,6 +108,7 @@ class Tally:
         squares: sum of the squares of each datum's positions, for their deviation.
         by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
         trained_tokens: targets that count.
+        trained_by_role: of those of conversations, how many are in messages of each role; `NO_MESSAGE` for the others.
         longest: positions of the longest datum.
         longest_id: its row.
         truncated: rows that were cut.
@@ -134,6 +137,7 @@ class Tally:
     dropped_ids: dict[str, list[str]] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     by_length: list[int] = field(default_factory=list)
+    trained_by_role: dict[str, int] = field(default_factory=dict)
     unusable: Problems = field(default_factory=Problems)
     refused: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
@@ -153,7 +157,11 @@ class Tally:
             self.longest, self.longest_id = later.longest, later.longest_id
         self.by_length = [a + b for a, b in zip_longest(self.by_length, later.by_length, fillvalue=0)]
         self.shortest = min(filter(None, (self.shortest, later.shortest)), default=0)
-        for counts, more in ((self.dropped, later.dropped), (self.remarks, later.remarks)):
+        for counts, more in (
+            (self.dropped, later.dropped),
+            (self.remarks, later.remarks),
+            (self.trained_by_role, later.trained_by_role),
+        ):
             for reason, count in more.items():
                 counts[reason] = counts.get(reason, 0) + count
         for reason, ids in later.dropped_ids.items():
@@ -200,6 +208,7 @@ class Tally:
             changed={what: n for what, n in ((TRUNCATED, self.truncated), (SPLIT, self.split)) if n},
             tokens=self.tokens,
             trained_tokens=self.trained_tokens,
+            trained_by_role=dict(self.trained_by_role),
             longest=self.longest,
             longest_id=self.longest_id,
             length_deviation=self.deviation,

@@ -121,6 +121,11 @@ class TokenRows(LazySequence[Datum]):
         found = [np.diff(portion.starts) for portion in self._portions]
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
+    @property
+    def positions(self) -> Int64Array:
+        """Positions of each row, (R,): its tokens but the last, which is only predicted."""
+        return self.lengths - 1
+
     def make(self, place: int) -> Datum:
         number = int(np.searchsorted(self._row_ends, place, side="right"))
         portion = self._portions[number]
@@ -178,3 +183,9 @@ class TokenRows(LazySequence[Datum]):
         within = position - (int(self._token_ends[number - 1]) if number else 0)
         row = int(np.searchsorted(portion.starts, within, side="right")) - 1
         return portion.ids[row], within - int(portion.starts[row])
+
+
+def positions_of(data: Sequence[Datum]) -> Int64Array:
+    """Positions of each datum, (len(data),), without making the data where they are rows or windows that know them."""
+    known: Int64Array | None = getattr(data, "positions", None)
+    return np.fromiter(map(len, data), np.int64, len(data)) if known is None else known

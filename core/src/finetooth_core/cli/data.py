@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import re
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,8 @@ from finetooth_hooks.errors import UserError
 from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from finetooth_core.cli.state import State
-    from finetooth_core.data.preview import RenderedRow, RowView
+    from finetooth_core.data.cache import Kept
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)?\.rows")
@@ -37,64 +33,38 @@ def command() -> None:
 @click.option("--row", "wanted", metavar="N|ID", help="One row: its number from 1, or its id as errors name it.")
 @click.option("--longest", "by_length", is_flag=True, help="The longest rows instead of the first.")
 @click.option("--dropped", is_flag=True, help="Rows that are left out, and why.")
+@click.option("--targets", is_flag=True, help="Also list what is predicted at each position, and what it weighs.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.pass_obj
 def preview(
     state: State, recipe: str, overrides: tuple[str, ...], output: str | None, split: str, count: int,
-    wanted: str | None, by_length: bool, dropped: bool, page: Path | None, as_json: bool,
+    wanted: str | None, by_length: bool, dropped: bool, targets: bool, page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show rows of RECIPE token by token: what trains, what is markup, where messages begin, what is cut or left out.
 
-    Reads the data and the tokenizer; loads no weights and writes nothing but the page that --html asks for.
+    Where rows are broken, the others are shown and the broken ones are named (exit code 2). Reads the data and the
+    tokenizer; loads no weights and writes nothing but the page that --html asks for.
     """
+    from finetooth_hooks.errors import DataError
+
+    from finetooth_core.cli.preview import Choice, choose, show
+    from finetooth_core.data.every_row import prepared_as
     from finetooth_core.data.preview import rendered_rows
 
     if (wanted is not None) + by_length + dropped > 1:
         raise UserError("--row, --longest and --dropped each choose rows", action="give one of them")
     session = state.session(recipe, with_output(overrides, output))
-    context = session.job.context
-    rows = rendered_rows(context, split)
-    if wanted is not None:
-        rows = _one(rows, wanted)
-    elif by_length:
-        rows = iter(heapq.nlargest(count, rows, key=lambda row: len(row.rendered.tokens)))
-    elif dropped:
-        rows = (row for row in rows if not row.used)
-    shown = [row.view(context.tokenizer) for row in islice(rows, count)]
-    _show(shown, split, session.recipe.model.name, page, as_json=as_json)
-
-
-def _one(rows: Iterator[RenderedRow], wanted: str) -> Iterator[RenderedRow]:
-    for row in rows:
-        if row.id == wanted or str(row.number) == wanted:
-            yield row
-            return
-    raise UserError(
-        f"there is no row {wanted!r}", action="give a number from 1, or an id as `ft data preview` shows it"
-    )
-
-
-def _show(views: list[RowView], split: str, model: str, page: Path | None, *, as_json: bool) -> None:
-    from finetooth_core.cli import row_page, row_text
-
-    if page is not None:
-        page.write_text(row_page.render(views, split, model), encoding="utf-8")
-        click.echo(f"{len(views)} rows: {page}")
-    elif as_json:
-        import dataclasses
-        import json
-
-        click.echo(json.dumps([dataclasses.asdict(view) for view in views], ensure_ascii=False, indent=2))
-    elif not views:
-        click.echo("no such rows")
-    else:
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        for view in views:
-            console.print(row_text.render(view, color=console.is_terminal), soft_wrap=False)
-        console.print(row_text.legend(color=console.is_terminal))
+    error: DataError | None = None
+    try:
+        how = session.job.context.prepared_as.get(split)
+    except DataError as found:  # some rows are broken: the others can be seen
+        error = found
+        how = prepared_as(session, split)
+    chosen = choose(rendered_rows(session.context, split, how), Choice(count, wanted, by_length, dropped), error)
+    show(session, split, chosen, page=page, as_json=as_json, targets=targets)
+    if error is not None:
+        raise error
 
 
 @command.command()
@@ -109,28 +79,29 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     """
     import dataclasses
 
-    from finetooth_core.data.survey import digests_of, prepared, shared, survey
+    from finetooth_core.data.expectation import expectation
+    from finetooth_core.data.survey import survey
 
     session = state.session(recipe, with_output(overrides, output))
     job = session.job
-    train = job.plan.train
-    rows = prepared(job.context)
-    digests = {split: digests_of(of_split) for split, of_split in rows.items()}
-    budget = int(train.micro_batch_tokens or 0)
-    surveys = [
-        survey(job.context, split, rows[split], digests[split], train.batch_size, budget, job.padding) for split in rows
-    ]
-    both = shared(digests)
-    chosen = [decision for decision in job.plan.decisions if _ROWS.fullmatch(decision.setting)]
+    findings = survey(job)
+    ahead = expectation(job, next((one for one in findings.surveys if one.split == "train"), None))
+    decisions = [one for one in job.plan.decisions if one.setting.startswith("data.")]
+    chosen = [one for one in decisions if _ROWS.fullmatch(one.setting)]
+    others = [one for one in decisions if one not in chosen]
     if as_json:
         import json
 
         found = {
-            "chosen": [dataclasses.asdict(decision) for decision in chosen],
+            "decisions": [dataclasses.asdict(one) for one in others],
+            "chosen": [dataclasses.asdict(one) for one in chosen],
             "reports": [dataclasses.asdict(report) for report in session.reports],
-            "surveys": [dataclasses.asdict(one) for one in surveys],
-            "in_both": dataclasses.asdict(both),
-            "steps": job.prepared.total_steps,
+            "surveys": [dataclasses.asdict(one) for one in findings.surveys],
+            "in_both": dataclasses.asdict(findings.in_both),
+            "unread": findings.unread,
+            "steps": ahead.steps,
+            "ahead": dataclasses.asdict(ahead),
+            "notes": job.plan.notes,
         }
         click.echo(json.dumps(found, indent=2, default=str))
         return
@@ -139,13 +110,15 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     from finetooth_core.cli import render, survey_text
 
     console = Console(highlight=False)
-    steps = job.prepared.total_steps
     render.show(
         console,
+        survey_text.settled(console, others),
         render.data_table(console, session.reports),
         *([survey_text.choice(chosen)] if chosen else []),
-        *(survey_text.render(one) for one in surveys),
-        survey_text.verdict(both, surveys, "open" if steps is None else f"{steps:,}"),
+        *(survey_text.render(one) for one in findings.surveys),
+        survey_text.verdict(
+            findings, ahead, job.plan.notes, f"{job.request.hardware.label}, {job.plan.train.precision}"
+        ),
     )
 
 
@@ -173,7 +146,7 @@ def prepare(state: State, recipe: str, overrides: tuple[str, ...], output: str |
 
 @command.group()
 def cache() -> None:
-    """List and remove prepared data."""
+    """List and remove prepared data, and files that were fetched."""
 
 
 @cache.command("list")
@@ -182,15 +155,16 @@ def list_entries(as_json: bool) -> None:
     """What is kept, last used first."""
     from datetime import datetime
 
-    from finetooth_core.data.cache import list_cache
+    from finetooth_core.data.cache import CacheEntry, list_kept
     from finetooth_core.data.folders import cache_folder
 
-    entries = list_cache()
+    entries = list_kept()
     if as_json:
         import json
 
         names = ("key", "bytes", "sources", "rows", "made", "used")
-        click.echo(json.dumps([{name: getattr(entry, name) for name in names} for entry in entries], indent=2))
+        found = [{"kind": _kind(entry), **{name: getattr(entry, name, None) for name in names}} for entry in entries]
+        click.echo(json.dumps(found, indent=2))
         return
     from rich.console import Console
 
@@ -201,12 +175,18 @@ def list_entries(as_json: bool) -> None:
         return
     console = Console(highlight=False)
     rows = [
-        (entry.key[:12], ", ".join(entry.sources), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
-         f"{entry.rows:,}", size(entry.bytes))
+        (entry.key[:12], _kind(entry), ", ".join(entry.sources), f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+         f"{entry.rows:,}" if isinstance(entry, CacheEntry) else "-", size(entry.bytes))
         for entry in entries
     ]  # fmt: skip
-    console.print(table(console, "Prepared data", ("key", "sources", "last used", "rows", "size"), rows, numbers=2))
+    console.print(table(console, "Kept data", ("key", "what", "sources", "last used", "rows", "size"), rows))
     click.echo(f"{size(sum(entry.bytes for entry in entries))} in {cache_folder()}")
+
+
+def _kind(kept: Kept) -> str:
+    """What something is: rows made ready, or a file that a plugin fetched."""
+    plugin = getattr(kept, "plugin", "")
+    return f"fetched by {plugin}" if plugin else "prepared"
 
 
 @cache.command()
@@ -214,7 +194,7 @@ def list_entries(as_json: bool) -> None:
 @click.option("--older-than", metavar="AGE", help="What was not used for so long: 12h, 7d, 2w.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
-    """Remove prepared data, those used longest ago first; never what a run is using."""
+    """Remove prepared data and fetched files, those used longest ago first; never what a run is using."""
     from finetooth_core.cli.render import size
     from finetooth_core.data.cache import prune_cache
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from finetooth_core.data.preview import Piece, RowView
+from finetooth_core.cli.row_text import facts, tokens
+from finetooth_core.cli.visible import visible
+from finetooth_core.data.preview import Piece, RowView, Target
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1c1c; --back: #fff; --quiet: #6b6b6b; --line: #d6d6d6;
@@ -19,41 +21,48 @@ h1 { font-size: 1.25rem; } h2 { font-size: 1rem; margin: 0 0 .5rem; }
 .fate { color: var(--quiet); font-weight: normal; }
 pre { font: 14px/1.75 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 .t { background: var(--trained); } .p { background: var(--partly); } .m { color: var(--markup); }
+.s { outline: 1px solid currentColor; outline-offset: 1px; border-radius: 2px; margin: 0 3px; }
+.e { color: var(--cut); } dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; margin: 0 0 1rem; }
+dt { color: var(--quiet); } dd { margin: 0; }
 .c { color: var(--cut); text-decoration: line-through; } .o { border-left: 2px solid var(--quiet); margin-left: 2px; }
-span[title] { border-radius: 2px; } span[title]:hover { outline: 1px solid var(--quiet); }
+span[title] { border-radius: 2px; } span[title]:hover { outline: 2px solid var(--quiet); }
 """
 
 
-def render(views: Sequence[RowView], split: str, model: str) -> str:
-    """The page; each token says its id and weight when pointed at."""
+def render(views: Sequence[RowView], split: str, model: str, told: Sequence[tuple[str, str]] = ()) -> str:
+    """The page; each token says its id, its weight and what is predicted from it when pointed at.
+
+    Args:
+        told: further facts, each with what it is about.
+    """
     title = f"data.{split} as {model} sees it"
     legend = (
         '<p><span class="t">trains</span> &nbsp; <span class="p">weighs other than 1</span> &nbsp; '
-        '<span class="m">markup</span> &nbsp; <span class="c">cut off</span> &nbsp; '
-        '<span class="o">&nbsp;a message begins</span> &nbsp; a token is predicted from all before it</p>'
+        '<span class="m s">control token</span> &nbsp; <span class="c">cut off</span> &nbsp; '
+        '<span class="o">&nbsp;a message begins</span> &nbsp; a token is predicted from all before it; the last one is '
+        "only predicted, and not counted</p>"
     )
     rows = "\n".join(_section(view) for view in views) or "<p>No such rows.</p>"
+    facts = "".join(f"<dt>{escape(topic)}</dt><dd>{escape(text)}</dd>" for topic, text in told)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{legend}\n{rows}\n</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{f'<dl>{facts}</dl>' if facts else ''}{legend}\n"
+        f"{rows}\n</body></html>\n"
     )
 
 
 def _section(view: RowView) -> str:
-    facts = f"{view.tokens} tokens, {view.trained} trained, {view.fate}"
     place = 0
     spans = []
-    for piece in view.pieces:
-        spans.append(_span(piece, place))
+    targets = view.targets
+    for piece, shown in zip(view.pieces, visible(view.pieces, controls=False), strict=True):
+        spans.append(_span(piece, shown, targets[max(0, place - 1) : place + len(piece.ids)], place))
         place += len(piece.ids)
-    head = f'<h2>row {view.number} <span class="fate">{escape(view.id)} &middot; {escape(facts)}</span></h2>'
-    return f"<section>{head}<pre>{''.join(spans)}</pre></section>"
+    fate = f'<span class="fate{" e" if view.broken else ""}">{escape(view.id)} &middot; {escape(facts(view))}</span>'
+    return f"<section><h2>row {view.number} {fate}</h2><pre>{''.join(spans)}</pre></section>"
 
 
-def _span(piece: Piece, place: int) -> str:
-    shown_ids = piece.ids[:1] if piece.image else piece.ids
-    ids = " ".join(map(str, shown_ids)) + (f", {len(piece.ids)} tokens" if piece.image else "")
-    weights = " ".join(f"{weight:g}" for weight in piece.weights[: len(shown_ids)])
+def _span(piece: Piece, shown: str, targets: Sequence[Target], place: int) -> str:
     classes = ["o"] if piece.opens else []
     if piece.cut:
         classes.append("c")
@@ -61,6 +70,24 @@ def _span(piece: Piece, place: int) -> str:
         classes.append("t" if set(piece.weights) == {1.0} else "p")
     elif piece.special:
         classes.append("m")
-    shown = escape(piece.text).replace("\n", "\u23ce\n")
+    if piece.special:
+        classes.append("s")
     named = f' class="{" ".join(classes)}"' if classes else ""
-    return f'<span{named} title="token {place}: id {ids}, weight {weights}">{shown}</span>'
+    title = escape("\n".join(_title(piece, targets, place))).replace("\n", "&#10;")
+    return f'<span{named} title="{title}">{escape(shown)}</span>'
+
+
+def _title(piece: Piece, targets: Sequence[Target], place: int) -> list[str]:
+    """What is said of each token of a piece; of an image only of the first one, and what follows the last."""
+    by_position = {target.position: target for target in targets}
+    lines: list[str] = []
+    for at in range(len(piece.ids)) if not piece.image else (0, len(piece.ids) - 1):
+        position = place + at
+        target, before = by_position.get(position), by_position.get(position - 1)
+        itself = tokens(target)[0] if target is not None else tokens(before)[1] if before is not None else ""
+        lines.append(f"token {position}: id {piece.ids[at]}, weight {piece.weights[at]:g}, {itself}")
+        if target is None:
+            lines.append("the last one: nothing is predicted from it")
+        else:
+            lines.append(f"predicts id {target.target}, weight {target.weight:g}, {tokens(target)[1]}")
+    return lines

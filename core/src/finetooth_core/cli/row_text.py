@@ -1,47 +1,99 @@
-"""A row in the terminal: text coloured by what trains, or marked where there is no colour."""
+"""A row in the terminal: text coloured by what trains, or marked where there is no colour; and its targets."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetooth_core.data.preview import Piece, RowView
+from finetooth_core.cli.render import table
+from finetooth_core.cli.visible import BEGIN, CLOSE, END, FEED, OPEN, trains, visible
+from finetooth_core.data.preview import Piece, RenderedRow, RowView, Target
 
 TRAINED, PARTLY, PLAIN, MARKUP, CUT = "bold green", "bold yellow", "", "cyan", "red strike"
 BORDER = "\u2502"  # before the first token of a message
 
 
+def facts(view: RowView) -> str:
+    """How long a row is, what trains of it, and what becomes of it."""
+    counts = f"{view.positions} tokens, {view.trained} trained, " if view.pieces else ""
+    return f"{counts}{view.fate}"
+
+
 def render(view: RowView, *, color: bool) -> Text:
     """One row: a line of facts, then its text."""
-    facts = f"row {view.number}  {view.id}  {view.tokens} tokens, {view.trained} trained  {view.fate}"
-    text = Text(f"{facts}\n", style="bold" if color else "")
+    text = Text(f"row {view.number}  {view.id}  {facts(view)}\n", style="bold" if color else "")
     inside = False
-    for piece in view.pieces:
-        trains = any(piece.weights) and not piece.cut
-        if not color and trains != inside:
-            text.append("[[" if trains else "]]")
-        inside = trains
+    for piece, shown in zip(view.pieces, visible(view.pieces, brackets=not color), strict=True):
+        if not color and trains(piece) != inside:
+            text.append(BEGIN if trains(piece) else END)
+        inside = trains(piece)
         if piece.opens:
             text.append(BORDER, style="dim")
-        text.append(_visible(piece), style=_style(piece))
+        text.append(shown, style=_style(piece))
     if inside and not color:
-        text.append("]]")
-    text.append("\n")
+        text.append(END)
+    if view.pieces:
+        text.append("\n")
     return text
+
+
+def targets(console: Console, view: RowView) -> RenderableType:
+    """What is predicted at each position, and what that counts; one line for the tokens of an image."""
+    lines: list[tuple[str, ...]] = []
+    kept = [target for target in view.targets if not target.cut]
+    for image, run in itertools.groupby(kept, key=lambda target: target.image):
+        for target in [next(run)] if image else run:
+            reads, predicts = tokens(target)
+            last = target.position + (1 + sum(1 for _ in run) if image else 1) - 1
+            places = str(target.position) if last == target.position else f"{target.position}-{last}"
+            lines.append((places, str(target.id), reads, str(target.target), predicts, f"{target.weight:g}"))
+    cut = len(view.targets) - len(kept)
+    title = f"Targets of row {view.number}" + (
+        f"; {cut:,} further {'is' if cut == 1 else 'are'} cut off" if cut else ""
+    )
+    return table(console, title, ("position", "reads", "token", "predicts", "token", "weight"), lines)
+
+
+def tokens(target: Target) -> tuple[str, str]:
+    """What is read at a position and what is predicted there, to be seen."""
+    return _token(target.text, special=target.special[0]), _token(target.target_text, special=target.special[1])
+
+
+def _token(text: str, *, special: bool) -> str:
+    """One token: text in quotes, so that its blanks show."""
+    (shown,) = visible([Piece((0,), text, (0.0,), special)])
+    shown = shown.replace(f"{FEED}\n", FEED)
+    return shown if special else f"'{shown}'"
+
+
+def broken(rows: Sequence[RenderedRow], count: int) -> Text:
+    """Rows that cannot be used.
+
+    Args:
+        rows: those that are named.
+        count: how many there are.
+    """
+    lines = [f"  row {row.number}  {row.id}  {row.fate}" for row in rows]
+    more = [f"  and {count - len(rows):,} more"] if count > len(rows) else []
+    return Text("\n".join([f"{count:,} {'row' if count == 1 else 'rows'} cannot be used", *lines, *more]))
 
 
 def legend(*, color: bool) -> Text:
     """What the marks mean."""
+    signs = f"{OPEN} {CLOSE} a control token, not text; {BORDER} a message begins; {FEED} a line feed"
+    length = "A token is predicted from all before it; the last one is only predicted, and not counted."
     if not color:
-        return Text(
-            f"[[ ]] trains; {BORDER} a message begins; \u23ce a line feed. A token is predicted from all before it."
-        )
+        return Text(f"{BEGIN} {END} trains; {signs}. {length}")
     text = Text()
     for style, meaning in (
         (TRAINED, "trains"), (PARTLY, "weighs other than 1"), (MARKUP, "markup, does not train"), (CUT, "cut off"),
     ):  # fmt: skip
         text.append(meaning, style=style)
         text.append("  ")
-    text.append(f"{BORDER} a message begins  \u23ce a line feed")
+    text.append(f"{signs}. {length}")
     return text
 
 
@@ -51,9 +103,3 @@ def _style(piece: Piece) -> str:
     if any(piece.weights):
         return TRAINED if set(piece.weights) == {1.0} else PARTLY
     return MARKUP if piece.special else PLAIN
-
-
-def _visible(piece: Piece) -> str:
-    """The text, its line feeds and other unseen characters to be seen."""
-    shown = piece.text.replace("\n", "\u23ce\n")
-    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in shown)

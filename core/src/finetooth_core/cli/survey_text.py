@@ -5,35 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetooth_hooks.plan import Decision
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetooth_core.data.survey import Repeats, Survey
+from finetooth_core.cli.render import duration, table, value
+from finetooth_core.data.expectation import Expectation, Time
+from finetooth_core.data.repeats import Repeats
+from finetooth_core.data.survey import Findings, Survey
 
 BAR = 40
 """Width of the longest bar, in characters."""
+LENGTHS = "Tokens are those that are read, as train.max_length counts them: a row's last token is only predicted."
+
+
+def settled(console: Console, decisions: Sequence[Decision]) -> RenderableType:
+    """How the data are read, and why so: source, format, renderer, files, cache."""
+    rows = [(one.setting, value(one.value), one.reason) for one in decisions]
+    return table(console, "How they are read", ("setting", "value", "because"), rows)
 
 
 def render(survey: Survey) -> Text:
     """Lengths, and what there is to say of one split."""
     low, median, high, most = survey.quantiles
-    lines = [f"Lengths of {survey.split}: {low} to {most} tokens, median {median}, 95 % within {high}"]
+    lines = [
+        f"Lengths of {survey.split}: {_counted(survey.data, survey.noun)} of {low:,} to {most:,} tokens, median "
+        f"{median:,}, 95 % within {high:,}"
+    ]
     largest = max(count for _, _, count in survey.histogram)
     width = len(str(survey.histogram[-1][1]))
     for start, stop, count in survey.histogram:
         bar = "\u2588" * round(BAR * count / largest) or ("\u258f" if count else "")
         lines.append(f"  {start:>{width}}-{stop:<{width}}  {bar:<{BAR}}  {count:,}")
+    if survey.documents is not None:
+        low, median, high, most = survey.documents
+        lines.append(
+            f"  cut from {_counted(survey.rows, 'document')} of {low:,} to {most:,} tokens, median {median:,}, 95 % "
+            f"within {high:,}"
+        )
+    elif survey.data != survey.rows:
+        lines.append(f"  made of {_counted(survey.rows, 'row')}")
     if survey.roles:
         by_role = ", ".join(f"{role} {count:,}" for role, count in survey.roles.items())
-        lines.append(f"  trained tokens by role: {by_role} (of the first {survey.looked_at:,} rows)")
+        lines.append(f"  trained tokens by role: {by_role}")
     if survey.images[1]:
         rows, images, tokens = survey.images
-        lines.append(f"  images: {images:,} in {rows:,} {'row' if rows == 1 else 'rows'}, {tokens:,} tokens")
-    lines.append(
-        f"  padding: {100 * survey.padded:.1f} % if each batch were one rectangle, {100 * survey.budgeted:.1f} % in "
-        "micro-batches by length"
-        + ("" if survey.laid_out is None else f", {100 * survey.laid_out:.1f} % as it will be laid out")
-    )
+        lines.append(f"  images: {images:,} in {_counted(rows, 'row')}, {tokens:,} tokens")
+    if padding := _padding(survey):
+        lines.append(f"  padding: {padding}")
     return Text("\n".join(lines))
+
+
+def _padding(survey: Survey) -> str:
+    parts = (
+        (survey.padded, "if each step were one rectangle"),
+        (survey.budgeted, "in micro-batches by length"),
+        (survey.laid_out, "as it will be laid out"),
+    )
+    return ", ".join(f"{100 * share:.1f} % {how}" for share, how in parts if share is not None)
 
 
 def choice(decisions: Sequence[Decision]) -> Text:
@@ -42,20 +70,55 @@ def choice(decisions: Sequence[Decision]) -> Text:
     return Text("\n".join(["Rows taken", *lines]))
 
 
-def verdict(both: Repeats, surveys: Sequence[Survey], steps: str) -> Text:
-    """What a person should look at, and how many steps there are."""
-    lines = [f"optimizer steps: {steps}"]
-    for survey in surveys:
+def verdict(findings: Findings, ahead: Expectation, notes: Sequence[str], device: str) -> Text:
+    """How long the run will be, and what a person should look at.
+
+    Args:
+        notes: of the plan.
+        device: what computes, with its precision.
+    """
+    lines = [LENGTHS, *_ahead(ahead, device)]
+    for survey in findings.surveys:
         if survey.repeats.count:
             lines.append(
                 f"note: {_rows(survey.repeats.count, survey.split, 'repeats', 'repeat')} an earlier one"
                 f"{_named(survey.repeats)}"
             )
+    both = findings.in_both
     if both.count:
         lines.append(
             f"note: {_rows(both.count, 'eval', 'is', 'are')} in train too{_named(both)}; its score says little"
         )
-    return Text("\n".join(lines))
+    lines += [f"note: data.{split} is read while the run trains, so it is not counted" for split in findings.unread]
+    return Text("\n".join([*lines, *(f"note: {note}" for note in notes)]))
+
+
+def _ahead(ahead: Expectation, device: str) -> list[str]:
+    steps = "open" if ahead.steps is None else f"{ahead.steps:,}"
+    passes = "" if ahead.epochs is None else f", {_epochs(ahead.epochs)} of {ahead.tokens:,} tokens"
+    lines = [f"optimizer steps: {steps}{passes}"]
+    if ahead.time is not None:
+        lines.append(f"time, estimated: {_time(ahead.time, device)}")
+    else:
+        lines.append(f"time: not estimated, since {ahead.reason}")
+    return lines
+
+
+def _epochs(number: float) -> str:
+    return "1 epoch" if number == 1 else f"{number:.3g} epochs"
+
+
+def _time(time: Time, device: str) -> str:
+    said = "measured now" if time.measured else "as its maker states"
+    return (
+        f"about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of what the device does at "
+        f"most ({device}: {_rate(time.peak)}, {said}), no less than {duration(time.least)}; loading, evaluation and "
+        "checkpoints come on top"
+    )
+
+
+def _rate(flops: float) -> str:
+    return f"{flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.3g} GFLOP/s"
 
 
 def _named(repeats: Repeats) -> str:
@@ -65,3 +128,7 @@ def _named(repeats: Repeats) -> str:
 
 def _rows(count: int, split: str, one: str, several: str) -> str:
     return f"1 row of {split} {one}" if count == 1 else f"{count:,} rows of {split} {several}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

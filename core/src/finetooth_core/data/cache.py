@@ -7,6 +7,7 @@ FT_CACHE/
   files/...                    hashes of source files
   choices/KEY.npz              which rows of large data a recipe takes
   images/KEY.json              where the images of rows lie whose other parts have that key
+  plugins/NAME/contents/...    what plugins have fetched; see `fetched`
 
 What a process reads is held (`in_use`) and never removed by `prune`.
 """
@@ -32,9 +33,10 @@ from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenRows
 
 from finetooth_core.data.arrow_rows import ArrowPortions, PortionFacts
+from finetooth_core.data.fetched import Fetched, fetched, sweep_fetched
 from finetooth_core.data.file_hashes import FileHashes, file_sha256, signature
-from finetooth_core.data.folders import cache_folder, write_whole
-from finetooth_core.data.in_use import hold, unused
+from finetooth_core.data.folders import ABANDONED, cache_folder, remove_folder, write_whole
+from finetooth_core.data.in_use import all_unused, hold, unused
 from finetooth_core.data.rendering import Note
 
 ROWS = "rows.arrow"
@@ -42,8 +44,6 @@ MANIFEST = "manifest.json"
 CHOICES = "choices"
 FORGOTTEN = 30 * 24 * 3600
 """Seconds after which a choice of rows that nobody asked for is removed; it is small."""
-ABANDONED = 24 * 3600
-"""Seconds after which what was never completed is removed."""
 RECENT = 24 * 3600
 """Seconds for which data count as in use after a run began to use them, where nobody can tell whether it still does."""
 
@@ -84,6 +84,11 @@ class CacheEntry:
         """
         return self._data
 
+    @property
+    def held(self) -> tuple[Path, ...]:
+        """Files that whoever uses it has marked."""
+        return (self.folder / ROWS,)
+
     @cached_property
     def _data(self) -> TokenRows:
         path = self.folder / ROWS
@@ -97,18 +102,22 @@ class CacheEntry:
         return TokenRows(portions, [(rows, tokens) for rows, tokens, _ in self.portions])
 
 
+Kept = CacheEntry | Fetched
+"""What a user may have removed: it is made, or fetched, again when it is needed."""
+
+
 @dataclass(frozen=True)
 class Pruned:
     """What `prune` has done.
 
     Attributes:
-        removed: entries that are gone, those last used longest ago first.
+        removed: what is gone, last used longest ago first.
         in_use: those that would be, but some process reads them.
         bytes: size of all that are left.
     """
 
-    removed: tuple[CacheEntry, ...] = ()
-    in_use: tuple[CacheEntry, ...] = ()
+    removed: tuple[Kept, ...] = ()
+    in_use: tuple[Kept, ...] = ()
     bytes: int = 0
 
 
@@ -151,12 +160,12 @@ class DataCache:
             return None
         entry = _read(folder)
         if entry is None or not _is_whole(folder):
-            _remove(folder)
+            remove_folder(folder)
             return None
         try:
             entry.data()
         except (OSError, ValueError):  # Arrow's own errors are ValueErrors
-            _remove(folder)
+            remove_folder(folder)
             return None
         with suppress(OSError):  # a folder that may only be read
             (folder / MANIFEST).touch()
@@ -212,13 +221,18 @@ class DataCache:
 
     def remove(self, key: str) -> None:
         """Remove an entry; a run that reads it goes on where the platform allows that."""
-        _remove(self._entries / key)
+        remove_folder(self._entries / key)
 
-    def prune(self, *, older_than: float = 0.0, keep_bytes: int = 0) -> Pruned:
+    def kept(self) -> list[Kept]:
+        """Entries, and files that plugins have fetched; last used first."""
+        return sorted([*self.entries(), *fetched(self.root)], key=lambda one: -one.used)
+
+    def prune(self, *, older_than: float = 0.0, keep_bytes: int = 0, with_fetched: bool = False) -> Pruned:
         """Remove entries, those last used longest ago first, never one that is in use; and what is left of work that
         was never completed.
 
         Args:
+            with_fetched: files that plugins have fetched count and go too.
             older_than: only those not used for so many seconds.
             keep_bytes: stop when the rest is no larger.
         """
@@ -228,15 +242,17 @@ class DataCache:
             with suppress(OSError):  # removed meanwhile
                 if now - choice.stat().st_mtime >= (FORGOTTEN if keep_bytes else older_than):
                     choice.unlink()
-        entries = self.entries()
+        if with_fetched:
+            sweep_fetched(self.root)
+        entries: Sequence[Kept] = self.kept() if with_fetched else self.entries()
         size = sum(entry.bytes for entry in entries)
-        removed: list[CacheEntry] = []
-        in_use: list[CacheEntry] = []
+        removed: list[Kept] = []
+        in_use: list[Kept] = []
         for entry in reversed(entries):
             if size <= keep_bytes or now - entry.used < older_than:
                 break
-            with unused(entry.folder / ROWS) as free:
-                gone = (now - entry.used >= RECENT if free is None else free) and _remove(entry.folder)
+            with all_unused(entry.held) as free:
+                gone = (now - entry.used >= RECENT if free is None else free) and remove_folder(entry.folder)
             size -= entry.bytes if gone else 0
             (removed if gone else in_use).append(entry)
         return Pruned(tuple(removed), tuple(in_use), size)
@@ -247,7 +263,7 @@ class DataCache:
             if not folder.name.startswith("."):
                 with unused(folder / ROWS) as free:
                     if _read(folder) is None and free is not False:
-                        _remove(folder)
+                        remove_folder(folder)
                 continue
             with suppress(OSError):  # completed or removed meanwhile
                 written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
@@ -264,10 +280,15 @@ def list_cache(root: Path | None = None) -> list[CacheEntry]:
     return DataCache(root).entries()
 
 
+def list_kept(root: Path | None = None) -> list[Kept]:
+    """All prepared data and all files that plugins have fetched, last used first."""
+    return DataCache(root).kept()
+
+
 def prune_cache(
     *, keep_bytes: int | None = None, older_than: float | None = None, all: bool = False, root: Path | None = None
 ) -> Pruned:
-    """Remove prepared data, those last used longest ago first, never those that are in use.
+    """Remove prepared data and fetched files, those last used longest ago first, never those that are in use.
 
     Args:
         keep_bytes: until the rest is no larger.
@@ -280,7 +301,7 @@ def prune_cache(
     """
     if (keep_bytes is not None) + (older_than is not None) + all != 1:
         raise ValueError("exactly one of keep_bytes, older_than and all says what is removed")
-    return DataCache(root).prune(older_than=older_than or 0.0, keep_bytes=keep_bytes or 0)
+    return DataCache(root).prune(older_than=older_than or 0.0, keep_bytes=keep_bytes or 0, with_fetched=True)
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
@@ -344,25 +365,10 @@ def _is_whole(folder: Path) -> bool:
 
 def _damaged(key: str, folder: Path) -> EngineError:
     """The error for rows that are not what was written; they are removed."""
-    if not _remove(folder):  # not where their file cannot be moved because it is open, here
+    if not remove_folder(folder):  # not where their file cannot be moved because it is open, here
         with suppress(OSError):
             (folder / MANIFEST).unlink(missing_ok=True)
     return EngineError(
         f"prepared data {key[:12]} are damaged on disk and were removed",
         action="start the run again, they will be made anew",
     )
-
-
-def _remove(folder: Path) -> bool:
-    """Remove an entry at one stroke, so that nobody finds half of it.
-
-    Returns:
-        Whether it is gone. Where files that are open cannot be moved, one that is in use is not.
-    """
-    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        folder.rename(aside)
-    except OSError:
-        return not folder.exists()
-    shutil.rmtree(aside, ignore_errors=True)
-    return True

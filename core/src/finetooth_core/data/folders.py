@@ -1,13 +1,16 @@
-"""Where prepared data are kept."""
+"""Where prepared data are kept, and how they come and go in one piece."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 from pathlib import Path
 
 VARIABLE = "FT_CACHE"
+ABANDONED = 24 * 3600
+"""Seconds after which what was never completed is removed."""
 
 
 def cache_folder() -> Path:
@@ -33,3 +36,18 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> bool:
+    """Remove what is kept at one stroke, so that nobody finds half of it.
+
+    Returns:
+        Whether it is gone. Where files that are open cannot be moved, one that is in use is not.
+    """
+    aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(aside)
+    except OSError:
+        return not folder.exists()
+    shutil.rmtree(aside, ignore_errors=True)
+    return True

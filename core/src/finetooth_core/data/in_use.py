@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -51,3 +51,11 @@ def unused(path: Path) -> Iterator[bool | None]:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextmanager
+def all_unused(paths: Sequence[Path]) -> Iterator[bool | None]:
+    """As `unused`, for several files: whether no process holds any of them."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(unused(path)) for path in paths]
+        yield False if False in found else None if None in found else True

@@ -75,10 +75,10 @@ def prepare(
     rows = context.rows(split).first(first)
     if isinstance(examples.rows, tuple):
         found = examples.rows if first is None else rows.examples()
-        assert rows.read_to_end is not None
         portion, tally = render_rows(found, rendering.load(context), limit)
-        tally.merge(rows.read_to_end.left)
-        _count_unrendered(rows, rows.read_to_end, tally)
+        if rows.read_to_end is not None:
+            tally.merge(rows.read_to_end.left)
+            _count_unrendered(rows, rows.read_to_end, tally)
         few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
         context.not_kept[split] = f"{few}; more than {SMALL_ROWS:,} are kept"
         return finish(TokenRows([portion]), tally, split, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, Rendered
-from finetooth_hooks.preparation import render_rows
+from finetooth_hooks.preparation import Limit, render_rows
 from finetooth_hooks.tally import Tally
+
+from finetooth_core.data.every_row import every_row
 
 if TYPE_CHECKING:
     from finetooth_hooks.protocols import Tokenizer
 
     from finetooth_core.context import RunContext
+    from finetooth_core.data.prepared_as import PreparedAs
 
 LONGEST_CHARACTER = 4
 """Tokens that a character may be cut into, one a byte."""
@@ -46,6 +50,32 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A position: the token that is read there, and the one that is predicted from it and all before.
+
+    Attributes:
+        position: from 0.
+        id, text: of the token that is read; a character that several tokens make says which part it is.
+        target: the token that is predicted.
+        target_text: what it says.
+        weight: what predicting it counts; 0 is not at all.
+        cut: behind what `train.max_length` keeps.
+        special: whether the token that is read, and the one that is predicted, is markup and not text.
+        image: both stand for the same image.
+    """
+
+    position: int
+    id: int
+    text: str
+    target: int
+    target_text: str
+    weight: float
+    cut: bool
+    special: tuple[bool, bool]
+    image: bool = False
+
+
+@dataclass(frozen=True)
 class RenderedRow:
     """One row as it was rendered; its tokens are not read back yet.
 
@@ -56,6 +86,7 @@ class RenderedRow:
         kept: tokens that `train.max_length` keeps.
         fate: what becomes of it, in words.
         used: it becomes data.
+        broken: a run ends with an error because of it.
     """
 
     number: int
@@ -64,11 +95,12 @@ class RenderedRow:
     kept: int
     fate: str
     used: bool
+    broken: bool = False
 
     def view(self, tokenizer: Tokenizer) -> RowView:
         """The row to be shown."""
         pieces = tuple(_pieces(self.rendered, self.kept, tokenizer))
-        return RowView(self.number, self.id, pieces, self.fate, self.used)
+        return RowView(self.number, self.id, pieces, self.fate, self.used, self.broken)
 
 
 @dataclass(frozen=True)
@@ -80,11 +112,12 @@ class RowView:
     pieces: tuple[Piece, ...]
     fate: str
     used: bool = True
+    broken: bool = False
 
     @property
-    def tokens(self) -> int:
-        """How many."""
-        return sum(len(piece.ids) for piece in self.pieces)
+    def positions(self) -> int:
+        """How many tokens are read, as `train.max_length` counts them: all but the last, which is only predicted."""
+        return max(0, sum(len(piece.ids) for piece in self.pieces) - 1)
 
     @property
     def trained(self) -> int:
@@ -92,30 +125,77 @@ class RowView:
         kept = [weight for piece in self.pieces if not piece.cut for weight in piece.weights]
         return sum(1 for weight in kept[1:] if weight)
 
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is predicted at each position."""
+        tokens = [(piece, at) for piece in self.pieces for at in range(len(piece.ids))]
+        return tuple(
+            Target(
+                position,
+                piece.ids[at],
+                _part(piece, at),
+                next_.ids[its],
+                _part(next_, its),
+                next_.weights[its],
+                next_.cut,
+                (piece.special, next_.special),
+                piece is next_ and piece.image,
+            )
+            for position, ((piece, at), (next_, its)) in enumerate(itertools.pairwise(tokens))
+        )
 
-def rendered_rows(context: RunContext, split: str) -> Iterator[RenderedRow]:
-    """The rows of a split as the method (or, held out, the first evaluator) renders them, one after the other.
+
+def _part(piece: Piece, at: int) -> str:
+    """What a token of a piece says."""
+    whole = len(piece.ids)
+    return piece.text if whole == 1 or piece.image else f"{piece.text} ({at + 1} of {whole})"
+
+
+def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> Iterator[RenderedRow]:
+    """The rows of a split as the method (or, held out, the first evaluator) renders them, one after the other, broken
+    ones among them.
+
+    Args:
+        how: they become tokens.
 
     Raises:
         RecipeError: the recipe gives no data for the split, or nothing renders them.
-        DataError: a file or row is broken.
+        DataError: a source is missing or cannot be read any further.
     """
     if not context.has(split):
         raise RecipeError(f"data.{split}", "the recipe gives no data for it", action=f"set data.{split}")
-    if split not in context.prepared_as:
+    if how is None:
         raise RecipeError(f"data.{split}", "no method or evaluator of the recipe turns its rows into tokens")
-    rendering, limit = context.prepared_as[split]
-    render = rendering.load(context)
-    for number, (id_, example) in enumerate(context.examples(split).rows, start=1):
+    render = how.rendering.load(context)
+    for number, item in enumerate(every_row(context.rows(split)), start=1):
+        if isinstance(item, DataError):
+            yield _broken(number, item.where, item)
+            continue
+        id_, example = item
         try:
             rendered = render(example)
         except DataError as error:
-            yield RenderedRow(number, id_, Rendered((), ()), 0, f"refused: {error.problem}", used=False)
+            yield _broken(number, id_, error)
             continue
-        portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
-        whole = tally.split or not len(portion)
-        kept = len(rendered.tokens) if whole else int(portion.starts[1])
-        yield RenderedRow(number, id_, rendered, kept, _fate(tally, kept), used=tally.used > 0)
+        yield _row(number, id_, example, rendered, how.limit)
+
+
+def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> RenderedRow:
+    portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+    whole = tally.split or not len(portion)
+    kept = len(rendered.tokens) if whole else int(portion.starts[1])
+    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
+    fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+    return RenderedRow(number, id_, rendered, kept, fate, used=tally.used > 0, broken=refused is not None)
+
+
+def _broken(number: int, id_: str, error: DataError) -> RenderedRow:
+    return RenderedRow(number, id_, Rendered((), ()), 0, _refusal(id_, error), used=False, broken=True)
+
+
+def _refusal(id_: str, error: DataError) -> str:
+    """The error without the row's id, which stands beside it."""
+    return f"refused: {error.problem.removeprefix(f'{id_}: ')}"
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:
@@ -123,14 +203,11 @@ def _same(rendered: Rendered, example: Example) -> Rendered:
 
 
 def _fate(tally: Tally, kept: int) -> str:
-    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
-    if refused is not None:
-        return f"refused: {refused.problem}"
     if tally.split:
         return f"split into {tally.used} rows"
     if tally.dropped:
         return f"left out: {next(iter(tally.dropped))}"
-    return f"cut to {kept - 1} positions" if tally.truncated else "used"
+    return f"cut to {kept - 1} tokens" if tally.truncated else "used"
 
 
 def _pieces(rendered: Rendered, kept: int, tokenizer: Tokenizer) -> Iterator[Piece]:

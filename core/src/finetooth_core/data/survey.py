@@ -1,123 +1,162 @@
-"""What prepared rows are like as a whole: lengths, repetitions, padding, and whose words train."""
+"""What prepared data are like as a whole: lengths, repetitions, padding, and whose words train.
+
+Lengths are positions: what the engine reads, and what `train.max_length` counts. A row of N + 1 tokens has N, since its
+last token is only predicted.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation
-from finetooth_hooks.tally import SHOWN
+from finetooth_hooks.plan import TrainSettings
+from finetooth_hooks.preparation import Batches, Limit
+from finetooth_hooks.protocols import KnownData
+from finetooth_hooks.tally import SPLIT
+from finetooth_hooks.token_rows import positions_of
+
+from finetooth_core.data.repeats import Digests, Repeats, digests_of, repeats, shared
 
 if TYPE_CHECKING:
     from finetooth_hooks.datum import Datum
+    from finetooth_hooks.reports import DataReport
     from finetooth_hooks.token_rows import TokenRows
 
-    from finetooth_core.context import RunContext
+    from finetooth_core.data.prepared_as import PreparedAs
+    from finetooth_core.plan import Job
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
-Digests = Sequence[tuple[bytes, str]]
-"""Digest and id of each row, in order."""
-LayOut = Callable[[Sequence[Sequence[int]]], float]
+Quantiles = tuple[int, int, int, int]
+"""Positions of the shortest, the median, the 95th percentile and the longest."""
+Steps = Sequence[Sequence[int]]
+"""Positions of the data of each step."""
+LayOut = Callable[[Steps], float]
 
 BINS = 10
 """Bars of the histogram."""
-_TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+((?:#[0-9]+)?)", re.DOTALL)
-"""Id of a row that an epoch takes once more."""
-BATCHES = 1000
-"""Batches that are laid out as the backend does."""
-LOOKED_AT = 2000
-"""Rows that are rendered once more to tell roles apart."""
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Rows with the same tokens as an earlier one.
-
-    Attributes:
-        count: all of them.
-        first: some, each with the row it repeats.
-    """
-
-    count: int = 0
-    first: tuple[tuple[str, str], ...] = ()
+SAMPLED = 1000
+"""Steps that are laid out, evenly spread over the first epoch."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The rows of one split that became data.
+    """The data of one split.
 
     Attributes:
         split: `train` or `eval`.
-        rows: how many.
-        quantiles: tokens of the shortest, the median, the 95th percentile and the longest row.
-        histogram: (from, to, rows) for equal ranges of length.
+        noun: what a datum is: `row`, `window`.
+        data: how many train, or are scored.
+        quantiles, histogram: their positions; the second is (from, to, data) for equal ranges of length.
+        rows: rows they were made of; a row that was split is one.
+        documents: positions of these rows, where data are windows over them; else None.
         repeats: rows that are there twice.
-        padded: share of positions that would be padding if every batch were padded to its longest row.
-        budgeted: the same for micro-batches by `train.micro_batch_tokens`, rows of a batch sorted by length.
-        laid_out: the same as the backend will lay batches out; None if it does not say.
-        roles: trained tokens by who says them, of the first `looked_at` rows; empty where rows are no conversations.
-        looked_at: rows that were.
+        padded: share of positions that would be padding if every step were one rectangle; None for held-out data,
+            which are scored all at once.
+        budgeted: the same in rectangles of `train.micro_batch_tokens`, data of a step by length.
+        laid_out: the same as the backend will lay data out; None if it does not say.
+        roles: trained tokens by whose words they are, of all data; empty where rows are no conversations.
         images: in how many rows there are images, how many there are, and how many tokens they take.
     """
 
     split: str
-    rows: int
-    quantiles: tuple[int, int, int, int]
+    noun: str
+    data: int
+    quantiles: Quantiles
     histogram: tuple[tuple[int, int, int], ...]
-    repeats: Repeats
-    padded: float
-    budgeted: float
-    roles: dict[str, int] = field(default_factory=dict)
-    looked_at: int = 0
+    rows: int
+    documents: Quantiles | None = None
+    repeats: Repeats = field(default_factory=Repeats)
+    padded: float | None = None
+    budgeted: float | None = None
     laid_out: float | None = None
+    roles: dict[str, int] = field(default_factory=dict)
     images: tuple[int, int, int] = (0, 0, 0)
 
 
-def prepared(context: RunContext) -> dict[str, TokenRows]:
-    """The rows of every split that the method or an evaluator has prepared, as it did: small data are made once more,
-    large ones are found in the cache."""
-    return {split: context.prepare(split, *how).data for split, how in context.prepared_as.items()}
+@dataclass(frozen=True)
+class Findings:
+    """All that is found.
 
-
-def survey(
-    context: RunContext,
-    split: str,
-    rows: TokenRows,
-    digests: Digests,
-    batch_size: int,
-    budget: int,
-    lay_out: LayOut | None = None,
-) -> Survey:
-    """Look at the rows of a split.
-
-    Args:
-        digests: of these rows.
-        budget: positions of a micro-batch.
-        lay_out: share of padding in batches, as the backend lays them out (`BackendPlan.padding`).
+    Attributes:
+        surveys: of each split whose data are known ahead.
+        in_both: held-out rows that are in training too.
+        unread: splits whose rows are read while the run trains.
     """
-    lengths = rows.lengths
-    roles, looked_at = _roles(context, split)
-    low, median, high, most = (int(q) for q in np.quantile(lengths, [0, 0.5, 0.95, 1.0], method="higher"))
+
+    surveys: tuple[Survey, ...]
+    in_both: Repeats
+    unread: tuple[str, ...]
+
+
+def survey(job: Job) -> Findings:
+    """Look at all data of a run as they will train."""
+    known = {split: how for split, how in job.context.prepared_as.items() if not how.streamed}
+    digests: dict[str, Digests] = {}
+    surveys: list[Survey] = []
+    for split, how in known.items():
+        rows = job.context.prepare(split, how.rendering, how.limit, first=how.first).data
+        report = next((report for report in job.reports if report.split == split), None)
+        digests[split] = digests_of(rows, _cut(how.limit, report))
+        surveys.append(_survey(job, split, rows, digests[split], report))
+    if "train" in known and "eval" in known:
+        digests["eval"] = _as_trained(job, known) or digests["eval"]
+    unread = tuple(split for split in job.context.prepared_as if split not in known)
+    return Findings(tuple(surveys), shared(digests), unread)
+
+
+def _survey(job: Job, split: str, rows: TokenRows, digests: Digests, report: DataReport | None) -> Survey:
+    data = _data(job, split, rows)
+    positions = positions_of(data)
+    train, trains = job.plan.train, split == "train"
+    budget = int(train.micro_batch_tokens or 0)
+    steps = training_steps(positions, train) if trains else [positions.tolist()]
+    windows = data is not rows and len(data) != len(rows)
     return Survey(
-        split,
-        len(rows),
-        (low, median, high, most),
-        histogram(lengths),
-        repeats(digests),
-        padding(lengths, batch_size, None),
-        padding(lengths, batch_size, budget),
-        roles,
-        looked_at,
-        None if lay_out is None else lay_out(_batches(lengths, batch_size)),
-        _images(rows),
+        split=split,
+        noun=str(getattr(data, "noun", "row")),
+        data=len(data),
+        quantiles=quantiles(positions),
+        histogram=histogram(positions),
+        rows=len(digests),
+        documents=quantiles(rows.positions) if windows else None,
+        repeats=repeats(digests),
+        padded=padding(steps) if trains else None,
+        budgeted=padding(steps, budget) if trains else None,
+        laid_out=None if job.padding is None else job.padding(steps),
+        roles={} if report is None else dict(report.trained_by_role),
+        images=_images(rows),
     )
+
+
+def _data(job: Job, split: str, rows: TokenRows) -> Sequence[Datum]:
+    """What of a split trains or is scored."""
+    holders: Sequence[object] = (job.method,) if split == "train" else job.evaluators
+    found = (holder.data for holder in holders if isinstance(holder, KnownData))
+    return next((data for data in found if len(data)), rows)
+
+
+def _cut(limit: Limit | None, report: DataReport | None) -> int | None:
+    """Positions at which rows were split, None if none was."""
+    return limit.max_length if limit is not None and report is not None and report.changed.get(SPLIT) else None
+
+
+def _as_trained(job: Job, known: dict[str, PreparedAs]) -> Digests | None:
+    """Held-out rows as they would train, since an evaluator may write them otherwise; None if they could not."""
+    how, first = known["train"], known["eval"].first
+    limit = how.limit
+    if limit is not None and limit.excess_length == "raise":
+        limit = Limit(limit.max_length, "drop")
+    with job.context.unheard():
+        try:
+            prepared = job.context.prepare("eval", how.rendering, limit, first=first)
+        except DataError:
+            return None
+    return digests_of(prepared.data, _cut(limit, prepared.report))
 
 
 def _images(rows: TokenRows) -> tuple[int, int, int]:
@@ -126,40 +165,36 @@ def _images(rows: TokenRows) -> tuple[int, int, int]:
     return len(found), len(lengths), sum(lengths)
 
 
-def shared(digests: Mapping[str, Digests]) -> Repeats:
-    """Held-out rows that are in training too, by the digests of each split."""
-    seen = dict(digests.get("train", ()))
-    found = [(id_, seen[digest]) for digest, id_ in digests.get("eval", ()) if digest in seen]
-    return Repeats(len(found), tuple(found[:SHOWN]))
+def quantiles(positions: Lengths) -> Quantiles:
+    """Of at least one length."""
+    low, median, high, most = (int(q) for q in np.quantile(positions, [0, 0.5, 0.95, 1.0], method="higher"))
+    return low, median, high, most
 
 
-def histogram(lengths: Lengths) -> tuple[tuple[int, int, int], ...]:
-    """Rows by length, in at most `BINS` ranges of whole numbers."""
-    low, high = int(lengths.min()), int(lengths.max())
+def histogram(positions: Lengths) -> tuple[tuple[int, int, int], ...]:
+    """Data by length, in at most `BINS` ranges of whole numbers."""
+    low, high = int(positions.min()), int(positions.max())
     width = max(1, -(-(high - low + 1) // BINS))
-    counts = Counter(((lengths - low) // width).tolist())
+    counts = Counter(((positions - low) // width).tolist())
     return tuple((low + i * width, min(low + (i + 1) * width - 1, high), counts[i]) for i in range(max(counts) + 1))
 
 
-def padding(lengths: Lengths, batch_size: int, budget: int | None) -> float:
-    """Share of positions that are padding, batch by batch in the order of the rows.
+def training_steps(positions: Lengths, train: TrainSettings) -> list[list[int]]:
+    """Positions of the data of each step in the first epoch, in the order in which they train; of many steps `SAMPLED`,
+    evenly spread."""
+    batches = Batches.of(len(positions), train)
+    taken = list(islice(batches, batches.steps_per_epoch))
+    return [positions[batch].tolist() for batch in taken[:: -(-len(taken) // SAMPLED)]]
+
+
+def padding(steps: Steps, budget: int | None = None) -> float:
+    """Share of positions that are padding.
 
     Args:
-        budget: positions of a micro-batch; rows go into them by length, shortest first. None: a batch is one rectangle.
+        budget: positions of a micro-batch; data go into them by length, shortest first. None: a step is one rectangle.
     """
-    positions = 0
-    for start in range(0, len(lengths), batch_size):
-        batch = lengths[start : start + batch_size] - 1
-        positions += len(batch) * int(batch.max()) if budget is None else _within(sorted(batch.tolist()), budget)
-    used = int(lengths.sum()) - len(lengths)
-    return 1 - used / positions if positions else 0.0
-
-
-def _batches(lengths: Lengths, batch_size: int) -> list[list[int]]:
-    """Positions of the rows of each batch, in their order; of many batches `BATCHES`, evenly spread."""
-    starts = range(0, len(lengths), batch_size)
-    taken = starts[:: -(-len(starts) // BATCHES)]
-    return [(lengths[start : start + batch_size] - 1).tolist() for start in taken]
+    computed = sum(len(step) * max(step) if budget is None else _within(sorted(step), budget) for step in steps)
+    return 1 - sum(map(sum, steps)) / computed if computed else 0.0
 
 
 def _within(ascending: Sequence[int], budget: int) -> int:
@@ -171,52 +206,3 @@ def _within(ascending: Sequence[int], budget: int) -> int:
             rows = 0
         rows += 1
     return positions + rows * ascending[-1]
-
-
-def repeats(digests: Digests) -> Repeats:
-    """Rows with the same tokens, but for those that mixing takes once more."""
-    ids = {id_ for _, id_ in digests}
-    seen: dict[bytes, str] = {}
-    found: list[tuple[str, str]] = []
-    count = 0
-    for digest, id_ in digests:
-        if _TAKEN_AGAIN.fullmatch(id_) and _TAKEN_AGAIN.sub(r"\1\2", id_) in ids:
-            continue
-        earlier = seen.setdefault(digest, id_)
-        if earlier != id_:
-            count += 1
-            found += [(id_, earlier)] if len(found) < SHOWN else []
-    return Repeats(count, tuple(found))
-
-
-def digests_of(rows: TokenRows) -> Digests:
-    """What tells rows apart by their tokens and images, with their ids."""
-    return [(_digest(datum), datum.id) for datum in rows]
-
-
-def _digest(datum: Datum) -> bytes:
-    content = np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes()
-    digest = hashlib.blake2b(content, digest_size=16)
-    for _, image in datum.images:
-        digest.update(image.data)
-    return digest.digest()
-
-
-def _roles(context: RunContext, split: str) -> tuple[dict[str, int], int]:
-    """Trained tokens by role, of the first rows."""
-    rendering, _ = context.prepared_as[split]
-    render = rendering.load(context)
-    found: Counter[str] = Counter()
-    looked_at = 0
-    for _, example in islice(context.examples(split).rows, LOOKED_AT):
-        if not isinstance(example, Conversation):
-            continue
-        try:
-            rendered = render(example)
-        except DataError:
-            continue
-        looked_at += 1
-        if len(rendered.spans) == len(example.messages):
-            for message, (start, stop) in zip(example.messages, rendered.spans, strict=True):
-                found[message.role] += sum(1 for weight in rendered.weights[max(start, 1) : stop] if weight)
-    return dict(found), looked_at

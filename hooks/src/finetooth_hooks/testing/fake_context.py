@@ -193,6 +193,7 @@ class FakeContext:
 
     Attributes:
         notes: what builders told the user.
+        held: files that they use.
     """
 
     folder: Path
@@ -206,6 +207,7 @@ class FakeContext:
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     given: Mapping[str, Examples] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    held: list[Path] = field(default_factory=list)
     _topics: set[str] = field(default_factory=set)
 
     @property
@@ -262,6 +264,9 @@ class FakeContext:
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()
         return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+    def hold(self, path: Path) -> None:
+        self.held.append(path)
 
     def note(self, text: str, *, topic: str = "") -> None:
         if not topic or topic not in self._topics:

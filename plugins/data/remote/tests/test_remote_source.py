@@ -78,6 +78,12 @@ def test_an_unchanged_file_is_fetched_once(web: Any, context: FakeContext) -> No
     assert len(kept(context)) == 2  # a run that uses the old one goes on
 
 
+def test_the_file_that_is_read_is_held(web: Any, context: FakeContext) -> None:
+    web.files["/train.jsonl"] = LINES
+    built = source(context, f"{web.address}/train.jsonl")
+    assert context.held == list(built.files()) == kept(context)
+
+
 def test_what_is_kept_must_be_whole(web: Any, context: FakeContext) -> None:
     web.files["/train.jsonl"] = LINES
     address = f"{web.address}/train.jsonl"

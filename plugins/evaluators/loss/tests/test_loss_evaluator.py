@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from finetooth_evalloss.evaluator import LossOptions, build
 from finetooth_hooks import Conversation, DataError, EngineError, Message, PromptCompletion, RecipeError
+from finetooth_hooks.token_rows import positions_of
 from pydantic import ValidationError
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
@@ -94,6 +95,13 @@ def test_texts_count_every_token_once_whatever_the_window(make_context, length, 
     assert report.longest <= length
     assert report.dropped == ({} if adds_bos else {"too short to predict a token": 1})
     assert evaluation.rows == 3
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9, 40])
+def test_data_know_their_lengths_without_being_made(make_context, length):
+    evaluator = build(LossOptions(), make_context("x", "To be, or not to be", "y", "that is it", max_length=length))
+    evaluator.prepare()
+    assert positions_of(evaluator.data).tolist() == [len(datum) for datum in evaluator.data]
 
 
 def test_weights_that_are_no_flags_weigh(make_context, monkeypatch):

@@ -64,6 +64,7 @@ def test_every_token_is_predicted_once_and_in_order(texts: list[str], length: in
     assert [int(t) for datum in data for t in datum.targets] == wanted[1:]
     assert [int(t) for datum in data for t in datum.tokens] == wanted[:-1]
     assert all(len(datum) == length for datum in data[:-1]) and 1 <= len(data[-1]) <= length
+    assert windows.positions.tolist() == [len(datum) for datum in data]
     assert all(datum.mask.all() for datum in data)
     assert len({datum.id for datum in data}) == len(data)
     for datum in data:  # a window is named after the document in which it begins, and the place in it

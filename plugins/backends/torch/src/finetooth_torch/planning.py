@@ -12,6 +12,7 @@ from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, Pl
 from finetooth_torch.memory import estimate
 from finetooth_torch.packing_plan import filling_of, likely_steps, obstacle, padding
 from finetooth_torch.row_filling import Filling
+from finetooth_torch.step_cost import step_cost
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
@@ -48,7 +49,8 @@ def decide(
     shared, filling = _packing(request, str(layers[-1].value), packing, int(micro_batch.value), stream=stream)
     decisions = (precision, micro_batch, checkpointing, *layers, shared, _head(request, train))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
-    return BackendPlan(train, decisions, memory, of_steps)
+    cost = step_cost(request, train, str(layers[-1].value), filling, stream=stream)
+    return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:

@@ -30,6 +30,7 @@ class RemoteOptions(Options):
 def build(options: RemoteOptions, context: Context) -> RemoteRows:
     address = read_address(options.path)
     path = Downloads(context.cache / "remote", context.note).fetch(address)
+    context.hold(path)
     pick = _reader(options.source, path, address, context)
     registered = context.catalog.get("source", pick["name"])
     inner: Source = context.build("source", pick)

@@ -38,6 +38,11 @@ class LossEvaluator:
         self._data: Sequence[Datum] = ()
         self._rows = 0
 
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What is scored (`protocols.KnownData`)."""
+        return self._data
+
     def prepare(self) -> DataReport:
         """Render the held-out rows; many are rendered by several processes and kept, see `Context.prepare`.
 

@@ -7,6 +7,7 @@ from finetooth_hooks import DataError, DataReport, Datum
 from finetooth_hooks.lazy import LazySequence
 from finetooth_hooks.tally import SHOWN
 from finetooth_hooks.token_rows import TokenRows
+from numpy.typing import NDArray
 
 TOO_SHORT = "too short to predict a token"
 
@@ -34,6 +35,15 @@ class Windows(LazySequence[Datum]):
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Positions of each window, (W,)."""
+        windows = -(-self._positions // self._length)
+        found = np.full(len(self), self._length, np.int64)
+        full = windows > 0
+        found[self._ends[full] - 1] = (self._positions - (windows - 1) * self._length)[full]
+        return found
 
     def make(self, place: int) -> Datum:
         document = int(np.searchsorted(self._ends, place, side="right"))

@@ -92,6 +92,14 @@ class Windows(LazySequence[Datum]):
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Positions of each window, (W,)."""
+        found = np.full(self._size, self._length, np.int64)
+        if self._size:
+            found[-1] = self._documents.token_count - 1 - (self._size - 1) * self._length
+        return found
+
     def make(self, place: int) -> Datum:
         begin = place * self._length
         document, offset = self._documents.place(begin)

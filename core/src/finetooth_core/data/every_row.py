@@ -1,0 +1,82 @@
+"""Rows one after the other, the broken ones among them, where a run would end with the first of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Example
+from finetooth_hooks.protocols import Examples
+from finetooth_hooks.tally import Problems
+
+from finetooth_core.context import RunContext
+from finetooth_core.data.read_so_far import Reading
+from finetooth_core.data.reading import SplitRows
+
+if TYPE_CHECKING:
+    from finetooth_core.api import Session
+    from finetooth_core.data.prepared_as import PreparedAs
+
+
+@dataclass
+class _Heard(Problems):
+    """Hands on each error when its row is passed, instead of counting it."""
+
+    waiting: list[DataError] = field(default_factory=list)
+
+    def add(self, error: DataError) -> None:
+        self.waiting.append(error)
+
+    def taken(self) -> Iterator[DataError]:
+        """Those not yet taken."""
+        yield from self.waiting
+        self.waiting.clear()
+
+
+def every_row(rows: SplitRows) -> Iterator[tuple[str, Example] | DataError]:
+    """Ids and examples in order, and an error in place of each row that cannot be read or is not of the format.
+
+    Raises:
+        DataError: a source is missing, or cannot be read any further.
+    """
+    for work in rows.work():
+        heard = _Heard()
+        reading = Reading(broken={work.source: heard}, malformed=heard)
+        for item in rows.read(work, reading):
+            yield from heard.taken()
+            yield item
+        yield from heard.taken()
+
+
+class _OneRow(RunContext):
+    """A context in which every split has one row, the first that can be read."""
+
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
+        if split not in self._examples:
+            rows = self.rows(split)
+            good = next((item for item in every_row(rows) if not isinstance(item, DataError)), None)
+            items = () if good is None else (good,)
+            formats = ", ".join(dict.fromkeys(picked.registered.full_name for picked in rows.formats))
+            self._examples[split] = Examples(split, items, formats)
+        return self._examples[split]
+
+
+def prepared_as(session: Session, split: str) -> PreparedAs | None:
+    """How the rows of a split become tokens, found out by one that can be read; None if nothing makes tokens of them.
+    For a session whose rows are broken: then its parts may end before they say it."""
+    from finetooth_core.plan import evaluators_of
+
+    known = session.context.prepared_as.get(split)
+    if known is not None or not session.context.has(split):
+        return known
+    context = _OneRow(session.recipe, session.plugins.catalog, session.folder, session.plugins)
+    parts = [context.section("method", session.recipe.method, "method")] if split == "train" else evaluators_of(context)
+    for part in parts:
+        with suppress(DataError):
+            part.prepare()
+        if split in context.prepared_as:
+            break
+    return context.prepared_as.get(split)

@@ -1,0 +1,98 @@
+"""Rows that say the same: told apart by their tokens, in memory that grows by some bytes a row."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.tally import SHOWN
+
+Digests = Sequence[tuple[bytes, str]]
+"""Digest and id of each row, in order."""
+
+_TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+((?:#[0-9]+)?)", re.DOTALL)
+"""Id of a row that an epoch takes once more."""
+_PIECE = re.compile(r"(.*)#([0-9]+)", re.DOTALL)
+"""Id of a piece of a row that was split."""
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows with the same tokens as an earlier one.
+
+    Attributes:
+        count: all of them.
+        first: some, each with the row it repeats.
+    """
+
+    count: int = 0
+    first: tuple[tuple[str, str], ...] = ()
+
+
+def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
+    """What tells rows apart by their tokens and images, with their ids.
+
+    Args:
+        cut: positions at which rows were split; None if none was. The pieces of a row are one row here.
+    """
+    found: list[tuple[bytes, str]] = []
+    for id_, pieces in _whole_rows(rows, cut):
+        digest = hashlib.blake2b(digest_size=16)
+        for number, datum in pieces:
+            digest.update(f"{number}:{len(datum)}\0".encode())
+            digest.update(np.append(datum.placeholder_tokens, datum.targets[-1:]).astype(np.int64).tobytes())
+            for _, image in datum.images:
+                digest.update(image.data)
+        found.append((digest.digest(), id_))
+    return found
+
+
+def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, list[tuple[int, Datum]]]]:
+    """Id of each row with its data; with the number of each piece if there are several, else 0."""
+    id_, pieces = "", list[tuple[int, Datum]]()
+    for datum in rows:
+        named = _PIECE.fullmatch(datum.id) if cut is not None else None
+        own, number = (named[1], int(named[2])) if named is not None else (datum.id, 0)
+        goes_on = pieces and own == id_ and number > pieces[-1][0] > 0 and len(pieces[-1][1]) == cut
+        if pieces and not goes_on:
+            yield _row(id_, pieces)
+            pieces = []
+        id_ = own
+        pieces.append((number, datum))
+    if pieces:
+        yield _row(id_, pieces)
+
+
+def _row(id_: str, pieces: list[tuple[int, Datum]]) -> tuple[str, list[tuple[int, Datum]]]:
+    """A single piece goes by its own id: it is a row whose id looks like a piece's, or all that trains of a row."""
+    return (id_, pieces) if len(pieces) > 1 else (pieces[0][1].id, [(0, pieces[0][1])])
+
+
+def repeats(digests: Digests) -> Repeats:
+    """Rows with the same tokens, but for those that mixing takes once more."""
+    ids = {id_ for _, id_ in digests}
+    seen: dict[bytes, str] = {}
+    found: list[tuple[str, str]] = []
+    count = 0
+    for digest, id_ in digests:
+        again = _TAKEN_AGAIN.fullmatch(id_)
+        if again is not None and again[1] + again[2] in ids:
+            continue
+        earlier = seen.setdefault(digest, id_)
+        if earlier != id_:
+            count += 1
+            found += [(id_, earlier)] if len(found) < SHOWN else []
+    return Repeats(count, tuple(found))
+
+
+def shared(digests: Mapping[str, Digests]) -> Repeats:
+    """Held-out rows that are in training too, by the digests of each split."""
+    seen: dict[bytes, str] = {}
+    for digest, id_ in digests.get("train", ()):
+        seen.setdefault(digest, id_)
+    found = [(id_, seen[digest]) for digest, id_ in digests.get("eval", ()) if digest in seen]
+    return Repeats(len(found), tuple(found[:SHOWN]))
