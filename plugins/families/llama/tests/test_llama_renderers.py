@@ -353,48 +353,6 @@ def test_text_that_spells_special_tokens_stays_text(made: Made, name: str) -> No
     assert tokenizer.decode(rendered.tokens).count(evil) == (4 if CASES[name].tools else 3)
 
 
-A, B = Message("user", "a"), Message("assistant", "b")
-CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
-
-
-@pytest.mark.parametrize(
-    ("name", "conversation", "problem"),
-    [
-        ("llama-3", Conversation((A, Message("tool", "x"))), r"messages\[1\].*no role 'tool'"),
-        ("llama-3", Conversation((A,), (CLOCK,)), "tools: .*no markup for tools .*dated: true"),
-        ("llama-3.1", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*text beside a tool call"),
-        (
-            "llama-3.1",
-            Conversation((A, replace(B, content="", tool_calls=(CALL, CALL)))),
-            r"one call in a message, .* 2",
-        ),
-        (
-            "llama-3.1",
-            Conversation((A, replace(B, content="", tool_calls=({},)))),
-            r"messages\[1\]: a tool call is not",
-        ),
-        ("llama-3.1", Conversation((B, A), (CLOCK,)), "tools: .*first message of the user"),
-        ("llama-3.1", Conversation((Message("system", "s"),), (CLOCK,)), "tools: .*first message of the user"),
-        ("llama-2", Conversation((A, A)), r"messages\[1\].*user and assistant in turns"),
-        ("llama-2", Conversation((B,)), r"messages\[0\].*'assistant' where 'user' stands"),
-        ("llama-2", Conversation((Message("system", "s"),)), "messages: .*system message only in the first"),
-        ("llama-2", Conversation((A, B), (CLOCK,)), "tools: .*no markup for tools"),
-        ("llama-2", Conversation((A, replace(B, reasoning="r"))), r"messages\[1\].*reasoning"),
-        ("llama-2", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*tool calls"),
-        ("smollm3", Conversation((A, Message("system", "s"))), r"messages\[1\].*no system message but the first"),
-        ("smollm3", Conversation((Message("x", "s"),)), r"messages\[0\].*no role 'x'"),
-        ("smollm3", Conversation((replace(A, reasoning="r"),)), r"messages\[0\].*role 'user'"),
-        ("smollm3-off", Conversation((A, replace(B, reasoning="r"))), r"messages\[1\].*mode is /no_think"),
-        ("smollm3", Conversation((A,), (CLOCK,)), "tools: .*no markup for tools"),
-        ("smollm3", Conversation((A, replace(B, tool_calls=(CALL,)))), r"messages\[1\].*tool calls"),
-    ],
-)
-def test_what_it_cannot_say_is_an_error(tmp_path: Path, name: str, conversation: Conversation, problem: str) -> None:
-    made_ = CASES[name].made(ByteTokenizer(), tmp_path)
-    with pytest.raises(DataError, match=problem):
-        made_.render(conversation)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_official_template_draws_no_note_and_another_does(
     template: Callable[[str], str], tmp_path: Path, name: str

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks import Conversation, DataError, Message
+from finetooth_hooks.testing import FakeContext
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
@@ -305,40 +304,6 @@ def test_a_think_block_in_the_content_is_reasoning(made: Made, name: str) -> Non
     check()
 
 
-def weights_by_letter(renderer: Any, conversation: Conversation) -> list[tuple[str, float]]:
-    """The letters of ASCII conversations over bytes, with their weights."""
-    rendered = renderer.render(conversation)
-    tokenizer = renderer.tokenizer
-    return [
-        (letter, weight)
-        for token, weight in zip(rendered.tokens, rendered.weights, strict=True)
-        for letter in [tokenizer.decode([token])]
-    ]
-
-
-def test_ranges_of_content_and_reasoning_weigh_what_they_say(tmp_path: Path) -> None:
-    renderer = CASES["qwen3"].made(ByteTokenizer(), tmp_path)
-    answer = Message(
-        "assistant",
-        "\nabcd",
-        reasoning="\nwxyz\n",
-        weights=(Weighted(0, 3, 0.5),),
-        reasoning_weights=(Weighted(2, 4, 0.0),),
-    )
-    letters = weights_by_letter(renderer, Conversation((Message("user", "?"), answer)))
-    weights = {letter: weight for letter, weight in letters if letter in "wxyzabcd"}
-    assert weights == {"w": 1, "x": 0, "y": 0, "z": 1, "a": 0.5, "b": 0.5, "c": 1, "d": 1}
-
-
-def test_a_think_block_in_the_content_keeps_its_ranges(tmp_path: Path) -> None:
-    renderer = CASES["qwen3"].made(ByteTokenizer(), tmp_path)
-    content = "<think>\nWX\n</think>\n\nYZ"
-    weights = (Weighted(content.index("X"), content.index("X") + 1, 0.25), Weighted(len(content) - 1, len(content), 0))
-    conversation = Conversation((Message("user", "?"), Message("assistant", content, weights=weights)))
-    found = {letter: weight for letter, weight in weights_by_letter(renderer, conversation) if letter in "WXYZ"}
-    assert found == {"W": 1, "X": 0.25, "Y": 1, "Z": 0}
-
-
 def test_train_on_and_flags(made: Made) -> None:
     renderer, tokenizer = made("qwen2.5")
     call = {"type": "function", "function": {"name": "clock", "arguments": {}}}
@@ -404,26 +369,6 @@ def test_calls_that_are_broken_stay_in_the_content(made: Made) -> None:
     assert read("<think>\nunfinished") == Message("assistant", "", reasoning="unfinished")
 
 
-@pytest.mark.parametrize(
-    ("name", "message", "problem"),
-    [
-        ("qwen2.5", Message("developer", "a"), "no role 'developer'"),
-        ("qwen2.5", Message("assistant", "a", reasoning="b"), "no markup for reasoning"),
-        ("qwen3-instruct-2507", Message("assistant", "a", reasoning="b"), "no markup for reasoning"),
-        ("qwen3", Message("user", "a", reasoning="b"), "no place for reasoning of the role 'user'"),
-        ("qwen3", Message("assistant", "lost<think>a</think>b"), "one think block"),
-        ("qwen3", Message("assistant", "<think>a</think>b</think>c"), "one think block"),
-        ("qwen3", Message("user", "a", tool_calls=({},)), "no place for calls of the role 'user'"),
-        ("qwen3", Message("assistant", "", tool_calls=({"function": {"name": "f"}},)), "not of the form"),
-        ("qwen3", Message("assistant", "", tool_calls=({"function": {"name": "f", "arguments": "{}"}},)), "the form"),
-    ],
-)
-def test_what_it_cannot_say_is_an_error(tmp_path: Path, name: str, message: Message, problem: str) -> None:
-    renderer = CASES[name].made(ByteTokenizer(), tmp_path)
-    with pytest.raises(DataError, match=rf"messages\[1\].*{problem}"):
-        renderer.render(Conversation((Message("user", "a"), message)))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_official_template_draws_no_note_and_another_does(
     template: Callable[[str], str], tmp_path: Path, name: str
@@ -437,27 +382,6 @@ def test_the_official_template_draws_no_note_and_another_does(
         options = build.__annotations__["options"]
         build(getattr(renderers, options)(**case.options), context)
         assert len(context.notes) == notes, context.notes
-
-
-def test_the_default_system_message_is_the_templates(template: Callable[[str], str], tmp_path: Path) -> None:
-    tokenizer = template_tokenizer(template("qwen2.5"), SPECIAL, eos=END)
-    none = Case("qwen2.5", options={"default_system": None}).made(tokenizer, tmp_path)
-    ask = [Message("user", "Hello?")]
-    assert tokenizer.decode(none.prompt(ask)) == f"<|im_start|>user\nHello?{END}\n<|im_start|>assistant\n"
-    own = Case("qwen2.5", options={"default_system": "Be brief."}).made(tokenizer, tmp_path)
-    assert own.prompt(ask) == none.prompt([Message("system", "Be brief."), *ask])
-
-
-class Foreign(ByteTokenizer):
-    """No ChatML tokens."""
-
-    def token_id(self, token: str) -> int | None:
-        return None if token.startswith("<|im") else super().token_id(token)
-
-
-def test_a_tokenizer_without_markup_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"data\.renderer: the tokenizer has no <\|im_start\|>"):
-        CASES["qwen3"].made(Foreign(), tmp_path)
 
 
 def test_a_result_that_the_user_gives_is_no_question(made: Made) -> None:

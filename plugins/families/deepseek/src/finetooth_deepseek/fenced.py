@@ -16,24 +16,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import TurnRenderer, json_text, trimmed
+from finetooth_hooks.turns import json_text, trimmed
 
 from finetooth_deepseek import markup as m
+from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question
 
 _CALL = re.compile(
     rf"\n?{m.CALL}[^\n]*?{m.SEPARATOR}(?P<name>[^\n]*)\n```json\n(?P<arguments>.*?)\n```{m.CALL_END}", re.DOTALL
 )
 
 
-class FencedOptions(m.ThinkingOptions):
+class FencedOptions(ThinkingOptions):
     """Options of `deepseek_v3` and `deepseek_r1`."""
 
     whole_calls: bool = False
@@ -66,7 +66,7 @@ class _Place:
     outputs_opened: bool = False
 
 
-class DeepSeekV3(TurnRenderer):
+class DeepSeekV3(ThinkingTurns):
     """DeepSeek V3 and R1.
 
     Normalisation: what stands before the last `</think>` that a content spells is its reasoning, unless it has calls or
@@ -82,29 +82,30 @@ class DeepSeekV3(TurnRenderer):
     """
 
     name = "deepseek_v3"
-    controls = m.CONTROLS
-    optional = m.OPTIONAL
-    stops = (m.END,)
+    splits_last = True
     between_outputs: ClassVar[str] = ""
 
     def __init__(self, tokenizer: Tokenizer, options: FencedOptions) -> None:
-        super().__init__(tokenizer)
-        self._options = options
+        super().__init__(tokenizer, options)
+        self._whole_calls = options.whole_calls
         # what a later call looks like in the templates begins no prompt that a model was asked with
         self.extension = options.whole_calls and (options.keep_reasoning or not options.thinking)
 
-    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
-        """As `TurnRenderer.render`, with remarks on what is left out."""
-        messages = conversation.messages
-        last = m.last_question(messages)
-        kept = [self._thinks(i, last) and i > 0 and messages[i - 1].role == "user" for i in range(len(messages))]
-        later = [] if self._options.whole_calls else [i for i, one in enumerate(messages) if one.tool_calls][1:]
-        for i in later:  # nothing opens it, so it has no place for reasoning
+    def left_out(self, conversation: Conversation) -> tuple[str, ...]:
+        found, messages = super().left_out(conversation), conversation.messages
+        if any(messages[i].content for i in self._later_calls(messages)):
+            found += ("text beside later calls left out",)
+        return found
+
+    def reasons(self, messages: Sequence[Message]) -> list[bool]:
+        kept = super().reasons(messages)
+        for i in self._later_calls(messages):  # nothing opens it, so it has no place for reasoning
             kept[i] = False
-        remarks = m.remarks(conversation, kept, last=True)
-        if any(messages[i].content for i in later):
-            remarks += ("text beside later calls left out",)
-        return replace(super().render(conversation, train_on=train_on), remarks=remarks)
+        return kept
+
+    def _later_calls(self, messages: Sequence[Message]) -> list[int]:
+        """Messages with calls that run on from what stands before them."""
+        return [] if self._whole_calls else [i for i, message in enumerate(messages) if message.tool_calls][1:]
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
@@ -117,7 +118,7 @@ class DeepSeekV3(TurnRenderer):
         page.markup(m.BEGIN)
         first = m.systems(messages)
         m.write_system(page, messages[:first], trained[:first])
-        place, last = _Place(), m.last_question(messages)
+        place, last = _Place(), last_question(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if i < first:
                 continue
@@ -129,13 +130,13 @@ class DeepSeekV3(TurnRenderer):
             elif message.role == "tool":
                 self._output(page, message, trains, place)
             elif message.tool_calls:
-                self._calls(page, message, trains, place, thinks=self._thinks(i, last), where=f"messages[{i}]")
+                self._calls(page, message, trains, place, thinks=self.thinks(i, last), where=f"messages[{i}]")
             else:
-                self._answer(page, message, trains, place, self._thinks(i, last), f"messages[{i}]")
+                self._answer(page, message, trains, place, self.thinks(i, last), f"messages[{i}]")
         if place.tool:
             page.markup(m.OUTPUTS_END)
         elif ask:
-            page.markup(m.ASSISTANT + (f"{m.THINK}\n" if self._options.thinking else ""))
+            page.markup(m.ASSISTANT + (f"{m.THINK}\n" if self._thinking else ""))
 
     def read(self, text: str) -> Message:
         """The message that a completion says; reasoning ends at the first `</think>`.
@@ -143,16 +144,13 @@ class DeepSeekV3(TurnRenderer):
         Without one all is content: behind the outputs of tools no prompt opens a think block.
         """
         reasoning = ""
-        if (self._options.thinking or text.startswith(m.THINK)) and m.THOUGHT in text:
+        if (self._thinking or text.startswith(m.THINK)) and m.THOUGHT in text:
             reasoning, _, text = text.partition(m.THOUGHT)
-            if not self._options.thinking:  # the prompt did not open the block
+            if not self._thinking:  # the prompt did not open the block
                 reasoning = reasoning.removeprefix(m.THINK).removeprefix("\n")
             reasoning, text = reasoning.removesuffix("\n"), text.removeprefix("\n\n")
         content, calls = m.read_calls(text, _CALL)
         return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
-
-    def _thinks(self, i: int, last: int) -> bool:
-        return self._options.thinking and (i > last or self._options.keep_reasoning)
 
     def _open(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
         """`<｜Assistant｜>`, and the reasoning of a message that has its own.
@@ -162,7 +160,7 @@ class DeepSeekV3(TurnRenderer):
         """
         page.markup(m.ASSISTANT)
         if thinks:
-            said, weights, (first, stop) = m.written_thought(self, message, where, last=True)
+            said, weights, (first, stop) = self.written_thought(message, where)
             page.markup(f"{m.THINK}\n")
             # trimmed, since a line feed after that of the prompt would be one token with it
             begin, end = (first + at for at in trimmed(said[first:stop]))
@@ -177,17 +175,25 @@ class DeepSeekV3(TurnRenderer):
             place.tool = False
         else:
             self._open(page, message, trains, thinks, where)
-            page.say(message.content, trains, message.weights, cut=_answer_of(message, thinks))
+            page.say(message.content, trains, message.weights, cut=self._answer_of(message, thinks))
         page.markup(m.END, trains)
 
+    def _answer_of(self, message: Message, thinks: bool) -> tuple[int, int]:
+        """The range of a content behind its think block; where the block is written, the line feeds between the two are
+        those of the markup."""
+        begin, end = self.thought_of(message).content
+        if thinks and begin:
+            begin = end - len(message.content[begin:].lstrip("\n"))
+        return begin, end
+
     def _calls(self, page: Page, message: Message, trains: bool, place: _Place, *, thinks: bool, where: str) -> None:
-        whole = self._options.whole_calls
+        whole = self._whole_calls
         cut = None
         if whole and place.tool:
             page.markup(m.OUTPUTS_END)
         elif whole or not place.calls_opened:
             self._open(page, message, trains, thinks, where)
-            cut = _answer_of(message, thinks) if thinks else None
+            cut = self._answer_of(message, thinks) if thinks else None
         if whole or not place.calls_opened:
             page.say(message.content, trains, message.weights, cut=cut)
             page.markup(m.CALLS, trains)
@@ -205,7 +211,7 @@ class DeepSeekV3(TurnRenderer):
         place.calls_opened, place.tool = True, False
 
     def _output(self, page: Page, message: Message, trains: bool, place: _Place) -> None:
-        opens = not place.outputs_opened or (self._options.whole_calls and not place.tool)
+        opens = not place.outputs_opened or (self._whole_calls and not place.tool)
         page.markup(m.OUTPUTS if opens else self.between_outputs)
         page.markup(m.OUTPUT)
         page.say(message.content, trains, message.weights)
@@ -222,15 +228,6 @@ class DeepSeekV3(TurnRenderer):
                 raise self.refuse("no system message after another message", f"messages[{i}]")
             if message.role not in ("user", "assistant", "tool"):
                 raise self.refuse(f"no role {message.role!r}", f"messages[{i}]")
-
-
-def _answer_of(message: Message, thinks: bool) -> tuple[int, int]:
-    """The range of a content behind its think block; where the block is written, the line feeds between the two are
-    those of the markup."""
-    begin, end = m.thought_of(message, last=True).content
-    if thinks and begin:
-        begin = end - len(message.content[begin:].lstrip("\n"))
-    return begin, end
 
 
 class DeepSeekR1(DeepSeekV3):

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import TurnRenderer, json_text
+from finetooth_hooks.turns import json_text
 
 from finetooth_deepseek import markup as m
+from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question, whole_content
 
 _CALL = re.compile(rf"{m.CALL}(?P<name>[^\n]*?){m.SEPARATOR}(?P<arguments>.*?){m.CALL_END}", re.DOTALL)
 
 
-class DeepSeekV31Options(m.ThinkingOptions):
+class DeepSeekV31Options(ThinkingOptions):
     """Options of `deepseek_v3_1`."""
 
 
@@ -37,7 +36,7 @@ def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
     return DeepSeekV31(context.tokenizer, options)
 
 
-class DeepSeekV31(TurnRenderer):
+class DeepSeekV31(ThinkingTurns):
     """DeepSeek V3.1.
 
     Normalisation: what stands before the first `</think>` that a content spells is its reasoning, unless it has calls
@@ -53,23 +52,11 @@ class DeepSeekV31(TurnRenderer):
     """
 
     name = "deepseek_v3_1"
-    controls = m.CONTROLS
-    optional = m.OPTIONAL
-    stops = (m.END,)
+    splits_last = False
 
     def __init__(self, tokenizer: Tokenizer, options: DeepSeekV31Options) -> None:
-        super().__init__(tokenizer)
-        self._options = options
+        super().__init__(tokenizer, options)
         self.extension = options.keep_reasoning or not options.thinking
-
-    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
-        """As `TurnRenderer.render`, with remarks on what is left out."""
-        messages = conversation.messages
-        last = m.last_question(messages)
-        kept = [self._thinks(i, last) and i > 0 and messages[i - 1].role == "user" for i in range(len(messages))]
-        return replace(
-            super().render(conversation, train_on=train_on), remarks=m.remarks(conversation, kept, last=False)
-        )
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
         """`Rendered.spans` has one range for each message; what stands before the first message belongs to none.
@@ -79,7 +66,7 @@ class DeepSeekV31(TurnRenderer):
         """
         messages = conversation.messages
         page.markup(m.BEGIN)
-        first, last = m.systems(messages), m.last_question(messages)
+        first, last = m.systems(messages), last_question(messages)
         m.write_system(page, messages[:first], trained[:first])
         asked = False
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
@@ -96,17 +83,17 @@ class DeepSeekV31(TurnRenderer):
                 page.markup(m.OUTPUT_END, trains)
                 asked = False
             elif message.role == "assistant":
-                thinks = asked and self._thinks(i, last)
+                thinks = asked and self.thinks(i, last)
                 if asked:
                     self._open(page, message, trains, thinks, f"messages[{i}]")
-                whole = not thinks and m.whole_content(conversation, i)
+                whole = not thinks and whole_content(conversation, i)
                 self._answer(page, message, trains, whole, f"messages[{i}]")
                 asked = False
             else:
                 after = "system message after another message" if message.role == "system" else f"role {message.role!r}"
                 raise self.refuse(f"no {after}", f"messages[{i}]")
         if ask and asked:
-            page.markup(m.ASSISTANT + m.THINK + ("" if self._options.thinking else m.THOUGHT))
+            page.markup(m.ASSISTANT + m.THINK + ("" if self._thinking else m.THOUGHT))
 
     def read(self, text: str) -> Message:
         """The message that a completion says; with `thinking`, reasoning ends at the first `</think>`.
@@ -114,13 +101,10 @@ class DeepSeekV31(TurnRenderer):
         Without one all is content: behind the outputs of tools no prompt opens a think block.
         """
         reasoning = ""
-        if self._options.thinking and m.THOUGHT in text:
+        if self._thinking and m.THOUGHT in text:
             reasoning, _, text = text.partition(m.THOUGHT)
         content, calls = m.read_calls(text, _CALL)
         return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
-
-    def _thinks(self, i: int, last: int) -> bool:
-        return self._options.thinking and (i > last or self._options.keep_reasoning)
 
     def _open(self, page: Page, message: Message, trains: bool, thinks: bool, where: str) -> None:
         """`<｜Assistant｜>` and a think block, empty if the message does not think.
@@ -130,7 +114,7 @@ class DeepSeekV31(TurnRenderer):
         """
         page.markup(m.ASSISTANT + m.THINK)
         if thinks:
-            said, weights, cut = m.written_thought(self, message, where, last=False)
+            said, weights, cut = self.written_thought(message, where)
             page.say(said, trains, weights, cut=cut)
         page.markup(m.THOUGHT, trains and thinks)
 
@@ -139,7 +123,7 @@ class DeepSeekV31(TurnRenderer):
         Args:
             whole: the content as it is, not only what stands behind a `</think>`.
         """
-        cut = None if whole else m.thought_of(message, last=False).content
+        cut = None if whole else self.thought_of(message).content
         page.say(message.content, trains, message.weights, cut=cut)
         if message.tool_calls:
             page.markup(m.CALLS, trains)

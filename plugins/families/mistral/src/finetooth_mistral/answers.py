@@ -77,6 +77,12 @@ class MistralTurns(TurnRenderer):
                     f"ids of tool calls of {ID_LENGTH} characters, not {id_!r}", where, "give calls such ids"
                 )
 
+    def offers(self, conversation: Conversation, message: Message) -> bool:
+        """Tools stand before this message of the user: the last one and, as in the chat templates, earlier ones of the
+        same content."""
+        asked = next((one for one in reversed(conversation.messages) if one.role == "user"), None)
+        return bool(conversation.tools) and asked is not None and message.content == asked.content
+
     def answer(self, page: Page, message: Message, trains: bool, blank: str, cut: tuple[int, int]) -> None:
         """Write content and the end of the turn; a blank before it weighs what the content's first character does."""
         weights = message.weights

@@ -54,7 +54,6 @@ class MistralV7(MistralTurns):
         """
         self.check(conversation)
         messages = conversation.messages
-        last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
         page.markup(BEGIN)
         if self._default_system and (not messages or messages[0].role != "system"):
             page.markup(SYSTEM)
@@ -65,7 +64,7 @@ class MistralV7(MistralTurns):
             if message.role == "system":
                 self._between(page, SYSTEM, message, trains, SYSTEM_END)
             elif message.role == "user":
-                if conversation.tools and message.content == messages[last].content:
+                if self.offers(conversation, message):
                     page.markup(TOOLS)
                     page.say(json_text([dict(tool) for tool in conversation.tools]))
                     page.markup(TOOLS_END)
