@@ -38,8 +38,8 @@ class LogitOptions(RewardOptions):
     """Options of losses on the logit of the preference."""
 
     margin_weight: float = Field(default=0.0, ge=0)
-    """How much of a row's margin the chosen answer must be ahead by, in rewards (ODPO, Amini et al., 2024, arXiv:2402.10571); 0
-    leaves margins out."""
+    """How much of a row's margin the chosen answer must be ahead by, in rewards (ODPO, Amini et al., 2024,
+    arXiv:2402.10571); 0 leaves margins out."""
 
 
 class SigmoidOptions(LogitOptions):
