@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
@@ -212,9 +212,7 @@ def _rank(registered: Registered) -> tuple[int, str]:
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
 
 
-def _roles(
-    context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend
-) -> Mapping[str, RoleRequest]:
+def _roles(context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend) -> Mapping[str, RoleRequest]:
     """What the engine shall hold beside the policy.
 
     Raises:
