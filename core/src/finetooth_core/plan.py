@@ -90,7 +90,13 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         evaluators, evaluator_entries = _evaluators(context, method_entry)
         trackers = _trackers(context)
         needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
-        brought = dict(method.roles) if isinstance(method, BringsRoles) else {}
+        spared = _has_reference(backend_entry, adapter_entry)
+        given = method.roles if isinstance(method, BringsRoles) else {}
+        brought = {
+            role: model
+            for role, model in given.items()
+            if not (role == "reference" and spared and model is not None and model.only_if_needed)
+        }
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry, brought)
         roles = _roles(context, brought, backend_entry)

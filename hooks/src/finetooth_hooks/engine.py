@@ -205,9 +205,11 @@ class RoleModel:
 
     Attributes:
         reference: the model, as a recipe names one; empty: a copy of the policy as it is when the engine is built.
+        only_if_needed: not held where the policy without its adapter can take the role.
     """
 
     reference: str = ""
+    only_if_needed: bool = False
 
 
 @runtime_checkable
