@@ -71,9 +71,7 @@ def labelled(options: Mapping[str, Any], context: Context) -> Render:
             raise _refusal(example, "single answers with a label", action)
         _refuse_images(example)
         if example.label not in (True, False):
-            raise Bad(
-                f"its label is {'a number' if isinstance(example.label, float) else example.label!r}, not true or false"
-            )
+            raise Bad("its label is a number, not true or false")
         if not example.prompt:
             raise Bad(NO_PROMPT)
         rendered = answers.render(example.prompt, example.completion, example.tools, "")
@@ -169,5 +167,4 @@ def _shortened(text: str, most: int = 60) -> str:
 def _is_empty(answer: Side) -> bool:
     if isinstance(answer, str):
         return not answer.strip()
-    spoken = [message for message in answer if message.role == "assistant"]
-    return not any(message.content.strip() or message.tool_calls for message in spoken)
+    return not any(message.content.strip() or message.tool_calls for message in answer)
