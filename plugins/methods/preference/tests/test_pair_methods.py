@@ -11,10 +11,15 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import Conversation, Image, Pair, Placed
-from finetooth_hooks.testing import FakeEngine, PlainRenderer
+from finetooth_hooks.testing import FakeEngine, PlainRenderer, parametrize_with_checks
 from finetooth_preference.method import PairMethod
 
 Contexts = Callable[..., Any]
+
+
+@parametrize_with_checks("finetooth_preference.plugin", installed=True)
+def test_conforms(check: Any) -> None:
+    check()
 
 
 def say(role: str, text: str, **more: Any) -> tuple[Message, ...]:
