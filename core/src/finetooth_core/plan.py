@@ -99,6 +99,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         }
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry, brought)
+        _tell_spared(context, {role for _, spec in context.losses for role in spec.roles}, brought)
         roles = _roles(context, brought, backend_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
@@ -216,6 +217,16 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
 def _rank(registered: Registered) -> tuple[int, str]:
     entry = registered.entry
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
+
+
+def _tell_spared(context: RunContext, wanted: set[str], brought: Mapping[str, RoleModel | None]) -> None:
+    """Say which roles of the losses take no model of their own."""
+    for role in sorted(wanted):
+        if role not in brought:
+            reason = "the policy without its adapter, no second model"
+            context.decide(f"method.{role}.policy", "adapter-off", reason)
+        elif brought[role] is None:
+            context.decide(f"method.{role}.policy", "precomputed", "made once before training, and kept")
 
 
 def _roles(context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend) -> Mapping[str, RoleRequest]:

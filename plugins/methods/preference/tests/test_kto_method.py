@@ -86,7 +86,7 @@ def test_a_label_that_is_none_is_counted(make_context: Contexts, answers: list[L
     assert report.dropped == {"its label is a number, not true or false": 1}
     with pytest.raises(DataError, match=r"train:9: its label is a number"):
         build(make_context([*answers, row]), bad_rows="raise").prepare()
-    with pytest.raises(DataError, match=r"train:0: the row is a pair, .*or use method dpo"):
+    with pytest.raises(DataError, match=r"train:0: the row is a pair, .*set method: dpo"):
         build(make_context([Pair((Message("user", "q"),), (Message("assistant", "a"),), ())])).prepare()
 
 

@@ -74,7 +74,7 @@ class BcoOptions(PairOptions):
     """Options of `bco_pair`."""
 
     shift: bool = True
-    """Judge rewards against their running mean, as the paper does; without it against 0, as TRL does since 1.0."""
+    """Judge rewards against their running mean, as the paper does; without it against 0, as TRL 1.16 does."""
 
 
 class AotOptions(PairOptions):

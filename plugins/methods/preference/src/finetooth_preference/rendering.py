@@ -67,8 +67,7 @@ def labelled(options: Mapping[str, Any], context: Context) -> Render:
 
     def render(example: Example) -> Rendered:
         if not isinstance(example, Labelled):
-            action = "completion and label" if not isinstance(example, Pair) else "single answers, or use method dpo"
-            raise _refusal(example, "single answers with a label", action)
+            raise _refusal(example, "single answers with a label", "completion and label")
         _refuse_images(example)
         if example.label not in (True, False):
             raise Bad("its label is a number, not true or false")
@@ -96,7 +95,9 @@ def _refusal(example: Example, wanted: str, columns: str) -> DataError:
     return DataError(
         "",
         f"the row is a {type(example).__name__.lower()}, and the method learns from {wanted}",
-        action=f"set another method, or data.format to what reads {columns}",
+        action=f"set method: dpo, or let data.format make {wanted}"
+        if isinstance(example, Pair)
+        else f"set another method, or data.format to what reads {columns}",
     )
 
 
