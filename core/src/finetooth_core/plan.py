@@ -17,7 +17,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
-from finetooth_hooks.protocols import BackendPlan, BringsRoles, EngineRequest, HardwareFacts, PlanRequest, RoleRequest
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest, RoleRequest
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
@@ -26,7 +26,7 @@ from finetooth_hooks.reports import DataReport, Prepared
 
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
-from finetooth_core.roles import role_requests
+from finetooth_core.roles import brought_roles, held_roles
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,10 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         evaluators, evaluator_entries = _evaluators(context, method_entry)
         trackers = _trackers(context)
         needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
-        spared = _has_reference(backend_entry, adapter_entry)
-        given = method.roles if isinstance(method, BringsRoles) else {}
-        brought = {
-            role: model
-            for role, model in given.items()
-            if not (role == "reference" and spared and model is not None and model.only_if_needed)
-        }
+        brought = brought_roles(method, spared=_has_reference(backend_entry, adapter_entry))
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry, brought)
-        _tell_spared(context, {role for _, spec in context.losses for role in spec.roles}, brought)
-        roles = _roles(context, brought, backend_entry)
+        roles = held_roles(context, brought, backend_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
@@ -217,32 +210,6 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
 def _rank(registered: Registered) -> tuple[int, str]:
     entry = registered.entry
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
-
-
-def _tell_spared(context: RunContext, wanted: set[str], brought: Mapping[str, RoleModel | None]) -> None:
-    """Say which roles of the losses take no model of their own."""
-    for role in sorted(wanted):
-        if role not in brought:
-            reason = "the policy without its adapter, no second model"
-            context.decide(f"method.{role}.policy", "adapter-off", reason)
-        elif brought[role] is None:
-            context.decide(f"method.{role}.policy", "precomputed", "made once before training, and kept")
-
-
-def _roles(context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend) -> Mapping[str, RoleRequest]:
-    """What the engine shall hold beside the policy.
-
-    Raises:
-        PlanError: the backend holds nothing beside it.
-        RecipeError: a model that is named cannot be one of them.
-    """
-    held = {role: model for role, model in brought.items() if model is not None}
-    if held and "roles" not in backend.capabilities:
-        raise PlanError(
-            f"method: it needs the role {min(held)!r}, and backend {backend.name} holds no model beside the policy",
-            action="pick another reference, or another backend",
-        )
-    return role_requests(context, held)
 
 
 def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.protocols import RoleRequest, Tokenizer
+from finetooth_hooks.entries import Backend
+from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.protocols import BringsRoles, Method, RoleRequest, Tokenizer
 
 from finetooth_core.context import RunContext
 
@@ -14,13 +15,41 @@ PROBE = "Two  words, 3.14159 km/h:\n\tif x != y:\n        return 'ñ — 日本�
 """A text that tokenizers of one vocabulary still cut differently."""
 
 
-def role_requests(context: RunContext, roles: Mapping[str, RoleModel]) -> dict[str, RoleRequest]:
-    """What the engine gets for each role.
+def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None]:
+    """The roles that a method brings.
+
+    Args:
+        spared: the policy without its adapter can be the reference.
+    """
+    given = method.roles if isinstance(method, BringsRoles) else {}
+    return {
+        role: model
+        for role, model in given.items()
+        if not (role == "reference" and spared and model is not None and model.only_if_needed)
+    }
+
+
+def held_roles(
+    context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend
+) -> dict[str, RoleRequest]:
+    """What the engine shall hold beside the policy; the plan says what becomes of each role that a loss reads.
 
     Raises:
+        PlanError: the backend holds nothing beside the policy.
         RecipeError: a model is not there, or has another tokenizer than the policy.
     """
-    return {role: _request(context, role, model.reference) for role, model in roles.items()}
+    for role in sorted({role for _, spec in context.losses for role in spec.roles}):
+        if role not in brought:
+            context.decide(f"method.{role}.policy", "adapter-off", "the policy without its adapter, no second model")
+        elif brought[role] is None:
+            context.decide(f"method.{role}.policy", "precomputed", "made once before training, and kept")
+    held = {role: model for role, model in brought.items() if model is not None}
+    if held and "roles" not in backend.capabilities:
+        raise PlanError(
+            f"method: it needs the role {min(held)!r}, and backend {backend.name} holds no model beside the policy",
+            action="pick another reference, or another backend",
+        )
+    return {role: _request(context, role, model.reference) for role, model in held.items()}
 
 
 def _request(context: RunContext, role: str, reference: str) -> RoleRequest:

@@ -32,10 +32,10 @@ class NoAdapter:
         return nullcontext()
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        raise NotImplementedError("a frozen model is not exported")
+        raise PlanError("a frozen model is not exported", action="export the policy")
 
     def restore(self, model: Any, folder: Path) -> None:
-        raise NotImplementedError("a frozen model takes no weights")
+        raise PlanError("a frozen model takes no weights", action="restore the policy")
 
 
 def hold_roles(network: Network, request: EngineRequest, parameters: TrainedParameters, options: TorchOptions) -> None:
