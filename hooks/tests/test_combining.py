@@ -31,6 +31,10 @@ def test_it_is_the_weighted_sum_with_the_needs_of_all() -> None:
     spec = combined(parts)
     wanted = sum(weight * objective(each.fn(outputs, data, {})) for each, weight in parts)
     assert objective(spec.fn(outputs, data, {})) == pytest.approx(wanted, rel=1e-12)
+    nested = combined([(spec, 3.0), (WEIGHTED_NLL, 1.0)])
+    assert objective(nested.fn(outputs, data, {})) == pytest.approx(
+        3 * wanted + objective(WEIGHTED_NLL.fn(outputs, data, {}))
+    )
     assert (spec.together, spec.needs) == ("group", {"logprobs", "logprobs@reference"})
     assert combined([(WEIGHTED_NLL, 1.0)]) is WEIGHTED_NLL
 

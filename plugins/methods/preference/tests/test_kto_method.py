@@ -70,6 +70,8 @@ def test_the_plan_says_which_weights_balance(make_context: Contexts, answers: li
     report = build(make_context(answers)).prepare().report  # 6 desirable, 3 undesirable
     assert "6 desirable and 3 undesirable answers, weighted 2 to 1" in report.notes[-1]
     assert "desirable_weight between 0.5 and 0.665, or method.undesirable_weight between 1.5 and 2" in report.notes[-1]
+    few = build(make_context(answers), desirable_weight=0.1).prepare().report
+    assert "weighted 0.2 to 1; 1 to 1.33 is recommended" in few.notes[-1]
     balanced = build(make_context(answers), undesirable_weight=1.8).prepare().report
     assert "weighted 1.11 to 1, in the recommended range" in balanced.notes[-1]
 

@@ -11,7 +11,7 @@ import pytest
 from finetooth_hooks import DataError, Message, RecipeError
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import Conversation, Image, Pair, Placed
-from finetooth_hooks.testing import FakeEngine, PlainRenderer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, FakeEngine, PlainRenderer, parametrize_with_checks
 from finetooth_preference.method import PairMethod
 
 Contexts = Callable[..., Any]
@@ -70,6 +70,24 @@ def test_plain_texts_are_pairs_too(make_context: Contexts) -> None:
     chosen, _ = method._pairs[0]
     assert context.tokenizer.decode([int(t) for t in chosen.tokens], skip_special=True).endswith("2+2=4")
     assert int(chosen.mask.sum()) == 2  # the answer and the end of text
+
+
+class TwoLetters(ByteTokenizer):
+    """Reads two letters as one token."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        ranges = [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]
+        return [sum(map(ord, text[a:b])) % 200 + 50 for a, b in ranges], ranges
+
+
+def test_a_prompt_that_shares_a_token_with_an_answer_is_refused(make_context: Contexts) -> None:
+    context = make_context([Pair("ab", "cd", "ef"), Pair("abc", "de", "fg")])
+    context.tokenizer = TwoLetters()
+    with pytest.raises(DataError, match="train:1: the prompt and its chosen answer share a token"):
+        prepared(context)
 
 
 BAD = {

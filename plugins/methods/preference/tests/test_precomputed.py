@@ -60,7 +60,8 @@ def test_other_data_or_another_model_are_not_found(make_context: Contexts, pairs
     context = make_context(pairs, batch_size=4, epochs=1)
     losses(context, Drifting(context.tokenizer), "precomputed")
     for change in ("data", "weights"):
-        other = make_context(pairs[1:] if change == "data" else pairs, batch_size=4, epochs=1)
+        same_size = [replace(pairs[0], chosen=(replace(pairs[0].chosen[0], content="It is 7."),)), *pairs[1:]]
+        other = make_context(same_size if change == "data" else pairs, batch_size=4, epochs=1)
         if change == "weights":
             (tmp_path / "model.bin").write_bytes(b"1")
             other.model = replace(other.model, files=(tmp_path / "model.bin",))
