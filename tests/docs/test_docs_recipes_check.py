@@ -5,6 +5,12 @@ import pytest
 DATA = {
     "gsm8k-lora.yaml": ("pairs.jsonl", '{"question": "What is 2 + 2?", "answer": "It is 4.\\n#### 4"}\n' * 3),
     "shakespeare-pretrain.yaml": ("play.txt", "To be, or not to be, that is the question. " * 400),
+    "dpo-lora.yaml": ("pairs.jsonl", '{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n' * 3),
+    "kto-lora.yaml": (
+        "answers.jsonl",
+        '{"prompt": "2 + 2?", "completion": "4", "label": true}\n'
+        '{"prompt": "2 + 2?", "completion": "5", "label": false}\n',
+    ),
     "quickstart.yaml": None,
 }
 

@@ -55,7 +55,7 @@ def data(seed: int) -> list[Datum]:
         weights = np.where(random.random(length) < 0.3, 0.0, 1.0)
         weights[-1] = 1.0
         tokens = [int(t) for t in random.integers(1, VOCAB, size=length)]
-        scalars = {"label": float(i % 2 == 0), "margin": 0.1}
+        scalars = {"label": float(i % 2 == 0), "margin": 0.1, "kl": 0.2}
         found.append(Datum.from_tokens(tokens, list(weights), scalars=scalars, group=f"{i // 2}", id=f"row:{i}"))
     return found
 
@@ -109,6 +109,9 @@ def test_both_engines_score_alike() -> None:
             np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
-@parametrize_with_checks(*LOSSES)
+STOPS = {"loss:kto_pair-gradient_is_the_slope": "no gradient flows through its estimate of the KL"}
+
+
+@parametrize_with_checks(*LOSSES, expected_failures=STOPS)
 def test_losses_conform(check: Callable[[], None]) -> None:
     check()

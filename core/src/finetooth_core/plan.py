@@ -10,13 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
+from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
-from finetooth_hooks.protocols import BackendPlan, EngineRequest, HardwareFacts, PlanRequest, StepCost
+from finetooth_hooks.protocols import (
+    BackendPlan,
+    EngineRequest,
+    HardwareFacts,
+    PlanRequest,
+    RoleRequest,
+    StepCost,
+)
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
@@ -28,6 +36,7 @@ from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
+from finetooth_core.roles import brought_roles, held_roles
 
 
 @dataclass(frozen=True)
@@ -89,13 +98,16 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     trackers: list[BuiltTracker] = []
     reports: list[DataReport] = []
     needs: frozenset[str] = frozenset()
+    roles: Mapping[str, RoleRequest] = {}
     if data:
         method, method_entry = _part(context, "method", recipe.method, Method)
-        evaluators, evaluator_entries = _evaluators(context)
+        evaluators, evaluator_entries = _evaluators(context, method_entry)
         trackers = _trackers(context)
         needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
+        brought = brought_roles(method, spared=_has_reference(backend_entry, adapter_entry))
         for setting, spec in context.losses:
-            _check_loss(setting, spec, backend_entry, adapter_entry)
+            _check_loss(setting, spec, backend_entry, adapter_entry, brought)
+        roles = held_roles(context, brought, backend_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
@@ -114,6 +126,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             accumulation=optimizer_entry.accumulation,
             checkpointing=optimizer_entry.checkpointing,
             needs=needs,
+            role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
             **_lengths(context, prepared.report, reports),
         )
     )
@@ -121,7 +134,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         context.decide(decision.setting, decision.value, decision.reason)
     context.train = decided.train
     context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
-    request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
+    request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware, roles)
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
@@ -135,6 +148,7 @@ def _engine_request(
     optimizer: Any,
     schedule: Any,
     hardware: HardwareFacts,
+    roles: Mapping[str, RoleRequest],
 ) -> EngineRequest:
     """What the engine of the decided plan is made of."""
     assert context.plan is not None
@@ -153,12 +167,17 @@ def _engine_request(
         processor=lambda: context.processor,
         generator_seed=int(context.generator("engine").integers(2**31)),
         adapter_generator=context.generator("adapter"),
+        roles=roles,
     )
 
 
 def evaluators_of(context: RunContext) -> list[BuiltEvaluator]:
     """The evaluators that a recipe picks, built."""
-    return _evaluators(context)[0]
+    pick = context.recipe.method
+    left_open = AUTO in (pick, pick if isinstance(pick, str) else pick.get("name"))
+    registered = context.catalog.default("method") if left_open else context.entry("method", pick, setting="method")
+    assert isinstance(registered.entry, Method)
+    return _evaluators(context, registered.entry)[0]
 
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
@@ -217,14 +236,15 @@ def _rank(registered: Registered) -> tuple[int, str]:
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
 
 
-def _evaluators(context: RunContext) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
+def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
     picks = context.recipe.evaluate.evaluators
     if picks == AUTO:
         if not context.has("eval"):
             context.decide("evaluate.evaluators", [], "data.eval is not set")
             return [], []
-        picks = [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
-        context.decide("evaluate.evaluators", picks, "the defaults, since data.eval is set")
+        picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
+        reason = f"what measures {method.name}" if method.evaluators else "the defaults"
+        context.decide("evaluate.evaluators", picks, f"{reason}, since data.eval is set")
     built, entries = [], []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"
@@ -328,24 +348,30 @@ def count(steps: int) -> str:
     return f"{steps} {'step' if steps == 1 else 'steps'}"
 
 
-def _check_loss(setting: str, spec: LossSpec, backend: Backend, adapter: Adapter) -> None:
-    """What a loss reads must be something the backend has, and the reference a model there is."""
+def _check_loss(
+    setting: str, spec: LossSpec, backend: Backend, adapter: Adapter, brought: Mapping[str, RoleModel | None]
+) -> None:
+    """What a loss reads must be something the backend has, and the reference a model there is.
+
+    Args:
+        brought: roles that the method brings.
+    """
     lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
     if lacking:
         raise PlanError(
             f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",
             action=f"choose a loss that reads {', '.join(sorted(backend.outputs))}",
         )
-    unknown = sorted(spec.roles - {"reference"})
+    unknown = sorted(spec.roles - {"reference", *brought})
     if unknown:
         raise PlanError(
             f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
             action="choose another loss",
         )
-    if spec.roles and not _has_reference(backend, adapter):
+    if "reference" in spec.roles - brought.keys() and not _has_reference(backend, adapter):
         raise PlanError(
             f"{setting}: loss {spec.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
-            action="pick an adapter that can, such as a low-rank one",
+            action="pick an adapter that can, such as a low-rank one, or another reference of the method",
         )
 
 

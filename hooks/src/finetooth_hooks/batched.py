@@ -40,7 +40,11 @@ class BatchedMethod:
     def begin(self, data: Sequence[Datum]) -> Batches:
         """Take the data of the run; returns their batches, at the place where a restored state left off."""
         self._data = data
-        self._batches = Batches.of(len(self._data), self._context.train)
+        return self.begin_count(len(data))
+
+    def begin_count(self, size: int) -> Batches:
+        """As `begin`, of so many things that a method looks up itself, such as pairs."""
+        self._batches = Batches.of(size, self._context.train)
         if self._restored is not None:
             self._batches.restore(self._restored)
         return self._batches

@@ -27,6 +27,7 @@ CAPABILITIES: Mapping[str, str] = {
     "full_state": "save and load carry everything that trains, bit for bit",
     "reference": "the policy without its adapter serves as the reference role",
     "profile": "records what its steps spend time and memory on (`Profiled`)",
+    "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `HoldsRoles`)",
 }
 """What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
 
@@ -198,6 +199,32 @@ class Metered(Protocol):
     def peak_flops(self) -> float:
         """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
         unknown."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoleModel:
+    """A frozen model that an engine holds beside the policy, known by the name of its role.
+
+    Attributes:
+        reference: the model, as a recipe names one; empty: a copy of the policy as it is when the engine is built.
+        only_if_needed: not held where the policy without its adapter can take the role.
+    """
+
+    reference: str = ""
+    only_if_needed: bool = False
+
+
+@runtime_checkable
+class HoldsRoles(Protocol):
+    """An engine with the capability `roles`. Copies are part of what `save` writes."""
+
+    def move_role(self, role: str, mix: float) -> None:
+        """Move a copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own.
+
+        Raises:
+            PlanError: the role is no copy.
+        """
         ...
 
 

@@ -132,12 +132,16 @@ class Method(Entry):
 
     Attributes:
         needs: engine capabilities the method relies on, checked by the plan.
-        roles: models it needs beside the policy (`reference`, ...).
+        roles: models it needs beside the policy (`reference`, ...). A method whose options decide that says it itself:
+            `protocols.BringsRoles`.
+        evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
+            empty: the defaults.
     """
 
     kind = "method"
     needs: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
+    evaluators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.engine import Engine
+from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, ReadRow, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
@@ -566,6 +566,17 @@ class KnownData(Protocol):
         ...
 
 
+@runtime_checkable
+class BringsRoles(Protocol):
+    """A method that says by its options which models it needs beside the policy."""
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """What the engine shall hold for each role; None: nothing, the method gives the role's numbers with the data.
+        A role that is not named is the policy without its adapter."""
+        ...
+
+
 class Reward(Protocol):
     """Scores completions: one float a completion, or None to leave it out."""
 
@@ -651,6 +662,7 @@ class PlanRequest:
         lengths: positions of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         needs: engine capabilities that the method and the evaluators rely on.
+        role_parameters: parameters of frozen models held beside the policy.
         trained_parameters: how many parameters train.
         optimizer_bytes: optimizer state per trained parameter.
         optimizer: full name, for messages.
@@ -674,6 +686,7 @@ class PlanRequest:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     needs: frozenset[str] = frozenset()
+    role_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -709,6 +722,19 @@ class BackendPlan:
 
 
 @dataclass(frozen=True)
+class RoleRequest:
+    """A frozen model that the engine shall hold for a role.
+
+    Attributes:
+        model, facts, loader: of another model than the policy's; None: a copy of the policy.
+    """
+
+    model: ModelInfo | None = None
+    facts: ModelFacts | None = None
+    loader: Loader | None = None
+
+
+@dataclass(frozen=True)
 class EngineRequest:
     """The parts an engine is made of.
 
@@ -717,6 +743,7 @@ class EngineRequest:
         processor: gives what turns images into inputs, built when the first image comes; None: there is none.
         generator_seed: key for the engine's own random streams (dropout, sampling).
         adapter_generator: draws the adapter's new parameters.
+        roles: frozen models beside the policy, by role; see the capability `roles`.
     """
 
     plan: Plan
@@ -733,6 +760,7 @@ class EngineRequest:
     processor: Callable[[], Processor] | None = None
     generator_seed: int = 0
     adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    roles: Mapping[str, RoleRequest] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -755,6 +783,7 @@ __all__ = [
     "Adapter",
     "Backend",
     "BackendPlan",
+    "BringsRoles",
     "Engine",
     "EngineRequest",
     "Evaluator",
@@ -780,6 +809,7 @@ __all__ = [
     "Processor",
     "Renderer",
     "Reward",
+    "RoleRequest",
     "Schedule",
     "Source",
     "StepCost",

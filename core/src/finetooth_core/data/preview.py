@@ -177,7 +177,10 @@ def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> It
         except DataError as error:
             yield _broken(number, id_, error)
             continue
-        yield _row(number, id_, example, rendered, how.limit)
+        if rendered.others:
+            yield from _together(number, id_, example, rendered, how.limit)
+        else:
+            yield _row(number, id_, example, rendered, how.limit)
 
 
 def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> RenderedRow:
@@ -196,6 +199,19 @@ def _broken(number: int, id_: str, error: DataError) -> RenderedRow:
 def _refusal(id_: str, error: DataError) -> str:
     """The error without the row's id, which stands beside it."""
     return f"refused: {error.problem.removeprefix(f'{id_}: ')}"
+
+
+def _together(
+    number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None
+) -> Iterator[RenderedRow]:
+    """The sequences of a row that are kept or left out together, one after the other."""
+    portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+    refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
+    for place, part in enumerate((rendered, *rendered.others)):
+        kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
+        fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
+        name = f"{id_}#{part.part}"
+        yield RenderedRow(number, name, part, kept, fate, used=tally.used > 0, broken=refused is not None)
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:

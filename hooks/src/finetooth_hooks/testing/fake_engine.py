@@ -89,6 +89,7 @@ class FakeEngine:
         metrics = {
             name: float(m.total) / float(m.count) if m.reduce == "mean" else float(m.total)
             for name, m in result.metrics.items()
+            if m.reduce != "mean" or float(m.count)  # as engines: a mean over nothing is left out
         }
         total = sum(result.contributions[name].weight * value for name, value in parts.items())
         return Forward(outputs, total, parts, metrics, tokens, tokens, targets)

@@ -7,37 +7,25 @@ import json
 
 from finetooth_hooks.engine import CAPABILITIES
 from finetooth_hooks.entries import Method
-from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Text
-from finetooth_hooks.protocols import Examples
 from finetooth_hooks.protocols import Method as Driver
 from finetooth_hooks.reports import Prepared, StepReport
 from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
-from finetooth_hooks.testing.fake_context import FakeContext, conversations
+from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
+from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
 
 _LIMIT = 50
 
 
-def _texts(split: str) -> Examples:
-    rows = tuple((f"{split}:{i}", Text(f"Document {i} says {i * i}. " * (i + 1))) for i in range(10))
-    return Examples(split, rows, format="made by the kit", source="made by the kit")
-
-
 def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
-    """A method over conversations, or over documents if it takes no conversations."""
-    for make in (conversations, _texts):
+    """A method over rows of a kind that it takes."""
+
+    def make() -> tuple[FakeContext, Driver]:
         context = case.context()
-        context.given = {split: make(split) for split in ("train", "eval")}
-        method = case.build(context)
-        try:
-            prepared = method.prepare()
-        except DataError:
-            if make is _texts:
-                raise
-            continue
-        return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
-    raise AssertionError("unreachable")
+        return context, case.build(context)
+
+    context, method, prepared = prepared_on_any(make)
+    return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
 
 
 @check_for("method")

@@ -218,6 +218,7 @@ def make_engine(
     options: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     decoder: str = "auto",
+    roles: Mapping[str, protocols.RoleRequest] | None = None,
     **train: Any,
 ) -> Any:
     """An engine over a tiny model. `train` changes the `train` section: fp32, 64 tokens a micro-batch, no clipping."""
@@ -242,6 +243,7 @@ def make_engine(
         stop_ids=(1,),
         generator_seed=decided.seed,
         adapter_generator=np.random.default_rng([decided.seed, 5]),
+        roles=roles or {},
     )
     return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 
@@ -298,6 +300,7 @@ def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
         config=tiny_config,
         facts=facts_of,
         adapter=FakeAdapter,
+        loader=FakeLoader,
         optimizer=FakeOptimizer,
         schedule=FakeSchedule,
         sgd=lambda rate=0.1: FakeOptimizer(torch.optim.SGD, rate),

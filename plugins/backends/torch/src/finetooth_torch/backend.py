@@ -51,6 +51,7 @@ class TorchBackend:
         from finetooth_torch.network import Network
         from finetooth_torch.parameters import TrainedParameters, round_frozen
         from finetooth_torch.precision import DTYPES, result_dtype
+        from finetooth_torch.role_models import hold_roles
         from finetooth_torch.scaler import LossScaler
 
         train, hardware = request.plan.train, request.hardware
@@ -84,6 +85,7 @@ class TorchBackend:
             packing=self._packing,
             processor=request.processor,
         )
+        hold_roles(network, request, parameters, self._options)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know

@@ -58,7 +58,8 @@ class Group:
 
     def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank) -> None:
         self._modules, self._low_rank = tuple(modules), low_rank
-        self._weight: Tensor | None = None
+        self._weights: list[Tensor] = []
+        self.keeps = 1
 
     def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
         """(N, inputs) to (N, sum of outputs), side by side.
@@ -114,17 +115,24 @@ class Group:
     def _fused(self, weights: Sequence[Tensor]) -> Tensor:
         if len(weights) == 1:
             return weights[0].detach()
-        at = 0
-        if self._weight is not None:
-            for weight in weights:
-                if weight.data_ptr() != self._weight[at:].data_ptr() or weight.dtype != self._weight.dtype:
-                    break
-                at += weight.shape[0]
-        if self._weight is None or at < self._weight.shape[0]:
-            self._weight = torch.cat([weight.detach() for weight in weights])
-            for weight, rows in zip(weights, self._weight.split([w.shape[0] for w in weights]), strict=True):
-                weight.data = rows
-        return self._weight
+        for fused in self._weights:
+            if _lies_in(fused, weights):
+                return fused
+        fused = torch.cat([weight.detach() for weight in weights])
+        self._weights = [fused, *self._weights][: self.keeps]
+        for weight, rows in zip(weights, fused.split([w.shape[0] for w in weights]), strict=True):
+            weight.data = rows
+        return fused
+
+
+def _lies_in(fused: Tensor, weights: Sequence[Tensor]) -> bool:
+    """The weights are the rows of a matrix, one behind the other."""
+    at = 0
+    for weight in weights:
+        if weight.data_ptr() != fused[at:].data_ptr() or weight.dtype != fused.dtype:
+            return False
+        at += weight.shape[0]
+    return True
 
 
 def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
@@ -200,6 +208,12 @@ class Decoder:
         path = facts.layer_path.removeprefix(f"{facts.body}.")
         layers: Any = body.get_submodule(path)
         self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
+
+    def keep_weights(self, count: int) -> None:
+        """How many sets of weights take turns in the modules, so that none is laid out anew each time."""
+        for layer in self.layers:
+            for group in (layer.qkv, layer.output, layer.gate_up, layer.down):
+                group.keeps = count
 
     def hidden(
         self,

@@ -39,6 +39,7 @@ from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
 from finetooth_torch.peak import peak_flops
 from finetooth_torch.profiling import record, spanned
+from finetooth_torch.role_models import move_copy
 from finetooth_torch.row_budget import check_rows
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.state import Counters, State, read_state, restore_state, state_of
@@ -46,7 +47,7 @@ from finetooth_torch.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.usage import usage
 from finetooth_torch.wholeness import Wholeness
 
-CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "profile"})
+CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "profile", "roles"})
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class TorchEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return CAPABILITIES | ({"reference"} if self._request.adapter_can_disable else set())
+        has_reference = self._request.adapter_can_disable or "reference" in self._request.roles
+        return CAPABILITIES | ({"reference"} if has_reference else set())
 
     @property
     def weights_version(self) -> int:
@@ -248,6 +250,9 @@ class TorchEngine:
     def set_total_steps(self, total: int | None) -> None:
         self._total_steps = total
 
+    def move_role(self, role: str, mix: float) -> None:
+        move_copy(self._parts.network, role, mix)
+
     # --- sample -------------------------------------------------------------------------------------------------------
 
     @guarded("generate")
@@ -324,7 +329,7 @@ class TorchEngine:
         normalizer: Counts | None = None,
         whole: bool = False,
     ) -> Pass:
-        if role not in ROLES:
+        if role not in ROLES and role not in self._parts.network.holders:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
         facts, network = self._request.facts, self._parts.network

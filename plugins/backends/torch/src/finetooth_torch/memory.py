@@ -80,8 +80,10 @@ def estimate(
         activations = max(activations, sampling + (base * size if stream and on_host else 0))  # weights packed anew
     logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
+    held = {"roles": request.role_parameters * size} if request.role_parameters else {}
     return MemoryEstimate(
         {
+            **held,
             "weights": int((base if full else base + trained) * size + masters),
             "gradients": int(4 * trained + head_gradient),
             "optimizer": int(request.optimizer_bytes * trained),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from finetooth_torch.agreement import check_decoder, check_head
 from finetooth_torch.bodies import Body, StreamBody, TransformersBody
 from finetooth_torch.decoder import Decoder
 from finetooth_torch.flops import Computed, Execution, ModelCost, cost_of, count
+from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
@@ -39,6 +40,7 @@ class Network:
 
     Attributes:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
+        holders: what computes a role that is not the policy without its adapter.
 
     Raises:
         PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
@@ -66,6 +68,8 @@ class Network:
         self.body: Body = self.transformers
         self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
         check_head(base, model, facts)
+        self.holders: dict[str, FrozenCopy | Network] = {}
+        self._acting: Network | None = None
         self._training: bool | None = None
         self._checkpointing = checkpointing
         self._cost = _cost(base, facts)
@@ -85,7 +89,7 @@ class Network:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
         pass."""
         total, self._flops = self._flops, 0.0
-        return total
+        return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
 
     def _count(self, computed: Computed) -> None:
         if self._cost is None:
@@ -109,10 +113,13 @@ class Network:
         """
         if role == "policy":
             return nullcontext()
+        holder = self.holders.get(role)
+        if holder is not None:
+            return holder.entered() if isinstance(holder, FrozenCopy) else self._handed_to(holder)
         if role != "reference":
             raise PlanError(
                 f"method: it needs the role {role!r}, which the torch backend does not have",
-                action=f"choose a method with the roles {', '.join(ROLES)}",
+                action=f"choose a method with the roles {', '.join({*ROLES, *self.holders})}",
             )
         if not self._can_disable:
             raise PlanError(
@@ -120,6 +127,16 @@ class Network:
                 action="choose an adapter that can be disabled, such as a low-rank one",
             )
         return self._adapter.disabled(self.model)
+
+    @contextmanager
+    def _handed_to(self, other: Network) -> Iterator[None]:
+        """While entered, another model computes."""
+        self._acting = other
+        other.train(False)
+        try:
+            yield
+        finally:
+            self._acting = None
 
     def outputs(self, rectangle: Rectangle, needs: Collection[str], *, everywhere: bool = False) -> dict[str, Tensor]:
         """What `needs` names, of the role that is entered.
@@ -131,6 +148,8 @@ class Network:
         Raises:
             PlanError: something else is named.
         """
+        if self._acting is not None:
+            return self._acting.outputs(rectangle, needs, everywhere=everywhere)
         for need in needs:
             if need not in OUTPUTS:
                 raise PlanError(

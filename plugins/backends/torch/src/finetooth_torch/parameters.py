@@ -24,6 +24,10 @@ from finetooth_torch.scaler import LossScaler
 class TrainedParameters:
     """What the adapter left requiring gradients.
 
+    Attributes:
+        live: the model's own parameters.
+        masters: what the optimizer sees: the same, or their copies in fp32 (`split`).
+
     Args:
         model: the adapted model.
         base: identities (`id`) of the parameters that the base had; they are exported in `dtype`, new ones in the
@@ -41,15 +45,15 @@ class TrainedParameters:
             raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
         self._scaler = scaler
         self.names = tuple(name for name, _ in live)
-        self._live = [parameter for _, parameter in live]
-        self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self._live]
+        self.live = [parameter for _, parameter in live]
+        self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self.live]
         self.split = result_dtype(dtype) != dtype
         if not self.split:
-            self.masters = self._live
+            self.masters = self.live
             return
         # what is fp32 already becomes the master, and the model gets a rounded copy
-        self.masters = [nn.Parameter(parameter.detach().to(torch.float32)) for parameter in self._live]
-        for parameter, master in zip(self._live, self.masters, strict=True):
+        self.masters = [nn.Parameter(parameter.detach().to(torch.float32)) for parameter in self.live]
+        for parameter, master in zip(self.live, self.masters, strict=True):
             parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
 
@@ -80,7 +84,7 @@ class TrainedParameters:
 
     def zero_grad(self) -> None:
         """Drop accumulated gradients."""
-        for parameter in (*self._live, *self.masters):
+        for parameter in (*self.live, *self.masters):
             parameter.grad = None
 
     @contextmanager
@@ -112,7 +116,7 @@ class TrainedParameters:
     def publish(self) -> None:
         """Round the masters into the model."""
         if self.split:
-            for parameter, master in zip(self._live, self.masters, strict=True):
+            for parameter, master in zip(self.live, self.masters, strict=True):
                 parameter.copy_(master)
 
     @torch.no_grad()
@@ -132,16 +136,16 @@ class TrainedParameters:
         if not self.split:
             yield
             return
-        computed = [parameter.data for parameter in self._live]
+        computed = [parameter.data for parameter in self.live]
         try:
-            for parameter, master, dtype in zip(self._live, self.masters, self._given_dtypes, strict=True):
+            for parameter, master, dtype in zip(self.live, self.masters, self._given_dtypes, strict=True):
                 parameter.data = master.detach().to(dtype, copy=True)
             yield
             if take:
-                for parameter, master in zip(self._live, self.masters, strict=True):
+                for parameter, master in zip(self.live, self.masters, strict=True):
                     master.data.copy_(parameter.data)
         finally:
-            for parameter, data in zip(self._live, computed, strict=True):
+            for parameter, data in zip(self.live, computed, strict=True):
                 parameter.data = data
             self.publish()
 

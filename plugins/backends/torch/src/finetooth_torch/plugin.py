@@ -15,7 +15,9 @@ def ft_backends() -> Iterator[Backend]:
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile"}),
+        capabilities=frozenset(
+            {"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile", "roles"}
+        ),
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
     )
 

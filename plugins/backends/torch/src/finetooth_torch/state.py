@@ -4,6 +4,7 @@
     optimizer.safetensors   tensors of the optimizer's state
     gradients.safetensors   accumulated gradients by name (absent without any)
     losses.safetensors      arrays of loss states (absent without any)
+    role-NAME.safetensors   weights of a role that is a copy of the policy
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
 Dropout and sampling are keyed by seed, step and datum, so counters are all the random state there is.
@@ -28,6 +29,8 @@ from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from finetooth_torch.role_models import copies
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
@@ -120,6 +123,7 @@ def state_of(
     gradients = {name: p.grad for name, p in parts.parameters.named() if p.grad is not None}
     if gradients:
         files["gradients"] = gradients
+    files |= {f"role-{role}": copy_.named() for role, copy_ in copies(parts.network).items()}
     files["optimizer"] = {}
     optimizer = _flatten(parts.optimizer.state_dict(), files["optimizer"])
     arrays: dict[str, Tensor] = {}
@@ -158,12 +162,15 @@ def restore_state(
     moments = {key: tensor.clone() if keep else tensor for key, tensor in files["optimizer"].items()}
     optimizer = _unflatten(content["optimizer"], moments)
     _check_optimizer(where, optimizer, parts.optimizer)
+    _check_copies(where, files, parts)
     parts.parameters.zero_grad()
     parts.parameters.restore(files["trained"])
     for name, master in parts.parameters.named():
         gradient = files.get("gradients", {}).get(name)
         if gradient is not None:
             master.grad = gradient.to(device=master.device, dtype=master.dtype, copy=True)
+    for role, copy in copies(parts.network).items():
+        copy.restore(files[f"role-{role}"])
     _restore_optimizer(parts.optimizer, optimizer)
     request.schedule.restore(deepcopy(content["schedule"]))
     parts.scaler.restore(content["scaler"])
@@ -250,6 +257,17 @@ def _check(
             f"{path} is not a state of this adapter: {len(odd)} trained parameters differ, the first is {odd[0]!r} "
             f"(saved {theirs.get(odd[0])}, here {mine.get(odd[0])})",
             action="use the adapter and its options of the saved run",
+        )
+
+
+def _check_copies(path: str, files: Mapping[str, Mapping[str, Tensor]], parts: Parts) -> None:
+    mine = {f"role-{role}" for role in copies(parts.network)}
+    theirs = {name for name in files if name.startswith("role-")}
+    if mine != theirs:
+        name = min(mine ^ theirs)
+        raise UserError(
+            f"{path} was saved {'without' if name in mine else 'with'} a copy of the policy as {name[5:]!r}",
+            action="use the method's reference of the saved run",
         )
 
 

@@ -1,0 +1,86 @@
+"""Roles that are models of their own: copies of what trains, or other models, frozen."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
+
+from finetooth_torch.frozen_copy import FrozenCopy
+from finetooth_torch.parameters import TrainedParameters
+from finetooth_torch.planning import STREAM, choose_decoder, possible_attention
+
+if TYPE_CHECKING:
+    from finetooth_torch.backend import TorchOptions
+    from finetooth_torch.network import Network
+
+
+class NoAdapter:
+    """The adapter of a model that is used as it is."""
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        return 0
+
+    def apply(self, model: Any, facts: ModelFacts, generator: Any) -> Any:
+        return model
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        raise PlanError("a frozen model is not exported", action="export the policy")
+
+    def restore(self, model: Any, folder: Path) -> None:
+        raise PlanError("a frozen model takes no weights", action="restore the policy")
+
+
+def hold_roles(network: Network, request: EngineRequest, parameters: TrainedParameters, options: TorchOptions) -> None:
+    """Give the network what computes each role of the request."""
+    for role, wanted in request.roles.items():
+        other = wanted.model is not None
+        network.holders[role] = _other(request, wanted, options) if other else FrozenCopy(parameters)
+    others = [holder for holder in network.holders.values() if not isinstance(holder, FrozenCopy)]
+    if any(other.rows.obstacle for other in others):  # rows that it cannot keep apart are padded for both
+        network.rows = replace(network.rows, filling=None)
+    count = 1 + len(copies(network))
+    if count > 1 and network.body.packed:
+        network.body.decoder.keep_weights(count)  # type: ignore[attr-defined]  # the body that packs is a stream's
+
+
+def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions) -> Network:
+    """Another model, frozen, in the policy's precision."""
+    from finetooth_torch.network import Network
+
+    assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
+    precision = request.plan.train.precision
+    assert precision is not None
+    base = wanted.loader.load(
+        wanted.model.reference, framework="torch", precision=precision, device=request.hardware.device
+    )
+    attention = options.attention or possible_attention(wanted.facts, request.hardware)[0]
+    if base.config._attn_implementation != attention:
+        base.set_attn_implementation(attention)
+    base.requires_grad_(False)
+    decoder = "auto" if options.decoder == STREAM else options.decoder
+    stream = choose_decoder(wanted.facts, request.hardware, options.attention, decoder).value == STREAM
+    return Network(base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream)
+
+
+def copies(network: Network) -> dict[str, FrozenCopy]:
+    """The roles that are copies of the policy."""
+    return {role: holder for role, holder in network.holders.items() if isinstance(holder, FrozenCopy)}
+
+
+def move_copy(network: Network, role: str, mix: float) -> None:
+    """See `finetooth_hooks.engine.HoldsRoles.move_role`."""
+    copy = copies(network).get(role)
+    if copy is None:
+        raise PlanError(
+            f"the role {role!r} is no copy of the policy, which alone can follow it",
+            action="set the method's reference to frozen-copy, or leave sync_every out",
+        )
+    copy.move(mix)

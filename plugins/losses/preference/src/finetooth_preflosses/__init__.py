@@ -1,0 +1,1 @@
+"""Losses of preferences: the DPO family, those without a reference, and KTO."""

@@ -1,0 +1,126 @@
+"""Options of the losses, named as in their papers and in TRL."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Options
+from pydantic import Field
+
+from finetooth_preflosses.divergences import Divergence
+
+
+class Beta(Options):
+    """What every loss against a reference has."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference: higher is closer."""
+
+
+class PairOptions(Beta):
+    """Options of losses on pairs."""
+
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """What targets count beyond the length of the pair's shorter answer, so that length itself weighs less (LD-DPO);
+    left out, they count whole."""
+
+
+class RewardOptions(PairOptions):
+    """Options of losses on the difference of two rewards."""
+
+    length_normalized: bool = False
+    """Divide an answer's log-ratio by its length in tokens."""
+    f_divergence: Divergence = "reverse_kl"
+    """The divergence by which the policy is held to the reference (f-DPO)."""
+    f_alpha: float = 0.5
+    """Of `alpha_divergence`; at 1 it is the reverse KL."""
+
+
+class LogitOptions(RewardOptions):
+    """Options of losses on the logit of the preference."""
+
+    margin_weight: float = Field(default=0.0, ge=0)
+    """How much of a row's margin the chosen answer must be ahead by, in rewards (ODPO, Amini et al., 2024,
+    arXiv:2402.10571); 0 leaves margins out."""
+
+
+class SigmoidOptions(LogitOptions):
+    """Options of `sigmoid`."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs whose labels are assumed to be swapped."""
+
+
+class RobustOptions(LogitOptions):
+    """Options of `robust`."""
+
+    label_smoothing: float = Field(default=0.1, ge=0, lt=0.5)
+    """Share of pairs whose labels are swapped."""
+
+
+class ExoOptions(LogitOptions):
+    """Options of `exo_pair`."""
+
+    label_smoothing: float = Field(default=1e-3, gt=0, lt=0.5)
+    """How much of the preference goes to the rejected answer."""
+
+
+class DiscopopOptions(LogitOptions):
+    """Options of `discopop`."""
+
+    tau: float = Field(default=0.05, gt=0)
+    """How sharply the two losses are blended."""
+
+
+class BcoOptions(PairOptions):
+    """Options of `bco_pair`."""
+
+    shift: bool = True
+    """Judge rewards against their running mean, as the paper does; without it against 0, as TRL 1.16 does."""
+
+
+class AotOptions(PairOptions):
+    """Options of `aot` and `aot_unpaired`."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of labels assumed to be swapped."""
+
+
+class OrpoOptions(Options):
+    """Options of `orpo`."""
+
+    beta: float = Field(default=0.1, ge=0)
+    """Weight of the odds ratio beside the log-likelihood; the paper's lambda."""
+
+
+class SimpoOptions(Options):
+    """Options of `simpo`."""
+
+    beta: float = Field(default=2.0, gt=0)
+    """Scale of the difference of mean log-probabilities."""
+    gamma: float = Field(default=0.5, ge=0)
+    """By how much the chosen answer must be ahead, after `beta`."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs whose labels are assumed to be swapped."""
+    alpha: float = 0.0
+    """Shape of the reward (AlphaPO); 0 is SimPO's own."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen answers' log-likelihood beside it: CPO-SimPO."""
+
+
+class CpoOptions(Options):
+    """Options of `cpo`."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """Scale of the difference of log-probabilities."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs whose labels are assumed to be swapped."""
+    sft_weight: float = Field(default=1.0, ge=0)
+    """Weight of the chosen answers' log-likelihood beside it."""
+
+
+class KtoOptions(Beta):
+    """Options of `kto`."""
+
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """Weight of desirable answers, the paper's lambda_D."""
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """Weight of undesirable answers, the paper's lambda_U."""

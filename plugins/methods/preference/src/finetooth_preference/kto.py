@@ -1,0 +1,126 @@
+"""The method `kto`: answers that are desirable or not, without pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from finetooth_hooks import DataError, Datum, Engine, Prepared, RecipeError, StepReport
+from finetooth_hooks.batched import BatchedMethod
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preparation import Limit, Rendering, train_step
+
+from finetooth_preference.health import Health
+from finetooth_preference.mismatched import kl_estimate
+from finetooth_preference.options import KtoOptions
+from finetooth_preference.precomputed import Known, known_reference
+from finetooth_preference.reference import ReferencePolicy
+
+MOST = 1.33
+"""The paper's bound on how much more desirable answers should count than undesirable ones (section 4.2, eq. 8)."""
+
+
+def build(options: KtoOptions, context: Context) -> Kto:
+    return Kto(options, context)
+
+
+class Kto(BatchedMethod):
+    """One optimizer step for each batch of answers.
+
+    Raises:
+        RecipeError: the KL of each step would need a reference that is not there, or answers that it has not.
+    """
+
+    def __init__(self, options: KtoOptions, context: Context) -> None:
+        self._options = options
+        self._policy = ReferencePolicy(options.reference)
+        weights = options.model_dump(include={"beta", "desirable_weight", "undesirable_weight"})
+        spec = context.loss({"name": options.loss, **weights}, setting="method")
+        super().__init__(context, self._policy.loss(spec))
+        self._estimates = options.loss == "kto"
+        self._known: Known | None = None
+        self._health = Health(context)
+        if self._estimates and self._policy.precomputed:
+            raise RecipeError(
+                "method.reference.policy",
+                "kto estimates its KL at every step from answers to other prompts, which cannot be precomputed",
+                action="set it to adapter-off or frozen-copy, or method.loss to apo_zero_unpaired",
+            )
+        if self._estimates and context.train.batch_size < 2:
+            raise RecipeError(
+                "train.batch_size",
+                "kto estimates its KL from answers to the other prompts of a batch, and a batch of 1 has none",
+                action="set it to 2 or more",
+            )
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.BringsRoles`."""
+        return self._policy.roles
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the answers.
+
+        Raises:
+            DataError: a row is broken, or all answers are of one kind.
+        """
+        rendering = Rendering("finetooth_preference.rendering:labelled", {"bad_rows": self._options.bad_rows})
+        preparation = self._context.prepare("train", rendering, Limit.of(self._context.train))
+        good = sum(datum.scalars["label"] > 0.5 for datum in preparation.data)
+        note = self._balance(int(good), len(preparation.data) - int(good))
+        batches = self.begin(preparation.data)
+        report = replace(preparation.report, notes=(*preparation.report.notes, note))
+        return Prepared(batches.total_steps, batches.steps_per_epoch, report)
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch."""
+        batches = self._begun()
+        if self._policy.precomputed:
+            self._known = known_reference(self._context, engine, self._data)
+        for indices in batches:
+            data = self._with_kl(engine, [self._datum(i) for i in indices])
+            report = _with_margins(train_step(engine, data, self._loss, batches.epoch))
+            self._policy.follow(engine, report.step)
+            self._health.watch(report)
+            yield report
+
+    def _datum(self, place: int) -> Datum:
+        datum = self._data[place]
+        return datum if self._known is None else self._known.add(place, datum)
+
+    def _with_kl(self, engine: Engine, data: Sequence[Datum]) -> list[Datum]:
+        kl = kl_estimate(engine, data, self._context.train.max_length) if self._estimates else 0.0
+        return [replace(datum, mask=datum.mask, scalars={**datum.scalars, "kl": kl}) for datum in data]
+
+    def _balance(self, good: int, bad: int) -> str:
+        """What the plan says of the counts.
+
+        Raises:
+            DataError: all answers are of one kind.
+        """
+        if not good or not bad:
+            kind, other = ("desirable", "undesirable") if good else ("undesirable", "desirable")
+            raise DataError(
+                "data.train", f"all {good + bad:,} answers are {kind}, and kto compares", action=f"add {other} answers"
+            )
+        given = self._options
+        counts = f"{good:,} desirable and {bad:,} undesirable answers"
+        share = given.desirable_weight * good / (given.undesirable_weight * bad)
+        if 1.0 <= share <= MOST:
+            return f"{counts}, weighted {share:.3g} to 1, in the recommended range of 1 to {MOST}"
+        least = given.undesirable_weight * bad / good
+        highest = given.desirable_weight * good / bad
+        return (
+            f"{counts}, weighted {share:.3g} to 1; 1 to {MOST} is recommended: set method.desirable_weight between "
+            f"{least:.3g} and {MOST * least:.3g}, or method.undesirable_weight between {highest / MOST:.3g} and "
+            f"{highest:.3g}"
+        )
+
+
+def _with_margins(report: StepReport) -> StepReport:
+    """With the difference of the mean rewards, where the batch has both kinds."""
+    sides = [report.metrics.get(f"rewards/{side}") for side in ("chosen", "rejected")]
+    if sides[0] is None or sides[1] is None:
+        return report
+    return replace(report, metrics={**report.metrics, "rewards/margins": sides[0] - sides[1]})

@@ -1,0 +1,127 @@
+"""The methods on pairs: `dpo`, `orpo`, `simpo`, `cpo`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import Engine, LossSpec, Pick, Prepared, RecipeError, StepReport
+from finetooth_hooks.batched import BatchedMethod
+from finetooth_hooks.combining import combined
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preparation import Limit, Rendering, train_step
+
+from finetooth_preference.health import Health
+from finetooth_preference.options import (
+    ADAPTER_OFF,
+    CpoOptions,
+    DpoOptions,
+    OrpoOptions,
+    ReferenceOptions,
+    SimpoOptions,
+)
+from finetooth_preference.pair_data import PairData, report_of
+from finetooth_preference.precomputed import known_reference
+from finetooth_preference.reference import ReferencePolicy
+
+NO_BETA = ("sft", "cross_entropy")
+"""Losses without a beta."""
+
+
+def dpo(options: DpoOptions, context: Context) -> PairMethod:
+    """
+    Raises:
+        RecipeError: `loss` and `losses` are both given, or a weight is no number above 0.
+    """
+    picks: list[tuple[str, Pick]] = [("method.loss", options.loss)]
+    if options.losses:
+        if "loss" in options.model_fields_set:
+            raise RecipeError("method.losses", "loss and losses are both given", action="leave one of them out")
+        picks = [(f"method.losses.{i}", pick) for i, pick in enumerate(options.losses)]
+    parts = [_weighted(context, pick, setting, options.beta) for setting, pick in picks]
+    margins = any(_options_of(pick).get("margin_weight") for _, pick in picks)
+    return PairMethod(context, combined(parts), options.reference, options.bad_rows, margins=margins)
+
+
+def orpo(options: OrpoOptions, context: Context) -> PairMethod:
+    return _alone("orpo", options, context)
+
+
+def simpo(options: SimpoOptions, context: Context) -> PairMethod:
+    return _alone("simpo", options, context)
+
+
+def cpo(options: CpoOptions, context: Context) -> PairMethod:
+    return _alone("cpo", options, context)
+
+
+def _alone(name: str, options: OrpoOptions | SimpoOptions | CpoOptions, context: Context) -> PairMethod:
+    """A method that is one loss without a reference."""
+    spec = context.loss({"name": name, **options.model_dump(exclude={"bad_rows"})}, setting="method")
+    return PairMethod(context, spec, ReferenceOptions(policy=ADAPTER_OFF), options.bad_rows)
+
+
+def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) -> tuple[LossSpec, float]:
+    """A loss with its weight; its beta is the method's, unless it says its own."""
+    given = _options_of(pick)
+    weight = given.pop("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise RecipeError(f"{setting}.weight", f"{weight!r} is no number above 0", action="give one, or leave it out")
+    if beta is not None and given.get("name") not in NO_BETA:
+        given.setdefault("beta", beta)
+    return context.loss(given, setting=setting), float(weight)
+
+
+def _options_of(pick: Pick) -> dict[str, Any]:
+    return {"name": pick} if isinstance(pick, str) else dict(pick)
+
+
+class PairMethod(BatchedMethod):
+    """One optimizer step for each batch of pairs; `train.batch_size` counts pairs.
+
+    Args:
+        reference: that the losses read, if they read one.
+        bad_rows: see `RowOptions`.
+        margins: every row must say its margin.
+    """
+
+    def __init__(
+        self, context: Context, loss: LossSpec, reference: ReferenceOptions, bad_rows: str, *, margins: bool = False
+    ) -> None:
+        self._policy = ReferencePolicy(reference)
+        self._reads_reference = "reference" in loss.roles
+        super().__init__(context, self._policy.loss(loss) if self._reads_reference else loss)
+        self._rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": bad_rows, "margins": margins})
+        self._pairs = PairData(())
+        self._health = Health(context)
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.BringsRoles`."""
+        return self._policy.roles if self._reads_reference else {}
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the pairs.
+
+        Raises:
+            DataError: a row is broken, or no pair.
+        """
+        preparation = self._context.prepare("train", self._rendering, Limit.of(self._context.train))
+        self._pairs = PairData(preparation.data)
+        batches = self.begin_count(len(self._pairs))
+        report = report_of(preparation.report, len(self._pairs))
+        return Prepared(batches.total_steps, batches.steps_per_epoch, report)
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch of pairs."""
+        batches = self._begun()
+        if self._reads_reference and self._policy.precomputed:
+            self._pairs.known = known_reference(self._context, engine, self._pairs.rows)
+        for indices in batches:
+            data = [datum for i in indices for datum in self._pairs[i]]
+            report = replace(train_step(engine, data, self._loss, batches.epoch), rows=len(indices))
+            self._policy.follow(engine, report.step)
+            self._health.watch(report)
+            yield report

@@ -1,0 +1,48 @@
+"""Answers to other prompts, from which KTO estimates how far the policy is from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from finetooth_hooks import Datum, Engine
+
+
+def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
+    """Each prompt with the answer of the datum before it, the first with the last one's (Ethayarajh et al., 2024,
+    arXiv:2402.01306, section 4.1): the same answers, other prompts.
+
+    Args:
+        max_length: positions; what is longer is cut, and left out if nothing of the answer remains.
+    """
+    found = []
+    for place, datum in enumerate(data):
+        prompt = _tokens(datum)[: _answer(datum)]
+        other = data[place - 1]
+        begin = _answer(other)
+        tokens = np.concatenate([prompt, _tokens(other)[begin:]])[: max_length + 1]
+        trained = np.concatenate([np.zeros(len(prompt)), other.mask[begin - 1 :].astype(np.float64)])[: len(tokens)]
+        if trained[1:].any():
+            found.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}"))
+    return found
+
+
+def kl_estimate(engine: Engine, data: Sequence[Datum], max_length: int) -> float:
+    """max(0, mean over mismatched pairs of log pi(y'|x) - log pi_ref(y'|x)), in nats; 0 for a single datum."""
+    if len(data) < 2:
+        return 0.0
+    others = mismatched(data, max_length)
+    if not others:
+        return 0.0
+    policy, known = engine.logprobs(others), engine.logprobs(others, role="reference")
+    ratios = [float(a.sum(dtype=np.float64) - b.sum(dtype=np.float64)) for a, b in zip(policy, known, strict=True)]
+    return max(0.0, float(np.mean(ratios)))
+
+
+def _tokens(datum: Datum) -> np.ndarray:
+    return np.append(datum.tokens, datum.targets[-1])
+
+
+def _answer(datum: Datum) -> int:
+    """Index of the first token that trains."""
+    return int(np.argmax(datum.mask)) + 1

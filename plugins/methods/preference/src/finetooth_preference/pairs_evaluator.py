@@ -1,0 +1,73 @@
+"""The evaluator `pairs`: how often the chosen answer of a held-out pair has the higher reward."""
+
+from __future__ import annotations
+
+import numpy as np
+from finetooth_hooks import DataReport, Datum, Engine, Evaluation
+from finetooth_hooks.context import Context
+from finetooth_hooks.preparation import Limit, Rendering
+
+from finetooth_preference.pair_data import PairData, report_of
+from finetooth_preference.scoring import Rewards, ScoreOptions, wilson
+
+
+class PairsOptions(ScoreOptions):
+    """Options of `pairs`."""
+
+
+def build(options: PairsOptions, context: Context) -> PairsEvaluator:
+    return PairsEvaluator(options, context)
+
+
+class PairsEvaluator:
+    """`rewards/accuracies` with its 95 % interval, beside what the lengths of the answers alone would say. Answers
+    that tie count half: before the first step every reward is 0."""
+
+    def __init__(self, options: PairsOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._rewards = Rewards(options, context)
+        self._data: list[Datum] = []
+
+    def prepare(self) -> DataReport:
+        """Render the held-out pairs.
+
+        Raises:
+            DataError: a row is broken, or no pair.
+        """
+        rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": "drop", "margins": False})
+        limit = Limit.of(self._context.train)
+        preparation = self._context.prepare("eval", rendering, limit, first=self._options.rows)
+        pairs = PairData(preparation.data)
+        self._data = pairs.flat()
+        return report_of(preparation.report, len(pairs))
+
+    def evaluate(self, engine: Engine, step: int) -> Evaluation:
+        """
+        Raises:
+            EngineError: a log-probability is not finite.
+        """
+        if not self._data:
+            self.prepare()
+        rewards, sums = self._rewards.of(engine, self._data)
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        count = len(chosen)
+        ahead = float(((chosen > rejected) + 0.5 * (chosen == rejected)).sum())
+        low, high = wilson(ahead, count)
+        lengths = np.array([int(datum.mask.sum()) for datum in self._data])
+        longer = float(((lengths[0::2] > lengths[1::2]) + 0.5 * (lengths[0::2] == lengths[1::2])).mean())
+        return Evaluation(
+            name="pairs",
+            step=step,
+            metrics={
+                "rewards/accuracies": ahead / count,
+                "rewards/accuracies_low": low,
+                "rewards/accuracies_high": high,
+                "rewards/margins": float((chosen - rejected).mean()),
+                "rewards/chosen": float(chosen.mean()),
+                "rewards/rejected": float(rejected.mean()),
+                "logps/chosen": float(sums[0::2].mean()),
+                "logps/rejected": float(sums[1::2].mean()),
+            },
+            baselines={"longer answer": longer, "shorter answer": 1 - longer},
+            rows=count,
+        )

@@ -1,0 +1,38 @@
+"""Methods that learn from preferences: pairs of answers, and answers with a label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Evaluator, Method, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    for name, summary in (
+        ("dpo", "prefer chosen to rejected answers, held to a reference; the loss of your choice, or several"),
+        ("orpo", "prefer chosen answers by their odds, with their likelihood; no reference"),
+        ("simpo", "prefer chosen answers by their mean log-probability; no reference"),
+        ("cpo", "prefer chosen answers by their log-probability, with their likelihood; no reference"),
+    ):
+        yield Method(name=name, build=f"finetooth_preference.method:{name}", summary=summary, evaluators=("pairs",))
+    yield Method(
+        name="kto",
+        build="finetooth_preference.kto:build",
+        summary="desirable answers up, undesirable ones down, without pairs; held to a reference",
+        evaluators=("labels",),
+    )
+
+
+@hookimpl
+def ft_evaluators() -> Iterator[Evaluator]:
+    yield Evaluator(
+        name="pairs",
+        build="finetooth_preference.pairs_evaluator:build",
+        summary="how often the chosen answer of a held-out pair has the higher reward",
+    )
+    yield Evaluator(
+        name="labels",
+        build="finetooth_preference.labels_evaluator:build",
+        summary="how often a held-out desirable answer has a higher reward than an undesirable one",
+    )

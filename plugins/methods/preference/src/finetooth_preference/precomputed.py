@@ -1,0 +1,108 @@
+"""What a reference says of the training data, reckoned once before training and kept.
+
+It is kept by content: of the data (their tokens and which of them count, so the renderer too), of the model's files,
+and the precision. A later run with the same finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from finetooth_hooks import Datum, Engine, EngineError
+from finetooth_hooks.context import Context
+from numpy.typing import NDArray
+
+FIELD = "logprobs@reference"
+AT_ONCE = 256
+"""Data that are scored in one call."""
+
+
+class Known:
+    """Log-probabilities of the targets that count.
+
+    Args:
+        values: of all data, end to end, float32.
+        counts: how many targets of each datum count.
+    """
+
+    def __init__(self, values: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
+        self._values, self._ends = values, np.cumsum(counts)
+
+    def add(self, place: int, datum: Datum) -> Datum:
+        """Datum number `place` with its log-probabilities as a field."""
+        start = int(self._ends[place - 1]) if place else 0
+        wide = np.zeros(len(datum), dtype=np.float32)
+        wide[datum.mask] = self._values[start : int(self._ends[place])]
+        return replace(datum, mask=datum.mask, fields={**datum.fields, FIELD: wide})
+
+
+def known_reference(context: Context, engine: Engine, data: Sequence[Datum]) -> Known:
+    """The reference's numbers: found, or made now by the policy as it is before the first step.
+
+    Raises:
+        EngineError: they are not there, and the policy has moved on; or they are not finite.
+    """
+    counts = np.array([int(datum.mask.sum()) for datum in data], dtype=np.int64)
+    file = context.cache / "reference-logprobs" / f"{_key(context, engine, data)}.npy"
+    values = _read(file, int(counts.sum()))
+    if values is None:
+        values = _make(engine, data)
+        _write(file, values)
+        context.note(f"the reference's log-probabilities of {len(data):,} answers were made and kept")
+    else:
+        context.note(f"the reference's log-probabilities of {len(data):,} answers were found")
+    return Known(values, counts)
+
+
+def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
+    role = "reference" if "reference" in engine.capabilities else "policy"
+    if role == "policy" and engine.weights_version:
+        raise EngineError(
+            "the reference's log-probabilities are not kept any more, and the policy is no longer the reference",
+            action="start the run anew, or set method.reference to frozen-copy",
+        )
+    found = []
+    for begin in range(0, len(data), AT_ONCE):
+        some = [data[i] for i in range(begin, min(begin + AT_ONCE, len(data)))]
+        for datum, logprobs in zip(some, engine.logprobs(some, role=role), strict=True):
+            if not np.isfinite(logprobs).all():
+                raise EngineError(
+                    f"the reference's log-probabilities of {datum.id} are not finite",
+                    action="look at this row, or set train.precision to fp32",
+                )
+            found.append(logprobs[datum.mask].astype(np.float32))
+    return np.concatenate(found)
+
+
+def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
+    digest = hashlib.sha256(f"1 {context.model.reference} {context.model.revision} {engine.info.precision}".encode())
+    for path in context.model.files:
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for datum in data:
+        for array in (datum.tokens, datum.targets, datum.mask):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def _read(file: Path, count: int) -> NDArray[np.float32] | None:
+    """What is kept; None if nothing whole is."""
+    try:
+        values: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return values if values.shape == (count,) and values.dtype == np.float32 else None
+
+
+def _write(file: Path, values: NDArray[np.float32]) -> None:
+    """Written beside its place and moved there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staging = file.with_name(f".{file.stem}-{secrets.token_hex(4)}.npy")
+    np.save(staging, values, allow_pickle=False)
+    staging.replace(file)

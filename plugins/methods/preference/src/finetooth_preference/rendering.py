@@ -1,0 +1,171 @@
+"""How preferences become tokens; also what a worker process builds.
+
+An answer is rendered as part of the whole conversation, and only the answer trains. That both answers of a pair are
+answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.prompt`) must be what
+the rendered conversation begins with, for each answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Labelled, Pair, Side, images_of
+from finetooth_hooks.preparation import Render
+from finetooth_hooks.rendering import render_completion, text_opening
+
+SAME = "chosen and rejected are the same"
+NO_PROMPT = "it has no prompt"
+TEXT_ACTION = "end the prompt with a line feed, or begin the answers with a blank"
+
+
+class Bad(Exception):
+    """Nothing can be learned from the row; the text says why."""
+
+
+def pairs(options: Mapping[str, Any], context: Context) -> Render:
+    """Tokens of a pair: the chosen answer, and the rejected one beside it.
+
+    Args:
+        options: `bad_rows`, as in `RowOptions`; `margins`: every row must say its margin.
+    """
+    answers = Answers(context)
+
+    def render(example: Example) -> Rendered:
+        if not isinstance(example, Pair):
+            raise _refusal(example, "pairs of a chosen and a rejected answer", "chosen and rejected")
+        _refuse_images(example)
+        if options["margins"] and example.margin is None:
+            raise DataError("", "it has no margin", action="give every row one, or set the loss's margin_weight to 0")
+        if not example.prompt:
+            raise Bad(NO_PROMPT)
+        if example.chosen == example.rejected:
+            raise Bad(SAME)
+        sides = []
+        for part, answer, label in (("chosen", example.chosen, 1.0), ("rejected", example.rejected, 0.0)):
+            rendered = answers.render(example.prompt, answer, example.tools, part)
+            scalars = {"label": label, "margin": example.margin or 0.0}
+            sides.append(replace(rendered, scalars=scalars, part=part))
+        chosen, rejected = sides
+        if chosen.tokens == rejected.tokens:
+            raise Bad(SAME)
+        return replace(chosen, others=(rejected,))
+
+    return _policy(render, options["bad_rows"])
+
+
+def labelled(options: Mapping[str, Any], context: Context) -> Render:
+    """Tokens of an answer with its label.
+
+    Args:
+        options: `bad_rows`, as in `RowOptions`.
+    """
+    answers = Answers(context)
+
+    def render(example: Example) -> Rendered:
+        if not isinstance(example, Labelled):
+            raise _refusal(example, "single answers with a label", "completion and label")
+        _refuse_images(example)
+        if example.label not in (True, False):
+            raise Bad("its label is a number, not true or false")
+        if not example.prompt:
+            raise Bad(NO_PROMPT)
+        rendered = answers.render(example.prompt, example.completion, example.tools, "")
+        return replace(rendered, scalars={"label": float(example.label)})
+
+    return _policy(render, options["bad_rows"])
+
+
+def _policy(render: Callable[[Example], Rendered], bad_rows: str) -> Render:
+    def decided(example: Example) -> Rendered:
+        try:
+            return render(example)
+        except Bad as bad:
+            if bad_rows == "drop":
+                return Rendered((), (), left_out=str(bad))
+            raise DataError("", str(bad), action="remove the row, or set method.bad_rows to drop") from bad
+
+    return decided
+
+
+def _refusal(example: Example, wanted: str, columns: str) -> DataError:
+    return DataError(
+        "",
+        f"the row is a {type(example).__name__.lower()}, and the method learns from {wanted}",
+        action=f"set method: dpo, or let data.format make {wanted}"
+        if isinstance(example, Pair)
+        else f"set another method, or data.format to what reads {columns}",
+    )
+
+
+def _refuse_images(example: Example) -> None:
+    if images_of(example):
+        raise DataError("", "it has images, which preferences are not learned from", action="remove the row")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Renders answers to prompts."""
+
+    context: Context
+
+    def render(self, prompt: Side, answer: Side, tools: Sequence[Mapping[str, Any]], part: str) -> Rendered:
+        """Tokens of prompt and answer, of which the answer trains.
+
+        Args:
+            part: `chosen` or `rejected`, for messages; empty for an answer by itself.
+
+        Raises:
+            Bad: the answer is empty.
+            DataError: it cannot be rendered, or does not begin with the prompt.
+        """
+        name = f"its {part} answer" if part else "its answer"
+        if _is_empty(answer):
+            raise Bad(f"{name} is empty")
+        if isinstance(prompt, str) and isinstance(answer, str):
+            return self._text(prompt, answer, name)
+        if isinstance(prompt, str) or isinstance(answer, str):
+            raise DataError("", f"its prompt and {name} are not both texts or both messages", action="fix the format")
+        return self._chat(prompt, answer, tuple(tools), name)
+
+    def _text(self, prompt: str, answer: str, name: str) -> Rendered:
+        tokenizer = self.context.tokenizer
+        rendered = render_completion(PromptCompletion(prompt, answer), tokenizer)
+        asked = (*text_opening(tokenizer), *tokenizer.encode(prompt))
+        if rendered.tokens[: len(asked)] != asked:
+            raise DataError("", f"the prompt and {name} share a token", action=TEXT_ACTION)
+        return rendered
+
+    def _chat(
+        self, prompt: tuple[Message, ...], answer: tuple[Message, ...], tools: tuple[Mapping[str, Any], ...], name: str
+    ) -> Rendered:
+        if prompt[-1].role == "assistant" or answer[0].role != "assistant":
+            what = "its prompt ends with" if prompt[-1].role == "assistant" else f"{name} does not begin with"
+            raise DataError("", f"{what} the assistant's message", action="cut the row before an assistant's message")
+        silent = tuple(replace(message, train=False, weights=(), reasoning_weights=()) for message in prompt)
+        renderer = self.context.renderer
+        rendered = renderer.render(Conversation((*silent, *answer), tools))
+        asked = renderer.prompt(prompt, tools)
+        if rendered.tokens[: len(asked)] == asked:
+            return rendered
+        at = next((i for i, (a, b) in enumerate(zip(asked, rendered.tokens, strict=False)) if a != b), 0)
+        text = self.context.tokenizer.decode(asked[at:])
+        raise DataError(
+            "",
+            f"the prompt as the model is asked it is not what the row with {name} begins with: from token {at} on it "
+            f"is {_shortened(text)!r}",
+            action="give the answer as the renderer writes it (with its reasoning), or set data.renderer",
+        )
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _is_empty(answer: Side) -> bool:
+    if isinstance(answer, str):
+        return not answer.strip()
+    return not any(message.content.strip() or message.tool_calls for message in answer)

@@ -1,0 +1,104 @@
+"""Rewards of held-out answers: what both evaluators share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from finetooth_hooks import Datum, Engine, EngineError, Options
+from finetooth_hooks.context import Context
+from numpy.typing import NDArray
+from pydantic import Field
+
+from finetooth_preference.precomputed import FIELD, Known, known_reference
+
+Score = Literal["reward", "sum", "mean"]
+BY_METHOD: Mapping[str, Score] = {"orpo": "mean", "simpo": "mean", "cpo": "sum"}
+
+
+class ScoreOptions(Options):
+    """Options of the evaluators."""
+
+    score: Score | Literal["auto"] = "auto"
+    """What an answer's reward is: `reward` is beta times its log-probability above the reference's, `sum` its
+    log-probability, `mean` that divided by its length. `auto` is what the run's method compares; of a method without
+    preferences, `mean`."""
+    rows: int | None = Field(default=None, ge=1)
+    """Measure only the first rows; left out, all of them."""
+
+
+class Rewards:
+    """Scores answers as the run's method does."""
+
+    def __init__(self, options: ScoreOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._known: Known | None = None
+
+    def of(self, engine: Engine, data: Sequence[Datum]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """
+        Returns:
+            Rewards and sums of log-probabilities, (S,) each.
+
+        Raises:
+            EngineError: a log-probability is not finite, or the reference's cannot be had.
+        """
+        sums = _sums(engine, data, "policy")
+        score, beta = self._chosen()
+        if score == "reward":
+            return beta * (sums - self._reference(engine, data)), sums
+        lengths = np.array([int(datum.mask.sum()) for datum in data])
+        return (sums / lengths if score == "mean" else sums), sums
+
+    def _reference(self, engine: Engine, data: Sequence[Datum]) -> NDArray[np.float64]:
+        if "reference" in engine.capabilities and not self._is_precomputed():
+            return _sums(engine, data, "reference")
+        if self._known is None:
+            self._known = known_reference(self._context, engine, data)
+        found = (self._known.add(place, datum).fields[FIELD] for place, datum in enumerate(data))
+        return np.array([float(values.sum(dtype=np.float64)) for values in found])
+
+    def _method(self) -> tuple[str, Mapping[str, Any]]:
+        """Name and options of the run's method."""
+        plan = self._context.plan
+        if plan is None:
+            return "", {}
+        return plan.picks.get("method", "").rpartition(":")[2], plan.options.get("method", {})
+
+    def _is_precomputed(self) -> bool:
+        reference = self._method()[1].get("reference")
+        return isinstance(reference, Mapping) and reference.get("policy") == "precomputed"
+
+    def _chosen(self) -> tuple[Score, float]:
+        name, options = self._method()
+        beta = options.get("beta")
+        if beta is None:
+            picks = [*options.get("losses", ()), options.get("loss")]
+            said = [pick.get("beta") for pick in picks if isinstance(pick, Mapping)]
+            beta = next((value for value in said if value is not None), 0.1)
+        if self._options.score != "auto":
+            return self._options.score, beta
+        return BY_METHOD.get(name, "reward" if "reference" in options else "mean"), beta
+
+
+def _sums(engine: Engine, data: Sequence[Datum], role: str) -> NDArray[np.float64]:
+    """(S,) log-probability of each answer."""
+    found = np.zeros(len(data))
+    for place, (datum, logprobs) in enumerate(zip(data, engine.logprobs(data, role=role), strict=True)):
+        found[place] = logprobs[datum.mask].sum(dtype=np.float64)
+        if not np.isfinite(found[place]):
+            raise EngineError(
+                f"{datum.id} has a log-probability that is not finite",
+                action="train in another precision or at a lower learning rate",
+            )
+    return found
+
+
+def wilson(successes: float, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson, 1927, "Probable inference, the law of succession, and statistical
+    inference", eq. 8)."""
+    z = 1.959963984540054
+    share, squared = successes / trials, z * z / trials
+    middle = (share + squared / 2) / (1 + squared)
+    half = z / (1 + squared) * (share * (1 - share) / trials + squared / (4 * trials)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
