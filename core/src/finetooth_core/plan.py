@@ -25,6 +25,7 @@ from finetooth_hooks.reports import DataReport, Prepared
 
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
+from finetooth_core.heads import check_head_is_there, decide_head, head_size
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,19 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     trackers: list[BuiltTracker] = []
     reports: list[DataReport] = []
     needs: frozenset[str] = frozenset()
+    head = decide_head(context, backend_entry, data=data)
     if data:
         method, method_entry = _part(context, "method", recipe.method, Method)
-        evaluators, evaluator_entries = _evaluators(context)
+        evaluators, evaluator_entries = _evaluators(context, method_entry)
         trackers = _trackers(context)
         needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry)
+            check_head_is_there(setting, spec, head)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
-    trained = adapter.trained_parameters(facts, model.parameters)
+    trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
     _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained)
     decided: BackendPlan = backend.plan(
         PlanRequest(
@@ -106,6 +109,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             accumulation=optimizer_entry.accumulation,
             checkpointing=optimizer_entry.checkpointing,
             needs=needs,
+            head=head,
             **_lengths(context, prepared.report, reports),
         )
     )
@@ -113,7 +117,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         context.decide(decision.setting, decision.value, decision.reason)
     context.train = decided.train
     context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
-    request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware)
+    request = replace(
+        _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware),
+        head=head,
+        head_generator=context.generator("head"),
+    )
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), decided.padding,
@@ -204,14 +212,20 @@ def _rank(registered: Registered) -> tuple[int, str]:
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
 
 
-def _evaluators(context: RunContext) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
+def _evaluators(context: RunContext, method_entry: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
     picks = context.recipe.evaluate.evaluators
     if picks == AUTO:
         if not context.has("eval"):
             context.decide("evaluate.evaluators", [], "data.eval is not set")
             return [], []
-        picks = [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
-        context.decide("evaluate.evaluators", picks, "the defaults, since data.eval is set")
+        named = method_entry.evaluators
+        if named is None:
+            picks = [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
+            reason = "the defaults, since data.eval is set"
+        else:
+            picks = [context.catalog.get("evaluator", name, setting="evaluate.evaluators").full_name for name in named]
+            reason = f"those of method {method_entry.name}, since data.eval is set"
+        context.decide("evaluate.evaluators", picks, reason)
     built, entries = [], []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"

@@ -26,6 +26,7 @@ CAPABILITIES: Mapping[str, str] = {
     "generate": "samples with a KV cache",
     "full_state": "save and load carry everything that trains, bit for bit",
     "reference": "the policy without its adapter serves as the reference role",
+    "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
     "profile": "records what its steps spend time and memory on (`Profiled`)",
 }
 """What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
@@ -47,7 +48,8 @@ class Forward:
     """Result of `forward` and `forward_backward`.
 
     Attributes:
-        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false.
+        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false; of a scalar
+            head `values` (N,), likewise, and `scores` (), the value at the last position where the mask is true.
         loss: the loss, normalised over the step; None without a loss.
         components: the normalised components, before their weights.
         metrics: as the loss reported them, combined over micro-batches.

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.entries import ScalarHead
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
@@ -360,11 +361,19 @@ class Adapter(Protocol):
         ...
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write the artifact: peft's layout for an adapter, transformers' for whole weights."""
+        """Write the artifact: peft's layout for an adapter, transformers' for whole weights.
+
+        Args:
+            model: what `apply` made; of an engine with a scalar head, a classifier of the same modules with the head
+                beside them (`finetooth_hooks.classifiers`).
+        """
         ...
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the trained weights back from an artifact that `export` wrote, into a model that `apply` made.
+
+        Args:
+            model: as for `export`.
 
         Raises:
             UserError: the artifact is of another adapter or another shape; the message names what differs.
@@ -632,7 +641,8 @@ class PlanRequest:
         lengths: positions of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         needs: engine capabilities that the method and the evaluators rely on.
-        trained_parameters: how many parameters train.
+        head: the scalar head that the method asks for.
+        trained_parameters: how many parameters train, those of the head included.
         optimizer_bytes: optimizer state per trained parameter.
         optimizer: full name, for messages.
         accumulation: the optimizer can accumulate gradients.
@@ -655,6 +665,7 @@ class PlanRequest:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     needs: frozenset[str] = frozenset()
+    head: ScalarHead | None = None
 
 
 @dataclass(frozen=True)
@@ -681,6 +692,8 @@ class EngineRequest:
         processor: gives what turns images into inputs, built when the first image comes; None: there is none.
         generator_seed: key for the engine's own random streams (dropout, sampling).
         adapter_generator: draws the adapter's new parameters.
+        head: a scalar head to build; one that the model brings is gone on with, else it is new.
+        head_generator: draws a new head's weights.
     """
 
     plan: Plan
@@ -697,6 +710,8 @@ class EngineRequest:
     processor: Callable[[], Processor] | None = None
     generator_seed: int = 0
     adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    head: ScalarHead | None = None
+    head_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 class Backend(Protocol):

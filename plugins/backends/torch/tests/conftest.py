@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Datum, LossData, LossResult, LossSpec, MemoryEstimate, Plan, UserError, protocols
+from finetooth_hooks import (
+    Datum,
+    LossData,
+    LossResult,
+    LossSpec,
+    MemoryEstimate,
+    Plan,
+    ScalarHead,
+    UserError,
+    protocols,
+)
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.llama_shape import llama_block
 from finetooth_hooks.losses import Contribution, Metric
@@ -218,6 +228,7 @@ def make_engine(
     options: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     decoder: str = "auto",
+    head: ScalarHead | None = None,
     **train: Any,
 ) -> Any:
     """An engine over a tiny model. `train` changes the `train` section: fp32, 64 tokens a micro-batch, no clipping."""
@@ -242,6 +253,7 @@ def make_engine(
         stop_ids=(1,),
         generator_seed=decided.seed,
         adapter_generator=np.random.default_rng([decided.seed, 5]),
+        head=head,
     )
     return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import Context, Options, RecipeError, UserError
+from finetooth_hooks.classifiers import HEAD, PEFT_TASKS, kind_of
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear
@@ -147,9 +148,12 @@ class LoraAdapter:
         # "auto" would ask the model hub whether the vocabulary grew
         state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
         tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = dict(model.peft_config[NAME].to_dict())
         config.update(base_model_name_or_path=info.reference, inference_mode=True)
+        if kind := kind_of(type(model).__name__):  # with a scalar head, which peft keeps beside the addition
+            tensors |= {f"base_model.model.{name}": tensor for name, tensor in _head(model).items()}
+            config.update(task_type=PEFT_TASKS[kind], modules_to_save=[HEAD])
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         # the order of a set differs between processes; the same run must give the same file
         config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
         text = json.dumps(config, indent=2, sort_keys=True)
@@ -164,6 +168,8 @@ class LoraAdapter:
             UserError: it is no adapter, or one of another rank, scale or choice of modules.
         """
         tensors = _saved_addition(model.peft_config[NAME], folder)
+        if kind_of(type(model).__name__):
+            _restore_head(model, tensors, folder)
         state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
         for name in sorted(tensors.keys() ^ state.keys()):
             where = "only in the artifact" if name in tensors else "missing in the artifact"
@@ -198,6 +204,25 @@ def _saved_addition(config: LoraConfig, folder: Path) -> dict[str, torch.Tensor]
                 action=f"set adapter.{option} as it was",
             )
     return {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+
+
+def _head(model: Any) -> dict[str, torch.Tensor]:
+    """Weights of a classifier's head by their names in the model."""
+    return {f"{HEAD}.{n}": t.detach().cpu().contiguous() for n, t in getattr(model, HEAD).state_dict().items()}
+
+
+def _restore_head(model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Take a classifier's head out of the tensors of an artifact.
+
+    Raises:
+        UserError: the artifact has none, or one of another shape.
+    """
+    with torch.no_grad():
+        for name, parameter in getattr(model, HEAD).named_parameters():
+            saved = tensors.pop(f"{HEAD}.{name}", None)
+            if saved is None or saved.shape != parameter.shape:
+                raise UserError(f"{folder}: it holds no head that fits", action="name the artifact of a reward model")
+            parameter.copy_(saved)
 
 
 def _token_rows(model: Any, facts: ModelFacts) -> dict[str, list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,8 @@ class TorchEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return CAPABILITIES | ({"reference"} if self._request.adapter_can_disable else set())
+        own = {"reference"} if self._request.adapter_can_disable else set()
+        return CAPABILITIES | own | (set() if self._parts.network.scalar is None else {"head"})
 
     @property
     def weights_version(self) -> int:
@@ -273,18 +274,22 @@ class TorchEngine:
         self._whole.check_weights()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
+        network = self._parts.network
         with self._parts.parameters.as_given():
-            self._request.adapter.export(self._parts.network.model, path, self._request.model)
+            model = network.model if network.scalar is None else network.scalar.classifier(network.model)
+            self._request.adapter.export(model, path, self._request.model)
         self._request.tokenizer.save(path)
-        if self._parts.network.reads_images and self._request.processor is not None:
+        if network.reads_images and self._request.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
                 self._request.processor().save(path)
 
     def restore(self, path: Path) -> None:
         self._pending.clear()
         self.zero_grad()
-        with self._parts.parameters.as_given(take=True):
-            self._request.adapter.restore(self._parts.network.model, Path(path))
+        network = self._parts.network
+        taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
+        with self._parts.parameters.as_given(take=True), taking as model:
+            self._request.adapter.restore(model, Path(path))
 
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)

@@ -15,8 +15,10 @@ def ft_backends() -> Iterator[Backend]:
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile"}),
-        outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
+        capabilities=frozenset(
+            {"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "head", "profile"}
+        ),
+        outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
     )
 
 
