@@ -101,7 +101,7 @@ def as_classifier(model: Any, kind: str, head: Any | None = None, pad_id: int | 
         classifier = made(config)
     prefix = classifier.base_model_prefix
     body: Any = model.base_model
-    place = getattr(classifier, prefix, None)
+    place: Any = getattr(classifier, prefix, None)
     old = getattr(classifier, HEAD, None)
     if type(body) is not type(place) or not isinstance(old, torch.nn.Linear):
         raise PlanError(
