@@ -259,6 +259,12 @@ class Rendered:
         spans: half-open token ranges by message, for showing.
         remarks: what is true of this example and worth counting, `ends with a question`.
         images: in order; their places hold the model's placeholder tokens.
+        scalars: numbers of the sequence by name (`label`, `margin`); they become those of its `Datum`.
+        part: what the sequence is among several of one example, `chosen`; ends the id of its datum, `ROW#chosen`.
+        others: further sequences of the same example, each without others of its own. All of them are kept or left out
+            together, stand next to each other, and have the row's id as their `Datum.group`.
+        left_out: why the row is left out, in words that are the same for all such rows; counted in the report. Empty:
+            it is not.
     """
 
     tokens: tuple[int, ...]
@@ -266,6 +272,10 @@ class Rendered:
     spans: tuple[tuple[int, int], ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
     images: tuple[RenderedImage, ...] = field(default=())
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    part: str = ""
+    others: tuple[Rendered, ...] = field(default=())
+    left_out: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
+from finetooth_hooks.row_groups import kept_group
 from finetooth_hooks.tally import NOTHING_TRAINED, OCTAVE, SHOWN, TOO_LONG, TRUNCATED, Tally
-from finetooth_hooks.token_rows import TokenPortion, TokenRows
+from finetooth_hooks.token_rows import TokenPortion, TokenRows, pack_about
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
@@ -47,7 +48,8 @@ __all__ = [
 IMAGE_CUT = "an image would be cut at train.max_length"
 
 Render = Callable[[Example], Rendered]
-"""Tokens and weights of one example; raises DataError for one it cannot say."""
+"""Tokens and weights of one example, or of several sequences that belong together (`Rendered.others`); raises
+DataError for one it cannot say."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,16 @@ def render_rows(
     tokens: list[int] = []
     weights: list[float] = []
     images: list[bytes] = []
+    about: list[bytes] = []
+
+    def take(rendered: Rendered, name: str, start: int, stop: int, group: str | None = None) -> None:
+        ids.append(name)
+        lengths.append(stop - start)
+        tokens.extend(rendered.tokens[start:stop])
+        weights.extend(rendered.weights[start:stop])
+        images.append(row_images.pack(_images_within(rendered, start, stop)))
+        about.append(pack_about(rendered.scalars, group))
+
     for id_, example in items:
         tally.rows += 1
         if tally.refused is not None:
@@ -196,15 +208,18 @@ def render_rows(
             continue
         for remark in rendered.remarks:
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
+        if rendered.left_out:
+            tally.drop(rendered.left_out, id_)
+            continue
+        if rendered.others:
+            for part, stop in kept_group(id_, rendered, limit, tally):
+                take(part, f"{id_}#{part.part}", 0, stop, id_)
+            continue
         whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
         kept = whole if limit is None else _kept(id_, rendered, limit, tally)
         for name, start, stop in kept:
-            ids.append(name)
-            lengths.append(stop - start)
-            tokens += rendered.tokens[start:stop]
-            weights += rendered.weights[start:stop]
-            images.append(row_images.pack(_images_within(rendered, start, stop)))
-    portion = TokenPortion.pack(ids, lengths, tokens, weights, images)
+            take(rendered, name, start, stop)
+    portion = TokenPortion.pack(ids, lengths, tokens, weights, images, about)
     _count(portion, np.asarray(weights, np.float32), tally)
     return portion, tally
 
@@ -220,6 +235,8 @@ def _check_images(example: Example, rendered: Rendered) -> None:
     Raises:
         DataError: the renderer has left images out, or nothing comes after the last one.
     """
+    if rendered.left_out:
+        return
     given = len(images_of(example))
     if given != len(rendered.images):
         raise DataError(

@@ -6,7 +6,8 @@ memory: a row becomes a `Datum` when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class TokenPortion:
         run_lengths: how many tokens each run has.
         run_weights: their weight, float32.
         images: R, the images of each row as `row_images.pack` writes them; empty: no row has any.
+        about: R, the scalars and the group of each row as `pack_about` writes them; empty: no row has any.
     """
 
     ids: Sequence[str]
@@ -46,6 +48,7 @@ class TokenPortion:
     run_lengths: Int32Array
     run_weights: NDArray[np.float32]
     images: Sequence[bytes] = ()
+    about: Sequence[bytes] = ()
 
     @classmethod
     def pack(
@@ -55,6 +58,7 @@ class TokenPortion:
         tokens: Sequence[int],
         weights: Sequence[float],
         images: Sequence[bytes] = (),
+        about: Sequence[bytes] = (),
     ) -> TokenPortion:
         """From rows laid end to end.
 
@@ -63,6 +67,7 @@ class TokenPortion:
             tokens: of all rows.
             weights: of all tokens.
             images: of each row, packed.
+            about: of each row, packed.
         """
         starts = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(np.asarray(lengths, np.int64), out=starts[1:])
@@ -79,6 +84,7 @@ class TokenPortion:
             run_lengths=np.diff(np.append(first, len(flat))).astype(np.int32),
             run_weights=flat[first],
             images=tuple(images) if any(images) else (),
+            about=tuple(about) if any(about) else (),
         )
 
     def __len__(self) -> int:
@@ -86,7 +92,7 @@ class TokenPortion:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All but ids and images, in the order of the fields."""
+        """All but ids, images and what is said about rows, in the order of the fields."""
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
@@ -126,10 +132,13 @@ class TokenRows(LazySequence[Datum]):
         portion = self._portions[number]
         row = place - (int(self._row_ends[number - 1]) if number else 0)
         images = row_images.unpack(portion.images[row]) if portion.images else ()
+        scalars, group = unpack_about(portion.about[row]) if portion.about else ({}, None)
         runs = slice(int(portion.run_starts[row]), int(portion.run_starts[row + 1]))
         return Datum.from_tokens(
             portion.tokens[portion.starts[row] : portion.starts[row + 1]],
             np.repeat(portion.run_weights[runs], portion.run_lengths[runs]),
+            scalars=scalars,
+            group=group,
             id=portion.ids[row],
             images=row_images.chunks(images, portion.ids[row]),
         )
@@ -178,3 +187,16 @@ class TokenRows(LazySequence[Datum]):
         within = position - (int(self._token_ends[number - 1]) if number else 0)
         row = int(np.searchsorted(portion.starts, within, side="right")) - 1
         return portion.ids[row], within - int(portion.starts[row])
+
+
+def pack_about(scalars: Mapping[str, float], group: str | None) -> bytes:
+    """Scalars and group of a row as bytes; nothing if it has neither."""
+    return json.dumps([dict(scalars), group]).encode() if scalars or group is not None else b""
+
+
+def unpack_about(content: bytes) -> tuple[dict[str, float], str | None]:
+    """From `pack_about`."""
+    if not content:
+        return {}, None
+    scalars, group = json.loads(content)
+    return scalars, group

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
 AUTO = "auto"
-LAYOUT = 2
+LAYOUT = 3
 """Of the files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
 

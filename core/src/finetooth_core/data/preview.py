@@ -11,6 +11,7 @@ from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, Rendered
 from finetooth_hooks.preparation import render_rows
 from finetooth_hooks.tally import Tally
+from finetooth_hooks.token_rows import TokenPortion
 
 if TYPE_CHECKING:
     from finetooth_hooks.protocols import Tokenizer
@@ -113,9 +114,19 @@ def rendered_rows(context: RunContext, split: str) -> Iterator[RenderedRow]:
             yield RenderedRow(number, id_, Rendered((), ()), 0, f"refused: {error.problem}", used=False)
             continue
         portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
+        if rendered.others:
+            yield from _together(number, id_, rendered, portion, tally)
+            continue
         whole = tally.split or not len(portion)
         kept = len(rendered.tokens) if whole else int(portion.starts[1])
         yield RenderedRow(number, id_, rendered, kept, _fate(tally, kept), used=tally.used > 0)
+
+
+def _together(number: int, id_: str, rendered: Rendered, portion: TokenPortion, tally: Tally) -> Iterator[RenderedRow]:
+    """The sequences of a row that are kept or left out together, one after the other."""
+    for place, part in enumerate((rendered, *rendered.others)):
+        kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
+        yield RenderedRow(number, f"{id_}#{part.part}", part, kept, _fate(tally, kept), used=tally.used > 0)
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:

@@ -86,6 +86,7 @@ def pack_rendered(rendered: Rendered) -> tuple[Header, list[bytes]]:
         "ids": list(portion.ids),
         "lengths": [array.nbytes for array in portion.arrays],
         "images": [len(content) for content in portion.images],
+        "about": [content.decode() for content in portion.about],
         "tally": rendered.tally.as_json(),
         "reading": rendered.reading.as_json(),
         "notes": list(rendered.notes),
@@ -107,7 +108,9 @@ def unpack_rendered(header: Header, body: bytes) -> Rendered:
         images.append(body[begin : begin + length])
         begin += length
     return Rendered(
-        replace(TokenPortion(header["ids"], *arrays), images=tuple(images)),
+        replace(
+            TokenPortion(header["ids"], *arrays), images=tuple(images), about=tuple(map(str.encode, header["about"]))
+        ),
         Tally.from_json(header["tally"]),
         Reading.from_json(header["reading"], body[begin:]),
         tuple((topic, text) for topic, text in header["notes"]),
