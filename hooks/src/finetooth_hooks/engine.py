@@ -287,9 +287,15 @@ class Engine(Protocol):
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         """Evaluate. With the policy role and the capability `handles`, keep what `backward` needs and return its
-        handle."""
+        handle.
+
+        Args:
+            train: False to measure: the policy computes without dropout, as other roles always do, and there is no
+                handle.
+        """
         ...
 
     def backward(

@@ -66,6 +66,7 @@ class FakeEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         self.calls.append("forward")
         return self._evaluate(data, loss, normalizer)

@@ -216,6 +216,7 @@ class NumpyEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         needs = [name if role == "policy" else f"{name}@{role}" for name in returns]
         outputs = tuple(
@@ -227,7 +228,7 @@ class NumpyEngine:
         )
         evaluated = self._evaluate(list(data), loss, normalizer) if loss else None
         handle = None
-        if role == "policy":
+        if role == "policy" and train:
             handle = Handle(next(self._ids), self.weights_version)
             self._handles[handle.id] = _Pending(list(data), loss, normalizer, self.weights_version)
         return self._report(list(data), evaluated, outputs, handle)

@@ -135,10 +135,11 @@ class TorchEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         self._parts.network.executed()  # count from here
         work = self._work(data, loss, role=role, normalizer=normalizer)
-        train = role == "policy"  # what its backward will differentiate
+        train = train and role == "policy"  # what its backward will differentiate
         evaluated = None if loss is None else self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
         missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
@@ -147,7 +148,7 @@ class TorchEngine:
             scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None
-        if role == "policy":
+        if train:
             self._handles += 1
             handle = Handle(self._handles, self.weights_version)
             self._pending[handle.id] = work
