@@ -57,6 +57,7 @@ class Context(Protocol):
         train: the `train` section, as decided so far (`None` where still `auto`).
         plan: the plan; None until it is decided.
         catalog: all entries.
+        options: of the sections built so far (`method`, `adapter`, ...), by kind, defaults filled in; JSON-able.
     """
 
     @property
@@ -69,6 +70,8 @@ class Context(Protocol):
     def plan(self) -> Plan | None: ...
     @property
     def catalog(self) -> Catalog: ...
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     @property
     def loader(self) -> Loader:

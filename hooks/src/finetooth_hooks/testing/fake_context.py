@@ -206,6 +206,7 @@ class FakeContext:
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     given: Mapping[str, Examples] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _topics: set[str] = field(default_factory=set)
 
     @property

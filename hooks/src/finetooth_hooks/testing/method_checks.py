@@ -8,32 +8,26 @@ import json
 from finetooth_hooks.engine import CAPABILITIES
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Text
-from finetooth_hooks.protocols import Examples
 from finetooth_hooks.protocols import Method as Driver
 from finetooth_hooks.reports import Prepared, StepReport
 from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
-from finetooth_hooks.testing.fake_context import FakeContext, conversations
+from finetooth_hooks.testing.example_rows import KINDS
+from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
 
 _LIMIT = 50
 
 
-def _texts(split: str) -> Examples:
-    rows = tuple((f"{split}:{i}", Text(f"Document {i} says {i * i}. " * (i + 1))) for i in range(10))
-    return Examples(split, rows, format="made by the kit", source="made by the kit")
-
-
 def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
-    """A method over conversations, or over documents if it takes no conversations."""
-    for make in (conversations, _texts):
+    """A method over conversations, or over documents, pairs or answers in steps, whichever it takes first."""
+    for make in KINDS:
         context = case.context()
         context.given = {split: make(split) for split in ("train", "eval")}
-        method = case.build(context)
         try:
+            method = case.build(context)
             prepared = method.prepare()
         except DataError:
-            if make is _texts:
+            if make is KINDS[-1]:
                 raise
             continue
         return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
