@@ -240,6 +240,10 @@ class Recipe(Options):
             given["model"] = name if isinstance(given["model"], str) else {**given["model"], "name": name}
         return yaml_text.write_yaml(given)
 
+    def model_is_at(self, folder: Path) -> None:
+        """Told by who found it there: a run by its name."""
+        self._model_path = folder
+
     def model_is_name(self) -> None:
         """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""
         self._model_path = None

@@ -341,6 +341,11 @@ class Adapter(Protocol):
     An adapter may also have `low_rank(module) -> LowRank | None`: what a module of the adapted model computes, if it is
     at this moment (dropout, switched off) nothing but its base and a low-rank addition; then a backend may compute it
     together with its neighbours. Without the method, or where it says None, the module is called as it is.
+
+    And it may have `fold(model, folder, *, precision, device, pad_id) -> Any`: `model`, a base in fp32 as the loader
+    gives it, with the artifact in `folder` folded in, nothing left of the adapter, in a precision and on a device. Then
+    a run with the adapter can be the model of another. Of an artifact with a scalar head the result is a language model
+    that carries the head as `score`; `pad_id` is that of the tokenizer.
     """
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import Context, Options, RecipeError, UserError
-from finetooth_hooks.classifiers import HEAD, PEFT_TASKS, kind_of
+from finetooth_hooks.classifiers import HEAD, PEFT_TASKS, as_language_model, kind_of
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear
@@ -25,9 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from finetooth_lora.merge import merged
 from finetooth_lora.sizes import added_parameters
 from finetooth_lora.targets import SETTING, resolve
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 NAME = "default"
 """peft's own name for the only adapter of a model."""
 
@@ -160,6 +162,18 @@ class LoraAdapter:
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         # safetensors makes its files private; they are as public as those beside them
         (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
+
+    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+        """See `protocols.Adapter`: the base with the addition folded in by peft's own merge.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        made = type(model)
+        whole = merged(model, folder, pad_id)
+        if kind_of(type(whole).__name__):
+            whole = as_language_model(whole, made)
+        return whole.requires_grad_(False).to(device=device, dtype=DTYPES[precision]).eval()
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.
