@@ -144,3 +144,41 @@ def test_numbers_are_learnt_from_texts(recipe: Make, tmp_path: Path) -> None:
     made["train"]["epochs"] = 8
     outcome = finetooth.run(made)
     assert outcome.metrics["eval/mse"] < 0.15 and outcome.metrics["eval/correlation"] > 0.8
+
+
+def test_a_run_or_a_foreign_classifier_scores_files_and_answers(
+    recipe: Make, pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ft score` and `reward: model`, by a run's name, and with a folder that transformers made, without any run."""
+    import torch
+    from finetooth_core.cli import main
+    from transformers import AutoModelForSequenceClassification
+
+    monkeypatch.chdir(tmp_path)
+    made = recipe(method="rm", data=pairs, output="runs/rm-1")
+    made["train"]["max_steps"] = 2
+    finetooth.run(made)
+    session = opened(tmp_path / "runs" / "rm-1")
+    context = session.job.context
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        foreign = AutoModelForSequenceClassification.from_pretrained(
+            made["model"], num_labels=1, pad_token_id=context.tokenizer.pad_id
+        )
+    foreign.save_pretrained("foreign")
+    context.tokenizer.save(Path("foreign"))
+    tokens = [answer_tokens((Message("user", q),), (Message("assistant", a),), context) for q, a in TEXTS]
+    wanted = {"rm-1": ours(session, tokens), "foreign": theirs(foreign, tokens, context.tokenizer.pad_id)}
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in TEXTS]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for model, scores in wanted.items():
+        assert main(["score", model, "rows.jsonl", "--output", f"{model}.jsonl"]) == 0
+        found = [json.loads(line)["score"] for line in Path(f"{model}.jsonl").read_text().splitlines()]
+        if model == "rm-1":  # a folder without a run speaks as its family does
+            assert found == pytest.approx(scores, abs=1e-5)
+        reward = context.build("reward", {"name": "model", "path": model})
+        if model == "rm-1":
+            assert reward([q for q, _ in TEXTS], [a for _, a in TEXTS], {}) == pytest.approx(scores, abs=1e-5)
+    opened_ = context.open("foreign")
+    found = opened_.engine.forward([text_datum(t) for t in tokens], returns=("scores",), train=False).outputs
+    assert [float(each["scores"]) for each in found] == pytest.approx(wanted["foreign"], abs=1e-5)

@@ -42,6 +42,7 @@ from finetooth_core.vocabulary import ChangedTokens, text_config
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
+    from finetooth_core.opened import OpenedModel
 
 AUTO = "auto"
 
@@ -393,6 +394,16 @@ class RunContext:
         )
 
     # --- everything else ----------------------------------------------------------------------------------------------
+
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
+        from finetooth_core.api import Session
+        from finetooth_core.opened import open_model
+        from finetooth_core.recipe import load
+
+        if self.plugins is None:
+            raise PluginError("", f"{reference}: this context cannot open models", action="build it with its plugins")
+        plugins = self.plugins
+        return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=self.note, data=False), changes)
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()
