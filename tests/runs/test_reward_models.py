@@ -179,6 +179,6 @@ def test_a_run_or_a_foreign_classifier_scores_files_and_answers(
         reward = context.build("reward", {"name": "model", "path": model})
         if model == "rm-1":
             assert reward([q for q, _ in TEXTS], [a for _, a in TEXTS], {}) == pytest.approx(scores, abs=1e-5)
-    opened_ = context.open("foreign")
+    opened_ = context.open("foreign", {"train": {"precision": "fp32"}})
     found = opened_.engine.forward([text_datum(t) for t in tokens], returns=("scores",), train=False).outputs
     assert [float(each["scores"]) for each in found] == pytest.approx(wanted["foreign"], abs=1e-5)
