@@ -212,20 +212,15 @@ def _rank(registered: Registered) -> tuple[int, str]:
     return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
 
 
-def _evaluators(context: RunContext, method_entry: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
+def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
     picks = context.recipe.evaluate.evaluators
     if picks == AUTO:
         if not context.has("eval"):
             context.decide("evaluate.evaluators", [], "data.eval is not set")
             return [], []
-        named = method_entry.evaluators
-        if named is None:
-            picks = [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
-            reason = "the defaults, since data.eval is set"
-        else:
-            picks = [context.catalog.get("evaluator", name, setting="evaluate.evaluators").full_name for name in named]
-            reason = f"those of method {method_entry.name}, since data.eval is set"
-        context.decide("evaluate.evaluators", picks, reason)
+        picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
+        reason = f"what measures {method.name}" if method.evaluators else "the defaults"
+        context.decide("evaluate.evaluators", picks, f"{reason}, since data.eval is set")
     built, entries = [], []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"

@@ -144,15 +144,15 @@ class Method(Entry):
         needs: engine capabilities the method relies on, checked by the plan.
         roles: models it needs beside the policy (`reference`, ...).
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
-        evaluators: names of the evaluators that `evaluate.evaluators: auto` takes with this method; None: those whose
-            entries are defaults.
+        evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
+            empty: the defaults.
     """
 
     kind = "method"
     needs: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
     head: ScalarHead | None = None
-    evaluators: tuple[str, ...] | None = None
+    evaluators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

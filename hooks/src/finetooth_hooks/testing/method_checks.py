@@ -7,31 +7,25 @@ import json
 
 from finetooth_hooks.engine import CAPABILITIES
 from finetooth_hooks.entries import Method
-from finetooth_hooks.errors import DataError
 from finetooth_hooks.protocols import Method as Driver
 from finetooth_hooks.reports import Prepared, StepReport
 from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
-from finetooth_hooks.testing.example_rows import KINDS
 from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
+from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
 
 _LIMIT = 50
 
 
 def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
-    """A method over conversations, or over documents, pairs or answers in steps, whichever it takes first."""
-    for make in KINDS:
+    """A method over rows of a kind that it takes."""
+
+    def make() -> tuple[FakeContext, Driver]:
         context = case.context()
-        context.given = {split: make(split) for split in ("train", "eval")}
-        try:
-            method = case.build(context)
-            prepared = method.prepare()
-        except DataError:
-            if make is KINDS[-1]:
-                raise
-            continue
-        return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
-    raise AssertionError("unreachable")
+        return context, case.build(context)
+
+    context, method, prepared = prepared_on_any(make)
+    return context, FakeEngine(context.tokenizer, context.renderer.stop_ids), method, prepared
 
 
 @check_for("method")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
-from finetooth_hooks.errors import DataError
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, StepReport
 from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
-from finetooth_hooks.testing.example_rows import KINDS
+from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.fake_run import FakeRun
+from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
 
 _STEP = StepReport(1, 0.5, 2.5, 100, 40, 4, 1e-3, 0.7, metrics={"accuracy": 0.5}, seconds=0.1, tokens_per_second=1e3)
 _EVALUATION = Evaluation("check", 0, {"exact_match": 0.25, "loss": 1.5}, {"majority answer": 0.2}, rows=4)
@@ -59,17 +60,14 @@ def tracker_continues_a_resumed_run(case: EntryCase) -> None:
 @check_for("evaluator")
 def evaluation_is_repeatable_and_harmless(case: EntryCase) -> None:
     """Prepared once, it gives the same finite numbers twice, names its step, and trains nothing."""
-    for make in KINDS:  # the first rows that it takes
+
+    def make() -> tuple[FakeContext, Any]:
         context = case.context()
-        context.given = {split: make(split) for split in ("train", "eval")}
-        evaluator = case.build(context)
-        try:
-            expect_instance(evaluator.prepare(), (DataReport, type(None)), "prepare()")
-            break
-        except DataError:
-            if make is KINDS[-1]:
-                raise
+        return context, case.build(context)
+
+    context, evaluator, report = prepared_on_any(make)
     engine = FakeEngine(context.tokenizer, context.renderer.stop_ids)
+    expect_instance(report, (DataReport, type(None)), "prepare()")
     first, second = (evaluator.evaluate(engine, 7) for _ in range(2))
     expect_instance(first, Evaluation, "evaluate(engine, 7)")
     expect(first.step == 7, "evaluate(engine, 7).step", first.step, "7")
