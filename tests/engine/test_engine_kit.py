@@ -283,6 +283,36 @@ class ForgetsState(NumpyEngine):
         return super().step(metrics=metrics)
 
 
+class ValuesEverywhere(NumpyEngine):
+    def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
+        done = super().forward(data, loss, **given)
+        values = [self.model.values(self._pass(datum, "policy")) for datum in data]
+        return replace(done, outputs=tuple({**o, "values": v} for o, v in zip(done.outputs, values, strict=True)))
+
+
+class ValuesKnowTheMask(NumpyEngine):
+    def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
+        done = super().forward(data, loss, **given)
+        scaled = [{n: o * d.mask.mean() for n, o in out.items()} for d, out in zip(data, done.outputs, strict=True)]
+        return replace(done, outputs=tuple(scaled))
+
+
+class HeadClimbs(NumpyEngine):
+    def _backpropagate(self, datum: Any, done: Pass, slopes: Any) -> Any:
+        turned = {need: -slope if need in ("scores", "values") else slope for need, slope in slopes.items()}
+        return super()._backpropagate(datum, done, turned)
+
+
+class IgnoresTotalsOfPairs(IgnoresTotals): ...
+
+
+class ForgetsTheHead(NumpyEngine):
+    def restore(self, path: Path) -> None:
+        kept = self.model.delta["v"]
+        super().restore(path)
+        self.model.delta["v"] = kept
+
+
 class Boasts(NumpyEngine):
     capabilities = NumpyEngine.capabilities | {"telepathy"}
 
@@ -325,6 +355,11 @@ BROKEN = {
     NotANumber: "loss_that_is_not_finite_is_refused",
     TakesAnyState: "state_of_a_partial_loss_is_refused",
     ForgetsState: "loss_state_goes_from_step_to_step",
+    ValuesEverywhere: "values_are_where_the_mask_is",
+    ValuesKnowTheMask: "values_do_not_depend_on_the_mask",
+    HeadClimbs: "losses_read_the_head",
+    IgnoresTotalsOfPairs: "layout_does_not_change_a_head",
+    ForgetsTheHead: "a_head_is_kept",
     Boasts: "info_is_consistent",
 }
 

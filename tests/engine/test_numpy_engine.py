@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finetooth_hooks.testing import parametrize_engine, parametrize_with_checks
 from toy_numpy.making import engine
-from toy_numpy.model import MATRICES, Toy, entropy, gather, grad_of_entropy, grad_of_targets
+from toy_numpy.model import MATRICES, Toy, entropy, gather, grad_of_entropy, grad_of_targets, new_head
 from toy_numpy.optimizers import Adam
 from toy_numpy.parts import Factory
 
@@ -31,6 +31,22 @@ def test_engine_with_adam_conforms(check: Callable[[], None]) -> None:
 @parametrize_with_checks("toy_numpy.plugin", "proof_losses.plugin")
 def test_plugins_conform(check: Callable[[], None]) -> None:
     check()
+
+
+def test_gradient_of_the_head_equals_central_differences() -> None:
+    rng = np.random.default_rng(0)
+    toy = Toy.random(1, 7, 4)
+    toy.delta = {name: rng.normal(size=toy.base[name].shape) * 0.1 for name in MATRICES} | new_head(rng, 4)
+    tokens, slope = rng.integers(0, 7, size=6), rng.normal(size=6)
+    grads = toy.backward(toy.forward(tokens), np.zeros((6, 7)), slope)
+    for name in ("v", "u", "W", "E"):
+        for index in np.ndindex(*toy.delta[name].shape):
+            ends = []
+            for sign in (1, -1):
+                toy.delta[name][index] += sign * 1e-5
+                ends.append(float(slope @ toy.values(toy.forward(tokens))))
+                toy.delta[name][index] -= sign * 1e-5
+            assert grads[name][index] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("output", ["logprobs", "entropy"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_hooks import ScalarHead
 from finetooth_hooks.protocols import Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, entries_of, parametrize_engine
 from toy_numpy.making import request
@@ -71,7 +72,7 @@ class LlamaLoader:
         return model.requires_grad_(False).to(dtype)
 
 
-def engine(precision: str = "fp32", budget: int = 16) -> Any:
+def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = None) -> Any:
     """A fresh torch engine."""
     from finetooth_torch.backend import TorchBackend, TorchOptions
 
@@ -85,12 +86,31 @@ def engine(precision: str = "fp32", budget: int = 16) -> Any:
         hardware=replace(made.hardware, attention=("sdpa",)),
         adapter=adapter,
         optimizer=TorchSgd(0.05),
+        head=head,
     )
     return TorchBackend(TorchOptions()).engine(made)
 
 
 @parametrize_engine(engine, vocab_size=VOCAB, name="torch-fp32")
 def test_torch_engine_conforms(check: Callable[[], None]) -> None:
+    check()
+
+
+@parametrize_engine(partial(engine, head=ScalarHead()), vocab_size=VOCAB, name="torch-fp32-sequence-head")
+def test_torch_engine_with_a_head_conforms(check: Callable[[], None]) -> None:
+    check()
+
+
+@parametrize_engine(
+    partial(engine, head=ScalarHead(bias=True, exported_as="token")), vocab_size=VOCAB, name="torch-fp32-token-head"
+)
+def test_torch_engine_with_a_head_of_steps_conforms(check: Callable[[], None]) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_engine(partial(engine, "bf16", head=ScalarHead()), vocab_size=VOCAB, name="torch-bf16-head")
+def test_torch_engine_with_a_head_conforms_in_bf16(check: Callable[[], None]) -> None:
     check()
 
 

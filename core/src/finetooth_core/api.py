@@ -211,7 +211,18 @@ class Session:
             "model": self.recipe.model.name,
             "picks": dict(self.plan.picks),
             "plugins": dict(self.plugins.versions),
+            **self._lineage(),
         }
+
+    def _lineage(self) -> dict[str, Any]:
+        """What it was made from: hashes of the data, and the runs before it."""
+        from finetooth_core.plan import as_json
+        from finetooth_core.stages import ancestor, data_hashes
+
+        data = data_hashes(as_json(self.plan)["decisions"])
+        run = self.job.context.run
+        parent = {} if run is None else {"parent": ancestor(run.folder, self.recipe.model.name).as_json}
+        return {**({"data": data} if data else {}), **parent}
 
 
 @paused_collector()  # pydantic and every plugin's top-level module are imported here

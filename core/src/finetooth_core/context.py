@@ -40,10 +40,12 @@ from finetooth_core.data.picked import PickedSource
 from finetooth_core.data.prepared_as import PreparedAs
 from finetooth_core.data.reading import SplitRows, read_all
 from finetooth_core.recipe import Recipe, validate_options
+from finetooth_core.stages import FromRun, from_run
 from finetooth_core.vocabulary import ChangedTokens, text_config
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
+    from finetooth_core.opened import OpenedModel
 
 AUTO = "auto"
 
@@ -70,6 +72,7 @@ class RunContext:
         self.losses: list[tuple[str, LossSpec]] = []  # those built so far, with the setting that picked them
         self.options: dict[str, Mapping[str, Any]] = {}
         self.announce: Callable[[str], None] | None = None
+        self.run: FromRun | None = None  # the one whose artifact is the model; known once the loader is
         self.plugins = plugins
         self._topics: dict[str, str] = {}
         self._examples: dict[str, Examples] = {}
@@ -150,6 +153,9 @@ class RunContext:
         return ChangedTokens(self._models_own_loader(), changes) if changes else self._models_own_loader()
 
     def _models_own_loader(self) -> Loader:
+        if (run := from_run(self)) is not None:
+            self.run = run
+            return run
         model = self.recipe.model
         if model.loader != AUTO:
             built: Loader = self.section("loader", model.loader, "model.loader")
@@ -212,6 +218,8 @@ class RunContext:
     @cached_property
     def renderer(self) -> Renderer:
         pick: Pick = self.recipe.data.renderer
+        if pick == AUTO and self.loader and self.run is not None:
+            return self._renderer_of_run(self.run)
         if pick == AUTO:
             pick = self.facts.renderer
             registered = self.entry("renderer", pick, setting="data.renderer")
@@ -220,6 +228,17 @@ class RunContext:
             built: Renderer = self._build(registered, pick, "data.renderer", record="renderer")
             return built
         built = self.section("renderer", pick, "data.renderer")
+        return built
+
+    def _renderer_of_run(self, run: FromRun) -> Renderer:
+        """The renderer that the run was trained with: another markup would be another language."""
+        spoken = run.parent.renderer
+        name, options = run.parent.picked["renderer"], run.parent.options.get("renderer", {})
+        del spoken
+        registered = self.entry("renderer", name, setting="data.renderer")
+        self.decide("data.renderer", registered.full_name, f"as run {self.recipe.model.name} has it")
+        self.picked["renderer"] = registered.full_name
+        built: Renderer = self._build(registered, {"name": name, **options}, "data.renderer", record="renderer")
         return built
 
     @cached_property
@@ -366,6 +385,16 @@ class RunContext:
         return best[0]
 
     # --- everything else ----------------------------------------------------------------------------------------------
+
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
+        from finetooth_core.api import Session
+        from finetooth_core.opened import open_model
+        from finetooth_core.recipe import load
+
+        if self.plugins is None:
+            raise PluginError("", f"{reference}: this context cannot open models", action="build it with its plugins")
+        plugins = self.plugins
+        return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=self.note, data=False), changes)
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()

@@ -36,6 +36,7 @@ from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
+from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.roles import brought_roles, held_roles
 
 
@@ -98,6 +99,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     trackers: list[BuiltTracker] = []
     reports: list[DataReport] = []
     needs: frozenset[str] = frozenset()
+    head = decide_head(context, backend_entry, data=data)
     roles: Mapping[str, RoleRequest] = {}
     if data:
         method, method_entry = _part(context, "method", recipe.method, Method)
@@ -107,12 +109,13 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         brought = brought_roles(method, spared=_has_reference(backend_entry, adapter_entry))
         for setting, spec in context.losses:
             _check_loss(setting, spec, backend_entry, adapter_entry, brought)
+            check_head_is_there(setting, spec, head)
         roles = held_roles(context, brought, backend_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
-    trained = adapter.trained_parameters(facts, model.parameters)
+    trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
     _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
@@ -127,6 +130,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             checkpointing=optimizer_entry.checkpointing,
             needs=needs,
             role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
+            head=head,
             **_lengths(context, prepared.report, reports),
         )
     )
@@ -134,7 +138,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         context.decide(decision.setting, decision.value, decision.reason)
     context.train = decided.train
     context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
-    request = _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware, roles)
+    request = replace(
+        _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware, roles),
+        head=head,
+        head_generator=context.generator("head"),
+    )
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,

@@ -293,6 +293,10 @@ class Recipe(Options):
         """The model as `dump_yaml` writes it."""
         return self.model.name if self._model_path is None else str(self._model_path)
 
+    def model_is_at(self, folder: Path) -> None:
+        """Told by who found it there: a run by its name."""
+        self._model_path = folder
+
     def model_is_name(self) -> None:
         """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""
         self._model_path = None

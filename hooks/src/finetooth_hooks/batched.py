@@ -29,6 +29,7 @@ class BatchedMethod:
     def __init__(self, context: Context, loss: LossSpec) -> None:
         self._context, self._loss = context, loss
         self._data: Sequence[Datum] = ()
+        self._of_row = 1
         self._batches: Batches | None = None
         self._restored: Mapping[str, Any] | None = None
 
@@ -37,10 +38,15 @@ class BatchedMethod:
         """What the run trains, in the order of the rows (`protocols.KnownData`)."""
         return self._data
 
-    def begin(self, data: Sequence[Datum]) -> Batches:
-        """Take the data of the run; returns their batches, at the place where a restored state left off."""
-        self._data = data
-        return self.begin_count(len(data))
+    def begin(self, data: Sequence[Datum], *, of_row: int = 1) -> Batches:
+        """Take the data of the run; returns their batches, at the place where a restored state left off.
+
+        Args:
+            of_row: so many data that follow each other are one row, and go into one batch; `train.batch_size` counts
+                rows.
+        """
+        self._data, self._of_row = data, of_row
+        return self.begin_count(len(data) // of_row)
 
     def begin_count(self, size: int) -> Batches:
         """As `begin`, of so many things that a method looks up itself, such as pairs."""
@@ -53,7 +59,8 @@ class BatchedMethod:
         """One optimizer step for each batch."""
         batches = self._begun()
         for indices in batches:
-            report = train_step(engine, [self._data[i] for i in indices], self._loss, batches.epoch)
+            data = [self._data[self._of_row * row + i] for row in indices for i in range(self._of_row)]
+            report = train_step(engine, data, self._loss, batches.epoch)
             if batches.step == 1:
                 self._check_first(report)
             yield report

@@ -48,6 +48,30 @@ class Catalog(Protocol):
     def all(self, kind: str) -> tuple[Registered, ...]: ...
 
 
+class Opened(Protocol):
+    """A trained run or a model, ready for use."""
+
+    @property
+    def engine(self) -> Engine:
+        """With what the run trained; weights are loaded when it is first asked for."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """Of that model: its tokenizer, its renderer."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """What trained it; empty for a model."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of that method, defaults filled in."""
+        ...
+
+
 class Context(Protocol):
     """What a builder gets beside its options.
 
@@ -58,6 +82,7 @@ class Context(Protocol):
         train: the `train` section, as decided so far (`None` where still `auto`).
         plan: the plan; None until it is decided.
         catalog: all entries.
+        options: of the sections built so far (`method`, `adapter`, ...), by kind, defaults filled in; JSON-able.
     """
 
     @property
@@ -70,6 +95,8 @@ class Context(Protocol):
     def plan(self) -> Plan | None: ...
     @property
     def catalog(self) -> Catalog: ...
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     @property
     def loader(self) -> Loader:
@@ -166,6 +193,18 @@ class Context(Protocol):
         """
         ...
 
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
+        """Another model: a run by its folder or by its name under `runs/`, a model's folder, or a hub id.
+
+        Args:
+            changes: sections of its recipe to replace.
+
+        Raises:
+            RecipeError: nothing is there.
+            UserError: the run kept no artifact, or a file of it is damaged.
+        """
+        ...
+
     def generator(self, *keys: str | int) -> np.random.Generator:
         """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
         ...
@@ -204,6 +243,10 @@ class CommandContext(Protocol):
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
+        ...
+
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
+        """See `Context.open`."""
         ...
 
     def engine(self, recipe: Mapping[str, Any]) -> Engine:

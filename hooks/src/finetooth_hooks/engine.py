@@ -26,6 +26,7 @@ CAPABILITIES: Mapping[str, str] = {
     "generate": "samples with a KV cache",
     "full_state": "save and load carry everything that trains, bit for bit",
     "reference": "the policy without its adapter serves as the reference role",
+    "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
     "profile": "records what its steps spend time and memory on (`Profiled`)",
     "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `HoldsRoles`)",
 }
@@ -48,7 +49,8 @@ class Forward:
     """Result of `forward` and `forward_backward`.
 
     Attributes:
-        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false.
+        outputs: per datum, arrays by name; `logprobs` (N,) or (N, K), float32, 0 where the mask is false; of a scalar
+            head `values` (N,), likewise, and `scores` (), the value at the last position where the mask is true.
         loss: the loss, normalised over the step; None without a loss.
         components: the normalised components, before their weights.
         metrics: as the loss reported them, combined over micro-batches.
@@ -326,9 +328,15 @@ class Engine(Protocol):
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         """Evaluate. With the policy role and the capability `handles`, keep what `backward` needs and return its
-        handle."""
+        handle.
+
+        Args:
+            train: False to measure: the policy computes without dropout, as other roles always do, and there is no
+                handle.
+        """
         ...
 
     def backward(

@@ -126,6 +126,21 @@ class Family(Entry):
     model_types: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class ScalarHead:
+    """A linear map from a position's last hidden state to one number, which trains beside the adapter.
+
+    Attributes:
+        bias: whether a constant is added.
+        exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
+            one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
+            good, of which the number is the logit of the second.
+    """
+
+    bias: bool = False
+    exported_as: Literal["sequence", "token"] = "sequence"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Entry):
     """Turns examples into data and drives the engine, step by step.
@@ -134,6 +149,7 @@ class Method(Entry):
         needs: engine capabilities the method relies on, checked by the plan.
         roles: models it needs beside the policy (`reference`, ...). A method whose options decide that says it itself:
             `protocols.BringsRoles`.
+        head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
             empty: the defaults.
     """
@@ -141,6 +157,7 @@ class Method(Entry):
     kind = "method"
     needs: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
+    head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
 
 
@@ -149,7 +166,7 @@ class Loss(Entry):
     """From outputs to contributions; see `finetooth_hooks.losses`.
 
     Attributes:
-        needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `hidden`, `logits`.
+        needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
         together: what it must see at once. A loss that carries state needs `step`.
     """
 

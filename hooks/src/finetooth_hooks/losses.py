@@ -25,7 +25,8 @@ Array = Any
 Outputs = Mapping[str, Array]
 """By the name given in `Loss.needs`: `logprobs` (S, T) or (S, T, K) and `entropy` (S, T), zero where the mask is
 false; `NAME@ROLE` for another
-role; `scores` (S,); `values` (S, T); `logits` (S, T, V)."""
+role; `logits` (S, T, V). Of a scalar head `values` (S, T), the head's number for each position where the mask is true
+and 0 elsewhere, and `scores` (S,), that of the last such position of a sequence, 0 where there is none."""
 
 LossState = Mapping[str, Any]
 """What a loss carries from step to step (running means): numbers or NumPy arrays, part of every checkpoint."""

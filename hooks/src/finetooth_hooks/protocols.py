@@ -17,6 +17,7 @@ import numpy as np
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.entries import ScalarHead
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Example, Image, Message, Parsed, ReadRow, Rendered, Row, TrainOn
 from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
@@ -342,6 +343,11 @@ class Adapter(Protocol):
     An adapter may also have `low_rank(module) -> LowRank | None`: what a module of the adapted model computes, if it is
     at this moment (dropout, switched off) nothing but its base and a low-rank addition; then a backend may compute it
     together with its neighbours. Without the method, or where it says None, the module is called as it is.
+
+    And it may have `fold(model, folder, *, precision, device, pad_id) -> Any`: `model`, a base in fp32 as the loader
+    gives it, with the artifact in `folder` folded in, nothing left of the adapter, in a precision and on a device. Then
+    a run with the adapter can be the model of another. Of an artifact with a scalar head the result is a language model
+    that carries the head as `score`; `pad_id` is that of the tokenizer.
     """
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
@@ -362,11 +368,19 @@ class Adapter(Protocol):
         ...
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write the artifact: peft's layout for an adapter, transformers' for whole weights."""
+        """Write the artifact: peft's layout for an adapter, transformers' for whole weights.
+
+        Args:
+            model: what `apply` made; of an engine with a scalar head, a classifier of the same modules with the head
+                beside them (`finetooth_hooks.classifiers`).
+        """
         ...
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the trained weights back from an artifact that `export` wrote, into a model that `apply` made.
+
+        Args:
+            model: as for `export`.
 
         Raises:
             UserError: the artifact is of another adapter or another shape; the message names what differs.
@@ -662,8 +676,9 @@ class PlanRequest:
         lengths: positions of the data at equal shares, shortest first; empty if they are not known.
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         needs: engine capabilities that the method and the evaluators rely on.
+        head: the scalar head that the method asks for.
         role_parameters: parameters of frozen models held beside the policy.
-        trained_parameters: how many parameters train.
+        trained_parameters: how many parameters train, those of the head included.
         optimizer_bytes: optimizer state per trained parameter.
         optimizer: full name, for messages.
         accumulation: the optimizer can accumulate gradients.
@@ -686,6 +701,7 @@ class PlanRequest:
     lengths: tuple[int, ...] = ()
     segmented: bool = False
     needs: frozenset[str] = frozenset()
+    head: ScalarHead | None = None
     role_parameters: int = 0
 
 
@@ -744,6 +760,8 @@ class EngineRequest:
         generator_seed: key for the engine's own random streams (dropout, sampling).
         adapter_generator: draws the adapter's new parameters.
         roles: frozen models beside the policy, by role; see the capability `roles`.
+        head: a scalar head to build; one that the model brings is gone on with, else it is new.
+        head_generator: draws a new head's weights.
     """
 
     plan: Plan
@@ -761,6 +779,8 @@ class EngineRequest:
     generator_seed: int = 0
     adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
+    head: ScalarHead | None = None
+    head_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 class Backend(Protocol):

@@ -71,6 +71,8 @@ def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, 
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
     """Commands that do something with what was trained: the core's own, then those of plugins that say so. A run that
     was interrupted can go on."""
+    from finetooth_core.opened import is_scalar
+
     if outcome.artifact is None:
         return []
     folder = str(session.folder)
@@ -82,4 +84,5 @@ def suggestions(session: Session, outcome: Outcome) -> list[str]:
         for r in session.plugins.catalog.all("command")
     ]
     brought = [f"ft {name} {arguments.format(run=quoted)}" for name, arguments in offered if arguments]
-    return [f"ft chat {quoted}", *brought][:SUGGESTIONS]
+    own = [] if is_scalar(session) else [f"ft chat {quoted}"]
+    return [*own, *brought][:SUGGESTIONS]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from finetooth_core.api import Session
     from finetooth_core.catalog import Catalog
     from finetooth_core.manager import Plugins
+    from finetooth_core.opened import OpenedModel
 
 
 class State:
@@ -105,6 +106,12 @@ class State:
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
         return self.session(recipe).plan
+
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
+        """A trained run or a model, ready for use."""
+        from finetooth_core.opened import open_model
+
+        return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
 
     def engine(self, recipe: Mapping[str, Any]) -> Engine:
         """Plan and build the engine; the recipe's data are not read."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Entry, Loss
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
@@ -22,6 +23,7 @@ from finetooth_hooks.preparation import Limit, Preparation, Rendering, first_exa
 from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
+from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.losses import weighted_nll
 
 TRAIN = TrainSettings(
@@ -181,6 +183,16 @@ def _installed() -> tuple[FakeRegistered, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class FakeOpened:
+    """A model ready for use, as `Context.open` gives it."""
+
+    engine: FakeEngine
+    context: Any
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class FakeContext:
     """Implements `finetooth_hooks.Context` for tests.
@@ -208,6 +220,8 @@ class FakeContext:
     given: Mapping[str, Examples] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     held: list[Path] = field(default_factory=list)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: Mapping[str, Opened] = field(default_factory=dict)
     _topics: set[str] = field(default_factory=set)
 
     @property
@@ -260,6 +274,14 @@ class FakeContext:
                 yield id_, render(example)
             except DataError as error:
                 yield id_, DataError(id_, error.problem, action=error.action)
+
+    def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
+        """One of `models`, or for any other reference the fake engine, as a reward model."""
+        if reference in self.models:
+            return self.models[reference]
+        config = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+        model = replace(self.model, reference=reference, config={**self.model.config, **config})
+        return FakeOpened(FakeEngine(self.tokenizer, self.renderer.stop_ids), replace(self, model=model))
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.seed, *keys)).encode()).digest()

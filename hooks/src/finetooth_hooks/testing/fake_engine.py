@@ -19,7 +19,7 @@ from finetooth_hooks.protocols import Tokenizer
 
 @dataclass
 class FakeEngine:
-    """Implements the engine's protocol over a random table of next-token log-probabilities.
+    """Implements the engine's protocol over a random table of next-token log-probabilities, with a scalar head.
 
     Attributes:
         calls: name of each primitive that was called, in order.
@@ -46,7 +46,7 @@ class FakeEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"zero_grad", "generate", "reference"})
+        return frozenset({"zero_grad", "generate", "reference", "head"})
 
     def _score(self, datum: Datum) -> NDArray[np.float64]:
         rows = self.table[datum.tokens]
@@ -66,18 +66,33 @@ class FakeEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         self.calls.append("forward")
         return self._evaluate(data, loss, normalizer)
 
     def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
-        outputs = tuple({"logprobs": self._score(datum).astype(np.float32)} for datum in data)
+        outputs = tuple(
+            {
+                "logprobs": self._score(datum).astype(np.float32),
+                "values": _values(datum).astype(np.float32),
+                "scores": np.asarray(_score_of(datum), dtype=np.float32),
+            }
+            for datum in data
+        )
         tokens, targets = sum(len(datum) for datum in data), sum(int(datum.mask.sum()) for datum in data)
         if loss is None:
             return Forward(outputs, tokens=tokens, padded=tokens, targets=targets)
         rectangle = _rectangle(data)
         scores = _padded([self._score(datum) for datum in data])
-        wanted = {need: scores if need.startswith("logprobs") else np.zeros_like(scores) for need in loss.needs}
+        head = {
+            "values": _padded([_values(datum) for datum in data]),
+            "scores": np.array([_score_of(datum) for datum in data]),
+        }
+        wanted = {
+            need: scores if need.startswith("logprobs") else head.get(need, np.zeros_like(scores))
+            for need in loss.needs
+        }
         result = loss.fn(wanted, rectangle, self.states.get(loss.name, {}))
         if loss.together == "step":
             self.states[loss.name] = result.state
@@ -154,6 +169,17 @@ class FakeEngine:
 
     def peak_memory(self) -> int:
         return int(self.table.nbytes)
+
+
+def _values(datum: Datum) -> NDArray[np.float64]:
+    """(N,) what the engine's head says: the share of a position's token in the ids so far."""
+    values = datum.tokens / (1.0 + np.cumsum(datum.tokens))
+    return np.where(datum.mask, values, 0.0)
+
+
+def _score_of(datum: Datum) -> float:
+    """The value at the last position that counts."""
+    return float(_values(datum)[datum.mask][-1]) if datum.mask.any() else 0.0
 
 
 def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

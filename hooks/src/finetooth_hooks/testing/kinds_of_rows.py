@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Labelled, Message, Pair, Text
+from finetooth_hooks.examples import Example, Labelled, Message, Pair, Stepwise, Text
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing.fake_context import FakeContext, conversations
 
@@ -41,7 +41,16 @@ def labelled(split: str) -> Examples:
     return _made(split, [Labelled(_sides(i)[0], _sides(i)[1 + i % 2], i % 2 == 0) for i in range(10)])
 
 
-KINDS: tuple[Callable[[str], Examples], ...] = (conversations, texts, pairs, labelled)
+def stepwise(split: str) -> Examples:
+    """Answers in two steps, of which the second is sometimes wrong."""
+    rows = [
+        Stepwise((Message("user", f"{i}+2?"),), (f"{i}+1={i + 1}", f"so {i + 2 + i % 2}"), (True, i % 2 == 0))
+        for i in range(10)
+    ]
+    return _made(split, rows)
+
+
+KINDS: tuple[Callable[[str], Examples], ...] = (conversations, texts, pairs, labelled, stepwise)
 
 
 def prepared_on_any(make: Callable[[], tuple[FakeContext, Any]]) -> tuple[FakeContext, Any, Any]:

@@ -5,6 +5,8 @@ With l_s the sum of the log-probabilities of sequence s over its mask, and w the
     weighted_nll    -sum w * logprob                    per weights
     pair_margin     -sum log_sigmoid(l_first - l_second)  per groups, `together: group`
     centred         sum (l_s - mean l)^2                per sequences, `together: step`, with a running mean as state
+    score_pairs     -sum log_sigmoid(r_first - r_second)  per groups, r the scores of a scalar head
+    value_distance  sum (v_t - 1)^2 over the mask       per tokens, v the values of a scalar head
 """
 
 from __future__ import annotations
@@ -66,6 +68,26 @@ def centred(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     )
 
 
+def score_pairs(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Prefer the first of each pair, by the scores of a scalar head."""
+    margins = outputs["scores"][0::2] - outputs["scores"][1::2]
+    return LossResult({"pairs": Contribution(-xp.sum(xp.log_sigmoid(margins)), per="groups")}, state=state)
+
+
+def value_distance(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Pull the value of every position that counts to 1."""
+    away = xp.where(data.mask, outputs["values"] - 1.0, 0.0)
+    return LossResult({"distance": Contribution(xp.sum(xp.square(away)), per="tokens")}, state=state)
+
+
+def centred_scores(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """Pull the scores to their common mean, which only the whole step knows."""
+    scores = outputs["scores"]
+    return LossResult(
+        {"centred": Contribution(xp.sum(xp.square(scores - xp.mean(scores) - 1.0)), per="sequences")}, state=state
+    )
+
+
 def not_finite(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """NaN, for the engine to refuse."""
     total = xp.sum(xp.where(data.mask, outputs["logprobs"], 0.0)) * float("nan")
@@ -83,6 +105,9 @@ PLAIN_SUM = LossSpec("kit:plain_sum", plain_sum)
 PAIR_MARGIN = LossSpec("kit:pair_margin", pair_margin, together="group")
 CENTRED = LossSpec("kit:centred", centred, together="step")
 AGAINST_REFERENCE = LossSpec("kit:against_reference", against_reference, frozenset({"logprobs", "logprobs@reference"}))
+SCORE_PAIRS = LossSpec("kit:score_pairs", score_pairs, frozenset({"scores"}), together="group")
+VALUE_DISTANCE = LossSpec("kit:value_distance", value_distance, frozenset({"values"}))
+CENTRED_SCORES = LossSpec("kit:centred_scores", centred_scores, frozenset({"scores"}), together="step")
 NOT_FINITE = LossSpec("kit:not_finite", not_finite)
 SMUGGLED_STATE = LossSpec("kit:smuggled_state", smuggled_state)
 

@@ -24,6 +24,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Tokenizer:
+    pad_id = None
+
     def save(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("{}")
 

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Datum, LossData, LossResult, LossSpec, MemoryEstimate, Plan, UserError, protocols
+from finetooth_hooks import (
+    Datum,
+    LossData,
+    LossResult,
+    LossSpec,
+    MemoryEstimate,
+    Plan,
+    ScalarHead,
+    UserError,
+    protocols,
+)
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.llama_shape import llama_block
 from finetooth_hooks.losses import Contribution, Metric
@@ -219,6 +229,7 @@ def make_engine(
     model: Mapping[str, Any] | None = None,
     decoder: str = "auto",
     roles: Mapping[str, protocols.RoleRequest] | None = None,
+    head: ScalarHead | None = None,
     **train: Any,
 ) -> Any:
     """An engine over a tiny model. `train` changes the `train` section: fp32, 64 tokens a micro-batch, no clipping."""
@@ -244,6 +255,7 @@ def make_engine(
         generator_seed=decided.seed,
         adapter_generator=np.random.default_rng([decided.seed, 5]),
         roles=roles or {},
+        head=head,
     )
     return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 

@@ -8,6 +8,7 @@ from finetooth_hooks import Context, Decision, Engine, MemoryEstimate, NoOptions
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
 from toy_numpy.engine import NumpyEngine
+from toy_numpy.model import new_head
 
 
 class NumpyBackend:
@@ -33,7 +34,10 @@ class NumpyBackend:
 
     def engine(self, request: EngineRequest) -> Engine:
         base = request.loader.load(request.model.reference, framework="numpy", precision="fp64", device="cpu")
-        return NumpyEngine(request.adapter.apply(base, request.facts, request.adapter_generator), request)
+        model = request.adapter.apply(base, request.facts, request.adapter_generator)
+        if request.head is not None:
+            model.delta |= new_head(request.head_generator, request.facts.hidden_size)
+        return NumpyEngine(model, request)
 
 
 def build(options: NoOptions, context: Context) -> NumpyBackend:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from toy_numpy import rectangles, sampling, state, tape
 from toy_numpy.metrics import Metrics
-from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets
+from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
 
 tape.join()
 Grads = dict[str, NDArray[np.float64]]
@@ -63,11 +63,13 @@ class _Evaluated:
 
 
 class NumpyEngine:
-    """Trains the deltas of a toy. See `finetooth_hooks.Engine`."""
+    """Trains the deltas of a toy, and the vector of its scalar head. See `finetooth_hooks.Engine`."""
 
     capabilities = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"})
 
     def __init__(self, model: Toy, request: EngineRequest) -> None:
+        if "v" in model.delta:
+            self.capabilities = self.capabilities | {"head"}
         self.model = model
         self.request = request
         self.named = sorted(model.delta)
@@ -95,6 +97,9 @@ class NumpyEngine:
         for need in needs:
             name, _, role = need.partition("@")
             done = passes[role or "policy"]
+            if name in ("values", "scores"):
+                outputs[need] = head_output(name, done, self.model, datum.mask)
+                continue
             if name not in ("logprobs", "entropy"):
                 raise PlanError(f"the NumPy engine has no output {name!r}", action="use logprobs or entropy")
             values = gather(done, datum.targets) if name == "logprobs" else entropy(done)
@@ -109,13 +114,20 @@ class NumpyEngine:
     def _backpropagate(self, datum: Datum, done: Pass, slopes: Outputs) -> Grads:
         """Gradients of the weights from dL/d(outputs) of one datum."""
         grad_logits = np.zeros_like(done.logp)
+        grad_values = np.zeros(len(datum))
         for need, slope in slopes.items():
+            if need == "scores":
+                grad_values[last_true(datum.mask)] += slope * datum.mask.any()
+                continue
+            if need == "values":
+                grad_values += np.where(datum.mask, slope, 0.0)
+                continue
             slope = np.where(datum.mask.reshape(-1, *[1] * (slope.ndim - 1)), slope, 0.0)
             if need == "logprobs":
                 grad_logits += grad_of_targets(done, datum.targets, slope)
             else:
                 grad_logits += grad_of_entropy(done, slope)
-        return self.model.backward(done, grad_logits)
+        return self.model.backward(done, grad_logits, grad_values if "v" in self.model.delta else None)
 
     def _evaluate_loss(
         self, data: list[Datum], outputs: list[Outputs], loss: LossSpec, counts: Mapping[str, float]
@@ -143,7 +155,10 @@ class NumpyEngine:
             ids = ", ".join(datum.id for datum in data[:5])
             raise EngineError(f"loss {loss.name} is {loss_value} on {ids}", action="look at these rows")
         per_datum = [
-            {need: slope[i, : len(datum)] for need, slope in zip(policy, slopes, strict=True)}
+            {
+                need: slope[i] if slope.ndim == 1 else slope[i, : len(datum)]
+                for need, slope in zip(policy, slopes, strict=True)
+            }
             for i, datum in enumerate(data)
         ]
         return result, components, loss_value, per_datum
@@ -201,6 +216,7 @@ class NumpyEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         needs = [name if role == "policy" else f"{name}@{role}" for name in returns]
         outputs = tuple(
@@ -212,7 +228,7 @@ class NumpyEngine:
         )
         evaluated = self._evaluate(list(data), loss, normalizer) if loss else None
         handle = None
-        if role == "policy":
+        if role == "policy" and train:
             handle = Handle(next(self._ids), self.weights_version)
             self._handles[handle.id] = _Pending(list(data), loss, normalizer, self.weights_version)
         return self._report(list(data), evaluated, outputs, handle)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from finetooth_hooks.protocols import EngineRequest, Optimizer
 from finetooth_hooks.testing import ByteTokenizer, plan_of
 
 from toy_numpy.engine import NumpyEngine
-from toy_numpy.model import Toy
+from toy_numpy.model import Toy, new_head
 from toy_numpy.optimizers import Sgd
 from toy_numpy.parts import DeltaAdapter, Factory, NumpyHardware, ToyLoader, facts_of
 
@@ -58,4 +59,6 @@ def engine(**sizes: Any) -> NumpyEngine:
     made = request(**sizes)
     base = made.loader.load("toy:3", framework="numpy", precision="fp64", device="cpu")
     assert isinstance(base, Toy)
-    return NumpyEngine(made.adapter.apply(base, made.facts, made.adapter_generator), made)
+    model = made.adapter.apply(base, made.facts, made.adapter_generator)
+    model.delta |= new_head(np.random.default_rng(2), made.facts.hidden_size)
+    return NumpyEngine(model, made)

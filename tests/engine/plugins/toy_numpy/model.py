@@ -7,7 +7,8 @@ With tokens x_1..x_N, matrices E (V, D), W (D, D), H (V, D) and vectors b (D,), 
     h_t = tanh(W m_t + b)
     z_t = H h_t + c,   logp_t = z_t - logsumexp(z_t)
 
-Every matrix is base + delta; only the deltas train, and the base alone is the reference.
+Every matrix is base + delta; only the deltas train, and the base alone is the reference. With a scalar head, a vector v
+(D,) and a number u among the deltas, the value of a position is v . h_t + u.
 """
 
 from __future__ import annotations
@@ -66,10 +67,18 @@ class Toy:
         logp = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         return Pass(tokens, mixed, hidden, logp)
 
-    def backward(self, done: Pass, grad_logits: Array) -> dict[str, Array]:
-        """Gradients of the deltas from dL/dz (N, V)."""
+    def values(self, done: Pass) -> Array:
+        """(N,) what the head says of each position."""
+        return done.hidden @ self.delta["v"] + self.delta["u"]
+
+    def backward(self, done: Pass, grad_logits: Array, grad_values: Array | None = None) -> dict[str, Array]:
+        """Gradients of the deltas from dL/dz (N, V), and dL/dvalue (N,) where there is a head."""
         grads = {"H": grad_logits.T @ done.hidden}
-        grad_pre = (grad_logits @ self.weight("H")) * (1.0 - done.hidden**2)
+        grad_hidden = grad_logits @ self.weight("H")
+        if grad_values is not None:
+            grads["v"], grads["u"] = grad_values @ done.hidden, grad_values.sum(keepdims=True)
+            grad_hidden = grad_hidden + grad_values[:, None] * self.delta["v"]
+        grad_pre = grad_hidden * (1.0 - done.hidden**2)
         grads["W"] = grad_pre.T @ done.mixed
         grad_mixed = grad_pre @ self.weight("W")
         scaled = grad_mixed / np.arange(1, len(done.tokens) + 1)[:, None]
@@ -84,6 +93,22 @@ def gather(done: Pass, targets: NDArray[np.int64]) -> Array:
     index = targets if targets.ndim == 2 else targets[:, None]
     picked = np.take_along_axis(done.logp, index, axis=1)
     return picked if targets.ndim == 2 else picked[:, 0]
+
+
+def new_head(generator: np.random.Generator, width: int) -> dict[str, Array]:
+    """Deltas of a new head."""
+    return {"v": generator.normal(scale=0.3, size=width), "u": np.zeros(1)}
+
+
+def last_true(mask: NDArray[np.bool_]) -> int:
+    """The last position that counts; 0 where none does."""
+    return int(np.flatnonzero(mask)[-1]) if mask.any() else 0
+
+
+def head_output(name: str, done: Pass, toy: Toy, mask: NDArray[np.bool_]) -> Array:
+    """`values` (N,), or `scores` ()."""
+    values = np.where(mask, toy.values(done), 0.0)
+    return values if name == "values" else np.asarray(values[last_true(mask)])
 
 
 def entropy(done: Pass) -> Array:

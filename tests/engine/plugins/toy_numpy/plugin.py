@@ -70,5 +70,6 @@ def ft_backends() -> Iterator[Backend]:
         build="toy_numpy.backend:build",
         summary="float64 NumPy, for tests",
         framework="numpy",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"}),
+        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "head"}),
+        outputs=frozenset({"logprobs", "entropy", "values", "scores"}),
     )

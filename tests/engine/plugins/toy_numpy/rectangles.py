@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 def pad(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """(S, T, ...): rows of different lengths, zeros after their end."""
+    if np.ndim(rows[0]) == 0:  # a number per sequence
+        return np.array(rows)
     longest = max(len(row) for row in rows)
     return np.stack([np.pad(row, ((0, longest - len(row)), *[(0, 0)] * (row.ndim - 1))) for row in rows])
 

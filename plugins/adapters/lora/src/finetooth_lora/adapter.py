@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import Context, Options, RecipeError, UserError
+from finetooth_hooks.classifiers import HEAD, PEFT_TASKS, as_language_model, kind_of
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import Linear
@@ -24,9 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
+from finetooth_lora.merge import merged
 from finetooth_lora.sizes import added_parameters
 from finetooth_lora.targets import SETTING, resolve
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 NAME = "default"
 """peft's own name for the only adapter of a model."""
 
@@ -147,15 +150,30 @@ class LoraAdapter:
         # "auto" would ask the model hub whether the vocabulary grew
         state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
         tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = dict(model.peft_config[NAME].to_dict())
         config.update(base_model_name_or_path=info.reference, inference_mode=True)
+        if kind := kind_of(type(model).__name__):  # with a scalar head, which peft keeps beside the addition
+            tensors |= {f"base_model.model.{name}": tensor for name, tensor in _head(model).items()}
+            config.update(task_type=PEFT_TASKS[kind], modules_to_save=[HEAD])
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         # the order of a set differs between processes; the same run must give the same file
         config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         # safetensors makes its files private; they are as public as those beside them
         (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
+
+    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+        """See `protocols.Adapter`: the base with the addition folded in by peft's own merge.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        made = type(model)
+        whole = merged(model, folder, pad_id)
+        if kind_of(type(whole).__name__):
+            whole = as_language_model(whole, made)
+        return whole.requires_grad_(False).to(device=device, dtype=DTYPES[precision]).eval()
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.
@@ -164,6 +182,8 @@ class LoraAdapter:
             UserError: it is no adapter, or one of another rank, scale or choice of modules.
         """
         tensors = _saved_addition(model.peft_config[NAME], folder)
+        if kind_of(type(model).__name__):
+            _restore_head(model, tensors, folder)
         state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
         for name in sorted(tensors.keys() ^ state.keys()):
             where = "only in the artifact" if name in tensors else "missing in the artifact"
@@ -198,6 +218,25 @@ def _saved_addition(config: LoraConfig, folder: Path) -> dict[str, torch.Tensor]
                 action=f"set adapter.{option} as it was",
             )
     return {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+
+
+def _head(model: Any) -> dict[str, torch.Tensor]:
+    """Weights of a classifier's head by their names in the model."""
+    return {f"{HEAD}.{n}": t.detach().cpu().contiguous() for n, t in getattr(model, HEAD).state_dict().items()}
+
+
+def _restore_head(model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Take a classifier's head out of the tensors of an artifact.
+
+    Raises:
+        UserError: the artifact has none, or one of another shape.
+    """
+    with torch.no_grad():
+        for name, parameter in getattr(model, HEAD).named_parameters():
+            saved = tensors.pop(f"{HEAD}.{name}", None)
+            if saved is None or saved.shape != parameter.shape:
+                raise UserError(f"{folder}: it holds no head that fits", action="name the artifact of a reward model")
+            parameter.copy_(saved)
 
 
 def _token_rows(model: Any, facts: ModelFacts) -> dict[str, list[int]]:

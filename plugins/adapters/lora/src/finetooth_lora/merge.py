@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks.classifiers import PEFT_TASKS, as_classifier
 from finetooth_hooks.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -97,15 +98,22 @@ def verify(adapter: Path) -> None:
             raise UserError(f"{file} differs from its SHA-256 in {MANIFEST}", action=damaged)
 
 
-def merged(model: Any, adapter: Path) -> Any:
-    """The base with the adapter folded in by peft's own merge; `model` is changed in place.
+def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
+    """The base with the adapter folded in by peft's own merge; `model` is changed in place. Of an adapter with a scalar
+    head the result is transformers' classifier.
 
     A head that shares its weight with the embedding is given one of its own first if the adapter touches either, since
     the sum would reach both.
 
+    Args:
+        pad_id: for the config of a classifier.
+
     Raises:
         UserError: the adapter was made for another model, or its file is damaged.
     """
+    kind = classifier_kind(adapter)
+    if kind is not None:
+        model = as_classifier(model, kind, pad_id=pad_id)
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
     from safetensors import SafetensorError
@@ -127,7 +135,11 @@ def merged(model: Any, adapter: Path) -> Any:
         ) from error
     base: Any = adapted.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    if getattr(base.config, "tie_word_embeddings", False) and any(isinstance(end, LoraLayer) for end in ends):
+    if (
+        kind is None
+        and getattr(base.config, "tie_word_embeddings", False)
+        and any(isinstance(end, LoraLayer) for end in ends)
+    ):
         _untie(base)
     try:
         return adapted.merge_and_unload(safe_merge=True)
@@ -135,6 +147,12 @@ def merged(model: Any, adapter: Path) -> Any:
         raise UserError(
             f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"
         ) from error
+
+
+def classifier_kind(adapter: Path) -> str | None:
+    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
+    task = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("task_type")
+    return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
 
 
 def _untie(base: Any) -> None:
@@ -193,5 +211,6 @@ def command(obj: CommandContext, source: Path, output: Path | None, precision: P
     loader = obj.context(recipe).loader  # knows the tokens that the recipe added
     click.echo(f"loading {merge.base} in {precision}")
     model = loader.load(merge.base, framework="torch", precision=precision, device="cpu")
-    write(merged(model, merge.adapter), loader.tokenizer(merge.base), merge.output)
+    tokenizer = loader.tokenizer(merge.base)
+    write(merged(model, merge.adapter, tokenizer.pad_id), tokenizer, merge.output)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

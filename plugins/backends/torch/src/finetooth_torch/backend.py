@@ -52,6 +52,7 @@ class TorchBackend:
         from finetooth_torch.parameters import TrainedParameters, round_frozen
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.role_models import hold_roles
+        from finetooth_torch.scalar_head import AddedHead
         from finetooth_torch.scaler import LossScaler
 
         train, hardware = request.plan.train, request.hardware
@@ -69,6 +70,11 @@ class TorchBackend:
             base.set_attn_implementation(attention)
         original = {id(parameter) for parameter in base.parameters()}
         model = request.adapter.apply(base, request.facts, request.adapter_generator)
+        scalar = None
+        if request.head is not None:
+            pad = request.tokenizer.pad_id  # without a row of its own it could not be saved
+            pad = pad if pad is not None and pad < request.facts.vocab_size else None
+            scalar = AddedHead(base, request.head, request.facts.hidden_size, request.head_generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
         parameters = TrainedParameters(model, original, dtype, scaler)
         if rounds:
@@ -84,6 +90,7 @@ class TorchBackend:
             stream=chosen.value == STREAM,
             packing=self._packing,
             processor=request.processor,
+            scalar=scalar,
         )
         hold_roles(network, request, parameters, self._options)
         found = network.rows.obstacle

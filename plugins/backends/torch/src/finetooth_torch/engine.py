@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ class TorchEngine:
     @property
     def capabilities(self) -> frozenset[str]:
         has_reference = self._request.adapter_can_disable or "reference" in self._request.roles
-        return CAPABILITIES | ({"reference"} if has_reference else set())
+        own = {"reference"} if has_reference else set()
+        return CAPABILITIES | own | (set() if self._parts.network.scalar is None else {"head"})
 
     @property
     def weights_version(self) -> int:
@@ -141,10 +142,11 @@ class TorchEngine:
         role: str = "policy",
         returns: Collection[str] = ("logprobs",),
         normalizer: Counts | None = None,
+        train: bool = True,
     ) -> Forward:
         self._parts.network.executed()  # count from here
         work = self._work(data, loss, role=role, normalizer=normalizer)
-        train = role == "policy"  # what its backward will differentiate
+        train = train and role == "policy"  # what its backward will differentiate
         evaluated = None if loss is None else self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
         missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
@@ -153,7 +155,7 @@ class TorchEngine:
             scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)
             outputs = [{**have, **more} for have, more in zip(outputs or [{} for _ in data], scored, strict=True)]
         handle = None
-        if role == "policy":
+        if train:
             self._handles += 1
             handle = Handle(self._handles, self.weights_version)
             self._pending[handle.id] = work
@@ -287,18 +289,22 @@ class TorchEngine:
         self._whole.check_weights()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
+        network = self._parts.network
         with self._parts.parameters.as_given():
-            self._request.adapter.export(self._parts.network.model, path, self._request.model)
+            model = network.model if network.scalar is None else network.scalar.classifier(network.model)
+            self._request.adapter.export(model, path, self._request.model)
         self._request.tokenizer.save(path)
-        if self._parts.network.reads_images and self._request.processor is not None:
+        if network.reads_images and self._request.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
                 self._request.processor().save(path)
 
     def restore(self, path: Path) -> None:
         self._pending.clear()
         self.zero_grad()
-        with self._parts.parameters.as_given(take=True):
-            self._request.adapter.restore(self._parts.network.model, Path(path))
+        network = self._parts.network
+        taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
+        with self._parts.parameters.as_given(take=True), taking as model:
+            self._request.adapter.restore(model, Path(path))
 
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)

@@ -20,9 +20,12 @@ from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.head import Projection
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.rectangles import Rectangle
+from finetooth_torch.scalar_head import AddedHead
 from finetooth_torch.shared_rows import Rows, find_rows
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
+HEAD_OUTPUTS = ("values", "scores")
+"""What a scalar head adds."""
 ROLES = ("policy", "reference")
 
 
@@ -37,6 +40,7 @@ class Network:
         stream: compute the layers with the stream decoder; the family's facts have a block.
         packing: whether data may share rows where the model's own code computes the layers; None if it can.
         processor: of images, if the model has towers that read them.
+        scalar: the head for `values` and `scores`, if there is one.
 
     Attributes:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
@@ -50,9 +54,10 @@ class Network:
     def __init__(
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
-        processor: Callable[[], Processor] | None = None,
+        processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
+        self.scalar = scalar
         self._adapter, self._can_disable = adapter, can_disable
         self.config: Any = base.config
         module = base.get_submodule(facts.body)
@@ -142,7 +147,8 @@ class Network:
         """What `needs` names, of the role that is entered.
 
         Args:
-            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V).
+            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V); with a
+                scalar head `values` (S, T) and `scores` (S,).
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
 
         Raises:
@@ -150,15 +156,23 @@ class Network:
         """
         if self._acting is not None:
             return self._acting.outputs(rectangle, needs, everywhere=everywhere)
+        known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
         for need in needs:
-            if need not in OUTPUTS:
+            if need in known:
+                continue
+            if need in HEAD_OUTPUTS:
                 raise PlanError(
-                    f"loss: it needs the output {need!r}, which the torch backend does not have",
-                    action=f"choose a loss that reads {', '.join(OUTPUTS)}",
+                    f"loss: it needs the output {need!r} of a scalar head, and the engine was built without one",
+                    action="choose a method that asks for a head",
                 )
+            raise PlanError(
+                f"loss: it needs the output {need!r}, which the torch backend does not have",
+                action=f"choose a loss that reads {', '.join(known)}",
+            )
         states = self.body.states(rectangle, everywhere=everywhere and bool({"hidden", "logits"} & set(needs)))
         mask_st = rectangle.mask
-        head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum())
+        words = bool({"logprobs", "entropy"} & set(needs))
+        head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum()) if words else 0
         self._count(replace(states.computed, head_rows=head_rows))
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
@@ -171,6 +185,12 @@ class Network:
                 found["logprobs"] = wide.index_put((mask_st,), logprobs)
             if entropy is not None:
                 found["entropy"] = entropy.new_zeros(mask_st.shape).index_put((mask_st,), entropy)
+        if self.scalar is not None and set(HEAD_OUTPUTS) & set(needs):
+            wanted = states.rows.index_select(0, states.cells_st[mask_st])
+            numbers = self.scalar.values(wanted)
+            values = numbers.new_zeros(mask_st.shape).index_put((mask_st,), numbers)
+            both = {"values": values, "scores": values.gather(1, last_true(mask_st).unsqueeze(1)).squeeze(1)}
+            found |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
         whole: dict[str, Tensor] = {}
         if "hidden" in needs:
             whole["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
@@ -180,6 +200,12 @@ class Network:
             cells = rows[states.cells_st]
             found[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return found
+
+
+def last_true(mask_st: Tensor) -> Tensor:
+    """(S,) the last column where a row of (S, T) is true; 0 where none is."""
+    columns = torch.arange(mask_st.shape[1], device=mask_st.device)
+    return (columns * mask_st).amax(1)
 
 
 def _rows(base: nn.Module, module: nn.Module, model: nn.Module, packing: bool | None) -> Rows:

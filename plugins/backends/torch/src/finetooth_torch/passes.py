@@ -174,9 +174,13 @@ class Runner:
                 with self._as(work, piece, work.role, train=train):
                     found = self._outputs(evaluated.totals.spec, self._rectangle(work, piece), train=train)
                 for name, values in found.items():
+                    rows = [places[row] for row in piece.rows]
+                    if values.dim() == 1:  # a number per sequence
+                        leaves.setdefault(name, values.new_zeros(len(whole.rows)))[rows] = values
+                        continue
                     if name not in leaves:
                         leaves[name] = values.new_zeros((*rectangle.mask.shape, *values.shape[2:]))
-                    leaves[name][[places[row] for row in piece.rows], : values.shape[1]] = values
+                    leaves[name][rows, : values.shape[1]] = values
         policy = [name for name in leaves if "@" not in name]
         for name in policy:
             leaves[name].requires_grad_(backward)
@@ -192,7 +196,10 @@ class Runner:
             rows = [places[row] for row in piece.rows]
             with self._as(work, piece, work.role, train=True), torch.enable_grad():
                 again = self._network.outputs(self._rectangle(work, piece), policy)
-                pulled = [(again[name] * of[rows, : piece.width]).sum() for name, of in pulling.items()]
+                pulled = [
+                    (again[name] * (of[rows] if of.dim() == 1 else of[rows, : piece.width])).sum()
+                    for name, of in pulling.items()
+                ]
                 if pulled:
                     self._backward(torch.stack(pulled).sum())
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from finetooth_hooks import Decision, PlanError, TrainSettings
+from finetooth_hooks.classifiers import has_classifier, no_classifier
 from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
 
 from finetooth_torch.memory import estimate
@@ -28,6 +29,8 @@ def decide(
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
+    if request.head is not None and not has_classifier(request.model.model_type, request.head.exported_as):
+        raise no_classifier(request.model.model_type, request.head.exported_as)
     precision = _precision(request.train.precision, request.hardware)
     micro_batch = _micro_batch(request)
     layers = _layers(request, attention, decoder, packing)

@@ -16,9 +16,9 @@ def ft_backends() -> Iterator[Backend]:
         default=True,
         framework="torch",
         capabilities=frozenset(
-            {"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile", "roles"}
+            {"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "head", "profile", "roles"}
         ),
-        outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
+        outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
     )
 
 

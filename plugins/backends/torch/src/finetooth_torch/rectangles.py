@@ -118,9 +118,11 @@ def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -
 
 
 def per_datum(data: Sequence[Datum], batch: MicroBatch, values: Tensor) -> dict[int, NDArray[Any]]:
-    """Rows of (S, T, ...) cut back to each datum's N positions, 0 where they were not computed; by index of the
-    datum."""
+    """Rows of (S, T, ...) cut back to each datum's N positions, 0 where they were not computed, or elements of (S,); by
+    index of the datum."""
     array = values.detach().to("cpu").numpy()
+    if array.ndim == 1:  # a number per sequence
+        return {index: array[s] for s, index in enumerate(batch.rows)}
     rows: dict[int, NDArray[Any]] = {}
     for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
         whole = np.zeros((len(data[index]), *array.shape[2:]), dtype=array.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from finetooth_hooks import Options, RecipeError
+from finetooth_hooks.classifiers import as_language_model, classifier_class, head_of
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo
 from finetooth_hooks.tokenizers import FastTokenizer
@@ -82,7 +83,8 @@ class TransformersLoader:
         return FastTokenizer(tokenizer)
 
     def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
-        """The model with its weights, in eval mode.
+        """The model with its weights, in eval mode. Of a reward model (a classifier with one label, or with two for
+        each token) the language model without a trained head for words, its own head beside it as `score`.
 
         Raises:
             RecipeError: another framework than torch, weights that are missing from the files, or whatever
@@ -94,7 +96,9 @@ class TransformersLoader:
             )
         with explained(reference), _quiet():
             config = transformers.AutoConfig.from_pretrained(_located(reference), **self._arguments())
-            model, found = _class(config).from_pretrained(
+            head = head_of(config.to_dict())
+            made = _class(config) if head is None else classifier_class(config, head.exported_as)
+            model, found = made.from_pretrained(
                 _located(reference),
                 dtype=PRECISIONS[precision],
                 use_safetensors=True,
@@ -108,6 +112,8 @@ class TransformersLoader:
                 f"{reference} lacks {len(lost)} weights of its model: {', '.join(lost[:3])}",
                 action="fetch it again",
             )
+        if head is not None:  # a reward model: a language model that carries its head
+            model = as_language_model(model, MODELS._model_mapping[type(config)])
         return model.to(device).eval()
 
     def _arguments(self) -> dict[str, Any]:

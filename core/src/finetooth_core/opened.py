@@ -1,0 +1,104 @@
+"""A trained run, or any model, made ready for use by who is no run itself: a reward, a command, `ft chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.entries import Method
+
+from finetooth_core.stages import run_of
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+    from finetooth_hooks.engine import Engine
+
+    from finetooth_core.api import Session
+
+OpenSession = Callable[[Mapping[str, Any]], "Session"]
+"""Makes a session without data for a recipe."""
+
+
+@dataclass
+class OpenedModel:
+    """Implements `finetooth_hooks.context.Opened`.
+
+    Attributes:
+        reference: as it was asked for.
+        folder: of the run; None for a model.
+        session: of the run's own recipe, or of one that names only the model.
+    """
+
+    reference: str
+    folder: Path | None
+    session: Session
+
+    @cached_property
+    def engine(self) -> Engine:
+        """With what the run trained."""
+        from finetooth_core.run_folder import artifact_of
+
+        engine = self.session.engine
+        if self.folder is not None:
+            engine.restore(artifact_of(self.folder))
+        return engine
+
+    @property
+    def context(self) -> Context:
+        """Of the model: its tokenizer, its renderer."""
+        return self.session.job.context
+
+    @property
+    def method(self) -> str:
+        """The method of the run; empty for a model."""
+        pick = self._pick
+        return "" if self.folder is None else pick if isinstance(pick, str) else str(pick["name"])
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Options of that method, as the run's plan has them."""
+        import json
+
+        from finetooth_core.run_folder import PLAN
+
+        if self.folder is None:
+            return {}
+        plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
+        found: Mapping[str, Any] = plan["options"].get("method", {})
+        return found
+
+    @property
+    def _pick(self) -> Any:
+        return self.session.recipe.method
+
+
+def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] | None = None) -> OpenedModel:
+    """A run by its folder or by its name under `runs/`, or anything that can stand under `model:`.
+
+    Args:
+        session: makes one.
+        changes: sections of the recipe to replace.
+
+    Raises:
+        UserError: the run kept no artifact, or a file of it is damaged.
+        RecipeError: nothing is there.
+    """
+    from finetooth_core.run_folder import artifact_of, recipe_of
+
+    folder = run_of(reference)
+    recipe: dict[str, Any] = {"model": reference}
+    if folder is not None:
+        artifact_of(folder)  # before the base is loaded
+        recipe = recipe_of(folder)
+    recipe = {**recipe, "trackers": [], "evaluate": {"evaluators": []}, **(changes or {})}
+    return OpenedModel(reference, folder, session(recipe))
+
+
+def is_scalar(session: Session) -> bool:
+    """Whether the method of a session's recipe trains a scalar head: then there is nothing to talk to."""
+    name = session.plan.picks.get("method")
+    entry = None if name is None else session.plugins.catalog.get("method", name).entry
+    return isinstance(entry, Method) and entry.head is not None

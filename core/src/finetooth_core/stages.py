@@ -1,0 +1,226 @@
+"""A run as the model of the next one: what it trained becomes the base, and the new run says where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.checkpoints import MANIFEST
+from finetooth_hooks.errors import PlanError, RecipeError, UserError
+from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+
+from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+RUNS = Path("runs")
+"""Where runs are that are named without a folder."""
+WHOLE = "config.json"
+"""What an artifact of whole weights has, and an adapter has not."""
+
+
+def run_of(reference: str) -> Path | None:
+    """The run folder that a reference means: a path, or a name under `runs/`; None if it means none."""
+    try:
+        path = Path(reference).expanduser()
+        found = [path] if len(path.parts) != 1 else [path, RUNS / path]
+        return next((folder.absolute() for folder in found if is_run_folder(folder)), None)
+    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+        return None
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """Where a run comes from.
+
+    Attributes:
+        run: its folder, as the recipe of the next one names it.
+        artifact_sha256: of the manifest of its artifact, which holds the SHA-256 of every file.
+        recipe_sha256, plan_sha256: of its recipe and plan.
+        data: SHA-256 of its data by setting, as far as known.
+        model: what it was made from.
+        parent: the run before it.
+    """
+
+    run: str
+    artifact_sha256: str
+    recipe_sha256: str
+    plan_sha256: str
+    data: Mapping[str, str]
+    model: str
+    parent: Mapping[str, Any] | None = None
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        content = {name: value for name, value in vars(self).items() if name != "parent"}
+        return {**content, "data": dict(self.data), **({"parent": self.parent} if self.parent else {})}
+
+
+def ancestor(folder: Path, named: str) -> Ancestor:
+    """What the manifest and the plan of a run say of it.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    manifest_file = folder / "artifact" / MANIFEST
+    try:
+        content = manifest_file.read_bytes()
+        manifest = json.loads(content)
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return Ancestor(
+            run=named,
+            artifact_sha256=hashlib.sha256(content).hexdigest(),
+            recipe_sha256=manifest["recipe_sha256"],
+            plan_sha256=manifest["plan_sha256"],
+            data=data_hashes(plan["decisions"]),
+            model=str(manifest["model"]),
+            parent=manifest.get("parent"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model: {folder}: its manifest or plan cannot be read: {error}", action="train it again"
+        ) from error
+
+
+def data_hashes(decisions: Any) -> dict[str, str]:
+    """SHA-256 of the data by setting (`data.train.sha256`), from a plan's decisions as JSON."""
+    return {
+        d["setting"]: d["value"]
+        for d in decisions
+        if d["setting"].startswith("data.") and d["setting"].endswith(".sha256")
+    }
+
+
+class FromRun:
+    """A `protocols.Loader` of what a run trained: whole weights as they are, an adapter folded into its base in fp32.
+
+    Args:
+        context: of the recipe that names the run.
+        folder: the run.
+    """
+
+    def __init__(self, context: RunContext, folder: Path) -> None:
+        self._context, self.folder = context, folder
+        self.artifact = artifact_of(folder)
+        self.whole = (self.artifact / WHOLE).is_file()
+
+    @cached_property
+    def parent(self) -> RunContext:
+        """A context of the run's own recipe."""
+        from finetooth_core.context import RunContext
+        from finetooth_core.recipe import load
+
+        recipe = load(recipe_of(self.folder), base=self.folder)
+        return RunContext(recipe, self._context.catalog, self.folder, self._context.plugins)
+
+    @cached_property
+    def _inner(self) -> tuple[Loader, str]:
+        """What loads the base, and under which reference: the artifact itself, if it is whole."""
+        if not self.whole:
+            return self.parent.loader, self.parent.recipe.model.name
+        registered, _ = self._context._claimed("loader", str(self.artifact), "model")
+        self._context.picked["loader"] = registered.full_name
+        loader: Loader = self._context._build(registered, registered.full_name, "model.loader", record="loader")
+        return loader, str(self.artifact)
+
+    def tell(self) -> None:
+        """Say in the plan where the model comes from."""
+        loader, reference = self._inner
+        del loader
+        context, named = self._context, self._context.recipe.model.name
+        if not self.whole:
+            context.picked["loader"] = self.parent.picked["loader"]
+            context.options["loader"] = self.parent.options.get("loader", {})
+        method = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["picks"].get("method", "")
+        kind = method.rpartition(":")[2] or "a"
+        how = (
+            "its whole weights"
+            if self.whole
+            else f"its adapter is folded into {reference}, in fp32, and is the base now"
+        )
+        context.decide("model", named, f"{kind} run: {how}; every file was checked")
+        found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
+        setting = "model.parent"
+        while found:
+            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
+            came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
+            context.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
+            found, setting = found.get("parent"), f"{setting}.parent"
+
+    def describe(self, reference: str) -> ModelInfo:
+        """The model by whoever loads it, with the run's folder as its reference."""
+        loader, inner = self._inner
+        del reference
+        info = loader.describe(inner)
+        digest = hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
+        config = dict(info.config)
+        if not self.whole and (architecture := self._classifier()):
+            config |= architecture
+        return replace(info, reference=str(self.folder), revision=digest, config=config)
+
+    def _classifier(self) -> dict[str, Any]:
+        """What the config of the folded model says, if the adapter has a head: it is a classifier then."""
+        about = json.loads((self.artifact / "adapter_config.json").read_text(encoding="utf-8"))
+        kinds = {"SEQ_CLS": ("ForSequenceClassification", 1), "TOKEN_CLS": ("ForTokenClassification", 2)}
+        if about.get("task_type") not in kinds:
+            return {}
+        ending, labels = kinds[about["task_type"]]
+        return {"architectures": [ending], "id2label": {str(i): f"LABEL_{i}" for i in range(labels)}}
+
+    def tokenizer(self, reference: str) -> Tokenizer:
+        """Of the run."""
+        loader, inner = self._inner
+        return loader.tokenizer(inner)
+
+    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+        """The model that the run trained.
+
+        Raises:
+            PlanError: its adapter cannot be folded into a base.
+        """
+        loader, inner = self._inner
+        if self.whole:
+            return loader.load(inner, framework=framework, precision=precision, device=device)
+        fold = getattr(self._adapter, "fold", None)
+        if fold is None:
+            raise PlanError(
+                f"model: the adapter of {self.folder} ({self.parent.picked['adapter']}) cannot be folded into its base",
+                action="name a run with whole weights, or one with an adapter that can",
+            )
+        base = loader.load(inner, framework=framework, precision="fp32", device="cpu")
+        return fold(base, self.artifact, precision=precision, device=device, pad_id=loader.tokenizer(inner).pad_id)
+
+    @cached_property
+    def _adapter(self) -> Any:
+        return self.parent.section("adapter", self.parent.recipe.adapter, "adapter")
+
+
+def from_run(context: RunContext) -> FromRun | None:
+    """The loader for a recipe whose model is a run; None if it is none.
+
+    Raises:
+        RecipeError: the name is also one that a loader knows.
+        UserError: the run kept no artifact, or a file of it is damaged.
+    """
+    name = context.recipe.model.name
+    folder = run_of(name)
+    if folder is None:
+        return None
+    clash = next((r for r in context.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
+    if clash is not None and folder == (RUNS / name).absolute():
+        raise RecipeError(
+            "model",
+            f"{name!r} is a model of {clash.full_name} and a run in {RUNS}/",
+            action=f"write {RUNS}/{name} for the run",
+        )
+    loader = FromRun(context, folder)
+    context.recipe.model_is_at(folder)
+    loader.tell()
+    return loader

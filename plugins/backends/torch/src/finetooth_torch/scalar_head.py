@@ -1,0 +1,105 @@
+"""A scalar head: one number for a position, from its last hidden state.
+
+It hangs on the model as the module `score`, so that it trains, is saved and is clipped like every other parameter; in
+bf16 and fp16 its master is fp32 like theirs. The product itself is always made in float32: it is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks.classifiers import HEAD, as_classifier
+from finetooth_hooks.entries import ScalarHead
+from torch import Tensor, nn
+
+from finetooth_torch.precision import result_dtype
+
+DEVIATION = 0.02
+"""Standard deviation of a new head's weights, as transformers draws those of its classifiers."""
+
+
+class AddedHead:
+    """The head of a model.
+
+    Args:
+        base: the transformers model; a head that it brings (a reward model that is trained on) is gone on with.
+        asked: what the method asks for.
+        hidden_size: of the states.
+        generator: draws a new head.
+        pad_id: for the config of an artifact.
+    """
+
+    def __init__(
+        self, base: nn.Module, asked: ScalarHead, hidden_size: int, generator: np.random.Generator, pad_id: int | None
+    ) -> None:
+        self.asked, self._pad_id = asked, pad_id
+        brought = getattr(base, HEAD, None)
+        self.is_new = not isinstance(brought, nn.Linear)
+        like = next(parameter for parameter in base.parameters() if parameter.is_floating_point())
+        weight = torch.from_numpy(generator.normal(scale=DEVIATION, size=(1, hidden_size)))
+        bias = torch.zeros(1)
+        if isinstance(brought, nn.Linear):
+            weight, bias = _one_number(brought)
+        # in full precision at first, for the optimizer's master; fp64 beside fp64
+        module = _empty(hidden_size, 1, asked.bias, like.device, result_dtype(like.dtype))
+        with torch.no_grad():
+            module.weight.copy_(weight)
+            if asked.bias:
+                module.bias.copy_(bias)
+        self.module = module
+        base.add_module(HEAD, module)
+
+    def values(self, states_md: Tensor) -> Tensor:
+        """(M,) numbers of (M, D) states, float32 (float64 stays)."""
+        dtype = result_dtype(states_md.dtype)
+        bias = None if self.module.bias is None else self.module.bias.to(dtype)
+        return nn.functional.linear(states_md.to(dtype), self.module.weight.to(dtype), bias).squeeze(-1)
+
+    def classifier(self, model: Any) -> Any:
+        """transformers' classifier with this head: of one label the head itself, of two a copy as their difference."""
+        head = self.module if self.asked.exported_as == "sequence" else _two_labels(self.module)
+        return as_classifier(model, self.asked.exported_as, head, self._pad_id)
+
+    @contextmanager
+    def taking(self, model: Any) -> Iterator[Any]:
+        """A classifier for an adapter to restore into; on leaving, the head is what the classifier's is."""
+        classifier = self.classifier(model)
+        yield classifier
+        weight, bias = _one_number(getattr(classifier, HEAD))
+        with torch.no_grad():
+            self.module.weight.copy_(weight)
+            if self.asked.bias:
+                self.module.bias.copy_(bias)
+
+
+def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    """A linear module not drawn yet: torch would draw from its global random state."""
+    made = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=device, dtype=dtype)
+    assert isinstance(made, nn.Linear)
+    return made
+
+
+def _one_number(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight (1, D) and bias (1,) of a head with one label; of one with two, how far the second lies above the
+    first."""
+    weight = linear.weight.detach()
+    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias.detach()
+    if weight.shape[0] == 2:
+        return weight[1:] - weight[:1], bias[1:] - bias[:1]
+    return weight.clone(), bias.clone()
+
+
+def _two_labels(linear: nn.Linear) -> nn.Linear:
+    """A head of two labels whose first logit is 0 and whose second is the number: softmax gives its sigmoid."""
+    made = _empty(linear.in_features, 2, True, linear.weight.device, linear.weight.dtype)
+    with torch.no_grad():
+        made.weight.zero_()
+        made.weight[1] = linear.weight[0]
+        made.bias.zero_()
+        if linear.bias is not None:
+            made.bias[1] = linear.bias[0]
+    return made

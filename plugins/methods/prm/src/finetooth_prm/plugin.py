@@ -1,0 +1,38 @@
+"""Process reward models: learn which steps of an answer are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Evaluator, Loss, Method, ScalarHead, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="prm",
+        build="finetooth_prm.method:build",
+        summary="a process reward model from answers whose steps have labels",
+        head=ScalarHead(bias=True, exported_as="token"),
+        evaluators=("steps",),
+    )
+
+
+@hookimpl
+def ft_losses() -> Iterator[Loss]:
+    yield Loss(
+        name="step_cross_entropy",
+        build="finetooth_prm.loss:build",
+        summary="the end of each step says whether it is right",
+        needs=frozenset({"values"}),
+    )
+
+
+@hookimpl
+def ft_evaluators() -> Iterator[Evaluator]:
+    yield Evaluator(
+        name="steps",
+        build="finetooth_prm.evaluator:build",
+        summary="held-out steps judged: balanced accuracy, and accuracy of right and wrong ones",
+        needs=frozenset({"head"}),
+    )

@@ -1,0 +1,86 @@
+"""Losses over the scores of a scalar head.
+
+`bradley_terry` (Bradley and Terry, 1952; as Ouyang et al., 2022, arXiv:2203.02155, eq. 1 train it). With r the score of
+an answer, w the chosen and l the rejected one, m a margin (Touvron et al., 2023, arXiv:2307.09288, eq. 2) and c a
+coefficient that holds the scores around 0 (Eisenstein et al., 2023, arXiv:2312.09244, section 4):
+
+    L = -log sigmoid(r_w - r_l - m) + c (r_w + r_l)^2        mean over pairs
+
+`score_mse`: (r - label)^2, mean over texts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Metric, NoOptions, Options, Outputs
+from finetooth_hooks import arrays as xp
+from finetooth_hooks.context import Context
+from pydantic import Field
+
+
+class BradleyTerryOptions(Options):
+    """Options of `bradley_terry`."""
+
+    center_rewards_coefficient: float = Field(default=0.0, ge=0)
+    """How strongly the scores of a pair are held around 0, which the pairs alone do not decide; 0.01 is common."""
+
+
+def build_bradley_terry(options: BradleyTerryOptions, context: Context) -> LossFn:
+    """The loss with its coefficient."""
+    return partial(bradley_terry, centre=options.center_rewards_coefficient)
+
+
+def bradley_terry(outputs: Outputs, data: LossData, state: LossState, *, centre: float) -> LossResult:
+    """Pairs stand next to each other, the chosen one first.
+
+    Args:
+        outputs: `scores` (S,).
+        data: scalars `margin` (S,), of which that of the chosen answer is read.
+        centre: c above.
+
+    Returns:
+        Contributions `bradley_terry` and, with a coefficient, `center`, both per pair.
+    """
+    scores, counts = outputs["scores"], xp.astype_like(xp.sum(data.mask, axis=1) > 0, outputs["scores"])
+    chosen, rejected, real = scores[0::2], scores[1::2], counts[0::2] * counts[1::2]
+    margins = chosen - rejected
+    # a pair that a short rank is filled up with counts for nothing
+    losses = -xp.log_sigmoid(margins - data.scalars["margin"][0::2]) * real
+    found = {"bradley_terry": Contribution(xp.sum(losses), per="groups")}
+    if centre:
+        found["center"] = Contribution(xp.sum(xp.square(chosen + rejected) * real), per="groups", weight=centre)
+    right = xp.astype_like(margins > 0, margins) * real
+    pairs = xp.sum(real)
+    return LossResult(
+        found,
+        {
+            "rewards/accuracies": Metric(xp.sum(right), pairs),
+            "rewards/margins": Metric(xp.sum(margins * real), pairs),
+            "rewards/chosen": Metric(xp.sum(chosen * real), pairs),
+            "rewards/rejected": Metric(xp.sum(rejected * real), pairs),
+        },
+    )
+
+
+def build_score_mse(options: NoOptions, context: Context) -> LossFn:
+    """The loss has no options."""
+    return score_mse
+
+
+def score_mse(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """
+    Args:
+        outputs: `scores` (S,).
+        data: scalars `label` (S,).
+
+    Returns:
+        One contribution, `score_mse`, per text.
+    """
+    scores, counts = outputs["scores"], xp.astype_like(xp.sum(data.mask, axis=1) > 0, outputs["scores"])
+    away = xp.square(scores - data.scalars["label"]) * counts
+    texts = xp.sum(counts)
+    return LossResult(
+        {"score_mse": Contribution(xp.sum(away), per="sequences")},
+        {"rewards/mean": Metric(xp.sum(scores * counts), texts)},
+    )

@@ -1,0 +1,45 @@
+"""Reward models: learn which answer is better, or how good one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Evaluator, Loss, Method, ScalarHead, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="rm",
+        build="finetooth_reward.method:build",
+        summary="a reward model from pairs of answers, or from answers with a number",
+        head=ScalarHead(),
+        evaluators=("reward",),
+    )
+
+
+@hookimpl
+def ft_losses() -> Iterator[Loss]:
+    yield Loss(
+        name="bradley_terry",
+        build="finetooth_reward.losses:build_bradley_terry",
+        summary="the chosen answer of a pair scores higher",
+        needs=frozenset({"scores"}),
+        together="group",
+    )
+    yield Loss(
+        name="score_mse",
+        build="finetooth_reward.losses:build_score_mse",
+        summary="a text's score is its label",
+        needs=frozenset({"scores"}),
+    )
+
+
+@hookimpl
+def ft_evaluators() -> Iterator[Evaluator]:
+    yield Evaluator(
+        name="reward",
+        build="finetooth_reward.evaluator:build",
+        summary="held-out pairs ranked by their scores, or scores beside their labels",
+        needs=frozenset({"head"}),
+    )

@@ -1,0 +1,103 @@
+"""How `rm` turns an example into tokens; also what a worker process builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetooth_hooks import DataError, Example, Rendered, Text
+from finetooth_hooks.answers import answer_tokens, has_words, scored_at_end
+from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Labelled, Pair
+from finetooth_hooks.preparation import Render
+from finetooth_hooks.tally import TOO_LONG
+
+Kind = Literal["pairs", "labels"]
+PAIRS, LABELS = "pairs of answers", "answers with a number"
+SAME = "chosen and rejected are the same"
+EMPTY = "an answer is empty"
+
+
+def kind_of(example: Example) -> Kind:
+    """What a reward model learns of rows like this one.
+
+    Raises:
+        DataError: nothing.
+    """
+    if isinstance(example, Pair):
+        return "pairs"
+    if isinstance(example, Labelled):
+        return "labels"
+    if isinstance(example, Text):
+        raise DataError(
+            "",
+            "the row is a plain text, and method rm learns from pairs or from answers with a number",
+            action='set data.format to {name: labelled, prompt: "", completion: text} if its column label is a number',
+        )
+    raise DataError(
+        "",
+        f"the row is no pair and has no number: method rm learns from {PAIRS}, or from {LABELS}",
+        action="give rows with chosen and rejected, or with prompt, completion and a numeric label",
+    )
+
+
+def build(options: Mapping[str, Any], context: Context) -> Render:
+    """Tokens of an example: two texts of a pair, or one with its label. What cannot be used is refused by name or, with
+    `unusable: drop`, left out and counted.
+
+    Args:
+        options: `kind`, as `kind_of` gives it; `unusable`, `margin`, `max_length` and `excess_length`, as the recipe
+            has them.
+    """
+    kind: Kind = options["kind"]
+    drops, longest, excess = options["unusable"] == "drop", options["max_length"], options["excess_length"]
+
+    def refused(problem: str, action: str) -> Rendered:
+        if drops:
+            return Rendered((), (), left_out=problem)
+        raise DataError("", problem, action=f"{action}, or set method.unusable: drop")
+
+    def fitting(rendered: Rendered) -> Rendered:
+        """A text that is cut is not what was judged."""
+        parts = (rendered, *rendered.others)
+        positions = max(len(part.tokens) - 1 for part in parts)
+        if longest is None or positions <= longest:
+            return rendered
+        if excess == "drop":
+            return Rendered((), (), left_out=TOO_LONG)
+        raise DataError(
+            "",
+            f"{positions} tokens, more than train.max_length={longest}",
+            action="raise train.max_length, or set train.excess_length to drop",
+        )
+
+    def pair(example: Pair) -> Rendered:
+        if not has_words(example.chosen) or not has_words(example.rejected):
+            return refused(EMPTY, "fill it, or remove the row")
+        sides = [
+            answer_tokens(example.prompt, side, context, example.tools) for side in (example.chosen, example.rejected)
+        ]
+        if sides[0] == sides[1]:
+            return refused(SAME, "remove the row")
+        margin = example.margin if options["margin"] and example.margin is not None else 0.0
+        if margin < 0:
+            return refused("the margin is below 0: the rejected answer is the better one", "swap the answers")
+        about = {"margin": float(margin)}
+        rejected = scored_at_end(sides[1], part="rejected", scalars=about)
+        return scored_at_end(sides[0], part="chosen", scalars=about, others=(rejected,))
+
+    def labelled(example: Labelled) -> Rendered:
+        if not has_words(example.completion):
+            return refused(EMPTY, "fill it, or remove the row")
+        tokens = answer_tokens(example.prompt, example.completion, context, example.tools)
+        return scored_at_end(tokens, scalars={"label": float(example.label)})
+
+    def render(example: Example) -> Rendered:
+        found = kind_of(example)
+        if found != kind:
+            is_, are = (PAIRS, LABELS) if found == "pairs" else (LABELS, PAIRS)
+            raise DataError("", f"the row is one of {is_}, and others are {are}", action="give rows of one kind")
+        rendered = pair(example) if isinstance(example, Pair) else labelled(example)  # type: ignore[arg-type]
+        return rendered if rendered.left_out else fitting(rendered)
+
+    return render

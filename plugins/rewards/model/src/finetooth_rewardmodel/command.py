@@ -1,0 +1,210 @@
+"""`ft score MODEL DATA`: what a reward model says of the rows of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from finetooth_hooks import CommandContext, Context, DataError, Datum, UserError
+from finetooth_hooks.tally import Problems
+
+from finetooth_rewardmodel.rows import Question, question
+from finetooth_rewardmodel.scorer import JOINED, Scored, Scorer, Steps
+
+
+@dataclass
+class Summary:
+    """What is counted over all rows."""
+
+    scores: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    labels: list[tuple[float, float]] = field(default_factory=list)
+    steps: list[tuple[Any, Any]] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+
+
+@click.command("score")
+@click.argument("model", metavar="MODEL")
+@click.argument("data", metavar="DATA")
+@click.option("--output", type=click.Path(path_type=Path), help="Write every row with its scores there, as JSON lines.")
+@click.option("--format", "format_", help="The format of the rows; default: what the first row shows.")
+@click.option(
+    "--steps", type=click.Choice(list(JOINED)), default="min", show_default=True,
+    help="How a process reward model's steps become one score.",
+)  # fmt: skip
+@click.option("--separator", help="Where it cuts an answer into steps; default: as it was trained.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows.")
+@click.option("--unusable", type=click.Choice(["raise", "drop"]), default="raise", show_default=True,
+              help="What happens to rows that cannot be scored.")  # fmt: skip
+@click.pass_obj
+def command(
+    obj: CommandContext, model: str, data: str, output: Path | None, format_: str | None, steps: Steps,
+    separator: str | None, limit: int | None, unusable: str,
+) -> None:  # fmt: skip
+    """Score the rows of DATA with MODEL.
+
+    MODEL is a run of method rm or prm, or a classifier of transformers with one label. Rows may be texts or
+    conversations, pairs of a chosen and a rejected answer (how often the chosen one scores higher), answers with a
+    label or in steps, or a prompt with several answers (which one is best).
+    """
+    if output is not None and output.exists():
+        raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
+    opened = obj.open(model, {"data": {"eval": data, **({"format": format_} if format_ else {})}})
+    scorer = Scorer(opened, steps, separator)
+    questions, left_out = read(scorer, limit, drops=unusable == "drop")
+    summary, lines = Summary(), []
+    scored = iter(scorer.score_data([datum for _, data in questions for datum in data]))
+    for asked, data in questions:
+        found = [next(scored) for _ in data]
+        add(summary, asked, found)
+        lines.append(as_row(asked, found))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    report(opened.context, summary, len(questions), lines, left_out, output)
+
+
+Asked = list[tuple[Question, list[Datum]]]
+
+
+def read(scorer: Scorer, limit: int | None, *, drops: bool) -> tuple[Asked, list[DataError]]:
+    """The rows of the file as questions with what is to be scored, and those that are left out.
+
+    Raises:
+        DataError: rows cannot be scored, and are not to be left out; or none is left.
+    """
+    rows = scorer.context.examples("eval").rows
+    questions: Asked = []
+    problems: list[DataError] = []
+    for id_, example in rows if limit is None else rows[:limit]:
+        try:
+            asked = question(id_, example)
+            questions.append((asked, [scorer.datum(text) for text in asked.texts]))
+        except DataError as error:
+            problems.append(error)
+    if problems and not drops:
+        Problems.of(problems).refuse(len(questions) + len(problems))
+    if not questions:
+        raise DataError("DATA", "no row can be scored", action="give rows with answers")
+    return questions, problems
+
+
+def add(summary: Summary, asked: Question, found: Sequence[Scored]) -> None:
+    """Count a row."""
+    import numpy as np
+
+    scores = [scored.score for scored in found]
+    summary.scores += scores
+    if asked.kind == "pair":
+        summary.margins.append(scores[0] - scores[1])
+        lengths = [_length(text.answer) for text in asked.texts]
+        summary.lengths.append(float(lengths[0] - lengths[1]))
+    elif asked.kind == "labelled":
+        summary.labels.append((scores[0], asked.labels[0]))
+    elif asked.kind == "steps" and found[0].steps:
+        values, labels = np.array(found[0].steps) - 0.5, np.array(asked.labels) > 0.5
+        summary.steps.append((values, labels))
+    elif asked.kind == "choice":
+        summary.best.append(max(scores))
+        summary.gains.append(max(scores) - sum(scores) / len(scores))
+
+
+def _length(side: Any) -> int:
+    return len(side) if isinstance(side, str) else sum(len(message.content) for message in side)
+
+
+def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
+    """A row of the output."""
+    line: dict[str, Any] = {"id": asked.id, "kind": asked.kind}
+    scores = [scored.score for scored in found]
+    if asked.kind == "pair":
+        line |= {"chosen": scores[0], "rejected": scores[1], "margin": scores[0] - scores[1]}
+    elif asked.kind == "choice":
+        line |= {"scores": scores, "best": scores.index(max(scores))}
+    else:
+        line["score"] = scores[0]
+    if any(scored.steps for scored in found):
+        line["steps"] = [list(scored.steps) for scored in found] if len(found) > 1 else list(found[0].steps)
+    if asked.labels:
+        line["label" if asked.kind == "labelled" else "labels"] = (
+            asked.labels[0] if asked.kind == "labelled" else list(asked.labels)
+        )
+    return line
+
+
+def figures(context: Context, summary: Summary) -> list[tuple[str, str]]:
+    """What the summary says, name and value."""
+    import numpy as np
+    from finetooth_hooks.intervals import bootstrap, wilson
+
+    scores = np.array(summary.scores)
+    found = [
+        ("texts", f"{len(scores):,}"),
+        ("mean score", f"{scores.mean():.4f}"),
+        ("deviation", f"{scores.std():.4f}"),
+    ]
+    if summary.margins:
+        margins, lengths = np.array(summary.margins), np.array(summary.lengths)
+        share = float(np.mean((margins > 0) + 0.5 * (margins == 0)))
+        low, high = wilson(share, len(margins))
+        longer = float(np.mean((lengths > 0) + 0.5 * (lengths == 0)))
+        found += [
+            ("pairs", f"{len(margins):,}"),
+            ("chosen scores higher", f"{100 * share:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"),
+            ("the longer answer would be", f"{100 * longer:.1f} %"),
+            ("mean margin", f"{margins.mean():.4f}"),
+        ]
+    if summary.labels:
+        said, labels = (np.array(part) for part in zip(*summary.labels, strict=True))
+        found.append(("mean squared error to labels", f"{np.mean((said - labels) ** 2):.4f}"))
+        if said.std() > 0 and labels.std() > 0:
+            found.append(("correlation with labels", f"{np.corrcoef(said, labels)[0, 1]:.3f}"))
+    if summary.steps:
+        low, high = bootstrap(summary.steps, _balanced, context.generator("score"))
+        balanced = 100 * _balanced(summary.steps)
+        found.append(("steps, balanced accuracy", f"{balanced:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"))
+    if summary.best:
+        found += [
+            ("best of several, mean score", f"{np.mean(summary.best):.4f}"),
+            ("above the mean of its row", f"{np.mean(summary.gains):.4f}"),
+        ]
+    return found
+
+
+def _balanced(answers: Sequence[Any]) -> float:
+    """The mean of the accuracies of right and of wrong steps."""
+    import numpy as np
+
+    values, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    called = values > 0
+    parts = [float((called[labels == kind] == kind).mean()) for kind in (True, False) if (labels == kind).any()]
+    return sum(parts) / len(parts)
+
+
+def report(
+    context: Context, summary: Summary, rows: int, lines: Sequence[dict[str, Any]],
+    left_out: Sequence[DataError], output: Path | None,
+) -> None:  # fmt: skip
+    """Print the table."""
+    found = figures(context, summary)
+    width = max(len(name) for name, _ in found)
+    click.echo(f"{rows:,} rows")
+    for name, value in found:
+        click.echo(f"  {name.ljust(width)}  {value}")
+    if output is None:
+        click.echo("first rows")
+        for line in lines[:5]:
+            shown = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items() if k not in ("id", "kind")}
+            click.echo(f"  {line['id']}  " + "  ".join(f"{name} {value}" for name, value in shown.items()))
+    for error in left_out[:5]:
+        click.echo(f"left out: {error.problem}")
+    if len(left_out) > 5:
+        click.echo(f"left out: {len(left_out) - 5} more")
+    if output is not None:
+        click.echo(f"wrote {output}")

@@ -1,0 +1,74 @@
+"""The reward `model`: what a trained reward model says of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from finetooth_hooks import Context, Message, Options
+from finetooth_hooks.context import Opened
+from finetooth_hooks.examples import Side
+from pydantic import Field
+
+from finetooth_rewardmodel.scorer import Scorer, Steps, Text
+
+
+class ModelOptions(Options):
+    """Options of the reward `model`."""
+
+    path: str = Field(min_length=1)
+    """The reward model: a run of method `rm` or `prm` by its folder or by its name under `runs/`, or the folder or hub
+    id of a classifier with one label."""
+    markup: Literal["chat", "text"] = "chat"
+    """How prompt and completion stand: as messages of a user and an assistant, in the model's own markup, or as plain
+    text one behind the other."""
+    steps: Steps = "min"
+    """How the steps that a process reward model judges become one score: their `product`, the `min`, the `last` one, or
+    the `mean`."""
+    separator: str | None = Field(default=None, min_length=1)
+    """Where a process reward model cuts an answer into steps; left out, as it was trained."""
+
+
+@dataclass
+class ModelReward:
+    """`protocols.Reward`; the model is loaded when it first scores."""
+
+    options: ModelOptions
+    opened: Opened
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """
+        Raises:
+            PlanError: the model gives no scores.
+        """
+        return Scorer(self.opened, self.options.steps, self.options.separator)
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """None for a completion that says nothing."""
+        del columns
+        said = [i for i, completion in enumerate(completions) if completion.strip()]
+        texts = [Text(*self._sides(prompts[i], completions[i]), id=f"completion {i + 1}") for i in said]
+        found: list[float | None] = [None] * len(completions)
+        for i, scored in zip(said, self.scorer.score(texts) if texts else (), strict=True):
+            found[i] = scored.score
+        return found
+
+    def _sides(self, prompt: str, completion: str) -> tuple[Side, Side]:
+        if self.options.markup == "text":
+            return prompt, completion
+        return (Message("user", prompt),), (Message("assistant", completion),)
+
+
+def build(options: ModelOptions, context: Context) -> ModelReward:
+    """Builder of the reward `model`.
+
+    Raises:
+        RecipeError: nothing is there.
+        UserError: the run kept no artifact, or a file of it is damaged.
+    """
+    return ModelReward(options, context.open(options.path))
