@@ -235,4 +235,10 @@ def _fill(parameter: torch.nn.Parameter, values: np.ndarray[Any, Any]) -> None:
 
 def build(options: LoraOptions, context: Context) -> LoraAdapter:
     """Builder of the adapter `lora`."""
+    new = len(context.facts.new_tokens)
+    if new and not options.train_new_tokens:
+        context.note(
+            f"{new} new {'token' if new == 1 else 'tokens'}: nothing trains their embeddings but what adapter.targets "
+            "adds to all rows; adapter.train_new_tokens: true trains theirs"
+        )
     return LoraAdapter(options)
