@@ -1,10 +1,12 @@
-"""Property tests draw the same examples every time, so that what passed passes again; `FT_EXPLORE=1` draws others."""
+"""The model hub is not asked. Property tests draw the same examples every time, so that what passed passes again; `FT_EXPLORE=1` draws others."""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the hub is imported: tests use no network
 
 settings.register_profile("repeatable", derandomize=True)
 if not os.environ.get("FT_EXPLORE"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,28 @@ def test_a_hub_id_offline(monkeypatch: pytest.MonkeyPatch, loader_of: Loaders) -
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(RecipeError, match="org/no-such-model is not on this machine"):
         loader_of().describe("org/no-such-model")
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, loader_of: Loaders, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real client, and a port at which nobody listens."""
+    import huggingface_hub.constants
+    from finetooth_hooks import hub
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(hub, "_known", {})
+    asked: list[str] = []
+    ask = hub._ask
+    monkeypatch.setattr(hub, "_ask", lambda address: asked.append(address) or ask(address))
+    for call in (loader_of().describe, loader_of().tokenizer):
+        with pytest.raises(RecipeError, match=r"org/name is not on this machine.*cannot be reached \(.*refused\)"):
+            call("org/name")
+    assert asked == [address]
+    assert capfd.readouterr() == ("", "")  # the client says each of its attempts
 
 
 def test_a_hub_model_is_counted_without_its_weights(

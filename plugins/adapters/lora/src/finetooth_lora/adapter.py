@@ -238,7 +238,7 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
     new = len(context.facts.new_tokens)
     if new and not options.train_new_tokens:
         context.note(
-            f"{new} new {'token' if new == 1 else 'tokens'}: nothing trains their embeddings but what adapter.targets "
-            "adds to all rows; adapter.train_new_tokens: true trains theirs"
+            f"adapter.train_new_tokens: false leaves the embeddings of {new} new {'token' if new == 1 else 'tokens'} as "
+            "they begin, but for what adapter.targets may add to all of them"
         )
     return LoraAdapter(options)
