@@ -1,4 +1,5 @@
-"""The model hub is not asked. Property tests draw the same examples every time, so that what passed passes again; `FT_EXPLORE=1` draws others."""
+"""For every test: the model hub is not asked, and property tests draw the same examples every time, so that what passed
+passes again; `FT_EXPLORE=1` draws others."""
 
 from __future__ import annotations
 

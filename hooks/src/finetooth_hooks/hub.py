@@ -46,7 +46,9 @@ def without_retries() -> Iterator[str]:
     offline = _constants().HF_HUB_OFFLINE
     why = "" if offline else why_unreachable()
     # what HF_HUB_OFFLINE=1 sets as they are imported
-    switches = [module for module in (_constants(), sys.modules.get("datasets.config")) if module is not None]
+    switches: list[Any] = [
+        module for module in (_constants(), sys.modules.get("datasets.config")) if module is not None
+    ]
     before = [module.HF_HUB_OFFLINE for module in switches]
     try:
         for module in switches if why else ():

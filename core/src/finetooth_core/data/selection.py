@@ -119,6 +119,12 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
     if held_out and rows.weight != 1:
         raise RecipeError(f"{setting}.weight", "held-out rows are each taken once", action="remove it")
     part = None if rows.slice is None else Slice.parse(rows.slice, f"{setting}.slice")
+    if part is not None and part.is_empty:
+        raise RecipeError(
+            f"{setting}.slice",
+            f"{part.text} takes no rows of any source: its end is not behind its beginning",
+            action="write the first row and the one behind the last, such as [100:200]",
+        )
     most = rows.max_rows if held_out or rows.max_rows is not None else data.max_rows
     return item, SourceChoice(setting, part, most, rows.weight), rows.sha256
 

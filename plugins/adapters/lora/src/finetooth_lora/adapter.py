@@ -237,8 +237,9 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
     """Builder of the adapter `lora`."""
     new = len(context.facts.new_tokens)
     if new and not options.train_new_tokens:
+        tokens = "1 new token" if new == 1 else f"{new} new tokens"
         context.note(
-            f"adapter.train_new_tokens: false leaves the embeddings of {new} new {'token' if new == 1 else 'tokens'} as "
-            "they begin, but for what adapter.targets may add to all of them"
+            f"adapter.train_new_tokens: false leaves the embeddings of {tokens} as they begin, but for what "
+            "adapter.targets may add to all of them"
         )
     return LoraAdapter(options)
