@@ -33,7 +33,7 @@ from finetooth_hooks.protocols import (
 
 from finetooth_core.builders import import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.claims import refuse_misspelt, unclaimed
+from finetooth_core.claims import refuse_misspelt, unclaimed, unread
 from finetooth_core.collector import paused_collector
 from finetooth_core.data.reading import PickedFormat, PickedSource, SplitRows, first_row, read_all
 from finetooth_core.recipe import Recipe, validate_options
@@ -366,13 +366,7 @@ class RunContext:
                 return PickedFormat(
                     setting, registered, self._options(registered, registered.full_name, setting), built
                 )
-        columns = ", ".join(sorted(map(str, first.values)))
-        known = ", ".join(r.entry.name for r in formats)
-        raise DataError(
-            first.id,
-            f"no installed format ({known}) knows a row with the columns {columns}",
-            action="set data.format, or rename the columns",
-        )
+        raise unread(formats, first, lambda registered, pick: self._build(registered, pick, setting))
 
     # --- everything else ----------------------------------------------------------------------------------------------
 

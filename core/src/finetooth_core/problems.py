@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_core.nearest import form, nearest
 from finetooth_core.yaml_text import Path, dotted, plain
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -13,6 +13,7 @@ import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, Row
+from finetooth_hooks.missing_files import MissingFile
 from finetooth_hooks.protocols import Format, KnownSource, Portion, PortionedSource, Source
 from finetooth_hooks.tally import Problems, Tally
 
@@ -57,6 +58,23 @@ class PickedSource(Picked):
     source: Source
     choice: SourceChoice | None = None
     pin: str | Mapping[str, str] | None = None
+
+    def files(self) -> tuple[Path, ...] | None:
+        """What the rows are made of; None if no files decide them.
+
+        Raises:
+            DataError: they are not there.
+        """
+        if not isinstance(self.source, KnownSource):
+            return None
+        try:
+            files = self.source.files()
+            missing = next((path for path in files or () if not path.exists()), None)
+            if missing is not None:
+                raise MissingFile(missing)
+        except MissingFile as error:
+            raise error.of(self.setting) from error
+        return files
 
 
 @dataclass(frozen=True)
@@ -202,7 +220,7 @@ class SplitRows:
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
-        folder = _folder(self.sources[work.source].source)
+        folder = _folder(self.sources[work.source])
         for item in rows_of(self.sources, work):
             if isinstance(item, Row):
                 yield item if folder is None or item.folder is not None else Row(item.id, item.values, folder)
@@ -251,10 +269,9 @@ class SplitRows:
         return tuple(found)
 
 
-def _folder(source: Source) -> Path | None:
+def _folder(picked: PickedSource) -> Path | None:
     """Where files lie that rows name: the folder of the source's files, if they have one."""
-    files = source.files() if isinstance(source, KnownSource) else None
-    folders = {path.parent for path in files or ()}
+    folders = {path.parent for path in picked.files() or ()}
     return folders.pop() if len(folders) == 1 else None
 
 
@@ -280,7 +297,18 @@ def no_rows(picked: PickedSource) -> DataError:
 
 
 def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
-    """All rows of one source, cut into work, the same way every time."""
+    """All rows of one source, cut into work, the same way every time.
+
+    Raises:
+        DataError: a file is missing or broken, or a row of a source without portions.
+    """
+    try:
+        yield from _work_of_source(index, picked)
+    except MissingFile as error:
+        raise error.of(picked.setting) from error
+
+
+def _work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
     source = picked.source
     if isinstance(source, PortionedSource):
         for portion in source.portions():

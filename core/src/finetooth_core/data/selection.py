@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 
 from finetooth_core.data.cache import CHOICES, DataCache
@@ -161,7 +160,7 @@ def _are_small(sources: Sequence[PickedSource]) -> bool:
     """Whether all rows lie in files that are quickly gone through."""
     total = 0
     for picked in sources:
-        files = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        files = picked.files()
         if files is None:
             return False
         total += sum(path.stat().st_size for path in files if path.is_file())

@@ -146,7 +146,7 @@ def test_other_faults(tmp_path: Path, name: str, write: Callable[[Path], Any], p
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.csv: the file does not exist"):
+    with pytest.raises(DataError, match=r"no such file: .*none\.csv"):
         rows(tmp_path / "none.csv")
 
 

@@ -14,6 +14,7 @@ import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.hub import why_unreachable, without_retries
+from finetooth_hooks.nearest import nearest_path
 
 from finetooth_datasets import tables
 from finetooth_datasets.plugin import ENDINGS, is_saved
@@ -155,11 +156,12 @@ class DatasetsSource:
             root = root.__cause__ or root.__context__  # type: ignore[assignment]
         path = self._options.path
         if names & OFFLINE:
-            why = why_unreachable()
+            why, close = why_unreachable(), nearest_path(Path(path))
+            meant = f"did you mean {close.as_posix()}? Else " if close else ""
             return DataError(
                 path,
                 f"it is not on this machine, and the hub cannot be reached{f' ({why})' if why else ''}",
-                action=f"name a local file; or where there is a network: hf download --repo-type dataset {path} "
+                action=f"{meant}name a local file; or where there is a network: hf download --repo-type dataset {path} "
                 "--local-dir FOLDER, and here {name: datasets, path: FOLDER}",
             )
         if "DatasetNotFoundError" in names:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from finetooth_hooks import FinetoothError, RecipeError
 from finetooth_hooks.hub import why_unreachable
+from finetooth_hooks.nearest import nearest_path
 
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
 OFFLINE |= {"ReadTimeout", "Timeout", "TimeoutException", "ProxyError", "SSLError"}
@@ -51,7 +53,9 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
         if names & known:
             why = why_unreachable() if known is OFFLINE else ""
             fill = {"part": part, "reference": reference, "why": f" ({why})" if why else ""}
-            return RecipeError("model", f"{reference} {problem.format(**fill)}", action=action.format(**fill))
+            close = nearest_path(Path(reference)) if known in (OFFLINE, ABSENT) else None
+            meant = f"did you mean {close.as_posix()}? Else " if close else ""
+            return RecipeError("model", f"{reference} {problem.format(**fill)}", action=meant + action.format(**fill))
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return RecipeError(
