@@ -161,6 +161,19 @@ def test_reserved_tokens_take_another_spelling(asked: Callable[..., Recipe], bas
     assert again("<tool>", add_special_tokens=False)["input_ids"] == [reserved]
 
 
+def test_the_model_is_described_once(asked: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is the header of every file of weights."""
+    from finetooth_transformers.loader import TransformersLoader
+
+    described: list[str] = []
+    describe = TransformersLoader.describe
+    monkeypatch.setattr(
+        TransformersLoader, "describe", lambda self, name: described.append(name) or describe(self, name)
+    )
+    _ = finetooth.session(asked()).job
+    assert len(described) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "problem"),
     [

@@ -13,6 +13,7 @@ import torch
 import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_hooks.vocabulary import NewToken, TokenChanges
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.loader import TransformersLoader
@@ -232,6 +233,24 @@ def test_a_hub_model_is_counted_without_its_weights(
     info = loader_of(revision="v1").describe("org/name")
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (info.weight_bytes, info.files, info.revision) == (4 * info.parameters, (), "v1")
+
+
+def test_a_thousand_tokens_are_added_without_copies_of_the_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
+) -> None:
+    write(tmp_path / "m")
+    tokenizer = loader_of().tokenizer(str(tmp_path / "m"))
+    copies: list[None] = []
+    whole = type(tokenizer.wrapped).get_vocab
+    monkeypatch.setattr(type(tokenizer.wrapped), "get_vocab", lambda self: copies.append(None) or whole(self))
+    names = tuple(f"<new {number}>" for number in range(1000))
+    changed = tokenizer.changed(TokenChanges(tuple(NewToken(name) for name in names), roles={"pad_token": names[5]}))
+    assert len(copies) < 10
+    assert [changed.token_id(name) for name in names] == list(range(len(tokenizer.wrapped), len(changed.wrapped)))
+    assert changed.pad_id == changed.token_id("<new 5>")
+    for wrong in (TokenChanges((NewToken("<new 1>"),)), TokenChanges(roles={"pad_token": "<nowhere>"})):
+        with pytest.raises(RecipeError, match=r"is (not )?in the vocabulary"):
+            changed.changed(wrong)
 
 
 @pytest.mark.parametrize(("reference", "strength"), [("org/name", 1), ("name", 0), ("./x/y", 0), ("a/b/c", 0), ("", 0)])
