@@ -172,7 +172,7 @@ def test_pairs_without_a_common_prompt_are_named(examples_of: Callable[..., Any]
 def test_pairs_are_not_for_supervised_fine_tuning(ft: Ft, bad: Path, tmp_path: Path) -> None:
     lines = (bad / "same_chosen_rejected.jsonl").read_text(encoding="utf-8").splitlines()[:3]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert "the row is a pair, and method sft learns from conversations" in refusal(
+    assert "the row is a preference pair, and method sft learns from conversations" in refusal(
         ft(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl"
     )
 
