@@ -107,5 +107,6 @@ def test_parentheses_are_needed() -> None:
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys\nfrom finetooth_hooks import row_format\nassert not {'pydantic', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys\nfrom finetooth_hooks import row_format\nprint(sorted({'pydantic', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -64,7 +64,7 @@ def test_a_file_that_is_cut_anywhere_is_an_error(tmp_path: Path, name: str, pack
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
-    for path, said in ((tmp_path, "it is a folder"), (tmp_path / "none", "the file does not exist")):
+    for path, said in ((tmp_path, "it is a folder"), (tmp_path / "none", "no such file")):
         with pytest.raises(DataError, match=said), open_bytes(path):
             pass
 

@@ -1,4 +1,4 @@
-"""What the documentation is tested with: a tiny random model, and a shell in which `ft` is small and `pip` is safe."""
+"""What the documentation is tested with: a shell in which `ft` is small and `pip` is safe."""
 
 from __future__ import annotations
 
@@ -128,40 +128,6 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def blocks() -> Callable[[Path], list[Block]]:
     return read_blocks
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that transformers loads: a Llama of a few thousand random weights, a token for each byte, ChatML."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    markers = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(markers)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ A refusal is one line on standard error that names the file, with exit code 2 an
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,7 +223,7 @@ def test_pairs_that_teach_nothing_are_counted(ft: Ft, bad: Path, tmp_path: Path)
 def test_pairs_are_not_for_supervised_fine_tuning(ft: Ft, bad: Path, tmp_path: Path) -> None:
     lines = (bad / "same_chosen_rejected.jsonl").read_text(encoding="utf-8").splitlines()[:3]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert "the row is a pair, and method sft learns from conversations" in refusal(
+    assert "the row is a preference pair, and method sft learns from conversations" in refusal(
         ft(tmp_path / "rows.jsonl"), tmp_path / "rows.jsonl"
     )
 
@@ -277,3 +279,17 @@ def test_a_parquet_file_without_a_footer(ft: Ft, bad: Path) -> None:
 def test_a_ragged_table_is_named_line_by_line(ft: Ft, bad: Path) -> None:
     line = refusal(ft(bad / "ragged.csv"), bad / "ragged.csv")
     assert all(f"line {number}" in line for number in (3, 4, 6))
+
+
+def test_a_shard_of_text_alone_asks_for_the_column(ft: Ft, tmp_path: Path) -> None:
+    content = b"some words"
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        member = tarfile.TarInfo("000.txt")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    said = ft(tmp_path / "shard.tar")
+    assert said.code == 2
+    assert said.error.count("\n") == 1
+    assert "with the columns __key__, txt (set data.format: {name: text, column: txt}, or rename" in said.error
+    given = ft(tmp_path / "shard.tar", format={"name": "text", "column": "txt"})
+    assert "knows a row" not in given.error

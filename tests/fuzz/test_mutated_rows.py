@@ -165,17 +165,18 @@ class Reader:
         self.lines = lines
         self.data = self.refused = 0
 
-    def through_a_file(self, values: dict[str, Any]) -> None:
-        """As a line of JSON, if JSON can say it."""
+    def through_a_file(self, values: dict[str, Any]) -> bool:
+        """As a line of JSON; whether JSON can say it."""
         try:
             line = json.dumps(values, ensure_ascii=len(values) % 2 == 0).encode()
         except (TypeError, ValueError, RecursionError):
-            return
+            return False
         (found,) = self.lines.read(Portion(line, (1, 0)))
         if isinstance(found, Row):
             self.read(found)
         else:
             self.named(found, ":1")
+        return True
 
     def read(self, row: Row) -> None:
         """By every format; each gives an example that is rendered, or a refusal that names the row."""
@@ -281,8 +282,12 @@ def test_deep_rows(reader: Reader, levels: int) -> None:
             for step in before:
                 holder = holder[step]
             holder[key] = deep(levels)
+            before = reader.refused
             reader.read(Row("rows.jsonl:9", row))
-            reader.through_a_file(row)
+            assert reader.refused - before >= len(FORMATS) - 1, key  # one may have no eye for this place
+            before = reader.refused
+            assert reader.through_a_file(row) is (levels < 3000)
+            assert levels == 3000 or reader.refused > before, key
 
 
 def test_some_mutated_rows(reader: Reader) -> None:

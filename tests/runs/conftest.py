@@ -15,6 +15,12 @@ from finetooth_core.cli import main
 Recipe = dict[str, Any]
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_llama: Path) -> Path:
+    """Two layers, 64 wide, random weights from a seed, SmolLM2's tokenizer."""
+    return tiny_llama
+
+
 @pytest.fixture
 def recipe(tiny_model: Path, tmp_path: Path) -> Callable[..., Recipe]:
     """A recipe over 24 generated questions; keyword arguments replace whole sections."""

@@ -116,8 +116,18 @@ def test_full_training_widens_the_model(asked: Callable[..., Recipe], base: Path
 
 
 def test_frozen_embeddings_of_new_tokens_are_refused(asked: Callable[..., Recipe]) -> None:
-    with pytest.raises(RecipeError, match=r"model\.added_tokens: their embeddings would not train"):
+    with pytest.raises(RecipeError, match=r"model\.added_tokens: the embeddings of the 3 new tokens would not train"):
         _ = finetooth.session(asked(adapter={"name": "freeze", "layers": 1})).job
+
+
+def test_the_plan_says_that_new_tokens_stay_as_they_began(asked: Callable[..., Recipe]) -> None:
+    plans = [
+        finetooth.session(asked(adapter={"name": "lora", "train_new_tokens": trained})).plan
+        for trained in (True, False)
+    ]
+    said = [[note for note in plan.notes if "adapter.train_new_tokens" in note] for plan in plans]
+    assert said[0] == []
+    assert len(said[1]) == 1 and "leaves the embeddings of 3 new tokens as they begin" in said[1][0]
 
 
 def test_they_do_not_change_the_renderer(asked: Callable[..., Recipe]) -> None:
@@ -149,6 +159,19 @@ def test_reserved_tokens_take_another_spelling(asked: Callable[..., Recipe], bas
     context.tokenizer.save(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert again("<tool>", add_special_tokens=False)["input_ids"] == [reserved]
+
+
+def test_the_model_is_described_once(asked: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is the header of every file of weights."""
+    from finetooth_transformers.loader import TransformersLoader
+
+    described: list[str] = []
+    describe = TransformersLoader.describe
+    monkeypatch.setattr(
+        TransformersLoader, "describe", lambda self, name: described.append(name) or describe(self, name)
+    )
+    _ = finetooth.session(asked()).job
+    assert len(described) == 1
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ def test_every_pair_of_choices_occurs() -> None:
 
 
 @pytest.fixture(scope="module")
-def arena(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Arena]:
+def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[Arena]:
     pytest.importorskip("moto")
     folder = tmp_path_factory.mktemp("torture")
     write_data(folder)
     with server() as environment:
         zygote = Zygote(environment)
-        yield Arena(zygote, folder, tiny_model)
+        yield Arena(zygote, folder, tiny_llama)
         zygote.close()
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finetooth_hooks.entries import Loader
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Row
+from finetooth_hooks.missing_files import no_such_file
+from finetooth_hooks.nearest import nearest, nearest_path
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Format
 
-from finetooth_core.catalog import Catalog
-from finetooth_core.nearest import nearest, nearest_path
+from finetooth_core.builders import options_model
+from finetooth_core.catalog import Catalog, Registered
 
 _ROOTED = re.compile(r"(/|~|\.\.?(/|$))")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,15}\Z")
+_SLICED = re.compile(r"(?P<path>.+?)(?P<part>\[[^\[\]]*\])", re.DOTALL)
+_INSTEAD = {"file": "write the path alone", "hf": "write org/name"}
 _NO_PATH = re.compile(r"[:*?\[{]")
 """A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
 
@@ -26,9 +34,19 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
     meant = f"did you mean {near}?" if near else ""
     path = Path(reference)
     if _is_path(reference) and not _exists(reference):
-        close = nearest_path(path)
-        meant = meant or (f"did you mean {close}?" if close else "check the path")
-        return RecipeError(setting, f"no such {'file' if path.suffix else 'folder or file'}: {reference}", action=meant)
+        problem, action = no_such_file(reference)
+        return RecipeError(setting, problem, action=meant or action)
+    scheme, _, rest = reference.partition("://")
+    if rest:
+        problem = f"no installed {kind} reads {scheme}:// addresses"
+        action = _INSTEAD.get(scheme.lower(), "get the file yourself, and name the copy on this machine")
+        return RecipeError(setting, problem, action=action)
+    whole = _SLICED.fullmatch(reference)
+    if kind == "source" and whole is not None and (_is_path(whole["path"]) or _exists(whole["path"])):
+        problem = f"{whole['part']} behind {whole['path']} is no slice of rows"
+        return RecipeError(setting, problem, action="write [:500], [100:200], [-50:] or [:10%]")
+    if not meant and not _exists(reference) and not _NO_PATH.search(reference) and nearest_path(path) is not None:
+        meant = no_such_file(path)[1]
     installed = ", ".join(sorted(registered.full_name for registered in catalog.all(kind))) or "none"
     return RecipeError(
         setting,
@@ -46,9 +64,28 @@ def refuse_misspelt(reference: str, setting: str) -> None:
     """
     if not _is_path(reference) or _exists(reference):
         return
-    close = nearest_path(Path(reference).expanduser()) if _ENDING.search(reference) else None
-    if close is not None:
-        raise RecipeError(setting, f"no such file: {reference}", action=f"did you mean {close}?")
+    if _ENDING.search(reference) and nearest_path(Path(reference).expanduser()) is not None:
+        problem, action = no_such_file(reference)
+        raise RecipeError(setting, problem, action=action)
+
+
+def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registered, Pick], Format]) -> DataError:
+    """The error for rows of columns that no installed format knows.
+
+    Args:
+        build: makes a format of a pick.
+    """
+    texts = [name for name, value in first.values.items() if isinstance(value, str) and not name.startswith("__")]
+    action = "set data.format (or format in the source's mapping), or rename the columns"
+    for registered in formats if len(texts) == 1 else ():  # one of them may read that column if it is told so
+        if "column" in options_model(registered.entry, registered.distribution).model_fields:
+            pick = {"name": registered.entry.name, "column": texts[0]}
+            if build(registered, pick).detect(first.values) is not None:
+                shown = ", ".join(f"{key}: {value}" for key, value in pick.items())
+                action = f"set data.format: {{{shown}}}, or rename the column"
+    known = ", ".join(registered.entry.name for registered in formats)
+    columns = ", ".join(sorted(map(str, first.values)))
+    return DataError(first.id, f"no installed format ({known}) knows a row with the columns {columns}", action=action)
 
 
 def _is_path(reference: str) -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Entry, PluginError
+from finetooth_hooks.nearest import nearest
 
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered
-from finetooth_core.nearest import nearest
 
 _SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "example_rows", "claims")
 

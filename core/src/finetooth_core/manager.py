@@ -19,12 +19,12 @@ from typing import Any
 import pluggy
 from finetooth_hooks import CONTRACT_VERSION, PluginError, specs
 from finetooth_hooks.markers import PROJECT
+from finetooth_hooks.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core import local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.distributions import Installed, discover
 from finetooth_core.faults import Fault
-from finetooth_core.nearest import PLUGIN_PREFIX, nearest
 from finetooth_core.references import Named, Reference, resolve
 from finetooth_core.registration import Hook, Problem, Registration
 

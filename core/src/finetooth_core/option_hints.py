@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
+from finetooth_hooks.nearest import form
 
 from finetooth_core import manager, yaml_text
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog
-from finetooth_core.nearest import form
 from finetooth_core.overrides import apply_overrides
 from finetooth_core.problems import RecipeProblems, plain_data
 from finetooth_core.recipe import AUTO, load

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_core.nearest import form, nearest
+from finetooth_core.yaml_slips import instead
 from finetooth_core.yaml_text import Path, dotted, plain
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -243,6 +244,9 @@ class _Translator:
     def _correction(self, path: Path, value: Any, details: list[Detail]) -> str:
         choices = [choice for detail in details for choice in _choices(detail)]
         kinds = {_EXPECTED.get(detail["type"], "") for detail in details}
+        slip = instead(value, wanted=kinds - {""})
+        if slip:
+            return slip
         if isinstance(value, str):
             close = nearest(value, choices)
             if close:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.missing_files import no_such_file
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_hooks.vocabulary import NewToken, TokenChanges
@@ -28,7 +29,6 @@ from finetooth_core.aliases import read_aliases, with_hints
 from finetooth_core.builders import options_model
 from finetooth_core.checkpoints import cadence
 from finetooth_core.local_files import is_file_reference
-from finetooth_core.nearest import nearest_path
 from finetooth_core.overrides import apply_overrides, parse_override
 from finetooth_core.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_core.recipe_data import DataSection, inner_problems
@@ -397,9 +397,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        close = nearest_path(path, (".yaml", ".yml"))
-        action = f"did you mean {close}?" if close else "check the path"
-        raise RecipeError("", f"{path}: there is no such recipe", action=action) from None
+        problem, action = no_such_file(path, endings=(".yaml", ".yml"))
+        raise RecipeError("", problem, action=action) from None
     except IsADirectoryError:
         raise RecipeError("", f"{path}: is a folder, not a recipe", action="give the path of a .yaml file") from None
     except UnicodeDecodeError as error:

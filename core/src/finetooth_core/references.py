@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import PluginError
+from finetooth_hooks.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core import local_files, versions
 from finetooth_core.distributions import Installed
-from finetooth_core.nearest import PLUGIN_PREFIX, nearest
 from finetooth_core.registration import Problem
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*$")

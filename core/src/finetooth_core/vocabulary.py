@@ -24,6 +24,7 @@ class ChangedTokens:
     def __init__(self, loader: Loader, changes: TokenChanges) -> None:
         self._loader, self._changes = loader, changes
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._described: dict[str, ModelInfo] = {}
 
     def describe(self, reference: str) -> ModelInfo:
         """The model with a row for every token.
@@ -31,7 +32,7 @@ class ChangedTokens:
         Raises:
             RecipeError: as the loader's own, or the tokens cannot be changed.
         """
-        info = self._loader.describe(reference)
+        info = self._own(reference)
         rows = int(text_config(info.config)["vocab_size"])
         size = max(rows, self.tokenizer(reference).vocab_size)
         if size == rows:
@@ -59,7 +60,13 @@ class ChangedTokens:
 
     def config(self, reference: str) -> Mapping[str, Any]:
         """The model's own config, by which a family tells its kind."""
-        return self._loader.describe(reference).config
+        return self._own(reference).config
+
+    def _own(self, reference: str) -> ModelInfo:
+        """The model as its loader describes it, asked once."""
+        if reference not in self._described:
+            self._described[reference] = self._loader.describe(reference)
+        return self._described[reference]
 
     def new_tokens(self, reference: str) -> tuple[int, ...]:
         """Ids whose embeddings nobody has trained."""

@@ -6,6 +6,7 @@ What differs from PyYAML's defaults (YAML 1.1), and why:
 * `on`, `off`, `yes`, `no`, dates and `1:30` stay text; only `true` and `false` are booleans, only `null` and `~` are
 null.
 * A duplicate key is an error with both line numbers; PyYAML keeps the last one and says nothing.
+* `{fraction:0.3}`, a key `fraction:0.3` without a value, is an error, as is any other key without one in braces.
 * Every tag (`!!python/name:...`, `!anything`) is an error: nothing in a recipe can make an object.
 * Keys are always text, so that a recipe is also JSON. Merge keys (`<<`) do not exist in YAML 1.2 and are an error.
 """
@@ -20,6 +21,8 @@ from typing import Any
 
 import yaml
 from finetooth_hooks.errors import RecipeError
+
+from finetooth_core.yaml_slips import check_key, not_yaml
 
 MAX_VALUES = 100_000
 """How many values a document may hold once its aliases are written out; a "billion laughs" file stops here."""
@@ -89,10 +92,7 @@ def read_yaml(text: str, source: str) -> Document:
             loader.dispose()
         value = None if node is None else reader.value(node, ())
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = f"{source}:{mark.line + 1}" if mark is not None else source
-        problem = f"not valid YAML: {error.problem or error.context}"
-        raise RecipeError("", f"{at}: {problem}", action="check indentation, colons and quotes there") from error
+        raise not_yaml(error, text, source) from error
     except yaml.reader.ReaderError as error:
         code = ord(error.character) if isinstance(error.character, str) else error.character
         raise RecipeError("", f"{source}: holds the character #x{code:04x}", action="remove it") from error
@@ -165,6 +165,11 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "":
                 raise RecipeError("", f"{self.source}:{line}: a key must be a text", action="write key: value")
             key = key_node.value
+            lone = node.flow_style and isinstance(value_node, yaml.ScalarNode)
+            lone = lone and value_node.style is None and value_node.value == ""
+            slip = check_key(key, plain=key_node.style is None, lone=lone)
+            if slip is not None:
+                raise RecipeError("", f"{self.source}:{line}: {slip[0]}", action=slip[1])
             if key == "<<" and key_node.style is None:
                 raise RecipeError("", f"{self.source}:{line}: merge keys (<<) are not supported", action="write it out")
             where = (*path, key)

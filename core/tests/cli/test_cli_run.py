@@ -115,7 +115,7 @@ def test_check_as_json(ft: Any) -> None:
 
 
 BAD = [
-    (["recipe.yml"], "recipe.yml: there is no such recipe (did you mean recipe.yaml?)"),
+    (["recipe.yml"], "no such file: recipe.yml (did you mean recipe.yaml?)"),
     (["recipe.yaml", "train.seeed=1"], "train.seeed: unknown setting (did you mean train.seed?)"),
     (
         ["recipe.yaml", "method.strenght=1"],
@@ -126,10 +126,10 @@ BAD = [
     (["recipe.yaml", "method=toy_stf"], "toy_sft"),
     (["recipe.yaml", "strength=2"], "strength: unknown setting (did you mean adapter.strength?)"),
     (["recipe.yaml", "data.train=trian.toy"], "data.train: no such file: trian.toy (did you mean train.toy?)"),
-    (["recipe.yaml", "data.train=./gone"], "data.train: no such folder or file: ./gone (check the path)"),
+    (["recipe.yaml", "data.train=./gone"], "data.train: no such file or folder: ./gone (check the path)"),
     (["recipe.yaml", "model={name: toi}"], "did you mean toy?"),
-    (["recipe.yaml", "model={name: ./gone}"], "model: no such folder or file: ./gone (check the path)"),
-    (["recipe.yaml", "data.train=gone.toy"], "gone.toy: there is no such file (check the path)"),
+    (["recipe.yaml", "model={name: ./gone}"], "model: no such file or folder: ./gone (check the path)"),
+    (["recipe.yaml", "data.train=gone.toy"], "data.train: no such file: gone.toy (check the path)"),
     (["recipe.yaml", "data.train=empty.toy"], "the source has no rows"),
     (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
     (
@@ -137,6 +137,19 @@ BAD = [
         "nothing to train on: its flags take every answer out (untrainable.toy:1)",
     ),
     (["recipe.yaml", "data.train=what is this?"], "knows what 'what is this?' is"),
+    (
+        ["recipe.yaml", "data.train=train.toy[abc]"],
+        "data.train: [abc] behind train.toy is no slice of rows (write",
+    ),
+    (["recipe.yaml", "data.train=train.toy[5]"], "data.train: [5] behind train.toy is no slice of rows"),
+    (
+        ["recipe.yaml", "data.train=ftp://host/rows"],
+        "data.train: no installed source reads ftp:// addresses",
+    ),
+    (
+        ["recipe.yaml", "data.train=file:///rows"],
+        "data.train: no installed source reads file:// addresses (write",
+    ),
     (["recipe.yaml", "model.loader=tyo"], "tyo"),
     (["recipe.yaml", "plugins.0.options.stop_att=2"], "stop_att"),
     (["recipe.yaml", "plugins.0=./gone.py"], "gone.py"),

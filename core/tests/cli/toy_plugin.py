@@ -26,6 +26,7 @@ from finetooth_hooks import (
     StopRun,
     hookimpl,
 )
+from finetooth_hooks.missing_files import MissingFile
 
 HERE = __name__
 
@@ -173,7 +174,7 @@ class ToyRows:
         from finetooth_hooks import DataError, Row
 
         if not self.path.exists():
-            raise DataError(str(self.path), "there is no such file", action="check the path")
+            raise MissingFile(self.path)
         for number, line in enumerate(self.path.read_text().splitlines(), 1):
             if "\t" not in line:
                 raise DataError(f"{self.path}:{number}", "no tab between question and answer", action="add one")

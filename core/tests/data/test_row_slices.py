@@ -22,6 +22,7 @@ def text(start: int | None, stop: int | None, unit: str = "") -> str:
 def test_rows_are_sliced_as_a_list_is(start: int | None, stop: int | None, size: int) -> None:
     found = Slice.parse(text(start, stop), "data.train.slice")
     assert list(found.of(size)) == list(range(size))[start:stop]
+    assert found.is_empty == (not any(range(many)[start:stop] for many in range(100)))
     if not found.needs_size:
         assert [place for place in found.of(None)[:100] if place < size] == list(range(size))[start:stop]
 

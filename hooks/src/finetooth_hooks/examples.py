@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
@@ -130,6 +130,7 @@ class Message:
 class Conversation:
     """Messages in order, with the tools they may call."""
 
+    called: ClassVar[str] = "a conversation"
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
 
@@ -138,6 +139,7 @@ class Conversation:
 class Text:
     """A document: every token trains."""
 
+    called: ClassVar[str] = "a plain text"
     text: str
 
 
@@ -145,6 +147,7 @@ class Text:
 class PromptCompletion:
     """A raw prompt and its completion, without any chat markup: only the completion trains."""
 
+    called: ClassVar[str] = "a prompt with its completion"
     prompt: str
     completion: str
 
@@ -153,6 +156,7 @@ class PromptCompletion:
 class Segments:
     """Text in pieces that each say whether they train; no chat markup, nothing is added between them."""
 
+    called: ClassVar[str] = "a text in segments"
     pieces: tuple[tuple[str, bool], ...]
 
 
@@ -169,6 +173,7 @@ class Pair:
         margin: by how much the first is better, where the row says.
     """
 
+    called: ClassVar[str] = "a preference pair"
     prompt: Side
     chosen: Side
     rejected: Side
@@ -180,6 +185,7 @@ class Pair:
 class Labelled:
     """An answer with a label: whether it is desirable, or how good it is."""
 
+    called: ClassVar[str] = "a labelled answer"
     prompt: Side
     completion: Side
     label: bool | float
@@ -194,6 +200,7 @@ class Stepwise:
         labels: of each step; None is a step that only leads to the next ones and trains nothing itself.
     """
 
+    called: ClassVar[str] = "an answer in labelled steps"
     prompt: Side
     steps: tuple[str, ...]
     labels: tuple[bool | float | None, ...]
@@ -203,6 +210,7 @@ class Stepwise:
 class Task:
     """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards."""
 
+    called: ClassVar[str] = "a prompt without an answer"
     prompt: Side
     columns: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -228,6 +236,7 @@ def images_of(example: Example) -> tuple[Image, ...]:
 
 
 Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
+"""What a row says. Each kind has `called`, what messages call one: `a preference pair`."""
 
 
 @dataclass(frozen=True)

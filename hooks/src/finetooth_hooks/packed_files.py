@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from finetooth_hooks.entries import Claim
 from finetooth_hooks.errors import DataError
+from finetooth_hooks.missing_files import MissingFile
 
 COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zstandard")}
 """Endings of compressed files, the bytes that begin one, and what they are called."""
@@ -54,7 +55,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         with _open(path) as file:
             yield file
     except FileNotFoundError as error:
-        raise DataError(name, "the file does not exist", action="check data.train and data.eval") from error
+        raise MissingFile(path) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(name, f"the gzip data are cut off or damaged ({error})", action="fetch it again") from error
     except OSError as error:

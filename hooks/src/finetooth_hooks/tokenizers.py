@@ -163,24 +163,24 @@ class FastTokenizer:
         wrapped = copy.deepcopy(self.wrapped)
         if changes.renamed:
             _rename(wrapped, changes.renamed)
+        result = FastTokenizer(wrapped)
         for token in changes.added:
-            if token.text in wrapped.get_vocab():
+            if result.token_id(token.text) is not None:
                 raise RecipeError(
                     "model.added_tokens",
                     f"{token.text!r} is in the vocabulary already",
                     action="remove it from the list",
                 )
             wrapped.add_tokens([_added_token(token)], token.special)
-        known = wrapped.get_vocab()
         for role, spelling in changes.roles.items():
-            if spelling not in known:
+            if result.token_id(spelling) is None:
                 raise RecipeError(
                     f"model.special_tokens.{role}",
                     f"{spelling!r} is not in the vocabulary",
                     action="name a token that is, or add it to model.added_tokens",
                 )
             setattr(wrapped, role, spelling)
-        return FastTokenizer(wrapped)
+        return result
 
 
 def _added_token(token: NewToken) -> Any:

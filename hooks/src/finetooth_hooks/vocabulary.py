@@ -8,6 +8,9 @@ from typing import Any
 
 from finetooth_hooks.errors import PlanError
 
+PORTION = 4096
+"""How many rows of an embedding are summed at once."""
+
 
 @dataclass(frozen=True)
 class NewToken:
@@ -62,12 +65,22 @@ def widen(model: Any, size: int, new: Sequence[int]) -> None:
     if size > rows:
         # mean_resizing draws from torch's global random state
         model.resize_token_embeddings(size, mean_resizing=False)
-    old = sorted(set(range(min(rows, size))) - set(new))
     seen: set[int] = set()
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
         for parameter in () if end is None else (end.weight, getattr(end, "bias", None)):
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 values = parameter.data  # outside of any graph
-                # float64 sums in one order: the same rows on every machine
-                values[list(new)] = values[old].double().mean(0).to(values.dtype)
+                values[list(new)] = _mean(values[: min(rows, size)], set(new)).to(values.dtype)
+
+
+def _mean(rows: Any, new: set[int]) -> Any:
+    """Mean of the rows that are not new, in float64: the same on every machine. Goes from portion to portion, since an
+    embedding of a large model in float64 may not fit beside it."""
+    total, count = 0.0, 0
+    for begin in range(0, len(rows), PORTION):
+        portion = rows[begin : begin + PORTION].clone().double()
+        left_out = [id_ - begin for id_ in new if begin <= id_ < begin + len(portion)]
+        portion[left_out] = 0
+        total, count = total + portion.sum(0), count + len(portion) - len(left_out)
+    return total / count

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, UserError
+from finetooth_hooks.nearest import nearest_path
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.checkpoints import comparison
@@ -15,7 +16,6 @@ from finetooth_core.checkpoints.keeping import FOLDER, store_of
 from finetooth_core.checkpoints.names import newest_first, step_of
 from finetooth_core.checkpoints.resume import Found, base_changes, differences, fetch, read, versions
 from finetooth_core.checkpoints.run_state import Resumed
-from finetooth_core.nearest import nearest_path
 from finetooth_core.run_folder import PLAN, RECIPE, RUN, as_decided, is_run_folder, plan_of
 
 if TYPE_CHECKING:

@@ -134,6 +134,8 @@ class _Pass:
 
         size = _size(index, sources) if one.slice is not None and one.slice.needs_size else None
         wanted = _wanted(one, size)
+        if size and not wanted:
+            raise _takes_none(one, size)
         found = _Source(size)
         for work in work_of_source(index, sources[index]):
             begin = len(found.kinds)
@@ -150,9 +152,7 @@ class _Pass:
         if not found.kinds:
             raise no_rows(sources[index])
         if not any(found.kinds) and not found.repeated + found.near:
-            text = one.slice.text if one.slice is not None else "[:]"
-            problem = f"the slice {text} takes none of its {len(found.kinds):,} rows"
-            raise DataError(one.setting, problem, action="change the slice")
+            raise _takes_none(one, len(found.kinds))  # all of them: the slice begins behind the last
         return found
 
     def _kind(self, item: Row | DataError, found: _Source, source: int) -> int:
@@ -267,6 +267,12 @@ def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
     for i in by_rest[: choice.mix_rows - sum(whole)]:
         whole[i] += 1
     return whole
+
+
+def _takes_none(one: SourceChoice, rows: int) -> DataError:
+    text = one.slice.text if one.slice is not None else "[:]"
+    of = "its only row" if rows == 1 else f"its {rows:,} rows"
+    return DataError(one.setting, f"the slice {text} takes none of {of}", action="change the slice")
 
 
 def _near(choice: Choice) -> NearRows | None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
 
+from finetooth_core.claims import unread
 from finetooth_core.data.picked import PickedFormat, PickedSource
 from finetooth_core.data.reading import first_row
 
@@ -73,10 +73,4 @@ def _detected(context: RunContext, first: Row, built: dict[str, PickedFormat]) -
         reason = built[name].format.detect(first.values)
         if reason is not None:
             return built[name], reason
-    columns = ", ".join(sorted(map(str, first.values)))
-    names = ", ".join(r.entry.name for r in formats)
-    raise DataError(
-        first.id,
-        f"no installed format ({names}) knows a row with the columns {columns}",
-        action="set data.format (or format in the source's mapping), or rename the columns",
-    )
+    raise unread(formats, first, lambda registered, pick: _built(context, pick, SETTING).format)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_hooks.protocols import IdentifiedSource, KnownSource
+from finetooth_hooks.protocols import IdentifiedSource
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -112,7 +112,7 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
     files: dict[Path, str] = {}
     sources: list[Any] = []
     for picked in picked_sources:
-        made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        made_of = picked.files()
         named: dict[str, str] | str | None = None
         if made_of is not None:
             digests = {path: hashes.sha256(path) for path in made_of}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.protocols import Format, Source
+from finetooth_hooks.missing_files import MissingFile
+from finetooth_hooks.protocols import Format, KnownSource, Source
 
 from finetooth_core.data.choosing import SourceChoice
 
@@ -42,6 +44,23 @@ class PickedSource(Picked):
     choice: SourceChoice | None = None
     pin: str | Mapping[str, str] | None = None
     format: str | Mapping[str, Any] | None = None
+
+    def files(self) -> tuple[Path, ...] | None:
+        """What the rows are made of; None if no files decide them.
+
+        Raises:
+            DataError: they are not there.
+        """
+        if not isinstance(self.source, KnownSource):
+            return None
+        try:
+            files = self.source.files()
+            missing = next((path for path in files or () if not path.exists()), None)
+            if missing is not None:
+                raise MissingFile(missing)
+        except MissingFile as error:
+            raise error.of(self.setting) from error
+        return files
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.protocols import IdentifiedSource, KnownSource
+from finetooth_hooks.protocols import IdentifiedSource
 
 from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.picked import PickedSource
@@ -84,7 +84,7 @@ def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[
     Args:
         identity: of rows that lie elsewhere, the hash of what names them.
     """
-    made_of = picked.source.files() if isinstance(picked.source, KnownSource) else None
+    made_of = picked.files()
     if made_of is not None:
         folder = os.path.commonpath([path.parent for path in made_of]) if made_of else ""
         return {path.relative_to(folder or ".").as_posix(): hashes.sha256(path) for path in made_of}

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks import row_images
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, render_rows
-from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 from finetooth_hooks.token_rows import TokenPortion, TokenRows
 
@@ -281,7 +280,7 @@ def _total(rows: SplitRows) -> int | None:
         return None
     total = 0
     for picked in rows.sources:
-        files = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        files = picked.files()
         if not files or any(path.suffix in (".gz", ".zst", ".parquet") for path in files):
             return None
         total += sum(path.stat().st_size for path in files)

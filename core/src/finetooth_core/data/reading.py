@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
-from finetooth_hooks.protocols import KnownSource, Portion, PortionedSource, Source
+from finetooth_hooks.missing_files import MissingFile
+from finetooth_hooks.protocols import Portion, PortionedSource
 from finetooth_hooks.tally import Problems, Tally, raise_together
 
 from finetooth_core.data.choosing import Chosen, fewer_rows, passes, taken_work
@@ -142,7 +143,7 @@ class SplitRows:
         return unread(reading.columns, {index: picked.setting for index, picked in enumerate(self.sources)})
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
-        folder = _folder(self.sources[work.source].source)
+        folder = _folder(self.sources[work.source])
         for item in rows_of(self.sources, work):
             if isinstance(item, Row):
                 yield item if folder is None or item.folder is not None else Row(item.id, item.values, folder)
@@ -192,10 +193,9 @@ class SplitRows:
         return tuple(found)
 
 
-def _folder(source: Source) -> Path | None:
+def _folder(picked: PickedSource) -> Path | None:
     """Where files lie that rows name: the folder of the source's files, if they have one."""
-    files = source.files() if isinstance(source, KnownSource) else None
-    folders = {path.parent for path in files or ()}
+    folders = {path.parent for path in picked.files() or ()}
     return folders.pop() if len(folders) == 1 else None
 
 
@@ -221,7 +221,18 @@ def no_rows(picked: PickedSource) -> DataError:
 
 
 def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
-    """All rows of one source, cut into work, the same way every time."""
+    """All rows of one source, cut into work, the same way every time.
+
+    Raises:
+        DataError: a file is missing or broken, or a row of a source without portions.
+    """
+    try:
+        yield from _work_of_source(index, picked)
+    except MissingFile as error:
+        raise error.of(picked.setting) from error
+
+
+def _work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
     source = picked.source
     if isinstance(source, PortionedSource):
         for portion in source.portions():

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.protocols import KnownSource
 from finetooth_hooks.tally import Tally
 
 from finetooth_core.data.cache import CHOICES, DataCache
@@ -120,6 +119,12 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
     if held_out and rows.weight != 1:
         raise RecipeError(f"{setting}.weight", "held-out rows are each taken once", action="remove it")
     part = None if rows.slice is None else Slice.parse(rows.slice, f"{setting}.slice")
+    if part is not None and part.is_empty:
+        raise RecipeError(
+            f"{setting}.slice",
+            f"{part.text} takes no rows of any source: its end is not behind its beginning",
+            action="write the first row and the one behind the last, such as [100:200]",
+        )
     most = rows.max_rows if held_out or rows.max_rows is not None else data.max_rows
     return item, SourceChoice(setting, part, most, rows.weight), rows
 
@@ -156,7 +161,7 @@ def _are_small(sources: Sequence[PickedSource]) -> bool:
     """Whether all rows lie in files that are quickly gone through."""
     total = 0
     for picked in sources:
-        files = picked.source.files() if isinstance(picked.source, KnownSource) else None
+        files = picked.files()
         if files is None:
             return False
         total += sum(path.stat().st_size for path in files if path.is_file())

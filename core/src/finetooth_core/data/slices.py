@@ -50,6 +50,15 @@ class Slice:
         return cls(text.strip(), bounds[0], bounds[1])
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it takes nothing, however many rows there are."""
+        if self.stop is None:
+            return False
+        start = self.start or (0, False)
+        comparable = start[1] == self.stop[1] and (start[0] < 0) == (self.stop[0] < 0)
+        return self.stop[0] == 0 or (comparable and self.stop[0] <= start[0])
+
+    @property
     def needs_size(self) -> bool:
         """Whether the rows have to be counted to know which they are."""
         return any(bound is not None and (bound[1] or bound[0] < 0) for bound in (self.start, self.stop))

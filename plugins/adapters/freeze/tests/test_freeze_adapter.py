@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from finetooth_freeze.adapter import FreezeAdapter, FreezeOptions
 from finetooth_hooks import PlanError, RecipeError, UserError
+from finetooth_hooks.protocols import Block
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
@@ -36,6 +39,35 @@ def test_exactly_the_top_trains(tiny, options, pattern):
     assert trained == {name for name, _ in model.named_parameters() if re.fullmatch(pattern, name)}
     counted = adapter.trained_parameters(made.facts, made.info.parameters)
     assert counted == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("block", [None, Block(eps=1e-6)], ids=["names unknown", "names known"])
+@pytest.mark.parametrize(
+    ("tied", "options", "refused"),
+    [
+        (False, {"unfrozen_parameters": ["lm_head", "norm"]}, "add model.embed_tokens.weight"),
+        (False, {"unfrozen_parameters": ["embed_tokens"]}, "set adapter.head: true"),
+        (True, {"unfrozen_parameters": ["norm"]}, "add model.embed_tokens.weight"),
+        (True, {"unfrozen_parameters": ["norm"], "head": True}, ""),
+        (True, {"unfrozen_parameters": ["lm_head"]}, ""),
+        (True, {"unfrozen_parameters": ["^model.embed_tokens"]}, ""),
+        (False, {"unfrozen_parameters": ["embed"], "head": True}, ""),
+        (False, {"unfrozen_parameters": ["model.embed_tokens.weight", "lm_head"]}, ""),
+    ],
+)
+def test_new_tokens_train_or_are_refused(tiny, tied, options, refused, block):
+    """In the plan where the names of the parameters are known, else once the model is there."""
+    made = tiny(tied=tied)
+    facts = replace(made.facts, new_tokens=(60,), block=block)
+    adapter = FreezeAdapter(FreezeOptions(**options))
+    with pytest.raises(RecipeError, match=f"new token would not train.*{refused}") if refused else nullcontext():
+        adapter.trained_parameters(facts, made.info.parameters)
+        if block is not None and refused:
+            pytest.fail("the plan knows the names")
+        model = adapter.apply(made.model, facts, np.random.default_rng(0))
+        model(torch.tensor([[60, 1, 60]]), labels=torch.tensor([[60, 1, 60]])).loss.backward()
+        for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+            assert end.weight.grad[60].abs().sum() > 0
 
 
 def test_a_tied_head_trains_the_embedding_and_counts_once(tiny):

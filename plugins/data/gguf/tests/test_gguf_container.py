@@ -113,7 +113,7 @@ def test_what_is_no_gguf_file_is_named_in_one_line(content: bytes, line: str, tm
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no file"):
+    with pytest.raises(RecipeError, match="no such file"):
         container.read(tmp_path / "none.gguf")
     with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
         container.read(tmp_path)

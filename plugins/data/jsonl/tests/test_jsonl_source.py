@@ -240,7 +240,7 @@ def test_files_of_another_kind(tmp_path: Path, data: bytes, problem: str) -> Non
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path.as_posix()}/none.jsonl: the file does not exist")):
+    with pytest.raises(DataError, match=re.escape(f"no such file: {tmp_path.as_posix()}/none.jsonl")):
         rows(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="it is a folder"):
         rows(tmp_path)

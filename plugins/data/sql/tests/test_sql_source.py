@@ -15,8 +15,10 @@ import pytest
 from finetooth_hooks import DataError, RecipeError
 from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
 from finetooth_sql.database import Database
+from finetooth_sql.plugin import claims
 from finetooth_sql.source import SqlOptions, build
 from finetooth_sql.statement import problem
+from pydantic import ValidationError
 
 _EXAMPLES = tempfile.TemporaryDirectory()  # as long as the module
 
@@ -67,13 +69,37 @@ def test_rows_of_sqlite() -> None:
     assert source(f"sqlite:///{SMALL}").name != built.name  # two queries of one database
 
 
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("data/t.sqlite", "sqlite:///data/t.sqlite"),
+        ("T.DB", "sqlite:///T.DB"),
+        ("postgresql://host/name", "postgresql://host/name"),
+        ("postgresql://me:hush@host/name", "postgresql://USER:${PASSWORD}@HOST/NAME"),
+    ],
+)
+def test_a_database_that_is_named_alone_asks_for_a_query(reference: str, url: str) -> None:
+    assert claims(reference) is not None
+    with pytest.raises(ValidationError) as told:
+        SqlOptions.model_validate({"path": reference})
+    assert f"write {{name: sql, url: '{url}', query: 'SELECT ... FROM ... ORDER BY ...'}}" in str(
+        told.value.errors()[0]
+    )
+    assert "hush" not in told.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize("reference", ["t.csv", "https://host/t.db", "db", ""])
+def test_other_references_are_left_to_others(reference: str) -> None:
+    assert claims(reference) is None
+
+
 def test_sqlite_is_not_written_to(tmp_path: Path) -> None:
     path = make(tmp_path / "x.db")
     before = path.read_bytes()
     with pytest.raises(DataError, match=r"attempt to write a readonly database"):
         values(f"sqlite:///{path}", "with x as (select 1) insert into chats select 9, 'a', 'b', 'c' order by 1")
     assert path.read_bytes() == before
-    with pytest.raises(DataError, match="the file does not exist"):
+    with pytest.raises(DataError, match="no such file"):
         values(f"sqlite:///{tmp_path}/none.db")
     assert not (tmp_path / "none.db").exists()
 

@@ -79,7 +79,7 @@ def test_packed_files_are_unpacked(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the file does not exist"):
+    with pytest.raises(DataError, match="no such file"):
         rows(tmp_path / "none.txt")
     with pytest.raises(DataError, match=r"no \.txt or \.md file is in the folder"):
         rows(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.testing import FakeContext, parametrize_with_checks
+from finetooth_hooks.vocabulary import NewToken, TokenChanges
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.loader import TransformersLoader
@@ -200,6 +202,28 @@ def test_a_hub_id_offline(monkeypatch: pytest.MonkeyPatch, loader_of: Loaders) -
         loader_of().describe("org/no-such-model")
 
 
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, loader_of: Loaders, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The real client, and a port at which nobody listens."""
+    import huggingface_hub.constants
+    from finetooth_hooks import hub
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(hub, "_known", {})
+    asked: list[str] = []
+    ask = hub._ask
+    monkeypatch.setattr(hub, "_ask", lambda address: asked.append(address) or ask(address))
+    for call in (loader_of().describe, loader_of().tokenizer):
+        with pytest.raises(RecipeError, match=r"org/name is not on this machine.*cannot be reached \(.*refused\)"):
+            call("org/name")
+    assert asked == [address]
+    assert caplog.text == ""  # the client says each of its attempts
+
+
 def test_a_hub_model_is_counted_without_its_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
 ) -> None:
@@ -209,6 +233,24 @@ def test_a_hub_model_is_counted_without_its_weights(
     info = loader_of(revision="v1").describe("org/name")
     assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (info.weight_bytes, info.files, info.revision) == (4 * info.parameters, (), "v1")
+
+
+def test_a_thousand_tokens_are_added_without_copies_of_the_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
+) -> None:
+    write(tmp_path / "m")
+    tokenizer = loader_of().tokenizer(str(tmp_path / "m"))
+    copies: list[None] = []
+    whole = type(tokenizer.wrapped).get_vocab
+    monkeypatch.setattr(type(tokenizer.wrapped), "get_vocab", lambda self: copies.append(None) or whole(self))
+    names = tuple(f"<new {number}>" for number in range(1000))
+    changed = tokenizer.changed(TokenChanges(tuple(NewToken(name) for name in names), roles={"pad_token": names[5]}))
+    assert len(copies) < 10
+    assert [changed.token_id(name) for name in names] == list(range(len(tokenizer.wrapped), len(changed.wrapped)))
+    assert changed.pad_id == changed.token_id("<new 5>")
+    for wrong in (TokenChanges((NewToken("<new 1>"),)), TokenChanges(roles={"pad_token": "<nowhere>"})):
+        with pytest.raises(RecipeError, match=r"is (not )?in the vocabulary"):
+            changed.changed(wrong)
 
 
 @pytest.mark.parametrize(("reference", "strength"), [("org/name", 1), ("name", 0), ("./x/y", 0), ("a/b/c", 0), ("", 0)])

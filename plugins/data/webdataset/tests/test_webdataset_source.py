@@ -167,7 +167,7 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(archive([("a.txt", b"1")]))
     with pytest.raises(DataError, match=r"named \.gz but holds no gzip data"):
         rows(tmp_path / "x.tar.gz")
-    with pytest.raises(DataError, match="the file does not exist"):
+    with pytest.raises(DataError, match="no such file"):
         rows(tmp_path / "none.tar")
 
 
@@ -178,7 +178,7 @@ def test_patterns(tmp_path: Path) -> None:
     assert [(row.id, row.values["txt"]) for row in found] == [(f"{tmp_path}/s-{n:03}.tar:k", str(n)) for n in range(3)]
     assert [row.values["txt"] for row in rows(f"{tmp_path}/*.tar")] == ["0", "1", "2"]
     assert [row.values["txt"] for row in rows(f"{tmp_path}/s-{{002,000}}.tar")] == ["2", "0"]
-    with pytest.raises(DataError, match=r"s-003\.tar: the file does not exist"):
+    with pytest.raises(DataError, match=r"no such file: .*s-003\.tar"):
         rows(f"{tmp_path}/s-{{001..003}}.tar")
     with pytest.raises(DataError, match="no file has such a name"):
         rows(f"{tmp_path}/none*.tar")

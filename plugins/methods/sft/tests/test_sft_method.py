@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
-from finetooth_hooks.examples import Labelled, Pair, Segments, Task, Weighted
+from finetooth_hooks.examples import Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_hooks.rendering import render_completion
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_sft.method import Sft, SftOptions
@@ -238,7 +238,15 @@ def test_custom_trains_what_rows_mark(context_of: Contexts) -> None:
     assert trained(context_of(marked), train_on="custom") == ["yes<|im_end|>"]
 
 
-@pytest.mark.parametrize("row", [Pair("p", "a", "b"), Labelled("p", "a", True), Task("p")])
-def test_rows_of_other_methods_are_refused(context_of: Contexts, row: Any) -> None:
-    with pytest.raises(DataError, match=f"the row is a {type(row).__name__.lower()}, .*set another method"):
+@pytest.mark.parametrize(
+    ("row", "called"),
+    [
+        (Pair("p", "a", "b"), "a preference pair"),
+        (Labelled("p", "a", True), "a labelled answer"),
+        (Stepwise("p", ("a",), (True,)), "an answer in labelled steps"),
+        (Task("p"), "a prompt without an answer"),
+    ],
+)
+def test_rows_of_other_methods_are_refused(context_of: Contexts, row: Any, called: str) -> None:
+    with pytest.raises(DataError, match=f"the row is {called}, .*set another method"):
         trained(context_of(row))

@@ -51,15 +51,11 @@ class FreezeAdapter:
         bias. With `unfrozen_parameters` a bound: all that are not in a tower.
 
         Raises:
-            RecipeError: the model has fewer layers, or new tokens whose embeddings would not train.
+            RecipeError: the model has fewer layers, or new tokens whose embeddings would not train; with
+                `unfrozen_parameters` only `apply`, which has the parameters' names, can tell.
         """
         self._check(facts.layers)
-        if facts.new_tokens and not (self.options.unfrozen_parameters or (self.options.head and facts.tied)):
-            raise RecipeError(
-                "model.added_tokens",
-                "their embeddings would not train: the embedding lies below the layers that do",
-                action="choose another adapter, or name the embedding in adapter.unfrozen_parameters",
-            )
+        self._check_new_tokens(facts)
         parameters -= facts.tower_parameters
         if self.options.unfrozen_parameters:
             return parameters
@@ -72,8 +68,8 @@ class FreezeAdapter:
         """The model itself, with the top unfrozen.
 
         Raises:
-            RecipeError: it has fewer layers, no final norm where one should train, or no parameter that a pattern
-                matches.
+            RecipeError: it has fewer layers, no final norm where one should train, no parameter that a pattern
+                matches, or new tokens whose rows in embedding or head would not train.
         """
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -89,6 +85,8 @@ class FreezeAdapter:
                 parameter.requires_grad_(parameter.is_floating_point())
         for pattern in self.options.unfrozen_parameters:
             _unfreeze(model, pattern)
+        if facts.new_tokens:
+            _check_ends(model, facts)
         return model
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
@@ -113,6 +111,23 @@ class FreezeAdapter:
         """
         restore_weights(model, folder)
 
+    def _check_new_tokens(self, facts: ModelFacts) -> None:
+        """Refuse new tokens that cannot train, as far as names of parameters are known without the model."""
+        if not facts.new_tokens:
+            return
+        head = f"{facts.head.module}.weight"
+        head_trains = self.options.head or self._names(head)
+        embedding = f"{facts.body}.{facts.block.embedding}.weight" if facts.block else ""
+        # the name of the embedding is not known of every model: a pattern may mean it
+        trains = self._names(embedding) if embedding else bool(self.options.unfrozen_parameters)
+        if not (trains or (facts.tied and head_trains)):
+            raise _untrained(facts, embedding)
+        if not (head_trains or facts.tied):
+            raise _untrained(facts, head)
+
+    def _names(self, parameter: str) -> bool:
+        return any(re.search(pattern, parameter) for pattern in self.options.unfrozen_parameters)
+
     def _check(self, layers: int) -> None:
         if self.options.layers > layers:
             raise RecipeError(
@@ -120,6 +135,28 @@ class FreezeAdapter:
                 f"{self.options.layers} layers shall train, but the model has {layers}",
                 action=f"set it to at most {layers}, or train the whole model",
             )
+
+
+def _check_ends(model: Any, facts: ModelFacts) -> None:
+    """Embedding and head train, so that the rows of new tokens do."""
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if end is not None and not end.weight.requires_grad:
+            raise _untrained(facts, named[id(end.weight)])
+
+
+def _untrained(facts: ModelFacts, parameter: str) -> RecipeError:
+    """The error for new tokens whose rows in a parameter would stay as they began."""
+    whose = "the new token" if len(facts.new_tokens) == 1 else f"the {len(facts.new_tokens)} new tokens"
+    if parameter == f"{facts.head.module}.weight":
+        what, cure = "the head's rows", "set adapter.head: true"
+    else:
+        what, cure = "the embeddings", f"add {parameter or 'the embedding'} to adapter.unfrozen_parameters"
+    return RecipeError(
+        "model.added_tokens",
+        f"{what} of {whose} would not train: adapter freeze leaves {parameter or 'the embedding'} as it is",
+        action=f"{cure}, or choose another adapter",
+    )
 
 
 def _unfreeze(model: Any, pattern: str) -> None:

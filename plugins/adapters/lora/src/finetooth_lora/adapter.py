@@ -111,7 +111,16 @@ class LoraAdapter:
                 warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
                 model = inject_adapter_in_model(config, model, NAME)
         except (ValueError, AttributeError) as error:  # the latter where it takes a name for that of fused experts
-            raise RecipeError(SETTING, f"peft refuses these modules: {error}", action="choose other targets") from error
+            said = " ".join(str(error).split()).rstrip(".")
+            raise RecipeError(SETTING, f"peft refuses these modules: {said}", action=_other_targets(facts)) from error
+        missed = [path for path in targets.modules if not isinstance(model.get_submodule(path), BaseTunerLayer)]
+        if missed:  # where names of experts, once modules of their own, are also those of layers without experts
+            raise RecipeError(
+                SETTING,
+                f"peft takes {missed[0].rpartition('.')[2]} for the experts, which this model holds as one weight, and "
+                f"leaves {missed[0]} alone",
+                action=_other_targets(facts),
+            )
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for path in targets.modules:
@@ -246,6 +255,11 @@ def _token_rows(model: Any, facts: ModelFacts) -> dict[str, list[int]]:
     return {path.rpartition(".")[2]: list(facts.new_tokens) for path in ends}
 
 
+def _other_targets(facts: ModelFacts) -> str:
+    """What can be adapted in every model."""
+    return f"set adapter.targets: attention, or name modules such as {', '.join(facts.attention_targets[:4])}"
+
+
 def _adaptable(module: Any) -> bool:
     """Whether peft can add to the module: linear ones (quantised ones too), embeddings, GPT-2's Conv1D."""
     return hasattr(module, "in_features") or isinstance(module, torch.nn.Embedding | Conv1D)
@@ -274,4 +288,11 @@ def _fill(parameter: torch.nn.Parameter, values: np.ndarray[Any, Any]) -> None:
 
 def build(options: LoraOptions, context: Context) -> LoraAdapter:
     """Builder of the adapter `lora`."""
+    new = len(context.facts.new_tokens)
+    if new and not options.train_new_tokens:
+        tokens = "1 new token" if new == 1 else f"{new} new tokens"
+        context.note(
+            f"adapter.train_new_tokens: false leaves the embeddings of {tokens} as they begin, but for what "
+            "adapter.targets may add to all of them"
+        )
     return LoraAdapter(options)

@@ -6,13 +6,15 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
+from finetooth_hooks.hub import why_unreachable, without_retries
+from finetooth_hooks.nearest import nearest_path
 
 from finetooth_datasets import tables
 from finetooth_datasets.plugin import ENDINGS, is_saved
@@ -124,9 +126,10 @@ class DatasetsSource:
         options = self._options
         if self._loaded is None:
             try:
-                self._loaded = datasets.load_dataset(
-                    options.path, options.config, split=options.split, revision=options.revision
-                )
+                with nullcontext() if Path(options.path).is_dir() else without_retries():
+                    self._loaded = datasets.load_dataset(
+                        options.path, options.config, split=options.split, revision=options.revision
+                    )
             except Exception as error:  # as above, and the hub client's own
                 raise self._broken(error) from error
         return self._loaded
@@ -153,10 +156,13 @@ class DatasetsSource:
             root = root.__cause__ or root.__context__  # type: ignore[assignment]
         path = self._options.path
         if names & OFFLINE:
+            why, close = why_unreachable(), nearest_path(Path(path))
+            meant = f"did you mean {close.as_posix()}? Else " if close else ""
             return DataError(
                 path,
-                "it is not on this machine, and the hub cannot be reached",
-                action="go online once, or name a local file",
+                f"it is not on this machine, and the hub cannot be reached{f' ({why})' if why else ''}",
+                action=f"{meant}name a local file; or where there is a network: hf download --repo-type dataset {path} "
+                "--local-dir FOLDER, and here {name: datasets, path: FOLDER}",
             )
         if "DatasetNotFoundError" in names:
             return DataError(path, "no such dataset on the hub", action="check the spelling, or name a local file")

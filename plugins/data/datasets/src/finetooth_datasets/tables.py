@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from finetooth_hooks import DataError
+from finetooth_hooks.missing_files import MissingFile
 
 SHOWN = 5
 """How many broken lines an error spells out before it only counts."""
@@ -24,8 +25,10 @@ def check(path: Path) -> None:
         DataError: missing, empty, without rows, not UTF-8, ragged, cut off or not of its kind.
     """
     name = path.as_posix()
+    if not path.exists():
+        raise MissingFile(path)
     if not path.is_file():
-        raise DataError(name, "the file does not exist", action="check data.train and data.eval")
+        raise DataError(name, "it is a folder", action="name a file in it")
     if path.stat().st_size == 0:
         raise DataError(name, "the file is empty", action="check that it was written to the end")
     ending = path.suffix.lower()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.missing_files import no_such_file
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 MAGIC = b"GGUF"
@@ -86,7 +87,8 @@ def read(path: Path) -> Container:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(path, data)
     except FileNotFoundError:
-        raise RecipeError("model", f"there is no file {path}", action="check the path") from None
+        problem, action = no_such_file(path)
+        raise RecipeError("model", problem, action=action) from None
     except (OSError, ValueError) as error:  # a folder, no permission; an empty file cannot be mapped (ValueError)
         reason = "the file is empty" if isinstance(error, ValueError) else error.strerror
         raise RecipeError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.missing_files import no_such_file
 
 PACKAGE_PREFIX = "package:"
 SUFFIX = ".gguf"
@@ -86,8 +87,11 @@ def find(reference: str) -> Found:
     path = Path(full).expanduser()
     if path.is_file():
         return Found(path)
-    problem = "is a folder, not a file" if path.is_dir() else "does not exist"
-    raise RecipeError("model", f"{path} {problem}", action=f"give a {SUFFIX} file or one of {', '.join(ALIASES)}")
+    advice = f"give a {SUFFIX} file or one of {', '.join(ALIASES)}"
+    if path.is_dir():
+        raise RecipeError("model", f"{path} is a folder, not a file", action=advice)
+    problem, action = no_such_file(path, advice=advice)
+    raise RecipeError("model", problem, action=action)
 
 
 def _in_package(reference: str, package: str, inner: str, install: str) -> Found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Image
-from finetooth_hooks.protocols import ImagePlace
+from finetooth_hooks.hub import without_retries
+from finetooth_hooks.protocols import ImagePlace, ModelInfo
 from pydantic import Field
 
 from finetooth_images.opening import open_image
@@ -58,7 +59,7 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Writ
 
     reference = str(info.files[0].parent) if info.files else info.reference
     classes: Any = transformers
-    with _explained(info.reference):
+    with _explained(info):
         processor = classes.AutoImageProcessor.from_pretrained(reference, backend="pil", **options.arguments)
     known = processor.valid_kwargs.__annotations__
     if unknown := sorted(set(options.arguments) - set(known)):
@@ -70,20 +71,21 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Writ
     if hasattr(processor, "merge_size"):
         token = int(info.config["image_token_id"])
         return processor, Grid(context.tokenizer.decode([token]), token)
-    with _explained(info.reference):
+    with _explained(info):
         whole = classes.AutoProcessor.from_pretrained(reference)
     return processor, Written(whole)
 
 
 @contextmanager
-def _explained(reference: str) -> Iterator[None]:
+def _explained(info: ModelInfo) -> Iterator[None]:
     """What transformers raises as a line that names the model."""
     try:
-        yield
+        with nullcontext() if info.files else without_retries():
+            yield
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            "model", f"the image processor of {reference} does not load: {reason}", action="choose another model"
+            "model", f"the image processor of {info.reference} does not load: {reason}", action="choose another model"
         ) from error
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from finetooth_hooks import DataError, PluginError, RecipeError
 from finetooth_hooks.environment import expand, hide, names_variable
+from finetooth_hooks.missing_files import MissingFile
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -88,7 +89,7 @@ class Database:
 def _sqlite(path: Path) -> Engine:
     name = path.as_posix()
     if not path.is_file():  # SQLite would make it
-        raise DataError(name, "the file does not exist", action="check url; sqlite:////absolute/path has four slashes")
+        raise MissingFile(path, advice="check url; sqlite:////absolute/path has four slashes")
     with path.open("rb") as file:
         start = file.read(len(SQLITE_MAGIC))
     if start != SQLITE_MAGIC:

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.context import Context
+from pydantic import model_validator
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from finetooth_sql.database import Database
@@ -26,6 +27,20 @@ class SqlOptions(Options):
     query: str
     """One SELECT with ORDER BY, so that the rows come in the same order each time: sort by columns that no two rows
     share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_a_query(cls, given: Any) -> Any:
+        """A database that is named alone, as files are."""
+        if isinstance(given, dict) and "path" in given and not given.keys() & {"url", "query"}:
+            path = str(given["path"])
+            url = path if "://" in path else f"sqlite:///{path}"
+            url = "postgresql://USER:${PASSWORD}@HOST/NAME" if "@" in url else url  # it may hold a password
+            raise ValueError(
+                "a database is not rows yet, a query gives them: write "
+                f"{{name: sql, url: '{url}', query: 'SELECT ... FROM ... ORDER BY ...'}}"
+            )
+        return given
 
 
 def build(options: SqlOptions, context: Context) -> QueryRows:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Row
+from finetooth_hooks.missing_files import MissingFile
 from finetooth_hooks.portioned_rows import PortionedRows
 from finetooth_hooks.protocols import Portion
 
@@ -46,8 +47,9 @@ class ColumnarTable(PortionedRows):
             DataError: the file is missing, empty, cut off or of another kind.
         """
         if not self._path.is_file():
-            said = "it is a folder" if self._path.is_dir() else "the file does not exist"
-            raise DataError(self.name, said, action="check data.train and data.eval")
+            if not self._path.exists():
+                raise MissingFile(self._path)
+            raise DataError(self.name, "it is a folder", action="name a file in it")
         if self._path.stat().st_size == 0:
             raise DataError(self.name, "the file is empty", action=WRITTEN)
         first = 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
+from finetooth_hooks.missing_files import MissingFile
 from finetooth_hooks.packed_files import open_bytes, without_mark
 
 from finetooth_text.plugin import ENDINGS
@@ -49,7 +50,7 @@ class TextFiles:
     def _files(self) -> list[Path]:
         name = self._path.as_posix()
         if not self._path.exists():
-            raise DataError(name, "the file does not exist", action="check data.train and data.eval")
+            raise MissingFile(self._path)
         if not self._path.is_dir():
             return [self._path]
         found = [path for path in self._path.rglob("*") if path.name.lower().endswith(ENDINGS) and path.is_file()]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from finetooth_hooks import FinetoothError, RecipeError
+from finetooth_hooks.hub import why_unreachable
+from finetooth_hooks.nearest import nearest_path
 
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
 OFFLINE |= {"ReadTimeout", "Timeout", "TimeoutException", "ProxyError", "SSLError"}
@@ -17,7 +20,12 @@ CAUSES = (
         "accept its terms on its page and log in: hf auth login",
     ),
     ({"RevisionNotFoundError"}, "has no such revision", "check model.loader.revision"),
-    (OFFLINE, "is not on this machine, and the model hub cannot be reached", "go online once, or name a local folder"),
+    (
+        OFFLINE,
+        "is not on this machine, and the model hub cannot be reached{why}",
+        "name a local folder; or where there is a network: hf download {reference} --local-dir FOLDER, and here "
+        "model: FOLDER",
+    ),
     (ABSENT, "is not a model of the hub", "check the spelling; for a local folder, its path"),
     ({"EntryNotFoundError", "RemoteEntryNotFoundError"}, "has no {part}", "choose another model"),
 )
@@ -43,7 +51,11 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
     names = _names(error)
     for known, problem, action in CAUSES:
         if names & known:
-            return RecipeError("model", f"{reference} {problem.format(part=part)}", action=action)
+            why = why_unreachable() if known is OFFLINE else ""
+            fill = {"part": part, "reference": reference, "why": f" ({why})" if why else ""}
+            close = nearest_path(Path(reference)) if known in (OFFLINE, ABSENT) else None
+            meant = f"did you mean {close.as_posix()}? Else " if close else ""
+            return RecipeError("model", f"{reference} {problem.format(**fill)}", action=meant + action.format(**fill))
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return RecipeError(

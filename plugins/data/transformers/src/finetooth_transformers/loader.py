@@ -11,6 +11,7 @@ import transformers
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.classifiers import as_language_model, classifier_class, head_of
 from finetooth_hooks.context import Context
+from finetooth_hooks.hub import without_retries
 from finetooth_hooks.protocols import ModelInfo
 from finetooth_hooks.tokenizers import FastTokenizer
 
@@ -50,8 +51,8 @@ class TransformersLoader:
         Raises:
             RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
         """
-        with explained(reference):
-            config = transformers.AutoConfig.from_pretrained(_located(reference), **self._arguments())
+        with self._reading(reference) as located:
+            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
         kind = str(config.model_type)
         folder = Path(_located(reference))
@@ -70,8 +71,8 @@ class TransformersLoader:
         Raises:
             RecipeError: there is none, or it has no fast implementation.
         """
-        with explained(reference, part="tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(_located(reference), **self._arguments())
+        with self._reading(reference, part="tokenizer") as located:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(located, **self._arguments())
         if not tokenizer.is_fast:
             raise RecipeError(
                 "model",
@@ -94,12 +95,12 @@ class TransformersLoader:
             raise RecipeError(
                 "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
             )
-        with explained(reference), _quiet():
-            config = transformers.AutoConfig.from_pretrained(_located(reference), **self._arguments())
+        with self._reading(reference) as located, _quiet():
+            config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
             head = head_of(config.to_dict())
             made = _class(config) if head is None else classifier_class(config, head.exported_as)
             model, found = made.from_pretrained(
-                _located(reference),
+                located,
                 dtype=PRECISIONS[precision],
                 use_safetensors=True,
                 output_loading_info=True,
@@ -115,6 +116,22 @@ class TransformersLoader:
         if head is not None:  # a reward model: a language model that carries its head
             model = as_language_model(model, MODELS._model_mapping[type(config)])
         return model.to(device).eval()
+
+    @contextmanager
+    def _reading(self, reference: str, part: str = "config.json") -> Iterator[str]:
+        """Where the model is; inside, failures are explained, and a hub that cannot be reached is asked only once."""
+        with explained(reference, part=part):
+            located = _located(reference)
+            if Path(located).is_dir():
+                yield located
+                return
+            with without_retries() as why:
+                yield located
+        if why:
+            self._context.note(
+                f"the model hub cannot be reached ({why}): {reference} is the copy on this machine",
+                topic=f"offline:{reference}",
+            )
 
     def _arguments(self) -> dict[str, Any]:
         revision = {} if self._options.revision is None else {"revision": self._options.revision}

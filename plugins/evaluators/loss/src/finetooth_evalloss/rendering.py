@@ -34,7 +34,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
         raise DataError(
             "",
-            f"the row is a {type(example).__name__.lower()}, of which evaluator loss measures nothing",
+            f"the row is {example.called}, of which evaluator loss measures nothing",
             action="set evaluate.evaluators to what measures such rows, or data.format",
         )
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, Example, RecipeError, Rendered, Text
+from finetooth_hooks import Conversation, DataError, Datum, Example, PromptCompletion, RecipeError, Rendered, Text
 from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Segments
 from finetooth_hooks.lazy import LazySequence
 from finetooth_hooks.preparation import Render
 from finetooth_hooks.protocols import Tokenizer
@@ -59,10 +60,11 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
     def render(example: Example) -> Rendered:
         if not isinstance(example, Text):
+            answered = isinstance(example, Conversation | PromptCompletion | Segments)
             raise DataError(
                 "",
-                "the row is a conversation or a prompt with its completion, and method pretrain learns from plain text",
-                action="set method: sft, or data.format: text",
+                f"the row is {example.called}, and method pretrain learns from plain text",
+                action=f"set {'method: sft' if answered else 'another method'}, or data.format: text",
             )
         if not example.text:
             raise DataError("", "the text is empty", action="remove the row")

@@ -48,8 +48,7 @@ def _refusal(example: Example) -> DataError:
         )
     return DataError(
         "",
-        f"the row is a {type(example).__name__.lower()}, and method sft learns from conversations or prompts with "
-        "completions",
+        f"the row is {example.called}, and method sft learns from conversations or prompts with completions",
         action="set another method, or data.format to the columns that hold prompt and completion",
     )
 

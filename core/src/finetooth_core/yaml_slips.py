@@ -1,0 +1,130 @@
+"""Slips that are easily made in YAML, each with its cure: what a parser says of them helps nobody.
+
+Some are YAML all the same and would be read as something else: `{fraction:0.3}` has one key, `fraction:0.3`, without a
+value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from finetooth_hooks.errors import RecipeError
+
+CHECK = "check indentation, colons and quotes there"
+INDENT = "begin settings of one level in the same column, those of a section further right"
+_JOINED = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+):(?P<value>[^\s:].*)")
+"""A line without a space behind its colon."""
+_TWICE = re.compile(r"[^\s'\"{\[#][^'\"{\[#]*?: [^'\"{\[#]*?: ")
+_TURNED_SPACES = re.compile("[\u00a0\u2000-\u200b\u202f\u3000]")
+_TURNED_QUOTES = re.compile("[\u2018-\u201f]")
+
+
+def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError:
+    """The error for text that is no YAML.
+
+    Args:
+        source: what errors call the text.
+    """
+    mark = error.problem_mark or error.context_mark
+    problem, action = _explained(error, text)
+    if mark is None:
+        return RecipeError("", f"{source}: not valid YAML: {problem}", action=action)
+    return RecipeError("", f"{source}:{mark.line + 1}: not valid YAML: {problem}", action=action)
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
+    """What is wrong and what to do, by what PyYAML says."""
+    said = error.problem or error.context or ""
+    context = error.context or ""
+    opened = "" if error.context_mark is None else f" that opens in line {error.context_mark.line + 1}"
+    found = re.match(r"found character '(.+)' that cannot start any token", said)
+    if found and found[1] == "\\t":
+        return "a tab, where YAML takes spaces only", "replace it by spaces"
+    if found:
+        return f"a text cannot begin with {found[1]}", "put quotes around the text"
+    if "undefined alias" in said:
+        return said.replace("found ", ""), "put quotes around a text that begins with *"
+    if "unknown escape" in said:
+        return said.replace("found ", ""), "use single quotes, in which \\ means nothing special"
+    if "quoted scalar" in context and "unexpected end" in said:
+        return f"the quote{opened} is not closed", "close it"
+    if "flow mapping" in context or "flow sequence" in context:
+        bracket, shape = ("{", "{key: value, key: value}") if "mapping" in context else ("[", "[item, item]")
+        return f"the {bracket}{opened} is not closed, or a comma is missing in it", f"write {shape}"
+    if "another document" in said:
+        return "a second document begins", "keep one recipe, without a line ---"
+    if said.startswith("mapping values are not allowed"):
+        return _second_colon(error.problem_mark, text)
+    if "expected <block end>" in said:
+        extra = re.search(r"found '([}\])])'", said)
+        return (f"{extra[1]} closes nothing", "remove it") if extra else ("the indentation does not fit", INDENT)
+    return said, CHECK
+
+
+def _second_colon(mark: Any, text: str) -> tuple[str, str]:
+    """What a colon does where none can be."""
+    lines = text.splitlines()
+    here = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    before = next((line for line in reversed(lines[: mark.line]) if line.strip()), "") if mark is not None else ""
+    joined = _JOINED.fullmatch(before)
+    if joined:
+        return f"the line before has no space behind its colon: {before.strip()}", _spaced(joined)
+    if _TWICE.match(here.strip()):
+        return (
+            "two colons in one line",
+            "write a section as SECTION: {key: value}, or its settings below it; put quotes around a text with a colon",
+        )
+    return "the indentation does not fit", INDENT
+
+
+def check_key(key: str, *, plain: bool, lone: bool) -> tuple[str, str] | None:
+    """What is wrong with a key that YAML takes, and what to do.
+
+    Args:
+        plain: it is not in quotes.
+        lone: it stands in braces and has no value.
+    """
+    if not plain:
+        return None
+    if _TURNED_SPACES.search(key):
+        return f"the key {key!a} holds a space that is none of YAML's", "write an ordinary space"
+    if _TURNED_QUOTES.match(key):
+        return f"the key {key} has typographic quotes", "write it without quotes"
+    joined = _JOINED.fullmatch(key)
+    if joined and (lone or joined["value"][0] in "{["):
+        return f"no space behind the colon: {key}", _spaced(joined)
+    if lone:
+        return (
+            f"the key {key} has no value",
+            f"write {key}: VALUE, null for none; put quotes around a text with a comma, and a point in 1.5",
+        )
+    return None
+
+
+def _spaced(joined: re.Match[str]) -> str:
+    rest = " ..." if joined["value"][0] in "{[" else ""
+    return f"write {joined['key']}: {joined['value']}{rest}"
+
+
+def instead(value: Any, *, wanted: set[str]) -> str:
+    """What to write for a value of another kind than its setting takes; empty if nobody knows.
+
+    Args:
+        wanted: kinds that the setting takes, as messages call them.
+    """
+    if isinstance(value, float) and "a whole number" in wanted and value.is_integer() and abs(value) < 2**53:
+        return f"write {int(value)}"
+    if not isinstance(value, str):
+        return ""
+    text = value.strip().lower()
+    if "true or false" in wanted and text in ("yes", "on", "y", "no", "off", "n"):
+        return f"write {'true' if text in ('yes', 'on', 'y') else 'false'}"
+    if wanted & {"a whole number", "a number"}:
+        if text == "none":
+            return "write null for none"
+        if re.fullmatch(r"[-+]?[0-9]{1,3}(_?[0-9]{3})+(\.[0-9]+)?", text):
+            return f"write {text.replace('_', '')}"
+    joined = _JOINED.fullmatch(value) or re.fullmatch(r"(?P<key>\w[\w.-]*)\s*=\s*(?P<value>\S+)", value)
+    return _spaced(joined) if wanted == {"a mapping"} and joined else ""
