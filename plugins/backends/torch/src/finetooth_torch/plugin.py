@@ -15,7 +15,19 @@ def ft_backends() -> Iterator[Backend]:
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "profile"}),
+        capabilities=frozenset(
+            {
+                "handles",
+                "gradients",
+                "zero_grad",
+                "generate",
+                "full_state",
+                "reference",
+                "profile",
+                "step_settings",
+                "release",
+            }
+        ),
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),
     )
 
