@@ -1,0 +1,128 @@
+"""A tiny random Llama in a folder, and services over it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import Datum, wire
+
+VOCAB = 128
+
+
+def pytest_configure() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, 32 wide, a token for each ASCII letter; random weights from a seed."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    letters = {chr(n): n for n in range(3, VOCAB)} | {"<s>": 0, "</s>": 1, "<unk>": 2}
+    core = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **special)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe(tiny: Path) -> dict[str, Any]:
+    """What the server serves under the name `tiny`."""
+    return {
+        "model": str(tiny),
+        "adapter": {"name": "lora", "rank": 4, "dropout": 0.1},
+        "optimizer": {"name": "adamw", "learning_rate": 1e-2},
+        "schedule": "constant",
+        "train": {"precision": "fp32", "max_length": 128, "seed": 3, "max_grad_norm": 0.0},
+    }
+
+
+@pytest.fixture(scope="session")
+def context() -> Any:
+    """How commands reach the rest."""
+    from finetooth_core.cli.start_options import StartOptions
+    from finetooth_core.cli.state import State
+
+    return State(StartOptions())
+
+
+@pytest.fixture
+def start(context: Any, recipe: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service in a folder; `limits` and other settings by keyword. All are stopped in the end."""
+    from finetooth_server.service import Service
+    from finetooth_server.settings import Limits, Settings
+
+    running = []
+
+    def make(folder: Path | None = None, *, limits: dict[str, Any] | None = None, **settings: Any) -> Any:
+        chosen = Settings(
+            folder or tmp_path / "server",
+            {"tiny": recipe},
+            limits=dataclasses.replace(Limits(), **(limits or {})),
+            **{"keyless": True, "replay": 1e9, **settings},
+        )
+        service = Service(context, chosen)
+        service.start()
+        running.append(service)
+        return service
+
+    yield make
+    for service in running:
+        service.stop()
+
+
+@pytest.fixture
+def ask() -> SimpleNamespace:
+    """What tests send."""
+
+    def data(seed: int, count: int = 3) -> list[Datum]:
+        rng = np.random.default_rng(seed)
+        return [
+            Datum.from_tokens(rng.integers(3, VOCAB, size=rng.integers(5, 20)), id=f"row-{seed}-{n}")
+            for n in range(count)
+        ]
+
+    def sent(data: list[Datum]) -> list[Any]:
+        return [wire.encode_datum(datum) for datum in data]
+
+    def result(service: Any, caller: Any, call: Any) -> Any:
+        """The result of a call, or its error as an exception."""
+        done = asyncio.run(service.log.wait(caller, call.id, 60.0))
+        assert done.state != "queued", "the call was not finished within a minute"
+        if done.state == "failed":
+            raise RuntimeError(f"{done.category}: {done.error}")
+        return done.result
+
+    return SimpleNamespace(data=data, sent=sent, result=result)
