@@ -32,6 +32,7 @@ TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 """Settings of `train` that a client may write; the others are the server's."""
 
 _ABOUT = 16 * 1024
+_LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -42,6 +43,7 @@ class ModelInfo:
     Attributes:
         base: name under which its base model is served.
         applied: number of the last call that was executed; -1 before the first.
+        next_seq: number of the next call.
     """
 
     id: str
@@ -51,6 +53,7 @@ class ModelInfo:
     about: Mapping[str, Any]
     created: float
     applied: int
+    next_seq: int
     closed: bool
 
 
@@ -207,7 +210,7 @@ class Service:
             Unknown: there is none, or it is another tenant's.
         """
         with self.records.read() as connection:
-            row = connection.execute(select(models).where(models.c.id == id_)).first()
+            row = connection.execute(select(models, _LAST).where(models.c.id == id_)).first()
         if row is None or row.tenant != caller.tenant:
             raise Unknown(f"no model {id_!r}", action="list the models that there are")
         return _model(row)
@@ -217,7 +220,7 @@ class Service:
         self._may(caller, "read", "train")
         with self.records.read() as connection:
             rows = connection.execute(
-                select(models)
+                select(models, _LAST)
                 .where(models.c.tenant == caller.tenant, models.c.closed.is_(False))
                 .order_by(models.c.created)
             ).all()
@@ -360,6 +363,11 @@ class Service:
         self._may(caller, "read", "train", "sample")
         return self.checkpoints.get(caller.tenant, id_)
 
+    def delete_checkpoint(self, caller: Caller, id_: str) -> None:
+        """Remove a checkpoint of the caller's; samplers of it fail from now on."""
+        self._may(caller, "train")
+        self.checkpoints.delete(caller, id_)
+
     def counts(self) -> dict[str, int]:
         """Calls by state, for metrics."""
         with self.records.read() as connection:
@@ -380,6 +388,7 @@ def _model(row: Any) -> ModelInfo:
         json.loads(row.about),
         row.created,
         row.applied,
+        (-1 if row.last is None else row.last) + 1,
         bool(row.closed),
     )
 
