@@ -156,6 +156,7 @@ class Service:
         checkpoint: str | None = None,
         optimizer: bool = True,
         about: Mapping[str, Any] | None = None,
+        echo: Mapping[str, Any] | None = None,
         face: str,
     ) -> Call:
         """A new model, and the call that builds it. The same id again gives the same call.
@@ -164,6 +165,7 @@ class Service:
             id_: default is the session's id.
             checkpoint: id of one whose state it begins with; `base` and `sections` are then those it was made with.
             optimizer: take the whole state, not only the weights.
+            echo: comes back with the result, for the face.
 
         Raises:
             Unknown: no such session, base or checkpoint.
@@ -199,7 +201,7 @@ class Service:
                 if count >= self.settings.limits.models:
                     raise TooMuch(f"{count} models are open", action="close one")
                 connection.execute(insert(models).values({**row, "closed": False}))
-        call = self.log.submit(caller.tenant, id_, 0, CREATE, {"load": load}, face=face)
+        call = self.log.submit(caller.tenant, id_, 0, CREATE, {"load": load, "echo": echo}, face=face)
         self.writer.wake(id_)
         return call
 

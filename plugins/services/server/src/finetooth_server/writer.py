@@ -115,6 +115,8 @@ class Writer:
             if row.closed:
                 raise UserError("the model was closed", action="make another one")
             model, result = self._execute(row, call, content["arguments"])
+            if content["arguments"].get("echo"):
+                result = {**result, "echo": content["arguments"]["echo"]}
             if call.operation in ENDS_HANDLES:
                 marks["stepped"] = call.seq
             if call.operation == LOAD or (call.operation == CREATE and content["arguments"].get("load")):
