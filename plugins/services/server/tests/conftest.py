@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,34 @@ import pytest
 from finetooth_hooks import Datum, wire
 
 VOCAB = 128
+
+
+class Served:
+    """A server in a thread, on a port of its own."""
+
+    def __init__(self, context: Any, settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> None:
+        import uvicorn
+        from finetooth_server.app import make_app
+        from finetooth_server.service import Service
+
+        self.service = Service(context, settings)
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", port))
+        self.port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(make_app(self.service, faces), log_level="error", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        self.socket.close()
 
 
 def pytest_configure() -> None:
@@ -101,6 +132,20 @@ def start(context: Any, recipe: dict[str, Any], tmp_path: Path) -> Iterator[Call
     yield make
     for service in running:
         service.stop()
+
+
+@pytest.fixture(scope="session")
+def serve(context: Any) -> Iterator[Callable[..., Served]]:
+    """Starts servers on ports of their own; all are stopped in the end."""
+    servers: list[Served] = []
+
+    def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> Served:
+        servers.append(Served(context, settings, port, faces))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

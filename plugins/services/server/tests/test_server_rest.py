@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,49 +15,19 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.engine import StepSettings
-from finetooth_server.app import make_app
-from finetooth_server.service import Service
 from finetooth_server.settings import Limits, Settings
 
 CLIP = {"train": {"max_grad_norm": 0.5}}
 
 
-class Served:
-    """A server in a thread, on a port of its own."""
-
-    def __init__(self, context: Any, settings: Settings, port: int = 0) -> None:
-        import uvicorn
-
-        self.service = Service(context, settings)
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(("127.0.0.1", port))
-        self.port = self.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(make_app(self.service), log_level="error", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            assert self._thread.is_alive()
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(60)
-        self.socket.close()
-
-
 @pytest.fixture(scope="module")
-def served(context: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("rest")
-    server = Served(context, Settings(folder / "server", {"tiny": recipe}, keyless=True, limits=Limits(body=200_000)))
-    yield server
-    server.stop()
+    return serve(Settings(folder / "server", {"tiny": recipe}, keyless=True, limits=Limits(body=200_000)))
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[Any]:
+def client(served: Any) -> Iterator[Any]:
     with finetooth.Client(served.url, patience=10) as made:
         yield made
 
@@ -115,7 +83,7 @@ def test_outputs_at_chosen_positions_only(client: Any, ask: SimpleNamespace) -> 
     assert some.outputs[1]["hidden"].shape[0] == 0
 
 
-def test_a_session_can_be_taken_up_again(client: Any, served: Served, ask: SimpleNamespace) -> None:
+def test_a_session_can_be_taken_up_again(client: Any, served: Any, ask: SimpleNamespace) -> None:
     session = client.session("tiny", metadata={"who": "me"})
     session.forward_backward(ask.data(1))
     with finetooth.Client(served.url) as other:
@@ -128,7 +96,7 @@ def test_a_session_can_be_taken_up_again(client: Any, served: Served, ask: Simpl
             again.zero_grad()
 
 
-def test_calls_that_overlap_are_done_in_the_order_of_their_begin(served: Served, ask: SimpleNamespace) -> None:
+def test_calls_that_overlap_are_done_in_the_order_of_their_begin(served: Any, ask: SimpleNamespace) -> None:
     async def main() -> list[Any]:
         async with finetooth.AsyncClient(served.url) as client:
             session = await client.session("tiny")
@@ -158,7 +126,7 @@ def test_samplers_sample_saved_weights(client: Any, context: Any, recipe: dict[s
     assert [one.tokens for one in base] == [one.tokens for one in fresh] != [one.tokens for one in want]
 
 
-def test_a_seed_gives_the_same_tokens_beside_others(served: Served) -> None:
+def test_a_seed_gives_the_same_tokens_beside_others(served: Any) -> None:
     async def main(seeded: bool) -> list[Any]:
         async with finetooth.AsyncClient(served.url) as client:
             sampler = await client.sampler("tiny")
@@ -168,7 +136,7 @@ def test_a_seed_gives_the_same_tokens_beside_others(served: Served) -> None:
     assert len(set(asyncio.run(main(True)))) == 1
 
 
-def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Served, ask: SimpleNamespace) -> None:
+def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Any, ask: SimpleNamespace) -> None:
     session = client.session("tiny")
     with pytest.raises(Exception, match="cross_entropy") as caught:
         session.forward_backward(ask.data(0), "cross_entrpy")
@@ -196,16 +164,16 @@ def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Ser
         client.session("tiny", adapter={"name": "lora", "rank": 0})
 
 
-def test_a_restart_is_only_a_pause(context: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace) -> None:
+def test_a_restart_is_only_a_pause(serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace) -> None:
     settings = Settings(tmp_path / "server", {"tiny": recipe}, keyless=True)
-    server = Served(context, settings)
+    server = serve(settings)
     with finetooth.Client(server.url, patience=60) as client:
         session, unbroken = client.session("tiny"), client.session("tiny")
         for other in (session, unbroken):
             other.forward_backward(ask.data(0))
         server.stop()
-        starting = threading.Timer(0.5, lambda: restarted.append(Served(context, settings, server.port)))
-        restarted: list[Served] = []
+        starting = threading.Timer(0.5, lambda: restarted.append(serve(settings, server.port)))
+        restarted: list[Any] = []
         starting.start()
         first = session.step()
         starting.join()
@@ -214,8 +182,8 @@ def test_a_restart_is_only_a_pause(context: Any, recipe: dict[str, Any], tmp_pat
     restarted[0].stop()
 
 
-def test_keys(context: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
-    server = Served(context, Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+def test_keys(serve: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+    server = serve(Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
     keys = server.service.keys
 
     def status(key: str | None, method: str = "GET", path: str = "/v1/models", **more: Any) -> int:
@@ -238,14 +206,14 @@ def test_keys(context: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_audit_record_names_every_call_and_no_content(
-    context: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace
+    serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace
 ) -> None:
     import json
 
     from finetooth_hooks import UserError
     from finetooth_server.audit import verify
 
-    server = Served(context, Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+    server = serve(Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
     with finetooth.Client(server.url) as client:
         session = client.session("tiny")
         session.forward_backward(ask.data(0))
