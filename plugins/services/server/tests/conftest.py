@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +144,64 @@ def serve(context: Any) -> Iterator[Callable[..., Served]]:
 
     def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> Served:
         servers.append(Served(context, settings, port, faces))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+class Killable:
+    """`ft serve` in a process of its own, that can be killed and started again on the same port."""
+
+    def __init__(
+        self, model: Path | str, folder: Path, *faces: str, replay: float = 0.5, cwd: Path | None = None
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            sys.executable, "-m", "finetooth", "serve", *faces, "--model", str(model),
+            "--folder", str(folder / "server"), "--port", str(self.port), "--replay", str(replay),
+            "--set", "train.precision=fp32",
+        ]  # fmt: skip
+        self._cwd = cwd
+        self._log = folder / "serve.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._cwd)
+        for _ in range(600):
+            assert self._process.poll() is None, self._log.read_text()
+            import httpx2 as httpx
+
+            try:
+                if httpx.get(f"{self.url}/health", timeout=1).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError(self._log.read_text())
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
+
+
+@pytest.fixture
+def killable() -> Iterator[Callable[..., Killable]]:
+    """Starts such servers; all are stopped in the end."""
+    servers: list[Killable] = []
+
+    def make(*arguments: Any, **more: Any) -> Killable:
+        servers.append(Killable(*arguments, **more))
         return servers[-1]
 
     yield make

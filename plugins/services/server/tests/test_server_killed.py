@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import finetooth
-import httpx2 as httpx
 import pytest
 from finetooth_hooks import Sampling
 from finetooth_hooks.engine import StepSettings
@@ -24,43 +21,7 @@ from finetooth_hooks.engine import StepSettings
 STEPS = 14
 
 
-class Killable:
-    """`ft serve` in a process of its own, that can be killed and started again on the same port."""
-
-    def __init__(self, tiny: Path, folder: Path, *faces: str, replay: float = 0.5) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [
-            sys.executable, "-m", "finetooth", "serve", *faces, "--model", str(tiny), "--folder", str(folder / "server"),
-            "--port", str(self.port), "--replay", str(replay), "--set", "train.precision=fp32",
-        ]  # fmt: skip
-        self._log = folder / "serve.log"
-        self.start()
-
-    def start(self) -> None:
-        with self._log.open("a") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        for _ in range(600):
-            assert self._process.poll() is None, self._log.read_text()
-            try:
-                if httpx.get(f"{self.url}/health", timeout=1).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise AssertionError(self._log.read_text())
-
-    def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(60)
-
-
-def kill_repeatedly(server: Killable, times: int, between: float, over: threading.Event) -> int:
+def kill_repeatedly(server: Any, times: int, between: float, over: threading.Event) -> int:
     done = 0
     while done < times and not over.wait(between):
         server.kill()
@@ -92,11 +53,13 @@ def train(url: str, tiny: Path, ask: SimpleNamespace, pause: float = 0.0) -> tup
 
 
 @pytest.mark.slow
-def test_a_client_goes_on_and_ends_bit_identical(tiny: Path, ask: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_client_goes_on_and_ends_bit_identical(
+    tiny: Path, ask: SimpleNamespace, tmp_path: Path, killable: Any
+) -> None:
     ends = []
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
-        server = Killable(tiny, tmp_path / name, "api")
+        server = killable(tiny, tmp_path / name, "api")
         over = threading.Event()
         kills: list[int] = []
         killer = threading.Thread(target=lambda s=server, o=over, k=kills: k.append(kill_repeatedly(s, 5, 2.0, o)))
@@ -135,12 +98,12 @@ for n in range(given["steps"]):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("tinker") is None, reason="the package tinker is not installed")
-def test_a_tinker_script_goes_on_and_ends_the_same(tiny: Path, tmp_path: Path) -> None:
+def test_a_tinker_script_goes_on_and_ends_the_same(tiny: Path, tmp_path: Path, killable: Any) -> None:
     python = os.environ.get("FT_TINKER_PYTHON", sys.executable)
     said = []
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
-        server = Killable(tiny, tmp_path / name, "tinker")
+        server = killable(tiny, tmp_path / name, "tinker")
         given = {"model": str(tiny), "steps": STEPS, "pause": 0.0 if name == "calm" else 1.0}
         environment = {
             **os.environ, "TINKER_BASE_URL": server.url, "TINKER_API_KEY": "tml-local", "TINKER_TELEMETRY": "0",

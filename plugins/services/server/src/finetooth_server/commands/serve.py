@@ -76,8 +76,7 @@ def command(
     )
     if (certificate is None) != (certificate_key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
-    for recipe_ in served.values():
-        _ = obj.context(recipe_).facts  # what cannot be served is found now, not by the first client
+    served = {name: _as_long_as_the_model(obj, one) for name, one in served.items()}
     service = Service(obj, settings)
     if not private and not service.keys.exist():
         raise UserError(
@@ -123,6 +122,16 @@ def _served(
         model = template["model"]
         found[str(model["name"] if isinstance(model, Mapping) else model)] = _without_data(template)
     return found
+
+
+def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with a `train.max_length` that the model can take. Reads the model's description, so that a name that
+    cannot be served is found now, and not by the first client."""
+    positions = obj.context(recipe).facts.max_positions
+    train = dict(recipe.get("train") or {})
+    if positions and train.get("max_length", positions + 1) > positions:
+        train["max_length"] = positions
+    return {**recipe, "train": train}
 
 
 def _without_data(recipe: Mapping[str, Any]) -> dict[str, Any]:
