@@ -28,6 +28,7 @@ CAPABILITIES: Mapping[str, str] = {
     "reference": "the policy without its adapter serves as the reference role",
     "profile": "records what its steps spend time and memory on (`Profiled`)",
     "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
+    "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
     "release": "a handle can be given up (`Releasing`)",
 }
 """What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""

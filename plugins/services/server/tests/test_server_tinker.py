@@ -22,6 +22,8 @@ from finetooth_server.settings import Settings
 if find_spec("tinker") is None:
     pytest.skip("the package tinker is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 PYTHON = os.environ.get("FT_TINKER_PYTHON", sys.executable)
 
 BEGIN = """

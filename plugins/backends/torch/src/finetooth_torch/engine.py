@@ -46,7 +46,17 @@ from finetooth_torch.usage import usage
 from finetooth_torch.wholeness import Wholeness
 
 CAPABILITIES = frozenset(
-    {"handles", "gradients", "zero_grad", "generate", "full_state", "profile", "step_settings", "release"}
+    {
+        "handles",
+        "gradients",
+        "zero_grad",
+        "generate",
+        "full_state",
+        "profile",
+        "step_settings",
+        "release",
+        "shared_base",
+    }
 )
 
 

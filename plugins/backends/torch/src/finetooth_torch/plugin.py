@@ -26,6 +26,7 @@ def ft_backends() -> Iterator[Backend]:
                 "profile",
                 "step_settings",
                 "release",
+                "shared_base",
             }
         ),
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits"}),

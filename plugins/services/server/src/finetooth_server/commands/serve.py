@@ -76,7 +76,7 @@ def command(
     )
     if (certificate is None) != (certificate_key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
-    served = {name: _as_long_as_the_model(obj, one) for name, one in served.items()}
+    served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in served.items()}
     service = Service(obj, settings)
     if not private and not service.keys.exist():
         raise UserError(
@@ -132,6 +132,14 @@ def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dic
     if positions and train.get("max_length", positions + 1) > positions:
         train["max_length"] = positions
     return {**recipe, "train": train}
+
+
+def _one_base(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with adapters of all tenants on one copy of the base, if the backend can."""
+    default = next((one.entry for one in obj.catalog.all("backend") if one.entry.default), None)
+    if "backend" in recipe or "shared_base" not in getattr(default, "capabilities", ()):
+        return dict(recipe)
+    return {**recipe, "backend": {"name": "auto", "share_base": True}}
 
 
 def _without_data(recipe: Mapping[str, Any]) -> dict[str, Any]:
