@@ -40,7 +40,7 @@ RECIPES = {
     "sl_loop": f"sl_loop model_name={BASE} batch_size=4 max_steps=2 max_length=256 lora_rank=8",
     "rl_loop": f"rl_loop model_name={BASE} batch_size=2 group_size=2 max_tokens=8 max_steps=2 lora_rank=8",
     "dpo": f"preference.dpo.train dataset=hhh model_name={BASE} renderer_name=role_colon batch_size=4 max_steps=1 "
-    f"max_length=256 lora_rank=8 {FEW}",
+    "max_length=256 behavior_if_log_dir_exists=delete",
 }
 """Arguments by recipe; `CB` stands for the cookbook's folder."""
 
