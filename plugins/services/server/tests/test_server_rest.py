@@ -205,6 +205,17 @@ def test_keys(serve: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     server.stop()
 
 
+def test_a_page_in_a_browser_here_cannot_call_for_a_stranger(served: Any) -> None:
+    for name, value, status in (
+        ("Host", "evil.example", 403),
+        ("Host", f"localhost:{served.port}", 200),
+        ("Origin", "https://evil.example", 403),
+        ("Origin", "null", 403),
+        ("Origin", served.url, 200),
+    ):
+        assert httpx.get(f"{served.url}/v1/models", headers={name: value}).status_code == status, (name, value)
+
+
 def test_the_audit_record_names_every_call_and_no_content(
     serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace
 ) -> None:

@@ -218,6 +218,7 @@ def test_a_tenant_sees_nothing_of_another(start: Any, ask: SimpleNamespace) -> N
     assert service.checkpoints.all("other") == []
 
 
+@pytest.mark.slow
 def test_models_beyond_the_room_go_to_disk_and_come_back(start: Any, ask: SimpleNamespace) -> None:
     service = start(limits={"live": 1})
     lonely = start(service.settings.folder.with_name("lonely"))

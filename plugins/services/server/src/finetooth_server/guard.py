@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
-from finetooth_server.faults import Refused, TooMuch
+from finetooth_server.faults import Forbidden, Refused, TooMuch
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]
@@ -55,6 +57,7 @@ class Guard:
             await send(message)
 
         try:
+            self._check_origin(scope)
             body = await self._body(scope, receive)
             received = len(body)
             await self._app(scope, _replayed(body, receive), counted)
@@ -67,6 +70,20 @@ class Guard:
         finally:
             if scope["path"] not in QUIET and status not in (202, 408):
                 self._record(scope, state, received, sent, status)
+
+    def _check_origin(self, scope: MutableMapping[str, Any]) -> None:
+        """Without keys, being on this machine is all that a request needs; a page in a browser here must not send one
+        for a stranger, nor reach this server under a name of its own.
+
+        Raises:
+            Forbidden: it comes from such a page.
+        """
+        if not self._service.settings.keyless:
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"host", b"origin")}
+        for name, prefix in ((b"host", "//"), (b"origin", "")):
+            if name in headers and not _here(prefix + headers[name]):
+                raise Forbidden("this server is for this machine alone", action="call it by its address, or make a key")
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
         """The whole body, before anything looks at it.
@@ -115,6 +132,15 @@ def problem(error: Exception) -> Response:
     if isinstance(error, UserError):
         return JSONResponse({"error": str(error)}, 400)
     return JSONResponse({"error": "the server failed; its own log says why"}, 500)
+
+
+def _here(url: str) -> bool:
+    """The URL names this machine."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
