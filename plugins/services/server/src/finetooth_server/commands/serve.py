@@ -64,7 +64,8 @@ def command(
     from finetooth_server.app import make_app
     from finetooth_server.service import Service
 
-    served = _served(obj, models, recipe, overrides)
+    given = _served(obj, models, recipe, overrides)
+    served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
     private = _loopback(host)
     settings = Settings(
         folder.absolute(),
@@ -76,7 +77,6 @@ def command(
     )
     if (certificate is None) != (certificate_key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
-    served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in served.items()}
     service = Service(obj, settings)
     if not private and not service.keys.exist():
         raise UserError(
