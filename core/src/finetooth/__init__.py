@@ -1,12 +1,29 @@
 """finetooth: fine-tune language models.
 
 `finetooth.run(recipe)` trains; `finetooth.engine(recipe)` gives the engine to drive step by step. Importing this
-package
-is cheap; frameworks are imported when a recipe needs them.
+package is cheap; frameworks are imported when a recipe needs them.
+
+Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked
+for.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from finetooth_core.api import Session, engine, run, session
 
 __all__ = ["Session", "engine", "run", "session"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib.metadata import entry_points
+
+    found = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
+    if not found:
+        raise AttributeError(f"module 'finetooth' has no attribute {name!r}, and no installed package adds one")
+    if len(found) > 1:
+        owners = ", ".join(entry.value for entry in found)
+        raise AttributeError(f"finetooth.{name} is offered by several packages: {owners}")
+    globals()[name] = found[0].load()
+    return globals()[name]

@@ -233,8 +233,8 @@ class CommandContext(Protocol):
     @property
     def catalog(self) -> Catalog: ...
 
-    def load(self, recipe: Path | str, overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
-        """Read a recipe with overrides; checked, `auto` not yet decided."""
+    def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
+        """Read a recipe, a file or a mapping, with overrides; checked, `auto` not yet decided."""
         ...
 
     def context(self, recipe: Mapping[str, Any]) -> Context:

@@ -29,6 +29,9 @@ CAPABILITIES: Mapping[str, str] = {
     "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
     "profile": "records what its steps spend time and memory on (`Profiled`)",
     "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `HoldsRoles`)",
+    "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
+    "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
+    "release": "a handle can be given up (`Releasing`)",
 }
 """What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
 
@@ -105,6 +108,22 @@ class Stepped:
     learning_rate: float
     grad_norm: float
     skipped: bool = False
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Numbers for one optimizer step in place of the recipe's, for a caller that keeps a schedule of its own.
+
+    Attributes:
+        learning_rate: applied as it is, the schedule's factor left out; None is the recipe's.
+        max_grad_norm: global L2 norm to clip to, 0 is off; None is the recipe's.
+        optimizer: options of the optimizer by their names in a recipe (`betas`, `eps`, `weight_decay`); the recipe's
+            stand for those left out. `weight_decay` is that of what decays: norms and biases keep theirs.
+    """
+
+    learning_rate: float | None = None
+    max_grad_norm: float | None = None
+    optimizer: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -280,6 +299,15 @@ class Interruptible(Protocol):
         ...
 
 
+@runtime_checkable
+class Releasing(Protocol):
+    """An engine with the capability `release`."""
+
+    def release(self, handle: Handle) -> None:
+        """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already."""
+        ...
+
+
 STEP_SPAN = "step"
 """The span that the run loop puts around every recorded step."""
 OBSERVERS_SPAN = "trackers and hooks"
@@ -365,13 +393,15 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         """Unscale, clip, optimizer, schedule; gradients are dropped afterwards.
 
         Args:
             metrics: what a schedule that watches a metric may read.
+            settings: numbers for this step alone; given only to an engine with the capability `step_settings`.
 
         Raises:
+            EngineError: the optimizer has no option of a name in `settings`, or a number makes no sense.
             NotFinite: a gradient is not finite (and no loss scale is there to be lowered); nothing was changed but that
                 the gradients are dropped.
         """

@@ -90,7 +90,7 @@ class State:
             warn(f"left out {fault.line()}")
         return session
 
-    def load(self, recipe: Path | str, overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe; local plugin files become absolute, so that it may be used from anywhere."""
         from finetooth_core.recipe import load
 

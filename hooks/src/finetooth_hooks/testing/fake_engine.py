@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.engine import Backward, Completion, Counts, EngineInfo, Forward, Handle, Sampling, Stepped
+from finetooth_hooks.engine import (
+    Backward,
+    Completion,
+    Counts,
+    EngineInfo,
+    Forward,
+    Handle,
+    Sampling,
+    Stepped,
+    StepSettings,
+)
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.losses import LossData, LossSpec
 from finetooth_hooks.protocols import Tokenizer
@@ -125,7 +135,9 @@ class FakeEngine:
     ) -> Backward:
         raise EngineError("the fake engine keeps no handles")
 
-    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
+        if settings is not None:
+            raise EngineError("the fake engine takes no step settings")
         self.calls.append("step")
         self.weights_version += 1
         return Stepped(self.weights_version, 1e-3, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
@@ -23,6 +23,9 @@ class TorchOptions(Options):
     decoder: Literal["auto", "stream", "transformers"] = "auto"
     """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
     their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
+    share_base: bool = False
+    """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
+    weights. For a server with many adapters on one base."""
     packing: Literal["auto"] | bool = "auto"
     """Whether data of a step share rows of the model's input, each with positions of its own and seeing itself alone,
     where that saves padding: less to compute, the same numbers. `auto` packs where the model can, `true` refuses a
@@ -54,6 +57,7 @@ class TorchBackend:
         from finetooth_torch.role_models import hold_roles
         from finetooth_torch.scalar_head import AddedHead
         from finetooth_torch.scaler import LossScaler
+        from finetooth_torch.shared_base import shared_base
 
         train, hardware = request.plan.train, request.hardware
         assert train.precision is not None
@@ -62,9 +66,15 @@ class TorchBackend:
         # masters begin as the checkpoint has them: from rounded ones, the next steps would round to the same again.
         rounds = result_dtype(dtype) != dtype and not request.adapter_can_disable
         precision = "fp32" if rounds else train.precision
-        base = request.loader.load(
-            request.model.reference, framework="torch", precision=precision, device=hardware.device
-        )
+
+        def load() -> torch.nn.Module:
+            model: torch.nn.Module = request.loader.load(
+                request.model.reference, framework="torch", precision=precision, device=hardware.device
+            )
+            return model
+
+        shares = self._options.share_base and request.adapter_can_disable
+        base: Any = shared_base(request, precision, load) if shares else load()
         attention = self._options.attention or possible_attention(request.facts, hardware)[0]
         if base.config._attn_implementation != attention:
             base.set_attn_implementation(attention)

@@ -25,7 +25,7 @@ from finetooth_hooks import (
     Stepped,
     UserError,
 )
-from finetooth_hooks.engine import Counts, Snapshot, Spans, Usage
+from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
@@ -42,12 +42,26 @@ from finetooth_torch.profiling import record, spanned
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.row_budget import check_rows
 from finetooth_torch.scaler import LossScaler
+from finetooth_torch.settings import applied, check_settings
 from finetooth_torch.state import Counters, State, read_state, restore_state, state_of
 from finetooth_torch.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.usage import usage
 from finetooth_torch.wholeness import Wholeness
 
-CAPABILITIES = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "profile", "roles"})
+CAPABILITIES = frozenset(
+    {
+        "handles",
+        "gradients",
+        "zero_grad",
+        "generate",
+        "full_state",
+        "profile",
+        "roles",
+        "step_settings",
+        "release",
+        "shared_base",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,9 @@ class TorchEngine:
         work = self._work(data, None, role=role)
         return [outputs["logprobs"] for outputs in self._runner.score(work, ("logprobs",))]
 
+    def release(self, handle: Handle) -> None:
+        self._pending.pop(handle.id, None)
+
     def zero_grad(self) -> None:
         self._parts.parameters.zero_grad()
         self._counters.accumulated, self._counters.loss = 0, 0.0
@@ -212,16 +229,20 @@ class TorchEngine:
 
     @guarded("step")
     @spanned(OPTIMIZER_SPAN)
-    def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
+    def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
+        settings = settings or StepSettings()
+        check_settings(settings, self._parts.optimizer)
         parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
         if not self._counters.accumulated and not parameters.gradients():
             raise EngineError(
                 f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
                 action="call forward_backward or backward first",
             )
-        rate = self._request.optimizer.learning_rate * self._request.schedule.factor(
-            self._counters.step, self._total_steps
-        )
+        rate = settings.learning_rate
+        if rate is None:
+            factor = self._request.schedule.factor(self._counters.step, self._total_steps)
+            rate = self._request.optimizer.learning_rate * factor
+        limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
         norm = parameters.norm()
         overflow = not math.isfinite(norm)
         if overflow and not scaler.enabled:
@@ -234,11 +255,11 @@ class TorchEngine:
                 rows=rows,
             )
         if not overflow:
-            if self._max_grad_norm > 0:
-                parameters.clip(self._max_grad_norm, norm)
+            if limit > 0:
+                parameters.clip(limit, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with self._whole.update(optimizer, parameters.masters):
+            with applied(settings, optimizer), self._whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()
         seen = {"loss": self._counters.loss, **(metrics or {})}

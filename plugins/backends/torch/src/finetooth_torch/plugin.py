@@ -16,7 +16,20 @@ def ft_backends() -> Iterator[Backend]:
         default=True,
         framework="torch",
         capabilities=frozenset(
-            {"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "head", "profile", "roles"}
+            {
+                "handles",
+                "gradients",
+                "zero_grad",
+                "generate",
+                "full_state",
+                "reference",
+                "head",
+                "profile",
+                "roles",
+                "step_settings",
+                "release",
+                "shared_base",
+            }
         ),
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
     )

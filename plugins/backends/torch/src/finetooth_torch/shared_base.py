@@ -1,0 +1,45 @@
+"""One copy of a frozen base for all engines of a process."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from finetooth_hooks.protocols import EngineRequest
+from torch import nn
+
+_BASES: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Module]) -> nn.Module:
+    """A model of modules of its own, into which an adapter may be put, over weights that others use too; loaded if
+    nobody does. The weights go when the last such model goes.
+
+    Args:
+        precision: that the base is loaded in.
+        load: loads it.
+    """
+    model, facts = request.model, request.facts
+    key = (
+        model.reference,
+        model.revision,
+        model.loader,
+        precision,
+        request.hardware.device,
+        facts.vocab_size,
+        facts.new_tokens,
+    )
+    with _LOADING:
+        base = _BASES.get(key)
+        if base is None:
+            base = load()
+            for parameter in base.parameters():
+                parameter.requires_grad_(False)
+            _BASES[key] = base
+    tensors = [*base.parameters(), *base.buffers()]
+    own = copy.deepcopy(base, {id(tensor): tensor for tensor in tensors})
+    own.__dict__["_base_of_all"] = base  # not a module of this one; it keeps the weights' owner alive
+    return own

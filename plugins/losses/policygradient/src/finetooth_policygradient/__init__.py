@@ -1,0 +1,1 @@
+"""Losses of reinforcement learning over the targets that count."""

@@ -1,0 +1,20 @@
+"""Losses of reinforcement learning: from advantages and the sampler's log-probabilities to a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Loss, hookimpl
+
+_LOSSES = {
+    "importance_sampling": "the advantage times how much likelier the policy finds the token than the sampler did",
+    "ppo": "the same, with a clipped ratio where clipping is the more careful choice",
+    "cispo": "the log-probability times the advantage and a clipped ratio that is held constant",
+    "dro": "the log-probability times the advantage, less a square that holds the policy to the sampler's",
+}
+
+
+@hookimpl
+def ft_losses() -> Iterator[Loss]:
+    for name, summary in _LOSSES.items():
+        yield Loss(name=name, build=f"finetooth_policygradient.loss:build_{name}", summary=summary)

@@ -1,0 +1,1 @@
+"""The engine's primitives as a service."""

@@ -1,0 +1,61 @@
+"""One process, one model registry, one or more faces."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from finetooth_hooks import FinetoothError
+from starlette.exceptions import HTTPException
+
+from finetooth_server.guard import Guard, problem
+from finetooth_server.rest.routes import open_router, refused_body, router
+from finetooth_server.service import Service
+
+FACES = ("api", "tinker")
+
+
+def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
+    """The ASGI app over a service, which is started and stopped with it.
+
+    Args:
+        faces: among `FACES`.
+
+    Raises:
+        UserError: what a face needs is not installed.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    app = FastAPI(
+        title="finetooth",
+        summary="Train and sample language models step by step.",
+        version="1",
+        lifespan=life,
+        openapi_url="/openapi.json" if "api" in faces else None,
+    )
+    app.state.service = service
+    app.include_router(open_router)
+    if "api" in faces:
+        app.include_router(router)
+        app.add_exception_handler(RequestValidationError, refused_body)
+        app.add_exception_handler(HTTPException, refused_body)
+    if "tinker" in faces:
+        from finetooth_server.tinker.routes import tinker_router
+
+        app.include_router(tinker_router())
+    app.add_exception_handler(FinetoothError, _refused)
+    app.add_middleware(Guard, service=service)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return problem(error)

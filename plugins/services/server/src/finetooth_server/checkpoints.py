@@ -1,0 +1,202 @@
+"""Folders that `save` wrote, by name and by the model that wrote them. Clients name them; they never name a path."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetooth_hooks import Engine, UserError
+from sqlalchemy import delete, insert, select, update
+
+from finetooth_server.faults import Unknown
+from finetooth_server.keys import Caller
+from finetooth_server.records import Records, checkpoints, now
+
+Kind = Literal["state", "weights"]
+"""`state`: everything that trains, and the weights; `weights`: what a sampler reads."""
+
+STATE, WEIGHTS = "state", "weights"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint.
+
+    Attributes:
+        model: id of the model that wrote it.
+        base: name of its base model.
+        recipe: what the model was made with.
+        expires: seconds since 1970; None is never.
+        size: bytes.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    kind: Kind
+    name: str
+    base: str
+    recipe: Mapping[str, Any]
+    created: float
+    expires: float | None
+    size: int
+
+
+class Checkpoints:
+    """The checkpoints of a server.
+
+    Args:
+        folder: where they lie, each in a folder named by its id.
+    """
+
+    def __init__(self, records: Records, folder: Path) -> None:
+        self._records, self._folder = records, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(
+        self,
+        engine: Engine,
+        *,
+        tenant: str,
+        model: str,
+        base: str,
+        recipe: Mapping[str, Any],
+        kind: Kind,
+        name: str,
+        call: str = "",
+        overwrite: bool = False,
+        ttl: float | None = None,
+    ) -> Checkpoint:
+        """Write a model's checkpoint; it is there whole or not at all.
+
+        Args:
+            call: id of the call that asks. What the same call wrote before a crash is not written again.
+            ttl: seconds until it may be removed; None is never.
+
+        Raises:
+            UserError: the name cannot be one, or is taken.
+        """
+        if not _NAME.fullmatch(name):
+            raise UserError(f"checkpoint name {name!r}", action="use letters, digits, '.', '_' and '-', 128 at most")
+        same = (checkpoints.c.model == model) & (checkpoints.c.kind == kind) & (checkpoints.c.name == name)
+        with self._records.read() as connection:
+            old = connection.execute(select(checkpoints).where(same)).first()
+        if old is not None and call and json.loads(old.about).get("call") == call:
+            return _checkpoint_of(old._asdict())
+        if old is not None and not overwrite and not (old.expires and old.expires < now()):
+            raise UserError(f"{model} has a checkpoint {name!r}", action="choose another name, or allow overwriting")
+        id_ = secrets.token_hex(16)
+        staging, place = self._folder / f".{id_}", self._folder / id_
+        staging.mkdir()
+        try:
+            if kind == STATE:
+                engine.save(staging / STATE)
+            engine.export(staging / WEIGHTS)
+            size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
+            staging.rename(place)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        row = {
+            "id": id_,
+            "tenant": tenant,
+            "model": model,
+            "kind": kind,
+            "name": name,
+            "base": base,
+            "recipe": json.dumps(recipe),
+            "about": json.dumps({"call": call}),
+            "created": now(),
+            "expires": None if ttl is None else now() + ttl,
+            "size": size,
+        }
+        with self._records.write() as connection:
+            connection.execute(delete(checkpoints).where(same))
+            connection.execute(insert(checkpoints).values(row))
+        if old is not None:
+            shutil.rmtree(self._folder / old.id, ignore_errors=True)
+        return _checkpoint_of(row)
+
+    def folder(self, checkpoint: Checkpoint, part: str) -> Path:
+        """Where its `state` or its `weights` lie.
+
+        Raises:
+            UserError: it has none.
+        """
+        place = self._folder / checkpoint.id / part
+        if not place.is_dir():
+            raise UserError(
+                f"checkpoint {checkpoint.name!r} holds {checkpoint.kind} only", action="load one that save wrote"
+            )
+        return place
+
+    def get(self, tenant: str, id_: str) -> Checkpoint:
+        """A tenant's checkpoint.
+
+        Raises:
+            Unknown: there is none, or it is another tenant's, or its time is over.
+        """
+        with self._records.read() as connection:
+            row = connection.execute(select(checkpoints).where(checkpoints.c.id == id_)).first()
+        return self._theirs(tenant, row, id_)
+
+    def named(self, tenant: str, model: str, kind: str, name: str) -> Checkpoint:
+        """The same by model, kind and name."""
+        with self._records.read() as connection:
+            row = connection.execute(
+                select(checkpoints).where(
+                    checkpoints.c.model == model, checkpoints.c.kind == kind, checkpoints.c.name == name
+                )
+            ).first()
+        return self._theirs(tenant, row, name)
+
+    def all(self, tenant: str, model: str | None = None) -> list[Checkpoint]:
+        """A tenant's checkpoints, oldest first; of one model if asked."""
+        chosen = select(checkpoints).where(checkpoints.c.tenant == tenant).order_by(checkpoints.c.created)
+        if model is not None:
+            chosen = chosen.where(checkpoints.c.model == model)
+        with self._records.read() as connection:
+            rows = connection.execute(chosen).all()
+        return [_checkpoint_of(row._asdict()) for row in rows if not (row.expires and row.expires < now())]
+
+    def expire(self, caller: Caller, id_: str, seconds: float | None) -> None:
+        """Let a checkpoint end in so many seconds, or never."""
+        self.get(caller.tenant, id_)
+        with self._records.write() as connection:
+            end = None if seconds is None else now() + seconds
+            connection.execute(update(checkpoints).where(checkpoints.c.id == id_).values(expires=end))
+
+    def delete(self, caller: Caller, id_: str) -> None:
+        """Remove a checkpoint."""
+        self.get(caller.tenant, id_)
+        with self._records.write() as connection:
+            connection.execute(delete(checkpoints).where(checkpoints.c.id == id_))
+        shutil.rmtree(self._folder / id_, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what has expired, and folders that a crash left behind."""
+        with self._records.write() as connection:
+            connection.execute(delete(checkpoints).where(checkpoints.c.expires < now()))
+            known = {row.id for row in connection.execute(select(checkpoints.c.id))}
+        for folder in self._folder.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _theirs(self, tenant: str, row: Any, what: str) -> Checkpoint:
+        if row is None or row.tenant != tenant or (row.expires and row.expires < now()):
+            raise Unknown(f"no checkpoint {what!r}", action="list the checkpoints that there are")
+        return _checkpoint_of(row._asdict())
+
+
+def _checkpoint_of(row: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        **{name: row[name] for name in ("id", "tenant", "model", "kind", "name", "base", "created", "expires", "size")},
+        recipe=json.loads(row["recipe"]),
+    )

@@ -1,0 +1,81 @@
+"""`ft keys`: API keys of a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from finetooth_server.commands.serve import FOLDER
+from finetooth_server.keys import SCOPES, Keys
+from finetooth_server.records import Records
+from finetooth_server.settings import Settings
+
+
+def _keys(folder: Path, database: str) -> Keys:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Keys(Records(Settings(folder.absolute(), {}, database=database).database_url))
+
+
+def _place(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where a server keeps its keys."""
+    folder = click.option(
+        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
+    )
+    database = click.option("--database", default="", help="SQLAlchemy URL, as the server has it.")
+    return folder(database(function))
+
+
+@click.group(name="keys")
+def command() -> None:
+    """Make, list and end API keys of a server. A running server knows of it at once."""
+
+
+@command.command()
+@click.option("--tenant", required=True, help="Whose sessions, models and checkpoints the key sees.")
+@click.option("--scopes", default="train,sample,read", show_default=True, help=f"Among {', '.join(SCOPES)}.")
+@click.option("--name", default="", help="A note, for `ft keys list`.")
+@click.option("--days", type=float, default=None, help="Days until it ends; default is never.")
+@_place
+def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
+    """Make a key. It is shown this once."""
+    chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    key = _keys(folder, database).create(tenant, chosen, name=name, days=days)
+    click.echo(key)
+    click.echo("this is the only time that it is shown; for tinker scripts put tml- before it", err=True)
+
+
+@command.command(name="list")
+@_place
+def list_(folder: Path, database: str) -> None:
+    """List the keys; secrets are not kept."""
+    for key in _keys(folder, database).list():
+        ended = key.revoked or (key.expires if key.expires and key.expires < time.time() else None)
+        state = f"ended {_day(ended)}" if ended else f"until {_day(key.expires)}" if key.expires else "valid"
+        click.echo(
+            f"{key.id}  {key.tenant}  {','.join(key.scopes)}  made {_day(key.created)}  {state}  {key.name}".rstrip()
+        )
+
+
+@command.command()
+@click.argument("id")
+@_place
+def revoke(id: str, folder: Path, database: str) -> None:
+    """End a key now."""
+    _keys(folder, database).revoke(id)
+    click.echo(f"{id} ended")
+
+
+@command.command()
+@click.argument("id")
+@click.option("--grace", default=24.0, show_default=True, help="Hours until the old key ends.")
+@_place
+def rotate(id: str, grace: float, folder: Path, database: str) -> None:
+    """Make a new key with the rights of another, which ends after a while."""
+    click.echo(_keys(folder, database).rotate(id, grace_hours=grace))
+
+
+def _day(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

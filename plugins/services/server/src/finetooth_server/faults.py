@@ -1,0 +1,45 @@
+"""What a client did wrong, each with the HTTP status that says so."""
+
+from __future__ import annotations
+
+from finetooth_hooks import UserError
+
+
+class Refused(UserError):
+    """A request that is not taken.
+
+    Attributes:
+        status: HTTP's.
+    """
+
+    status = 400
+
+
+class Unauthorised(Refused):
+    """No valid key."""
+
+    status = 401
+
+
+class Forbidden(Refused):
+    """The key lacks the scope."""
+
+    status = 403
+
+
+class Unknown(Refused):
+    """There is no such thing, or it is another tenant's: the answer is the same."""
+
+    status = 404
+
+
+class Conflict(Refused):
+    """Something else has this name or this place in the sequence."""
+
+    status = 409
+
+
+class TooMuch(Refused):
+    """A limit is reached; later there may be room."""
+
+    status = 429

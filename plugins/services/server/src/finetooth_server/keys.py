@@ -1,0 +1,183 @@
+"""API keys: shown once, kept as a hash.
+
+    ft_ID_SECRET        the secret has 256 random bits, so a plain SHA-256 cannot be searched backwards
+
+A client of the Tinker wire insists on a key that starts with `tml-`; there the same key is written `tml-ft_ID_SECRET`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import UserError
+from sqlalchemy import Row, func, insert, select, update
+
+from finetooth_server.faults import Unauthorised
+from finetooth_server.records import Records, keys, now
+
+SCOPES = ("train", "sample", "read", "admin")
+"""`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `admin`: all
+of it, and the audit record."""
+
+LOCAL = "local"
+"""Tenant of a server without keys."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        tenant: whose sessions, models and checkpoints they see.
+        key: id of the key; empty without one.
+        scopes: what they may do.
+    """
+
+    tenant: str
+    key: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        """Whether the key has the scope."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """A key, without its secret.
+
+    Attributes:
+        expires, revoked: seconds since 1970; None is never.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    scopes: tuple[str, ...]
+    created: float
+    expires: float | None
+    revoked: float | None
+
+
+class Keys:
+    """The keys of a server."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def create(
+        self,
+        tenant: str,
+        scopes: Sequence[str] = ("train", "sample", "read"),
+        *,
+        name: str = "",
+        days: float | None = None,
+    ) -> str:
+        """A new key; this is the only time that it is shown.
+
+        Raises:
+            UserError: a name or a scope that cannot be.
+        """
+        if not _NAME.fullmatch(tenant):
+            raise UserError(f"tenant {tenant!r}", action="use letters, digits, '.', '_' and '-'")
+        for scope in scopes:
+            if scope not in SCOPES:
+                raise UserError(f"there is no scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
+        if not scopes:
+            raise UserError("a key without scopes may do nothing", action=f"choose among {', '.join(SCOPES)}")
+        if days is not None and not 0 < days < 36500:
+            raise UserError(f"a key cannot be valid for {days} days", action="give a positive number")
+        id_, secret = secrets.token_hex(6), secrets.token_hex(32)
+        row = {
+            "id": id_,
+            "tenant": tenant,
+            "name": name[:128],
+            "digest": _digest(secret),
+            "scopes": ",".join(sorted(set(scopes))),
+            "created": now(),
+            "expires": None if days is None else now() + days * 86400,
+        }
+        with self._records.write() as connection:
+            connection.execute(insert(keys).values(row))
+        return f"ft_{id_}_{secret}"
+
+    def rotate(self, id_: str, *, grace_hours: float = 24.0) -> str:
+        """A new key with the same rights; the old one ends after `grace_hours`.
+
+        Raises:
+            UserError: there is no such key that is valid.
+        """
+        old = next((key for key in self.list() if key.id == id_), None)
+        if old is None or not _valid(old):
+            raise UserError(f"no valid key {id_!r}", action="see `ft keys list`")
+        days = None if old.expires is None else (old.expires - old.created) / 86400
+        new = self.create(old.tenant, old.scopes, name=old.name, days=days)
+        end = now() + grace_hours * 3600
+        with self._records.write() as connection:
+            end = end if old.expires is None else min(end, old.expires)
+            connection.execute(update(keys).where(keys.c.id == id_).values(expires=end))
+        return new
+
+    def revoke(self, id_: str) -> None:
+        """End a key now.
+
+        Raises:
+            UserError: there is none of this id.
+        """
+        with self._records.write() as connection:
+            done = connection.execute(update(keys).where(keys.c.id == id_).values(revoked=now()))
+        if not done.rowcount:
+            raise UserError(f"no key {id_!r}", action="see `ft keys list`")
+
+    def list(self) -> list[KeyInfo]:
+        """All keys, oldest first."""
+        with self._records.read() as connection:
+            rows = connection.execute(select(keys).order_by(keys.c.created)).all()
+        return [_info(row) for row in rows]
+
+    def exist(self) -> bool:
+        """Whether any key was ever made."""
+        with self._records.read() as connection:
+            return bool(connection.scalar(select(func.count()).select_from(keys)))
+
+    def caller(self, key: str | None, *, keyless: bool) -> Caller:
+        """Who calls with this key.
+
+        Args:
+            key: as the request brought it; None without one.
+            keyless: requests without a key are the tenant `local`'s while no key was made.
+
+        Raises:
+            Unauthorised: no valid key; the message does not say why.
+        """
+        parts = (key or "").removeprefix("tml-").split("_")
+        if len(parts) == 3 and parts[0] == "ft":
+            with self._records.read() as connection:
+                row = connection.execute(select(keys).where(keys.c.id == parts[1])).first()
+            digest = _digest(parts[2])
+            if hmac.compare_digest(digest, row.digest if row else "0" * 64) and row and _valid(_info(row)):
+                return Caller(row.tenant, row.id, frozenset(row.scopes.split(",")))
+        elif keyless and not self.exist():
+            return Caller(LOCAL, "", frozenset({"train", "sample", "read"}))
+        raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
+
+
+def _info(row: Row[Any]) -> KeyInfo:
+    scopes = tuple(row.scopes.split(","))
+    return KeyInfo(row.id, row.tenant, row.name, scopes, row.created, row.expires, row.revoked)
+
+
+def _valid(row: KeyInfo) -> bool:
+    return row.revoked is None and (row.expires is None or row.expires > now())
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

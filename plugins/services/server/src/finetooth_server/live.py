@@ -1,0 +1,56 @@
+"""A model in memory: its engine, and what goes with it between calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks import DataError, Engine, Handle
+from finetooth_hooks.losses import LossSpec
+
+LossMaker = Callable[[Any], LossSpec]
+
+
+@dataclass
+class LiveModel:
+    """A model that can be called.
+
+    Attributes:
+        id: the model's.
+        engine: holds the weights.
+        make_loss: from a pick to the loss, for this model's recipe.
+        handles: forwards that may still get a backward: the engine's handle by the number of the call.
+        since: when each of these forwards was computed, by a clock that only goes on.
+        applied: number of the last call that the engine has seen.
+        computed: seconds of work since the last snapshot.
+        used: when it was called last; the one unused for longest makes room.
+    """
+
+    id: str
+    engine: Engine
+    make_loss: LossMaker
+    handles: dict[int, Handle] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)
+    applied: int = -1
+    computed: float = 0.0
+    used: float = 0.0
+    _losses: dict[str, LossSpec] = field(default_factory=dict)
+
+    def loss(self, pick: Any) -> LossSpec:
+        """A loss of the catalog; built once for each choice of options.
+
+        Raises:
+            DataError: the pick is neither a name nor a mapping with a name.
+            UserError: there is no such loss, or its options are wrong.
+        """
+        named = pick if isinstance(pick, str) else pick.get("name") if isinstance(pick, Mapping) else None
+        if not isinstance(named, str):
+            raise DataError("loss", f"{pick!r} picks none", action="give a name, or a mapping with name and options")
+        key = json.dumps(pick, sort_keys=True)
+        if key not in self._losses:
+            if len(self._losses) >= 64:  # options that change with every call must not fill memory
+                self._losses.clear()
+            self._losses[key] = self.make_loss(pick)
+        return self._losses[key]

@@ -1,0 +1,209 @@
+"""Models that clients train: made, brought back after a restart, put to disk when others need the room.
+
+Bringing one back is: build the engine as it was first built, load the last snapshot, apply the log from there. The
+engine's numbers depend on what it was told and on nothing else, so it ends up the same to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from finetooth_hooks import CommandContext, FinetoothError, UserError
+from finetooth_hooks.engine import Releasing
+from finetooth_hooks.losses import LossSpec
+from sqlalchemy import Row, select, update
+
+from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
+from finetooth_server.live import LiveModel
+from finetooth_server.log import Log
+from finetooth_server.operations import OPERATIONS, handle_number
+from finetooth_server.records import DONE, FAILED, Records, models
+from finetooth_server.settings import Settings
+
+CREATE, SAVE, LOAD = "create", "save", "load"
+
+
+class Models:
+    """The models of a server. Only the writer's thread calls what builds or changes one."""
+
+    def __init__(
+        self, context: CommandContext, settings: Settings, records: Records, log: Log, checkpoints: Checkpoints
+    ) -> None:
+        self._context, self._settings, self._records, self._log = context, settings, records, log
+        self._checkpoints = checkpoints
+        self._folder = settings.folder / "snapshots"
+        self._live: dict[str, LiveModel] = {}
+
+    # --- in memory ----------------------------------------------------------------------------------------------------
+
+    def live(self, id_: str) -> LiveModel:
+        """The model in memory, brought back if it is not there.
+
+        Raises:
+            FinetoothError: its engine cannot be built, or its snapshot cannot be read.
+        """
+        found = self._live.get(id_)
+        if found is None:
+            with self._records.read() as connection:
+                row = connection.execute(select(models).where(models.c.id == id_)).one()
+            self._make_room()
+            found = self._brought_back(row)
+            self._live[id_] = found
+        found.used = time.monotonic()
+        self._drop_old_handles(found)
+        return found
+
+    def in_memory(self, id_: str) -> LiveModel | None:
+        """The model if it is in memory."""
+        return self._live.get(id_)
+
+    def forget(self, id_: str) -> None:
+        """Drop a model from memory, its state is not what the log says: the next call brings it back."""
+        self._live.pop(id_, None)
+
+    def delete(self, id_: str) -> None:
+        """Drop a model and its snapshots; checkpoints stay."""
+        self.forget(id_)
+        shutil.rmtree(self._folder / _safe(id_), ignore_errors=True)
+
+    def snapshot(self, model: LiveModel) -> None:
+        """Write a model's state down, so that no replay goes further back than here."""
+        with self._records.read() as connection:
+            row = connection.execute(select(models).where(models.c.id == model.id)).one()
+        if row.snapshot >= model.applied:
+            return
+        self.write_snapshot(model, model.applied)
+        marks = snapshot_marks(model.applied, row.stepped)
+        with self._records.write() as connection:
+            connection.execute(update(models).where(models.c.id == model.id).values(marks))
+        self.snapshot_stands(model, marks["replay"])
+
+    def write_snapshot(self, model: LiveModel, seq: int) -> None:
+        """The files of a snapshot that holds the effect of call `seq`."""
+        place = self._folder / _safe(model.id) / str(seq)
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        model.engine.save(place)
+
+    def snapshot_stands(self, model: LiveModel, replay: int) -> None:
+        """The database knows the snapshot at `model.applied`: what is older can go."""
+        model.computed = 0.0
+        for old in (self._folder / _safe(model.id)).iterdir():
+            if old.name != str(model.applied):
+                shutil.rmtree(old, ignore_errors=True)
+        self._log.forget(model.id, replay)
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def create(
+        self, id_: str, recipe: Mapping[str, Any], checkpoint: Mapping[str, Any] | None, tenant: str
+    ) -> LiveModel:
+        """A new model, from its base or from a checkpoint."""
+        self._make_room()
+        model = self._built(id_, recipe)
+        if checkpoint is not None:
+            self.load(model, checkpoint, tenant)
+        self._live[id_] = model
+        return model
+
+    def load(self, model: LiveModel, arguments: Mapping[str, Any], tenant: str) -> None:
+        """Take the state of a checkpoint, or with `optimizer: false` its weights alone.
+
+        Raises:
+            UserError: it does not fit, or holds no state.
+        """
+        found = self._checkpoints.get(tenant, str(arguments.get("checkpoint")))
+        if arguments.get("optimizer", True):
+            model.engine.load(self._checkpoints.folder(found, STATE))
+        else:
+            model.engine.restore(self._checkpoints.folder(found, WEIGHTS))
+        model.handles.clear()
+
+    def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
+        engine = self._context.engine(recipe)
+        missing = sorted({"full_state", "handles"} - engine.capabilities)
+        if missing:
+            raise UserError(
+                f"the engine lacks {', '.join(missing)}, which a service needs", action="choose another backend"
+            )
+        building = self._context.context(recipe)
+
+        def make(pick: Any) -> LossSpec:
+            return building.loss(pick, setting="loss")
+
+        return LiveModel(id_, engine, make, used=time.monotonic())
+
+    def _brought_back(self, row: Row[Any]) -> LiveModel:
+        """The model as it was after the last call that is marked as applied."""
+        model = self._built(row.id, json.loads(row.recipe))
+        if row.snapshot >= 0:
+            model.engine.load(self._folder / _safe(row.id) / str(row.snapshot))
+        model.applied = row.snapshot
+        for call in self._log.between(row.id, row.replay, row.applied):
+            self._again(model, row, call)
+        model.applied = row.applied
+        return model
+
+    def _again(self, model: LiveModel, row: Row[Any], call: Row[Any]) -> None:
+        """Apply a call of the log a second time, as far as the engine in memory has not seen it."""
+        covered = call.seq <= row.snapshot
+        if call.operation == "step" and not covered and call.state == FAILED:
+            model.engine.zero_grad()  # what a step that failed leaves behind
+        if call.state != DONE:
+            return
+        arguments = json.loads(call.arguments)["arguments"] if call.arguments else {}
+        if call.operation == "forward":
+            if arguments.get("keep") is not False:
+                OPERATIONS["forward"].run(model, arguments, call.seq)
+                model.since[call.seq] = time.monotonic()
+        elif covered:
+            if call.operation == "backward":  # its handle is used up
+                model.handles.pop(handle_number(arguments), None)
+        elif call.operation == CREATE:
+            if arguments.get("load"):
+                self.load(model, arguments["load"], row.tenant)
+        elif call.operation == LOAD:
+            self.load(model, arguments, row.tenant)
+        elif call.operation in OPERATIONS and OPERATIONS[call.operation].changes:
+            OPERATIONS[call.operation].run(model, arguments, call.seq)
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """Put the models that were unused for longest to disk."""
+        while len(self._live) >= max(1, self._settings.limits.live):
+            oldest = min(self._live.values(), key=lambda model: model.used)
+            with suppress(FinetoothError):  # its state is not whole; the log has it
+                self.snapshot(oldest)
+            del self._live[oldest.id]
+
+    def _drop_old_handles(self, model: LiveModel) -> None:
+        limit = time.monotonic() - self._settings.limits.handle
+        for number in [number for number in model.handles if model.since.get(number, limit) < limit]:
+            handle = model.handles.pop(number)
+            model.since.pop(number, None)
+            if isinstance(model.engine, Releasing):
+                model.engine.release(handle)
+
+    def close(self) -> None:
+        """Snapshot every model in memory, so that the next start has nothing to do again."""
+        for model in self._live.values():
+            with suppress(FinetoothError):
+                self.snapshot(model)
+        self._live.clear()
+
+
+def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:
+    """What the database must know of a snapshot that holds the effect of call `seq`: forwards since the last step
+    before it may still get their backward, and are computed again for that."""
+    return {"snapshot": seq, "replay": min(seq, stepped) + 1}
+
+
+def _safe(id_: str) -> str:
+    """A model's id as the name of a folder."""
+    return id_.replace(":", "-")

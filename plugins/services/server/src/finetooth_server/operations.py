@@ -1,0 +1,232 @@
+"""The primitives on one engine, from the arguments in the log to the result in the log. Everything is JSON here.
+
+Each operation is a function of the trained model and its arguments. What it does to the engine depends on nothing else,
+so that the log can be applied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, EngineError, Forward, Handle, UserError, wire
+from finetooth_hooks.engine import Releasing
+from finetooth_hooks.losses import LossSpec
+
+from finetooth_server.live import LiveModel
+
+Arguments = Mapping[str, Any]
+Operation = Callable[[LiveModel, Arguments, int], Any]
+
+SUMS = {"weights": 1.0, "tokens": 1.0, "sequences": 1.0, "groups": 1.0, "none": 1.0}
+"""Normalizers that make every loss a plain sum, as on the Tinker wire: `"normalizer": "sum"`."""
+
+ROWWISE = ("logits", "hidden")
+"""Outputs that are returned at chosen positions only, if the client chose some."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An operation of the log.
+
+    Attributes:
+        run: does it.
+        scope: what a key must be allowed.
+        changes: it leaves the engine other than it was, so a replay must do it again.
+    """
+
+    run: Operation
+    scope: str = "train"
+    changes: bool = True
+
+
+def forward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Evaluate, and keep a handle for `backward` unless `keep` is false. Its id is the call's number."""
+    data, loss = _data(arguments), _loss(model, arguments)
+    result = model.engine.forward(
+        data,
+        loss,
+        role=arguments.get("role") or "policy",
+        returns=tuple(arguments.get("returns") or ("logprobs",)),
+        normalizer=_normalizer(arguments),
+    )
+    result = _at_positions(result, arguments.get("positions"))
+    if result.handle is None:
+        return wire.encode_forward(result)
+    if arguments.get("keep") is False:
+        if isinstance(model.engine, Releasing):
+            model.engine.release(result.handle)
+        return wire.encode_forward(replace(result, handle=None))
+    model.handles[seq] = result.handle
+    return wire.encode_forward(result, Handle(seq, result.handle.weights_version))
+
+
+def backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Accumulate the gradients of an earlier forward: of its loss, or from dL/dlogprob."""
+    number = handle_number(arguments)
+    handle = model.handles.get(number)
+    if handle is None:
+        raise EngineError(
+            f"handle {arguments.get('handle')} is unknown, was used, or waited too long",
+            action="call forward again for its backward",
+        )
+    grads = arguments.get("grads")
+    if grads is not None:
+        given = wire.sequence(grads, "grads")
+        grads = [wire.decode_array(one, f"grads[{n}]", dtype="float32") for n, one in enumerate(given)]
+    result = model.engine.backward(handle, grads, normalizer=_normalizer(arguments))
+    del model.handles[number]
+    return wire.encode_backward(result)
+
+
+def forward_backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Both at once, micro-batch by micro-batch."""
+    data, loss = _data(arguments), _loss(model, arguments)
+    if loss is None:
+        raise DataError("loss", "forward_backward needs one", action="name a loss")
+    return wire.encode_forward(model.engine.forward_backward(data, loss, normalizer=_normalizer(arguments)))
+
+
+def step(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """One update."""
+    metrics = arguments.get("metrics")
+    settings = arguments.get("settings")
+    if settings is None:
+        result = model.engine.step(metrics=metrics)
+    elif "step_settings" not in model.engine.capabilities:
+        raise EngineError("this engine takes no numbers with a step", action="set them in the session's optimizer")
+    else:
+        result = model.engine.step(metrics=metrics, settings=wire.decode_step_settings(settings))
+    model.handles.clear()
+    return wire.encode_stepped(result)
+
+
+def zero_grad(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Drop accumulated gradients."""
+    model.engine.zero_grad()
+    return {}
+
+
+def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Sample from the weights as they are now."""
+    completions = model.engine.generate(prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {}))
+    return {"completions": [[wire.encode_completion(one) for one in of] for of in completions]}
+
+
+def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
+    """Score targets, and the likeliest tokens at each position if asked for."""
+    data, role, top = _data(arguments), arguments.get("role") or "policy", arguments.get("top_k") or 0
+    found: dict[str, Any] = {
+        "logprobs": [wire.encode_array(one) for one in model.engine.logprobs(data, role=role)],
+    }
+    if top:
+        found["top_tokens"], found["top_logprobs"] = [], []
+        for datum in data:
+            tokens, scores = likeliest(model, datum, int(top), role)
+            found["top_tokens"].append(wire.encode_array(tokens))
+            found["top_logprobs"].append(wire.encode_array(scores))
+    return found
+
+
+def likeliest(model: LiveModel, datum: Datum, top: int, role: str = "policy") -> tuple[Any, Any]:
+    """The `top` likeliest next tokens at each position: ids (N, top) int64 and log-probabilities (N, top) float32."""
+    result = model.engine.forward([datum], role=role, returns=("logits",))
+    if result.handle is not None and isinstance(model.engine, Releasing):
+        model.engine.release(result.handle)
+    logits = np.asarray(result.outputs[0]["logits"], dtype=np.float64)
+    top = min(top, logits.shape[-1])
+    peak = logits.max(-1, keepdims=True)
+    total = np.log(np.exp(logits - peak).sum(-1, keepdims=True)) + peak
+    ids = np.argsort(-logits, axis=-1, kind="stable")[:, :top]
+    return ids.astype(np.int64), (np.take_along_axis(logits, ids, -1) - total).astype(np.float32)
+
+
+OPERATIONS: Mapping[str, Kind] = {
+    "forward": Kind(forward, changes=False),
+    "backward": Kind(backward),
+    "forward_backward": Kind(forward_backward),
+    "step": Kind(step),
+    "zero_grad": Kind(zero_grad),
+    "generate": Kind(generate, scope="sample", changes=False),
+    "logprobs": Kind(logprobs, scope="sample", changes=False),
+}
+"""The primitives but `save` and `load`, which also touch the checkpoints."""
+
+
+def handle_number(arguments: Arguments) -> int:
+    """The number of the forward whose handle `backward` names; -1 if it names none."""
+    named = arguments.get("handle")
+    named = named.get("id") if isinstance(named, Mapping) else named
+    return named if isinstance(named, int) else -1
+
+
+def prompts_of(arguments: Arguments) -> list[list[int]]:
+    """Prompts as lists of token ids.
+
+    Raises:
+        DataError: something else.
+    """
+    found = []
+    for n, prompt in enumerate(wire.sequence(arguments.get("prompts"), "prompts")):
+        ids = wire.decode_array(prompt, f"prompts[{n}]", dtype="int64")
+        if ids.ndim != 1:
+            raise DataError(f"prompts[{n}]", f"token ids have shape {list(ids.shape)}", action="send one list of ids")
+        found.append([int(token) for token in ids])
+    return found
+
+
+def tokens_of(operation: str, arguments: Arguments) -> int:
+    """Input positions that a call will compute, roughly, before its arguments are known to be right: for limits."""
+    if operation == "generate":
+        sampling = arguments.get("sampling") or {}
+        samples, room = int(sampling.get("n") or 1), int(sampling.get("max_tokens") or 128)
+        return sum(len(prompt) + samples * room for prompt in prompts_of(arguments))
+    if "data" not in arguments:
+        return 0
+    return sum(len(datum) for datum in _data(arguments))
+
+
+def _data(arguments: Arguments) -> list[Datum]:
+    given: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
+    return [wire.decode_datum(one, f"data[{n}]") for n, one in enumerate(given)]
+
+
+def _loss(model: LiveModel, arguments: Arguments) -> LossSpec | None:
+    pick = arguments.get("loss")
+    return None if pick is None else model.loss(pick)
+
+
+def _normalizer(arguments: Arguments) -> Mapping[str, float] | None:
+    given = arguments.get("normalizer")
+    if given is None or given == "step":
+        return None
+    if given == "sum":
+        return SUMS
+    counts = {
+        name: wire.number(value, f"normalizer.{name}") for name, value in wire.mapping(given, "normalizer").items()
+    }
+    for name, value in counts.items():
+        if value <= 0:
+            raise DataError(f"normalizer.{name}", f"{value} is not above 0", action="give the total of the whole step")
+    return {"none": 1.0, **counts}
+
+
+def _at_positions(result: Forward, positions: Any) -> Forward:
+    """Rows of large outputs at the positions that the client asked for."""
+    if positions is None:
+        return result
+    chosen = wire.sequence(positions, "positions")
+    if len(chosen) != len(result.outputs):
+        raise DataError("positions", f"{len(chosen)} lists for {len(result.outputs)} data", action="give one per datum")
+    outputs = []
+    for n, (of, rows) in enumerate(zip(result.outputs, chosen, strict=True)):
+        wanted = wire.decode_array(rows, f"positions[{n}]", dtype="int64")
+        longest = min((len(values) for name, values in of.items() if name.startswith(ROWWISE)), default=0)
+        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= longest)):
+            raise UserError(
+                f"positions[{n}]: some lie outside 0 to {longest - 1}", action="choose positions of the datum"
+            )
+        outputs.append({name: values[wanted] if name.startswith(ROWWISE) else values for name, values in of.items()})
+    return replace(result, outputs=tuple(outputs))

@@ -1,0 +1,195 @@
+"""What a server remembers, in a database: it is what survives a crash.
+
+    keys          who may call
+    sessions      of clients
+    models        that clients train: the recipe, how far the log was applied, the last step in it, where the last
+                  snapshot stands, and the first call that a replay on that snapshot needs
+    calls         the log: every call with its arguments before it is executed, its result afterwards
+    samplers      weights that can be sampled from
+    checkpoints   folders that `save` wrote
+
+A call is written before its client hears that it was accepted. Its result is written together with the mark that it was
+applied. So after a crash the log says exactly what is to be done again, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from finetooth_hooks import UserError
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+QUEUED, DONE, FAILED = "queued", "done", "failed"
+
+metadata = MetaData()
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+    Column("closed", Boolean, nullable=False, default=False),
+    Column("about", Text, nullable=False, default="{}"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("session", String(64), nullable=False, index=True),
+    Column("base", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("about", Text, nullable=False, default="{}"),
+    Column("created", Float, nullable=False),
+    Column("applied", Integer, nullable=False, default=-1),
+    Column("stepped", Integer, nullable=False, default=-1),
+    Column("snapshot", Integer, nullable=False, default=-1),
+    Column("replay", Integer, nullable=False, default=0),
+    Column("closed", Boolean, nullable=False, default=False),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("queue", String(160), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("operation", String(32), nullable=False),
+    Column("face", String(16), nullable=False),
+    Column("batch", String(64)),
+    Column("arguments", LargeBinary),
+    Column("state", String(8), nullable=False),
+    Column("result", LargeBinary),
+    Column("error", Text),
+    Column("category", String(8)),
+    Column("created", Float, nullable=False),
+    Column("finished", Float),
+    UniqueConstraint("queue", "seq", name="once"),
+    Index("waiting", "state", "batch"),
+    Index("of_tenant", "tenant", "state"),
+)
+
+samplers = Table(
+    "samplers",
+    metadata,
+    Column("id", String(160), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("session", String(64), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("checkpoint", String(64)),
+    Column("created", Float, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("model", String(128), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("name", String(160), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("about", Text, nullable=False, default="{}"),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("size", BigInteger, nullable=False, default=0),
+    UniqueConstraint("model", "kind", "name", name="one_name"),
+)
+
+
+class Records:
+    """The database. Transactions that write follow one another; readers do not wait for them.
+
+    Args:
+        url: SQLAlchemy's.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.engine = _open(url)
+            metadata.create_all(self.engine)
+        except (SQLAlchemyError, ImportError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"database: it cannot be opened: {reason}", action="check its URL and its server"
+            ) from error
+        self._writing = threading.RLock()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: all of it is kept, or nothing."""
+        with self._writing, self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A look at what was committed."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()
+
+
+def _open(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def durable(connection, record):  # type: ignore[no-untyped-def]
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")  # what was accepted outlives a power cut too
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.close()
+
+    return engine

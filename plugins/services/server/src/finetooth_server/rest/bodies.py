@@ -1,0 +1,347 @@
+"""What REST clients send and get, for validation and for the OpenAPI document. Arrays travel as `finetooth_hooks.wire`
+writes them, or as nested lists."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Result = TypeVar("Result")
+
+
+class Body(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class EncodedArray(Body):
+    """An array as base64 of its little-endian bytes."""
+
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"]
+    shape: list[int]
+    base64: str
+
+
+Array = EncodedArray | list[Any]
+
+
+class NewSession(Body):
+    """A model to train."""
+
+    base: str = ""
+    """Name of a base model that is served; left out with `checkpoint`."""
+    adapter: str | dict[str, Any] | None = None
+    """As in a recipe: `{"name": "lora", "rank": 16}`; `"full"` trains everything."""
+    optimizer: str | dict[str, Any] | None = None
+    """As in a recipe."""
+    schedule: str | dict[str, Any] | None = None
+    """As in a recipe."""
+    train: dict[str, Any] | None = None
+    """`seed`, `max_grad_norm`, `max_steps`, `max_length`."""
+    checkpoint: str | None = None
+    """Begin with this checkpoint, and with the recipe that it was made with."""
+    restore_optimizer: bool = True
+    """With `checkpoint`: take the optimizer's state too, not only the weights."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Kept with the session; for the client's own use."""
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{8,128}$")
+    """Chosen by the client, so that a request that is sent twice makes one session."""
+
+
+class Data(Body):
+    """Data of a call."""
+
+    data: list[dict[str, Any]]
+    """Each with `tokens` (or `input`, a list of chunks), `targets`, and optionally `mask`, `fields`, `scalars`,
+    `group`, `positions`, `parents`, `id`."""
+
+
+class Forward(Data):
+    """Arguments of `forward`."""
+
+    loss: str | dict[str, Any] | None = None
+    """A loss of the catalog, by name or with its options."""
+    role: Literal["policy", "reference"] = "policy"
+    """`reference` is the policy without its adapter."""
+    returns: list[Literal["logprobs", "entropy", "hidden", "logits"]] = ["logprobs"]
+    """Outputs to return."""
+    positions: list[Array] | None = None
+    """For each datum the positions at which `logits` and `hidden` are returned; default is all."""
+    normalizer: Literal["step", "sum"] | dict[str, float] | None = None
+    """Totals of the whole step, for a step that is split over several calls; `sum` leaves a plain sum."""
+    keep: bool = True
+    """Keep a handle for `backward`."""
+
+
+class ForwardBackward(Data):
+    """Arguments of `forward_backward`."""
+
+    loss: str | dict[str, Any]
+    """A loss of the catalog, by name or with its options."""
+    normalizer: Literal["step", "sum"] | dict[str, float] | None = None
+    """As for `forward`."""
+
+
+class HandleBody(Body):
+    """What `forward` returned."""
+
+    id: int
+    weights_version: int
+
+
+class Backward(Body):
+    """Arguments of `backward`."""
+
+    handle: HandleBody | int
+    """Of a forward since the last step."""
+    grads: list[Array] | None = None
+    """dL/dlogprob for each datum; default is the gradient of the forward's loss."""
+    normalizer: Literal["step", "sum"] | dict[str, float] | None = None
+    """As for `forward`; not together with `grads`."""
+
+
+class Settings(Body):
+    """Numbers for one step in place of the session's."""
+
+    learning_rate: float | None = None
+    max_grad_norm: float | None = None
+    optimizer: dict[str, float | list[float]] = Field(default_factory=dict)
+    """Options of the optimizer by name: `betas`, `eps`, `weight_decay`."""
+
+
+class Step(Body):
+    """Arguments of `step`."""
+
+    settings: Settings | None = None
+    metrics: dict[str, float] | None = None
+    """What a schedule that watches a metric may read."""
+
+
+class Nothing(Body):
+    """No arguments, or no result."""
+
+
+class SamplingBody(Body):
+    """How to sample."""
+
+    max_tokens: int = Field(default=128, ge=1, le=2**20)
+    temperature: float = Field(default=1.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    n: int = Field(default=1, ge=1, le=1024)
+    stop: list[str] = Field(default_factory=list, max_length=64)
+    stop_ids: list[int] | None = None
+    seed: int = 0
+
+
+class Generate(Body):
+    """Arguments of `generate`."""
+
+    prompts: list[Array]
+    """Token ids of each prompt."""
+    sampling: SamplingBody = SamplingBody()
+
+
+class Logprobs(Data):
+    """Arguments of `logprobs`."""
+
+    role: Literal["policy", "reference"] = "policy"
+    """`reference` is the policy without its adapter."""
+    top_k: int = Field(default=0, ge=0, le=1024)
+    """Also the likeliest tokens at each position."""
+
+
+class Save(Body):
+    """Arguments of `save`."""
+
+    name: str
+    kind: Literal["state", "weights"] = "state"
+    """`state` is everything that trains; `weights` is enough to sample from."""
+    overwrite: bool = False
+    ttl: float | None = Field(default=None, gt=0, lt=1e9)
+    """Seconds after which it may be removed."""
+
+
+class Load(Body):
+    """Arguments of `load`."""
+
+    checkpoint: str
+    """Id of a checkpoint of any of the tenant's sessions."""
+    optimizer: bool = True
+    """Take everything that trains, not only the weights."""
+
+
+class NewSampler(Body):
+    """Weights to sample from."""
+
+    base: str = ""
+    checkpoint: str | None = None
+
+
+class Sample(Body):
+    """One prompt, sampled beside those of other clients."""
+
+    prompt: Array
+    sampling: SamplingBody = SamplingBody()
+    seeded: bool = False
+    """`sampling.seed` was chosen, and the same one gives the same tokens."""
+    prompt_logprobs: bool = False
+
+
+class ForwardResult(BaseModel):
+    """Result of `forward` and `forward_backward`; see `finetooth_hooks.engine.Forward`."""
+
+    outputs: list[dict[str, EncodedArray]]
+    loss: float | None
+    components: dict[str, float]
+    metrics: dict[str, float]
+    tokens: int
+    padded: int
+    targets: int
+    micro_batches: int
+    handle: HandleBody | None
+    flops: float
+
+
+class BackwardResult(BaseModel):
+    """Result of `backward`."""
+
+    grad_norm: float | str
+    overflow: bool
+    flops: float
+
+
+class StepResult(BaseModel):
+    """Result of `step`."""
+
+    step: int
+    learning_rate: float
+    grad_norm: float | str
+    skipped: bool
+
+
+class CompletionBody(BaseModel):
+    """One completion."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    text: str
+    stop: Literal["stop", "length"]
+    weights_version: int
+
+
+class GenerateResult(BaseModel):
+    """Completions by prompt."""
+
+    completions: list[list[CompletionBody]]
+
+
+class SampleResult(BaseModel):
+    """Completions of one prompt."""
+
+    completions: list[CompletionBody]
+    prompt_logprobs: EncodedArray | None = None
+
+
+class LogprobsResult(BaseModel):
+    """Log-probabilities by datum."""
+
+    logprobs: list[EncodedArray]
+    top_tokens: list[EncodedArray] | None = None
+    top_logprobs: list[EncodedArray] | None = None
+
+
+class SaveResult(BaseModel):
+    """A new checkpoint."""
+
+    checkpoint: str
+    name: str
+    kind: str
+    size: int
+
+
+class LoadResult(BaseModel):
+    """What was loaded."""
+
+    checkpoint: str
+
+
+class MadeResult(BaseModel):
+    """A new session's model."""
+
+    model: str
+    parameters: int
+    trained: int
+
+
+class Problem(BaseModel):
+    """Why a call failed."""
+
+    category: Literal["user", "server"]
+    message: str
+
+
+class CallBody(BaseModel, Generic[Result]):
+    """A call: done, failed, or still queued (status 202); then ask again at `/v1/calls/{id}`."""
+
+    id: str
+    session: str
+    seq: int
+    operation: str
+    state: Literal["queued", "done", "failed"]
+    result: Result | None = None
+    error: Problem | None = None
+
+
+class SessionBody(BaseModel):
+    """A session."""
+
+    id: str
+    base: str
+    recipe: dict[str, Any]
+    metadata: dict[str, Any]
+    created: float
+    calls: int
+    """Calls that were executed."""
+    next_seq: int
+    """Number of the next call."""
+    closed: bool
+
+
+class CheckpointBody(BaseModel):
+    """A checkpoint."""
+
+    id: str
+    session: str
+    kind: str
+    name: str
+    base: str
+    created: float
+    expires: float | None
+    size: int
+
+
+class SamplerBody(BaseModel):
+    """A sampler."""
+
+    id: str
+    base: str
+    checkpoint: str | None
+
+
+class ServedModel(BaseModel):
+    """A base model that can be trained and sampled here."""
+
+    name: str
+    model: str
+
+
+class Health(BaseModel):
+    """Whether the server works."""
+
+    status: Literal["ok", "failing"]
+    queued: int

@@ -1,0 +1,406 @@
+"""What every face calls: sessions, models, calls, samplers and checkpoints of one tenant. It checks rights and limits,
+writes to the log, and computes nothing itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError, wire
+from sqlalchemy import func, insert, select, update
+
+from finetooth_server.audit import Audit
+from finetooth_server.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
+from finetooth_server.keys import Caller, Keys
+from finetooth_server.log import Call, Log
+from finetooth_server.models import CREATE, LOAD, SAVE, Models
+from finetooth_server.operations import OPERATIONS, tokens_of
+from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
+from finetooth_server.sampling import Samplers, batch_key, open_sampler
+from finetooth_server.settings import Settings
+from finetooth_server.writer import Writer
+
+SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
+"""Sections of a recipe that a client may write for its own model."""
+
+TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
+"""Settings of `train` that a client may write; the others are the server's."""
+
+_ABOUT = 16 * 1024
+_LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that a client trains.
+
+    Attributes:
+        base: name under which its base model is served.
+        applied: number of the last call that was executed; -1 before the first.
+        next_seq: number of the next call.
+    """
+
+    id: str
+    session: str
+    base: str
+    recipe: Mapping[str, Any]
+    about: Mapping[str, Any]
+    created: float
+    applied: int
+    next_seq: int
+    closed: bool
+
+
+class Service:
+    """One server's work.
+
+    Args:
+        context: how engines, losses and tokenizers are made.
+
+    Raises:
+        UserError: the folder or the database cannot be used.
+    """
+
+    def __init__(self, context: CommandContext, settings: Settings) -> None:
+        try:
+            settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UserError(f"{settings.folder}: {error.strerror}", action="choose another folder") from error
+        self.settings, self.context, self.stopped = settings, context, False
+        self.records = Records(settings.database_url)
+        self.keys = Keys(self.records)
+        self.audit = Audit(settings.folder / "audit.jsonl")
+        self.log = Log(self.records, most=settings.limits.queued)
+        self.checkpoints = Checkpoints(self.records, settings.folder / "checkpoints")
+        registry = Models(context, settings, self.records, self.log, self.checkpoints)
+        self.writer = Writer(
+            settings, self.records, self.log, registry, Samplers(context), self.checkpoints, self.audit
+        )
+
+    def start(self) -> None:
+        """Begin to work; calls that an earlier server left undone come first."""
+        self.checkpoints.sweep()
+        self.writer.start()
+
+    def stop(self) -> None:
+        """Finish the call at hand and put everything to disk; a second time does nothing."""
+        if self.stopped:
+            return
+        self.stopped = True
+        self.writer.stop()
+        self.audit.close()
+        self.records.close()
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def open_session(self, caller: Caller, about: Mapping[str, Any] | None = None) -> str:
+        """A new session's id."""
+        self._may(caller, "train", "sample")
+        id_ = secrets.token_hex(16)
+        row = {"id": id_, "tenant": caller.tenant, "created": now(), "seen": now(), "about": _about(about)}
+        with self.records.write() as connection:
+            connection.execute(insert(sessions).values({**row, "closed": False}))
+        return id_
+
+    def seen(self, caller: Caller, session: str) -> None:
+        """The session's client is there.
+
+        Raises:
+            Unknown: there is none, or it is another tenant's.
+        """
+        with self.records.write() as connection:
+            mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant)
+            if not connection.execute(update(sessions).where(mine).values(seen=now())).rowcount:
+                raise Unknown(f"no session {session!r}", action="make one")
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def recipe(self, base: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+        """The recipe of a base model with a client's own sections on top.
+
+        Raises:
+            Unknown: the base model is not served.
+            UserError: a section or setting that is not the client's to write.
+        """
+        if base not in self.settings.models:
+            served = ", ".join(sorted(self.settings.models))
+            raise Unknown(f"no base model {base!r} is served here", action=f"choose among {served}")
+        merged = dict(self.settings.models[base])
+        for name, section in sections.items():
+            if name not in SECTIONS:
+                raise UserError(f"{name}: not a section that a client writes", action=f"it writes {_all(SECTIONS)}")
+            if section is None:
+                continue
+            if name == "train":
+                for setting in sorted(set(wire.mapping(section, "train")) - TRAIN):
+                    raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {_all(TRAIN)}")
+                merged["train"] = {**merged.get("train", {}), **section}
+            else:
+                merged[name] = section
+        return merged
+
+    def create_model(
+        self,
+        caller: Caller,
+        session: str,
+        base: str,
+        sections: Mapping[str, Any],
+        *,
+        id_: str | None = None,
+        checkpoint: str | None = None,
+        optimizer: bool = True,
+        about: Mapping[str, Any] | None = None,
+        echo: Mapping[str, Any] | None = None,
+        face: str,
+    ) -> Call:
+        """A new model, and the call that builds it. The same id again gives the same call.
+
+        Args:
+            id_: default is the session's id.
+            checkpoint: id of one whose state it begins with; `base` and `sections` are then those it was made with.
+            optimizer: take the whole state, not only the weights.
+            echo: comes back with the result, for the face.
+
+        Raises:
+            Unknown: no such session, base or checkpoint.
+            TooMuch: the tenant has as many models as it may.
+        """
+        self._may(caller, "train")
+        self.seen(caller, session)
+        id_ = id_ or session
+        if not _ID.fullmatch(id_):
+            raise UserError(f"model id {id_!r}", action="use letters, digits, '.', '_', ':' and '-'")
+        if checkpoint is None:
+            recipe = self.recipe(base, sections)
+        else:
+            saved = self.checkpoints.get(caller.tenant, checkpoint)
+            base, recipe = saved.base, dict(saved.recipe)
+        load = None if checkpoint is None else {"checkpoint": checkpoint, "optimizer": optimizer}
+        row = {
+            "id": id_,
+            "tenant": caller.tenant,
+            "session": session,
+            "base": base,
+            "recipe": json.dumps(recipe),
+            "about": _about(about),
+            "created": now(),
+        }
+        with self.records.write() as connection:
+            known = connection.execute(select(models).where(models.c.id == id_)).first()
+            if known is not None and known.tenant != caller.tenant:
+                raise Conflict(f"model id {id_!r} is taken", action="choose another one")
+            if known is None:
+                mine = (models.c.tenant == caller.tenant) & (models.c.closed.is_(False))
+                count = connection.scalar(select(func.count()).select_from(models).where(mine)) or 0
+                if count >= self.settings.limits.models:
+                    raise TooMuch(f"{count} models are open", action="close one")
+                connection.execute(insert(models).values({**row, "closed": False}))
+        call = self.log.submit(caller.tenant, id_, 0, CREATE, {"load": load, "echo": echo}, face=face)
+        self.writer.wake(id_)
+        return call
+
+    def model(self, caller: Caller, id_: str) -> ModelInfo:
+        """A model of the caller's.
+
+        Raises:
+            Unknown: there is none, or it is another tenant's.
+        """
+        with self.records.read() as connection:
+            row = connection.execute(select(models, _LAST).where(models.c.id == id_)).first()
+        if row is None or row.tenant != caller.tenant:
+            raise Unknown(f"no model {id_!r}", action="list the models that there are")
+        return _model(row)
+
+    def models(self, caller: Caller) -> list[ModelInfo]:
+        """The caller's models that are not closed, oldest first."""
+        self._may(caller, "read", "train")
+        with self.records.read() as connection:
+            rows = connection.execute(
+                select(models, _LAST)
+                .where(models.c.tenant == caller.tenant, models.c.closed.is_(False))
+                .order_by(models.c.created)
+            ).all()
+        return [_model(row) for row in rows]
+
+    def close_model(self, caller: Caller, id_: str) -> None:
+        """End a model; its checkpoints stay. Calls that wait will fail."""
+        self._may(caller, "train")
+        self.model(caller, id_)
+        with self.records.write() as connection:
+            connection.execute(update(models).where(models.c.id == id_).values(closed=True))
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        caller: Caller,
+        model: str,
+        operation: str,
+        arguments: Mapping[str, Any],
+        *,
+        seq: int | None = None,
+        face: str,
+        error: str = "",
+    ) -> Call:
+        """Write a call on a model down; the same number again is the same call.
+
+        Args:
+            seq: its place, from 1; None takes the next one.
+            error: what is wrong with it, if that is known: it fails when its turn comes.
+
+        Raises:
+            Forbidden, Unknown, TooMuch: it is not taken. Everything else that is wrong fails the call itself.
+        """
+        kind = OPERATIONS.get(operation)
+        if kind is None and operation not in (SAVE, LOAD):
+            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {_all(OPERATIONS)}")
+        self._may(caller, "train" if kind is None else kind.scope)
+        self.model(caller, model)
+        if seq is not None and not 0 < seq < 2**62:
+            raise UserError(f"seq is {seq}", action="count calls from 1")
+        error = error or self._too_large(operation, arguments)
+        if error:
+            arguments = {}
+        call = self.log.submit(caller.tenant, model, seq, operation, arguments, face=face, error=error)
+        if call.state == QUEUED:
+            self.writer.wake(model)
+        return call
+
+    def _too_large(self, operation: str, arguments: Mapping[str, Any]) -> str:
+        """What is wrong with the arguments of a call, as far as it can be seen without a model."""
+        try:
+            tokens = tokens_of(operation, arguments)
+        except FinetoothError as error:
+            return str(error)
+        except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+            return f"{operation}: its arguments cannot be read: {type(error).__name__}"
+        most = self.settings.limits.tokens
+        return f"{operation}: {tokens} tokens in one call, {most} are allowed (send fewer)" if tokens > most else ""
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def open_sampler(
+        self, caller: Caller, session: str, id_: str, *, base: str = "", checkpoint: str | None = None
+    ) -> str:
+        """Make a base model or a checkpoint available for sampling, under an id; returns the base's name.
+
+        Raises:
+            Unknown: no such session, base or checkpoint.
+        """
+        self._may(caller, "sample")
+        self.seen(caller, session)
+        if checkpoint is not None:
+            base = self.checkpoints.get(caller.tenant, checkpoint).base
+        else:
+            self.recipe(base, {})
+        with self.records.read() as connection:
+            known = connection.execute(select(samplers).where(samplers.c.id == id_)).first()
+        if known is not None and known.tenant != caller.tenant:
+            raise Conflict(f"sampler id {id_!r} is taken", action="choose another one")
+        open_sampler(self.records, id_, caller.tenant, session, base, checkpoint)
+        return base
+
+    def sampler(self, caller: Caller, id_: str) -> tuple[str, str | None]:
+        """Base and checkpoint of a sampler of the caller's.
+
+        Raises:
+            Unknown: there is none, or it is another tenant's.
+        """
+        with self.records.read() as connection:
+            row = connection.execute(select(samplers).where(samplers.c.id == id_)).first()
+        if row is None or row.tenant != caller.tenant:
+            raise Unknown(f"no sampler {id_!r}", action="make one")
+        return row.base, row.checkpoint
+
+    def sample(
+        self,
+        caller: Caller,
+        sampler: str,
+        prompt: list[int],
+        sampling: Sampling,
+        *,
+        seq: int | None = None,
+        seeded: bool,
+        face: str,
+        prompt_logprobs: bool = False,
+        top_k_prompt_logprobs: int = 0,
+        error: str = "",
+    ) -> Call:
+        """Write a sampling call down; calls that want the same are computed together.
+
+        Args:
+            seeded: the client chose the seed.
+        """
+        self._may(caller, "sample")
+        base, checkpoint = self.sampler(caller, sampler)
+        arguments: dict[str, Any] = {
+            "prompt": prompt,
+            "sampling": wire.encode_sampling(sampling),
+            "seeded": seeded,
+            "prompt_logprobs": prompt_logprobs,
+            "top_k_prompt_logprobs": top_k_prompt_logprobs,
+        }
+        tokens, most = len(prompt) + sampling.n * sampling.max_tokens, self.settings.limits.tokens
+        if not error and tokens > most:
+            error = f"sample: up to {tokens} tokens in one call, {most} are allowed (ask for fewer)"
+        key = secrets.token_hex(16) if error else batch_key(checkpoint, base, arguments, seeded=seeded)
+        queue = f"sampler:{sampler}"
+        call = self.log.submit(
+            caller.tenant, queue, seq, "sample", {} if error else arguments, face=face, batch=key, error=error
+        )
+        if call.state == QUEUED:
+            self.writer.wake(None)
+        return call
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, caller: Caller, id_: str) -> Checkpoint:
+        """A checkpoint of the caller's."""
+        self._may(caller, "read", "train", "sample")
+        return self.checkpoints.get(caller.tenant, id_)
+
+    def delete_checkpoint(self, caller: Caller, id_: str) -> None:
+        """Remove a checkpoint of the caller's; samplers of it fail from now on."""
+        self._may(caller, "train")
+        self.checkpoints.delete(caller, id_)
+
+    def counts(self) -> dict[str, int]:
+        """Calls by state, for metrics."""
+        with self.records.read() as connection:
+            rows = connection.execute(select(calls.c.state, func.count()).group_by(calls.c.state)).all()
+        return {row[0]: row[1] for row in rows}
+
+    def _may(self, caller: Caller, *scopes: str) -> None:
+        if not any(caller.may(scope) for scope in scopes):
+            raise Forbidden(f"the key lacks the scope {' or '.join(scopes)}", action="use another key")
+
+
+def _model(row: Any) -> ModelInfo:
+    return ModelInfo(
+        row.id,
+        row.session,
+        row.base,
+        json.loads(row.recipe),
+        json.loads(row.about),
+        row.created,
+        row.applied,
+        (-1 if row.last is None else row.last) + 1,
+        bool(row.closed),
+    )
+
+
+def _about(about: Mapping[str, Any] | None) -> str:
+    text = json.dumps(about or {})
+    if len(text) > _ABOUT:
+        raise UserError(f"metadata of {len(text)} bytes", action=f"send at most {_ABOUT}")
+    return text
+
+
+def _all(names: Any) -> str:
+    return ", ".join(sorted(names))

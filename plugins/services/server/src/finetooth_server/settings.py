@@ -1,0 +1,59 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one tenant, or one request, may take.
+
+    Attributes:
+        body: bytes of a request.
+        tokens: input positions of one call, prompts and what they may grow to included.
+        queued: calls of a tenant that wait; more are refused until some are done.
+        models: of a tenant at once.
+        live: engines held in memory, over all tenants; others are put to disk until their next call.
+        handle: seconds that a forward waits for its backward.
+        wait: seconds that a request for a result is held, at most.
+        batch: sampling calls that are computed together.
+    """
+
+    body: int = 64 * 2**20
+    tokens: int = 2**20
+    queued: int = 4096
+    models: int = 16
+    live: int = 8
+    handle: float = 600.0
+    wait: float = 30.0
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A server.
+
+    Attributes:
+        folder: for the database, checkpoints and snapshots.
+        models: recipe by the name under which a base model is served; a client's adapter, optimizer and seed go on top.
+        database: SQLAlchemy's URL; empty is a SQLite file in `folder`.
+        replay: seconds of training that may have to be done again after a crash; a snapshot is taken whenever so much
+            was computed since the last one.
+        keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
+    """
+
+    folder: Path
+    models: Mapping[str, Mapping[str, Any]]
+    database: str = ""
+    replay: float = 30.0
+    keyless: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy's URL."""
+        return self.database or f"sqlite:///{self.folder / 'service.db'}"

@@ -1,0 +1,158 @@
+"""Between the Tinker wire's protobuf and the service's own words.
+
+The messages come from the public client's own package. Inputs on this wire are already aligned with their targets, all
+losses are plain sums over tokens, and log-probabilities are wanted at every target, whatever its weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, TokenChunk, UserError, wire
+from numpy.typing import NDArray
+from tinker.proto import tinker_public_pb2 as proto
+
+FIELDS = {"logprobs": "old_logprobs", "advantages": "advantages", "weights": "weights"}
+"""Names of loss inputs here and there; others keep theirs."""
+
+_TYPES: Mapping[int, str] = {
+    proto.DTYPE_FLOAT32: "<f4",
+    proto.DTYPE_INT64: "<i8",
+    proto.DTYPE_INT32: "<i4",
+}
+
+
+def forward_backward_call(message: Any) -> tuple[str, dict[str, Any]]:
+    """The operation and its arguments.
+
+    Raises:
+        DataError: a datum cannot be read.
+    """
+    data = [wire.encode_datum(_datum(one, f"data[{n}]")) for n, one in enumerate(message.data)]
+    config: dict[str, Any] = dict(message.loss_fn_config.items())
+    for name, value in message.loss_fn_config_v2.items():
+        config[name] = value.text if value.WhichOneof("value") == "text" else value.number
+    arguments: dict[str, Any] = {"data": data, "loss": {"name": message.loss_fn, **config}, "normalizer": "sum"}
+    if not message.forward_only:
+        return "forward_backward", arguments
+    return "forward", {**arguments, "keep": False}
+
+
+def forward_backward_result(result: Mapping[str, Any]) -> bytes:
+    """ForwardBackwardOutput: log-probabilities by datum, and the loss."""
+    answer = proto.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
+    answer.metrics["loss:sum"] = result["loss"]
+    for name, value in result["metrics"].items():
+        answer.metrics[f"{name.replace(':', '_')}:mean"] = value
+    arrays = [wire.decode_array(of["logprobs"], "logprobs", dtype="float32") for of in result["outputs"]]
+    record = answer.loss_fn_outputs.add(num_datums=len(arrays))
+    if arrays:
+        sizes = np.cumsum([0, *(array.nbytes for array in arrays)], dtype="<i8")
+        tensor = record.fields["logprobs"]
+        tensor.data = b"".join(np.ascontiguousarray(array, "<f4").tobytes() for array in arrays)
+        tensor.offsets = sizes.tobytes()
+        tensor.dtype = proto.DTYPE_FLOAT32
+        tensor.trailing_shape.extend(arrays[0].shape[1:])
+    content: bytes = answer.SerializeToString()
+    return content
+
+
+def sample_result(result: Mapping[str, Any]) -> bytes:
+    """SampleResponse: sequences, and what was asked of the prompt."""
+    answer = proto.SampleResponse()
+    for one in result["completions"]:
+        answer.sequences.add(
+            stop_reason=proto.STOP_REASON_STOP if one["stop"] == "stop" else proto.STOP_REASON_LENGTH,
+            tokens=np.asarray(one["tokens"], "<i4").tobytes(),
+            logprobs=np.asarray(one["logprobs"], "<f4").tobytes(),
+        )
+    if "prompt_logprobs" in result:
+        answer.prompt_logprobs = wire.decode_array(result["prompt_logprobs"], "").astype("<f4").tobytes()
+    if "top_tokens" in result:
+        ids = wire.decode_array(result["top_tokens"], "")
+        answer.topk_prompt_logprobs.token_ids = ids.astype("<i4").tobytes()
+        answer.topk_prompt_logprobs.logprobs = wire.decode_array(result["top_logprobs"], "").astype("<f4").tobytes()
+        answer.topk_prompt_logprobs.length, answer.topk_prompt_logprobs.k = ids.shape
+    content: bytes = answer.SerializeToString()
+    return content
+
+
+def read_message(content: bytes) -> Any:
+    """A ForwardBackwardRequest.
+
+    Raises:
+        UserError: the bytes are none.
+    """
+    message = proto.ForwardBackwardRequest()
+    try:
+        message.ParseFromString(content)
+    except Exception as error:  # the library's own error types differ between its implementations
+        raise UserError("the body is no ForwardBackwardRequest", action="send protobuf") from error
+    return message
+
+
+def _datum(message: Any, where: str) -> Datum:
+    chunks = []
+    for n, chunk in enumerate(message.model_input):
+        if chunk.WhichOneof("chunk") != "encoded_text":
+            raise DataError(f"{where}.model_input[{n}]", "only text is taken here", action="send text chunks")
+        ids = _whole(chunk.encoded_text.tokens, "<i4", f"{where}.model_input[{n}]")
+        chunks.append(TokenChunk(ids.astype(np.int64)))
+    inputs = {name: _tensor(tensor, f"{where}.{name}") for name, tensor in message.loss_fn_inputs.items()}
+    if "target_tokens" not in inputs:
+        raise DataError(where, "it has no target_tokens", action="send them among the loss_fn_inputs")
+    targets = inputs.pop("target_tokens").astype(np.int64)
+    fields = {FIELDS.get(name, name): values.astype(np.float32) for name, values in inputs.items()}
+    for name, values in fields.items():
+        if not np.isfinite(values).all():
+            raise DataError(f"{where}.{name}", "it holds a number that is not finite", action="send finite numbers")
+    length = sum(len(chunk) for chunk in chunks)
+    try:
+        return Datum(tuple(chunks), targets, mask=np.ones(length, np.bool_), fields=fields)
+    except ValueError as error:
+        raise DataError(where, str(error), action="give every input a value for each position") from error
+
+
+def _tensor(message: Any, where: str) -> NDArray[Any]:
+    dtype = _TYPES.get(message.dtype)
+    if dtype is None:
+        raise DataError(where, f"type {message.dtype} of a tensor", action="send float32 or int64")
+    shape = [int(n) for n in message.shape]
+    if any(n < 0 for n in shape):
+        raise DataError(where, f"shape {shape}", action="send a shape without negative numbers")
+    if message.WhichOneof("encoding") == "sparse_csr":
+        return _densified(message.sparse_csr, dtype, shape, where)
+    values = _whole(message.dense, dtype, where)
+    if not shape:
+        return values
+    if int(np.prod(shape, dtype=object)) != values.size:
+        raise DataError(where, f"{values.size} values for shape {shape}", action="send as many as the shape holds")
+    return values.reshape(shape)
+
+
+def _densified(message: Any, dtype: str, shape: Sequence[int], where: str) -> NDArray[Any]:
+    values = _whole(message.values, dtype, where)
+    rows, columns = (_whole(part, "<i8", where) for part in (message.crow_indices, message.col_indices))
+    if len(shape) != 2 or shape[0] * shape[1] > 2**27:
+        raise DataError(where, f"a sparse tensor of shape {list(shape)}", action="send a matrix of at most 2^27 cells")
+    fits = (
+        len(rows) == shape[0] + 1
+        and len(columns) == len(values)
+        and rows[0] == 0
+        and rows[-1] == len(values)
+        and bool((np.diff(rows) >= 0).all())
+        and (not len(columns) or (columns.min() >= 0 and columns.max() < shape[1]))
+    )
+    if not fits:
+        raise DataError(where, "its indices do not fit its shape", action="send compressed rows")
+    dense = np.zeros(shape, values.dtype)
+    dense[np.repeat(np.arange(shape[0]), np.diff(rows)), columns] = values
+    return dense
+
+
+def _whole(content: bytes, dtype: str, where: str) -> NDArray[Any]:
+    if len(content) % np.dtype(dtype).itemsize:
+        raise DataError(where, f"{len(content)} bytes are no whole number of values", action="send whole values")
+    return np.frombuffer(content, dtype)

@@ -1,0 +1,451 @@
+"""The Tinker wire's routes. Every operation is answered with a promise at once; its result is fetched at
+`retrieve_future`.
+
+A request that carries a sequence number is never refused: it takes its place and fails there, since the client cannot
+fill a gap and everything after it would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from finetooth_hooks import FinetoothError, Sampling, UserError, wire
+
+from finetooth_server.checkpoints import STATE, WEIGHTS
+from finetooth_server.faults import Refused, Unknown
+from finetooth_server.keys import Caller
+from finetooth_server.log import Call
+from finetooth_server.service import Service
+from finetooth_server.tinker import names, requests
+from finetooth_server.tinker.tokenizers import tokenizer_of
+
+FACE = "tinker"
+HOLD = 20.0
+"""Seconds for which a request for a result is held; the client gives up after 45."""
+
+EPHEMERAL = 7 * 86400.0
+"""Seconds for which weights that were saved only to sample from are kept."""
+
+Json = Mapping[str, Any]
+Handler = Callable[[Service, Caller, Json], Any]
+
+CONFIG = {
+    "pjwt_auth_enabled": False,
+    "sample_use_retrieve_futures": False,
+    "sample_join_sampling_session": False,
+    "custom_loss_server_side": False,
+    "proto_compress_fwdbwd": False,
+    "parallel_fwdbwd_chunks": True,
+    "sample_max_concurrent_requests": 256,
+}
+"""What the client may use of this server."""
+
+
+def tinker_router() -> APIRouter:
+    """The routes.
+
+    Raises:
+        UserError: the public client's package, whose messages they read, is not installed.
+    """
+    try:
+        from finetooth_server.tinker import convert  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the Tinker wire needs the package tinker: {error}", action="pip install 'finetooth-server[tinker]'"
+        ) from error
+    router = APIRouter(prefix="/api/v1", include_in_schema=False)
+    for path, handler in POSTS.items():
+        router.post(f"/{path}")(_json_route(handler))
+    router.post("/forward_backward")(forward_backward)
+    router.post("/retrieve_future")(retrieve_future)
+    router.get("/healthz")(healthz)
+    router.get("/get_server_capabilities")(_get_route(lambda service, caller, _: capabilities(service)))
+    router.get("/samplers/{id}")(_get_route(sampler))
+    router.get("/training_runs/{id}")(_get_route(training_run))
+    router.get("/training_runs/{id}/checkpoints")(_get_route(run_checkpoints))
+    router.post("/sessions/{id}/finish")(_get_route(lambda service, caller, _: {}))
+    return router
+
+
+# --- plumbing ---------------------------------------------------------------------------------------------------------
+
+
+async def _caller(request: Request) -> tuple[Service, Caller]:
+    service: Service = request.app.state.service
+    _, _, bearer = request.headers.get("authorization", "").partition(" ")
+    key = request.headers.get("x-api-key") or bearer or None
+    caller = await asyncio.to_thread(service.keys.caller, key, keyless=service.settings.keyless)
+    request.state.caller = caller
+    return service, caller
+
+
+def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def route(request: Request) -> Response:
+        service, caller = await _caller(request)
+        try:
+            body = json.loads(await request.body() or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise UserError("the body is no JSON", action="send a JSON object") from error
+        body = wire.mapping(body, "the body")
+        request.state.model = str(body.get("model_id") or body.get("session_id") or "")
+        return JSONResponse(await asyncio.to_thread(handler, service, caller, body))
+
+    return route
+
+
+def _get_route(handler: Handler) -> Callable[[Request, str], Awaitable[Response]]:
+    async def route(request: Request, id: str = "") -> Response:
+        service, caller = await _caller(request)
+        return JSONResponse(await asyncio.to_thread(handler, service, caller, {"id": id}))
+
+    return route
+
+
+def _promise(call: Call, **more: Any) -> dict[str, Any]:
+    return {"request_id": call.id, "model_id": call.queue, **more}
+
+
+def _number(body: Json, name: str) -> int:
+    value = body.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise UserError(f"{name} is {value!r}", action="give a whole number")
+    return value
+
+
+def _submit(service: Service, caller: Caller, body: Json, operation: str, make: Callable[[], Json]) -> dict[str, Any]:
+    """A call on a model whose arguments may be wrong: then it fails in its place."""
+    arguments: Json = {}
+    error = ""
+    try:
+        arguments = make()
+    except Refused as refusal:
+        error = str(refusal)
+    except FinetoothError as wrong:
+        error = str(wrong)
+    model = str(body.get("model_id"))
+    seq = None if body.get("seq_id") is None else _number(body, "seq_id")
+    call = service.submit(caller, model, operation, arguments, seq=seq, face=FACE, error=error)
+    return _promise(call)
+
+
+# --- sessions and models ----------------------------------------------------------------------------------------------
+
+
+def create_session(service: Service, caller: Caller, body: Json) -> Any:
+    about = body.get("user_metadata")
+    id_ = service.open_session(caller, about if isinstance(about, Mapping) else None)
+    return {"type": "create_session", "session_id": id_}
+
+
+def heartbeat(service: Service, caller: Caller, body: Json) -> Any:
+    service.seen(caller, str(body.get("session_id")))
+    return {"type": "session_heartbeat"}
+
+
+def create_model(service: Service, caller: Caller, body: Json) -> Any:
+    base, session = str(body.get("base_model")), str(body.get("session_id"))
+    template = service.settings.models.get(base, {})
+    call = service.create_model(
+        caller,
+        session,
+        base,
+        requests.sections(body, template),
+        id_=names.model_id(session, _number(body, "model_seq_id")),
+        about=body.get("user_metadata"),
+        echo={"type": "create_model"},
+        face=FACE,
+    )
+    return _promise(call)
+
+
+def load_weights(service: Service, caller: Caller, body: Json) -> Any:
+    path, optimizer = body.get("path"), bool(body.get("optimizer"))
+    echo = {"path": path, "type": "load_weights"}
+    if body.get("session_id") is None:
+        return _submit(
+            service,
+            caller,
+            body,
+            "load",
+            lambda: {"checkpoint": names.find(service, caller, path).id, "optimizer": optimizer, "echo": echo},
+        )
+    session = str(body["session_id"])
+    call = service.create_model(
+        caller,
+        session,
+        "",
+        {},
+        id_=names.model_id(session, _number(body, "model_seq_id")),
+        checkpoint=names.find(service, caller, path).id,
+        optimizer=optimizer,
+        about=body.get("user_metadata"),
+        echo=echo,
+        face=FACE,
+    )
+    return _promise(call)
+
+
+def get_info(service: Service, caller: Caller, body: Json) -> Any:
+    model = service.model(caller, str(body.get("model_id")))
+    return {
+        "type": "get_info",
+        "model_id": model.id,
+        "model_name": model.base,
+        "model_data": {
+            "arch": "causal_lm",
+            "model_name": model.base,
+            "tokenizer_id": tokenizer_of(service, model.base),
+        },
+        **_adapter(model.recipe),
+    }
+
+
+def weights_info(service: Service, caller: Caller, body: Json) -> Any:
+    found = names.find(service, caller, body.get("tinker_path"))
+    recipe = found.recipe
+    return {
+        "base_model": found.base,
+        "train_unembed": False,
+        "train_mlp": True,
+        "train_attn": True,
+        "optimizer_config": {"type": _name(recipe.get("optimizer")) or "adamw"},
+        **_adapter(recipe),
+    }
+
+
+def _adapter(recipe: Json) -> dict[str, Any]:
+    adapter = recipe.get("adapter")
+    lora = _name(adapter) == "lora"
+    return {"is_lora": lora, "lora_rank": adapter.get("rank", 32) if lora and isinstance(adapter, Mapping) else None}
+
+
+def _name(pick: Any) -> str:
+    return str(pick.get("name")) if isinstance(pick, Mapping) else str(pick or "")
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+async def forward_backward(request: Request) -> Response:
+    """The one request whose body is protobuf."""
+    from finetooth_server.tinker import convert
+
+    service, caller = await _caller(request)
+    content = await request.body()
+
+    def submit() -> dict[str, Any]:
+        message = convert.read_message(content)
+        request.state.model = message.model_id
+        arguments: Json = {}
+        operation, error = "forward_backward", ""
+        try:
+            operation, arguments = convert.forward_backward_call(message)
+        except FinetoothError as wrong:
+            error = str(wrong)
+        seq = message.seq_id
+        call = service.submit(caller, message.model_id, operation, arguments, seq=seq, face=FACE, error=error)
+        return _promise(call)
+
+    return JSONResponse(await asyncio.to_thread(submit))
+
+
+def optim_step(service: Service, caller: Caller, body: Json) -> Any:
+    def make() -> Json:
+        return {"settings": wire.encode_step_settings(requests.step_settings(body))}
+
+    return _submit(service, caller, body, "step", make)
+
+
+def save_weights(service: Service, caller: Caller, body: Json) -> Any:
+    return _submit(service, caller, body, "save", lambda: _save(body, STATE, str(body.get("path"))))
+
+
+def save_weights_for_sampler(service: Service, caller: Caller, body: Json) -> Any:
+    def make() -> Json:
+        if body.get("path") is not None:
+            return _save(body, WEIGHTS, str(body["path"]))
+        number = _number(body, "sampling_session_seq_id")
+        id_ = names.sampler_id(str(body.get("model_id")).partition(":")[0], number)
+        saved = _save(body, WEIGHTS, f"ephemeral-{number}")
+        return {**saved, "sampler": id_, "ttl": EPHEMERAL, "echo": {"sampling_session_id": id_, "path": None}}
+
+    return _submit(service, caller, body, "save", make)
+
+
+def _save(body: Json, kind: str, name: str) -> dict[str, Any]:
+    ttl = body.get("ttl_seconds")
+    path = names.path_of(str(body.get("model_id")), kind, name)
+    return {
+        "kind": kind,
+        "name": name,
+        "ttl": None if ttl is None else wire.number(ttl, "ttl_seconds"),
+        "overwrite": bool(body.get("overwrite")),
+        "echo": {"path": path},
+    }
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def create_sampling_session(service: Service, caller: Caller, body: Json) -> Any:
+    session = str(body.get("session_id"))
+    id_ = names.sampler_id(session, _number(body, "sampling_session_seq_id"))
+    _open_sampler(service, caller, session, id_, body)
+    return {"type": "create_sampling_session", "sampling_session_id": id_}
+
+
+def _open_sampler(service: Service, caller: Caller, session: str, id_: str, body: Json) -> None:
+    path = body.get("model_path")
+    checkpoint = None if path is None else names.find(service, caller, path).id
+    service.open_sampler(caller, session, id_, base=str(body.get("base_model")), checkpoint=checkpoint)
+
+
+def asample(service: Service, caller: Caller, body: Json) -> Any:
+    id_ = body.get("sampling_session_id")
+    if id_ is None:  # without a session: one for each base or path
+        named = json.dumps([caller.tenant, body.get("base_model"), body.get("model_path")])
+        id_ = f"sampler-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+        _open_sampler(service, caller, service.open_session(caller), id_, body)
+    prompt: list[int] = []
+    sampling, seeded, error = Sampling(), False, ""
+    try:
+        sampling, seeded = requests.sampling(body)
+        prompt = requests.prompt(body)
+        for name in ("topk_sample_logprobs", "prompt_alt_tokens_k", "target_prompt_logprobs"):
+            if body.get(name):
+                raise UserError(f"{name} is not offered here", action="leave it out")
+    except FinetoothError as wrong:
+        error = str(wrong)
+    top = body.get("topk_prompt_logprobs") or 0
+    call = service.sample(
+        caller,
+        str(id_),
+        prompt,
+        sampling,
+        seq=None if body.get("seq_id") is None else _number(body, "seq_id"),
+        seeded=seeded,
+        prompt_logprobs=bool(body.get("prompt_logprobs")),
+        top_k_prompt_logprobs=top if isinstance(top, int) and 0 <= top <= 1024 else 0,
+        face=FACE,
+        error=error,
+    )
+    return {"request_id": call.id, "sample_sequence_ids": [f"{call.id}-{n}" for n in range(sampling.n)]}
+
+
+def sampler(service: Service, caller: Caller, body: Json) -> Any:
+    base, checkpoint = service.sampler(caller, str(body["id"]))
+    path = None
+    if checkpoint is not None:
+        found = service.checkpoint(caller, checkpoint)
+        path = names.path_of(found.model, found.kind, found.name)
+    return {"sampler_id": body["id"], "base_model": base, "model_path": path}
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+async def retrieve_future(request: Request) -> Response:
+    """The result of a promise; 408 while there is none, and the client asks again at once."""
+    from finetooth_server.tinker import convert
+
+    service, caller = await _caller(request)
+    try:
+        id_ = str(json.loads(await request.body())["request_id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError("the body names no request_id", action="send {request_id}") from error
+    call = await service.log.wait(caller, id_, min(HOLD, service.settings.limits.wait))
+    if call.state == "queued":
+        return JSONResponse({"type": "try_again", "queue_state": "active"}, 408)
+    if call.state == "failed":
+        return JSONResponse({"error": call.error, "category": call.category or "server"})
+    if call.operation in ("forward", "forward_backward", "sample"):
+        encode = convert.sample_result if call.operation == "sample" else convert.forward_backward_result
+        return Response(await asyncio.to_thread(encode, call.result), media_type="application/x-protobuf")
+    return JSONResponse(_answer(call))
+
+
+def _answer(call: Call) -> Any:
+    result = dict(call.result)
+    echo = result.pop("echo", None) or {}
+    if call.operation == "create" or call.operation == "load":
+        return {"model_id": call.queue, **echo}
+    if call.operation == "step":
+        return {"metrics": {name: float(result[name]) for name in ("learning_rate", "grad_norm")}}
+    return echo
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+async def healthz(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def capabilities(service: Service) -> Any:
+    models = [
+        {
+            "model_name": name,
+            "max_context_length": (recipe.get("train") or {}).get("max_length"),
+            "trainable": True,
+            "sampleable": True,
+        }
+        for name, recipe in service.settings.models.items()
+    ]
+    return {"supported_models": models}
+
+
+def training_run(service: Service, caller: Caller, body: Json) -> Any:
+    model = service.model(caller, str(body["id"]))
+    return {
+        "training_run_id": model.id,
+        "base_model": model.base,
+        "model_owner": caller.tenant,
+        "corrupted": False,
+        "last_request_time": model.created,
+        "user_metadata": dict(model.about),
+        **_adapter(model.recipe),
+    }
+
+
+def run_checkpoints(service: Service, caller: Caller, body: Json) -> Any:
+    model = service.model(caller, str(body["id"]))
+    found = [
+        {
+            "checkpoint_id": f"{'weights' if one.kind == STATE else 'sampler_weights'}/{one.name}",
+            "checkpoint_type": "training" if one.kind == STATE else "sampler",
+            "time": one.created,
+            "tinker_path": names.path_of(one.model, one.kind, one.name),
+            "size_bytes": one.size,
+            "public": False,
+        }
+        for one in service.checkpoints.all(caller.tenant, model.id)
+    ]
+    return {"checkpoints": found}
+
+
+def unload_model(service: Service, caller: Caller, body: Json) -> Any:
+    raise Unknown("unload_model is not offered here", action="models that are not used leave memory by themselves")
+
+
+POSTS: dict[str, Handler] = {
+    "client/config": lambda service, caller, body: CONFIG,
+    "client/dynamic_config": lambda service, caller, body: {},
+    "telemetry": lambda service, caller, body: {"status": "accepted"},
+    "create_session": create_session,
+    "session_heartbeat": heartbeat,
+    "create_model": create_model,
+    "get_info": get_info,
+    "weights_info": weights_info,
+    "optim_step": optim_step,
+    "save_weights": save_weights,
+    "save_weights_for_sampler": save_weights_for_sampler,
+    "load_weights": load_weights,
+    "create_sampling_session": create_sampling_session,
+    "asample": asample,
+}

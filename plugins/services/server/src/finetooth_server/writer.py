@@ -1,0 +1,258 @@
+"""The one thread that touches engines: training calls of each model in the order of their numbers, models and sampling
+in turns."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetooth_hooks import FinetoothError, UserError
+from sqlalchemy import Row, select
+
+from finetooth_server.audit import Audit
+from finetooth_server.checkpoints import WEIGHTS, Checkpoint, Checkpoints
+from finetooth_server.faults import Unknown
+from finetooth_server.live import LiveModel
+from finetooth_server.log import Log
+from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
+from finetooth_server.operations import OPERATIONS
+from finetooth_server.records import Records, models, samplers
+from finetooth_server.sampling import Samplers, open_sampler, sample
+from finetooth_server.settings import Settings
+
+LOGGER = logging.getLogger("finetooth.server")
+
+ENDS_HANDLES = ("step", CREATE, LOAD)
+"""Operations after which no earlier forward can get a backward."""
+
+
+class Writer:
+    """Executes the log. `wake` it after every submission."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        log: Log,
+        registry: Models,
+        pool: Samplers,
+        checkpoints: Checkpoints,
+        audit: Audit,
+    ) -> None:
+        self._settings, self._records, self._log = settings, records, log
+        self._models, self._pool, self._checkpoints, self._audit = registry, pool, checkpoints, audit
+        self._due: deque[str] = deque()
+        self._sampling = False
+        self._ending = False
+        self._bell = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="finetooth-writer", daemon=True)
+        self.broken = ""
+
+    def start(self) -> None:
+        """Begin with what an earlier server left undone."""
+        self._due.extend(self._log.queues())
+        self._sampling = True
+        self._thread.start()
+
+    def wake(self, queue: str | None) -> None:
+        """There is a call in this model's queue; None: a sampling call."""
+        with self._bell:
+            if queue is None:
+                self._sampling = True
+            elif queue not in self._due:
+                self._due.append(queue)
+            self._bell.notify()
+
+    def stop(self, seconds: float = 60.0) -> None:
+        """Finish the call at hand, write snapshots, and end."""
+        with self._bell:
+            self._ending = True
+            self._bell.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._bell:
+                    while not (self._due or self._sampling or self._ending):
+                        self._bell.wait()
+                    if self._ending:
+                        break
+                    queue = self._due.popleft() if self._due else None
+                if queue is not None and self._train(queue):
+                    self.wake(queue)  # at the end: other models come first
+                self._sample()
+            self._models.close()
+            self._pool.close()
+        except BaseException as error:  # what is left in the log is done by the next server
+            self.broken = f"{type(error).__name__}: {error}"
+            raise
+
+    def _train(self, queue: str) -> bool:
+        """Execute the call that is due in a queue; False if none is."""
+        call = self._log.next_of(queue)
+        if call is None:
+            return False
+        begun = time.monotonic()
+        content = json.loads(call.arguments)
+        with self._records.read() as connection:
+            row = connection.execute(select(models).where(models.c.id == queue)).one()
+        error = category = ""
+        result: Any = None
+        model: LiveModel | None = None
+        marks = {"applied": call.seq}
+        try:
+            if content["refused"]:
+                raise UserError(content["refused"])
+            if row.closed:
+                raise UserError("the model was closed", action="make another one")
+            model, result = self._execute(row, call, content["arguments"])
+            if content["arguments"].get("echo"):
+                result = {**result, "echo": content["arguments"]["echo"]}
+            if call.operation in ENDS_HANDLES:
+                marks["stepped"] = call.seq
+            if call.operation == LOAD or (call.operation == CREATE and content["arguments"].get("load")):
+                # the checkpoint may be deleted later: no replay may need it
+                self._models.write_snapshot(model, call.seq)
+                marks.update(snapshot_marks(call.seq, call.seq))
+        except FinetoothError as caught:
+            error, category = str(caught), "user"
+        except Exception as caught:  # a mistake of ours: the model goes on from the log
+            error, category = f"the server failed: {type(caught).__name__}", "server"
+            self._report(call, caught)
+            self._models.forget(queue)
+            model = None
+        if error and call.operation == CREATE:
+            marks["closed"] = True  # nothing may be done to a model that is not what was asked for
+        self._log.finish(call, result, error=error, category=category, **marks)
+        self._audit.add(
+            f"{call.operation} finished",
+            tenant=call.tenant,
+            model=queue,
+            seq=call.seq,
+            outcome="failed" if error else "done",
+        )
+        if model is not None:
+            model.applied = call.seq
+            model.computed += time.monotonic() - begun
+            if "snapshot" in marks:
+                self._models.snapshot_stands(model, marks["replay"])
+            elif model.computed > self._settings.replay:
+                self._snapshot(model)
+        elif error:
+            self._applied(queue, call.seq)
+        return True
+
+    def _execute(self, row: Row[Any], call: Row[Any], arguments: Mapping[str, Any]) -> tuple[LiveModel, Any]:
+        recipe = json.loads(row.recipe)
+        if call.operation == CREATE:
+            model = self._models.create(row.id, recipe, arguments.get("load"), row.tenant)
+            info = model.engine.info
+            return model, {"model": row.id, "parameters": info.parameters, "trained": info.trained}
+        model = self._models.live(row.id)
+        if call.operation == LOAD:
+            self._models.load(model, arguments, row.tenant)
+            return model, {"checkpoint": arguments.get("checkpoint")}
+        if call.operation == SAVE:
+            return model, self._save(row, recipe, model, arguments, call.id)
+        result = OPERATIONS[call.operation].run(model, arguments, call.seq)
+        if call.seq in model.handles:
+            model.since[call.seq] = time.monotonic()
+        return model, result
+
+    def _save(
+        self, row: Row[Any], recipe: Mapping[str, Any], model: LiveModel, arguments: Mapping[str, Any], call: str
+    ) -> Any:
+        saved = self._checkpoints.save(
+            model.engine,
+            tenant=row.tenant,
+            model=row.id,
+            base=row.base,
+            recipe=recipe,
+            kind=arguments.get("kind") or "state",
+            name=str(arguments.get("name")),
+            call=call,
+            overwrite=bool(arguments.get("overwrite")),
+            ttl=arguments.get("ttl"),
+        )
+        sampler = arguments.get("sampler")
+        if sampler:
+            open_sampler(self._records, sampler, row.tenant, row.session, row.base, saved.id)
+        return {"checkpoint": saved.id, "name": saved.name, "kind": saved.kind, "size": saved.size, "sampler": sampler}
+
+    def _applied(self, queue: str, seq: int) -> None:
+        """A call that failed before its model was at hand counts as seen by the engine in memory too."""
+        model = self._models.in_memory(queue)
+        if model is not None:
+            model.applied = seq
+
+    def _snapshot(self, model: LiveModel) -> None:
+        try:
+            self._models.snapshot(model)
+        except FinetoothError:
+            model.computed = 0.0  # its state is not whole after a failed step; the log has what matters
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        """One batch of sampling calls, if any wait."""
+        if not self._sampling:
+            return
+        self._sampling = False
+        batch = self._log.next_batch(self._settings.limits.batch)
+        if not batch:
+            return
+        with self._bell:
+            self._sampling = True  # there may be more
+        self._sample_together(batch)
+
+    def _sample_together(self, batch: Sequence[Row[Any]]) -> None:
+        """Compute calls of one batch key; if that fails, each alone: one bad prompt must not fail those beside it."""
+        results: Sequence[Any] = [None] * len(batch)
+        error = category = ""
+        try:
+            contents = [json.loads(call.arguments) for call in batch]
+            for content in contents:
+                if content["refused"]:
+                    raise UserError(content["refused"])
+            recipe, checkpoint = self._weights(batch[0])
+            folder = None if checkpoint is None else self._checkpoints.folder(checkpoint, WEIGHTS)
+            results = sample(self._pool.engine(recipe, folder), [content["arguments"] for content in contents])
+        except FinetoothError as caught:
+            error, category = str(caught), "user"
+        except Exception as caught:
+            error, category = f"the server failed: {type(caught).__name__}", "server"
+            self._report(batch[0], caught)
+        if error and len(batch) > 1:
+            for call in batch:
+                self._sample_together([call])
+            return
+        for call, result in zip(batch, results, strict=True):
+            self._log.finish(call, result, error=error, category=category)
+            outcome = "failed" if error else "done"
+            self._audit.add("sample finished", tenant=call.tenant, model=call.queue, seq=call.seq, outcome=outcome)
+
+    def _weights(self, call: Row[Any]) -> tuple[Mapping[str, Any], Checkpoint | None]:
+        """The recipe and the checkpoint that a sampling call reads."""
+        with self._records.read() as connection:
+            row = connection.execute(
+                select(samplers).where(samplers.c.id == call.queue.removeprefix("sampler:"))
+            ).first()
+        if row is None:
+            raise Unknown("the sampling session is gone", action="make another one")
+        if row.checkpoint is None:
+            return self._settings.models[row.base], None
+        checkpoint = self._checkpoints.get(row.tenant, row.checkpoint)
+        return checkpoint.recipe, checkpoint
+
+    def _report(self, call: Row[Any], error: Exception) -> None:
+        """What went wrong on our side goes to the server's own log, never to the client."""
+        LOGGER.error("%s %s failed", call.operation, call.id, exc_info=error)

@@ -1,0 +1,64 @@
+"""Adapters of several engines on one base: one copy of its weights, and nobody's numbers change."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Sampling
+
+SHARED = {"backend": {"name": "auto", "share_base": True}}
+
+
+def base_weights(engine: Any) -> dict[str, Any]:
+    return {
+        name: p for name, p in engine._parts.network.model.named_parameters() if not p.requires_grad
+    }  # fmt: skip
+
+
+def trained(engine: Any, ask: SimpleNamespace, loss: Any, seed: int) -> Any:
+    for n in range(3):
+        engine.forward_backward(ask.data(seed + n), loss)
+        engine.step()
+    scores = engine.logprobs(ask.data(99))
+    return [s.tolist() for s in scores], engine.generate([[5, 6, 7]], Sampling(max_tokens=9, seed=1))
+
+
+def test_engines_share_the_base_and_nothing_else(context: Any, recipe: dict[str, Any], ask: SimpleNamespace) -> None:
+    loss = context.context(recipe).loss("cross_entropy")
+    other = {**recipe, "adapter": {"name": "lora", "rank": 2}, "train": {**recipe["train"], "seed": 8}}
+    alone = [trained(context.engine(one), ask, loss, seed) for one, seed in ((recipe, 0), (other, 10))]
+    engines = [context.engine({**one, **SHARED}) for one in (recipe, other)]
+    first, second = (base_weights(engine) for engine in engines)
+    assert first.keys() == second.keys() and all(first[name] is second[name] for name in first)
+    before = {name: p.detach().clone() for name, p in first.items()}
+    fresh = engines[1].logprobs(ask.data(99))
+    together = [trained(engines[0], ask, loss, 0)]
+    for a, b in zip(fresh, engines[1].logprobs(ask.data(99)), strict=True):
+        assert np.array_equal(a, b)  # the other's training is not seen
+    together.append(trained(engines[1], ask, loss, 10))
+    assert together == alone
+    assert all(bool((before[name] == p).all()) for name, p in first.items())
+
+
+def test_a_whole_fine_tune_has_weights_of_its_own(context: Any, recipe: dict[str, Any], ask: SimpleNamespace) -> None:
+    loss = context.context(recipe).loss("cross_entropy")
+    adapter = context.engine({**recipe, **SHARED})
+    before = adapter.logprobs(ask.data(1))
+    whole = context.engine({**recipe, **SHARED, "adapter": "full"})
+    trained(whole, ask, loss, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, adapter.logprobs(ask.data(1)), strict=True))
+
+
+def test_the_base_goes_with_its_last_engine(context: Any, recipe: dict[str, Any]) -> None:
+    engines = [context.engine({**recipe, **SHARED}) for _ in range(2)]
+    base = weakref.ref(next(iter(base_weights(engines[0]).values())))
+    engines.pop()
+    gc.collect()
+    assert base() is not None
+    engines.pop()
+    gc.collect()
+    assert base() is None

@@ -1,0 +1,256 @@
+"""The Tinker wire, judged by the public client in a process of its own: unmodified, told of the server by variables.
+
+`FT_TINKER_PYTHON` names the interpreter of the client's environment; default is this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import Datum
+from finetooth_hooks.engine import StepSettings
+from finetooth_server.operations import SUMS
+from finetooth_server.settings import Settings
+
+if find_spec("tinker") is None:
+    pytest.skip("the package tinker is not installed", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+PYTHON = os.environ.get("FT_TINKER_PYTHON", sys.executable)
+
+BEGIN = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, tinker
+from tinker import types
+
+def datum(tokens, **inputs):
+    inputs = {name: np.asarray(values, np.float32) for name, values in inputs.items()}
+    targets = np.asarray(tokens[1:])
+    return types.Datum(types.ModelInput.from_ints(tokens[:-1]), {"target_tokens": targets, **inputs})
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+given = json.loads(sys.argv[1])
+service = tinker.ServiceClient()
+"""
+
+
+def client(url: str, script: str, **given: Any) -> list[dict[str, Any]]:
+    """What a script of the client said."""
+    environment = {
+        **os.environ, "TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-local", "TINKER_TELEMETRY": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [PYTHON, "-c", BEGIN + script, json.dumps(given)],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def url(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    plain = {**recipe, "adapter": {"name": "lora", "dropout": 0.0}}
+    settings = Settings(tmp_path_factory.mktemp("tinker"), {"tiny": plain}, keyless=True)
+    served: str = serve(settings, faces=("tinker",)).url
+    return served
+
+
+def rows(seed: int, count: int = 4) -> list[dict[str, Any]]:
+    """Tokens, weights and what reinforcement learning needs."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        length = int(rng.integers(6, 16))
+        found.append(
+            {
+                "tokens": rng.integers(3, 128, size=length).tolist(),
+                "weights": rng.choice([0.0, 0.5, 1.0], size=length - 1).tolist(),
+                "logprobs": (-rng.exponential(size=length - 1) - 3).tolist(),
+                "advantages": rng.normal(size=length - 1).tolist(),
+            }
+        )
+    return found
+
+
+def data(rows: list[dict[str, Any]], *names: str) -> list[Datum]:
+    """The same as data of a local engine, every target counted."""
+    ours = {"logprobs": "old_logprobs"}
+    return [
+        Datum.from_tokens(row["tokens"]).__class__(
+            Datum.from_tokens(row["tokens"]).input,
+            row["tokens"][1:],
+            mask=np.ones(len(row["tokens"]) - 1, bool),
+            fields={ours.get(name, name): np.asarray(row[name], np.float32) for name in names},
+        )
+        for row in rows
+    ]
+
+
+TRAIN = """
+training = service.create_lora_training_client(base_model="tiny", rank=4, seed=11)
+for step, rows in enumerate(given["steps"]):
+    sent = [datum(row["tokens"], weights=row["weights"]) for row in rows]
+    forward = training.forward_backward(sent, "cross_entropy")
+    adam = types.AdamParams(learning_rate=0.01, weight_decay=0.1, grad_clip_norm=2.0)
+    stepped = training.optim_step(adam)
+    result = forward.result()
+    say(loss=result.metrics["loss:sum"], norm=stepped.result().metrics["grad_norm"],
+        logprobs=[one["logprobs"].tolist() for one in result.loss_fn_outputs])
+"""
+
+
+def test_training_equals_a_local_run(url: str, context: Any, recipe: dict[str, Any]) -> None:
+    steps = [rows(n) for n in range(4)]
+    said = client(url, TRAIN, steps=steps)
+    local = {
+        **recipe,
+        "adapter": {"name": "lora", "rank": 4, "alpha": 32},
+        "train": {**recipe["train"], "seed": 11, "max_grad_norm": 0.0},
+    }
+    engine, loss = context.engine(local), context.context(local).loss("cross_entropy")
+    settings = StepSettings(0.01, 2.0, {"betas": (0.9, 0.95), "eps": 1e-12, "weight_decay": 0.1})
+    assert len(said) == 4
+    for line, of in zip(said, steps, strict=True):
+        want = engine.forward_backward(data(of, "weights"), loss, normalizer=SUMS)
+        assert line["loss"] == pytest.approx(want.loss, rel=1e-6)
+        assert line["norm"] == pytest.approx(engine.step(settings=settings).grad_norm, rel=1e-5)
+        for have, outputs in zip(line["logprobs"], want.outputs, strict=True):
+            np.testing.assert_allclose(have, outputs["logprobs"], atol=1e-6)
+    assert said[-1]["loss"] != said[0]["loss"]
+
+
+LOSSES = """
+training = service.create_lora_training_client(base_model="tiny", rank=4, seed=11)
+names = {"cross_entropy": ("weights",)}
+for loss, config in given["losses"]:
+    sent = [datum(row["tokens"], **{n: row[n] for n in names.get(loss, ("logprobs", "advantages"))})
+            for row in given["rows"]]
+    fused = training.forward_backward(sent, loss, config or None).result()
+    norm = training.optim_step(types.AdamParams(learning_rate=0.0)).result().metrics["grad_norm"]
+    only = training.forward(sent, loss, config or None).result()
+    say(loss=loss, fused=fused.metrics["loss:sum"], only=only.metrics["loss:sum"], norm=norm,
+        logprobs=[one["logprobs"].tolist() for one in fused.loss_fn_outputs])
+"""
+
+
+def token_loss(loss: str, p: Any, row: dict[str, Any], config: dict[str, float]) -> tuple[Any, Any]:
+    """Loss and its slope by token, in float64, as the wire's description has them."""
+    if loss == "cross_entropy":
+        w = np.asarray(row["weights"])
+        return -w * p, -w
+    q, a = np.asarray(row["logprobs"]), np.asarray(row["advantages"])
+    ratio = np.exp(p - q)
+    low, high = config.get("clip_low_threshold"), config.get("clip_high_threshold")
+    if loss == "importance_sampling":
+        return -ratio * a, -ratio * a
+    if loss == "ppo":
+        held = np.clip(ratio, low or 0.8, high or 1.2)
+        free = ratio * a <= held * a
+        return -np.where(free, ratio * a, held * a), -np.where(free, ratio * a, 0.0)
+    if loss == "cispo":
+        held = np.clip(ratio, low or 0.0, high or 4.0)
+        return -held * p * a, -held * a
+    beta = config.get("beta", 0.05)
+    return -(p * a - beta / 2 * (p - q) ** 2), -(a - beta * (p - q))
+
+
+def test_built_in_losses_equal_their_formulas(url: str, context: Any, recipe: dict[str, Any]) -> None:
+    losses = [
+        ("cross_entropy", {}), ("importance_sampling", {}), ("ppo", {}), ("cispo", {}), ("dro", {"beta": 0.2}),
+        ("ppo", {"clip_low_threshold": 0.5, "clip_high_threshold": 1.5}),
+    ]  # fmt: skip
+    of = rows(7)
+    said = client(url, LOSSES, losses=losses, rows=of)
+    local = {
+        **recipe,
+        "adapter": {"name": "lora", "rank": 4, "alpha": 32},
+        "train": {**recipe["train"], "seed": 11},
+    }
+    engine = context.engine(local)
+    for line, (loss, config) in zip(said, losses, strict=True):
+        scores = [np.asarray(one, np.float64) for one in line["logprobs"]]
+        pairs = [token_loss(loss, p, row, config) for p, row in zip(scores, of, strict=True)]
+        want = sum(float(values.sum()) for values, _ in pairs)
+        assert line["fused"] == pytest.approx(want, rel=1e-5), loss
+        assert line["only"] == pytest.approx(want, rel=1e-5), loss
+        handle = engine.forward(data(of)).handle  # the same gradient, from the slopes on paper
+        norm = engine.backward(handle, [slope.astype(np.float32) for _, slope in pairs]).grad_norm
+        engine.zero_grad()
+        assert line["norm"] == pytest.approx(norm, rel=1e-4), loss
+
+
+SAMPLE = """
+training = service.create_lora_training_client(base_model="tiny", rank=4, seed=11)
+sent = [datum(row["tokens"], weights=row["weights"]) for row in given["rows"]]
+for _ in range(3):
+    training.forward_backward(sent, "cross_entropy").result()
+    training.optim_step(types.AdamParams(learning_rate=0.05)).result()
+live = training.save_weights_and_get_sampling_client(name="live")
+prompt, many = types.ModelInput.from_ints([10, 20, 30]), types.SamplingParams(max_tokens=6, temperature=0.0)
+first = live.sample(prompt, 2, many).result()
+path = training.save_state("here").result().path
+before = training.forward(sent, "cross_entropy").result().metrics["loss:sum"]
+again = service.create_training_client_from_state_with_optimizer(path)
+after = again.forward(sent, "cross_entropy").result().metrics["loss:sum"]
+for one in (training, again):
+    one.forward_backward(sent, "cross_entropy").result()
+    one.optim_step(types.AdamParams(learning_rate=0.05)).result()
+ends = [one.forward(sent, "cross_entropy").result().metrics["loss:sum"] for one in (training, again)]
+tokens = list(first.sequences[0].tokens)
+scored = live.compute_logprobs(types.ModelInput.from_ints([10, 20, 30, *tokens])).result()
+seeds = [live.sample(prompt, 1, types.SamplingParams(max_tokens=8, seed=5)) for _ in range(3)]
+base = service.create_sampling_client(base_model="tiny").sample(prompt, 1, many).result()
+say(path=path, before=before, after=after, ends=ends, tokens=tokens, stop=first.sequences[0].stop_reason,
+    logprobs=list(first.sequences[0].logprobs), scored=scored, base=list(base.sequences[0].tokens),
+    seeds=[list(one.result().sequences[0].tokens) for one in seeds],
+    ids=len({one.sequence_id for one in first.sequences}))
+"""
+
+
+def test_saving_sampling_and_resuming(url: str) -> None:
+    (said,) = client(url, SAMPLE, rows=rows(3))
+    assert said["path"].startswith("tinker://") and said["path"].endswith("/weights/here")
+    assert said["before"] == said["after"] and said["ends"][0] == said["ends"][1] != said["before"]
+    assert said["scored"][0] is None and len(said["scored"]) == 3 + len(said["tokens"])
+    np.testing.assert_allclose(said["scored"][3:], said["logprobs"], atol=1e-5)
+    assert said["base"] != said["tokens"] and said["ids"] == 2
+    assert said["seeds"][0] == said["seeds"][1] == said["seeds"][2]
+
+
+FAILURES = """
+training = service.create_lora_training_client(base_model="tiny", rank=4)
+good = [datum(row["tokens"], weights=row["weights"]) for row in given["rows"]]
+bad = [
+    (good, "gspo"), ([datum([1, 2, 3], weights=[1.0])], "cross_entropy"), ([datum([1, 999, 3])], "cross_entropy"),
+    (good, "ppo"),
+]
+sent = [training.forward_backward(rows, loss) for rows, loss in [*bad, (good, "cross_entropy")]]
+for one in sent:
+    try:
+        say(loss=one.result().metrics["loss:sum"])
+    except tinker.RequestFailedError as error:
+        say(error=str(error))
+try:
+    service.create_lora_training_client(base_model="huge").get_info()
+except tinker.TinkerError as error:
+    say(error=str(error))
+"""
+
+
+def test_what_fails_fails_alone(url: str) -> None:
+    said = client(url, FAILURES, rows=rows(3))
+    for line, words in zip(said, ("no loss 'gspo'", "weights has shape", "999", "old_logprobs"), strict=False):
+        assert words in line["error"]
+    assert said[4]["loss"] > 0
+    assert "no base model 'huge' is served here" in said[5]["error"]
