@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
+from finetooth_hooks.examples import LeftOut, examples_in
 from finetooth_hooks.preparation import Limit, Rendering, render_rows
 from finetooth_hooks.protocols import Portion
 from finetooth_hooks.token_rows import TokenRows
@@ -39,7 +40,7 @@ ROWS: list[dict[str, Any]] = [
     {"messages": json.dumps(CHAT), "tools": json.dumps([CALL])},
     {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": [PART]},
     {"conversations": [{"from": "function_call", "value": json.dumps(CALL)}, {"from": "observation", "value": "{}"}]},
-    {"instruction": "a", "input": "b", "output": "c"},
+    {"instruction": "a", "input": "b", "output": "c", "system": "s", "history": [["q", "a"]]},
     {"prompt": "a", "completion": "b"},
     {"prompt": CHAT[:2], "completion": CHAT[2:3]},
     {"question": "a", "answer": "b"},
@@ -69,8 +70,12 @@ FORMATS: list[dict[str, Any]] = [
     {"name": "text"},
     {"name": "segments"},
     {"name": "preference"},
-    {"name": "labelled"},
+    {"name": "preference", "pairs": "all"},
+    {"name": "preference", "unpair": True, "ordered": True},
+    {"name": "preference", "style": "raw"},
+    {"name": "labelled", "threshold": 0.5},
     {"name": "stepwise"},
+    {"name": "stepwise", "alternatives": True},
     {"name": "task"},
 ]
 
@@ -184,21 +189,24 @@ class Reader:
             reason = format_.detect(row.values)
             assert reason is None or (isinstance(reason, str) and reason)
             try:
-                example = format_.read(row)
+                examples = examples_in(format_.read(row))
             except DataError as error:
                 self.named(error, row.id)
                 continue
-            for i, render in enumerate(self.renders):
-                self.rendered(row.id, example, render, self.limits[i])
+            for example in examples:
+                if isinstance(example, LeftOut):
+                    assert example.reason and "\n" not in example.reason
+                    self.refused += 1
+                    continue
+                for i, render in enumerate(self.renders):
+                    self.rendered(row.id, example, render, self.limits[i])
 
     def rendered(self, id_: str, example: Any, render: Any, limit: Limit) -> None:
         portion, tally = render_rows([(id_, example)], render, limit)
-        if tally.refused is not None:
-            self.named(tally.refused, id_)
-        for error in tally.unusable.first:
+        for error in (*tally.refused.first, *tally.unusable.first):
             self.named(error, id_)
         dropped = sum(tally.dropped.values())
-        assert tally.rows == 1 == tally.used + dropped + tally.unusable.count + (tally.refused is not None)
+        assert tally.rows == 1 == tally.used + dropped + tally.unusable.count + tally.refused.count
         assert len(portion) == tally.used
         for datum in TokenRows([portion]):
             tokens, targets = datum.tokens.tolist(), datum.targets.tolist()
