@@ -194,7 +194,7 @@ class FromRun:
                 f"model: the adapter of {self.folder} ({self.parent.picked['adapter']}) cannot be folded into its base",
                 action="name a run with whole weights, or one with an adapter that can",
             )
-        base = loader.load(inner, framework=framework, precision="fp32", device="cpu")
+        base = loader.load(inner, framework=framework, precision="fp32", device=device)
         return fold(base, self.artifact, precision=precision, device=device, pad_id=loader.tokenizer(inner).pad_id)
 
     @cached_property

@@ -16,9 +16,11 @@ from finetooth_hooks import (
     Decision,
     Evaluation,
     MemoryEstimate,
+    Method,
     Outcome,
     Plan,
     Sample,
+    ScalarHead,
     TrainSettings,
 )
 from rich.console import Console
@@ -172,8 +174,20 @@ def test_duration(seconds: float, text: str) -> None:
 def test_suggestions_come_from_the_catalog() -> None:
     quiet = Command(name="quiet", build="a:b")
     entry = Command(name="merge-it", build="a:b", after_run="{run} --all")
-    catalog = SimpleNamespace(all=lambda kind: [SimpleNamespace(entry=quiet), SimpleNamespace(entry=entry)])
-    session: Any = SimpleNamespace(folder=Path("my runs/a"), plugins=SimpleNamespace(catalog=catalog))
+    methods = {
+        "a:words": Method(name="words", build="a:b"),
+        "a:judge": Method(name="judge", build="a:b", head=ScalarHead()),
+    }
+    catalog = SimpleNamespace(
+        all=lambda kind: [SimpleNamespace(entry=quiet), SimpleNamespace(entry=entry)],
+        get=lambda kind, name: SimpleNamespace(entry=methods[name]),
+    )
+    picks = {"method": "a:words"}
+    session: Any = SimpleNamespace(
+        folder=Path("my runs/a"), plugins=SimpleNamespace(catalog=catalog), plan=SimpleNamespace(picks=picks)
+    )
     assert suggestions(session, OUTCOME) == ["ft chat 'my runs/a'", "ft merge-it 'my runs/a' --all"]
+    picks["method"] = "a:judge"  # there is nobody to talk to
+    assert suggestions(session, OUTCOME) == ["ft merge-it 'my runs/a' --all"]
     nothing = Outcome("failed", 1, "", 0, {}, {}, None, "", 1.0)
     assert suggestions(session, nothing) == []

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from finetooth_hooks import ScalarHead
 from finetooth_hooks.testing import engine_checks, parametrize_with_checks
 
 NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # type: ignore[arg-type, return-value]
@@ -16,7 +17,11 @@ NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # t
 def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: str) -> None:
     def make() -> Any:
         return kit.engine(
-            precision=precision, adapter=kit.adapter(zero=True), optimizer=kit.sgd(0.1), micro_batch_tokens=20
+            precision=precision,
+            adapter=kit.adapter(zero=True),
+            optimizer=kit.sgd(0.1),
+            micro_batch_tokens=20,
+            head=ScalarHead(),
         )
 
     (check,) = [one for one in engine_checks(make, vocab_size=kit.vocab, name=precision) if one.name == name]
