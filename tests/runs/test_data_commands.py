@@ -108,6 +108,16 @@ def test_bad_requests_are_one_line(ft: Run, written: Callable[..., Path], argume
     assert code == 2 and not out and problem in err and len(err.strip().splitlines()) == 1
 
 
+def test_prepare_says_when_nothing_is_kept(ft: Run, written: Callable[..., Path], tmp_path: Path) -> None:
+    code, out, _ = ft("data", "prepare", written(*ROWS))
+    assert code == 0 and f"data.train: nothing is kept: {len(ROWS)} rows are made anew in a moment" in out
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "Once upon a time."}))
+    streamed = {"method": {"name": "pretrain", "streaming": True}, "data": {"train": str(tmp_path / "texts.jsonl")}}
+    code, out, _ = ft("data", "prepare", written(*ROWS, **streamed, train={"max_steps": 2}))
+    assert code == 0 and "data.train: nothing is kept: its rows are read and tokenised while training" in out
+    assert not json.loads(ft("data", "cache", "list", "--json")[1])
+
+
 def test_prepare_keeps_what_a_run_finds(ft: Run, written: Callable[..., Path]) -> None:
     many = {"name": "tasks", "task": "family", "count": 2500, "seed": 5}
     path = written(*ROWS, data={"train": many, "renderer": "chatml", "workers": 0})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from finetooth_hooks.examples import Message, TrainOn, Weighted
+from finetooth_hooks.examples import Conversation, Example, Message, Segments, TrainOn, Weighted
 from finetooth_hooks.protocols import StretchTokenizer, Tokenizer
 
 
@@ -121,3 +121,17 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bo
         (message.train if message.train is not None else trains) and not is_taken_out(message)
         for message, trains in zip(messages, chosen, strict=True)
     )
+
+
+def why_untrained(example: Example) -> str:
+    """Why nothing trains of an example that has something to say; empty for one that has not."""
+    if isinstance(example, Segments):
+        return "none of its segments trains" if any(text for text, _ in example.pieces) else ""
+    if not isinstance(example, Conversation):
+        return ""
+    said = [message for message in example.messages if message.role == "assistant"]
+    said = [message for message in said if message.content or message.reasoning or message.tool_calls]
+    if not said:
+        return ""
+    flagged = any(message.train is False or is_taken_out(message) for message in said)
+    return "its flags take every answer out" if flagged else "neither method.train_on nor a flag takes any answer"

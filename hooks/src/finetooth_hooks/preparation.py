@@ -15,9 +15,9 @@ from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Rendered, RenderedImage, Segments, images_of
+from finetooth_hooks.examples import Example, Rendered, RenderedImage, images_of
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.markup import is_taken_out
+from finetooth_hooks.markup import why_untrained
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.reports import DataReport, StepReport
@@ -258,7 +258,7 @@ Kept = list[tuple[str, int, int]]
 def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
     """What is kept of a row, nothing if it is left out; counted."""
     if not any(rendered.weights[1:]):
-        if reason := _untrained(example):
+        if reason := why_untrained(example):
             tally.drop(f"{NOTHING_TRAINED}: {reason}", id_)
             return []
         problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
@@ -292,20 +292,6 @@ def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: T
         return []
     tally.truncated += 1
     return [(id_, 0, limit.max_length + 1)]
-
-
-def _untrained(example: Example) -> str:
-    """Why nothing trains of an example that has something to say; empty for one that has not."""
-    if isinstance(example, Segments):
-        return "none of its segments trains" if any(text for text, _ in example.pieces) else ""
-    if not isinstance(example, Conversation):
-        return ""
-    said = [message for message in example.messages if message.role == "assistant"]
-    said = [message for message in said if message.content or message.reasoning or message.tool_calls]
-    if not said:
-        return ""
-    flagged = any(message.train is False or is_taken_out(message) for message in said)
-    return "its flags take every answer out" if flagged else "neither method.train_on nor a flag takes any answer"
 
 
 def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:
