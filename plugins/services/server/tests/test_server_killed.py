@@ -18,31 +18,49 @@ import pytest
 from finetooth_hooks import Sampling
 from finetooth_hooks.engine import StepSettings
 
-STEPS = 14
+STEPS = 8
+KILLS = (1, 3, 6)
+"""Steps after which the server is killed, while the next one is under way."""
 
 
-def kill_repeatedly(server: Any, times: int, between: float, over: threading.Event) -> int:
-    done = 0
-    while done < times and not over.wait(between):
-        server.kill()
-        time.sleep(0.2)
-        server.start()
-        done += 1
-    return done
+class Killer:
+    """Kills the server a moment after it is told to, while its client goes on."""
+
+    def __init__(self, server: Any) -> None:
+        self._server, self._threads = server, list[threading.Thread]()
+
+    def soon(self, seconds: float) -> None:
+        self.wait()
+        self._threads.append(threading.Thread(target=self._kill, args=(seconds,)))
+        self._threads[-1].start()
+
+    def _kill(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._server.kill()
+        self._server.start()
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def kills(self) -> int:
+        return len(self._threads)
 
 
-def train(url: str, tiny: Path, ask: SimpleNamespace, pause: float = 0.0) -> tuple[list[Any], list[Any], Any]:
+def train(url: str, tiny: Path, ask: SimpleNamespace, killer: Killer | None) -> tuple[list[Any], list[Any], Any]:
     """Numbers of a training with saving, sampling and loading in between."""
     seen: list[Any] = []
     sampled: list[Any] = []
-    with finetooth.Client(url, patience=120) as client:
+    with finetooth.Client(url, patience=600) as client:
         session = client.session(str(tiny), adapter={"name": "lora", "rank": 4, "dropout": 0.1}, train={"seed": 5})
         for n in range(STEPS):
             forward = session.forward(ask.data(n), "cross_entropy")
-            time.sleep(pause)
             seen.append((forward.loss, session.backward(forward.handle)))
             seen.append(session.forward_backward(ask.data(n + 100)).loss)
             seen.append(session.step(settings=StepSettings(learning_rate=1e-2)))
+            if killer is not None and n in KILLS:
+                killer.soon(0.05 * n)
             if n % 4 == 3:
                 sampled.append(session.generate([[10, 11, 12]], Sampling(max_tokens=6, seed=n)))
                 saved = session.save(f"s{n}")
@@ -60,16 +78,11 @@ def test_a_client_goes_on_and_ends_bit_identical(
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
         server = killable(tiny, tmp_path / name, "api")
-        over = threading.Event()
-        kills: list[int] = []
-        killer = threading.Thread(target=lambda s=server, o=over, k=kills: k.append(kill_repeatedly(s, 5, 2.0, o)))
-        if name == "killed":
-            killer.start()
-        result = train(server.url, tiny, ask, pause=0.0 if name == "calm" else 1.0)
-        over.set()
-        if name == "killed":
-            killer.join()
-            assert kills[0] >= 2
+        killer = Killer(server) if name == "killed" else None
+        result = train(server.url, tiny, ask, killer)
+        if killer is not None:
+            killer.wait()
+            assert killer.kills == len(KILLS)
         folders = sorted((tmp_path / name / "server" / "checkpoints").iterdir(), key=lambda f: f.stat().st_mtime)
         weights = (folders[-1] / "state" / "trained.safetensors").read_bytes()
         server.stop()
@@ -104,22 +117,23 @@ def test_a_tinker_script_goes_on_and_ends_the_same(tiny: Path, tmp_path: Path, k
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
         server = killable(tiny, tmp_path / name, "tinker")
-        given = {"model": str(tiny), "steps": STEPS, "pause": 0.0 if name == "calm" else 1.0}
+        given = {"model": str(tiny), "steps": STEPS, "pause": 0.0 if name == "calm" else 0.3}
         environment = {
             **os.environ, "TINKER_BASE_URL": server.url, "TINKER_API_KEY": "tml-local", "TINKER_TELEMETRY": "0",
         }  # fmt: skip
         script = subprocess.Popen(
             [python, "-c", CLIENT, json.dumps(given)], env=environment, stdout=subprocess.PIPE, text=True
         )
-        over = threading.Event()
-        killer = threading.Thread(target=kill_repeatedly, args=(server, 3, 4.0, over))
-        if name == "killed":
-            killer.start()
-        out, _ = script.communicate(timeout=300)
-        over.set()
-        if name == "killed":
-            killer.join()
+        killer = Killer(server)
+        lines = []
+        assert script.stdout is not None
+        for line in script.stdout:
+            if name == "killed" and len(lines) in KILLS:
+                killer.soon(0.05 * len(lines))
+            lines.append(line)
+        script.wait(300)
+        killer.wait()
         server.stop()
         assert script.returncode == 0
-        said.append(out)
-    assert len(said[0].splitlines()) == STEPS and said[0] == said[1]
+        said.append(lines)
+    assert len(said[0]) == STEPS and said[0] == said[1]
