@@ -235,6 +235,28 @@ def test_a_hub_model_is_counted_without_its_weights(
     assert (info.weight_bytes, info.files, info.revision) == (4 * info.parameters, (), "v1")
 
 
+def test_a_tokenizer_that_draws_does_so_no_longer(tmp_path: Path, write: Write, loader_of: Loaders) -> None:
+    write(tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"] |= {"te": 260, "rs": 261}
+    content["model"]["merges"] = [["t", "e"], ["r", "s"]]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    content["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(content), encoding="utf-8")
+    text = "a text with words of several letters"
+    drawing = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    assert len({tuple(drawing(text)["input_ids"]) for _ in range(20)}) > 1
+    loader = loader_of()
+    tokenizer = loader.tokenizer(str(tmp_path / "m"))
+    assert {tuple(tokenizer.encode(text)) for _ in range(20)} == {tuple(plain(text)["input_ids"])}
+    assert any("50 % of its merges at random" in note for note in loader._context.notes)
+    tokenizer.save(tmp_path / "saved")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again(text)["input_ids"] == plain(text)["input_ids"]
+
+
 def test_a_thousand_tokens_are_added_without_copies_of_the_vocabulary(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
 ) -> None:

@@ -17,6 +17,7 @@ from finetooth_hooks.tokenizers import FastTokenizer
 
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
+from finetooth_transformers.merge_dropout import without_dropout
 from finetooth_transformers.padding import choose_pad
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -66,7 +67,8 @@ class TransformersLoader:
         return ModelInfo(reference, "transformers", kind, described, parameters, size, files, revision)
 
     def tokenizer(self, reference: str) -> FastTokenizer:
-        """The model's tokenizer; one without a pad token gets one that text does not produce.
+        """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at
+        random no longer does.
 
         Raises:
             RecipeError: there is none, or it has no fast implementation.
@@ -81,6 +83,8 @@ class TransformersLoader:
             )
         if tokenizer.pad_token_id is None:
             self._context.note(choose_pad(tokenizer))
+        if said := without_dropout(tokenizer):
+            self._context.note(said)
         return FastTokenizer(tokenizer)
 
     def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
