@@ -6,6 +6,7 @@ A refusal is one line on standard error that names the file, with exit code 2 an
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -293,3 +294,45 @@ def test_a_shard_of_text_alone_asks_for_the_column(ft: Ft, tmp_path: Path) -> No
     assert "with the columns __key__, txt (set data.format: {name: text, column: txt}, or rename" in said.error
     given = ft(tmp_path / "shard.tar", format={"name": "text", "column": "txt"})
     assert "knows a row" not in given.error
+
+
+TURNS = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "yes"}]
+PICTURE = [{"role": "user", "content": [{"type": "text", "text": "say"}, {"type": "image", "image": "x.png"}]}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PICTURE, "chosen": TURNS[1:], "rejected": [{"role": "assistant", "content": "no"}]},
+        {"prompt": PICTURE, "completion": TURNS[1:], "label": True},
+        {"prompt": PICTURE, "completions": ["a", "b"], "labels": [True, False]},
+        {"prompt": PICTURE, "answer": "3"},
+    ],
+    ids=["pair", "labelled", "steps", "task"],
+)
+def test_formats_that_read_no_images_say_so_with_the_row(ft: Ft, tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    said = ft(tmp_path / "rows.jsonl")
+    assert said.code == 2
+    expected = (
+        "rows.jsonl:1: prompt[0].content[1] is a part of type 'image'; in rows of this format only text can be read"
+    )
+    assert expected in said.error
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"instruction": "q", "output": "a", "image": "x.png"}, "'image', which format instruction"),
+        ({"messages": TURNS, "audio": {"path": "x.wav"}}, "'audio', which format chat"),
+        ({"messages": TURNS, "audio": None}, ""),
+    ],
+)
+def test_pictures_and_sound_that_nobody_reads_are_said(
+    ft: Ft, tmp_path: Path, row: dict[str, Any], column: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    said = ft(tmp_path / "rows.jsonl")
+    assert said.code == 0
+    note = f"rows.jsonl:1 has {column} does not read: the text alone trains"
+    assert (note in said.out + said.error) if column else ("does not read" not in said.out + said.error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.examples import Row
 
 from finetooth_core.claims import unread
+from finetooth_core.data.media import unread_media
 from finetooth_core.data.picked import PickedFormat, PickedSource
 from finetooth_core.data.reading import first_row
 
@@ -72,5 +73,10 @@ def _detected(context: RunContext, first: Row, built: dict[str, PickedFormat]) -
             built[name] = _built(context, name, SETTING)
         reason = built[name].format.detect(first.values)
         if reason is not None:
+            if column := unread_media(first, built[name].format):
+                short = registered.entry.name
+                context.note(
+                    f"row {first.id} has {column!r}, which format {short} does not read: the text alone trains"
+                )
             return built[name], reason
     raise unread(formats, first, lambda registered, pick: _built(context, pick, SETTING).format)

@@ -76,8 +76,10 @@ def read_parts(path: str, parts: Sequence[Any], problems: list[str], given: RowI
             continue
         found = [key for key in PART_TEXTS if isinstance(part, Mapping) and isinstance(part.get(key), str)]
         if type_ != "text" or not found:
-            readable = "text" if given is None else "text and images"
-            problems.append(f"{path}[{i}] is a part of type {shown(type_)}; only {readable} can be read")
+            readable = "only text and images can be read"
+            if given is None:
+                readable = "in rows of this format only text can be read, images in conversations"
+            problems.append(f"{path}[{i}] is a part of type {shown(type_)}; {readable}")
             return None
         said = part[found[0]]
         if problem := unspeakable(said):

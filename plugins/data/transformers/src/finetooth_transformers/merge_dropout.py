@@ -21,6 +21,6 @@ def without_dropout(tokenizer: Any) -> str:
         return ""
     model.dropout = None
     return (
-        f"the tokenizer leaves out {100 * share:g} % of its merges at random (BPE-dropout), which nobody can seed; this "
-        "is switched off, so that a text is always the same tokens"
+        f"the tokenizer leaves out {100 * share:g} % of its merges at random (BPE-dropout), which nobody can seed; "
+        "this is switched off, so that a text is always the same tokens"
     )
