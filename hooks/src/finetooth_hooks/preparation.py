@@ -15,7 +15,7 @@ from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Rendered, RenderedImage, images_of
+from finetooth_hooks.examples import Conversation, Example, Rendered, RenderedImage, images_of
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.markup import why_untrained
 from finetooth_hooks.plan import TrainSettings
