@@ -57,10 +57,10 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     optimizer = _nested(where, "optimizer", content, files["optimizer"])
     options = _nested(where, "optimizer_options", content, files["optimizer"])
     losses = _nested(where, "losses", content, files.get("losses", {}))
-    _check_all_used(where, "optimizer", (content["optimizer"], content["optimizer_options"]), files)
-    _check_all_used(where, "losses", (content["losses"],), files)
     named = parts.parameters.named()
     check_optimizer(where, optimizer, parts.optimizer, request.optimizer, named)
+    _check_all_used(where, "optimizer", (content["optimizer"], content["optimizer_options"]), files)
+    _check_all_used(where, "losses", (content["losses"],), files)
     if not isinstance(options, tuple) or len(options) != len(parts.group_options):
         raise UserError(f"{where}: optimizer_options are not those of its groups", action=OTHER)
     if not isinstance(losses, dict) or not all(isinstance(of_loss, dict) for of_loss in losses.values()):
