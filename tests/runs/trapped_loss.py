@@ -4,7 +4,7 @@
     50 to 59              its gradient is not finite
     40 to 49              the signals in the file `signals` are sent, once: the file is removed
 
-It also draws from the global generators of Python, NumPy and torch, as a user's loss may.
+With `noise` it also draws from the global generators of Python, NumPy and torch, as a user's loss may.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def ft_losses() -> Iterator[Loss]:
 class TrappedOptions(Options):
     folder: str
     """Where `signals` may lie."""
+    noise: bool = False
+    """Draw."""
 
 
 def build(options: TrappedOptions, context: Any) -> Any:
@@ -39,7 +41,8 @@ def build(options: TrappedOptions, context: Any) -> Any:
 
         scores = xp.where(data.mask, outputs["logprobs"], 0.0)
         sums, lengths = xp.sum(scores, axis=1), xp.sum(xp.astype_like(data.mask, scores), axis=1)
-        total = -xp.sum(sums) * (1.0 + 1e-3 * (random.random() + np.random.random() + float(torch.rand(()))))
+        drawn = random.random() + np.random.random() + float(torch.rand(())) if options.noise else 0.0
+        total = -xp.sum(sums) * (1.0 + 1e-2 * drawn)
         total = total + xp.sum(xp.where(lengths >= 60, float("nan"), 0.0))
         cliff = xp.logical_and(lengths >= 50, lengths < 60)
         if xp.item(xp.max(xp.astype_like(cliff, scores))):
