@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import Completion, Forward, Sampling, UserError
+from finetooth_hooks import Completion, Forward, Interrupted, NotFinite, Sampling, UserError
 from finetooth_hooks.testing import CheckResult, engine_checks, run_check
 from toy_numpy import rectangles
 from toy_numpy.engine import NumpyEngine
@@ -204,7 +204,7 @@ class IgnoresTopK(NumpyEngine):
 class ForwardAccumulates(NumpyEngine):
     def forward(self, data: Any, loss: Any = None, **given: Any) -> Forward:
         if loss is not None:
-            self._accumulate(self._evaluate(list(data), loss, None), loss)
+            self._accumulate(list(data), self._evaluate(list(data), loss, None), loss)
         return super().forward(data, loss, **given)
 
 
@@ -313,6 +313,55 @@ class ForgetsTheHead(NumpyEngine):
         self.model.delta["v"] = kept
 
 
+class AsksOnce(NumpyEngine):
+    def _ask(self) -> None: ...
+
+    def forward_backward(self, data: Any, loss: Any, *, normalizer: Any = None) -> Forward:
+        NumpyEngine._ask(self)
+        return super().forward_backward(data, loss, normalizer=normalizer)
+
+
+class DropsEverything(NumpyEngine):
+    def _ask(self) -> None:
+        try:
+            super()._ask()
+        except Interrupted:
+            self.zero_grad()
+            raise
+
+
+class UsesUpHandles(NumpyEngine):
+    def backward(self, handle: Any, grads: Any = None, *, normalizer: Any = None) -> Any:
+        try:
+            return super().backward(handle, grads, normalizer=normalizer)
+        except Interrupted:
+            del self._handles[handle.id]
+            raise
+
+
+class NamesNoRows(NumpyEngine):
+    def forward_backward(self, data: Any, loss: Any, *, normalizer: Any = None) -> Forward:
+        try:
+            return super().forward_backward(data, loss, normalizer=normalizer)
+        except NotFinite as error:
+            raise NotFinite(error.problem) from error
+
+
+class NamesTheLastCall(NumpyEngine):
+    def _accumulate(self, data: Any, evaluated: Any, loss: Any) -> None:
+        super()._accumulate(data, evaluated, loss)
+        self.rows = [datum.id for datum in data]
+
+
+class CountsBadSteps(NumpyEngine):
+    def step(self, *, metrics: Any = None) -> Any:
+        try:
+            return super().step(metrics=metrics)
+        except NotFinite:
+            self.weights_version += 1
+            raise
+
+
 class Boasts(NumpyEngine):
     capabilities = NumpyEngine.capabilities | {"telepathy"}
 
@@ -360,6 +409,12 @@ BROKEN = {
     HeadClimbs: "losses_read_the_head",
     IgnoresTotalsOfPairs: "layout_does_not_change_a_head",
     ForgetsTheHead: "a_head_is_kept",
+    AsksOnce: "asked_before_every_micro_batch",
+    DropsEverything: "an_interrupted_call_leaves_no_trace",
+    UsesUpHandles: "an_interrupted_call_leaves_no_trace",
+    NamesNoRows: "a_loss_of_nan_names_its_rows",
+    NamesTheLastCall: "a_gradient_that_is_not_finite_names_what_was_accumulated",
+    CountsBadSteps: "a_gradient_that_is_not_finite_names_what_was_accumulated",
     Boasts: "info_is_consistent",
 }
 

@@ -41,6 +41,37 @@ def test_a_resumed_run_appends_under_one_header(run, report, outcome):
     assert [row["step"] for row in rows(run.folder / "metrics.csv")] == ["1", "2"]
 
 
+def test_a_killed_run_goes_on_from_its_history(run, report, evaluation, outcome):
+    """Killed after step 7 in the middle of a row, resumed from 5; and rolled back to 5 once more while it is open."""
+    first = build(NoOptions(), None)
+    first.start(run)
+    for step in (1, 2, 3, 7):
+        first.step(run, report(step, loss=9.0))
+    with (run.folder / "metrics.csv").open("a") as file:
+        file.write("8,0.4,1.")
+    history = [evaluation, *(report(step) for step in range(1, 6))]
+    second = build(NoOptions(), None)
+    run.step = 5
+    second.resume(run, history)
+    second.step(run, report(6))
+    second.resume(run, history)
+    for step in (6, 7):
+        second.step(run, report(step, loss=2.0))
+    second.end(run, outcome)
+    steps = [(row["step"], row["loss"]) for row in rows(run.folder / "metrics.csv")]
+    assert steps == [(str(step), "1.5") for step in range(1, 6)] + [("6", "2.0"), ("7", "2.0")]
+    assert [row["metric"] for row in rows(run.folder / "evaluations.csv")] == ["exact_match", "unfinished"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["evaluations.csv", "metrics.csv"]
+
+
+def test_a_run_goes_on_in_an_empty_folder(run, report, outcome):
+    tracker = build(NoOptions(), None)
+    tracker.resume(run, [report(1)])
+    tracker.end(run, outcome)
+    assert [row["step"] for row in rows(run.folder / "metrics.csv")] == ["1"]
+    assert rows(run.folder / "evaluations.csv") == []
+
+
 def test_an_unwritable_table_is_one_line_for_the_user(run):
     (run.folder / "metrics.csv").mkdir()
     with pytest.raises(UserError, match=r"metrics\.csv cannot be written"):

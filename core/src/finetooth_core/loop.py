@@ -216,6 +216,7 @@ class Loop:
         self.recorder.before(self.progress.step + 1)
         clock = time.perf_counter()
         while not self.interrupt.signal:
+            drawn = random_state()
             try:
                 with self.recorder.span(STEP_SPAN):
                     report = next(steps, None)
@@ -224,6 +225,7 @@ class Loop:
                 continue
             except Interrupted:
                 self.engine.zero_grad()
+                restore_random(drawn)  # what a plugin drew in the step that is dropped, it draws again
                 break
             if report is None:
                 break
@@ -332,6 +334,7 @@ class Loop:
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
         self.say(f"step {step} is passed over: {error.problem}{rows}{back}")
         self.method.restore(cursor)
+        self.cursor = cursor  # an interrupt from here on saves a state behind the bad data
         return self.method.steps(self.engine)
 
     def roll_back(self) -> None:

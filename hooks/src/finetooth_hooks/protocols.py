@@ -563,7 +563,11 @@ class Method(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able. Asked for after every step, so that the state before a failed one is known: keep it cheap."""
+        """JSON-able. Asked for after every step, so that the state before a failed one is known: keep it cheap.
+
+        After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
+        `steps` goes on with the next ones. So take the cursor on before the engine is called.
+        """
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,20 +29,30 @@ EVALUATION_COLUMNS = ("step", "evaluator", "metric", "value", "rows")
 class Table:
     """A CSV file that is flushed row by row; its header is written when it is new.
 
+    Args:
+        rows: write the table anew with these, beside it and then into its place. None appends to what is there.
+
     Raises:
         UserError: it cannot be written.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]] | None = None) -> None:
         try:
-            self._file: TextIO = path.open("a", encoding="utf-8", newline="")
+            beside = path.with_name(f".{path.name}.tmp")
+            anew = rows is not None
+            self._file: TextIO = (beside if anew else path).open("w" if anew else "a", encoding="utf-8", newline="")
+            self._rows = csv.writer(self._file)
+            if self._file.tell() == 0:
+                self.add(columns)
+            if rows is not None:
+                self._rows.writerows(rows)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                beside.replace(path)  # the file that is open is the one in its place now
         except OSError as error:
             raise UserError(
                 f"tracker csv: {path} cannot be written: {error.strerror}", action="choose another output"
             ) from error
-        self._rows = csv.writer(self._file)
-        if self._file.tell() == 0:
-            self.add(columns)
 
     def add(self, values: Sequence[Any]) -> None:
         """One row."""
@@ -64,20 +75,43 @@ class CsvTracker:
         self._tables["steps"] = Table(run.folder / "metrics.csv", STEP_COLUMNS)
         self._tables["evaluations"] = Table(run.folder / "evaluations.csv", EVALUATION_COLUMNS)
 
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Write both tables anew, as the history says: rows of steps that do not count are gone, missing ones are
+        there."""
+        self._close()
+        steps = [_step_row(report) for report in history if isinstance(report, StepReport)]
+        metrics = [row for report in history if isinstance(report, Evaluation) for row in _metric_rows(report)]
+        self._tables["steps"] = Table(run.folder / "metrics.csv", STEP_COLUMNS, steps)
+        self._tables["evaluations"] = Table(run.folder / "evaluations.csv", EVALUATION_COLUMNS, metrics)
+
     def step(self, run: Run, report: StepReport) -> None:
         """A row for the step."""
-        self._tables["steps"].add([getattr(report, column) for column in STEP_COLUMNS])
+        self._tables["steps"].add(_step_row(report))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """A row for each metric."""
-        for metric, value in evaluation.metrics.items():
-            self._tables["evaluations"].add([evaluation.step, evaluation.name, metric, value, evaluation.rows])
+        for row in _metric_rows(evaluation):
+            self._tables["evaluations"].add(row)
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Close both tables."""
+        self._close()
+
+    def _close(self) -> None:
         for table in self._tables.values():
             table.close()
         self._tables.clear()
+
+
+def _step_row(report: StepReport) -> list[Any]:
+    return [getattr(report, column) for column in STEP_COLUMNS]
+
+
+def _metric_rows(evaluation: Evaluation) -> list[list[Any]]:
+    return [
+        [evaluation.step, evaluation.name, metric, value, evaluation.rows]
+        for metric, value in evaluation.metrics.items()
+    ]
 
 
 def build(options: NoOptions, context: Context) -> CsvTracker:

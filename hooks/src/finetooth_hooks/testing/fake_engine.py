@@ -35,6 +35,7 @@ class FakeEngine:
         calls: name of each primitive that was called, in order.
         seen: input tokens of the data given to `forward_backward`, call by call.
         losses: loss of each `forward_backward`.
+        refuse: what `forward_backward` raises from now on, once it has noted the data.
     """
 
     tokenizer: Tokenizer
@@ -42,6 +43,7 @@ class FakeEngine:
     calls: list[str] = field(default_factory=list)
     seen: list[list[tuple[int, ...]]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    refuse: Exception | None = None
     weights_version: int = 0
     states: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -122,6 +124,8 @@ class FakeEngine:
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         self.calls.append("forward_backward")
         self.seen.append([tuple(int(i) for i in datum.tokens) for datum in data])
+        if self.refuse is not None:
+            raise self.refuse
         result = self._evaluate(data, loss, normalizer)
         self.losses.append(result.loss or 0.0)
         return result

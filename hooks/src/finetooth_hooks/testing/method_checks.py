@@ -7,9 +7,10 @@ import json
 
 from finetooth_hooks.engine import CAPABILITIES
 from finetooth_hooks.entries import Method
+from finetooth_hooks.errors import NotFinite
 from finetooth_hooks.protocols import Method as Driver
 from finetooth_hooks.reports import Prepared, StepReport
-from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
+from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
 from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
@@ -74,4 +75,32 @@ def restored_method_goes_on(case: EntryCase) -> None:
         "steps(engine) of a restored method",
         f"{len(second_engine.seen)} calls with other data",
         "the data of the uninterrupted one",
+    )
+
+
+@check_for("method")
+def state_after_a_failed_step_is_behind_its_data(case: EntryCase) -> None:
+    """The second step fails in the engine: a method restored from the state it has then goes on with the third."""
+    _, engine, method, _ = _prepared(case)
+    ends = [len(engine.seen) for _ in itertools.islice(method.steps(engine), 3)]
+    if len(ends) < 3:
+        raise CheckSkipped("it has fewer than three steps here")
+    _, failing, method, _ = _prepared(case)
+    iterator = method.steps(failing)
+    next(iterator)
+    failing.refuse = NotFinite("the loss is nan")
+    try:
+        next(iterator)
+    except NotFinite:
+        pass
+    else:
+        fail("a step in which forward_backward raises NotFinite", "a report", "NotFinite, passed on")
+    _, after, second, _ = _prepared(case)
+    second.restore(json.loads(json.dumps(method.state())))
+    next(second.steps(after))
+    expect(
+        after.seen == engine.seen[ends[1] : ends[2]],
+        "steps(engine) of a method restored from the state after a failed step",
+        "other data",
+        "those of the step after it",
     )

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from finetooth_hooks.checkpoints import ResumingTracker
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, StepReport
-from finetooth_hooks.testing.checks import EntryCase, check_for, expect, expect_instance
+from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance
 from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.fake_run import FakeRun
@@ -55,6 +56,32 @@ def tracker_continues_a_resumed_run(case: EntryCase) -> None:
     second.end(run, _OUTCOME)
     gone = before - {path.name for path in case.folder.rglob("*") if path.is_file()}
     expect(not gone, "start(run) of a resumed run", f"deleted {sorted(gone)}", "files of the first part kept")
+
+
+@check_for("tracker")
+def tracker_goes_on_from_a_history(case: EntryCase) -> None:
+    """`resume` in a folder with files of steps that do not count, in an empty one, and while the tracker is open, as
+    when a run rolls back: no exception, and steps go on."""
+    history = [_EVALUATION, *(replace(_STEP, step=step) for step in (1, 2))]
+    for name in ("used", "empty"):
+        folder = case.folder / name
+        folder.mkdir()
+        run, first, second = FakeRun(folder), case.build(), case.build()
+        if not isinstance(second, ResumingTracker):
+            raise CheckSkipped("it has no resume")
+        if name == "used":  # and was killed: it never came to its end
+            first.start(run)
+            for step in (1, 2, 3):
+                first.step(run, replace(_STEP, step=step))
+        for _ in range(2):
+            run.step = 2
+            second.resume(run, tuple(history))
+            run.step = 3
+            second.step(run, replace(_STEP, step=3))
+            second.evaluated(run, replace(_EVALUATION, step=3))
+        second.end(run, _OUTCOME)
+        if name == "used":
+            first.end(run, _OUTCOME)
 
 
 @check_for("evaluator")

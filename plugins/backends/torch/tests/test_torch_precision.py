@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import EngineError
+from finetooth_hooks import NotFinite
 from finetooth_torch.scaler import LossScaler
 
 
@@ -23,9 +23,11 @@ def test_the_scale_starts_at_1024_and_follows_the_rule() -> None:
     assert (scaler.scale, scaler.good_steps) == (1024, 0)
     for _ in range(23):
         scaler.update(overflow=True)
-    with pytest.raises(EngineError, match="every loss scale"):
-        for _ in range(9):
-            scaler.update(overflow=True)
+    lowered = 0
+    while scaler.can_lower:
+        scaler.update(overflow=True)
+        lowered += 1
+    assert scaler.scale == 2.0**-14 and lowered == 1
 
 
 def test_the_rule_is_that_of_torch() -> None:
@@ -71,6 +73,24 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale(kit: SimpleNamespace) -
     engine.forward_backward(kit.data(), kit.nll)
     assert not engine.step().skipped
     assert any(not np.array_equal(before[name], value) for name, value in kit.weights(engine).items())
+
+
+def test_an_overflow_at_the_lowest_scale_is_a_gradient_that_is_not_finite(kit: SimpleNamespace) -> None:
+    """Then no scale is to blame: the rows are named, and nothing has moved."""
+    engine = kit.engine(precision="fp16")
+    engine.forward_backward(kit.data(), kit.nll)
+    engine.step()
+    before, state = kit.weights(engine), engine._parts.scaler.state()
+    engine._parts.scaler.scale = 2.0**-14
+    engine.forward_backward(kit.data(3), kit.nll)
+    engine._parts.parameters.masters[0].grad.view(-1)[0] = float("inf")
+    with pytest.raises(NotFinite, match="at the lowest loss scale too") as caught:
+        engine.step()
+    assert caught.value.rows == ("row:0", "row:1", "row:2")
+    assert engine.weights_version == 1 and engine._parts.scaler.scale == 2.0**-14
+    assert engine._parts.scaler.good_steps == state["good_steps"]
+    assert all(np.array_equal(before[name], value) for name, value in kit.weights(engine).items())
+    assert not engine._parts.parameters.gradients()
 
 
 def test_bf16_trains_below_its_own_resolution(kit: SimpleNamespace) -> None:

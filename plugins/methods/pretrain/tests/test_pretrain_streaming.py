@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import Conversation, DataError, Datum, Message, RecipeError, Rendered, Text
+from finetooth_hooks import Conversation, DataError, Datum, Message, NotFinite, RecipeError, Rendered, Text
 from finetooth_hooks.preparation import prepare_examples
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
@@ -175,6 +175,22 @@ def test_a_restored_method_trains_what_would_have_come_next(tmp_path: Path, afte
     _, rest, later = run(context_of(tmp_path, TEXTS), state)
     assert len(whole.seen) == 12 and begun.seen + rest.seen == whole.seen
     assert [report.epoch for report in later] == [report.epoch for report in reports[after:]]
+
+
+@pytest.mark.parametrize("failed", [1, 4, 6])
+def test_the_state_after_a_failed_step_is_behind_its_data(tmp_path: Path, failed: int) -> None:
+    _, whole, _ = run(context_of(tmp_path, TEXTS))
+    context = context_of(tmp_path, TEXTS)
+    method, engine = build(PretrainOptions(streaming=True, shuffle_buffer=6), context), FakeEngine(context.tokenizer)
+    method.prepare()
+    steps = method.steps(engine)
+    list(islice(steps, failed - 1))
+    engine.refuse = NotFinite("the loss is nan")
+    with pytest.raises(NotFinite):
+        next(steps)
+    _, rest, reports = run(context_of(tmp_path, TEXTS), json.loads(json.dumps(method.state())))
+    assert engine.seen + rest.seen == whole.seen
+    assert len(reports) == 12 - failed
 
 
 def test_steps_are_bounded_and_passes_are_counted(tmp_path: Path) -> None:

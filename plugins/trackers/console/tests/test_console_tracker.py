@@ -127,6 +127,37 @@ def test_the_curve_comes_at_the_end(run, report, outcome):
         assert any("\u2800" <= c <= "\u28ff" for c in shown()) == there
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_that_goes_on_says_so_and_shows_its_whole_curve(run, report, evaluation, outcome, terminal):
+    """Resumed after step 40 by another process, and rolled back to 50 in its middle."""
+    made, shown, clock = tracker(terminal=terminal)
+    run.step = 40
+    made.resume(run, [evaluation, *(report(step, loss=3.0) for step in range(1, 41))])
+    assert shown().count("going on after step 40 of 60") == 1
+    for step in range(41, 56):
+        clock.now += 1.0
+        run.step = step
+        made.step(run, report(step, loss=1.0))
+    assert "step 41/60" in shown()
+    run.step = 50
+    made.resume(run, [report(step, loss=3.0) for step in range(1, 51)])
+    assert shown().count("going on after step 50 of 60") == 1
+    for step in range(51, 61):
+        clock.now += 1.0
+        made.step(run, report(step, loss=3.0))
+    assert (made._steps, made._losses) == (list(range(1, 61)), [3.0] * 60)
+    made.end(run, outcome)
+    *_, last = [line for line in shown().splitlines() if line.strip().startswith("step 1 ")]
+    assert last.split() == ["step", "1", "60"]  # below the curve
+
+
+def test_a_run_that_had_saved_nothing_begins_anew(run, report):
+    made, shown, _ = tracker()
+    made.resume(run, [])
+    made.step(run, report(1))
+    assert shown().splitlines() == [shown().strip()] and shown().startswith("step 1/60")
+
+
 def test_a_run_that_fails_early_ends_quietly(run, outcome):
     made, shown, _ = tracker()
     made.end(run, outcome)

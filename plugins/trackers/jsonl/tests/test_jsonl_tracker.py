@@ -53,7 +53,49 @@ def test_what_is_not_finite_is_null_and_named(tracker, run, report, value):
     assert step["not_finite"] == ["loss", "metrics.kl"]
 
 
-def test_a_resumed_run_appends(tracker, run, report, outcome):
+def test_a_killed_run_goes_on_from_its_history(tracker, run, report, evaluation):
+    """Killed after step 7 in the middle of a line, resumed from 5."""
+    tracker.start(run)
+    for step in range(1, 8):
+        tracker.step(run, report(step, loss=9.0))
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step", "st')
+    history = [evaluation, *(report(step) for step in range(1, 6))]
+    run.step = 5
+    again = build(NoOptions(), None)
+    again.resume(run, history)
+    again.step(run, report(6))
+    found = lines(run)
+    wanted = [("start", 0), ("evaluation", 0), *(("step", step) for step in range(1, 6)), ("resume", 5), ("step", 6)]
+    assert [(line["event"], line["step"]) for line in found] == wanted
+    assert found[2] == {"event": "step", **asdict(report(1))}
+    assert found[1]["samples"][0]["prompt"] == "What is Søren to Ana?"
+    assert [path.name for path in run.folder.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_run_rolls_back_while_its_file_is_open(tracker, run, report, outcome):
+    tracker.start(run)
+    for step in range(1, 5):
+        tracker.step(run, report(step))
+    run.step = 2
+    tracker.resume(run, [report(1), report(2)])
+    tracker.step(run, report(3, loss=7.0))
+    tracker.end(run, outcome)
+    assert [(line["event"], line["step"], line.get("loss")) for line in lines(run)] == [
+        ("start", 0, None), ("step", 1, 1.5), ("step", 2, 1.5), ("resume", 2, None), ("step", 3, 7.0), ("end", 2, None),
+    ]  # fmt: skip
+
+
+def test_a_run_goes_on_in_an_empty_folder(tracker, run, report):
+    run.step = 2
+    tracker.resume(run, [report(1), report(2, loss=float("nan"))])
+    assert [(line["event"], line["step"]) for line in lines(run)] == [
+        ("start", 0), ("step", 1), ("step", 2), ("resume", 2),
+    ]  # fmt: skip
+    assert lines(run)[2]["not_finite"] == ["loss"]
+
+
+def test_a_tracker_without_a_history_appends(tracker, run, report, outcome):
     tracker.start(run)
     tracker.step(run, report(1))
     tracker.end(run, outcome)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from finetooth_hooks import UserError
 from finetooth_tensorboard.tracker import TensorboardOptions, build
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+
+def scalars_of(events):
+    """What TensorBoard's server shows, by tag."""
+    events.Reload()
+    return {
+        tag: [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+    }
 
 
 def read(folder):
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return scalars_of(EventAccumulator(str(folder)))
 
 
 def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outcome):
@@ -43,6 +51,62 @@ def test_a_resumed_run_replaces_what_came_after_its_step(run, report, outcome):
             tracker.step(run, report(step, loss=loss))
         tracker.end(run, outcome)
     assert read(run.folder / "tensorboard")["train/loss"] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]
+
+
+def steps(tracker, run, report, numbers, loss=1.0):
+    for step in numbers:
+        run.step = step
+        tracker.step(run, report(step, loss=loss))
+
+
+def test_a_killed_run_goes_on_from_its_history(run, report, evaluation):
+    """Killed after step 7 with steps that never reached the disk, resumed from 5: each step once, with its time."""
+    first = build(TensorboardOptions(), None)
+    first.start(run)
+    steps(first, run, report, range(1, 4))
+    first.evaluated(run, replace(evaluation, step=3, metrics={"beyond": 1.0}))
+    first._writer.flush()  # what comes next is lost with the process
+    history = [evaluation, *(report(step, loss=step / 2) for step in range(1, 6))]
+    run.step = 5
+    second = build(TensorboardOptions(), None)
+    second.resume(run, history)
+    steps(second, run, report, (6, 7), loss=9.0)
+    second.end(run, None)
+    scalars = read(run.folder / "tensorboard")
+    assert scalars["train/loss"] == [(1, 0.5), (2, 1), (3, 1.5), (4, 2), (5, 2.5), (6, 9), (7, 9)]
+    assert scalars["eval/exact_match"] == [(0, 0.25)] and not scalars.get("eval/beyond")
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    times = [event.wall_time for event in events.Tensors("train/loss")][:5]
+    assert [b - a for a, b in pairwise(times)] == pytest.approx([2.0] * 4, abs=0.01)
+
+
+def test_a_reader_that_was_watching_lets_go_of_what_is_gone(run, report):
+    """In the middle of a run that rolls back: the tracker is open, and so is TensorBoard."""
+    tracker = build(TensorboardOptions(), None)
+    tracker.start(run)
+    steps(tracker, run, report, range(1, 7))
+    tracker._writer.flush()
+    watching = EventAccumulator(str(run.folder / "tensorboard"))
+    assert len(scalars_of(watching)["train/loss"]) == 6
+    run.step = 4
+    tracker.resume(run, [report(step, loss=1.0) for step in range(1, 5)])
+    steps(tracker, run, report, (5, 6), loss=2.0)
+    tracker._writer.flush()
+    wanted = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2)]
+    assert scalars_of(watching)["train/loss"] == wanted
+    assert read(run.folder / "tensorboard")["train/loss"] == wanted
+
+
+def test_a_run_goes_on_in_an_empty_folder(run, report, tmp_path):
+    run.step = 2
+    tracker = build(TensorboardOptions(folder=str(tmp_path / "logs")), None)
+    tracker.resume(run, [report(1), report(2)])
+    tracker.end(run, None)
+    assert read(tmp_path / "logs" / "mine")["train/loss"] == [(1, 1.5), (2, 1.5)]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"trackers\.tensorboard\.folder"):
+        build(TensorboardOptions(folder=str(tmp_path / "file")), None).resume(run, [])
 
 
 def test_runs_share_a_folder_given(run, report, outcome, tmp_path):

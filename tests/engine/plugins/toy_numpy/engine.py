@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from finetooth_hooks import (
     EngineInfo,
     Forward,
     Handle,
+    Interrupted,
     LossResult,
     LossSpec,
+    NotFinite,
     PlanError,
     Sampling,
     Stepped,
@@ -79,7 +81,9 @@ class NumpyEngine:
         self.states: dict[str, Mapping[str, Any]] = {}
         self.weights_version = 0
         self.total_steps: int | None = None
+        self.rows: list[str] = []
         self._handles: dict[int, _Pending] = {}
+        self._asked: Callable[[], bool] = lambda: False
         self._ids = itertools.count()
 
     @property
@@ -87,6 +91,13 @@ class NumpyEngine:
         trained = sum(delta.size for delta in self.model.delta.values())
         total = sum(base.size for base in self.model.base.values()) + trained
         return EngineInfo("numpy", "cpu", "fp64", total, trained)
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        self._asked = asked
+
+    def _ask(self) -> None:
+        if self._asked():
+            raise Interrupted("the engine was asked to stop")
 
     # --- evaluating ---------------------------------------------------------------------------------------------------
 
@@ -152,8 +163,9 @@ class NumpyEngine:
             raise EngineError(f"loss {loss.name} changes its state, but together is {loss.together!r}")
         components = {n: float(p.total) / max(counts[p.per], 1e-300) for n, p in result.contributions.items()}
         if not np.isfinite(loss_value):
-            ids = ", ".join(datum.id for datum in data[:5])
-            raise EngineError(f"loss {loss.name} is {loss_value} on {ids}", action="look at these rows")
+            rows = tuple(datum.id or "" for datum in data)
+            named = ", ".join(rows[:5])
+            raise NotFinite(f"loss {loss.name} is {loss_value} on {named}", action="look at these rows", rows=rows)
         per_datum = [
             {
                 need: slope[i] if slope.ndim == 1 else slope[i, : len(datum)]
@@ -170,15 +182,21 @@ class NumpyEngine:
         cuts = rectangles.micro_batches(data, self.budget, loss.together)
         evaluated.micro_batches = len(cuts)
         if loss.together == "step":
-            scored = [self._outputs(datum, loss.needs)[1] for datum in data]
+            scored = []
+            for cut in cuts:
+                self._ask()
+                scored += [self._outputs(data[i], loss.needs)[1] for i in cut]
             result, evaluated.components, evaluated.loss, slopes = self._evaluate_loss(data, scored, loss, counts)
             evaluated.metrics.add(result)
             evaluated.state = result.state
-            for i in itertools.chain.from_iterable(cuts):
-                done, _ = self._outputs(data[i], ())
-                evaluated.add(self._backpropagate(data[i], done, slopes[i]))
+            for cut in cuts:
+                self._ask()
+                for i in cut:
+                    done, _ = self._outputs(data[i], ())
+                    evaluated.add(self._backpropagate(data[i], done, slopes[i]))
             return evaluated
         for cut in cuts:
+            self._ask()
             batch = [data[i] for i in cut]
             passes = [self._outputs(datum, loss.needs) for datum in batch]
             result, parts, value, slopes = self._evaluate_loss(batch, [o for _, o in passes], loss, counts)
@@ -219,19 +237,17 @@ class NumpyEngine:
         train: bool = True,
     ) -> Forward:
         needs = [name if role == "policy" else f"{name}@{role}" for name in returns]
-        outputs = tuple(
-            {
-                name: self._outputs(datum, needs)[1][need].astype(np.float32)
-                for name, need in zip(returns, needs, strict=True)
-            }
-            for datum in data
-        )
+        outputs = []
+        for datum in data:
+            self._ask()
+            found = self._outputs(datum, needs)[1]
+            outputs.append({name: found[need].astype(np.float32) for name, need in zip(returns, needs, strict=True)})
         evaluated = self._evaluate(list(data), loss, normalizer) if loss else None
         handle = None
         if role == "policy" and train:
             handle = Handle(next(self._ids), self.weights_version)
             self._handles[handle.id] = _Pending(list(data), loss, normalizer, self.weights_version)
-        return self._report(list(data), evaluated, outputs, handle)
+        return self._report(list(data), evaluated, tuple(outputs), handle)
 
     def backward(
         self,
@@ -240,7 +256,7 @@ class NumpyEngine:
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
-        pending = self._handles.pop(handle.id, None)
+        pending = self._handles.get(handle.id)
         if pending is None:
             raise EngineError(f"handle {handle.id} is unknown or used up", action="call forward again")
         if pending.version != self.weights_version:
@@ -250,22 +266,25 @@ class NumpyEngine:
         if grads is not None:
             evaluated = _Evaluated()
             for datum, grad in zip(pending.data, grads, strict=True):
+                self._ask()
                 done, _ = self._outputs(datum, ())
                 evaluated.add(self._backpropagate(datum, done, {"logprobs": np.asarray(grad, dtype=np.float64)}))
         elif pending.loss is not None:
             evaluated = self._evaluate(pending.data, pending.loss, normalizer or pending.normalizer)
         else:
             raise EngineError(f"handle {handle.id} has no loss", action="give backward the gradients of its outputs")
-        self._accumulate(evaluated, pending.loss)
+        del self._handles[handle.id]
+        self._accumulate(pending.data, evaluated, pending.loss)
         norm = self._norm()
         return Backward(norm, not np.isfinite(norm))
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         evaluated = self._evaluate(list(data), loss, normalizer)
-        self._accumulate(evaluated, loss)
+        self._accumulate(list(data), evaluated, loss)
         return self._report(list(data), evaluated, (), None)
 
-    def _accumulate(self, evaluated: _Evaluated, loss: LossSpec | None) -> None:
+    def _accumulate(self, data: list[Datum], evaluated: _Evaluated, loss: LossSpec | None) -> None:
+        self.rows += [datum.id or "" for datum in data]
         for name, grad in evaluated.grads.items():
             self.grads[name] = self.grads.get(name, 0.0) + grad
         if loss is not None and evaluated.state is not None:
@@ -276,6 +295,10 @@ class NumpyEngine:
 
     def step(self, *, metrics: Mapping[str, float] | None = None) -> Stepped:
         norm, limit = self._norm(), self.request.plan.train.max_grad_norm
+        if not np.isfinite(norm):
+            rows = tuple(self.rows)
+            self.zero_grad()
+            raise NotFinite(f"the gradient norm is {norm}", action="lower optimizer.learning_rate", rows=rows)
         scale = limit / norm if limit and norm > limit else 1.0
         rate = (
             self.request.schedule.factor(self.weights_version, self.total_steps) * self.request.optimizer.learning_rate
@@ -289,12 +312,12 @@ class NumpyEngine:
         return Stepped(self.weights_version, rate, norm)
 
     def zero_grad(self) -> None:
-        self.grads = {}
+        self.grads, self.rows = {}, []
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling_: Sampling) -> list[list[Completion]]:
         return [
             [
-                sampling.complete(self.model, prompt, n, sampling_, self.request, self.weights_version)
+                sampling.complete(self.model, prompt, n, sampling_, self.request, self.weights_version, self._ask)
                 for n in range(sampling_.n)
             ]
             for prompt in prompts
@@ -302,7 +325,11 @@ class NumpyEngine:
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         need = "logprobs" if role == "policy" else f"logprobs@{role}"
-        return [self._outputs(datum, (need,))[1][need].astype(np.float32) for datum in data]
+        scored = []
+        for datum in data:
+            self._ask()
+            scored.append(self._outputs(datum, (need,))[1][need].astype(np.float32))
+        return scored
 
     def save(self, path: Path) -> None:
         state.Copied.of(self).save(path)

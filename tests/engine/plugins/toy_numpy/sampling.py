@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from finetooth_hooks import Completion, Sampling
@@ -27,9 +27,15 @@ def _draw(logp: NDArray[np.float64], sampling: Sampling, random: np.random.Gener
 
 
 def complete(
-    model: Toy, prompt: Sequence[int], n: int, sampling: Sampling, request: EngineRequest, version: int
+    model: Toy,
+    prompt: Sequence[int],
+    n: int,
+    sampling: Sampling,
+    request: EngineRequest,
+    version: int,
+    ask: Callable[[], None],
 ) -> Completion:
-    """Sample number n for a prompt."""
+    """Sample number n for a prompt; `ask` is called before every token."""
     random = np.random.default_rng([sampling.seed, n, *prompt])
     stops = request.stop_ids if sampling.stop_ids is None else sampling.stop_ids
     E, W, H = (model.weight(name) for name in ("E", "W", "H"))
@@ -38,6 +44,7 @@ def complete(
     scores: list[float] = []
     text, stop = "", False
     while len(tokens) < sampling.max_tokens and not stop:
+        ask()
         hidden = np.tanh(W @ (E[last] + seen / count) + model.base["b"])
         logits = H @ hidden + model.base["c"]
         logp = logits - logits.max()

@@ -39,6 +39,7 @@ class Copied:
         numbers = {
             "base": _base_hash(engine),
             "weights_version": engine.weights_version,
+            "rows": list(engine.rows),
             "optimizer": engine.optimizer.numbers(),
             "schedule": dict(engine.request.schedule.state()),
             "losses": {name: dict(state) for name, state in engine.states.items()},
@@ -69,7 +70,7 @@ class Copied:
         engine.optimizer.restore(part("optimizer."), numbers["optimizer"])
         engine.request.schedule.restore(numbers["schedule"])
         engine.states = numbers["losses"]
-        engine.weights_version = numbers["weights_version"]
+        engine.weights_version, engine.rows = numbers["weights_version"], numbers["rows"]
 
 
 def load(engine: NumpyEngine, path: Path) -> None:

@@ -73,5 +73,6 @@ def gradients(
     """Value of a scalar function, and its gradient for each argument."""
     if not values:
         return float(function()), []
-    value, grads = value_and_grad(lambda parts: function(*parts))(tuple(values))
+    with np.errstate(all="ignore"):  # what is not finite is looked for afterwards
+        value, grads = value_and_grad(lambda parts: function(*parts))(tuple(values))
     return float(value), [np.asarray(grad) for grad in grads]

@@ -52,6 +52,7 @@ class TorchBackend:
 
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
+        from finetooth_torch.optimizer_state import group_options
         from finetooth_torch.parameters import TrainedParameters, round_frozen
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.role_models import hold_roles
@@ -107,4 +108,5 @@ class TorchBackend:
         if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         optimizer = request.optimizer.create(parameters.named())
-        return TorchEngine(request, Parts(network, parameters, optimizer, scaler, device, dtype))
+        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
+        return TorchEngine(request, parts)

@@ -35,10 +35,12 @@ from finetooth_torch.generation import Generator
 from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
 from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
 from finetooth_torch.network import ROLES, Network
+from finetooth_torch.optimizer_state import Options
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
 from finetooth_torch.peak import peak_flops
 from finetooth_torch.profiling import record, spanned
+from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.row_budget import check_rows
 from finetooth_torch.scaler import LossScaler
@@ -70,6 +72,7 @@ class Parts:
 
     Attributes:
         optimizer: over the masters of `parameters`.
+        group_options: of its parameter groups, as they were made.
     """
 
     network: Network
@@ -78,6 +81,7 @@ class Parts:
     scaler: LossScaler
     device: torch.device
     dtype: torch.dtype
+    group_options: tuple[Options, ...]
 
 
 class TorchEngine:
@@ -115,7 +119,6 @@ class TorchEngine:
         self._generator.check_asked = self._runner.check_asked
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
-        self._rows: list[str] = []  # ids of what was accumulated, to be named if its gradient is not finite
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[int, Pass] = {}
         self._handles = 0
@@ -130,6 +133,7 @@ class TorchEngine:
             max_length=request.facts.max_positions,
             environment=environment(parts.device, request.hardware.label),
         )
+        seed_global(parts.device, request.generator_seed)
 
     @property
     def info(self) -> EngineInfo:
@@ -191,7 +195,7 @@ class TorchEngine:
             _check_grads(work.data, grads)
             with self._accumulating():
                 self._runner.backward_from(work, grads)
-            self._rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+            self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         elif work.spec is None:
             raise EngineError(
                 "backward: its forward had no loss and no gradients are given",
@@ -222,8 +226,7 @@ class TorchEngine:
 
     def zero_grad(self) -> None:
         self._parts.parameters.zero_grad()
-        self._counters.accumulated, self._counters.loss = 0, 0.0
-        self._rows.clear()
+        self._counters.drop()
 
     # --- update -------------------------------------------------------------------------------------------------------
 
@@ -245,13 +248,15 @@ class TorchEngine:
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
         norm = parameters.norm()
         overflow = not math.isfinite(norm)
-        if overflow and not scaler.enabled:
-            rows = tuple(self._rows)
+        if overflow and not scaler.can_lower:
+            rows = tuple(self._counters.rows)
             self.zero_grad()
+            lowest = ", at the lowest loss scale too" if scaler.enabled else ""
             raise NotFinite(
-                f"the gradient norm is {norm} at step {self._counters.step + 1}; the gradients were dropped, the "
-                "weights are as before",
-                action="lower optimizer.learning_rate, or set train.precision to fp32",
+                f"the gradient norm is {norm} at step {self._counters.step + 1}{lowest}; the gradients were dropped, "
+                "the weights are as before",
+                action="lower optimizer.learning_rate, or set train.precision to "
+                + ("bf16 or fp32" if scaler.enabled else "fp32"),
                 rows=rows,
             )
         if not overflow:
@@ -289,7 +294,7 @@ class TorchEngine:
         state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
 
     def load(self, path: Path) -> None:
-        self._take(read_state(Path(path)), str(path), keep=False)
+        self._take(read_state(Path(path)), str(path))
 
     def snapshot(self) -> State:
         self._whole.check_state()
@@ -298,11 +303,10 @@ class TorchEngine:
     def rollback(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, State):
             raise EngineError("rollback: this is no snapshot of a torch engine", action="give one that it made")
-        self._take(snapshot, "the snapshot", keep=True)
+        self._take(snapshot, "the snapshot")
 
-    def _take(self, state: State, where: str, *, keep: bool) -> None:
-        parts, counters = self._parts, self._counters
-        self._loss_states = restore_state(state, self._request, parts, counters, where, keep=keep)
+    def _take(self, state: State, where: str) -> None:
+        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
         self._whole.restored()
         self._pending.clear()
 
@@ -396,10 +400,16 @@ class TorchEngine:
     def _accumulating(self) -> Iterator[None]:
         """The one place where a call's gradients come in: all of them and a count, or, if it fails, none of them.
 
-        What earlier calls accumulated, their losses and the states of losses stay as they were then.
+        What earlier calls accumulated, their losses and the states of losses stay as they were then, and so do torch's
+        global generators, from which a loss of the user may have drawn.
         """
-        with self._parts.parameters.untouched_on_failure():
-            yield
+        random = global_states(self._parts.device)
+        try:
+            with self._parts.parameters.untouched_on_failure():
+                yield
+        except BaseException:
+            set_global(random, self._parts.device)
+            raise
         self._counters.accumulated += 1
 
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
@@ -407,7 +417,7 @@ class TorchEngine:
         assert work.spec is not None
         with self._accumulating():
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
-        self._rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
+        self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         assert evaluated.totals is not None
         if evaluated.state:
             self._loss_states[work.spec.name] = evaluated.state

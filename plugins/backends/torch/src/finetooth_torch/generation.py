@@ -200,11 +200,11 @@ class Generator:
 
     def _write(self, decoding: Decoding, rows: Sequence[_Row], sampling: Sampling, weights: _Weights) -> None:
         stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
+        self.check_asked()
         hidden = decoding.read()
         held = list(rows)  # by row of the decoding; one that finished may stay for a while
         going = list(range(len(held)))
         while True:
-            self.check_asked()
             writing = [held[i] for i in going]
             if len(going) < len(held):
                 hidden = hidden[torch.tensor(going, device=self._device)]
@@ -218,6 +218,7 @@ class Generator:
                 going = [i for i, row in enumerate(held) if not row.finished]
                 if not going:
                     return
+            self.check_asked()
             hidden = decoding.advance(torch.tensor([row.tokens[-1] for row in held], device=self._device))
 
     def _take(self, row: _Row, token: int, logprob: float, stop_ids: frozenset[int], sampling: Sampling) -> None:

@@ -1,7 +1,8 @@
 """Running a step's data through the model: forward, and backward, micro-batch by micro-batch.
 
-Dropout is keyed by seed, step and the first datum of a micro-batch, so a pass that is repeated (a backward that
-recomputes its forward, the second half of a loss that sees more than a micro-batch) sees the same masks.
+Dropout is keyed by seed, step and the first datum of a micro-batch (its place in the call and its targets, not its id,
+which names the file it came from), so a pass that is repeated (a backward that recomputes its forward, the second half
+of a loss that sees more than a micro-batch) sees the same masks, and so does a run whose data were moved.
 """
 
 from __future__ import annotations
@@ -266,9 +267,10 @@ class _Entered:
     """The model as a role, in training or evaluation mode, with the micro-batch's own random streams."""
 
     def __init__(self, runner: Runner, work: Pass, batch: MicroBatch, role: str, train: bool) -> None:
-        first = work.data[batch.rows[0]].id or batch.rows[0]
+        first = batch.rows[0]
+        targets = np.ascontiguousarray(work.data[first].targets, dtype="<i8")
         self._runner, self._train = runner, train
-        self._streams = seeded(runner._device, runner._seed, work.step, first)
+        self._streams = seeded(runner._device, runner._seed, work.step, first, targets.tobytes().hex())
         self._role = runner._network.role(role)
 
     def __enter__(self) -> None:

@@ -1,12 +1,20 @@
-"""Random streams that are owned: keyed by what they are for, never left over from what ran before."""
+"""Random streams that are owned: keyed by what they are for, never left over from what ran before.
+
+Nothing of finetooth draws from torch's global generators. A loss or a hook of the user may: they are seeded when an
+engine is built, and their states are part of its state.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from finetooth_hooks import UserError
+from torch import Tensor
+
+HOST = "cpu"
 
 
 def stream_key(*keys: object) -> int:
@@ -26,3 +34,52 @@ def seeded(device: torch.device, *keys: object) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+def seed_global(device: torch.device, seed: int) -> None:
+    """Seed torch's global generators: that of the host, and with an accelerator those of every device."""
+    key = stream_key("global", seed)
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(key)
+
+
+def global_states(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global generators by device, (bytes,) uint8 in host memory of their own."""
+    states = {HOST: torch.get_rng_state()}
+    if device.type == "cuda":
+        states |= {f"cuda:{index}": torch.cuda.get_rng_state(index) for index in range(torch.cuda.device_count())}
+    return states
+
+
+def check_states(where: str, states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Whether the states are ones that `set_global` can take.
+
+    Raises:
+        UserError: one is not.
+    """
+    now = global_states(device)
+    for name, state in states.items():
+        kind, _, index = name.partition(":")
+        known = name == HOST or (kind == "cuda" and index.isdigit())
+        shape = now[name].shape if name in now else state.shape
+        try:
+            if not known or state.dtype != torch.uint8 or state.dim() != 1 or state.shape != shape:
+                raise RuntimeError("its shape or type is not that of one")
+            if name == HOST:
+                torch.Generator().set_state(state)  # refuses what is none
+        except (RuntimeError, TypeError) as error:
+            problem = str(error).splitlines()[0]
+            raise UserError(
+                f"{where}: {name!r} is no state of a random generator: {problem}", action="use another checkpoint"
+            ) from error
+
+
+def set_global(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on from `global_states`. One of a device that is not there is left out: numbers of another machine are not the
+    same to the bit anyway."""
+    for name in global_states(device).keys() & states.keys():
+        if name == HOST:
+            torch.set_rng_state(states[name].cpu())
+        else:
+            torch.cuda.set_rng_state(states[name].cpu(), int(name.partition(":")[2]))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetooth_hooks import EngineError
-
 SMALLEST = 2.0**-14
 
 
@@ -39,21 +37,17 @@ class LossScaler:
         self.enabled = enabled
         self._interval, self._growth, self._backoff = growth_interval, growth, backoff
 
-    def update(self, *, overflow: bool) -> None:
-        """After every step: lower the scale on overflow, raise it after enough good steps.
+    @property
+    def can_lower(self) -> bool:
+        """Whether a lower scale may still help; if not, an overflow is not the scale's fault."""
+        return self.enabled and self.scale * self._backoff >= SMALLEST
 
-        Raises:
-            EngineError: the scale became useless; the model does not train in fp16.
-        """
+    def update(self, *, overflow: bool) -> None:
+        """After every step: lower the scale on overflow, raise it after enough good steps."""
         if not self.enabled:
             return
         if overflow:
             self.scale, self.good_steps = self.scale * self._backoff, 0
-            if self.scale < SMALLEST:
-                raise EngineError(
-                    "train.precision=fp16: gradients overflow at every loss scale",
-                    action="set train.precision to bf16 or fp32",
-                )
             return
         self.good_steps += 1
         if self.good_steps == self._interval:

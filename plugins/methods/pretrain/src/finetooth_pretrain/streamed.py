@@ -101,8 +101,8 @@ class StreamedPretrain(BatchedMethod):
         batches = stream.batches()
         while self._step < self._max_steps and not (self._epochs and self._cursor.passes >= self._epochs):
             data, after = next(batches)
+            self._cursor, self._step = after, self._step + 1  # also if the step fails: then its data are passed over
             report = train_step(engine, data, self._loss, after.epoch(self._shape.block))
-            self._cursor, self._step = after, self._step + 1
             if after.left_out:
                 report = replace(report, metrics={**report.metrics, "left_out": float(after.left_out)})
             if self._step == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport
@@ -45,6 +45,7 @@ class ConsoleTracker:
         self._task = TaskID(0)
         self._next_draw = float("-inf")
         self._seconds: float | None = None
+        self._shown = False
         self._steps: list[int] = []
         self._losses: list[float] = []
 
@@ -56,6 +57,18 @@ class ConsoleTracker:
         self._progress = Progress(*columns, console=self.console, auto_refresh=False)
         self._progress.start()
         self._task = self._progress.add_task("", total=run.total_steps, completed=run.step, line="")
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Say after which step it goes on; the curve will show the whole run."""
+        reports = [report for report in history if isinstance(report, StepReport)]
+        self._steps, self._losses = [report.step for report in reports], [report.loss for report in reports]
+        self._shown = False
+        if self._progress is None:
+            self.start(run)
+        else:
+            self._progress.update(self._task, completed=run.step)
+        if run.step:
+            self._print(f"going on after step {run.step}" + (f" of {run.total_steps}" if run.total_steps else ""))
 
     def step(self, run: Run, report: StepReport) -> None:
         """Draw or print the step, but not every one."""
@@ -71,8 +84,9 @@ class ConsoleTracker:
                 line = step_line(report, run.total_steps, self._seconds)
                 self._progress.update(self._task, completed=report.step, line=line, refresh=True)
                 self._next_draw = begun + max(REDRAW_SECONDS, (self.clock() - begun) / REDRAW_SHARE)
-        elif last or len(self._steps) == 1 or report.step % self._interval(run.total_steps) == 0:
+        elif last or not self._shown or report.step % self._interval(run.total_steps) == 0:
             self._print(step_line(report, run.total_steps, self._seconds))
+            self._shown = True
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """One line for the evaluation."""

@@ -47,7 +47,7 @@ class JsonlTracker:
         Raises:
             UserError: it cannot be written.
         """
-        path, beside = run.folder / FILE, run.folder / f".{FILE}.{os.getpid()}"
+        path, beside = run.folder / FILE, run.folder / f".{FILE}.tmp"
         if self._file is not None:
             self._file.close()
         with _writing(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class TensorboardTracker:
     def __init__(self, options: TensorboardOptions) -> None:
         self._options = options
         self._writer: Any = None
+        self._now: float | None = None  # while the past is written
 
     def start(self, run: Run) -> None:
         """Open a new event file; what an interrupted run wrote past the step it resumes from is hidden.
@@ -32,17 +34,31 @@ class TensorboardTracker:
         Raises:
             UserError: the folder cannot be written.
         """
-        folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventFileWriter(str(folder))
-        except OSError as error:
-            raise UserError(
-                f"trackers.tensorboard.folder: {folder} cannot be written: {error.strerror}",
-                action="choose another folder",
-            ) from error
-        if run.step:
-            self._add(Event(step=run.step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._open(run)
+        # always: readers let go of something only from the second such event on
+        self._hide_from(run.step + 1 if run.step else 0)
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Write the history into a new event file, and hide what earlier ones hold: nothing is there twice, nothing is
+        missing. They are not removed, since a TensorBoard that is watching would wait for them.
+
+        Times are those that the steps took, counted back from now.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        self._close()
+        self._open(run)
+        self._hide_from(0)
+        self._now = time.time() - sum(report.seconds for report in history if isinstance(report, StepReport))
+        for report in history:
+            if isinstance(report, StepReport):
+                self._now += report.seconds
+                self.step(run, report)
+            else:
+                self._evaluation(report)
+        self._now = None
+        self._writer.flush()
 
     def step(self, run: Run, report: StepReport) -> None:
         """The step's figures and every metric of its method."""
@@ -65,23 +81,44 @@ class TensorboardTracker:
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """The evaluation's metrics, and its baselines under `baseline/`."""
-        values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        values |= {f"baseline/{name.replace(' ', '_')}": value for name, value in evaluation.baselines.items()}
-        self._scalars(evaluation.step, values)
+        self._evaluation(evaluation)
         self._writer.flush()
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Close the file."""
+        self._close()
+
+    def _open(self, run: Run) -> None:
+        folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventFileWriter(str(folder))
+        except OSError as error:
+            raise UserError(
+                f"trackers.tensorboard.folder: {folder} cannot be written: {error.strerror}",
+                action="choose another folder",
+            ) from error
+
+    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _hide_from(self, step: int) -> None:
+        """Tell readers that what they have read of this step and later ones does not count."""
+        self._add(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _evaluation(self, evaluation: Evaluation) -> None:
+        values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        values |= {f"baseline/{name.replace(' ', '_')}": value for name, value in evaluation.baselines.items()}
+        self._scalars(evaluation.step, values)
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._add(Event(step=step, summary=summary))
 
     def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
+        event.wall_time = time.time() if self._now is None else self._now
         self._writer.add_event(event)
 
 

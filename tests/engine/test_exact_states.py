@@ -1,0 +1,144 @@
+"""The torch engine's state between backward and step, over every standard optimizer, precision and adapter: saved and
+loaded, or rolled back to, it goes on bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import Datum
+from finetooth_hooks.testing import FakeContext, entries_of
+from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
+from toy_numpy.making import request
+from toy_numpy.tiny_llama import FACTS, VOCAB, LlamaLoader
+
+pytest.importorskip("finetooth_torch")
+pytest.importorskip("finetooth_standard")
+
+OPTIMIZERS = {
+    "adamw": {"weight_decay": 0.1},
+    "sgd": {},
+    "momentum": {"momentum": 0.9, "nesterov": True},
+    "adafactor": {},
+    "lion": {"weight_decay": 0.1},
+}
+PRECISIONS = ("fp32", "bf16", "fp16")
+ADAPTERS = {"full": {}, "lora": {"rank": 4, "dropout": 0.2}, "freeze": {"layers": 1, "norm": True}}
+WAYS = ("saved", "rolled back")
+QUICK = [
+    ("adamw", "fp16", "lora", "saved"),
+    ("momentum", "bf16", "full", "rolled back"),
+    ("adafactor", "fp32", "freeze", "saved"),
+    ("lion", "fp16", "full", "rolled back"),
+    ("sgd", "fp32", "lora", "saved"),
+]
+EVERY = [case for case in itertools.product(OPTIMIZERS, PRECISIONS, ADAPTERS, WAYS) if case not in QUICK]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(optimizer: str, precision: str, adapter: str) -> Any:
+    """A fresh engine; its loss scale grows after two good steps."""
+    from finetooth_torch.backend import TorchBackend, TorchOptions
+
+    plugins = ("standard", "full", "lora", "freeze")
+    entries = tuple(entry for name in plugins for entry in entries_of(f"finetooth_{name}.plugin"))
+    context = FakeContext(Path(), entries=entries)
+    kind = "sgd" if optimizer == "momentum" else optimizer
+    made = request(budget=24, loader=LlamaLoader())
+    made = replace(
+        made,
+        plan=replace(made.plan, train=replace(made.plan.train, precision=precision, max_grad_norm=1.0)),
+        facts=FACTS,
+        hardware=replace(made.hardware, attention=("sdpa",)),
+        adapter=context.build("adapter", {"name": adapter, **ADAPTERS[adapter]}),
+        adapter_can_disable=adapter == "lora",
+        optimizer=context.build("optimizer", {"name": kind, "learning_rate": 1e-2, **OPTIMIZERS[optimizer]}),
+        schedule=context.build("schedule", {"name": "reduce_on_plateau", "patience": 1}),
+    )
+    engine = TorchBackend(TorchOptions()).engine(made)
+    if precision == "fp16":  # low enough that it grows, and soon so high that a step overflows
+        engine._parts.scaler._interval, engine._parts.scaler.scale = 2, 16.0
+    return engine
+
+
+def data(seed: int) -> list[Datum]:
+    random = np.random.default_rng(seed)
+    return [
+        Datum.from_tokens([int(t) for t in random.integers(1, VOCAB, size=n)], id=f"row:{seed}:{n}", group="g")
+        for n in (9, 5, 12, 7)
+    ]
+
+
+def train(engine: Any, steps: range) -> list[Any]:
+    seen: list[Any] = []
+    for step in steps:
+        for half, spec in enumerate((WEIGHTED_NLL, CENTRED)):
+            seen.append(engine.forward_backward(data(10 * step + half), spec).loss)
+        seen.append(repr(engine.step(metrics={"loss": seen[-1]})))  # a norm may be NaN, in fp16
+    return seen
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def goes_on_exactly(optimizer: str, precision: str, adapter: str, way: str, folder: Path) -> None:
+    engine = make(optimizer, precision, adapter)
+    train(engine, range(3))
+    engine.forward_backward(data(77), CENTRED)
+    if way == "saved":
+        engine.save(folder / "state")
+        other = make(optimizer, precision, adapter)
+        train(other, range(8, 10))  # whatever it did before does not matter
+        other.load(folder / "state")
+        other.save(folder / "again")
+    else:
+        snapshot, other = engine.snapshot(), engine
+        snapshot.save(folder / "state")
+    scale, story = engine._parts.scaler.scale, train(engine, range(3, 7))
+    assert (engine._parts.scaler.scale != scale) == (precision == "fp16")
+    engine.save(folder / "wanted")
+    if way == "rolled back":
+        engine.rollback(snapshot)
+        engine.save(folder / "again")
+    assert files(folder / "again") == files(folder / "state")
+    assert "gradients.safetensors" in files(folder / "state")
+    assert train(other, range(3, 7)) == story
+    other.save(folder / "found")
+    assert files(folder / "found") == files(folder / "wanted")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("optimizer", "precision", "adapter", "way"), QUICK)
+def test_a_state_between_backward_and_step_goes_on_bit_for_bit(
+    tmp_path: Path, optimizer: str, precision: str, adapter: str, way: str
+) -> None:
+    goes_on_exactly(optimizer, precision, adapter, way, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("optimizer", "precision", "adapter", "way"), EVERY)
+def test_every_combination_goes_on_bit_for_bit(
+    tmp_path: Path, optimizer: str, precision: str, adapter: str, way: str
+) -> None:
+    goes_on_exactly(optimizer, precision, adapter, way, tmp_path)
+
+
+def test_every_standard_optimizer_is_tried() -> None:
+    entries = {entry.name for entry in entries_of("finetooth_standard.plugin") if entry.kind == "optimizer"}
+    assert entries <= OPTIMIZERS.keys()
