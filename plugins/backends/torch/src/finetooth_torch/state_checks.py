@@ -51,7 +51,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     """
     content, files = state.content, state.files
     _check_model(where, content, request)
-    masters = {name: master for name, master in parts.parameters.named()}
+    masters = dict(parts.parameters.named())
     _check_weights(where, files["trained"], masters)
     _check_gradients(where, files.get("gradients", {}), masters)
     _check_copies(where, files, parts, masters)
