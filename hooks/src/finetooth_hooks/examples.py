@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
@@ -130,7 +130,7 @@ class Message:
 class Conversation:
     """Messages in order, with the tools they may call."""
 
-    called: ClassVar[str] = "a conversation"
+    called = "a conversation"
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
 
@@ -139,7 +139,7 @@ class Conversation:
 class Text:
     """A document: every token trains."""
 
-    called: ClassVar[str] = "a plain text"
+    called = "a plain text"
     text: str
 
 
@@ -147,7 +147,7 @@ class Text:
 class PromptCompletion:
     """A raw prompt and its completion, without any chat markup: only the completion trains."""
 
-    called: ClassVar[str] = "a prompt with its completion"
+    called = "a prompt with its completion"
     prompt: str
     completion: str
 
@@ -156,7 +156,7 @@ class PromptCompletion:
 class Segments:
     """Text in pieces that each say whether they train; no chat markup, nothing is added between them."""
 
-    called: ClassVar[str] = "a text in segments"
+    called = "a text in segments"
     pieces: tuple[tuple[str, bool], ...]
 
 
@@ -173,7 +173,7 @@ class Pair:
         margin: by how much the first is better, where the row says.
     """
 
-    called: ClassVar[str] = "a preference pair"
+    called = "a preference pair"
     prompt: Side
     chosen: Side
     rejected: Side
@@ -185,7 +185,7 @@ class Pair:
 class Labelled:
     """An answer with a label: whether it is desirable, or how good it is."""
 
-    called: ClassVar[str] = "a labelled answer"
+    called = "a labelled answer"
     prompt: Side
     completion: Side
     label: bool | float
@@ -200,7 +200,7 @@ class Stepwise:
         labels: of each step; None is a step that only leads to the next ones and trains nothing itself.
     """
 
-    called: ClassVar[str] = "an answer in labelled steps"
+    called = "an answer in labelled steps"
     prompt: Side
     steps: tuple[str, ...]
     labels: tuple[bool | float | None, ...]
@@ -210,7 +210,7 @@ class Stepwise:
 class Task:
     """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards."""
 
-    called: ClassVar[str] = "a prompt without an answer"
+    called = "a prompt without an answer"
     prompt: Side
     columns: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
