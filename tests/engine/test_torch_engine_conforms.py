@@ -17,6 +17,7 @@ pytest.importorskip("finetooth_torch")
 pytest.importorskip("finetooth_lora")
 from toy_numpy.torch_twin import TorchSgd
 
+
 def engine(precision: str = "fp32", budget: int = 16) -> Any:
     """A fresh torch engine."""
     from finetooth_torch.backend import TorchBackend, TorchOptions

@@ -90,7 +90,9 @@ def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
             found, _ = _story(name, case, stop_at)
             for what, value in wanted.items():
                 called = f"{what}, {name} broken off at question {stop_at} of {count} and called again"
-                expect(repr(found[what]) == repr(value), called, "other bits", "those of an engine that was not broken off")
+                expect(
+                    repr(found[what]) == repr(value), called, "other bits", "those of an engine that was not broken off"
+                )
 
 
 def _story(name: str, case: EngineCase, stop_at: int) -> tuple[dict[str, Any], int]:

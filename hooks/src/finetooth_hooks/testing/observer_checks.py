@@ -59,12 +59,13 @@ def tracker_continues_a_resumed_run(case: EntryCase) -> None:
 def tracker_goes_on_from_a_history(case: EntryCase) -> None:
     """`resume` in a folder with files of steps that do not count, in an empty one, and while the tracker is open, as
     when a run rolls back: no exception, and steps go on."""
-    history = [_EVALUATION, *(replace(_STEP, step=step) for step in (1, 2))]
+    history = (_EVALUATION, _STEP, replace(_STEP, step=2))
     for name in ("used", "empty"):
         folder = case.folder / name
         folder.mkdir()
         run, first, second = FakeRun(folder), case.build(), case.build()
-        if not isinstance(second, ResumingTracker):
+        resuming: ResumingTracker = second
+        if not isinstance(resuming, ResumingTracker):
             raise CheckSkipped("it has no resume")
         if name == "used":  # and was killed: it never came to its end
             first.start(run)
@@ -72,7 +73,7 @@ def tracker_goes_on_from_a_history(case: EntryCase) -> None:
                 first.step(run, replace(_STEP, step=step))
         for _ in range(2):
             run.step = 2
-            second.resume(run, tuple(history))
+            resuming.resume(run, history)
             run.step = 3
             second.step(run, replace(_STEP, step=3))
             second.evaluated(run, replace(_EVALUATION, step=3))

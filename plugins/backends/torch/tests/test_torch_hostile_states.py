@@ -18,7 +18,6 @@ import torch
 from finetooth_hooks import UserError
 from safetensors.torch import load_file, save_file
 
-
 pytestmark = pytest.mark.parametrize("kit", ["auto"], indirect=True)  # the same whatever computes the layers
 
 
@@ -109,7 +108,7 @@ def state_entry(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]
     """Edit the JSON of the optimizer's state of its first parameter: pairs of a name and what stands for a tensor."""
 
     def of(state: dict[str, Any]) -> None:
-        by_name = dict((key, value) for key, value in state["optimizer"]["items"])
+        by_name = dict(state["optimizer"]["items"])
         pairs = by_name["state"]["items"][0][1]["items"]
         edit({"pairs": pairs, "index": by_name["state"]["items"][0]})
 

@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 def scalars_of(events):
     """What TensorBoard's server shows, by tag."""
     events.Reload()
-    return {tag: [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+    return {
+        tag: [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+    }
 
 
 def read(folder):

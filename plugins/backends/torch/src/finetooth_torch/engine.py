@@ -35,9 +35,9 @@ from finetooth_torch.generation import Generator
 from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
 from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
 from finetooth_torch.network import ROLES, Network
+from finetooth_torch.optimizer_state import Options
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
-from finetooth_torch.optimizer_state import Options
 from finetooth_torch.peak import peak_flops
 from finetooth_torch.profiling import record, spanned
 from finetooth_torch.randomness import global_states, seed_global, set_global

@@ -50,7 +50,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     """
     content, files = state.content, state.files
     _check_model(where, content, request)
-    masters = {name: master for name, master in parts.parameters.named()}
+    masters = dict(parts.parameters.named())
     _check_weights(where, files["trained"], masters)
     _check_gradients(where, files.get("gradients", {}), masters)
     check_states(f"{where}/random.safetensors", files["random"], parts.device)
@@ -66,7 +66,9 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     if not isinstance(losses, dict) or not all(isinstance(of_loss, dict) for of_loss in losses.values()):
         raise UserError(f"{where}: states of losses are missing", action=OTHER)
     _check_numbers(where, content)
-    return Checked(optimizer, options, {name: _arrays(of_loss) for name, of_loss in losses.items()}, content["counters"])
+    return Checked(
+        optimizer, options, {name: _arrays(of_loss) for name, of_loss in losses.items()}, content["counters"]
+    )
 
 
 def _check_model(where: str, content: Mapping[str, Any], request: EngineRequest) -> None:
@@ -128,9 +130,7 @@ def _nested(where: str, name: str, content: Mapping[str, Any], tensors: Mapping[
         ) from error
 
 
-def _check_all_used(
-    where: str, file: str, nested: Sequence[Any], files: Mapping[str, Mapping[str, Tensor]]
-) -> None:
+def _check_all_used(where: str, file: str, nested: Sequence[Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
     extra = sorted(files.get(file, {}).keys() - keys_of(list(nested)))
     if extra:
         raise UserError(f"{where}/{file}.safetensors holds {extra[0]!r}, which no state has", action=OTHER)
