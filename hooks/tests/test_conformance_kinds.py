@@ -87,6 +87,14 @@ def test_trackers(plugin: Write, mode: str, text: str, end: str, failed: set[str
     assert _kind(plugin, "tracker", parts) == failed
 
 
+def test_trackers_that_go_on(plugin: Write) -> None:
+    parts = TRACKER.replace("MODE", '"a"').replace("TEXT", "'x'").replace("END", "pass")
+    sound = parts + "    def resume(self, run, history): self.start(run)\n"
+    assert _kind(plugin, "tracker", sound) == set()
+    closed = parts + "    def resume(self, run, history): self.file.close()\n"  # there is none in another process
+    assert _kind(plugin, "tracker", closed) == {"tracker_goes_on_from_a_history"}
+
+
 SOURCE = """
 import itertools
 COUNT = itertools.count()
@@ -157,7 +165,13 @@ class Tried:
 def test_methods(plugin: Write) -> None:
     assert _kind(plugin, "method", METHOD) == set()
     forgetful = METHOD.replace("self.batches.restore(state)", "pass")
-    assert _kind(plugin, "method", forgetful) == {"restored_method_goes_on"}
+    both = {"restored_method_goes_on", "state_after_a_failed_step_is_behind_its_data"}
+    assert _kind(plugin, "method", forgetful) == both
+    late = METHOD.replace("yield train_step(", "report = train_step(").replace(
+        "    def state(self): return self.batches.state()",
+        "            self.kept = self.batches.state()\n            yield report\n    def state(self): return self.kept",
+    )
+    assert _kind(plugin, "method", late) == {"state_after_a_failed_step_is_behind_its_data"}
     short = METHOD.replace("for batch in self.batches:", "for batch in list(self.batches)[:1]:")
     assert "each_item_is_one_step" in _kind(plugin, "method", short)
 

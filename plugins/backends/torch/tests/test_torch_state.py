@@ -76,7 +76,7 @@ def test_a_restored_engine_continues_bit_for_bit(
         (completion,) = one.generate([[5, 6]], Sampling(max_tokens=6, stop_ids=()))[0]
         ends.append((stepped, losses, completion, kit.weights(one), one._loss_states))
     for a, b in zip(ends[0][:3], ends[1][:3], strict=True):
-        assert a == b
+        assert repr(a) == repr(b)  # a norm may be NaN, in fp16
     assert all(np.array_equal(ends[0][3][name], ends[1][3][name]) for name in ends[0][3])
     assert ends[0][4]["test:running"]["mean"] == ends[1][4]["test:running"]["mean"]
     assert np.array_equal(ends[0][4]["test:running"]["profile"], ends[1][4]["test:running"]["profile"])

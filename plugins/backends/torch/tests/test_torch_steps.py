@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -275,15 +276,15 @@ def test_handles_end(kit: SimpleNamespace) -> None:
 def test_dropout_follows_seed_step_and_datum_only(kit: SimpleNamespace) -> None:
     data = kit.data(4)
 
-    def gradient(before: int = 0, **settings: Any) -> Any:
+    def gradient(before: int = 0, moved: str = "", **settings: Any) -> Any:
         engine = kit.engine(adapter=kit.adapter(dropout=0.5), micro_batch_tokens=30, **settings)
         torch.manual_seed(before)
         state = torch.get_rng_state()
-        engine.forward_backward(data, kit.nll)
+        engine.forward_backward([replace(datum, id=moved + datum.id) for datum in data], kit.nll)
         assert torch.equal(torch.get_rng_state(), state)  # nothing leaks out
         return kit.gradients(engine)
 
-    same, other = gradient(before=0), gradient(before=99)
+    same, other = gradient(before=0), gradient(before=99, moved="/elsewhere/")
     assert all(np.array_equal(same[name], other[name]) for name in same)
     engine = kit.engine(adapter=kit.adapter(dropout=0.5), optimizer=kit.sgd(0.0))
     losses = []

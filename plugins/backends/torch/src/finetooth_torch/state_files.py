@@ -76,7 +76,8 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
             action="load it with the version that wrote it",
         )
     named = content.get("files")
-    missing = [name for name in REQUIRED if not isinstance(named, dict) or f"{name}.safetensors" not in named]
+    named = named if isinstance(named, dict) else {}
+    missing = [name for name in REQUIRED if f"{name}.safetensors" not in named]
     if missing:
         raise UserError(f"{path}/state.json names no {missing[0]}.safetensors", action="use another checkpoint")
     return content, {name.removesuffix(".safetensors"): _tensors(path, name, hash_) for name, hash_ in named.items()}
