@@ -154,7 +154,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "compl\n')
     (folder / "untrained.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
     (folder / "used").mkdir()
-    (folder / "used" / "plan.json").write_text("{}")
+    for written in ("recipe.yaml", "plan.json"):
+        (folder / "used" / written).write_text("{}")
     return folder
 
 

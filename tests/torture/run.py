@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import write_data  # type: ignore[import-not-found]
-from harness import Zygote  # type: ignore[import-not-found]
+from killing import Zygote  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Result, cases, table, trials  # type: ignore[import-not-found]
 

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CHOICES, pairs, pairwise, write_data  # type: ignore[import-not-found]
-from harness import Zygote  # type: ignore[import-not-found]
+from killing import Zygote  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cases import CHOICES, Case, pairwise  # type: ignore[import-not-found]
-from harness import Ended, Zygote, differences, disturbed, left, undisturbed  # type: ignore[import-not-found]
+from killing import Ended, Zygote, differences, disturbed, left, undisturbed  # type: ignore[import-not-found]
 from s3 import BUCKET  # type: ignore[import-not-found]
 
 MOST: dict[str, int] = {"rename": 12, "replace": 30, "fsync": 60, "unlink": 30}

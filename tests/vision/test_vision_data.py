@@ -44,7 +44,8 @@ def own(captions: Path, tmp_path: Path) -> Path:
 
 def prepared(recipe: dict[str, Any]) -> Any:
     session = finetooth.session(recipe)
-    return session, session.job.context.prepare("train", *session.job.context.prepared_as["train"]).data
+    how = session.job.context.prepared_as["train"]
+    return session, session.job.context.prepare("train", how.rendering, how.limit).data
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

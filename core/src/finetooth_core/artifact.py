@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST
 from finetooth_hooks.errors import EngineError, FinetoothError, UserError
-from finetooth_hooks.manifests import ManifestProblem, check_folder, listed_files, sealed, sha256_of
+from finetooth_hooks.manifests import MANIFEST, ManifestProblem, check_folder, listed_files, sealed, sha256_of
 from finetooth_hooks.manifests import read_manifest as manifest_of
 
 DAMAGED = "the folder is damaged; use another checkpoint"

@@ -101,7 +101,8 @@ def test_check_writes_nothing(ft: Any, folder: Path) -> None:
 def test_check_takes_the_output_of_a_run(ft: Any, folder: Path) -> None:
     taken = folder / "runs/taken"
     taken.mkdir(parents=True)
-    (taken / "plan.json").touch()
+    for name in ("recipe.yaml", "plan.json"):
+        (taken / name).touch()
     answer = ft("check", "recipe.yaml", "--output", "runs/taken")
     assert answer.code == 2
     assert "runs/taken already holds a run" in answer.err
@@ -225,17 +226,17 @@ def test_an_output_that_cannot_be_written(ft: Any, folder: Path, monkeypatch: py
 
 
 def test_a_full_disk(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Path.open
+    written = Path.write_text
 
-    def full(self: Path, mode: str = "r", *arguments: Any, **more: Any) -> Any:
-        if self.name == "recipe.yaml" and mode == "x":
+    def full(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self.name.startswith(".recipe.yaml."):
             raise OSError(28, "No space left on device", str(self))
-        return opened(self, mode, *arguments, **more)
+        return written(self, *arguments, **more)
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "write_text", full)
     answer = ft("run", "recipe.yaml")
     assert answer.code == 2
-    assert "runs/mine/recipe.yaml: No space left on device" in answer.err
+    assert "runs/mine/.recipe.yaml." in answer.err and "No space left on device" in answer.err
     assert "Traceback" not in answer.err
 
 

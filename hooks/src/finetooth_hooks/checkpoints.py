@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from finetooth_hooks.engine import Engine, Snapshot
+from finetooth_hooks.manifests import MANIFEST
 from finetooth_hooks.reports import Evaluation, StepReport
 from finetooth_hooks.run import Run
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)

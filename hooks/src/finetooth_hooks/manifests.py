@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST
 from finetooth_hooks.strict_json import JsonProblem, decode
+
+MANIFEST = "manifest.json"
 
 LONGEST = 64 * 2**20
 """Bytes that a manifest has at most."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_hooks.classifiers import PEFT_TASKS, as_classifier
+from finetooth_hooks.manifests import ManifestProblem, check_folder
 from finetooth_hooks.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -83,19 +83,13 @@ def verify(adapter: Path) -> None:
     path = adapter / MANIFEST
     if not path.is_file():
         return
-    damaged = "the artifact is damaged: export it again from a checkpoint of the run, or train again"
     try:
-        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no manifest that can be read", action=damaged) from error
-    for name, expected in files.items():
-        file = adapter / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing", action=damaged)
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != expected:
-            raise UserError(f"{file} differs from its SHA-256 in {MANIFEST}", action=damaged)
+        check_folder(adapter)
+    except ManifestProblem as error:
+        raise UserError(
+            f"{adapter}: {error}",
+            action="the artifact is damaged: export it again from a checkpoint of the run, or train again",
+        ) from error
 
 
 def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:

@@ -89,7 +89,9 @@ def read(scorer: Scorer, limit: int | None, *, drops: bool) -> tuple[Asked, list
         except DataError as error:
             problems.append(error)
     if problems and not drops:
-        Problems.of(problems).refuse(len(questions) + len(problems))
+        refused = Problems.of(problems).error(len(questions) + len(problems))
+        assert refused is not None
+        raise refused
     if not questions:
         raise DataError("DATA", "no row can be scored", action="give rows with answers")
     return questions, problems
