@@ -14,8 +14,15 @@ HEAVY = ("torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "peft"
 WHOLE = {
     "auto": "the recipe's word for a choice left to the plan",
     "chat": "a command of the core itself",
+    "device": "a tier of stores",
+    "disk": "a tier of stores",
+    "host": "a tier of stores",
     "loss": "a kind of entry, and the metric of every step",
+    "model": "a section of the recipe",
     "profile": "a section of the recipe, its folder in the run folder, and an engine's capability",
+    "remote": "a tier of stores",
+    "reward": "a kind of entry",
+    "steps": "a setting, and what every run counts",
     "text": "a word of the YAML reader's own",
 }
 """Entry names that core may hold as a whole string, and why."""
@@ -24,16 +31,17 @@ WORDS = {
     *WHOLE,
     "constant",
     "console",
-    "device",
-    "disk",
     "finite",
     "freeze",
     "full",
-    "host",
     "instruction",
+    "jsonl",  # the ending of a file
+    "keys",
     "linear",
     "lion",
     "merge",
+    "s3",  # the beginning of a URL
+    "score",
     "tasks",
     "torch",  # the requirement in the template of an optimizer
     "transformers",

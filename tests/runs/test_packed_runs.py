@@ -111,8 +111,8 @@ def test_a_stream_needs_a_number_of_steps_and_names_a_broken_line(recipe: Make, 
         _ = finetooth.session(pretraining(recipe, tmp_path / "nowhere.jsonl", tmp_path / "run", streamed)).job
     assert caught.value.exit_code == 2
     text = corpus.read_text().splitlines()
-    corpus.write_text("\n".join([*text[:9], '{"text": 7}', *text[9:]]) + "\n")
-    with pytest.raises(DataError, match=r"corpus\.jsonl:10"):
+    corpus.write_text("\n".join([*text[:9], '{"text": ', *text[9:]]) + "\n")
+    with pytest.raises(DataError, match=r"corpus\.jsonl: 1 broken line, .*line 10"):
         finetooth.run(pretraining(recipe, corpus, tmp_path / "run", streamed, max_steps=50))
 
 

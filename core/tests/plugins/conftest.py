@@ -69,12 +69,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def loss_plugin() -> Callable[[str], str]:
     """Source of a sound plugin with one loss."""
 
-    def source(name: str = "hinge", more: str = "") -> str:
+    def source(name: str = "wedge", more: str = "") -> str:
         return (
             "from finetooth_hooks import Loss, Reward, hookimpl, hookspec\n\n"
             "@hookimpl\n"
             "def ft_losses():\n"
-            f"    yield Loss(name={name!r}, build='PACKAGE.loss:build', summary='hinge', {more})\n"
+            f"    yield Loss(name={name!r}, build='PACKAGE.loss:build', summary='wedge', {more})\n"
         )
 
     return source

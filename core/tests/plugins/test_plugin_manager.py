@@ -19,13 +19,13 @@ def faults(plugins: Plugins, distribution: str) -> list[str]:
 
 
 def test_a_sound_plugin_is_in_the_catalog_with_its_source(site, loss_plugin) -> None:
-    module = site.add("acme-hinge", loss_plugin("hinge"), version="1.2.3")
+    module = site.add("acme-hinge", loss_plugin("wedge"), version="1.2.3")
     plugins = start()
-    found = plugins.catalog.get("loss", "hinge")
+    found = plugins.catalog.get("loss", "wedge")
     assert (found.distribution, found.version, found.module) == ("acme-hinge", "1.2.3", module)
-    assert found.full_name == "acme-hinge:hinge"
-    assert plugins.catalog.get("loss", "acme-hinge:hinge") is found
-    assert plugins.catalog.get("loss", "Acme_Hinge:hinge") is found
+    assert found.full_name == "acme-hinge:wedge"
+    assert plugins.catalog.get("loss", "acme-hinge:wedge") is found
+    assert plugins.catalog.get("loss", "Acme_Hinge:wedge") is found
     assert found.file.endswith("plugin.py")
     assert plugins.versions["acme-hinge"] == "1.2.3"
     assert not faults(plugins, "acme-hinge")

@@ -40,6 +40,13 @@ def ft_evaluated(run, evaluation):
 
 
 @hookimpl
+def ft_promote(run, candidate):
+    if candidate.metrics.get("loss", 0.0) > run.options.max_loss:
+        return f"its loss is {candidate.metrics['loss']:.1f}"
+    return None
+
+
+@hookimpl
 def ft_checkpoint_saved(run, path):
     run.state["saved"] = str(path)
 
