@@ -280,7 +280,7 @@ def test_half_a_character_where_only_the_template_looks(reader: Reader, values: 
     assert "rows.jsonl:9: a text holds half a character (U+D800)" in str(error)
 
 
-@pytest.mark.parametrize("levels", [950, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 400, 3000))])
+@pytest.mark.parametrize("levels", [800, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 400, 3000))])
 def test_deep_rows(reader: Reader, levels: int) -> None:
     """At every place of every row: what a library cannot walk through is refused."""
     for values in ROWS:
