@@ -319,6 +319,12 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
         verify_folder(tmp_path / "artifact")
 
 
+def test_a_file_beside_those_of_an_artifact_does_no_harm(tmp_path: Path) -> None:
+    make(tmp_path, CountingMethod()).run()
+    (tmp_path / "artifact" / "README.md").write_text("a model card")
+    assert verify_folder(tmp_path / "artifact")["step"] == 4
+
+
 def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

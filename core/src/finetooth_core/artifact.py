@@ -112,10 +112,11 @@ def read_manifest(text: bytes, where: str) -> Mapping[str, Any]:
 
 def verify_folder(folder: Path) -> Mapping[str, Any]:
     """Check every file of a folder against its manifest and return the manifest. Names and sizes are checked before
-    anything is read, and links are not followed.
+    anything is read, and links are not followed. Whoever has an artifact may add files to it, such as a model card.
 
     Raises:
-        UserError: no manifest, it was changed, or a file is missing, not listed, a link, or differs.
+        UserError: no manifest, it was changed, or a file is missing, a link, or differs; in a checkpoint also one that
+            is not listed.
     """
     try:
         text = manifest_of(folder)
@@ -123,7 +124,7 @@ def verify_folder(folder: Path) -> Mapping[str, Any]:
         raise UserError(f"{folder}: {error}", action="it is not a complete folder of a run") from error
     manifest = read_manifest(text, str(folder))
     try:
-        check_folder(folder)
+        check_folder(folder, more=manifest.get("kind") == "artifact")
     except ManifestProblem as error:
         raise UserError(f"{folder}: {error}", action=DAMAGED) from error
     return manifest
@@ -145,9 +146,13 @@ def write_json(path: Path, content: Any, *, strict: bool = False) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text beside its place, flush and rename."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    _flush(beside)
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        _flush(beside)
+        beside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # what the user knows, not the file beside it
+        raise
 
 
 def _unwritable(target: Path, error: Exception) -> EngineError:

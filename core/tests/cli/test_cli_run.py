@@ -236,7 +236,7 @@ def test_a_full_disk(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Path, "write_text", full)
     answer = ft("run", "recipe.yaml")
     assert answer.code == 2
-    assert "runs/mine/.recipe.yaml." in answer.err and "No space left on device" in answer.err
+    assert "runs/mine/recipe.yaml: No space left on device" in answer.err
     assert "Traceback" not in answer.err
 
 

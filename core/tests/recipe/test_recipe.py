@@ -174,7 +174,7 @@ MISTAKES = [
     ("train.seed=99999999999999999999", "train.seed: must be less than 9223372036854775808"),
     ("train.micro_batch_tokens=0", "train.micro_batch_tokens: must be at least 1, got 0"),
     ("evaluate.every=-1", "evaluate.every: must be at least 0, got -1"),
-    ("checkpoint.every=-1", "checkpoint.every: expected a number of steps, '50 steps', '10 minutes'"),
+    ("checkpoint.every=-1", "checkpoint.every: must be at least 0, got -1"),
     # picks
     ("method={beta: 1}", "method: the mapping has no 'name' that picks an entry (add name: NAME)"),
     ("method={name: 3}", "method: the mapping has no 'name' that picks an entry"),

@@ -185,14 +185,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_folder(folder: Path) -> dict[str, ListedFile]:
+def check_folder(folder: Path, *, more: bool = False) -> dict[str, ListedFile]:
     """Compare every file of a folder with its manifest; returns what the manifest lists.
+
+    Args:
+        more: files that are not listed may be there too, such as a model card beside an artifact.
 
     Raises:
         ManifestProblem: names the first file that is missing, not listed, of another size or of another content.
     """
     listed = listed_files(read_manifest(folder))
-    found = folder_files(folder)
+    found = _listed_there(folder, listed) if more else folder_files(folder)
     for path in sorted(listed.keys() | found.keys()):
         if path not in found:
             raise ManifestProblem(f"{path} is missing")
@@ -200,6 +203,26 @@ def check_folder(folder: Path) -> dict[str, ListedFile]:
             raise ManifestProblem(f"{path} is not in {MANIFEST}")
         check_file(path, found[path], listed[path])
     return listed
+
+
+def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
+    """Those of the listed files that are there.
+
+    Raises:
+        ManifestProblem: one is a link or lies behind one, or is no file.
+    """
+    found = {}
+    for name in listed:
+        path = folder
+        for part in name.split("/"):
+            path = path / part
+            if path.is_symlink():
+                raise ManifestProblem(f"{name} is a link")
+        if path.is_file():
+            found[name] = path
+        elif path.exists():
+            raise ManifestProblem(f"{name} is no file")
+    return found
 
 
 def check_file(name: str, path: Path, listed: ListedFile) -> None:

@@ -45,7 +45,9 @@ def parse(value: Any) -> Cadence:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"must be at least 0, got {value}")
         return Cadence(steps=value)
     found = _WORDS.fullmatch(value) if isinstance(value, str) else None
     if isinstance(value, str) and value.strip().isdigit():

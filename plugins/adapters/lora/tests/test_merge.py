@@ -187,7 +187,7 @@ def test_half_a_file_is_named(run, tiny, manifest):
         keep_manifest(folder / "artifact")
     cut_in_half(folder / "artifact" / "adapter_model.safetensors")
     reason = "differs from its SHA-256" if manifest else "cannot be read"
-    with pytest.raises(UserError, match=rf"artifact(/|: )adapter_model\.safetensors {reason}"):
+    with pytest.raises(UserError, match=rf"artifact/adapter_model\.safetensors {reason}"):
         invoke(Commands(tiny), folder)
     assert not (folder / "merged").exists()
 
@@ -202,7 +202,7 @@ def test_artifact_is_checked_against_its_manifest(run, tiny):
     with pytest.raises(UserError, match=r"letters\.txt is missing"):
         merge.find(folder, folder / "other")
     (artifact / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+    with pytest.raises(UserError, match=r"manifest\.json is no manifest"):
         merge.find(folder, folder / "other")
 
 

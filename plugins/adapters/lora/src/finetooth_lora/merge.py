@@ -14,7 +14,7 @@ from typing import Any, Literal
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_hooks.classifiers import PEFT_TASKS, as_classifier
-from finetooth_hooks.manifests import ManifestProblem, check_folder
+from finetooth_hooks.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_hooks.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -83,13 +83,15 @@ def verify(adapter: Path) -> None:
     path = adapter / MANIFEST
     if not path.is_file():
         return
+    damaged = "the artifact is damaged: export it again from a checkpoint of the run, or train again"
     try:
-        check_folder(adapter)
+        listed_files(read_manifest(adapter))
     except ManifestProblem as error:
-        raise UserError(
-            f"{adapter}: {error}",
-            action="the artifact is damaged: export it again from a checkpoint of the run, or train again",
-        ) from error
+        raise UserError(f"{path} is no manifest that can be read: {error}", action=damaged) from error
+    try:
+        check_folder(adapter, more=True)
+    except ManifestProblem as error:
+        raise UserError(f"{adapter}/{error}", action=damaged) from error
 
 
 def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
