@@ -16,7 +16,7 @@ RECIPE = "recipe.yaml"
 RESULT = "result.json"
 RUN = "run.json"
 
-_FIXED = {
+FIXED = {
     "loader": ("model", "loader"),
     "family": ("model", "family"),
     "renderer": ("data", "renderer"),
@@ -25,7 +25,7 @@ _FIXED = {
 }
 """Where in a recipe the picks stand that decide what the trained weights mean."""
 
-_ALSO_FIXED = {
+ALSO_FIXED = {
     "method": ("method",),
     "optimizer": ("optimizer",),
     "schedule": ("schedule",),
@@ -33,7 +33,7 @@ _ALSO_FIXED = {
 }
 """Where those stand that decide how it is trained: a run that goes on keeps them."""
 
-_DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
+DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
 """Settings of `train` that a run which goes on takes as its plan decided them."""
 
 
@@ -56,7 +56,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     plan = plan_of(folder)
     if isinstance(recipe.get("model"), str):
         recipe["model"] = {"name": recipe["model"]}
-    for kind, path in _FIXED.items():
+    for kind, path in FIXED.items():
         if kind in plan["picks"]:
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
     return recipe
@@ -82,11 +82,11 @@ def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any
     recipe = json.loads(json.dumps(recipe, default=str))
     if isinstance(recipe.get("model"), str):
         recipe["model"] = {"name": recipe["model"]}
-    for kind, path in (_FIXED | _ALSO_FIXED).items():
+    for kind, path in (FIXED | ALSO_FIXED).items():
         if kind in plan["picks"] and _left_open(recipe, path):
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
     train = recipe.setdefault("train", {})
-    for name in _DECIDED:
+    for name in DECIDED:
         if train.get(name, "auto") == "auto" and plan["train"].get(name) is not None:
             train[name] = plan["train"][name]
     return recipe

@@ -12,6 +12,7 @@ from finetooth_hooks.errors import FinetoothError
 
 from finetooth_core.recipe import Recipe, validate_options
 from finetooth_core.recipe_picks import AUTO
+from finetooth_core.run_folder import ALSO_FIXED, DECIDED, FIXED
 
 HARMLESS = (
     "output",
@@ -31,22 +32,11 @@ HARMLESS = (
 """Settings that cannot alter what was done already."""
 
 PICKS: Mapping[str, str] = {
-    "model.loader": "loader",
-    "model.family": "family",
-    "data.renderer": "renderer",
-    "data.processor": "processor",
+    **{".".join(path): kind for kind, path in (FIXED | ALSO_FIXED).items()},
     "data.format": "format",
-    "method": "method",
-    "adapter": "adapter",
-    "optimizer": "optimizer",
-    "schedule": "schedule",
-    "backend": "backend",
     "hardware": "hardware",
 }
 """Settings that pick one entry, with its kind."""
-
-DECIDED = ("train.precision", "train.micro_batch_tokens", "train.gradient_checkpointing")
-"""Settings that a plan decides and a recipe can set: a resumed run takes what was decided."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +83,7 @@ def effective(recipe: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> dict
         holder, key = _holder(content, setting)
         if holder is not None and holder.get(key) is not None:
             holder[key] = _whole(catalog, kind, holder[key], plan.get("picks", {}))
-    for setting in DECIDED:
-        name = setting.rpartition(".")[2]
+    for name in DECIDED:
         if content["train"][name] == AUTO:
             content["train"][name] = plan.get("train", {}).get(name, AUTO)
     return dict(_flat(content, ""))

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST, Candidate, Gate, Kept, SnapshotStore, Store
+from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
 from finetooth_hooks.errors import FinetoothError, StoreError
 
@@ -353,6 +353,3 @@ def set_aside(folder: Path, name: str, reason: str) -> Path:
     folder.rename(target)
     write_text(target / REASON, reason + "\n")
     return target
-
-
-__all__ = ["MANIFEST", "QUARANTINE", "REASON", "Keeper", "Keeping", "set_aside"]

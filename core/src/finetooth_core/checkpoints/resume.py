@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST, Store
+from finetooth_hooks.checkpoints import Store
 from finetooth_hooks.errors import FinetoothError, UserError
 from finetooth_hooks.plan import Plan
 
@@ -192,6 +192,3 @@ def _set_aside(folder: Path, reason: str) -> str:
         return f"; it is in {set_aside(folder, folder.name, reason)}"
     except OSError:
         return ""
-
-
-__all__ = ["MANIFEST", "Found", "base_changes", "differences", "fetch", "newest_good", "read", "versions"]

@@ -140,14 +140,14 @@ def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
     before = load(found.recipe)
     changes = comparison.compare(before, session.recipe, session.plugins.catalog, found.plan)
     data, parts = differences(found.plan, session.plan)
-    now = {"plugins": session.plugins.versions, "environment": session.environment}
-    others = (*versions(found.manifest, now), *parts)
     grave = (*changes.grave, *data, *base_changes(found.manifest, session.stands_on()["base"]))
     if grave and not resuming.accept_changes:
         raise UserError(
             f"{session.folder}: what was trained so far does not go with the recipe any more: {'; '.join(grave)}",
             action="undo the change, start a new run, or go on knowingly with --accept-changes",
         )
+    now = {"plugins": session.plugins.versions, "environment": session.environment}  # which builds the engine
+    others = (*versions(found.manifest, now), *parts)
     if others and resuming.strict:
         raise UserError(
             f"{session.folder}: not the versions that the run began with: {'; '.join(others)}",
