@@ -171,11 +171,14 @@ class Loop:
             if isinstance(self.engine, Interruptible):
                 self.engine.interrupt_when(lambda: False)
             self.recorder.close(self.progress.step)
+            left = ending is LEFT
             try:
-                if ending is not LEFT:
+                if not left:
                     artifact, ending = self.keep(ending)
             except KeyboardInterrupt:
-                ending = replace(LEFT, reason="interrupted twice; what was being saved was dropped")
+                left, ending = True, replace(LEFT, reason="interrupted twice; what was being saved was dropped")
+            if left:
+                self.keeper.leave()
             ending = self.end(ending, artifact)
             outcome = self.outcome(ending, artifact)
             write_json(self.job.context.folder / "result.json", result(outcome, self.manifest, self.kept()))

@@ -141,6 +141,24 @@ def test_training_goes_on_while_it_is_written(tmp_path: Path) -> None:
     assert [path.name for path in one.arrived()] == ["step-1"]
 
 
+def test_what_is_being_written_when_a_run_is_left_gets_no_place_any_more(tmp_path: Path) -> None:
+    class Slow:
+        entered, go_on = threading.Event(), threading.Event()
+
+        def check(self, candidate: Candidate) -> str:
+            self.entered.set()
+            self.go_on.wait(20)
+            return ""
+
+    one, _ = keeper(tmp_path, gates={"slow": Slow()})
+    save(one, 1)
+    assert Slow.entered.wait(20)
+    one.leave()  # does not wait for the gate
+    Slow.go_on.set()
+    one.settle()
+    assert list((tmp_path / "checkpoints").iterdir()) == [] and one.arrived() == []
+
+
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     one, _ = keeper(tmp_path, last=2, best=Best(1, "loss", "min"))
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.6)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -115,6 +116,8 @@ class Keeper:
         self._metrics: dict[tuple[int, str], Mapping[str, float]] = {}
         self._stands_on: Mapping[str, Any] | None = None
         self._unsent = ""
+        self._left = False
+        self._placing = threading.Lock()
 
     def due(self, step: int, epoch: float) -> bool:
         """Whether it is time to save after this step."""
@@ -201,6 +204,14 @@ class Keeper:
         problem = next((f"{pending.error}" for _, pending in self._uploads if pending.error is not None), "")
         return problem if self._unsent else ""
 
+    def leave(self) -> None:
+        """Do not wait for what is being written: it gets no place any more, so that nothing appears in the folder of a
+        run that has ended."""
+        for pending in (*self._local.withdraw(), *self._sending.withdraw()):
+            pending.done.set()
+        with self._placing:  # at most the rename that is under way
+            self._left = True
+
     def latest_snapshot(self) -> Kept | None:
         """The newest snapshot in memory, from the nearest tier that has one."""
         with suppress(FinetoothError):
@@ -244,18 +255,25 @@ class Keeper:
             if reason:
                 self._say(f"{work.name} does not count: {reason}; it is in {set_aside(staged, work.name, reason)}")
                 return
-            if target.exists():
-                set_aside(target, work.name, "a run that was resumed from an earlier checkpoint came here again")
-            if self.keeping.disk is not None:
-                self.keeping.disk.put(work.name, staged)
-            else:
-                settle_folder(staged, target)
+            with self._placing:
+                if self._left:
+                    return
+                self._place(work.name, staged)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         self.saved += 1
         self._in_place.append(target)
         self._send(work.name)
         self._tidy(self.keeping.disk)
+
+    def _place(self, name: str, staged: Path) -> None:
+        target = self.keeping.folder / name
+        if target.exists():
+            set_aside(target, name, "a run that was resumed from an earlier checkpoint came here again")
+        if self.keeping.disk is not None:
+            self.keeping.disk.put(name, staged)
+        else:
+            settle_folder(staged, target)
 
     def _judge(self, candidate: Candidate, engine: Engine) -> str:
         """Why a checkpoint must not count; empty if it may."""
