@@ -56,7 +56,8 @@ test: $(TESTED) lint types  ## ruff, mypy, import rules and the tests (not the s
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 slow: $(TESTED)  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow
+# a thread each: two that share their cores wait for each other's threads
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist load
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was
 	$(BIN)/python tests/torture/run.py
 lint: $(TESTED)
