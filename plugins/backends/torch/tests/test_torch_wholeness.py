@@ -15,6 +15,7 @@ from torch import nn
 HALF = "the weights may be half updated"
 COUNTED: list[tuple[str, dict[str, Any]]] = [
     *((name, {"foreach": foreach}) for name in ("Adam", "AdamW", "SGD", "Adagrad") for foreach in (False, True)),
+    *((name, {"fused": True}) for name in ("Adam", "AdamW")),
     *((name, {}) for name in ("Adadelta", "Adafactor", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop")),
 ]
 
@@ -64,7 +65,8 @@ def test_torch_counts_what_each_of_its_optimizers_writes(name: str, options: dic
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "Adagrad"])
-def test_fused_kernels_write_uncounted_and_are_not_trusted(name: str) -> None:
+def test_fused_kernels_write_uncounted(name: str) -> None:
+    """Those that count no steps are not trusted even where nothing has moved."""
     masters = [nn.Parameter(torch.ones(4, 3))]
     optimizer, whole = getattr(torch.optim, name)(masters, lr=0.1, fused=True), Wholeness()
     masters[0].grad = torch.ones_like(masters[0])
@@ -73,6 +75,11 @@ def test_fused_kernels_write_uncounted_and_are_not_trusted(name: str) -> None:
     assert masters[0]._version == version and not torch.equal(masters[0], torch.ones(4, 3))
     with pytest.raises(EngineError, match=HALF):
         whole.check_weights()
+    if name in ("SGD", "Adagrad"):
+        untouched = Wholeness()
+        broken_off(untouched, optimizer, masters, lambda: None)
+        with pytest.raises(EngineError, match=HALF):
+            untouched.check_weights()
 
 
 @pytest.mark.parametrize("way", ["data", "replaced", "memory"])

@@ -203,3 +203,26 @@ def test_parameters_without_a_gradient_stay():
         made = build(options(weight_decay=0.5), None).create([("w", parameter)])
         made.step()
         assert torch.equal(parameter, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("build", [built.build_adamw, built.build_sgd, built.build_lion, built.build_adafactor])
+@pytest.mark.parametrize("turned", ["weight", "gradient"])
+def test_how_weights_and_gradients_lie_in_memory_changes_nothing(build, turned):
+    """A kernel that reads memory as it lies would take the gradient of another weight."""
+
+    def turn(values, yes):
+        return torch.tensor(values.T.copy()).t() if yes else torch.tensor(values)
+
+    def trained(turned):
+        options = {
+            built.build_adamw: built.AdamWOptions, built.build_sgd: built.SgdOptions,
+            built.build_lion: built.LionOptions, built.build_adafactor: built.AdafactorOptions,
+        }[build](learning_rate=0.02, weight_decay=0.1)  # fmt: skip
+        weight = torch.nn.Parameter(turn(start()[0], turned == "weight"))
+        made = build(options, None).create([("proj.weight", weight)])
+        for values in gradients()[0]:
+            weight.grad = turn(values, turned == "gradient")
+            made.step()
+        return weight.detach()
+
+    np.testing.assert_allclose(trained(turned), trained(""), rtol=1e-12)

@@ -17,9 +17,10 @@ class Wholeness:
     the optimizer's state.
 
     torch counts what its operations write to a tensor, so after an update by one of torch's own optimizers unchanged
-    counts say that no weight has moved (the first update often breaks off there, making room for its state). Nothing
-    counts what goes through `.data`, what torch's fused optimizers write, or what a kernel does that torch does not
-    know, and optimizers of others may write so: a fused update, or one of theirs, that breaks off counts as half done,
+    counts say that no weight has moved (the first update often breaks off there, making room for its state). What
+    torch's fused kernels write is not counted; fused Adam and AdamW count their steps first, so there the steps'
+    counts say it. Nothing counts what goes through `.data`, or what a kernel does that torch does not know, and
+    optimizers of others may write so: an update of theirs that breaks off, or another fused one, counts as half done,
     whatever the counts say. Not seen: a hook of torch's optimizers (`register_step_pre_hook`) that writes through
     `.data`.
     """
@@ -30,12 +31,12 @@ class Wholeness:
     @contextmanager
     def update(self, optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> Iterator[None]:
         """Around one update of the masters."""
-        before = [(master._version, master.data_ptr()) for master in masters]
+        before = _counts(optimizer, masters)
         try:
             yield
         except BaseException:
             self.optimizer = False
-            unmoved = before == [(master._version, master.data_ptr()) for master in masters]
+            unmoved = before == _counts(optimizer, masters)
             self.weights = self.weights and unmoved and _counted(optimizer)
             raise
 
@@ -63,8 +64,18 @@ class Wholeness:
             )
 
 
+def _counts(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """What changes as soon as a weight may have moved. A step that is not there yet begins as one nobody wrote to."""
+    steps = [optimizer.state[master].get("step", 0) if master in optimizer.state else 0 for master in masters]
+    return [
+        (master._version, master.data_ptr(), step._version if isinstance(step, Tensor) else 0)
+        for master, step in zip(masters, steps, strict=True)
+    ]
+
+
 def _counted(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether torch counts what the optimizer writes: the class itself is torch's, not one derived from it, and no
-    group is updated by a fused kernel."""
+    """Whether what the optimizer writes shows in `_counts`: the class itself is torch's, not one derived from it, and a
+    group that a fused kernel updates is of one that counts its steps."""
     of_torch = type(optimizer).__module__.split(".")[:2] == ["torch", "optim"]
-    return of_torch and not any(group.get("fused") for group in optimizer.param_groups)
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return of_torch and (not fused or type(optimizer) in (torch.optim.Adam, torch.optim.AdamW))
