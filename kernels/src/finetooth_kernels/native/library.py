@@ -28,6 +28,21 @@ _SIGNATURES: dict[str, list[Any]] = {
     "ft_gated": [c_int, c_int, *[c_void_p] * 2, c_int64, c_int64, c_int],
     "ft_gated_backward": [c_int, c_int, *[c_void_p] * 3, c_int64, c_int64, c_int],
     "ft_head_rows": [c_int, *[c_void_p] * 6, *[c_int64] * 3, c_float, c_int, c_int],
+    "ft_few_rows": [
+        c_int,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int,
+    ],
+    "ft_few_rows_layout": [c_int, c_void_p, c_void_p],
     "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
 }
 
@@ -150,6 +165,25 @@ class Library:
             None if top1_n is None else top1_n.data_ptr(), rows, vocabulary, targets_nk.shape[1], slope, gradient,
             torch.get_num_threads(),
         )  # fmt: skip
+
+    def few_rows_layout(self, dtype: torch.dtype) -> tuple[int, int]:
+        """How a weight is packed for `few_rows`: outputs in a panel, and inputs that stand together."""
+        panel, together = c_int64(), c_int64()
+        self._c["ft_few_rows_layout"](DTYPE_NUMBERS[dtype], ctypes.byref(panel), ctypes.byref(together))
+        return panel.value, together.value
+
+    def few_rows(
+        self, x_nd: Tensor, packed: Tensor, bias_o: Tensor | None, base_no: Tensor | None, outputs: int
+    ) -> Tensor:
+        """(N, D) to (N, O): x W^T + bias + base, summed in float32; rows of x and of base may lie apart."""
+        y_no = x_nd.new_empty((x_nd.shape[0], outputs))
+        self._c["ft_few_rows"](
+            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), x_nd.stride(0), packed.data_ptr(),
+            None if bias_o is None else bias_o.data_ptr(), None if base_no is None else base_no.data_ptr(),
+            0 if base_no is None else base_no.stride(0), y_no.data_ptr(), x_nd.shape[0], x_nd.shape[1], outputs,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y_no
 
     def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
         """The first `heads` heads turned, against the angles if `back`; angles are float32 whatever the dtype of x."""

@@ -1,8 +1,9 @@
 """Linear layers prepared for many products with few rows: what sampling spends its time in.
 
 A plain matrix product puts a weight into the order its kernel likes every time it is called. With a few dozen rows
-that costs as much as half the product itself, so while tokens are sampled each weight is kept in oneDNN's own order. A
-packed weight is a copy: it is of the weights at the time, and is dropped when sampling ends.
+that costs as much as half the product itself, so while tokens are sampled each weight is kept in the order of the
+compiled kernel (`finetooth_kernels.few_rows`), or in oneDNN's own. A packed weight is a copy: it is of the weights at
+the time, and is dropped when sampling ends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from finetooth_kernels.few_rows import FewRows
 from finetooth_kernels.low_rank_linear import Again
 from torch import Tensor, nn
 
@@ -48,22 +50,33 @@ def _product(x_nd: Tensor, packed_od: Tensor, bias_o: Tensor | None) -> Tensor:
 
 
 class PackedLinear:
-    """x W^T + b with a packed copy of W.
+    """x W^T + b with a packed copy of W: in the compiled kernel's order, or in oneDNN's where there is none.
 
     Args:
         weight_od: (O, D); `can_pack` has said yes.
     """
 
     def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None) -> None:
-        self._packed, self._bias = _reorder(weight_od.detach()), None if bias_o is None else bias_o.detach()
+        self._own = FewRows.pack(weight_od, bias_o)
+        self._packed = _reorder(weight_od.detach()) if self._own is None else None
+        self._bias = None if bias_o is None else bias_o.detach()
 
     def __call__(self, x_nd: Tensor) -> Tensor:
         """(N, D) to (N, O)."""
-        return _product(x_nd, self._packed, self._bias)
+        return self.add(x_nd, None)
+
+    def add(self, x_nd: Tensor, base_no: Tensor | None) -> Tensor:
+        """The same, added to `base_no`, (N, O)."""
+        if self._own is not None:
+            return self._own(x_nd, base_no)
+        assert self._packed is not None
+        y_no = _product(x_nd, self._packed, self._bias)
+        return y_no if base_no is None else y_no.add_(base_no)
 
 
 class PackedGroup:
-    """A `Group` as it is now: its weights and the A of its low-rank additions as one packed matrix.
+    """A `Group` as it is now: its weights and the A of its low-rank additions as one packed matrix, and their B as
+    another.
 
     Numbers are those of `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since in bfloat16 a small
     addition would be lost in the weight.
@@ -74,7 +87,7 @@ class PackedGroup:
         if a_rd is not None and bias_o is not None:
             bias_o = torch.cat([bias_o, bias_o.new_zeros(a_rd.shape[0])])
         self._linear = PackedLinear(weight_od if a_rd is None else torch.cat([weight_od, a_rd]), bias_o)
-        self._b = None if b_or is None else b_or.t().contiguous()
+        self._b = None if b_or is None else PackedLinear(b_or)
 
     def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
         """(N, D) to (N, O); `again` is for `Group`'s sake."""
@@ -82,7 +95,7 @@ class PackedGroup:
         y_no = self._linear(x_nd)
         if self._b is None:
             return y_no
-        return torch.addmm(y_no[:, : self._outputs], y_no[:, self._outputs :], self._b)
+        return self._b.add(y_no[:, self._outputs :], y_no[:, : self._outputs])
 
 
 def packed(group: Group) -> Group | PackedGroup:

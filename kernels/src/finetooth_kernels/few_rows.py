@@ -1,0 +1,60 @@
+"""Products of few rows with one weight, again and again: a copy of the weight in the order in which the compiled kernel
+reads it.
+
+A number does not depend on how many rows there are: what a row gets alone it gets among others, bit for bit.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from finetooth_kernels import native
+
+__all__ = ["MOST_ROWS", "FewRows"]
+
+MOST_ROWS = 64
+"""From more rows than this on the plain product is as fast."""
+
+
+class FewRows:
+    """x W^T + b with a packed copy of W; made by `pack`.
+
+    Attributes:
+        inputs, outputs: of W.
+    """
+
+    def __init__(self, library: native.Library, weight_od: Tensor, bias_o: Tensor | None) -> None:
+        self._library, self.outputs, self.inputs = library, weight_od.shape[0], weight_od.shape[1]
+        self._bias = None if bias_o is None else bias_o.detach().to(weight_od.dtype).contiguous()
+        panel, together = library.few_rows_layout(weight_od.dtype)
+        missing = -self.outputs % panel
+        whole = nn.functional.pad(weight_od.detach(), (0, 0, 0, missing)) if missing else weight_od.detach()
+        cut = whole.view(-1, panel, self.inputs // together, together)
+        self._packed = cut.permute(0, 2, 1, 3).contiguous()
+
+    @staticmethod
+    def pack(weight_od: Tensor, bias_o: Tensor | None = None) -> FewRows | None:
+        """None where the compiled kernels are not there, or cannot take this weight."""
+        weight_od = weight_od.detach().contiguous()
+        library = native.library_for(weight_od)
+        if library is None or not weight_od.numel() or weight_od.shape[1] % library.few_rows_layout(weight_od.dtype)[1]:
+            return None
+        return FewRows(library, weight_od, bias_o)
+
+    def __call__(self, x_nd: Tensor, base_no: Tensor | None = None) -> Tensor:
+        """(N, D) to (N, O), contiguous.
+
+        Args:
+            x_nd: numbers of a row next to each other; rows may lie apart.
+            base_no: likewise; added before rounding.
+        """
+        if x_nd.stride(-1) != 1:
+            x_nd = x_nd.contiguous()
+        if x_nd.shape[0] <= MOST_ROWS:
+            return self._library.few_rows(x_nd, self._packed, self._bias, base_no, self.outputs)
+        y_no = nn.functional.linear(x_nd, self._unpacked(), self._bias)
+        return y_no if base_no is None else y_no.add_(base_no)
+
+    def _unpacked(self) -> Tensor:
+        """W, made again: it is not kept twice."""
+        return self._packed.permute(0, 2, 1, 3).reshape(-1, self.inputs)[: self.outputs]

@@ -1,0 +1,89 @@
+"""Products with a packed weight against float64, for any number of rows, wherever rows lie."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from finetooth_kernels.few_rows import MOST_ROWS, FewRows
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+
+
+def normal(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def packed(weight: Tensor, bias: Tensor | None = None) -> FewRows:
+    found = FewRows.pack(weight, bias)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("outputs", [1, 31, 32, 100])
+@pytest.mark.parametrize("inputs", [2, 48, 334])
+@pytest.mark.parametrize("more", [False, True])
+def test_against_float64(dtype: torch.dtype, outputs: int, inputs: int, more: bool) -> None:
+    weight, bias = normal(outputs, inputs, dtype=dtype, seed=1), normal(outputs, dtype=dtype, seed=2)
+    linear = packed(weight, bias if more else None)
+    for rows in (0, 1, 2, 11, 12, 13, 25, 37, MOST_ROWS, MOST_ROWS + 1):
+        x = normal(rows, inputs + 3, dtype=dtype, seed=3)[:, 1 : inputs + 1]
+        base = normal(rows, outputs + 5, dtype=dtype, seed=4)[:, 2 : outputs + 2] if more else None
+        found = linear(x, base)
+        terms = [x.double().numpy() @ weight.double().numpy().T]
+        sizes = np.abs(x.double().numpy()) @ np.abs(weight.double().numpy()).T
+        if more:
+            assert base is not None
+            terms += [bias.double().numpy(), base.double().numpy()]
+            sizes = sizes + np.abs(terms[1]) + np.abs(terms[2])
+        exact = sum(terms)
+        bound = inputs * 2.0**-24 * sizes + 2 * ROUNDING[dtype] * (np.abs(exact) + (sizes if rows > MOST_ROWS else 0))
+        assert found.shape == (rows, outputs) and found.is_contiguous() and found.dtype == dtype
+        assert np.all(np.abs(found.double().numpy() - exact) <= bound + 1e-37), rows
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads(dtype: torch.dtype) -> None:
+    linear = packed(normal(2000, 96, dtype=dtype, seed=1))
+    x = normal(MOST_ROWS, 96, dtype=dtype, seed=2)
+    every = linear(x)
+    for rows in (1, 5, 12, 33):
+        assert torch.equal(linear(x[:rows]), every[:rows])
+        assert torch.equal(linear(x[-rows:]), every[-rows:])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(linear(x), every)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_what_is_not_finite_comes_through_in_its_row_and_output_alone(dtype: torch.dtype) -> None:
+    weight, x = normal(40, 8, dtype=dtype, seed=1), normal(3, 8, dtype=dtype, seed=2)
+    x[1, 3] = float("nan")
+    weight[39, 0] = float("inf")
+    found = packed(weight)(x)
+    assert found[1].isnan().all() and found[0, :39].isfinite().all() and found[2, :39].isfinite().all()
+    assert not found[0, 39].isfinite()
+
+
+def test_the_weight_is_of_the_time() -> None:
+    weight, x = normal(6, 4, dtype=torch.float32, seed=1), normal(MOST_ROWS + 1, 4, dtype=torch.float32, seed=2)
+    linear, expected = packed(weight), x @ weight.t()
+    weight.zero_()
+    for rows in (3, MOST_ROWS + 1):
+        assert torch.allclose(linear(x[:rows]), expected[:rows], atol=1e-5)
+
+
+def test_what_the_kernel_cannot_take_is_not_packed() -> None:
+    assert FewRows.pack(torch.ones(4, 4, dtype=torch.float64)) is None
+    assert FewRows.pack(torch.ones(4, 0)) is None
+    with mock.patch("finetooth_kernels.native.Library.few_rows_layout", return_value=(32, 2)):
+        assert FewRows.pack(torch.ones(4, 3)) is None
