@@ -7,6 +7,7 @@
     calls         the log: every call with its arguments before it is executed, its result afterwards
     samplers      weights that can be sampled from
     checkpoints   folders that `save` wrote
+    data_keys     what arguments and results are encrypted with, itself encrypted; empty without an encryption key
 
 A call is written before its client hears that it was accepted. Its result is written together with the mark that it was
 applied. So after a crash the log says exactly what is to be done again, and nothing is done twice.
@@ -37,6 +38,8 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
+    text,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -102,6 +105,7 @@ calls = Table(
     Column("category", String(8)),
     Column("created", Float, nullable=False),
     Column("finished", Float),
+    Column("delivered", Float),
     UniqueConstraint("queue", "seq", name="once"),
     Index("waiting", "state", "batch"),
     Index("of_tenant", "tenant", "state"),
@@ -116,6 +120,7 @@ samplers = Table(
     Column("base", Text, nullable=False),
     Column("checkpoint", String(64)),
     Column("created", Float, nullable=False),
+    Column("pruned", BigInteger),
 )
 
 checkpoints = Table(
@@ -135,6 +140,15 @@ checkpoints = Table(
     UniqueConstraint("model", "kind", "name", name="one_name"),
 )
 
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("master", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
 
 class Records:
     """The database. Transactions that write follow one another; readers do not wait for them.
@@ -150,6 +164,7 @@ class Records:
         try:
             self.engine = _open(url)
             metadata.create_all(self.engine)
+            _add_columns(self.engine)
         except (SQLAlchemyError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -177,6 +192,18 @@ class Records:
 def now() -> float:
     """Seconds since 1970."""
     return time.time()
+
+
+def _add_columns(engine: Engine) -> None:
+    """Columns that came later than the database; all of them may be empty."""
+    there = inspect(engine)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(engine.dialect)
+                with engine.begin() as connection:
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _open(url: str) -> Engine:

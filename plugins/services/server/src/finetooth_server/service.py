@@ -15,11 +15,14 @@ from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit
 from finetooth_server.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.encryption.values import Values
+from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import Call, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS, tokens_of
+from finetooth_server.pruning import Pruner
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.settings import Settings
@@ -33,6 +36,8 @@ TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 
 _ABOUT = 16 * 1024
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
+"""Number of a model's last call in the log; old calls are removed from it."""
+
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -76,17 +81,30 @@ class Service:
         self.records = Records(settings.database_url)
         self.keys = Keys(self.records)
         self.audit = Audit(settings.folder / "audit.jsonl")
-        self.log = Log(self.records, most=settings.limits.queued)
-        self.checkpoints = Checkpoints(self.records, settings.folder / "checkpoints")
-        registry = Models(context, settings, self.records, self.log, self.checkpoints)
+        values, limits = Values(self.records, settings.encryption), settings.limits
+        self.log = Log(self.records, values, most=limits.queued, kept=limits.results)
+        self.vault = Vault(settings.folder, settings.encryption, settings.scratch)
+        self.vault.check()
+        self.checkpoints = Checkpoints(self.records, self.vault)
+        self.registry = Models(context, settings, self.records, self.log, self.checkpoints, self.vault)
         self.writer = Writer(
-            settings, self.records, self.log, registry, Samplers(context), self.checkpoints, self.audit
+            settings,
+            self.records,
+            self.log,
+            self.registry,
+            Samplers(context, self.vault),
+            self.checkpoints,
+            self.audit,
         )
+        self.pruner = Pruner(self.records, self.log, limits)
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""
+        self.vault.sweep()
         self.checkpoints.sweep()
+        self.registry.sweep()
         self.writer.start()
+        self.pruner.start()
 
     def stop(self) -> None:
         """Finish the call at hand and put everything to disk; a second time does nothing."""
@@ -94,6 +112,7 @@ class Service:
             return
         self.stopped = True
         self.writer.stop()
+        self.pruner.stop()
         self.audit.close()
         self.records.close()
 
@@ -390,7 +409,7 @@ def _model(row: Any) -> ModelInfo:
         json.loads(row.about),
         row.created,
         row.applied,
-        (-1 if row.last is None else row.last) + 1,
+        max(-1 if row.last is None else row.last, row.applied) + 1,
         bool(row.closed),
     )
 

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import click
 
-from finetooth_server.commands.serve import FOLDER
+from finetooth_server.commands.place import FOLDER, records_of
 from finetooth_server.keys import SCOPES, Keys
-from finetooth_server.records import Records
-from finetooth_server.settings import Settings
 
 
 def _keys(folder: Path, database: str) -> Keys:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Keys(Records(Settings(folder.absolute(), {}, database=database).database_url))
+    return Keys(records_of(folder, database, make=True))
 
 
 def _place(function: Callable[..., None]) -> Callable[..., None]:

@@ -11,10 +11,10 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, UserError
 
+from finetooth_server.commands.place import FOLDER
 from finetooth_server.settings import Limits, Settings
 
 PORT = 8420
-FOLDER = Path("runs/server")
 
 
 @click.command(name="serve")
@@ -33,6 +33,12 @@ FOLDER = Path("runs/server")
 @click.option("--queued", default=Limits.queued, show_default=True, type=click.IntRange(1), help="Calls of a tenant "
               "that may wait.")  # fmt: skip
 @click.option("--live", default=Limits.live, show_default=True, type=click.IntRange(1), help="Models held in memory.")
+@click.option("--results", default=Limits.results / 3600, show_default=True, type=click.FloatRange(0.1), help="Hours "
+              "for which a result is kept after its client had it.")  # fmt: skip
+@click.option("--encryption-key", type=click.Path(path_type=Path), help="File with the key that checkpoints, snapshots "
+              "and calls are encrypted with; see `ft encryption`.")  # fmt: skip
+@click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
+              "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
 @click.pass_obj
@@ -49,6 +55,9 @@ def command(
     replay: float,
     queued: int,
     live: int,
+    results: float,
+    encryption_key: Path | None,
+    scratch: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
 ) -> None:
@@ -62,6 +71,7 @@ def command(
     import uvicorn
 
     from finetooth_server.app import make_app
+    from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
     given = _served(obj, models, recipe, overrides)
@@ -73,7 +83,9 @@ def command(
         database=database,
         replay=replay,
         keyless=private,
-        limits=Limits(queued=queued, live=live),
+        encryption=master_keys(encryption_key),
+        scratch=None if scratch is None else scratch.absolute(),
+        limits=Limits(queued=queued, live=live, results=results * 3600),
     )
     if (certificate is None) != (certificate_key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
