@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum, wire
+from sqlalchemy import create_engine
 
 VOCAB = 128
 
@@ -155,7 +158,13 @@ class Killable:
     """`ft serve` in a process of its own, that can be killed and started again on the same port."""
 
     def __init__(
-        self, model: Path | str, folder: Path, *faces: str, replay: float = 0.5, cwd: Path | None = None
+        self,
+        model: Path | str,
+        folder: Path,
+        *faces: str,
+        replay: float = 0.5,
+        cwd: Path | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -164,7 +173,7 @@ class Killable:
         self._command = [
             sys.executable, "-m", "finetooth", "serve", *faces, "--model", str(model),
             "--folder", str(folder / "server"), "--port", str(self.port), "--replay", str(replay),
-            "--set", "train.precision=fp32",
+            "--set", "train.precision=fp32", *more,
         ]  # fmt: skip
         self._cwd = cwd
         self._log = folder / "serve.log"
@@ -207,6 +216,65 @@ def killable() -> Iterator[Callable[..., Killable]]:
     yield make
     for server in servers:
         server.stop()
+
+
+def _postgres_fixture() -> Any:
+    """The fixture of the package that reads rows from PostgreSQL: one way to start a server for tests."""
+    file = Path(__file__).parents[3] / "data" / "sql" / "tests" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("finetooth_server_tests_postgres", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.postgres
+
+
+postgres = _postgres_fixture()
+
+
+class Databases:
+    """New databases of one kind: SQLite in the server's folder, or PostgreSQL."""
+
+    def __init__(self, server: Any = None) -> None:
+        self._server = server
+
+    def new(self) -> str:
+        """Address of an empty database, as `ft serve --database` takes it."""
+        if self._server is None:
+            return ""
+        name = f"service_{secrets.token_hex(4)}"
+        self._server.execute(f"CREATE DATABASE {name}")
+        return f"{self._server.url.rpartition('/')[0]}/{name}"
+
+    def url(self, address: str) -> str:
+        """The same as `Settings` takes it."""
+        from finetooth_server.commands.place import database_url
+
+        return database_url(address)
+
+    def copied(self, address: str) -> str:
+        """A new database with the content of another one at this moment."""
+        from finetooth_server.records import metadata
+
+        new = self.new()
+        source, target = (create_engine(self.url(one).replace("ql:", "ql+psycopg:")) for one in (address, new))
+        metadata.create_all(target)
+        with source.connect().execution_options(isolation_level="REPEATABLE READ") as old, target.begin() as young:
+            for table in metadata.sorted_tables:
+                rows = [row._asdict() for row in old.execute(table.select())]
+                if rows:
+                    young.execute(table.insert(), rows)
+        source.dispose()
+        target.dispose()
+        return new
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """SQLite, or what a test asks for by its parameter."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return Databases()
+    return Databases(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ class Log:
                 .values(
                     state=FAILED if error else DONE,
                     result=text,
-                    error=error or None,
+                    error=error.replace("\x00", "\\0") or None,
                     category=category or None,
                     finished=now(),
                 )

@@ -39,9 +39,10 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    make_url,
     text,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 QUEUED, DONE, FAILED = "queued", "done", "failed"
 
@@ -167,21 +168,22 @@ class Records:
             _add_columns(self.engine)
         except (SQLAlchemyError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"database: it cannot be opened: {reason}", action="check its URL and its server"
-            ) from error
+            action = "check its URL and its server"
+            if isinstance(error, ImportError):
+                action = "pip install 'finetooth-server[postgresql]'"
+            raise UserError(f"database: it cannot be opened: {reason}", action=action) from error
         self._writing = threading.RLock()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of it is kept, or nothing."""
-        with self._writing, self.engine.begin() as connection:
+        with self._writing, _readable(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A look at what was committed."""
-        with self.engine.connect() as connection:
+        with _readable(), self.engine.connect() as connection:
             yield connection
 
     def close(self) -> None:
@@ -192,6 +194,19 @@ class Records:
 def now() -> float:
     """Seconds since 1970."""
     return time.time()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """PostgreSQL takes no text with a NUL in it.
+
+    Raises:
+        UserError: a text of a request holds one.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise UserError("a text holds a character that cannot be kept", action="leave it out") from error
 
 
 def _add_columns(engine: Engine) -> None:
@@ -207,9 +222,15 @@ def _add_columns(engine: Engine) -> None:
 
 
 def _open(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
+    address = make_url(url)
+    if address.get_backend_name() in ("postgresql", "postgres"):
+        return create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    if address.get_backend_name() != "sqlite":
+        raise UserError(
+            f"database: {address.get_backend_name()} is not offered",
+            action="use sqlite:///FILE or postgresql://HOST/NAME",
+        )
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def durable(connection, record):  # type: ignore[no-untyped-def]

@@ -21,7 +21,7 @@ def _place(function: Callable[..., None]) -> Callable[..., None]:
     folder = click.option(
         "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
     )
-    database = click.option("--database", default="", help="SQLAlchemy URL, as the server has it.")
+    database = click.option("--database", default="", help="As the server has it.")
     return folder(database(function))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from finetooth_hooks import CommandContext, UserError
 
-from finetooth_server.commands.place import FOLDER
+from finetooth_server.commands.place import FOLDER, database_url
 from finetooth_server.settings import Limits, Settings
 
 PORT = 8420
@@ -27,7 +27,8 @@ PORT = 8420
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
               help="Database, checkpoints and audit record.")  # fmt: skip
-@click.option("--database", default="", help="SQLAlchemy URL; default is SQLite in the folder.")
+@click.option("--database", default="", help="postgresql://USER:${PASSWORD}@HOST/NAME, the "
+              "variable from the environment; default is SQLite in the folder.")  # fmt: skip
 @click.option("--replay", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds of training that a "
               "crash may cost.")  # fmt: skip
 @click.option("--queued", default=Limits.queued, show_default=True, type=click.IntRange(1), help="Calls of a tenant "
@@ -80,7 +81,7 @@ def command(
     settings = Settings(
         folder.absolute(),
         served,
-        database=database,
+        database=database_url(database),
         replay=replay,
         keyless=private,
         encryption=master_keys(encryption_key),
