@@ -28,7 +28,9 @@ VOCAB = 128
 class Served:
     """A server in a thread, on a port of its own."""
 
-    def __init__(self, context: Any, settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> None:
+    def __init__(
+        self, context: Any, settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",), certificate: Any = None
+    ) -> None:
         import uvicorn
         from finetooth_server.app import make_app
         from finetooth_server.service import Service
@@ -38,8 +40,10 @@ class Served:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(make_app(self.service, faces), log_level="error", timeout_graceful_shutdown=1)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        files = {"ssl_certfile": certificate.file, "ssl_keyfile": certificate.key} if certificate else {}
+        app = make_app(self.service, faces)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **files)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self._thread.start()
@@ -145,8 +149,8 @@ def serve(context: Any) -> Iterator[Callable[..., Served]]:
     """Starts servers on ports of their own; all are stopped in the end."""
     servers: list[Served] = []
 
-    def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> Served:
-        servers.append(Served(context, settings, port, faces))
+    def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",), certificate: Any = None) -> Served:
+        servers.append(Served(context, settings, port, faces, certificate))
         return servers[-1]
 
     yield make

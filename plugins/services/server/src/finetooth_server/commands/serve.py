@@ -6,13 +6,16 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
 
 from finetooth_server.commands.place import FOLDER, database_url
 from finetooth_server.settings import Limits, Settings
+
+if TYPE_CHECKING:
+    from finetooth_server.tls import Certificate
 
 PORT = 8420
 
@@ -42,6 +45,8 @@ PORT = 8420
               "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
+@click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the folder, "
+              "and print its fingerprint, which clients pin.")  # fmt: skip
 @click.pass_obj
 def command(
     obj: CommandContext,
@@ -61,6 +66,7 @@ def command(
     scratch: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    tls: str | None,
 ) -> None:
     """Serve models to train and to sample from, step by step.
 
@@ -88,8 +94,7 @@ def command(
         scratch=None if scratch is None else scratch.absolute(),
         limits=Limits(queued=queued, live=live, results=results * 3600),
     )
-    if (certificate is None) != (certificate_key is None):
-        raise UserError("--certificate and --certificate-key belong together", action="give both")
+    shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
     if not private and not service.keys.exist():
         raise UserError(
@@ -102,9 +107,11 @@ def command(
         write_tokenizers(obj, service)
     app = make_app(service, faces)
     listening = _listen(host, port)
-    scheme = "https" if certificate else "http"
+    scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
+    if shown is not None:
+        click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
     if "tinker" in faces:
@@ -115,10 +122,32 @@ def command(
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
-        ssl_certfile=None if certificate is None else str(certificate),
-        ssl_keyfile=None if certificate_key is None else str(certificate_key),
+        ssl_certfile=None if shown is None else str(shown.file),
+        ssl_keyfile=None if shown is None else str(shown.key),
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _certificate(
+    folder: Path, host: str, certificate: Path | None, key: Path | None, tls: str | None
+) -> Certificate | None:
+    """The server's certificate; None without TLS."""
+    if tls is not None and (certificate or key):
+        raise UserError("--tls generated and --certificate: two certificates", action="give one of them")
+    if (certificate is None) != (key is None):
+        raise UserError("--certificate and --certificate-key belong together", action="give both")
+    if tls is not None:
+        from finetooth_server.tls import generated
+
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return generated(folder, host)
+    if certificate is None or key is None:
+        return None
+    from finetooth_server.tls import Certificate
+
+    found = Certificate(certificate, key)
+    _ = found.fingerprint
+    return found
 
 
 def _served(
