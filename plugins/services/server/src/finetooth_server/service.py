@@ -25,16 +25,10 @@ from finetooth_server.operations import OPERATIONS, tokens_of
 from finetooth_server.pruning import Pruner
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
+from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
 from finetooth_server.settings import Settings
 from finetooth_server.writer import Writer
 
-SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
-"""Sections of a recipe that a client may write for its own model."""
-
-TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
-"""Settings of `train` that a client may write; the others are the server's."""
-
-_ABOUT = 16 * 1024
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 """Number of a model's last call in the log; old calls are removed from it."""
 
@@ -122,7 +116,7 @@ class Service:
         """A new session's id."""
         self._may(caller, "train", "sample")
         id_ = secrets.token_hex(16)
-        row = {"id": id_, "tenant": caller.tenant, "created": now(), "seen": now(), "about": _about(about)}
+        row = {"id": id_, "tenant": caller.tenant, "created": now(), "seen": now(), "about": described(about)}
         with self.records.write() as connection:
             connection.execute(insert(sessions).values({**row, "closed": False}))
         return id_
@@ -145,24 +139,9 @@ class Service:
 
         Raises:
             Unknown: the base model is not served.
-            UserError: a section or setting that is not the client's to write.
+            UserError: a section or setting that is not the client's to write, or a strategy that cannot be.
         """
-        if base not in self.settings.models:
-            served = ", ".join(sorted(self.settings.models))
-            raise Unknown(f"no base model {base!r} is served here", action=f"choose among {served}")
-        merged = dict(self.settings.models[base])
-        for name, section in sections.items():
-            if name not in SECTIONS:
-                raise UserError(f"{name}: not a section that a client writes", action=f"it writes {_all(SECTIONS)}")
-            if section is None:
-                continue
-            if name == "train":
-                for setting in sorted(set(wire.mapping(section, "train")) - TRAIN):
-                    raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {_all(TRAIN)}")
-                merged["train"] = {**merged.get("train", {}), **section}
-            else:
-                merged[name] = section
-        return merged
+        return merged(self.settings.models, base, sections)
 
     def create_model(
         self,
@@ -199,6 +178,8 @@ class Service:
             recipe = self.recipe(base, sections)
         else:
             saved = self.checkpoints.get(caller.tenant, checkpoint)
+            if sections.get(STRATEGY) is not None:
+                check_strategy(sections[STRATEGY])
             base, recipe = saved.base, dict(saved.recipe)
         load = None if checkpoint is None else {"checkpoint": checkpoint, "optimizer": optimizer}
         row = {
@@ -207,7 +188,7 @@ class Service:
             "session": session,
             "base": base,
             "recipe": json.dumps(recipe),
-            "about": _about(about),
+            "about": described(about),
             "created": now(),
         }
         with self.records.write() as connection:
@@ -278,7 +259,7 @@ class Service:
         """
         kind = OPERATIONS.get(operation)
         if kind is None and operation not in (SAVE, LOAD):
-            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {_all(OPERATIONS)}")
+            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
         self._may(caller, "train" if kind is None else kind.scope)
         self.model(caller, model)
         if seq is not None and not 0 < seq < 2**62:
@@ -412,14 +393,3 @@ def _model(row: Any) -> ModelInfo:
         max(-1 if row.last is None else row.last, row.applied) + 1,
         bool(row.closed),
     )
-
-
-def _about(about: Mapping[str, Any] | None) -> str:
-    text = json.dumps(about or {})
-    if len(text) > _ABOUT:
-        raise UserError(f"metadata of {len(text)} bytes", action=f"send at most {_ABOUT}")
-    return text
-
-
-def _all(names: Any) -> str:
-    return ", ".join(sorted(names))
