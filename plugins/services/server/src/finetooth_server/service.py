@@ -209,8 +209,13 @@ class Service:
         """A model of the caller's.
 
         Raises:
+            Forbidden: the key may neither read nor train.
             Unknown: there is none, or it is another tenant's.
         """
+        self._may(caller, "read", "train")
+        return self._mine(caller, id_)
+
+    def _mine(self, caller: Caller, id_: str) -> ModelInfo:
         with self.records.read() as connection:
             row = connection.execute(select(models, _LAST).where(models.c.id == id_)).first()
         if row is None or row.tenant != caller.tenant:
@@ -231,7 +236,7 @@ class Service:
     def close_model(self, caller: Caller, id_: str) -> None:
         """End a model; its checkpoints stay. Calls that wait will fail."""
         self._may(caller, "train")
-        self.model(caller, id_)
+        self._mine(caller, id_)
         with self.records.write() as connection:
             connection.execute(update(models).where(models.c.id == id_).values(closed=True))
 
@@ -261,7 +266,7 @@ class Service:
         if kind is None and operation not in (SAVE, LOAD):
             raise Unknown(f"there is no operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
         self._may(caller, "train" if kind is None else kind.scope)
-        self.model(caller, model)
+        self._mine(caller, model)
         if seq is not None and not 0 < seq < 2**62:
             raise UserError(f"seq is {seq}", action="count calls from 1")
         error = error or self._too_large(operation, arguments)

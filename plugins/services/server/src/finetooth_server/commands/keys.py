@@ -67,7 +67,9 @@ def revoke(id: str, folder: Path, database: str) -> None:
 
 @command.command()
 @click.argument("id")
-@click.option("--grace", default=24.0, show_default=True, help="Hours until the old key ends.")
+@click.option(
+    "--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours until the old key ends."
+)
 @_place
 def rotate(id: str, grace: float, folder: Path, database: str) -> None:
     """Make a new key with the rights of another, which ends after a while."""
