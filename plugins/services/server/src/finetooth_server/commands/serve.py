@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks import CommandContext, UserError
 
-from finetooth_server.commands.place import FOLDER, database_url
+from finetooth_server.commands.place import FOLDER, database_url, records_of
+from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ def command(
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
+    private = _loopback(host)
+    if not private:
+        _need_key(host, folder, database)
     given = _served(obj, models, recipe, overrides)
     served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
-    private = _loopback(host)
     settings = Settings(
         folder.absolute(),
         served,
@@ -96,11 +99,6 @@ def command(
     )
     shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
-    if not private and not service.keys.exist():
-        raise UserError(
-            f"--host {host} can be reached by others, and there is no API key",
-            action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
-        )
     if "tinker" in faces:
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
@@ -126,6 +124,22 @@ def command(
         ssl_keyfile=None if shown is None else str(shown.key),
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _need_key(host: str, folder: Path, database: str) -> None:
+    """
+    Raises:
+        UserError: there is no API key, though others can reach the server.
+    """
+    records = records_of(folder, database, make=True)
+    try:
+        if not Keys(records).exist():
+            raise UserError(
+                f"--host {host} can be reached by others, and there is no API key",
+                action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
+            )
+    finally:
+        records.close()
 
 
 def _certificate(
