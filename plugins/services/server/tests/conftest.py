@@ -173,29 +173,29 @@ class Killable:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if '--tls' in more else 'http'}://127.0.0.1:{self.port}"
         self._command = [
             sys.executable, "-m", "finetooth", "serve", *faces, "--model", str(model),
             "--folder", str(folder / "server"), "--port", str(self.port), "--replay", str(replay),
             "--set", "train.precision=fp32", *more,
         ]  # fmt: skip
         self._cwd = cwd
-        self._log = folder / "serve.log"
+        self.log = folder / "serve.log"
         self.start()
 
     def start(self) -> None:
-        with self._log.open("a") as log:
+        with self.log.open("a") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._cwd)
         for _ in range(600):
-            assert self._process.poll() is None, self._log.read_text()
+            assert self._process.poll() is None, self.log.read_text()
             import httpx2 as httpx
 
             try:
-                if httpx.get(f"{self.url}/health", timeout=1).status_code == 200:
+                if httpx.get(f"{self.url}/health", timeout=1, verify=False).status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.1)
-        raise AssertionError(self._log.read_text())
+        raise AssertionError(self.log.read_text())
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)

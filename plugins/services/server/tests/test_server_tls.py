@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import ssl
 import stat
 import subprocess
@@ -80,3 +81,15 @@ def test_another_certificate_is_refused_at_once_and_nothing_is_sent(served: Any,
         finetooth.Client(served.url, fingerprint="abc")
     with pytest.raises(UserError, match="holds no certificate"):
         finetooth.Client(served.url, verify=str(Path(__file__).with_name("none.pem")))
+
+
+@pytest.mark.slow
+def test_ft_serve_prints_the_fingerprint_and_keeps_the_certificate(tiny: Path, tmp_path: Path, killable: Any) -> None:
+    server = killable(tiny, tmp_path, "api", more=["--tls", "generated"])
+    for _ in range(2):
+        fingerprint = re.findall(r"fingerprint ([0-9a-f]{64})$", server.log.read_text(), re.M)[-1]
+        with finetooth.Client(server.url, patience=5, fingerprint=fingerprint) as client:
+            assert client.models() == [str(tiny)]
+        server.kill()
+        server.start()
+    assert len(set(re.findall(r"fingerprint (\w+)", server.log.read_text()))) == 1
