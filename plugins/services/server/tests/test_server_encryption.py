@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,7 @@ def test_a_new_key_rewrites_the_wrapped_keys_alone(tmp_path: Path) -> None:
     assert both.rewrap(place) and not both.rewrap(place)
     after = {file: (file.read_bytes(), file.stat().st_ino) for file in place.rglob("*") if file.is_file()}
     assert [file.name for file in before if before[file] != after[file]] == ["sealed.json"]
+    (place / ".sealed.json").write_text("{")  # as a crash in the middle leaves it
     with Vault(tmp_path, keys(new)).reading(place) as folder:
         assert (folder / "weights").read_bytes() == b"weights of the model"
     with pytest.raises(UserError, match="which was not given"):
@@ -275,6 +277,16 @@ def test_a_server_that_began_plain_is_encrypted_and_its_key_changed(
 
     here = ["--folder", str(folder), "--encryption-key", str(file)]
     run("key", str(file))
+    result = want[0][0]["outputs"][0]["logprobs"]["base64"][:40].encode()
+    forgotten = b"data of a call that was removed"
+    with sqlite3.connect(folder / "service.db") as connection:  # leaves pages that are free, and still full
+        connection.execute("PRAGMA secure_delete=OFF")  # some builds of SQLite have it on
+        connection.execute("CREATE TABLE removed (content BLOB)")
+        connection.execute("INSERT INTO removed VALUES (?)", (forgotten * 1000,))
+        connection.commit()
+        connection.execute("DROP TABLE removed")
+    connection.close()
+    assert result in everything(folder) and forgotten in everything(folder)
     first = keys(file.read_text().strip()).current
     assert file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(UserError, match=r"it is not encrypted \(run `ft encryption seal` first\)"):
@@ -282,7 +294,8 @@ def test_a_server_that_began_plain_is_encrypted_and_its_key_changed(
     assert run("seal", *here) == f"3 checkpoints and snapshots and 10 calls encrypted with {first}\n"
     assert "calls: " + first in run("status", *here[:2]) and "3 " + first in run("status", *here[:2])
     values = next(v for name, v in want[1].items() if "trained" in name)
-    assert values.tobytes() not in everything(folder)
+    assert values.tobytes() not in everything(folder) and result not in everything(folder)
+    assert forgotten not in everything(folder)
 
     assert "which holds the earlier ones too" in run("key", str(file))
     second = keys(*file.read_text().split()).current

@@ -94,7 +94,7 @@ def rotate(encryption_key: Path | None, folder: Path, database: str) -> None:
     for place in vault.places():
         try:
             changed += vault.rewrap(place)
-        except UserError:
+        except (UserError, OSError):
             if place.exists():  # a running server may have removed it
                 raise
     records.close()

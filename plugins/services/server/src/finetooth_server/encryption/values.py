@@ -109,4 +109,8 @@ def seal_all(records: Records, keys: MasterKeys) -> int:
             if plain:
                 connection.execute(update(calls).where(calls.c.id == id_).values(plain))
                 count += 1
+    if records.engine.dialect.name == "sqlite":  # it keeps what was there before in pages that it no longer uses
+        with records.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     return count

@@ -175,7 +175,8 @@ class Vault:
     def _open(self, place: Path, part: str, plain: Path) -> None:
         """Decrypt the files under `part`."""
         name, sealed = self._name(place), self._sealed(place)
-        there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()} - {SEALED}
+        there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
+        there -= {SEALED, f".{SEALED}"}  # the second is one that is being written, or a crash left
         for path in sorted(there ^ set(sealed.files)):
             what = "is missing" if path in sealed.files else "does not belong to it"
             raise UserError(f"{name}: {path} {what}", action="restore it from a copy")
