@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum, wire
+from sqlalchemy import create_engine
 
 VOCAB = 128
 
@@ -25,7 +28,9 @@ VOCAB = 128
 class Served:
     """A server in a thread, on a port of its own."""
 
-    def __init__(self, context: Any, settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> None:
+    def __init__(
+        self, context: Any, settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",), certificate: Any = None
+    ) -> None:
         import uvicorn
         from finetooth_server.app import make_app
         from finetooth_server.service import Service
@@ -35,8 +40,10 @@ class Served:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(make_app(self.service, faces), log_level="error", timeout_graceful_shutdown=1)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        files = {"ssl_certfile": certificate.file, "ssl_keyfile": certificate.key} if certificate else {}
+        app = make_app(self.service, faces)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **files)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self._thread.start()
@@ -142,8 +149,8 @@ def serve(context: Any) -> Iterator[Callable[..., Served]]:
     """Starts servers on ports of their own; all are stopped in the end."""
     servers: list[Served] = []
 
-    def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",)) -> Served:
-        servers.append(Served(context, settings, port, faces))
+    def make(settings: Any, port: int = 0, faces: tuple[str, ...] = ("api",), certificate: Any = None) -> Served:
+        servers.append(Served(context, settings, port, faces, certificate))
         return servers[-1]
 
     yield make
@@ -155,34 +162,40 @@ class Killable:
     """`ft serve` in a process of its own, that can be killed and started again on the same port."""
 
     def __init__(
-        self, model: Path | str, folder: Path, *faces: str, replay: float = 0.5, cwd: Path | None = None
+        self,
+        model: Path | str,
+        folder: Path,
+        *faces: str,
+        replay: float = 0.5,
+        cwd: Path | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if '--tls' in more else 'http'}://127.0.0.1:{self.port}"
         self._command = [
             sys.executable, "-m", "finetooth", "serve", *faces, "--model", str(model),
             "--folder", str(folder / "server"), "--port", str(self.port), "--replay", str(replay),
-            "--set", "train.precision=fp32",
+            "--set", "train.precision=fp32", *more,
         ]  # fmt: skip
         self._cwd = cwd
-        self._log = folder / "serve.log"
+        self.log = folder / "serve.log"
         self.start()
 
     def start(self) -> None:
-        with self._log.open("a") as log:
+        with self.log.open("a") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._cwd)
         for _ in range(600):
-            assert self._process.poll() is None, self._log.read_text()
+            assert self._process.poll() is None, self.log.read_text()
             import httpx2 as httpx
 
             try:
-                if httpx.get(f"{self.url}/health", timeout=1).status_code == 200:
+                if httpx.get(f"{self.url}/health", timeout=1, verify=False).status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.1)
-        raise AssertionError(self._log.read_text())
+        raise AssertionError(self.log.read_text())
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
@@ -207,6 +220,65 @@ def killable() -> Iterator[Callable[..., Killable]]:
     yield make
     for server in servers:
         server.stop()
+
+
+def _postgres_fixture() -> Any:
+    """The fixture of the package that reads rows from PostgreSQL: one way to start a server for tests."""
+    file = Path(__file__).parents[3] / "data" / "sql" / "tests" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("finetooth_server_tests_postgres", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.postgres
+
+
+postgres = _postgres_fixture()
+
+
+class Databases:
+    """New databases of one kind: SQLite in the server's folder, or PostgreSQL."""
+
+    def __init__(self, server: Any = None) -> None:
+        self._server = server
+
+    def new(self) -> str:
+        """Address of an empty database, as `ft serve --database` takes it."""
+        if self._server is None:
+            return ""
+        name = f"service_{secrets.token_hex(4)}"
+        self._server.execute(f"CREATE DATABASE {name}")
+        return f"{self._server.url.rpartition('/')[0]}/{name}"
+
+    def url(self, address: str) -> str:
+        """The same as `Settings` takes it."""
+        from finetooth_server.commands.place import database_url
+
+        return database_url(address)
+
+    def copied(self, address: str) -> str:
+        """A new database with the content of another one at this moment."""
+        from finetooth_server.records import metadata
+
+        new = self.new()
+        source, target = (create_engine(self.url(one).replace("ql:", "ql+psycopg:")) for one in (address, new))
+        metadata.create_all(target)
+        with source.connect().execution_options(isolation_level="REPEATABLE READ") as old, target.begin() as young:
+            for table in metadata.sorted_tables:
+                rows = [row._asdict() for row in old.execute(table.select())]
+                if rows:
+                    young.execute(table.insert(), rows)
+        source.dispose()
+        target.dispose()
+        return new
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """SQLite, or what a test asks for by its parameter."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return Databases()
+    return Databases(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

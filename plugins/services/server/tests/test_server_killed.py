@@ -17,6 +17,8 @@ import finetooth
 import pytest
 from finetooth_hooks import Sampling
 from finetooth_hooks.engine import StepSettings
+from finetooth_server.encryption.master import master_keys, new_key
+from finetooth_server.encryption.vault import Vault
 
 STEPS = 8
 KILLS = (1, 3, 6)
@@ -71,20 +73,29 @@ def train(url: str, tiny: Path, ask: SimpleNamespace, killer: Killer | None) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("databases", "encrypted"), [("sqlite", False), ("postgresql", True)], indirect=["databases"])
 def test_a_client_goes_on_and_ends_bit_identical(
-    tiny: Path, ask: SimpleNamespace, tmp_path: Path, killable: Any
+    tiny: Path, ask: SimpleNamespace, tmp_path: Path, killable: Any, databases: Any, encrypted: bool
 ) -> None:
     ends = []
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
-        server = killable(tiny, tmp_path / name, "api")
+        more = ["--database", databases.new()]
+        key = tmp_path / name / "key"
+        if encrypted:
+            key.touch(mode=0o600)
+            key.write_text(new_key())
+            more += ["--encryption-key", str(key)]
+        server = killable(tiny, tmp_path / name, "api", more=more)
         killer = Killer(server) if name == "killed" else None
         result = train(server.url, tiny, ask, killer)
         if killer is not None:
             killer.wait()
             assert killer.kills == len(KILLS)
         folders = sorted((tmp_path / name / "server" / "checkpoints").iterdir(), key=lambda f: f.stat().st_mtime)
-        weights = (folders[-1] / "state" / "trained.safetensors").read_bytes()
+        vault = Vault(tmp_path / name / "server", master_keys(key) if encrypted else None)
+        with vault.reading(folders[-1] / "state") as state:
+            weights = (state / "trained.safetensors").read_bytes()
         server.stop()
         ends.append((result, weights, len(folders)))
     assert ends[0] == ends[1]

@@ -164,6 +164,32 @@ def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Any
         client.session("tiny", adapter={"name": "lora", "rank": 0})
 
 
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("zero-3", "strategy zero-3: per-step gradient access is incompatible with its parameter sharding"),
+        ({"name": "DeepSpeed ZeRO-3"}, "strategy zero-3: per-step gradient access is incompatible with its parameter"),
+        ("FSDP_FULL_SHARD", "strategy fsdp-full: per-step gradient access is incompatible with its parameter sharding"),
+        *[
+            (name, f"strategy {standard}: it allows step-by-step calls, but no installed plugin brings it")
+            for name, standard in (
+                ("DDP", "ddp"),
+                ("fsdp_hybrid_shard", "fsdp-hybrid"),
+                ("ZeRO-1", "zero-1"),
+                ("zero2", "zero-2"),
+            )
+        ],
+        ("zero-4", "strategy 'zero-4' is not known (did you mean zero-"),
+        ({"stage": 3}, "picks none"),
+    ],
+)
+def test_a_strategy_is_judged_when_the_session_is_made(client: Any, served: Any, strategy: Any, said: str) -> None:
+    before = len(client.sessions())
+    answer = httpx.post(f"{served.url}/v1/sessions", json={"base": "tiny", "strategy": strategy})
+    assert answer.status_code == 400 and said in answer.json()["error"] and "\n" not in answer.json()["error"]
+    assert len(client.sessions()) == before
+
+
 def test_a_restart_is_only_a_pause(serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace) -> None:
     settings = Settings(tmp_path / "server", {"tiny": recipe}, keyless=True)
     server = serve(settings)

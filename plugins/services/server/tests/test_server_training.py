@@ -106,19 +106,24 @@ def test_calls_wait_for_their_number_and_count_once(start: Any, ask: SimpleNames
 
 
 @pytest.mark.parametrize("replay", [0.0, 1e9], ids=["a snapshot after every call", "no snapshot"])
-def test_a_crash_at_any_call_changes_no_number(start: Any, ask: SimpleNamespace, tmp_path: Path, replay: float) -> None:
+@pytest.mark.parametrize("databases", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+def test_a_crash_at_any_call_changes_no_number(
+    start: Any, ask: SimpleNamespace, tmp_path: Path, databases: Any, replay: float
+) -> None:
     """The folder as it is on disk after each call is what a crash leaves; a new server goes on from there."""
-    service = start(replay=replay)
+    database = databases.new()
+    service = start(replay=replay, database=databases.url(database))
     model = new_model(service, ask)
     crashed = []
     for seq, one in enumerate(plan(ask), 1):
         ask.result(service, ME, service.submit(ME, model, *one, seq=seq, face="test"))
         if seq in (3, 5, 7, 11):
             service.writer.wake(model)
-            crashed.append((seq, copy_of(service, tmp_path / f"crash-{replay}-{seq}")))
+            folder = copy_of(service, tmp_path / f"crash-{replay}-{seq}")
+            crashed.append((seq, folder, databases.copied(database) if database else ""))
     want = trained(service, model, ask)
-    for seq, folder in crashed:
-        other = start(folder, replay=replay)
+    for seq, folder, database in crashed:
+        other = start(folder, replay=replay, database=databases.url(database))
         for number, one in list(enumerate(plan(ask), 1))[seq - 1 :]:  # the last answer was lost too
             ask.result(other, ME, other.submit(ME, model, *one, seq=number, face="test"))
         assert same(trained(other, model, ask), want), seq
@@ -131,6 +136,8 @@ def copy_of(service: Any, folder: Path) -> Path:
 
     time.sleep(0.3)  # a snapshot follows the answer
     shutil.copytree(service.settings.folder, folder, ignore=shutil.ignore_patterns("service.db*"))
+    if service.settings.database:
+        return folder
     source = sqlite3.connect(service.settings.folder / "service.db")
     target = sqlite3.connect(folder / "service.db")
     source.backup(target)

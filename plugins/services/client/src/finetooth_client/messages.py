@@ -198,6 +198,11 @@ def unreachable(url: str, seconds: float, error: Exception | None) -> ServerErro
     return ServerError(f"{url} gave no answer for {seconds:.0f} s{why}", action="see whether the server runs")
 
 
+def not_trusted(url: str, error: Exception) -> ServerError:
+    """The error for a certificate that is not the expected one."""
+    return ServerError(f"{url}: {error}", action="give verify or fingerprint for a certificate of the server's own")
+
+
 def checkpoint(value: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint from its JSON."""
     return Checkpoint(**{name: value[name] for name in Checkpoint.__dataclass_fields__})

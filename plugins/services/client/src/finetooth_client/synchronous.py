@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from finetooth_client import messages as m
 from finetooth_client.messages import Normalizer, Pick
+from finetooth_client.pinning import trust, untrusted
 
 
 class Client:
@@ -26,6 +27,7 @@ class Client:
         key: an API key; not needed where the server runs without keys.
         patience: seconds for which a request is tried again while the server cannot be reached.
         verify: False, or the path of a certificate, for a server with one of its own.
+        fingerprint: SHA-256 of the server's certificate, as `ft serve` prints it; no other one is then trusted.
 
     Example:
         >>> client = finetooth.Client("http://127.0.0.1:8420")  # doctest: +SKIP
@@ -34,10 +36,20 @@ class Client:
         >>> session.step()  # doctest: +SKIP
     """
 
-    def __init__(self, url: str, key: str | None = None, *, patience: float = 300.0, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        patience: float = 300.0,
+        verify: bool | str = True,
+        fingerprint: str | None = None,
+    ) -> None:
         self.url, self._patience = url.rstrip("/"), patience
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=m.WAIT + 30, verify=verify)
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=m.WAIT + 30, verify=trust(verify, fingerprint)
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -132,6 +144,8 @@ class Client:
                     break
                 last = m.read_refusal(answer.status_code, answer.text)
             except httpx.TransportError as error:
+                if untrusted(error):
+                    raise m.not_trusted(self.url, error) from error
                 last = error
             if time.monotonic() + pause > end:
                 raise last if isinstance(last, m.ServerError) else m.unreachable(self.url, self._patience, last)

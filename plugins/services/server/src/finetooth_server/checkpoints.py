@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from finetooth_hooks import Engine, UserError
 from sqlalchemy import delete, insert, select, update
 
+from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
 from finetooth_server.keys import Caller
 from finetooth_server.records import Records, checkpoints, now
@@ -53,12 +55,12 @@ class Checkpoints:
     """The checkpoints of a server.
 
     Args:
-        folder: where they lie, each in a folder named by its id.
+        vault: of the server's folder; they lie there, each in a folder named by its id.
     """
 
-    def __init__(self, records: Records, folder: Path) -> None:
-        self._records, self._folder = records, folder
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, records: Records, vault: Vault) -> None:
+        self._records, self._vault, self._folder = records, vault, vault.root / "checkpoints"
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def save(
         self,
@@ -93,17 +95,11 @@ class Checkpoints:
         if old is not None and not overwrite and not (old.expires and old.expires < now()):
             raise UserError(f"{model} has a checkpoint {name!r}", action="choose another name, or allow overwriting")
         id_ = secrets.token_hex(16)
-        staging, place = self._folder / f".{id_}", self._folder / id_
-        staging.mkdir()
-        try:
+        with self._vault.writing(self._folder / id_) as folder:
             if kind == STATE:
-                engine.save(staging / STATE)
-            engine.export(staging / WEIGHTS)
-            size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-            staging.rename(place)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+                engine.save(folder / STATE)
+            engine.export(folder / WEIGHTS)
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         row = {
             "id": id_,
             "tenant": tenant,
@@ -125,7 +121,7 @@ class Checkpoints:
         return _checkpoint_of(row)
 
     def folder(self, checkpoint: Checkpoint, part: str) -> Path:
-        """Where its `state` or its `weights` lie.
+        """Where its `state` or its `weights` lie, as the vault keeps them.
 
         Raises:
             UserError: it has none.
@@ -136,6 +132,14 @@ class Checkpoints:
                 f"checkpoint {checkpoint.name!r} holds {checkpoint.kind} only", action="load one that save wrote"
             )
         return place
+
+    def reading(self, checkpoint: Checkpoint, part: str) -> AbstractContextManager[Path]:
+        """The same, as an engine reads it.
+
+        Raises:
+            UserError: it has none, or it cannot be decrypted.
+        """
+        return self._vault.reading(self.folder(checkpoint, part))
 
     def get(self, tenant: str, id_: str) -> Checkpoint:
         """A tenant's checkpoint.

@@ -23,7 +23,10 @@ from finetooth_server.records import Records, keys, now
 
 SCOPES = ("train", "sample", "read", "admin")
 """`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `admin`: all
-of it, and the audit record."""
+of it."""
+
+MOST_DAYS = 36500
+"""A key that ends later may as well never end."""
 
 LOCAL = "local"
 """Tenant of a server without keys."""
@@ -91,6 +94,10 @@ class Keys:
         for scope in scopes:
             if scope not in SCOPES:
                 raise UserError(f"there is no scope {scope!r}", action=f"choose among {', '.join(SCOPES)}")
+        if days is not None and not 0 < days < MOST_DAYS:
+            raise UserError(f"days is {days:g}", action=f"choose more than 0 and less than {MOST_DAYS}")
+        if len(name) > 128:
+            raise UserError(f"a note of {len(name)} letters", action="write at most 128")
         if not scopes:
             raise UserError("a key without scopes may do nothing", action=f"choose among {', '.join(SCOPES)}")
         if days is not None and not 0 < days < 36500:

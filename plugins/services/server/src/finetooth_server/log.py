@@ -1,24 +1,27 @@
 """The log of calls: what was asked, before it is done; what came out, once.
 
 A call stands in a queue (a model's, or a sampling session's) under a number that its client chose. The same number
-again is the same call: its arguments are not looked at a second time.
+again is the same call: its arguments are not looked at a second time. That holds for ever: what a call brought is
+removed some time after its client has seen it, and the number then names a call that failed because of that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
+from finetooth_server.encryption.values import Values
 from finetooth_server.faults import TooMuch, Unknown
 from finetooth_server.keys import Caller
-from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now
+from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
 
 Category = str
 """`user`: the client can do something about it; `server`: it cannot."""
@@ -47,15 +50,37 @@ class Call:
     category: Category = ""
 
 
+@dataclass(frozen=True)
+class Due:
+    """A call to execute, or to apply again.
+
+    Attributes:
+        batch: calls with the same text may be computed together.
+        arguments: JSON; None once no replay needs it.
+    """
+
+    id: str
+    tenant: str
+    queue: str
+    seq: int
+    operation: str
+    batch: str | None
+    state: str
+    arguments: bytes | None
+
+
 class Log:
     """The calls of a server.
 
     Args:
         most: calls of a tenant that may wait.
+        values: how arguments and results are kept.
+        kept: seconds that a result is kept after it was delivered, for messages.
     """
 
-    def __init__(self, records: Records, *, most: int) -> None:
-        self._records, self._most = records, most
+    def __init__(self, records: Records, values: Values, *, most: int, kept: float) -> None:
+        self._records, self._values, self._most, self._kept = records, values, most, kept
+        self._delivered: set[str] = set()
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
 
@@ -91,15 +116,18 @@ class Log:
             "operation": operation,
             "face": face,
             "batch": batch,
-            "arguments": content,
             "state": QUEUED,
             "created": now(),
         }
+        row["arguments"] = self._values.seal(content, str(row["id"]), "arguments")
         with self._records.write() as connection:
             if seq is not None:
                 known = connection.execute(select(calls).where(calls.c.queue == queue, calls.c.seq == seq)).first()
                 if known is not None:
-                    return _call(known)
+                    return self._call(known)
+            done = _done_with(connection, queue)
+            if seq is not None and seq <= done:
+                return self._gone(tenant, queue, seq)
             waiting = connection.scalar(
                 select(func.count()).select_from(calls).where(calls.c.tenant == tenant, calls.c.state == QUEUED)
             )
@@ -107,7 +135,7 @@ class Log:
                 raise TooMuch(f"{waiting} calls are waiting", action="wait for some of them")
             if seq is None:
                 last = connection.scalar(select(func.max(calls.c.seq)).where(calls.c.queue == queue))
-                seq = 0 if last is None else last + 1
+                seq = max(-1 if last is None else last, done) + 1
             connection.execute(insert(calls).values({**row, "seq": seq}))
         return Call(str(row["id"]), tenant, queue, seq, operation, QUEUED)
 
@@ -124,16 +152,17 @@ class Log:
             )
             return [row.queue for row in rows]
 
-    def next_of(self, queue: str) -> Row[Any] | None:
+    def next_of(self, queue: str) -> Due | None:
         """The call that is due in a model's queue; None while its number has not come."""
         with self._records.read() as connection:
-            return connection.execute(
+            row = connection.execute(
                 select(calls)
                 .join(models, models.c.id == calls.c.queue)
                 .where(calls.c.queue == queue, calls.c.seq == models.c.applied + 1, calls.c.state == QUEUED)
             ).first()
+        return None if row is None else self._due(row)
 
-    def next_batch(self, most: int) -> Sequence[Row[Any]]:
+    def next_batch(self, most: int) -> Sequence[Due]:
         """Sampling calls that can be computed together: the oldest, and what is like it."""
         with self._records.read() as connection:
             waiting = (calls.c.state == QUEUED) & calls.c.batch.is_not(None)
@@ -143,18 +172,19 @@ class Log:
             rows = connection.execute(
                 select(calls).where(waiting, calls.c.batch == oldest.batch).order_by(calls.c.created).limit(most)
             )
-            return rows.all()
+            return [self._due(row) for row in rows]
 
-    def between(self, queue: str, first: int, last: int) -> Sequence[Row[Any]]:
+    def between(self, queue: str, first: int, last: int) -> Sequence[Due]:
         """Calls of a queue in their order, both ends included, for a replay."""
         with self._records.read() as connection:
-            return connection.execute(
+            rows = connection.execute(
                 select(calls)
                 .where(calls.c.queue == queue, calls.c.seq >= first, calls.c.seq <= last)
                 .order_by(calls.c.seq)
-            ).all()
+            )
+            return [self._due(row) for row in rows]
 
-    def finish(self, call: Row[Any], result: Any, *, error: str = "", category: Category = "", **marks: int) -> None:
+    def finish(self, call: Due, result: Any, *, error: str = "", category: Category = "", **marks: int) -> None:
         """Write down what came out, in one transaction with what it means for the model. A call is finished once.
 
         Args:
@@ -163,7 +193,8 @@ class Log:
         text = None
         if not error:
             try:
-                text = json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+                content = json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+                text = self._values.seal(content, call.id, "result")
             except ValueError:
                 error, category = f"{call.operation}: the result holds a number that is not finite", "server"
         with self._records.write() as connection:
@@ -173,7 +204,7 @@ class Log:
                 .values(
                     state=FAILED if error else DONE,
                     result=text,
-                    error=error or None,
+                    error=error.replace("\x00", "\\0") or None,
                     category=category or None,
                     finished=now(),
                 )
@@ -201,9 +232,19 @@ class Log:
         """
         with self._records.read() as connection:
             row = connection.execute(select(calls).where(calls.c.id == id_)).first()
+            if row is None and (named := _GONE.fullmatch(id_)):
+                seq, queue = int(named["seq"]), named["queue"]
+                if seq <= _done_with(connection, queue, caller.tenant):
+                    return self._gone(caller.tenant, queue, seq)
         if row is None or row.tenant != caller.tenant:
-            raise Unknown(f"no call {id_!r}", action="use the id that the call was answered with")
-        return _call(row)
+            raise Unknown(
+                f"no call {id_!r}",
+                action=f"use the id that the call was answered with; results are kept for {self._hours()}",
+            )
+        if row.state != QUEUED and row.delivered is None:
+            with self._lock:
+                self._delivered.add(row.id)
+        return self._call(row)
 
     async def wait(self, caller: Caller, id_: str, seconds: float) -> Call:
         """A call of the caller's, when it is finished or the time is over.
@@ -238,16 +279,53 @@ class Log:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(event.set)
 
+    # --- rows ---------------------------------------------------------------------------------------------------------
 
-def _call(row: Row[Any]) -> Call:
-    return Call(
-        row.id,
-        row.tenant,
-        row.queue,
-        row.seq,
-        row.operation,
-        row.state,
-        None if row.result is None else json.loads(row.result),
-        row.error or "",
-        row.category or "",
-    )
+    def _call(self, row: Row[Any]) -> Call:
+        result = self._values.open(row.result, row.id, "result")
+        return Call(
+            row.id,
+            row.tenant,
+            row.queue,
+            row.seq,
+            row.operation,
+            row.state,
+            None if result is None else json.loads(result),
+            row.error or "",
+            row.category or "",
+        )
+
+    def _due(self, row: Row[Any]) -> Due:
+        arguments = self._values.open(row.arguments, row.id, "arguments")
+        return Due(row.id, row.tenant, row.queue, row.seq, row.operation, row.batch, row.state, arguments)
+
+    # --- what is no longer kept ---------------------------------------------------------------------------------------
+
+    def taken_delivered(self) -> list[str]:
+        """Ids of calls whose result was given out since the last time that this was asked."""
+        with self._lock:
+            found, self._delivered = list(self._delivered), set()
+        return found
+
+    def _gone(self, tenant: str, queue: str, seq: int) -> Call:
+        error = f"call {seq} was done, and its result is kept for {self._hours()} only (count on from the last call)"
+        return Call(f"gone-{seq}-{queue}", tenant, queue, seq, "", FAILED, error=error, category="user")
+
+    def _hours(self) -> str:
+        return f"{self._kept / 3600:g} hours after it was delivered"
+
+
+_GONE = re.compile(r"gone-(?P<seq>[0-9]{1,18})-(?P<queue>.+)")
+
+
+def _done_with(connection: Connection, queue: str, tenant: str | None = None) -> int:
+    """The number up to which a queue's calls were done; those that are not in the log were removed. -1 before the
+    first one, and for another tenant's queue if one is given."""
+    if queue.startswith("sampler:"):
+        table, mark, id_ = samplers, samplers.c.pruned, queue.removeprefix("sampler:")
+    else:
+        table, mark, id_ = models, models.c.applied, queue
+    row = connection.execute(select(mark.label("mark"), table.c.tenant).where(table.c.id == id_)).first()
+    if row is None or row.mark is None or tenant not in (None, row.tenant):
+        return -1
+    return int(row.mark)

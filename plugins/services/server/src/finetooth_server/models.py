@@ -19,8 +19,9 @@ from finetooth_hooks.losses import LossSpec
 from sqlalchemy import Row, select, update
 
 from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
+from finetooth_server.encryption.vault import Vault
 from finetooth_server.live import LiveModel
-from finetooth_server.log import Log
+from finetooth_server.log import Due, Log
 from finetooth_server.operations import OPERATIONS, handle_number
 from finetooth_server.records import DONE, FAILED, Records, models
 from finetooth_server.settings import Settings
@@ -32,10 +33,16 @@ class Models:
     """The models of a server. Only the writer's thread calls what builds or changes one."""
 
     def __init__(
-        self, context: CommandContext, settings: Settings, records: Records, log: Log, checkpoints: Checkpoints
+        self,
+        context: CommandContext,
+        settings: Settings,
+        records: Records,
+        log: Log,
+        checkpoints: Checkpoints,
+        vault: Vault,
     ) -> None:
         self._context, self._settings, self._records, self._log = context, settings, records, log
-        self._checkpoints = checkpoints
+        self._checkpoints, self._vault = checkpoints, vault
         self._folder = settings.folder / "snapshots"
         self._live: dict[str, LiveModel] = {}
 
@@ -66,10 +73,13 @@ class Models:
         """Drop a model from memory, its state is not what the log says: the next call brings it back."""
         self._live.pop(id_, None)
 
-    def delete(self, id_: str) -> None:
-        """Drop a model and its snapshots; checkpoints stay."""
-        self.forget(id_)
-        shutil.rmtree(self._folder / _safe(id_), ignore_errors=True)
+    def sweep(self) -> None:
+        """Remove snapshots of models that were closed; checkpoints stay. Before anything else happens here."""
+        with self._records.read() as connection:
+            kept = {_safe(id_) for id_ in connection.scalars(select(models.c.id).where(models.c.closed.is_(False)))}
+        for folder in self._folder.glob("*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def snapshot(self, model: LiveModel) -> None:
         """Write a model's state down, so that no replay goes further back than here."""
@@ -85,10 +95,8 @@ class Models:
 
     def write_snapshot(self, model: LiveModel, seq: int) -> None:
         """The files of a snapshot that holds the effect of call `seq`."""
-        place = self._folder / _safe(model.id) / str(seq)
-        shutil.rmtree(place, ignore_errors=True)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        model.engine.save(place)
+        with self._vault.writing(self._folder / _safe(model.id) / str(seq)) as folder:
+            model.engine.save(folder)
 
     def snapshot_stands(self, model: LiveModel, replay: int) -> None:
         """The database knows the snapshot at `model.applied`: what is older can go."""
@@ -119,9 +127,11 @@ class Models:
         """
         found = self._checkpoints.get(tenant, str(arguments.get("checkpoint")))
         if arguments.get("optimizer", True):
-            model.engine.load(self._checkpoints.folder(found, STATE))
+            with self._checkpoints.reading(found, STATE) as folder:
+                model.engine.load(folder)
         else:
-            model.engine.restore(self._checkpoints.folder(found, WEIGHTS))
+            with self._checkpoints.reading(found, WEIGHTS) as folder:
+                model.engine.restore(folder)
         model.handles.clear()
 
     def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
@@ -142,14 +152,15 @@ class Models:
         """The model as it was after the last call that is marked as applied."""
         model = self._built(row.id, json.loads(row.recipe))
         if row.snapshot >= 0:
-            model.engine.load(self._folder / _safe(row.id) / str(row.snapshot))
+            with self._vault.reading(self._folder / _safe(row.id) / str(row.snapshot)) as folder:
+                model.engine.load(folder)
         model.applied = row.snapshot
         for call in self._log.between(row.id, row.replay, row.applied):
             self._again(model, row, call)
         model.applied = row.applied
         return model
 
-    def _again(self, model: LiveModel, row: Row[Any], call: Row[Any]) -> None:
+    def _again(self, model: LiveModel, row: Row[Any], call: Due) -> None:
         """Apply a call of the log a second time, as far as the engine in memory has not seen it."""
         covered = call.seq <= row.snapshot
         if call.operation == "step" and not covered and call.state == FAILED:

@@ -7,6 +7,7 @@
     calls         the log: every call with its arguments before it is executed, its result afterwards
     samplers      weights that can be sampled from
     checkpoints   folders that `save` wrote
+    data_keys     what arguments and results are encrypted with, itself encrypted; empty without an encryption key
 
 A call is written before its client hears that it was accepted. Its result is written together with the mark that it was
 applied. So after a crash the log says exactly what is to be done again, and nothing is done twice.
@@ -37,8 +38,11 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
+    make_url,
+    text,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 QUEUED, DONE, FAILED = "queued", "done", "failed"
 
@@ -102,6 +106,7 @@ calls = Table(
     Column("category", String(8)),
     Column("created", Float, nullable=False),
     Column("finished", Float),
+    Column("delivered", Float),
     UniqueConstraint("queue", "seq", name="once"),
     Index("waiting", "state", "batch"),
     Index("of_tenant", "tenant", "state"),
@@ -116,6 +121,7 @@ samplers = Table(
     Column("base", Text, nullable=False),
     Column("checkpoint", String(64)),
     Column("created", Float, nullable=False),
+    Column("pruned", BigInteger),
 )
 
 checkpoints = Table(
@@ -135,6 +141,15 @@ checkpoints = Table(
     UniqueConstraint("model", "kind", "name", name="one_name"),
 )
 
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("master", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
 
 class Records:
     """The database. Transactions that write follow one another; readers do not wait for them.
@@ -150,23 +165,25 @@ class Records:
         try:
             self.engine = _open(url)
             metadata.create_all(self.engine)
+            _add_columns(self.engine)
         except (SQLAlchemyError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
-                f"database: it cannot be opened: {reason}", action="check its URL and its server"
-            ) from error
+            action = "check its URL and its server"
+            if isinstance(error, ImportError):
+                action = "pip install 'finetooth-server[postgresql]'"
+            raise UserError(f"database: it cannot be opened: {reason}", action=action) from error
         self._writing = threading.RLock()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: all of it is kept, or nothing."""
-        with self._writing, self.engine.begin() as connection:
+        with self._writing, _readable(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A look at what was committed."""
-        with self.engine.connect() as connection:
+        with _readable(), self.engine.connect() as connection:
             yield connection
 
     def close(self) -> None:
@@ -179,10 +196,41 @@ def now() -> float:
     return time.time()
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """PostgreSQL takes no text with a NUL in it.
+
+    Raises:
+        UserError: a text of a request holds one.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise UserError("a text holds a character that cannot be kept", action="leave it out") from error
+
+
+def _add_columns(engine: Engine) -> None:
+    """Columns that came later than the database; all of them may be empty."""
+    there = inspect(engine)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(engine.dialect)
+                with engine.begin() as connection:
+                    connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
+
+
 def _open(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30})
+    address = make_url(url)
+    if address.get_backend_name() in ("postgresql", "postgres"):
+        return create_engine(address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    if address.get_backend_name() != "sqlite":
+        raise UserError(
+            f"database: {address.get_backend_name()} is not offered",
+            action="use sqlite:///FILE or postgresql://HOST/NAME",
+        )
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def durable(connection, record):  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ import numpy as np
 from finetooth_hooks import CommandContext, Completion, Datum, Engine, Sampling, wire
 from sqlalchemy import insert, select
 
+from finetooth_server.encryption.vault import Vault
 from finetooth_server.live import LiveModel
 from finetooth_server.operations import likeliest
 from finetooth_server.records import Records, now, samplers
@@ -22,8 +23,8 @@ from finetooth_server.records import Records, now, samplers
 class Samplers:
     """Engines that only sample. They take whatever weights the next calls want."""
 
-    def __init__(self, context: CommandContext) -> None:
-        self._context = context
+    def __init__(self, context: CommandContext, vault: Vault) -> None:
+        self._context, self._vault = context, vault
         self._engines: dict[str, tuple[Engine, Path]] = {}
         self._holds: dict[str, str] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="finetooth-samplers-")
@@ -41,7 +42,8 @@ class Samplers:
         wanted = weights or fresh
         if self._holds[key] != str(wanted):
             self._holds[key] = ""  # half restored weights are nobody's
-            engine.restore(wanted)
+            with self._vault.reading(wanted) as folder:
+                engine.restore(folder)
             self._holds[key] = str(wanted)
         return engine
 

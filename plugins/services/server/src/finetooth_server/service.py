@@ -15,24 +15,23 @@ from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit
 from finetooth_server.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.encryption.values import Values
+from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import Call, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS, tokens_of
+from finetooth_server.pruning import Pruner
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
+from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
 from finetooth_server.settings import Settings
 from finetooth_server.writer import Writer
 
-SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
-"""Sections of a recipe that a client may write for its own model."""
-
-TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
-"""Settings of `train` that a client may write; the others are the server's."""
-
-_ABOUT = 16 * 1024
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
+"""Number of a model's last call in the log; old calls are removed from it."""
+
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -76,17 +75,30 @@ class Service:
         self.records = Records(settings.database_url)
         self.keys = Keys(self.records)
         self.audit = Audit(settings.folder / "audit.jsonl")
-        self.log = Log(self.records, most=settings.limits.queued)
-        self.checkpoints = Checkpoints(self.records, settings.folder / "checkpoints")
-        registry = Models(context, settings, self.records, self.log, self.checkpoints)
+        values, limits = Values(self.records, settings.encryption), settings.limits
+        self.log = Log(self.records, values, most=limits.queued, kept=limits.results)
+        self.vault = Vault(settings.folder, settings.encryption, settings.scratch)
+        self.vault.check()
+        self.checkpoints = Checkpoints(self.records, self.vault)
+        self.registry = Models(context, settings, self.records, self.log, self.checkpoints, self.vault)
         self.writer = Writer(
-            settings, self.records, self.log, registry, Samplers(context), self.checkpoints, self.audit
+            settings,
+            self.records,
+            self.log,
+            self.registry,
+            Samplers(context, self.vault),
+            self.checkpoints,
+            self.audit,
         )
+        self.pruner = Pruner(self.records, self.log, limits)
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""
+        self.vault.sweep()
         self.checkpoints.sweep()
+        self.registry.sweep()
         self.writer.start()
+        self.pruner.start()
 
     def stop(self) -> None:
         """Finish the call at hand and put everything to disk; a second time does nothing."""
@@ -94,6 +106,7 @@ class Service:
             return
         self.stopped = True
         self.writer.stop()
+        self.pruner.stop()
         self.audit.close()
         self.records.close()
 
@@ -103,7 +116,7 @@ class Service:
         """A new session's id."""
         self._may(caller, "train", "sample")
         id_ = secrets.token_hex(16)
-        row = {"id": id_, "tenant": caller.tenant, "created": now(), "seen": now(), "about": _about(about)}
+        row = {"id": id_, "tenant": caller.tenant, "created": now(), "seen": now(), "about": described(about)}
         with self.records.write() as connection:
             connection.execute(insert(sessions).values({**row, "closed": False}))
         return id_
@@ -126,24 +139,9 @@ class Service:
 
         Raises:
             Unknown: the base model is not served.
-            UserError: a section or setting that is not the client's to write.
+            UserError: a section or setting that is not the client's to write, or a strategy that cannot be.
         """
-        if base not in self.settings.models:
-            served = ", ".join(sorted(self.settings.models))
-            raise Unknown(f"no base model {base!r} is served here", action=f"choose among {served}")
-        merged = dict(self.settings.models[base])
-        for name, section in sections.items():
-            if name not in SECTIONS:
-                raise UserError(f"{name}: not a section that a client writes", action=f"it writes {_all(SECTIONS)}")
-            if section is None:
-                continue
-            if name == "train":
-                for setting in sorted(set(wire.mapping(section, "train")) - TRAIN):
-                    raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {_all(TRAIN)}")
-                merged["train"] = {**merged.get("train", {}), **section}
-            else:
-                merged[name] = section
-        return merged
+        return merged(self.settings.models, base, sections)
 
     def create_model(
         self,
@@ -180,6 +178,8 @@ class Service:
             recipe = self.recipe(base, sections)
         else:
             saved = self.checkpoints.get(caller.tenant, checkpoint)
+            if sections.get(STRATEGY) is not None:
+                check_strategy(sections[STRATEGY])
             base, recipe = saved.base, dict(saved.recipe)
         load = None if checkpoint is None else {"checkpoint": checkpoint, "optimizer": optimizer}
         row = {
@@ -188,7 +188,7 @@ class Service:
             "session": session,
             "base": base,
             "recipe": json.dumps(recipe),
-            "about": _about(about),
+            "about": described(about),
             "created": now(),
         }
         with self.records.write() as connection:
@@ -209,8 +209,13 @@ class Service:
         """A model of the caller's.
 
         Raises:
+            Forbidden: the key may neither read nor train.
             Unknown: there is none, or it is another tenant's.
         """
+        self._may(caller, "read", "train")
+        return self._mine(caller, id_)
+
+    def _mine(self, caller: Caller, id_: str) -> ModelInfo:
         with self.records.read() as connection:
             row = connection.execute(select(models, _LAST).where(models.c.id == id_)).first()
         if row is None or row.tenant != caller.tenant:
@@ -231,7 +236,7 @@ class Service:
     def close_model(self, caller: Caller, id_: str) -> None:
         """End a model; its checkpoints stay. Calls that wait will fail."""
         self._may(caller, "train")
-        self.model(caller, id_)
+        self._mine(caller, id_)
         with self.records.write() as connection:
             connection.execute(update(models).where(models.c.id == id_).values(closed=True))
 
@@ -259,9 +264,9 @@ class Service:
         """
         kind = OPERATIONS.get(operation)
         if kind is None and operation not in (SAVE, LOAD):
-            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {_all(OPERATIONS)}")
+            raise Unknown(f"there is no operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
         self._may(caller, "train" if kind is None else kind.scope)
-        self.model(caller, model)
+        self._mine(caller, model)
         if seq is not None and not 0 < seq < 2**62:
             raise UserError(f"seq is {seq}", action="count calls from 1")
         error = error or self._too_large(operation, arguments)
@@ -390,17 +395,6 @@ def _model(row: Any) -> ModelInfo:
         json.loads(row.about),
         row.created,
         row.applied,
-        (-1 if row.last is None else row.last) + 1,
+        max(-1 if row.last is None else row.last, row.applied) + 1,
         bool(row.closed),
     )
-
-
-def _about(about: Mapping[str, Any] | None) -> str:
-    text = json.dumps(about or {})
-    if len(text) > _ABOUT:
-        raise UserError(f"metadata of {len(text)} bytes", action=f"send at most {_ABOUT}")
-    return text
-
-
-def _all(names: Any) -> str:
-    return ", ".join(sorted(names))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetooth_server.encryption.master import MasterKeys
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -21,6 +23,8 @@ class Limits:
         handle: seconds that a forward waits for its backward.
         wait: seconds that a request for a result is held, at most.
         batch: sampling calls that are computed together.
+        results: seconds that a result is kept after its client had it.
+        undelivered: seconds that a result is kept when its client does not come for it.
     """
 
     body: int = 64 * 2**20
@@ -31,6 +35,8 @@ class Limits:
     handle: float = 600.0
     wait: float = 30.0
     batch: int = 64
+    results: float = 86400.0
+    undelivered: float = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Settings:
         database: SQLAlchemy's URL; empty is a SQLite file in `folder`.
         replay: seconds of training that may have to be done again after a crash; a snapshot is taken whenever so much
             was computed since the last one.
+        encryption: what checkpoints, snapshots and calls are encrypted with; None leaves them plain.
+        scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
         keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
     """
 
@@ -50,6 +58,8 @@ class Settings:
     models: Mapping[str, Mapping[str, Any]]
     database: str = ""
     replay: float = 30.0
+    encryption: MasterKeys | None = None
+    scratch: Path | None = None
     keyless: bool = False
     limits: Limits = field(default_factory=Limits)
 

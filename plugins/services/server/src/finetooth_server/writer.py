@@ -18,7 +18,7 @@ from finetooth_server.audit import Audit
 from finetooth_server.checkpoints import WEIGHTS, Checkpoint, Checkpoints
 from finetooth_server.faults import Unknown
 from finetooth_server.live import LiveModel
-from finetooth_server.log import Log
+from finetooth_server.log import Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
 from finetooth_server.operations import OPERATIONS
 from finetooth_server.records import Records, models, samplers
@@ -102,7 +102,7 @@ class Writer:
         if call is None:
             return False
         begun = time.monotonic()
-        content = json.loads(call.arguments)
+        content = json.loads(call.arguments or b"")
         with self._records.read() as connection:
             row = connection.execute(select(models).where(models.c.id == queue)).one()
         error = category = ""
@@ -151,7 +151,7 @@ class Writer:
             self._applied(queue, call.seq)
         return True
 
-    def _execute(self, row: Row[Any], call: Row[Any], arguments: Mapping[str, Any]) -> tuple[LiveModel, Any]:
+    def _execute(self, row: Row[Any], call: Due, arguments: Mapping[str, Any]) -> tuple[LiveModel, Any]:
         recipe = json.loads(row.recipe)
         if call.operation == CREATE:
             model = self._models.create(row.id, recipe, arguments.get("load"), row.tenant)
@@ -214,12 +214,12 @@ class Writer:
             self._sampling = True  # there may be more
         self._sample_together(batch)
 
-    def _sample_together(self, batch: Sequence[Row[Any]]) -> None:
+    def _sample_together(self, batch: Sequence[Due]) -> None:
         """Compute calls of one batch key; if that fails, each alone: one bad prompt must not fail those beside it."""
         results: Sequence[Any] = [None] * len(batch)
         error = category = ""
         try:
-            contents = [json.loads(call.arguments) for call in batch]
+            contents = [json.loads(call.arguments or b"") for call in batch]
             for content in contents:
                 if content["refused"]:
                     raise UserError(content["refused"])
@@ -240,7 +240,7 @@ class Writer:
             outcome = "failed" if error else "done"
             self._audit.add("sample finished", tenant=call.tenant, model=call.queue, seq=call.seq, outcome=outcome)
 
-    def _weights(self, call: Row[Any]) -> tuple[Mapping[str, Any], Checkpoint | None]:
+    def _weights(self, call: Due) -> tuple[Mapping[str, Any], Checkpoint | None]:
         """The recipe and the checkpoint that a sampling call reads."""
         with self._records.read() as connection:
             row = connection.execute(
@@ -253,6 +253,6 @@ class Writer:
         checkpoint = self._checkpoints.get(row.tenant, row.checkpoint)
         return checkpoint.recipe, checkpoint
 
-    def _report(self, call: Row[Any], error: Exception) -> None:
+    def _report(self, call: Due, error: Exception) -> None:
         """What went wrong on our side goes to the server's own log, never to the client."""
         LOGGER.error("%s %s failed", call.operation, call.id, exc_info=error)

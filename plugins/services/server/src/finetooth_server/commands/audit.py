@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from finetooth_server.audit import verify as verify_record
-from finetooth_server.commands.serve import FOLDER
+from finetooth_server.commands.place import FOLDER
 
 
 @click.group(name="audit")

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import click
 
-from finetooth_server.commands.serve import FOLDER
+from finetooth_server.commands.place import FOLDER, records_of
 from finetooth_server.keys import SCOPES, Keys
-from finetooth_server.records import Records
-from finetooth_server.settings import Settings
 
 
 def _keys(folder: Path, database: str) -> Keys:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Keys(Records(Settings(folder.absolute(), {}, database=database).database_url))
+    return Keys(records_of(folder, database, make=True))
 
 
 def _place(function: Callable[..., None]) -> Callable[..., None]:
@@ -24,7 +21,7 @@ def _place(function: Callable[..., None]) -> Callable[..., None]:
     folder = click.option(
         "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
     )
-    database = click.option("--database", default="", help="SQLAlchemy URL, as the server has it.")
+    database = click.option("--database", default="", help="As the server has it.")
     return folder(database(function))
 
 
@@ -70,7 +67,9 @@ def revoke(id: str, folder: Path, database: str) -> None:
 
 @command.command()
 @click.argument("id")
-@click.option("--grace", default=24.0, show_default=True, help="Hours until the old key ends.")
+@click.option(
+    "--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours until the old key ends."
+)
 @_place
 def rotate(id: str, grace: float, folder: Path, database: str) -> None:
     """Make a new key with the rights of another, which ends after a while."""

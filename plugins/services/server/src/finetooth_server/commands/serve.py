@@ -6,15 +6,19 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
 
+from finetooth_server.commands.place import FOLDER, database_url, records_of
+from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
+if TYPE_CHECKING:
+    from finetooth_server.tls import Certificate
+
 PORT = 8420
-FOLDER = Path("runs/server")
 
 
 @click.command(name="serve")
@@ -27,14 +31,23 @@ FOLDER = Path("runs/server")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
               help="Database, checkpoints and audit record.")  # fmt: skip
-@click.option("--database", default="", help="SQLAlchemy URL; default is SQLite in the folder.")
+@click.option("--database", default="", help="postgresql://USER:${PASSWORD}@HOST/NAME, the "
+              "variable from the environment; default is SQLite in the folder.")  # fmt: skip
 @click.option("--replay", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds of training that a "
               "crash may cost.")  # fmt: skip
 @click.option("--queued", default=Limits.queued, show_default=True, type=click.IntRange(1), help="Calls of a tenant "
               "that may wait.")  # fmt: skip
 @click.option("--live", default=Limits.live, show_default=True, type=click.IntRange(1), help="Models held in memory.")
+@click.option("--results", default=Limits.results / 3600, show_default=True, type=click.FloatRange(0.1), help="Hours "
+              "for which a result is kept after its client had it.")  # fmt: skip
+@click.option("--encryption-key", type=click.Path(path_type=Path), help="File with the key that checkpoints, snapshots "
+              "and calls are encrypted with; see `ft encryption`.")  # fmt: skip
+@click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
+              "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
+@click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the folder, "
+              "and print its fingerprint, which clients pin.")  # fmt: skip
 @click.pass_obj
 def command(
     obj: CommandContext,
@@ -49,8 +62,12 @@ def command(
     replay: float,
     queued: int,
     live: int,
+    results: float,
+    encryption_key: Path | None,
+    scratch: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    tls: str | None,
 ) -> None:
     """Serve models to train and to sample from, step by step.
 
@@ -62,36 +79,37 @@ def command(
     import uvicorn
 
     from finetooth_server.app import make_app
+    from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
+    private = _loopback(host)
+    if not private:
+        _need_key(host, folder, database)
     given = _served(obj, models, recipe, overrides)
     served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
-    private = _loopback(host)
     settings = Settings(
         folder.absolute(),
         served,
-        database=database,
+        database=database_url(database),
         replay=replay,
         keyless=private,
-        limits=Limits(queued=queued, live=live),
+        encryption=master_keys(encryption_key),
+        scratch=None if scratch is None else scratch.absolute(),
+        limits=Limits(queued=queued, live=live, results=results * 3600),
     )
-    if (certificate is None) != (certificate_key is None):
-        raise UserError("--certificate and --certificate-key belong together", action="give both")
+    shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
-    if not private and not service.keys.exist():
-        raise UserError(
-            f"--host {host} can be reached by others, and there is no API key",
-            action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
-        )
     if "tinker" in faces:
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
         write_tokenizers(obj, service)
     app = make_app(service, faces)
     listening = _listen(host, port)
-    scheme = "https" if certificate else "http"
+    scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
+    if shown is not None:
+        click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
     if "tinker" in faces:
@@ -102,10 +120,48 @@ def command(
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
-        ssl_certfile=None if certificate is None else str(certificate),
-        ssl_keyfile=None if certificate_key is None else str(certificate_key),
+        ssl_certfile=None if shown is None else str(shown.file),
+        ssl_keyfile=None if shown is None else str(shown.key),
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _need_key(host: str, folder: Path, database: str) -> None:
+    """
+    Raises:
+        UserError: there is no API key, though others can reach the server.
+    """
+    records = records_of(folder, database, make=True)
+    try:
+        if not Keys(records).exist():
+            raise UserError(
+                f"--host {host} can be reached by others, and there is no API key",
+                action=f"run `ft keys create --tenant NAME --folder {folder}` first, or listen on 127.0.0.1",
+            )
+    finally:
+        records.close()
+
+
+def _certificate(
+    folder: Path, host: str, certificate: Path | None, key: Path | None, tls: str | None
+) -> Certificate | None:
+    """The server's certificate; None without TLS."""
+    if tls is not None and (certificate or key):
+        raise UserError("--tls generated and --certificate: two certificates", action="give one of them")
+    if (certificate is None) != (key is None):
+        raise UserError("--certificate and --certificate-key belong together", action="give both")
+    if tls is not None:
+        from finetooth_server.tls import generated
+
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return generated(folder, host)
+    if certificate is None or key is None:
+        return None
+    from finetooth_server.tls import Certificate
+
+    found = Certificate(certificate, key)
+    _ = found.fingerprint
+    return found
 
 
 def _served(

@@ -92,7 +92,7 @@ async def new_session(
 
     def make() -> Call:
         session = service.open_session(caller, body.metadata)
-        sections = body.model_dump(include={"adapter", "optimizer", "schedule", "train"}, exclude_none=True)
+        sections = body.model_dump(include={"adapter", "optimizer", "schedule", "train", "strategy"}, exclude_none=True)
         return service.create_model(
             caller,
             session,

@@ -18,12 +18,11 @@ from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, Sampling, UserError, wire
 
 from finetooth_server.checkpoints import STATE, WEIGHTS
-from finetooth_server.faults import Refused, Unknown
+from finetooth_server.faults import Refused
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.service import Service
-from finetooth_server.tinker import names, requests
-from finetooth_server.tinker.tokenizers import tokenizer_of
+from finetooth_server.tinker import facts, names, requests
 
 FACE = "tinker"
 HOLD = 20.0
@@ -64,11 +63,11 @@ def tinker_router() -> APIRouter:
         router.post(f"/{path}")(_json_route(handler))
     router.post("/forward_backward")(forward_backward)
     router.post("/retrieve_future")(retrieve_future)
-    router.get("/healthz")(healthz)
-    router.get("/get_server_capabilities")(_get_route(lambda service, caller, _: capabilities(service)))
-    router.get("/samplers/{id}")(_get_route(sampler))
-    router.get("/training_runs/{id}")(_get_route(training_run))
-    router.get("/training_runs/{id}/checkpoints")(_get_route(run_checkpoints))
+    router.get("/healthz")(facts.healthz)
+    router.get("/get_server_capabilities")(_get_route(lambda service, caller, _: facts.capabilities(service)))
+    router.get("/samplers/{id}")(_get_route(facts.sampler))
+    router.get("/training_runs/{id}")(_get_route(facts.training_run))
+    router.get("/training_runs/{id}/checkpoints")(_get_route(facts.run_checkpoints))
     router.post("/sessions/{id}/finish")(_get_route(lambda service, caller, _: {}))
     return router
 
@@ -191,44 +190,6 @@ def load_weights(service: Service, caller: Caller, body: Json) -> Any:
     return _promise(call)
 
 
-def get_info(service: Service, caller: Caller, body: Json) -> Any:
-    model = service.model(caller, str(body.get("model_id")))
-    return {
-        "type": "get_info",
-        "model_id": model.id,
-        "model_name": model.base,
-        "model_data": {
-            "arch": "causal_lm",
-            "model_name": model.base,
-            "tokenizer_id": tokenizer_of(service, model.base),
-        },
-        **_adapter(model.recipe),
-    }
-
-
-def weights_info(service: Service, caller: Caller, body: Json) -> Any:
-    found = names.find(service, caller, body.get("tinker_path"))
-    recipe = found.recipe
-    return {
-        "base_model": found.base,
-        "train_unembed": False,
-        "train_mlp": True,
-        "train_attn": True,
-        "optimizer_config": {"type": _name(recipe.get("optimizer")) or "adamw"},
-        **_adapter(recipe),
-    }
-
-
-def _adapter(recipe: Json) -> dict[str, Any]:
-    adapter = recipe.get("adapter")
-    lora = _name(adapter) == "lora"
-    return {"is_lora": lora, "lora_rank": adapter.get("rank", 32) if lora and isinstance(adapter, Mapping) else None}
-
-
-def _name(pick: Any) -> str:
-    return str(pick.get("name")) if isinstance(pick, Mapping) else str(pick or "")
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -338,15 +299,6 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
     return {"request_id": call.id, "sample_sequence_ids": [f"{call.id}-{n}" for n in range(sampling.n)]}
 
 
-def sampler(service: Service, caller: Caller, body: Json) -> Any:
-    base, checkpoint = service.sampler(caller, str(body["id"]))
-    path = None
-    if checkpoint is not None:
-        found = service.checkpoint(caller, checkpoint)
-        path = names.path_of(found.model, found.kind, found.name)
-    return {"sampler_id": body["id"], "base_model": base, "model_path": path}
-
-
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
@@ -380,59 +332,6 @@ def _answer(call: Call) -> Any:
     return echo
 
 
-# --- facts ------------------------------------------------------------------------------------------------------------
-
-
-async def healthz(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
-
-
-def capabilities(service: Service) -> Any:
-    models = [
-        {
-            "model_name": name,
-            "max_context_length": (recipe.get("train") or {}).get("max_length"),
-            "trainable": True,
-            "sampleable": True,
-        }
-        for name, recipe in service.settings.models.items()
-    ]
-    return {"supported_models": models}
-
-
-def training_run(service: Service, caller: Caller, body: Json) -> Any:
-    model = service.model(caller, str(body["id"]))
-    return {
-        "training_run_id": model.id,
-        "base_model": model.base,
-        "model_owner": caller.tenant,
-        "corrupted": False,
-        "last_request_time": model.created,
-        "user_metadata": dict(model.about),
-        **_adapter(model.recipe),
-    }
-
-
-def run_checkpoints(service: Service, caller: Caller, body: Json) -> Any:
-    model = service.model(caller, str(body["id"]))
-    found = [
-        {
-            "checkpoint_id": f"{'weights' if one.kind == STATE else 'sampler_weights'}/{one.name}",
-            "checkpoint_type": "training" if one.kind == STATE else "sampler",
-            "time": one.created,
-            "tinker_path": names.path_of(one.model, one.kind, one.name),
-            "size_bytes": one.size,
-            "public": False,
-        }
-        for one in service.checkpoints.all(caller.tenant, model.id)
-    ]
-    return {"checkpoints": found}
-
-
-def unload_model(service: Service, caller: Caller, body: Json) -> Any:
-    raise Unknown("unload_model is not offered here", action="models that are not used leave memory by themselves")
-
-
 POSTS: dict[str, Handler] = {
     "client/config": lambda service, caller, body: CONFIG,
     "client/dynamic_config": lambda service, caller, body: {},
@@ -440,8 +339,8 @@ POSTS: dict[str, Handler] = {
     "create_session": create_session,
     "session_heartbeat": heartbeat,
     "create_model": create_model,
-    "get_info": get_info,
-    "weights_info": weights_info,
+    "get_info": facts.get_info,
+    "weights_info": facts.weights_info,
     "optim_step": optim_step,
     "save_weights": save_weights,
     "save_weights_for_sampler": save_weights_for_sampler,

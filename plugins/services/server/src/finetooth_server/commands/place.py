@@ -1,0 +1,46 @@
+"""Where a server keeps its things, for commands that look at them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from finetooth_hooks import UserError
+
+from finetooth_server.records import Records
+from finetooth_server.settings import Settings
+
+FOLDER = Path("runs/server")
+
+
+def database_url(address: str) -> str:
+    """An address with `${NAME}` replaced by variables of the environment, so that no password stands in a command.
+
+    Raises:
+        UserError: there is no such variable.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise UserError(f"--database: the environment has no {found[1]}", action=f"export {found[1]}=...")
+        return quote(os.environ[found[1]], safe="")
+
+    return re.sub(r"\$\{(\w+)\}", value, address)
+
+
+def records_of(folder: Path, database: str, *, make: bool = False) -> Records:
+    """A server's database.
+
+    Args:
+        make: make the folder if it is not there.
+
+    Raises:
+        UserError: there is none.
+    """
+    if make:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elif not folder.is_dir():
+        raise UserError(f"--folder {folder}: there is no such folder", action="name the folder of a server")
+    return Records(Settings(folder.absolute(), {}, database=database_url(database)).database_url)

@@ -1,0 +1,1 @@
+"""Encryption at rest: master keys, folders of files, and values in the database."""

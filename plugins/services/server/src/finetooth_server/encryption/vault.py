@@ -1,0 +1,280 @@
+"""How checkpoints and snapshots lie on disk: as they are, or encrypted.
+
+An encrypted folder holds the same files, each encrypted with a key of its own, and `sealed.json`: the list of files
+with their keys, wrapped by a master key. So the list is authenticated as a whole, a file cannot be left out or put in
+another folder, and a new master key means new `sealed.json`, with the files as they are.
+
+Engines read and write plain folders. Those lie in the scratch folder for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import UserError
+
+from finetooth_server.encryption import streams
+from finetooth_server.encryption.master import SIZE, MasterKeys
+
+SEALED = "sealed.json"
+FORMAT = 1
+KEPT = {"checkpoints": 1, "snapshots": 2}
+"""Folders of a server that hold such folders, and how deep: `checkpoints/ID`, `snapshots/MODEL/NUMBER`."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What `sealed.json` says, unwrapped.
+
+    Attributes:
+        chunk: bytes of content in a chunk.
+        files: key and bytes of content of each file by its path in the folder.
+    """
+
+    chunk: int
+    files: Mapping[str, tuple[bytes, int]]
+
+
+class Vault:
+    """The folders of one server.
+
+    Args:
+        root: the server's folder.
+        keys: None leaves everything as it is.
+        scratch: where plain folders lie for a moment, in a folder of their own; default is `root`.
+    """
+
+    def __init__(self, root: Path, keys: MasterKeys | None = None, scratch: Path | None = None) -> None:
+        self.root, self.keys = root, keys
+        owner = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+        self._scratch = root / "scratch" if scratch is None else scratch / f"finetooth-{owner}"
+
+    def check(self) -> None:
+        """Look whether all that is kept can be read with the keys that were given; contents are not read.
+
+        Raises:
+            UserError: something cannot.
+        """
+        for place in self.places():
+            name, key = self._name(place), self.key_of(place)
+            if self.keys is None and key is not None:
+                raise UserError(f"{name}: it is encrypted", action="give the key with --encryption-key")
+            if self.keys is not None and key is None:
+                raise UserError(f"{name}: it is not encrypted", action="run `ft encryption seal` first")
+            if self.keys is not None and key not in self.keys.by_id:
+                raise UserError(
+                    f"{name}: it is encrypted with the key {key}, which was not given",
+                    action=f"give that key too; given are {', '.join(self.keys.by_id)}",
+                )
+
+    def sweep(self) -> None:
+        """Remove plain folders that a crash left behind."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @contextmanager
+    def writing(self, place: Path) -> Iterator[Path]:
+        """An empty folder to write to; afterwards its content is at `place`, whole or not at all.
+
+        Raises:
+            UserError: it cannot be encrypted.
+        """
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staging = place.parent / f".{place.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            if self.keys is None:
+                staging.mkdir()
+                yield staging
+            else:
+                with self._plain() as plain:
+                    yield plain
+                    self._seal(plain, staging, self._name(place))
+            shutil.rmtree(place, ignore_errors=True)
+            staging.rename(place)
+            _flush(place.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[Path]:
+        """A folder, or a part of one, as it was written; it must not be changed.
+
+        Raises:
+            UserError: it is encrypted and the key is not there, it is damaged, or it is plain where it must not be.
+        """
+        place = self._place(path)
+        if place is None or (self.keys is None and not (place / SEALED).exists()):
+            yield path
+            return
+        with self._plain() as plain:
+            self._open(place, path.relative_to(place).as_posix(), plain)
+            yield plain / path.relative_to(place)
+
+    # --- all folders --------------------------------------------------------------------------------------------------
+
+    def places(self) -> list[Path]:
+        """Every checkpoint and snapshot."""
+        found = []
+        for name, depth in KEPT.items():
+            found += [p for p in (self.root / name).glob("/".join("*" * depth)) if p.is_dir() and p.name[0] != "."]
+        return sorted(found)
+
+    def key_of(self, place: Path) -> str | None:
+        """Id of the master key that a folder is encrypted with; None if it is not."""
+        return _read(place, self._name(place))["master"] if (place / SEALED).exists() else None
+
+    def rewrap(self, place: Path) -> bool:
+        """Wrap a folder's data keys with the current master key; False if they are already.
+
+        Raises:
+            UserError: it is damaged, or its key was not given.
+        """
+        keys, name = self._keys(), self._name(place)
+        if _read(place, name)["master"] == keys.current:
+            return False
+        _write(place, keys, name, self._sealed(place))
+        return True
+
+    def seal(self, place: Path) -> None:
+        """Encrypt a folder that lies plain. Nobody may read or write it meanwhile."""
+        staging = place.parent / f".{place.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        self._seal(place, staging, self._name(place))
+        old = place.parent / f".{place.name}.plain"
+        place.rename(old)
+        staging.rename(place)
+        _flush(place.parent)
+        shutil.rmtree(old)
+
+    # --- one folder ---------------------------------------------------------------------------------------------------
+
+    def _seal(self, plain: Path, target: Path, name: str) -> None:
+        keys = self._keys()
+        files: dict[str, tuple[bytes, int]] = {}
+        for source in sorted(file for file in plain.rglob("*") if file.is_file()):
+            path, key = source.relative_to(plain).as_posix(), secrets.token_bytes(SIZE)
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as reading, (target / path).open("wb") as writing:
+                files[path] = key, streams.encrypt(reading, writing, key, path)
+                _sync(writing.fileno(), writing.flush)
+        target.mkdir(parents=True, exist_ok=True)
+        _write(target, keys, name, Sealed(streams.CHUNK, files))
+
+    def _open(self, place: Path, part: str, plain: Path) -> None:
+        """Decrypt the files under `part`."""
+        name, sealed = self._name(place), self._sealed(place)
+        there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
+        there -= {SEALED, f".{SEALED}"}  # the second is one that is being written, or a crash left
+        for path in sorted(there ^ set(sealed.files)):
+            what = "is missing" if path in sealed.files else "does not belong to it"
+            raise UserError(f"{name}: {path} {what}", action="restore it from a copy")
+        (plain / part).mkdir(parents=True, exist_ok=True)
+        for path, (key, size) in sealed.files.items():
+            if part != "." and not path.startswith(f"{part}/"):
+                continue
+            (plain / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with (place / path).open("rb") as reading, (plain / path).open("wb") as writing:
+                    found = streams.decrypt(reading, writing, key, path, sealed.chunk)
+            except streams.Damaged as error:
+                raise UserError(
+                    f"{name}: {path} is damaged after {error.chunk * sealed.chunk} bytes",
+                    action="restore it from a copy",
+                ) from error
+            if found != size:
+                raise UserError(f"{name}: {path} has {found} bytes, not {size}", action="restore it from a copy")
+
+    def _sealed(self, place: Path) -> Sealed:
+        name, keys = self._name(place), self.keys
+        if not (place / SEALED).exists():
+            raise UserError(
+                f"{name}: it is not encrypted, and this server has an encryption key",
+                action="it was put there by others, or run `ft encryption seal`",
+            )
+        said = _read(place, name)
+        if keys is None:
+            raise UserError(f"{name}: it is encrypted", action="give the key with --encryption-key")
+        content = json.loads(keys.unwrap(said["wrapped"], said["master"], name))
+        return Sealed(
+            content["chunk"],
+            {path: (base64.b64decode(one["key"]), one["size"]) for path, one in content["files"].items()},
+        )
+
+    @contextmanager
+    def _plain(self) -> Iterator[Path]:
+        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self._scratch / secrets.token_hex(8)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _place(self, path: Path) -> Path | None:
+        """The kept folder that a path is, or lies in."""
+        if not path.is_relative_to(self.root):
+            return None
+        parts = path.relative_to(self.root).parts
+        depth = KEPT.get(parts[0], 0) if parts else 0
+        return self.root.joinpath(*parts[: depth + 1]) if depth and len(parts) > depth else None
+
+    def _name(self, place: Path) -> str:
+        return place.relative_to(self.root).as_posix()
+
+    def _keys(self) -> MasterKeys:
+        if self.keys is None:
+            raise UserError("there is no encryption key", action="give one with --encryption-key")
+        return self.keys
+
+
+def _read(place: Path, name: str) -> dict[str, Any]:
+    try:
+        said = json.loads((place / SEALED).read_bytes())
+        master, format_ = str(said["master"]), said["format"]
+        wrapped = base64.b64decode(said["wrapped"], validate=True)
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise UserError(f"{name}: {SEALED} cannot be read", action="restore it from a copy") from error
+    if format_ != FORMAT:
+        raise UserError(f"{name}: {SEALED} has format {format_!r}, known is {FORMAT}", action="update finetooth-server")
+    return {"master": master, "wrapped": wrapped}
+
+
+def _write(place: Path, keys: MasterKeys, name: str, sealed: Sealed) -> None:
+    """Write `sealed.json` beside its place and rename it into it."""
+    files = {path: {"key": base64.b64encode(key).decode(), "size": size} for path, (key, size) in sealed.files.items()}
+    content = json.dumps({"chunk": sealed.chunk, "files": files}).encode()
+    wrapped = base64.b64encode(keys.wrap(content, name)).decode()
+    beside = place / f".{SEALED}"
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, "master": keys.current, "wrapped": wrapped}, file)
+        _sync(file.fileno(), file.flush)
+    beside.rename(place / SEALED)
+    _flush(place)
+
+
+def _sync(number: int, flush: Callable[[], None]) -> None:
+    flush()
+    os.fsync(number)
+
+
+def _flush(folder: Path) -> None:
+    """Names in a folder outlive a power cut too."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

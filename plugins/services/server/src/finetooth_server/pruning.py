@@ -1,0 +1,98 @@
+"""What a server forgets, so that its database and folder do not grow without bound.
+
+A result goes once its client has had it for long enough, or when nobody came for it for much longer. A call that a
+replay may need stays. The numbers of what is gone stay known (`Log.submit`), so nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy import and_, delete, func, or_, select, update
+
+from finetooth_server.log import Log
+from finetooth_server.records import QUEUED, Records, calls, models, now, samplers
+from finetooth_server.settings import Limits
+
+LOGGER = logging.getLogger("finetooth.server")
+
+EVERY = 60.0
+"""Seconds between two looks."""
+
+PORTION = 1000
+"""Calls that one transaction removes, so that others need not wait for long."""
+
+
+class Pruner:
+    """Removes old calls, in a thread of its own."""
+
+    def __init__(self, records: Records, log: Log, limits: Limits) -> None:
+        self._records, self._log, self._limits = records, log, limits
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="finetooth-pruner", daemon=True)
+
+    def start(self) -> None:
+        """Look now, and from time to time."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is under way is finished."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(60)
+        self.mark_delivered()
+
+    def prune(self) -> int:
+        """Remove what is old; returns how many calls went."""
+        self.mark_delivered()
+        total = 0
+        while not self._ending.is_set():
+            count = self._portion()
+            total += count
+            if count < PORTION:
+                break
+        return total
+
+    def mark_delivered(self) -> None:
+        """Write down which results were given out. A crash before this leaves them to the longer limit."""
+        ids = self._log.taken_delivered()
+        for first in range(0, len(ids), PORTION):
+            with self._records.write() as connection:
+                some = calls.c.id.in_(ids[first : first + PORTION])
+                connection.execute(update(calls).where(some).values(delivered=now()))
+
+    def _portion(self) -> int:
+        old = and_(
+            calls.c.state != QUEUED,
+            or_(
+                calls.c.delivered < now() - self._limits.results,
+                calls.c.finished < now() - self._limits.undelivered,
+            ),
+        )
+        needless = or_(models.c.closed, calls.c.seq < models.c.replay)
+        trained = select(calls.c.id).join(models, models.c.id == calls.c.queue).where(old, needless).limit(PORTION)
+        sampled = select(calls.c.id, calls.c.queue, calls.c.seq).where(old, calls.c.queue.like("sampler:%"))
+        with self._records.write() as connection:
+            ids = list(connection.scalars(trained))
+            rows = connection.execute(sampled.limit(PORTION - len(ids))).all()
+            marks: dict[str, int] = {}
+            for row in rows:
+                marks[row.queue] = max(marks.get(row.queue, -1), row.seq)
+            for queue, mark in marks.items():
+                later = func.coalesce(samplers.c.pruned, -1) < mark
+                same = samplers.c.id == queue.removeprefix("sampler:")
+                connection.execute(update(samplers).where(same, later).values(pruned=mark))
+            ids += [row.id for row in rows]
+            if ids:
+                connection.execute(delete(calls).where(calls.c.id.in_(ids)))
+        return len(ids)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self.prune()
+            except Exception as error:  # the next look may succeed; calls are served meanwhile
+                LOGGER.error("old calls could not be removed", exc_info=error)
+            if self._ending.wait(EVERY):
+                return

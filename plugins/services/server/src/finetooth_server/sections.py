@@ -1,0 +1,111 @@
+"""What a client may write of the recipe of its own model, and what is said of it before anything is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from finetooth_hooks import UserError, wire
+
+from finetooth_server.faults import Unknown
+
+SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
+"""Sections of a recipe that a client may write for its own model."""
+
+TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
+"""Settings of `train` that a client may write; the others are the server's."""
+
+STRATEGY = "strategy"
+"""How a model is spread over devices; checked, and brought by no plugin yet."""
+
+STEPWISE = ("ddp", "fsdp-hybrid", "zero-1", "zero-2")
+"""Strategies that allow access to gradients between two calls: they shard optimizer state and gradients, or parameters
+within a node only."""
+
+REFUSED = ("zero-3", "fsdp-full")
+"""Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""
+
+_ABOUT = 16 * 1024
+
+
+def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a base model with a client's own sections on top.
+
+    Args:
+        served: recipe by name of each base model.
+
+    Raises:
+        Unknown: the base model is not served.
+        UserError: a section or setting that is not the client's to write, or a strategy that cannot be.
+    """
+    if base not in served:
+        raise Unknown(f"no base model {base!r} is served here", action=f"choose among {all_of(served)}")
+    recipe = dict(served[base])
+    for name, section in sections.items():
+        if section is None:
+            continue
+        if name == STRATEGY:
+            check_strategy(section)
+        if name not in SECTIONS:
+            raise UserError(f"{name}: not a section that a client writes", action=f"it writes {all_of(SECTIONS)}")
+        if name == "train":
+            for setting in sorted(set(wire.mapping(section, "train")) - TRAIN):
+                raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {all_of(TRAIN)}")
+            recipe["train"] = {**recipe.get("train", {}), **section}
+        else:
+            recipe[name] = section
+    return recipe
+
+
+def check_strategy(pick: Any) -> None:
+    """Say what is to be said of a distributed strategy. It always raises, as long as no plugin brings one.
+
+    Args:
+        pick: a name, or a mapping with `name`; capitals, `_` and blanks do not matter.
+
+    Raises:
+        UserError: calls that come step by step cannot work with it, it is unknown, or no plugin brings it.
+    """
+    named = pick.get("name") if isinstance(pick, Mapping) else pick
+    if not isinstance(named, str):
+        raise UserError(f"strategy: {pick!r} picks none", action="give a name, or a mapping with name and options")
+    name = _standard(named)
+    if name in REFUSED:
+        raise UserError(
+            f"strategy {name}: per-step gradient access is incompatible with its parameter sharding",
+            action=f"choose among {', '.join(STEPWISE)}",
+        )
+    if name not in STEPWISE:
+        near = get_close_matches(name, [*STEPWISE, *REFUSED], 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"strategy {named!r} is not known", action=f"{meant}choose among {', '.join(STEPWISE)}")
+    raise UserError(
+        f"strategy {name}: it allows step-by-step calls, but no installed plugin brings it",
+        action="leave strategy out to train on one device",
+    )
+
+
+def _standard(name: str) -> str:
+    """`ZeRO3`, `zero_3`, `deepspeed zero-3` are `zero-3`; `FSDP_HYBRID_SHARD` is `fsdp-hybrid`."""
+    text = name.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("deepspeed-").removesuffix("-shard")
+    text = text.replace("zero-stage-", "zero-")
+    return f"zero-{text[4:]}" if text.startswith("zero") and text[4:].isdigit() else text
+
+
+def described(about: Mapping[str, Any] | None) -> str:
+    """A client's own notes on a session or model, as JSON.
+
+    Raises:
+        UserError: they are too long.
+    """
+    text = json.dumps(about or {})
+    if len(text) > _ABOUT:
+        raise UserError(f"metadata of {len(text)} bytes", action=f"send at most {_ABOUT}")
+    return text
+
+
+def all_of(names: Collection[str]) -> str:
+    """Names for a message."""
+    return ", ".join(sorted(names))
