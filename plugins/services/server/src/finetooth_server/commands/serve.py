@@ -6,19 +6,24 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks.faces import StdioFace
 
+from finetooth_server.faces import OWN, Desk, load, names
 from finetooth_server.settings import Limits, Settings
+
+if TYPE_CHECKING:
+    from finetooth_server.service import Service
 
 PORT = 8420
 FOLDER = Path("runs/server")
 
 
 @click.command(name="serve")
-@click.argument("faces", nargs=-1, required=True, type=click.Choice(["api", "tinker"]), metavar="api|tinker...")
+@click.argument("faces", nargs=-1, required=True, type=click.Choice(names()), metavar="api|tinker|mcp...")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe whose model, "
               "precision and other settings are served.")  # fmt: skip
@@ -35,6 +40,8 @@ FOLDER = Path("runs/server")
 @click.option("--live", default=Limits.live, show_default=True, type=click.IntRange(1), help="Models held in memory.")
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
+@click.option("--stdio", is_flag=True, help="Speak through standard input and output, to who started this: no port is "
+              "opened. For one face that can, such as mcp.")  # fmt: skip
 @click.pass_obj
 def command(
     obj: CommandContext,
@@ -51,22 +58,26 @@ def command(
     live: int,
     certificate: Path | None,
     certificate_key: Path | None,
+    stdio: bool,
 ) -> None:
     """Serve models to train and to sample from, step by step.
 
     \b
     ft serve api --model smollm2-135m       REST; its pages are at /docs
     ft serve tinker --model smollm2-135m    for scripts of the tinker client
-    ft serve api tinker ...                 both, on the same models
+    ft serve mcp --model smollm2-135m       for assistants; with --stdio for the one that starts it
+    ft serve api tinker mcp ...             all of them, on the same models
     """
     import uvicorn
 
     from finetooth_server.app import make_app
     from finetooth_server.service import Service
 
+    spoken = _stdio_face(faces) if stdio else None
+
     given = _served(obj, models, recipe, overrides)
     served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
-    private = _loopback(host)
+    private = stdio or _loopback(host)
     settings = Settings(
         folder.absolute(),
         served,
@@ -78,6 +89,9 @@ def command(
     if (certificate is None) != (certificate_key is None):
         raise UserError("--certificate and --certificate-key belong together", action="give both")
     service = Service(obj, settings)
+    if spoken is not None:
+        _speak(spoken, faces[0], service)
+        return
     if not private and not service.keys.exist():
         raise UserError(
             f"--host {host} can be reached by others, and there is no API key",
@@ -94,6 +108,9 @@ def command(
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
+    for name in faces:
+        if name not in OWN:
+            click.echo(f"{name}: {url}{load(name).path}")
     if "tinker" in faces:
         click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
     config = uvicorn.Config(
@@ -106,6 +123,28 @@ def command(
         ssl_keyfile=None if certificate_key is None else str(certificate_key),
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _stdio_face(faces: tuple[str, ...]) -> StdioFace:
+    """
+    Raises:
+        UserError: it is not one face, or one that does not speak through standard input and output.
+    """
+    face = None if len(faces) != 1 or faces[0] in OWN else load(faces[0])
+    if not isinstance(face, StdioFace):
+        raise UserError(f"--stdio does not go with {' '.join(faces)}", action="give one face that can, such as mcp")
+    return face
+
+
+def _speak(face: StdioFace, name: str, service: Service) -> None:
+    """Serve one face through standard input and output until the input ends."""
+    import asyncio
+
+    service.start()
+    try:
+        asyncio.run(face.stdio(Desk(service, name)))
+    finally:
+        service.stop()
 
 
 def _served(
