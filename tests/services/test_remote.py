@@ -186,7 +186,7 @@ def test_remote_is_an_option_of_run(
         assert main([*asked, url, *([override] if override else [])]) == 2
         told = capsys.readouterr().err
         assert said in told and "secret" not in told and len(told.strip().splitlines()) == 1, (override, told)
-    assert not list((tmp_path / "run").glob("*"))
+    assert not list((tmp_path / "run").glob("[!.]*"))
     assert main([*asked, apart, "train.max_steps=1", "evaluate.evaluators=[]"]) == 0
     assert apart in capsys.readouterr().out
     written = "".join(file.read_text() for file in (tmp_path / "run").glob("*.*") if file.is_file())
