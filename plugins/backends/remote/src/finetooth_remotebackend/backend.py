@@ -104,7 +104,8 @@ class RemoteBackend:
         from finetooth_remotebackend.trainer import Trainer
 
         options, plan = self._options, request.plan
-        base = options.base or str(request.model.reference)
+        model = plan.recipe["model"]
+        base = options.base or str(model["name"] if isinstance(model, Mapping) else model)
         connection = Connection(self._url, self._key("rest"), options.patience, options.certificate)
         trainer: Trainer
         if self._speaks_rest(connection):
