@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 GUIDES = Path(__file__).parents[2] / "docs/guides"
-ADDRESS = "http://127.0.0.1:8420"
+ADDRESS = "http://server:8420"
 
 
 def block(guide: str, language: str) -> str:

@@ -218,6 +218,7 @@ def test_each_request_is_asked_for_its_key(serve: Any) -> None:
         assert answer.status_code == 401 and answer.json()["error"].startswith("no valid API key")
     lines = [json.loads(line) for line in (served.service.settings.folder / "audit.jsonl").read_text().splitlines()]
     told = [(one["event"], one["tenant"], one["outcome"]) for one in lines if one["event"].startswith("mcp ")]
+    assert {"POST /mcp"} <= {one["event"] for one in lines}
     assert ("mcp new_session", "mine", "done") in told and ("mcp forward_backward", "theirs", "failed") in told
     assert "Ann" not in (served.service.settings.folder / "audit.jsonl").read_text()
 

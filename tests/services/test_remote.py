@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,7 +188,12 @@ def test_remote_is_an_option_of_run(
         told = capsys.readouterr().err
         assert said in told and "secret" not in told and len(told.strip().splitlines()) == 1, (override, told)
     assert not list((tmp_path / "run").glob("[!.]*"))
-    assert main([*asked, apart, "train.max_steps=1", "evaluate.evaluators=[]"]) == 0
+    gc.collect()
+    with finetooth.Client(apart, patience=10) as client:
+        before = client.sessions()
+        assert main([*asked, apart, "train.max_steps=1", "evaluate.evaluators=[]"]) == 0
+        gc.collect()
+        assert client.sessions() == before, "a run that is over holds no model at the server"
     assert apart in capsys.readouterr().out
     written = "".join(file.read_text() for file in (tmp_path / "run").glob("*.*") if file.is_file())
     assert "secret" not in written and apart in written

@@ -141,7 +141,7 @@ class StdioFace(Face, Protocol):
     """A face that also speaks through standard input and output, to the process that started the server."""
 
     async def stdio(self, service: FaceService) -> None:
-        """Serve until the input ends. Whoever started the process calls, without a key."""
+        """Serve until the input ends. Whoever started the process calls."""
         ...
 
 

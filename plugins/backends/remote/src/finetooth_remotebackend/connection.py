@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Connection:
         """
         answer = self._answered(method, path, body, query)
         return answer.json() if answer.content else None
+
+    def forget(self, path: str) -> None:
+        """Delete something, if the server can be reached at once: what is left is the server's to clear up."""
+        with suppress(httpx.HTTPError):
+            self._http.delete(path, timeout=5.0)
 
     def offers(self, path: str) -> bool:
         """Whether the server has this route, whoever may use it.

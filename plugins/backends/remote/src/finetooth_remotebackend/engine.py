@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class RemoteEngine:
     def __init__(self, request: EngineRequest, trainer: Trainer, url: str) -> None:
         self._request, self._trainer, self._url = request, trainer, url
         made = trainer.create()
+        weakref.finalize(self, trainer.close)  # also when Python ends: a tenant may have so many models at once
         self._version = 0
         self._total: int | None = request.plan.total_steps
         self._loss_states: dict[str, Mapping[str, Any]] = {}

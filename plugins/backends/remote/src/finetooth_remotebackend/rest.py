@@ -83,6 +83,9 @@ class RestTrainer:
                 raise EngineError(f"{self._connection.url}: {named} came in parts", action="run ft resume")
         return {"checkpoint": checkpoint}
 
+    def close(self) -> None:
+        self._connection.forget(f"/v1/sessions/{self._session}")
+
     def _call(self, operation: str, body: Mapping[str, Any]) -> Any:
         return self._connection.call(self._session, operation, body)
 

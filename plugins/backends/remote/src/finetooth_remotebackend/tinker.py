@@ -171,6 +171,9 @@ class TinkerTrainer:
         self._request.tokenizer.save(path)
         return {**self.save(name), "sampler": sampler}
 
+    def close(self) -> None:
+        """The server ends what is not heard of any more."""
+
     # --- the wire -----------------------------------------------------------------------------------------------------
 
     def _sent(self, data: Sequence[Datum], weights: Sequence[NDArray[Any]]) -> list[Any]:

@@ -68,3 +68,7 @@ class Trainer(Protocol):
     def export(self, name: str, path: Path) -> Json:
         """Write the artifact into the folder; what `load` takes for its weights."""
         ...
+
+    def close(self) -> None:
+        """The model is not needed any more; what was kept stays."""
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -23,6 +24,9 @@ from finetooth_mcp.tools import INSTRUCTIONS, TOOLS, Desk, Tool
 LOGGER = logging.getLogger("finetooth.mcp")
 
 PATH = "/mcp"
+
+KEY = "FT_API_KEY"
+"""Variable with the key of whoever speaks through standard input, where keys were made."""
 
 
 class McpFace:
@@ -65,7 +69,8 @@ def make_server(service: FaceService) -> Server[Any]:
 
     async def call_tool(context: Any, given: types.CallToolRequestParams) -> types.CallToolResult:
         try:
-            caller = service.caller(None) if context.request is None else context.request.state.caller
+            request = context.request
+            caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
         except FinetoothError as error:
             return failed(str(error))
         return await called(Desk(service, readers, caller), given.name, given.arguments or {})

@@ -61,7 +61,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
 
         app.include_router(tinker_router())
     for name, face in brought.items():
-        app.router.routes.append(Route(face.path, Endpoint(serving[name][0])))
+        app.router.routes.append(Route(face.path, Endpoint(face.path, serving[name][0])))
     app.add_exception_handler(FinetoothError, _refused)
     app.add_middleware(Guard, service=service)
     return app

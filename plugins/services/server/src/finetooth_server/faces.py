@@ -33,17 +33,18 @@ def load(name: str) -> Face:
     try:
         made: Face = found[0].load()()
     except ImportError as error:
-        raise UserError(f"face {name!r} cannot be used: {error}", action=f"install it with `{name}`'s extra") from error
+        raise UserError(f"face {name!r} cannot be used: {error}", action="install what it names") from error
     return made
 
 
 class Endpoint:
     """A face's ASGI application as the endpoint of a route, which would take a plain function for something else."""
 
-    def __init__(self, app: Asgi) -> None:
-        self._app = app
+    def __init__(self, path: str, app: Asgi) -> None:
+        self.path, self._app = path, app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = self  # named in the audit record
         await self._app(scope, receive, send)
 
 
