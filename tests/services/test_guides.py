@@ -42,6 +42,7 @@ def test_a_loss_of_ones_own_in_twenty_lines(serve: Any) -> None:
     assert [one.id for one in served.service.checkpoints.all("local")] == [said[-1]]
 
 
+@pytest.mark.slow
 def test_the_official_client_in_a_script(serve: Any) -> None:
     pytest.importorskip("mcp")
     said = run(block("assistant.md", "python"), serve("mcp").url)

@@ -120,6 +120,7 @@ def test_a_fine_tune_over_http(serve: Any, tiny_llama: Path) -> None:
         assert [one.id for one in client.checkpoints()] == [tuned.saved]
 
 
+@pytest.mark.slow
 def test_a_fine_tune_over_standard_input_and_output(tiny_llama: Path, tmp_path: Path) -> None:
     arguments = ["-m", "finetooth", "serve", "mcp", "--stdio", "--model", str(tiny_llama), "--folder", str(tmp_path),
                  "--set", "data.renderer=chatml", "--set", "train.precision=fp32"]  # fmt: skip

@@ -86,6 +86,7 @@ def ft_step(run, report):
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on_to_the_same_end(apart: str, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "stop.py").write_text(STOP)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -146,6 +147,7 @@ def test_the_primitives_equal_those_of_an_engine_here(apart: str, recipe: Recipe
         there.restore(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("tinker") is None, reason="the package tinker is not installed")
 def test_a_run_over_the_tinker_protocol_is_the_run_here(apart: str, recipe: Recipe, tmp_path: Path) -> None:
     plain = {**recipe, "adapter": {"name": "lora", "rank": 4, "alpha": 32}}
