@@ -237,12 +237,14 @@ class Backend(Entry):
         framework: `torch`, `mlx`, `numpy`: what adapters, optimizers and loaders must speak.
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
         outputs: what a loss may need of it, without roles.
+        remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it.
     """
 
     kind = "backend"
     framework: str
     capabilities: frozenset[str]
     outputs: frozenset[str] = frozenset({"logprobs", "entropy"})
+    remote: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
-from finetooth_hooks.entries import Command
+from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
 
 from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
@@ -24,15 +25,24 @@ SUGGESTIONS = 2
 @recipe_arguments
 @click.option("--resume", is_flag=True, help="Go on with the run that `output` holds, if there is one.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
+@click.option("--remote", metavar="URL", help="Train at this server; rows, tokens and losses stay here.")
 @click.pass_obj
 def command(
-    state: State, recipe: str, overrides: tuple[str, ...], output: str | None, resume: bool, accept_changes: bool
+    state: State,
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: str | None,
+    resume: bool,
+    accept_changes: bool,
+    remote: str | None,
 ) -> int:
     """Train what RECIPE describes.
 
     KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """
     overrides = with_output(overrides, output)
+    if remote is not None:
+        overrides = (*overrides, *_at_server(state, remote))
     session = state.session(recipe, overrides)
     if resume:
         session = _resumed(state, session, recipe, overrides, accept_changes)
@@ -55,6 +65,26 @@ def carry_out(session: Session) -> int:
     render.show(console, *render.summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
     return outcome.exit_code
+
+
+def _at_server(state: State, url: str) -> tuple[str, ...]:
+    """Overrides that pick the backend whose engines are at a server.
+
+    Raises:
+        UserError: none is installed, or several are.
+    """
+    found = [one for one in state.catalog.all("backend") if isinstance(one.entry, Backend) and one.entry.remote]
+    if len(found) != 1:
+        known = ", ".join(one.full_name for one in found)
+        raise UserError(
+            f"--remote: several backends train at a server: {known}"
+            if found
+            else "--remote: no installed backend trains at a server",
+            action="set backend: {name: ..., url: ...} in the recipe"
+            if found
+            else "see ft plugins list --kind backend",
+        )
+    return f"backend.name={found[0].full_name}", f"backend.url={json.dumps(url)}"
 
 
 def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, ...], accept_changes: bool) -> Session:

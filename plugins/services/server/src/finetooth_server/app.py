@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from finetooth_hooks import FinetoothError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
+from finetooth_server.faces import OWN, Desk, Endpoint, load
 from finetooth_server.guard import Guard, problem
+from finetooth_server.rest.downloads import download_router
 from finetooth_server.rest.routes import open_router, refused_body, router
 from finetooth_server.service import Service
-
-FACES = ("api", "tinker")
 
 
 def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
     """The ASGI app over a service, which is started and stopped with it.
 
     Args:
-        faces: among `FACES`.
+        faces: `api`, `tinker`, and those that other distributions bring (`finetooth_hooks.faces`).
 
     Raises:
         UserError: what a face needs is not installed.
     """
 
+    brought = {name: load(name) for name in faces if name not in OWN}
+    serving = {name: face.app(Desk(service, name)) for name, face in brought.items()}
+
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         try:
-            yield
+            async with AsyncExitStack() as stack:
+                for _, entered in serving.values():
+                    await stack.enter_async_context(entered)
+                yield
         finally:
             service.stop()
 
@@ -46,12 +53,15 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
     app.include_router(open_router)
     if "api" in faces:
         app.include_router(router)
+        app.include_router(download_router)
         app.add_exception_handler(RequestValidationError, refused_body)
         app.add_exception_handler(HTTPException, refused_body)
     if "tinker" in faces:
         from finetooth_server.tinker.routes import tinker_router
 
         app.include_router(tinker_router())
+    for name, face in brought.items():
+        app.router.routes.append(Route(face.path, Endpoint(face.path, serving[name][0])))
     app.add_exception_handler(FinetoothError, _refused)
     app.add_middleware(Guard, service=service)
     return app

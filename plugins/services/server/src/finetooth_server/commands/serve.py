@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks.faces import StdioFace
 
 from finetooth_server.commands.place import FOLDER, database_url, records_of
+from finetooth_server.faces import OWN, Desk, load, names
 from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
 if TYPE_CHECKING:
+    from finetooth_server.service import Service
     from finetooth_server.tls import Certificate
 
 PORT = 8420
 
 
 @click.command(name="serve")
-@click.argument("faces", nargs=-1, required=True, type=click.Choice(["api", "tinker"]), metavar="api|tinker...")
+@click.argument("faces", nargs=-1, required=True, type=click.Choice(names()), metavar="api|tinker|mcp...")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe whose model, "
               "precision and other settings are served.")  # fmt: skip
@@ -48,6 +51,8 @@ PORT = 8420
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
 @click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the folder, "
               "and print its fingerprint, which clients pin.")  # fmt: skip
+@click.option("--stdio", is_flag=True, help="Speak through standard input and output, to who started this: no port is "
+              "opened. For one face that can, such as mcp.")  # fmt: skip
 @click.pass_obj
 def command(
     obj: CommandContext,
@@ -68,13 +73,15 @@ def command(
     certificate: Path | None,
     certificate_key: Path | None,
     tls: str | None,
+    stdio: bool,
 ) -> None:
     """Serve models to train and to sample from, step by step.
 
     \b
     ft serve api --model smollm2-135m       REST; its pages are at /docs
     ft serve tinker --model smollm2-135m    for scripts of the tinker client
-    ft serve api tinker ...                 both, on the same models
+    ft serve mcp --model smollm2-135m       for assistants; with --stdio for the one that starts it
+    ft serve api tinker mcp ...             all of them, on the same models
     """
     import uvicorn
 
@@ -82,7 +89,8 @@ def command(
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
-    private = _loopback(host)
+    spoken = _stdio_face(faces) if stdio else None
+    private = stdio or _loopback(host)
     if not private:
         _need_key(host, folder, database)
     given = _served(obj, models, recipe, overrides)
@@ -97,6 +105,9 @@ def command(
         scratch=None if scratch is None else scratch.absolute(),
         limits=Limits(queued=queued, live=live, results=results * 3600),
     )
+    if spoken is not None:
+        _speak(spoken, faces[0], Service(obj, settings))
+        return
     shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
     if "tinker" in faces:
@@ -112,6 +123,9 @@ def command(
         click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
+    for name in faces:
+        if name not in OWN:
+            click.echo(f"{name}: {url}{load(name).path}")
     if "tinker" in faces:
         click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
     config = uvicorn.Config(
@@ -162,6 +176,28 @@ def _certificate(
     found = Certificate(certificate, key)
     _ = found.fingerprint
     return found
+
+
+def _stdio_face(faces: tuple[str, ...]) -> StdioFace:
+    """
+    Raises:
+        UserError: it is not one face, or one that does not speak through standard input and output.
+    """
+    face = None if len(faces) != 1 or faces[0] in OWN else load(faces[0])
+    if not isinstance(face, StdioFace):
+        raise UserError(f"--stdio does not go with {' '.join(faces)}", action="give one face that can, such as mcp")
+    return face
+
+
+def _speak(face: StdioFace, name: str, service: Service) -> None:
+    """Serve one face through standard input and output until the input ends."""
+    import asyncio
+
+    service.start()
+    try:
+        asyncio.run(face.stdio(Desk(service, name)))
+    finally:
+        service.stop()
 
 
 def _served(

@@ -1,0 +1,1 @@
+"""The backend `remote`: an engine at a server."""

@@ -1,0 +1,135 @@
+"""Plans a run whose engine is at a server, and connects to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from finetooth_hooks import Context, Decision, MemoryEstimate, Options, PlanError, RecipeError
+from finetooth_hooks.environment import expand
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from finetooth_remotebackend.engine import RemoteEngine
+
+KEYS = {"rest": "FT_API_KEY", "tinker": "TINKER_API_KEY"}
+"""Variable that holds the API key, by protocol."""
+
+
+class RemoteOptions(Options):
+    """Options of the backend `remote`."""
+
+    url: str
+    """Of the server: `http://127.0.0.1:8420`."""
+    base: str = ""
+    """Name under which the server offers the base model. Default: the recipe's `model`. The tokenizer and the shape of
+    the model are read here, from `model`, so both must be the same model."""
+    protocol: Literal["auto", "rest", "tinker"] = "auto"
+    """What the server speaks: `rest` is a finetooth server's own, `tinker` the Tinker protocol (needs the package
+    `tinker`); `auto` asks it."""
+    key: str = ""
+    """The API key, as `${NAME}` of a variable of the environment. Default: `FT_API_KEY`, or `TINKER_API_KEY` for the
+    Tinker protocol, if it is set. A key itself is refused: recipes are copied into run folders."""
+    patience: float = Field(default=300.0, gt=0)
+    """Seconds for which a request is tried again while the server cannot be reached."""
+    certificate: str = ""
+    """File with the certificate of a server that has one of its own."""
+
+
+def build(options: RemoteOptions, context: Context) -> RemoteBackend:
+    """The backend.
+
+    Raises:
+        RecipeError: the URL is none, or a secret stands in the recipe.
+    """
+    try:
+        parts = urlsplit(options.url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        known = False
+    if not known:
+        raise RecipeError("backend.url", "it is no http or https URL", action="give one, http://127.0.0.1:8420")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise RecipeError("backend.url", "it holds more than host, port and path", action="give keys by FT_API_KEY")
+    if options.key and not (options.key.startswith("${") and options.key.endswith("}")):
+        raise RecipeError("backend.key", "it is not the name of a variable", action="write key: ${FT_API_KEY}")
+    return RemoteBackend(options, context)
+
+
+class RemoteBackend:
+    """See `finetooth_hooks.protocols.Backend`."""
+
+    def __init__(self, options: RemoteOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._url = options.url.rstrip("/")
+
+    def plan(self, request: PlanRequest) -> BackendPlan:
+        """Nothing is loaded here: precision, micro-batches and memory are the server's."""
+        if request.segmented:
+            raise PlanError("backend: remote engines take no packed data", action="leave packing to the server")
+        asked = request.train
+        train = replace(
+            asked,
+            precision=asked.precision or "server",
+            micro_batch_tokens=asked.micro_batch_tokens or max(1, request.longest),
+            gradient_checkpointing=bool(asked.gradient_checkpointing),
+        )
+        theirs = [
+            f"{name}={value}"
+            for name in ("precision", "micro_batch_tokens", "gradient_checkpointing")
+            if (value := getattr(asked, name)) is not None
+        ]
+        why = "the model is there; losses, schedule and tokens are computed here"
+        left = f"; the recipe's train.{', train.'.join(theirs)} is not sent" if theirs else ""
+        decisions = (
+            Decision("hardware", self._url, why),
+            Decision("train.precision", "the server's", f"it was started with it{left}"),
+        )
+        return BackendPlan(train, decisions, MemoryEstimate({}), cost="the steps are done at a server")
+
+    def engine(self, request: EngineRequest) -> RemoteEngine:
+        """Connect, and make the model.
+
+        Raises:
+            UserError: the server refuses it, or does not offer what the recipe asks for.
+            EngineError: it cannot be reached.
+        """
+        from finetooth_remotebackend.connection import Connection
+        from finetooth_remotebackend.engine import RemoteEngine
+        from finetooth_remotebackend.rest import RestTrainer
+        from finetooth_remotebackend.trainer import Trainer
+
+        options, plan = self._options, request.plan
+        model = plan.recipe["model"]
+        base = options.base or str(model["name"] if isinstance(model, Mapping) else model)
+        connection = Connection(self._url, self._key("rest"), options.patience, options.certificate)
+        trainer: Trainer
+        if self._speaks_rest(connection):
+            sections = {kind: self._pick(plan.picks, plan.options, kind) for kind in ("adapter", "optimizer")}
+            train = {"seed": plan.train.seed, "max_length": plan.train.max_length}
+            trainer = RestTrainer(connection, base, {**sections, "train": train})
+        else:
+            from finetooth_remotebackend.tinker import TinkerTrainer
+
+            trainer = TinkerTrainer(self._url, self._key("tinker"), base, request, self._context.note)
+        return RemoteEngine(request, trainer, self._url)
+
+    def _speaks_rest(self, connection: Any) -> bool:
+        """A server that has no route for its models in our words speaks the other protocol."""
+        if self._options.protocol != "auto":
+            return self._options.protocol == "rest"
+        return bool(connection.offers("/v1/models"))
+
+    def _key(self, protocol: str) -> str | None:
+        if self._options.key:
+            return expand(self._options.key, "backend.key")
+        return os.environ.get(KEYS[protocol]) or None
+
+    @staticmethod
+    def _pick(picks: Mapping[str, str], options: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, Any]:
+        """A section as the server reads it: every option, so that its own defaults decide nothing."""
+        return {"name": picks[kind], **options.get(kind, {})}

@@ -1,0 +1,20 @@
+"""The backend `remote`: an engine at a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Backend, hookimpl
+
+
+@hookimpl
+def ft_backends() -> Iterator[Backend]:
+    yield Backend(
+        name="remote",
+        build="finetooth_remotebackend.backend:build",
+        summary="an engine at a finetooth server, or at one that speaks the Tinker protocol",
+        framework="torch",
+        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"}),
+        outputs=frozenset({"logprobs"}),
+        remote=True,
+    )

@@ -1,0 +1,1 @@
+"""Tools by which an assistant fine-tunes: a face of a finetooth server."""

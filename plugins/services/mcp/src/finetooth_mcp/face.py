@@ -1,0 +1,134 @@
+"""The face: MCP's two transports, who calls, and errors as results of one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import mcp_types as types
+from finetooth_hooks import FinetoothError
+from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from pydantic import ValidationError
+
+from finetooth_mcp.rows import Readers
+from finetooth_mcp.tools import INSTRUCTIONS, TOOLS, Desk, Tool
+
+LOGGER = logging.getLogger("finetooth.mcp")
+
+PATH = "/mcp"
+
+KEY = "FT_API_KEY"
+"""Variable with the key of whoever speaks through standard input, where keys were made."""
+
+
+class McpFace:
+    """See `finetooth_hooks.faces.Face`. Requests over HTTP stand alone: no session of the transport outlives one, so a
+    server that restarts loses none, and each is asked for its key."""
+
+    path = PATH
+
+    def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
+        """Streamable HTTP. Bounds on bodies, and who may call by which name, are the server's to check."""
+        manager = StreamableHTTPSessionManager(make_server(service), json_response=True, stateless=True)
+
+        async def answer(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+            caller = await asyncio.to_thread(service.caller, key_of(scope))
+            scope.setdefault("state", {})["caller"] = caller
+            await manager.handle_request(scope, receive, send)
+
+        return answer, manager.run()
+
+    async def stdio(self, service: FaceService) -> None:
+        """Standard input and output, until the input ends."""
+        server = make_server(service)
+        async with stdio_server() as (reading, writing):
+            await server.run(reading, writing, server.create_initialization_options())
+
+
+def key_of(scope: Mapping[str, Any]) -> str | None:
+    """The API key of a request: `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    kind, _, bearer = headers.get(b"authorization", "").partition(" ")
+    return headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else None)
+
+
+def make_server(service: FaceService) -> Server[Any]:
+    """MCP's side of a service."""
+    readers = Readers(service)
+
+    async def list_tools(context: Any, given: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[described(tool) for tool in TOOLS.values()])
+
+    async def call_tool(context: Any, given: types.CallToolRequestParams) -> types.CallToolResult:
+        try:
+            request = context.request
+            caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
+        except FinetoothError as error:
+            return failed(str(error))
+        return await called(Desk(service, readers, caller), given.name, given.arguments or {})
+
+    return Server("finetooth", version="1", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def described(tool: Tool) -> types.Tool:
+    """A tool as clients see it."""
+    schema = tool.takes.model_json_schema()
+    schema.pop("description", None)  # written for whoever reads the code
+    return types.Tool(
+        name=tool.name,
+        description=tool.about,
+        input_schema=schema,
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.reads, destructive_hint=tool.destroys, open_world_hint=False
+        ),
+    )
+
+
+async def called(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
+    """What comes of a call; whatever is wrong is a result too, that the assistant can read and mend."""
+    tool = TOOLS.get(name)
+    if tool is None:
+        return failed(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
+    outcome = "failed"
+    try:
+        found = await tool.run(desk, tool.takes.model_validate(arguments))
+        outcome = str(found.get("state", "done"))
+    except ValidationError as error:
+        return failed(one_line(error))
+    except FinetoothError as error:
+        return failed(str(error))
+    except Exception as error:
+        LOGGER.error("tool %s failed", name, exc_info=error)
+        return failed("the server failed; its own log says why")
+    finally:
+        record(desk.service, desk.caller, name, arguments, outcome)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=json.dumps(found))], structured_content=found
+    )
+
+
+def record(service: FaceService, caller: FaceCaller, name: str, arguments: Mapping[str, Any], outcome: str) -> None:
+    """A line in the audit record."""
+    service.record(f"mcp {name}", caller, model=str(arguments.get("session") or ""), outcome=outcome)
+
+
+def failed(message: str) -> types.CallToolResult:
+    """An error of one line."""
+    text = " ".join(message.split())
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that is wrong with the arguments."""
+    found = error.errors()[0]
+    where = ".".join(str(part) for part in found["loc"])
+    allowed = "" if found["type"] != "extra_forbidden" else "; there is no such argument"
+    return f"{where}: {found['msg']}{allowed} (see the tool's input schema)"

@@ -1,0 +1,1 @@
+"""MCP tools on a finetooth server; a face (`finetooth.faces`), and no entry."""

@@ -1,0 +1,131 @@
+"""Rows and prompts of an assistant, in the words of the model that reads them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered
+from finetooth_hooks.context import Context
+from finetooth_hooks.faces import FaceService
+from finetooth_hooks.rendering import render_completion, text_opening
+
+from finetooth_mcp.arguments import Prompt, Row
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads rows for one base model.
+
+    Attributes:
+        context: of its recipe: tokenizer and renderer.
+        longest: tokens of the longest row; None is no bound.
+    """
+
+    context: Context
+    longest: int | None
+
+    def rendered(self, row: Row, where: str) -> Rendered:
+        """Tokens and weights of a row.
+
+        Raises:
+            DataError: it has no form, or two; it is too long, or nothing of it trains.
+        """
+        given = [name for name in ("messages", "prompt", "tokens") if getattr(row, name) is not None]
+        if len(given) != 1:
+            raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, prompt and tokens",
+                            action="give one of them")  # fmt: skip
+        if (row.prompt is None) != (row.completion is None):
+            raise DataError(where, "prompt and completion belong together", action="give both")
+        if row.tokens is None and not (row.weights is None and row.fields is None):
+            raise DataError(where, "weights and fields go with tokens", action="leave them out, or give tokens")
+        found = self._tokens_of(row, where)
+        if len(found.tokens) < 2 or not any(found.weights[1:]):
+            raise DataError(where, "nothing in it trains", action="give something to predict")
+        if self.longest is not None and len(found.tokens) - 1 > self.longest:
+            raise DataError(
+                where,
+                f"{len(found.tokens) - 1} positions, {self.longest} are allowed",
+                action="shorten it, or raise train.max_length in new_session",
+            )
+        return found
+
+    def _tokens_of(self, row: Row, where: str) -> Rendered:
+        if row.messages is not None:
+            messages = _messages(row.messages)
+            if not any(message.role == "assistant" for message in messages):
+                raise DataError(where, "no message of the assistant", action="end it with what it should say")
+            return self.context.renderer.render(Conversation(messages))
+        if row.tokens is not None:
+            weights = tuple(row.weights) if row.weights is not None else (1.0,) * len(row.tokens)
+            if len(weights) != len(row.tokens):
+                raise DataError(where, f"{len(weights)} weights for {len(row.tokens)} tokens", action="give one each")
+            return Rendered(tuple(row.tokens), weights)
+        assert row.prompt is not None and row.completion is not None
+        return render_completion(PromptCompletion(row.prompt, row.completion), self.context.tokenizer)
+
+    def data(self, rows: Sequence[Row]) -> list[Datum]:
+        """Data of rows, one for each."""
+        found = []
+        for n, row in enumerate(rows):
+            where = f"rows[{n}]"
+            rendered = self.rendered(row, where)
+            datum = Datum.from_tokens(rendered.tokens, rendered.weights, id=where)
+            found.append(_with_fields(datum, row.fields or {}, where))
+        return found
+
+    def prompt(self, prompt: Prompt, where: str) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            DataError: it has no form, or two.
+        """
+        given = [name for name in ("messages", "text", "tokens") if getattr(prompt, name) is not None]
+        if len(given) != 1:
+            raise DataError(where, f"it has {' and '.join(given) or 'none'} of messages, text and tokens",
+                            action="give one of them")  # fmt: skip
+        if prompt.messages is not None:
+            return list(self.context.renderer.prompt(_messages(prompt.messages)))
+        if prompt.text is not None:
+            tokenizer = self.context.tokenizer
+            return [*text_opening(tokenizer), *tokenizer.encode(prompt.text)]
+        return list(prompt.tokens or ())
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Of token ids, special ones spelled."""
+        return self.context.tokenizer.decode(list(tokens), skip_special=False)
+
+
+class Readers:
+    """A reader for each session's model, made when it is first needed. Contexts are kept by base model."""
+
+    def __init__(self, service: FaceService) -> None:
+        self._service = service
+        self._contexts: dict[str, Context] = {}
+        self._lock = threading.Lock()
+
+    def of(self, session: Mapping[str, Any]) -> Reader:
+        """For a session, as the service describes it."""
+        base = str(session["base"])
+        with self._lock:
+            if base not in self._contexts:
+                context = self._service.context.context(self._service.served[base])
+                _ = context.tokenizer, context.renderer  # read here, so that two calls do not read it at once
+                self._contexts[base] = context
+        return Reader(self._contexts[base], (session["recipe"].get("train") or {}).get("max_length"))
+
+
+def _messages(given: Sequence[Any]) -> tuple[Message, ...]:
+    return tuple(Message(message.role, message.content) for message in given)
+
+
+def _with_fields(datum: Datum, fields: Mapping[str, Sequence[float]], where: str) -> Datum:
+    for name, values in fields.items():
+        if len(values) != len(datum):
+            raise DataError(f"{where}.fields.{name}", f"{len(values)} numbers for {len(datum)} targets",
+                            action="give one for each token but the first")  # fmt: skip
+    more = {name: np.asarray(values, np.float32) for name, values in fields.items()}
+    return replace(datum, fields={**datum.fields, **more}) if more else datum

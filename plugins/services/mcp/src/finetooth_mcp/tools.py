@@ -1,0 +1,310 @@
+"""The tools: what each is called, what an assistant reads about it, and what it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import DataError, Sampling, UserError, wire
+from finetooth_hooks.faces import FaceCaller, FaceService
+
+from finetooth_mcp import arguments as a
+from finetooth_mcp.rows import Reader, Readers
+
+WAIT = 30.0
+"""Seconds for which a tool waits for its call."""
+
+Json = dict[str, Any]
+
+INSTRUCTIONS = """\
+Fine-tune a language model step by step, and try it out. In this order:
+
+1. list_models: which base models there are.
+2. new_session: a model of your own on one of them, with an adapter and an optimizer. It returns the session's id,
+   which every other tool takes.
+3. show_rows: how your rows become tokens, and which of them train. Look at one or two before you train.
+4. logprobs on a few held-out rows, and generate: how the model does before training.
+5. forward_backward with a batch of rows, then step; again and again. One pair is one optimizer step. For a small
+   fine-tune take 4 to 32 rows a step, go over all rows several times, and watch the loss, in nats per token: it should
+   fall. If it rises or jumps, take a lower learning rate.
+6. logprobs on the held-out rows and generate again, to see what changed. Training loss that falls while held-out
+   loss rises is overfitting: stop, or load an earlier checkpoint.
+7. save, and close_session. Checkpoints stay.
+
+A tool that answers {"state": "queued", "call": ID} is still at work: call wait_for_call with that id. Calls of a
+session are done in the order in which they were made."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What tools work with.
+
+    Attributes:
+        caller: whoever makes this call.
+    """
+
+    service: FaceService
+    readers: Readers
+    caller: FaceCaller
+
+    async def reader(self, session: str) -> Reader:
+        """Reads rows for a session's model."""
+        found = await asyncio.to_thread(self.service.session, self.caller, session)
+        return await asyncio.to_thread(self.readers.of, found)
+
+    async def finished(self, call: str, shown: Callable[[Any], Json]) -> Json:
+        """What came of a call; its id while it goes on.
+
+        Raises:
+            UserError: it failed.
+        """
+        found = await self.service.wait(self.caller, call, WAIT)
+        if found["state"] == "queued":
+            return {"state": "queued", "call": call, "next": "call wait_for_call with this id"}
+        if found["state"] == "failed":
+            raise UserError(found["error"]["message"])
+        return shown(found)
+
+    async def primitive(self, session: str, operation: str, arguments: Json) -> Json:
+        """One of the primitives."""
+        call = await asyncio.to_thread(self.service.submit, self.caller, session, operation, arguments)
+        return await self.finished(call, shown)
+
+
+def shown(call: Mapping[str, Any]) -> Json:
+    """A finished call, in short: numbers as lists, nothing that only a program would read."""
+    result = call["result"]
+    match call["operation"]:
+        case "create":
+            return {"session": call["session"], "parameters": result["parameters"], "trained": result["trained"]}
+        case "forward":
+            found = _evaluated(result)
+            if result["handle"] is not None:
+                found["handle"] = result["handle"]["id"]
+            return {**found, "logprobs": [_numbers(of["logprobs"]) for of in result["outputs"]]}
+        case "forward_backward":
+            return _evaluated(result)
+        case "logprobs":
+            rows = [_numbers(one) for one in result["logprobs"]]
+            return {"rows": [{"sum": float(f"{sum(row):.9g}"), "logprobs": row} for row in rows]}
+        case "generate":
+            return {
+                "completions": [
+                    [
+                        {"text": one["text"], "stop": one["stop"], "tokens": one["tokens"], "logprobs": one["logprobs"]}
+                        for one in of
+                    ]
+                    for of in result["completions"]
+                ]
+            }
+        case _:
+            return dict(result)
+
+
+def _evaluated(result: Mapping[str, Any]) -> Json:
+    found = {"loss": result["loss"], "tokens": result["tokens"], "targets": result["targets"]}
+    return {**found, **({"metrics": result["metrics"]} if result["metrics"] else {})}
+
+
+def _numbers(encoded: Any) -> list[float]:
+    """Nine digits give a float32 back to the bit."""
+    values = wire.decode_array(encoded, "logprobs")
+    return [float(f"{value:.9g}") for value in np.ravel(values).tolist()]
+
+
+# --- what the tools do ------------------------------------------------------------------------------------------------
+
+
+async def list_models(desk: Desk, given: a.Nothing) -> Json:
+    found = []
+    for name, recipe in desk.service.served.items():
+        sections = {key: recipe[key] for key in ("adapter", "optimizer", "schedule", "train") if key in recipe}
+        found.append({"name": name, "defaults": sections})
+    return {"models": found}
+
+
+async def new_session(desk: Desk, given: a.NewSession) -> Json:
+    sections = given.model_dump(include={"adapter", "optimizer", "schedule", "train"}, exclude_none=True)
+    call = await asyncio.to_thread(
+        lambda: desk.service.open(
+            desk.caller,
+            base=given.base,
+            sections=sections,
+            checkpoint=given.checkpoint,
+            restore_optimizer=given.restore_optimizer,
+        )
+    )
+    return await desk.finished(call, shown)
+
+
+async def list_sessions(desk: Desk, given: a.Nothing) -> Json:
+    return {"sessions": await asyncio.to_thread(desk.service.sessions, desk.caller)}
+
+
+async def close_session(desk: Desk, given: a.OfSession) -> Json:
+    await asyncio.to_thread(desk.service.close, desk.caller, given.session)
+    return {"closed": given.session}
+
+
+async def show_rows(desk: Desk, given: a.Rows) -> Json:
+    reader = await desk.reader(given.session)
+
+    def show() -> Json:
+        rows = []
+        for n, row in enumerate(given.rows):
+            rendered = reader.rendered(row, f"rows[{n}]")
+            trained = [token for token, weight in zip(rendered.tokens, rendered.weights, strict=True) if weight]
+            rows.append(
+                {
+                    "tokens": list(rendered.tokens),
+                    "trained_tokens": len(trained),
+                    "text": reader.text(rendered.tokens),
+                    "trained_text": reader.text(trained),
+                }
+            )
+        return {"rows": rows}
+
+    return await asyncio.to_thread(show)
+
+
+async def _data(desk: Desk, given: a.Rows) -> list[Any]:
+    reader = await desk.reader(given.session)
+    return [wire.encode_datum(datum) for datum in await asyncio.to_thread(reader.data, given.rows)]
+
+
+async def forward_backward(desk: Desk, given: a.ForwardBackward) -> Json:
+    sent = {"data": await _data(desk, given), "loss": given.loss, "normalizer": given.normalizer}
+    return await desk.primitive(given.session, "forward_backward", sent)
+
+
+async def forward(desk: Desk, given: a.Forward) -> Json:
+    sent: Json = {"data": await _data(desk, given)}
+    if given.loss is not None:
+        sent["loss"] = given.loss
+    return await desk.primitive(given.session, "forward", sent)
+
+
+async def backward(desk: Desk, given: a.Backward) -> Json:
+    sent: Json = {"handle": given.handle}
+    if given.grads is not None:
+        sent["grads"] = [wire.encode_array(np.asarray(row, np.float32)) for row in given.grads]
+    return await desk.primitive(given.session, "backward", sent)
+
+
+async def step(desk: Desk, given: a.Step) -> Json:
+    settings = given.model_dump(include={"learning_rate", "max_grad_norm"}, exclude_none=True)
+    return await desk.primitive(given.session, "step", {"settings": settings} if settings else {})
+
+
+async def zero_grad(desk: Desk, given: a.OfSession) -> Json:
+    return await desk.primitive(given.session, "zero_grad", {})
+
+
+async def logprobs(desk: Desk, given: a.Logprobs) -> Json:
+    return await desk.primitive(given.session, "logprobs", {"data": await _data(desk, given), "role": given.role})
+
+
+async def generate(desk: Desk, given: a.Generate) -> Json:
+    reader = await desk.reader(given.session)
+    prompts = await asyncio.to_thread(lambda: [reader.prompt(p, f"prompts[{n}]") for n, p in enumerate(given.prompts)])
+    for n, prompt in enumerate(prompts):
+        if not prompt:
+            raise DataError(f"prompts[{n}]", "it is empty", action="begin it with at least one token")
+    chosen = given.model_dump(include={"max_tokens", "temperature", "top_p", "n", "seed"})
+    sampling = wire.encode_sampling(Sampling(**chosen, stop=tuple(given.stop)))
+    return await desk.primitive(given.session, "generate", {"prompts": prompts, "sampling": sampling})
+
+
+async def save(desk: Desk, given: a.Save) -> Json:
+    return await desk.primitive(given.session, "save", given.model_dump(exclude={"session"}))
+
+
+async def load(desk: Desk, given: a.Load) -> Json:
+    return await desk.primitive(given.session, "load", given.model_dump(exclude={"session"}))
+
+
+async def list_checkpoints(desk: Desk, given: a.ListCheckpoints) -> Json:
+    return {"checkpoints": await asyncio.to_thread(desk.service.checkpoints, desk.caller, given.session)}
+
+
+async def delete_checkpoint(desk: Desk, given: a.OfCheckpoint) -> Json:
+    await asyncio.to_thread(desk.service.delete_checkpoint, desk.caller, given.checkpoint)
+    return {"deleted": given.checkpoint}
+
+
+async def wait_for_call(desk: Desk, given: a.OfCall) -> Json:
+    return await desk.finished(given.call, shown)
+
+
+# --- what an assistant reads ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool.
+
+    Attributes:
+        about: what it does, returns, and which tool comes next.
+        reads: it changes nothing.
+        destroys: what it removes or replaces does not come back.
+    """
+
+    name: str
+    takes: type[a.Arguments]
+    run: Callable[[Desk, Any], Awaitable[Json]]
+    about: str
+    reads: bool = False
+    destroys: bool = False
+
+
+TOOLS: Mapping[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        Tool("list_models", a.Nothing, list_models, "Base models that can be trained here, with the settings that a "
+             "session has by default. Next: new_session.", reads=True),
+        Tool("new_session", a.NewSession, new_session, "Make a model to train, on a base model or from a checkpoint. "
+             "Returns `session`, the id that other tools take, and how many parameters there are and how many of them "
+             "train. Next: show_rows, then forward_backward."),
+        Tool("list_sessions", a.Nothing, list_sessions, "Your sessions that are not closed, with their recipes and how "
+             "many calls each has had. Next: any tool, with the id of one.", reads=True),
+        Tool("close_session", a.OfSession, close_session, "End a session. Its checkpoints stay; what was not saved is "
+             "gone. Call save before.", destroys=True),
+        Tool("show_rows", a.Rows, show_rows, "How rows become tokens in this session's model: `tokens`, `text` with "
+             "special tokens spelled, `trained_tokens` and `trained_text`, what the loss counts. Changes nothing. "
+             "Next: forward_backward with all rows of a step.", reads=True),
+        Tool("forward_backward", a.ForwardBackward, forward_backward, "Evaluate a loss on a batch of rows and add its "
+             "gradient to those that wait for `step`. Returns `loss` (for cross_entropy the mean over trained tokens, "
+             "in nats; about 2 to 4 before training on chat, and about ln(vocabulary) for a model that knows "
+             "nothing), `tokens` (positions read) and `targets` (tokens that counted). Next: step."),
+        Tool("step", a.Step, step, "One update of the weights with the gradients so far, which are then dropped. "
+             "Returns the `step` number, the `learning_rate` applied, `grad_norm` (L2 norm of all gradients before "
+             "clipping) and `skipped`. It fails if no gradients wait. Next: forward_backward with the next rows, or "
+             "logprobs, generate or save."),
+        Tool("forward", a.Forward, forward, "Score rows and keep what `backward` needs, for a loss of your own. "
+             "Returns `handle`, and `logprobs`: for each row the natural logarithm of the probability of each token "
+             "but the first, 0 where it does not train. Compute dL/dlogprob from them. Next: backward."),
+        Tool("backward", a.Backward, backward, "Add the gradient of an earlier `forward` to those that wait for "
+             "`step`: of its loss, or from dL/dlogprob that you give, shaped as its `logprobs`. A handle can be used "
+             "once, and until the next step. Returns `grad_norm`. Next: step."),
+        Tool("zero_grad", a.OfSession, zero_grad, "Drop the gradients that wait for `step`. Next: forward_backward."),
+        Tool("logprobs", a.Logprobs, logprobs, "Score rows without training: for each row `logprobs` (natural "
+             "logarithms, for each token but the first, 0 where it does not train) and their `sum`. The held-out loss "
+             "is minus the sum of all sums divided by the number of trained tokens.", reads=True),
+        Tool("generate", a.Generate, generate, "Sample completions from the weights as they are now. Returns "
+             "`completions`, a list for each prompt: `text`, `tokens`, `logprobs`, and `stop` (`stop` or `length`). "
+             "Next: more training, or save.", reads=True),
+        Tool("save", a.Save, save, "Write a checkpoint on the server. Returns `checkpoint`, its id, and its `size` in "
+             "bytes. Next: more training, or close_session."),
+        Tool("load", a.Load, load, "Take the state of a checkpoint into this session; what it had trained since is "
+             "gone. Next: forward_backward or generate.", destroys=True),
+        Tool("list_checkpoints", a.ListCheckpoints, list_checkpoints, "Your checkpoints, oldest first, of one session "
+             "or all. Next: load, or new_session with the id of one.", reads=True),
+        Tool("delete_checkpoint", a.OfCheckpoint, delete_checkpoint, "Remove a checkpoint.", destroys=True),
+        Tool("wait_for_call", a.OfCall, wait_for_call, "Wait up to 30 seconds for a call that was answered with "
+             "`state: queued`, and return what its tool returns.", reads=True),
+    )
+}  # fmt: skip
+"""A tool for each primitive, and for sessions and checkpoints."""

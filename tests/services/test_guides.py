@@ -1,0 +1,70 @@
+"""The scripts of the guides run as they stand, but for the server's address and the model's name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GUIDES = Path(__file__).parents[2] / "docs/guides"
+ADDRESS = "http://server:8420"
+
+
+def block(guide: str, language: str) -> str:
+    """The first block of a language in a guide."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", (GUIDES / guide).read_text(encoding="utf-8"), re.S | re.M)
+    assert found is not None
+    return found[1]
+
+
+def run(script: str, url: str) -> list[str]:
+    """What a script printed."""
+    assert ADDRESS in script
+    done = subprocess.run(
+        [sys.executable, "-c", script.replace(ADDRESS, url)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_loss_of_ones_own_in_twenty_lines(serve: Any) -> None:
+    served = serve("api")
+    said = run(block("sdk.md", "python"), served.url)
+    losses = [float(line.split()[0]) for line in said[:5]]
+    assert losses[4] < losses[0]
+    assert [one.id for one in served.service.checkpoints.all("local")] == [said[-1]]
+
+
+@pytest.mark.slow
+def test_the_official_client_in_a_script(serve: Any) -> None:
+    pytest.importorskip("mcp")
+    said = run(block("assistant.md", "python"), serve("mcp").url)
+    assert float(said[4]) < float(said[0]) and "completions" in said[5] and "checkpoint" in said[6]
+
+
+@pytest.mark.slow
+def test_what_an_assistants_settings_name_starts(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    from mcp import Client, StdioServerParameters
+
+    named = json.loads(block("assistant.md", "json"))["mcpServers"]["finetooth"]
+    swapped = {"smollm2-135m": str(tiny_llama), "runs/assistant": str(tmp_path)}
+    arguments = [swapped.get(one, one) for one in named["args"]] + ["--set", "data.renderer=chatml"]
+    command = shutil.which(named["command"], path=str(Path(sys.executable).parent))
+    assert command is not None
+
+    async def go() -> Any:
+        async with Client(StdioServerParameters(command=command, args=arguments)) as client:
+            tools = [tool.name for tool in (await client.list_tools()).tools]
+            told = (GUIDES / "assistant.md").read_text(encoding="utf-8")
+            assert all(f"`{tool}`" in told for tool in tools)
+            return (await client.call_tool("list_models", {})).structured_content
+
+    assert asyncio.run(go())["models"][0]["name"] == str(tiny_llama)
