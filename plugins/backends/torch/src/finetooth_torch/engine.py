@@ -41,9 +41,9 @@ from finetooth_torch.passes import Evaluated, Pass, Runner
 from finetooth_torch.peak import peak_flops
 from finetooth_torch.profiling import record, spanned
 from finetooth_torch.randomness import global_states, seed_global, set_global
-from finetooth_torch.running import TorchRunningBatch
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.row_budget import check_rows
+from finetooth_torch.running import TorchRunningBatch
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.settings import applied, check_settings
 from finetooth_torch.state import Counters, State, read_state, restore_state, state_of

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from finetooth_server.guard import Guard, problem
 from finetooth_server.rest.routes import open_router, refused_body, router
+from finetooth_server.rest.streaming import streaming_router
 from finetooth_server.service import Service
 
 FACES = ("api", "tinker")
@@ -46,6 +47,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
     app.include_router(open_router)
     if "api" in faces:
         app.include_router(router)
+        app.include_router(streaming_router)
         app.add_exception_handler(RequestValidationError, refused_body)
         app.add_exception_handler(HTTPException, refused_body)
     if "tinker" in faces:

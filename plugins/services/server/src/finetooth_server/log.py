@@ -10,15 +10,18 @@ import asyncio
 import json
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
-from finetooth_server.faults import TooMuch, Unknown
+from finetooth_server.faults import Busy, TooMuch, Unknown
 from finetooth_server.keys import Caller
 from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now
+
+REFUSED = "refused"
+"""The batch of sampling calls that are known to be wrong: they read no weights."""
 
 Category = str
 """`user`: the client can do something about it; `server`: it cannot."""
@@ -52,10 +55,11 @@ class Log:
 
     Args:
         most: calls of a tenant that may wait.
+        most_of_all: calls that may wait, of all tenants together.
     """
 
-    def __init__(self, records: Records, *, most: int) -> None:
-        self._records, self._most = records, most
+    def __init__(self, records: Records, *, most: int, most_of_all: int = 2**31) -> None:
+        self._records, self._most, self._most_of_all = records, most, most_of_all
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
 
@@ -82,6 +86,7 @@ class Log:
 
         Raises:
             TooMuch: the tenant has too many calls waiting.
+            Busy: all tenants together have.
         """
         content = json.dumps({"arguments": arguments, "refused": error}, separators=(",", ":")).encode()
         row = {
@@ -105,6 +110,9 @@ class Log:
             )
             if waiting and waiting >= self._most:
                 raise TooMuch(f"{waiting} calls are waiting", action="wait for some of them")
+            of_all = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
+            if of_all and of_all >= self._most_of_all:
+                raise Busy(f"{of_all} calls are waiting, of all clients together", action="try again later")
             if seq is None:
                 last = connection.scalar(select(func.max(calls.c.seq)).where(calls.c.queue == queue))
                 seq = 0 if last is None else last + 1
@@ -133,17 +141,27 @@ class Log:
                 .where(calls.c.queue == queue, calls.c.seq == models.c.applied + 1, calls.c.state == QUEUED)
             ).first()
 
-    def next_batch(self, most: int) -> Sequence[Row[Any]]:
-        """Sampling calls that can be computed together: the oldest, and what is like it."""
+    def oldest_waiting(self, besides: Collection[str]) -> dict[str, float]:
+        """When the oldest sampling call came, by batch.
+
+        Args:
+            besides: calls that are being written.
+        """
         with self._records.read() as connection:
-            waiting = (calls.c.state == QUEUED) & calls.c.batch.is_not(None)
-            oldest = connection.execute(select(calls.c.batch).where(waiting).order_by(calls.c.created).limit(1)).first()
-            if oldest is None:
-                return []
             rows = connection.execute(
-                select(calls).where(waiting, calls.c.batch == oldest.batch).order_by(calls.c.created).limit(most)
+                select(calls.c.batch, func.min(calls.c.created)).where(*_waiting(besides)).group_by(calls.c.batch)
             )
-            return rows.all()
+            return {row[0]: row[1] for row in rows}
+
+    def waiting_in(self, batch: str, besides: Collection[str], *, before: float, most: int) -> Sequence[Row[Any]]:
+        """Sampling calls of a batch that came before a moment, in the order of their coming."""
+        with self._records.read() as connection:
+            return connection.execute(
+                select(calls)
+                .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
+                .order_by(calls.c.created)
+                .limit(most)
+            ).all()
 
     def between(self, queue: str, first: int, last: int) -> Sequence[Row[Any]]:
         """Calls of a queue in their order, both ends included, for a replay."""
@@ -160,27 +178,18 @@ class Log:
         Args:
             marks: columns of the model: `applied`, `stepped`, `snapshot`.
         """
-        text = None
-        if not error:
-            try:
-                text = json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
-            except ValueError:
-                error, category = f"{call.operation}: the result holds a number that is not finite", "server"
         with self._records.write() as connection:
-            done = connection.execute(
-                update(calls)
-                .where(calls.c.id == call.id, calls.c.state == QUEUED)
-                .values(
-                    state=FAILED if error else DONE,
-                    result=text,
-                    error=error or None,
-                    category=category or None,
-                    finished=now(),
-                )
-            )
-            if done.rowcount and marks:
+            if _finish(connection, call, result, error, category) and marks:
                 connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
         self._announce(call.id)
+
+    def finish_all(self, ended: Sequence[tuple[Row[Any], Any]]) -> None:
+        """`finish` for sampling calls and their results, in one transaction."""
+        with self._records.write() as connection:
+            for call, result in ended:
+                _finish(connection, call, result, "", "")
+        for call, _ in ended:
+            self._announce(call.id)
 
     def forget(self, queue: str, before: int) -> None:
         """Drop the arguments of calls that no replay needs any more; results stay."""
@@ -237,6 +246,33 @@ class Log:
             for loop, event in self._waiting.get(id_, []):
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(event.set)
+
+
+def _waiting(besides: Collection[str]) -> list[ColumnElement[bool]]:
+    waiting = [calls.c.state == QUEUED, calls.c.batch.is_not(None)]
+    return [*waiting, calls.c.id.not_in(besides)] if besides else waiting
+
+
+def _finish(connection: Connection, call: Row[Any], result: Any, error: str, category: Category) -> bool:
+    """Whether the call had not been finished before."""
+    text = None
+    if not error:
+        try:
+            text = json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+        except ValueError:
+            error, category = f"{call.operation}: the result holds a number that is not finite", "server"
+    done = connection.execute(
+        update(calls)
+        .where(calls.c.id == call.id, calls.c.state == QUEUED)
+        .values(
+            state=FAILED if error else DONE,
+            result=text,
+            error=error or None,
+            category=category or None,
+            finished=now(),
+        )
+    )
+    return bool(done.rowcount)
 
 
 def _call(row: Row[Any]) -> Call:

@@ -20,7 +20,10 @@ class Limits:
         live: engines held in memory, over all tenants; others are put to disk until their next call.
         handle: seconds that a forward waits for its backward.
         wait: seconds that a request for a result is held, at most.
-        batch: sampling calls that are computed together.
+        batch: sampling calls that are written together.
+        turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
+        waiting: calls that wait, over all tenants; more are refused until some are done.
+        streams: of a tenant at once.
     """
 
     body: int = 64 * 2**20
@@ -31,6 +34,9 @@ class Limits:
     handle: float = 600.0
     wait: float = 30.0
     batch: int = 64
+    turn: float = 1.0
+    waiting: int = 16384
+    streams: int = 64
 
 
 @dataclass(frozen=True)
