@@ -1,5 +1,5 @@
-"""What the service costs beside the same engine called locally: forward_backward of 4,096 tokens, and 16 tokens sampled,
-both in turns. Adds `overhead` to docs/benchmarks/service.json.
+"""What the service costs beside the same engine called locally: forward_backward of 4,096 tokens, and 16 tokens
+sampled, both in turns. Adds `overhead` to docs/benchmarks/service.json.
 
     python tests/load/overhead.py [--model smollm2-135m] [--rounds 9] [--output FILE]
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -236,3 +237,31 @@ def test_an_engine_that_cannot_be_joined_is_batched_plainly(local: Any) -> None:
     want = [one.tokens for of in local.generate([[5, 6], [5, 6]], sampling) for one in of]
     assert [found[0][0], found[0][1], found[1][0], found[1][1]] == want
     assert [found[2][0], found[2][1]] == [one.tokens for one in local.generate([[7]], sampling)[0]]
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio turns Nagle's algorithm off for connections of the socket that `ft serve` listens on, and the kernel cuts
+    off who takes nothing."""
+    from finetooth_server.commands.serve import _listen
+    from finetooth_server.guard import SLOWEST
+
+    async def main() -> list[int]:
+        found: list[int] = []
+
+        async def connected(reader: Any, writer: Any) -> None:
+            mine = writer.get_extra_info("socket")
+            found.append(mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            found.append(mine.getsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", socket.TCP_NODELAY)))
+            writer.close()
+
+        listening = _listen("127.0.0.1", 0)
+        async with await asyncio.start_server(connected, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+        return found
+
+    nodelay, patience = asyncio.run(main())
+    assert nodelay
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        assert patience == int(1000 * SLOWEST)
