@@ -88,7 +88,11 @@ def measured(model: str, rounds: int, overrides: list[str], folder: Path) -> dic
                 ),
                 "generate, 16 tokens, streamed": (lambda: local.generate([prompt], SAMPLING), streamed),
             }
-            return {name: compared(*pair, rounds, [local.zero_grad, session.zero_grad]) for name, pair in pairs.items()}
+            found = {}
+            for name, pair in pairs.items():
+                found[name] = compared(*pair, rounds, [local.zero_grad, session.zero_grad])
+                print(name, found[name], flush=True)
+            return found
     finally:
         server.terminate()
         server.wait(60)
