@@ -23,8 +23,7 @@ import numpy as np
 from finetooth_hooks import Datum, Sampling
 
 OUTPUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "service.json"
-ROWS, LENGTH = 8, 513
-"""8 rows of 512 inputs are 4,096 tokens."""
+ROWS = 8
 SAMPLING = Sampling(max_tokens=16, temperature=0.0, stop_ids=())
 
 
@@ -32,19 +31,20 @@ def main() -> int:
     """Measure, and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=4096, help="of a forward_backward")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetooth-overhead-") as folder:
-        found = measured(given.model, given.rounds, given.overrides, Path(folder))
+        found = measured(given.model, given.tokens, given.rounds, given.overrides, Path(folder))
     whole = json.loads(given.output.read_text()) if given.output.exists() else {}
     given.output.write_text(json.dumps({**whole, "overhead": found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     return 0
 
 
-def measured(model: str, rounds: int, overrides: list[str], folder: Path) -> dict[str, Any]:
+def measured(model: str, tokens: int, rounds: int, overrides: list[str], folder: Path) -> dict[str, Any]:
     """Medians of the rounds in milliseconds, and what the service adds."""
     from finetooth_core.cli.start_options import StartOptions
     from finetooth_core.cli.state import State
@@ -54,7 +54,7 @@ def measured(model: str, rounds: int, overrides: list[str], folder: Path) -> dic
     loss = context.context(context.load({"model": model}, overrides)).loss("cross_entropy")
     dice = np.random.default_rng(0)
     most = 1000
-    data = [Datum.from_tokens(dice.integers(10, most, size=LENGTH)) for _ in range(ROWS)]
+    data = [Datum.from_tokens(dice.integers(10, most, size=tokens // ROWS + 1)) for _ in range(ROWS)]
     prompt = [int(token) for token in dice.integers(10, most, size=32)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -77,7 +77,7 @@ def measured(model: str, rounds: int, overrides: list[str], folder: Path) -> dic
                     pass
 
             pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-                "forward_backward, 4,096 tokens": (lambda: local.forward_backward(data, loss), served),
+                f"forward_backward, {tokens:,} tokens": (lambda: local.forward_backward(data, loss), served),
                 "generate, 16 tokens, session": (
                     lambda: local.generate([prompt], SAMPLING),
                     lambda: session.generate([prompt], SAMPLING),
