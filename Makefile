@@ -17,7 +17,7 @@ FACTORY := .venv-llamafactory
 # Triton takes 0.7 GB and only the kernels need it, so its tests have an environment of their own.
 KERNELS := .venv-kernels
 
-.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test torture clean
+.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test torture load clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ slow: $(TESTED)  ## the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist load
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was
 	$(BIN)/python tests/torture/run.py
+load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/service.json; about ten minutes
+	$(BIN)/python tests/load/run.py
+	$(BIN)/python tests/load/overhead.py
 lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ CAPABILITIES: Mapping[str, str] = {
     "gradients": "backward takes dL/dlogprob from the caller",
     "zero_grad": "accumulated gradients can be dropped",
     "generate": "samples with a KV cache",
+    "continuous": "requests join and leave a batch that is being sampled (`finetooth_hooks.continuous`)",
     "full_state": "save and load carry everything that trains, bit for bit",
     "reference": "the policy without its adapter serves as the reference role",
     "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",

@@ -8,6 +8,7 @@ from typing import Any
 import finetooth_torch.decode as decode
 import finetooth_torch.generation as generation
 import finetooth_torch.kv_cache as kv_cache
+import finetooth_torch.writing as writing
 import numpy as np
 import pytest
 import torch
@@ -153,7 +154,7 @@ def test_a_late_stop_string_is_found(kit: SimpleNamespace) -> None:
     (free,) = engine.generate([PROMPTS[0]], Sampling(max_tokens=120, stop_ids=(), seed=5))[0]
     stop = free.text[100:104]
     at = free.text.find(stop)
-    assert at > generation.TOKENS_BEFORE + generation.BYTES_OF_LETTER * 4
+    assert at > writing.TOKENS_BEFORE + writing.BYTES_OF_LETTER * 4
     (ended,) = engine.generate([PROMPTS[0]], Sampling(max_tokens=120, stop_ids=(), seed=5, stop=(stop, "~~")))[0]
     assert ended.text == free.text[:at] and ended.stop == "stop" and len(ended.tokens) == at + 4
 

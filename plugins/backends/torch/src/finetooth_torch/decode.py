@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from finetooth_torch.bodies import TransformersBody
 from finetooth_torch.decoder import Decoder, Group
-from finetooth_torch.kv_cache import KeyValueCache
+from finetooth_torch.kv_cache import KeyValueCache, merged
 from finetooth_torch.layout import MicroBatch
 from finetooth_torch.packed import PackedGroup, packed
 from finetooth_torch.rectangles import Rectangle
@@ -42,6 +42,11 @@ class Decoding(Protocol):
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
         """Drop rows that finished; some may stay. For each row that is left, which it was before."""
+        ...
+
+    def join(self, other: Decoding) -> bool:
+        """Take another's rows behind one's own, both having been read; False, and nothing is changed, where they
+        cannot go together."""
         ...
 
 
@@ -141,6 +146,25 @@ class StreamDecoding:
         self._positions = self._positions[torch.tensor(kept, dtype=torch.int64, device=self._device)]
         return kept
 
+    def join(self, other: Decoding) -> bool:
+        if not isinstance(other, StreamDecoding) or other._layers is not self._layers:
+            return False
+        self._caches += other._caches
+        self._positions = torch.cat([self._positions, other._positions])
+        while len(self._caches) > 1 and self._worth_merging(*self._caches[-2:]):
+            self._caches[-2:] = [merged(*self._caches[-2:])]
+        return True
+
+    def _worth_merging(self, older: KeyValueCache, newer: KeyValueCache) -> bool:
+        """Caches in a row become one where little of it will be padding, and where the older has no more rows than the
+        newer: so a row is moved no oftener than the number of rows doubles, and as few caches are left."""
+        if older.samples > 1 or newer.samples > 1 or older.rows > newer.rows:
+            return False
+        facts = self._facts
+        column = 2 * facts.kv_heads * facts.head_dim * older.itemsize
+        shorter = min(older, newer, key=lambda cache: cache.columns)
+        return abs(older.columns - newer.columns) * shorter.rows * column <= WASTE
+
 
 def _alike(lengths: Sequence[int], waste: int) -> list[slice]:
     """Cut descending lengths into runs, as long as a cut saves more than `waste` columns."""
@@ -199,3 +223,6 @@ class TransformersDecoding:
             self._cache.batch_select_indices(index)
         self._mask = self._mask[index]
         return kept
+
+    def join(self, other: Decoding) -> bool:
+        return False  # its caches lie padded on the left to one width

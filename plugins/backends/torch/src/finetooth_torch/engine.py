@@ -43,6 +43,7 @@ from finetooth_torch.profiling import record, spanned
 from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.row_budget import check_rows
+from finetooth_torch.running import TorchRunningBatch
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.settings import applied, check_settings
 from finetooth_torch.state import Counters, State, read_state, restore_state, state_of
@@ -56,6 +57,7 @@ CAPABILITIES = frozenset(
         "gradients",
         "zero_grad",
         "generate",
+        "continuous",
         "full_state",
         "profile",
         "roles",
@@ -122,6 +124,7 @@ class TorchEngine:
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[int, Pass] = {}
         self._handles = 0
+        self._changes = 0  # of the weights: what samples them as they were must not go on
         self._whole = Wholeness()
         network = parts.network
         self._info = EngineInfo(
@@ -269,6 +272,7 @@ class TorchEngine:
                 parameters.publish()
         seen = {"loss": self._counters.loss, **(metrics or {})}
         self._counters.step += 1
+        self._changes += 1
         self._pending.clear()
         self.zero_grad()
         scaler.update(overflow=overflow)
@@ -286,6 +290,15 @@ class TorchEngine:
     @guarded("generate")
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
         return self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+
+    def running_batch(self) -> TorchRunningBatch:
+        return TorchRunningBatch(
+            self._generator,
+            self._request.tokenizer,
+            tokens=GENERATION_BATCHES * self._budget,
+            changes=lambda: self._changes,
+            weights_version=self.weights_version,
+        )
 
     # --- keep ---------------------------------------------------------------------------------------------------------
 
@@ -306,6 +319,7 @@ class TorchEngine:
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:
+        self._changes += 1
         self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
         self._whole.restored()
         self._pending.clear()
@@ -324,6 +338,7 @@ class TorchEngine:
                 self._request.processor().save(path)
 
     def restore(self, path: Path) -> None:
+        self._changes += 1
         self._pending.clear()
         self.zero_grad()
         network = self._parts.network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,47 +15,16 @@ from finetooth_torch.bodies import StreamBody
 from finetooth_torch.decode import Decoding, PackedLayers, StreamDecoding, TransformersDecoding
 from finetooth_torch.network import Network
 from finetooth_torch.packed import PackedLinear, can_pack
-from finetooth_torch.sampling import choose, row_streams, score
+from finetooth_torch.sampling import row_streams
+from finetooth_torch.writing import Row, Writing
 
 WORTH_PACKING = 8
 """Tokens a row may get from which packing the weights costs less than it saves."""
 
-BYTES_OF_LETTER = 4
-"""Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
-
-TOKENS_BEFORE = 8
-"""Tokens decoded before those that a stop string can take, since a text's first letters may depend on where it
-begins."""
-
-
-@dataclass
-class _Row:
-    """A completion that is being written.
-
-    Attributes:
-        prompt, sample: where it belongs in the result.
-        room: tokens it may still get.
-        trailing: 1 once a stop token ended it, which its text leaves out.
-    """
-
-    prompt: int
-    sample: int
-    stream: np.random.Generator
-    room: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    text: str | None = None
-    trailing: int = 0
-    stopped: bool = False
-
-    @property
-    def finished(self) -> bool:
-        return self.stopped or self.room == 0
-
 
 @dataclass(frozen=True)
-class _Weights:
-    """The network as it is while one call samples.
+class Weights:
+    """The network as it is while one call, or one running batch, samples.
 
     Attributes:
         layers: of the stream decoder; None without one.
@@ -91,25 +60,34 @@ class Generator:
             EngineError: an empty prompt, one longer than the model was made for, an id outside the vocabulary, or
                 sampling settings that mean nothing.
         """
-        self._check(prompts, sampling)
+        self.check(prompts, sampling)
         streams = row_streams(prompts, sampling)
         results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
-        self._network.train(False)
+        self.prepare()
         with torch.no_grad():
-            weights = self._weights(sampling)
+            weights = self.weights(sampling.max_tokens)
             for batch, samples in self._waves(prompts, sampling):
                 rows = [
-                    _Row(index, sample, streams[index][sample], self._room(prompts[index], sampling))
+                    self.row(index, sample, prompts[index], sampling, streams[index][sample])
                     for index in batch
                     for sample in samples
                 ]
-                decoding = self._decoding([prompts[index] for index in batch], len(samples), sampling, weights)
-                self._write(decoding, rows, sampling, weights)
+                writing = self.writing([prompts[index] for index in batch], rows, weights)
+                self.check_asked()
+                writing.begin()
+                while writing.rows:
+                    self.check_asked()
+                    writing.step()
                 for row in rows:
-                    results[row.prompt][row.sample] = self._completion(row, weights_version)
+                    results[row.prompt][row.sample] = row.completion(self._tokenizer, weights_version)
         return [[one for one in of_prompt if one is not None] for of_prompt in results]
 
-    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        """Whether they can be sampled.
+
+        Raises:
+            EngineError: as `generate` says.
+        """
         if sampling.max_tokens < 1 or sampling.n < 1 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
             raise EngineError(
                 f"sampling: {sampling} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1"
@@ -131,7 +109,8 @@ class Generator:
                     action="use the tokenizer that belongs to the model",
                 )
 
-    def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Tokens that a completion may get."""
         longest = self._network.facts.max_positions
         return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
 
@@ -140,10 +119,10 @@ class Generator:
         not fit into a batch of its own, which is read anew for each wave of them."""
         for batch in self._batches(prompts, sampling):
             first = prompts[batch[0]]
-            if len(batch) > 1 or self._cells(first, sampling) <= self._tokens:
+            if len(batch) > 1 or self.cells(first, sampling) <= self._tokens:
                 yield batch, range(sampling.n)
                 continue
-            fit = max(1, (self._tokens - len(first)) // self._room(first, sampling))
+            fit = max(1, (self._tokens - len(first)) // self.room(first, sampling))
             waves = -(-sampling.n // fit)
             for wave in range(waves):
                 yield batch, range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
@@ -152,7 +131,7 @@ class Generator:
         """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size. A prompt that
         does not fit with all its samples stands alone."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-        cells = [self._cells(prompts[i], sampling) for i in order]
+        cells = [self.cells(prompts[i], sampling) for i in order]
         if not order:
             return []
         count = -(-sum(cells) // self._tokens)
@@ -172,84 +151,49 @@ class Generator:
                 return batches
             count += 1
 
-    def _cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Positions that the prompt and its completions may take."""
-        return len(prompt) + sampling.n * self._room(prompt, sampling)
+        return len(prompt) + sampling.n * self.room(prompt, sampling)
 
-    # --- one call -----------------------------------------------------------------------------------------------------
+    # --- parts of a batch ---------------------------------------------------------------------------------------------
 
-    def _weights(self, sampling: Sampling) -> _Weights:
+    def prepare(self) -> None:
+        """Turn dropout off; training turns it on again. Raises what `check_asked` does."""
+        self.check_asked()
+        self._network.train(False)
+
+    def row(
+        self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator
+    ) -> Row:
+        """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
+        stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
+        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling))
+
+    def weights(self, most: int) -> Weights:
+        """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
         body, head = self._network.body, self._network.head.plain()
-        pack = sampling.max_tokens >= WORTH_PACKING
+        pack = most >= WORTH_PACKING
         packable = pack and head is not None and can_pack(head.weight.dtype, self._device.type)
-        return _Weights(
+        return Weights(
             layers=PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None,
             head=PackedLinear(head.weight, head.bias) if packable and head is not None else None,
         )
 
-    def _decoding(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling, weights: _Weights
-    ) -> Decoding:
+    def writing(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights) -> Writing:
+        """Rows that will be written together.
+
+        Args:
+            prompts: longest first.
+            rows: of the prompts, equally many of each, those of one prompt next to each other.
+        """
         network, device = self._network, self._device
+        samples = len(rows) // len(prompts)
+        decoding: Decoding
         if weights.layers is None:
-            return TransformersDecoding(network.transformers, network.config, prompts, samples, device=device)
-        room = max(self._room(prompt, sampling) for prompt in prompts)
-        return StreamDecoding(weights.layers, network.facts, prompts, samples, room, device=device)
-
-    # --- one batch ----------------------------------------------------------------------------------------------------
-
-    def _write(self, decoding: Decoding, rows: Sequence[_Row], sampling: Sampling, weights: _Weights) -> None:
-        stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
-        self.check_asked()
-        hidden = decoding.read()
-        held = list(rows)  # by row of the decoding; one that finished may stay for a while
-        going = list(range(len(held)))
-        while True:
-            writing = [held[i] for i in going]
-            if len(going) < len(held):
-                hidden = hidden[torch.tensor(going, device=self._device)]
-            logits = self._network.head.logits(hidden, weights.head)
-            tokens = choose(logits, sampling, [row.stream for row in writing])
-            logprobs = score(logits, tokens)
-            for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
-                self._take(row, token, logprob, stop_ids, sampling)
-            if any(row.finished for row in writing):
-                held = [held[i] for i in decoding.retire([row.finished for row in held])]
-                going = [i for i, row in enumerate(held) if not row.finished]
-                if not going:
-                    return
-            self.check_asked()
-            hidden = decoding.advance(torch.tensor([row.tokens[-1] for row in held], device=self._device))
-
-    def _take(self, row: _Row, token: int, logprob: float, stop_ids: frozenset[int], sampling: Sampling) -> None:
-        row.tokens.append(token)
-        row.logprobs.append(logprob)
-        row.room -= 1
-        if token in stop_ids:
-            row.stopped, row.trailing = True, 1
-        elif sampling.stop:
-            self._look_for_stop(row, sampling.stop)
-
-    def _look_for_stop(self, row: _Row, stops: Sequence[str]) -> None:
-        """End the row if its newest token completed a stop string: first among the last tokens, then in the text."""
-        reach = BYTES_OF_LETTER * max(len(stop) for stop in stops) + TOKENS_BEFORE
-        if len(row.tokens) > reach:
-            tail = self._tokenizer.decode(row.tokens[-reach:])
-            if not any(stop in tail for stop in stops):
-                return
-        text = self._tokenizer.decode(row.tokens)
-        ends = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-        if ends:
-            row.stopped, row.text = True, text[: min(ends)]
-
-    def _completion(self, row: _Row, weights_version: int) -> Completion:
-        text = row.text
-        if text is None:
-            text = self._tokenizer.decode(row.tokens[: len(row.tokens) - row.trailing])
-        return Completion(
-            tokens=tuple(row.tokens),
-            logprobs=tuple(row.logprobs),
-            text=text,
-            stop="stop" if row.stopped else "length",
-            weights_version=weights_version,
+            decoding = TransformersDecoding(network.transformers, network.config, prompts, samples, device=device)
+        else:
+            room = max(row.room for row in rows)
+            decoding = StreamDecoding(weights.layers, network.facts, prompts, samples, room, device=device)
+        return Writing(
+            decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device
         )

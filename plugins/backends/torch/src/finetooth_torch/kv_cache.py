@@ -41,6 +41,7 @@ class KeyValueCache:
     ) -> None:  # fmt: skip
         self.prompts, self.samples = len(lengths), samples
         self._like, self._heads, self._size, self._width = like, kv_heads, size, max(lengths)
+        self._lengths = list(lengths)
         self._dense = like.dtype != result_dtype(like.dtype)
         shared = samples > 1
         self.columns = 0 if shared else self._width
@@ -48,6 +49,7 @@ class KeyValueCache:
         most = self.columns + room
         if self._dense:
             most = -(-most // BLOCK) * BLOCK
+        self._most = most
         self._capacity = min(most, (self.columns // BLOCK + 1) * BLOCK) if self._dense else most
         numbers = 2 * self.rows * kv_heads * most * size
         self._memory = [like.new_empty(numbers) for _ in range(layers)]
@@ -67,6 +69,11 @@ class KeyValueCache:
     def rows(self) -> int:
         """P x n."""
         return self.prompts * self.samples
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self._like.element_size()
 
     def write_prompts(self, layer: int, kv_nhd: Tensor, cells_pt: Tensor) -> None:
         """Take the prompts' keys and values.
@@ -129,10 +136,10 @@ class KeyValueCache:
             if any(alive[row] for row in rows[place]):
                 place += 1
                 continue
-            last = rows.pop()
+            last, length = rows.pop(), self._lengths.pop()
             if place < len(rows):
                 self._move(len(rows), place)
-                rows[place] = last
+                rows[place], self._lengths[place] = last, length
         self.prompts = len(rows)
         for name in ("_mask", "_above_mask"):
             mask = getattr(self, name)
@@ -186,6 +193,28 @@ class KeyValueCache:
         if self._mask is not None:
             hidden[..., : self._width] = self._mask
         self._mask = hidden
+
+
+def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
+    """One cache with the rows of both, those of the first in front; neither may be used any more. Both have one sample
+    a prompt."""
+    both = first, second
+    lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
+    room = max(cache._most - cache.columns for cache in both)
+    layers, size, like = len(first._own), first._size, first._like
+    found = KeyValueCache(lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like)
+    for layer, own in enumerate(found._own):
+        begin = 0
+        for cache in both:
+            width = min(cache.columns, found.columns)  # the row that was longest may have left
+            rows = own[:, begin : begin + cache.rows]
+            rows[:, :, :, : found.columns - width].zero_()  # hidden, and must be finite
+            written = cache._own[layer][:, : cache.rows, :, cache.columns - width : cache.columns]
+            rows[:, :, :, found.columns - width : found.columns] = written
+            begin += cache.rows
+            cache._own[layer] = own  # let go of its memory layer by layer
+            cache._memory[layer] = own
+    return found
 
 
 def _padding(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:

@@ -21,6 +21,7 @@ def ft_backends() -> Iterator[Backend]:
                 "gradients",
                 "zero_grad",
                 "generate",
+                "continuous",
                 "full_state",
                 "reference",
                 "head",

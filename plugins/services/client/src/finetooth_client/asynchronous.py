@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from finetooth_client import messages as m
 from finetooth_client.messages import Normalizer, Pick
 from finetooth_client.pinning import trust, untrusted
+from finetooth_client.streaming import AsyncTokenStream
 
 
 class AsyncClient:
@@ -167,17 +168,24 @@ class _Sequence:
         self._client, self._path, self._next = client, path, first
 
     async def call(self, sent: m.Sent) -> Any:
+        return m.read_call(await self._client._finished(await self.submit(sent, m.WAIT)), sent)
+
+    async def submit(self, sent: m.Sent, wait: float = 0.0) -> Any:
+        """The call as the server has it after at most `wait` seconds."""
         seq = self._next
         self._next += 1
         try:
-            answer = await self._client._request(
-                "POST", f"{self._path}/{sent.name}", sent.body, {"seq": seq, "wait": m.WAIT}
+            return await self._client._request(
+                "POST", f"{self._path}/{sent.name}", sent.body, {"seq": seq, "wait": wait}
             )
         except m.ServerError:
             if self._next == seq + 1:  # it was not taken, and nothing came after it
                 self._next = seq
             raise
-        return m.read_call(await self._client._finished(answer), sent)
+
+    def stream(self, sent: m.Sent) -> AsyncTokenStream:
+        client = self._client
+        return AsyncTokenStream(client._http, client.url, client._patience, lambda: self.submit(sent))
 
 
 class AsyncSession:
@@ -246,6 +254,10 @@ class AsyncSession:
         found: list[list[Completion]] = await self._calls.call(m.generate(prompts, sampling))
         return found
 
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> AsyncTokenStream:
+        """`generate`, token by token: iterate over the pieces, then read `completions`."""
+        return self._calls.stream(m.generate(prompts, sampling))
+
     async def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         """Score targets without a graph."""
         found: list[NDArray[np.float32]] = await self._calls.call(m.logprobs(data, role))
@@ -280,3 +292,7 @@ class AsyncSampler:
         """
         found: list[Completion] = await self._calls.call(m.sample(prompt, sampling, seeded))
         return found
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seeded: bool = False) -> AsyncTokenStream:
+        """`generate`, token by token: iterate over the pieces, then read `completions`."""
+        return self._calls.stream(m.sample(prompt, sampling, seeded))

@@ -15,6 +15,7 @@ from finetooth_server.faces import OWN, Desk, Endpoint, load
 from finetooth_server.guard import Guard, problem
 from finetooth_server.rest.downloads import download_router
 from finetooth_server.rest.routes import open_router, refused_body, router
+from finetooth_server.rest.streaming import streaming_router
 from finetooth_server.service import Service
 
 
@@ -54,6 +55,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
     if "api" in faces:
         app.include_router(router)
         app.include_router(download_router)
+        app.include_router(streaming_router)
         app.add_exception_handler(RequestValidationError, refused_body)
         app.add_exception_handler(HTTPException, refused_body)
     if "tinker" in faces:

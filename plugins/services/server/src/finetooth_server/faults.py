@@ -43,3 +43,9 @@ class TooMuch(Refused):
     """A limit is reached; later there may be room."""
 
     status = 429
+
+
+class Busy(Refused):
+    """The server as a whole has too much to do; later there may be room."""
+
+    status = 503

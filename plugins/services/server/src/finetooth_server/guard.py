@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
-from finetooth_server.faults import Forbidden, Refused, TooMuch
+from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]
@@ -26,7 +26,7 @@ QUIET = ("/health", "/metrics", "/api/v1/healthz")
 """Requests that leave no line in the audit record."""
 
 SLOWEST = 20.0
-"""Seconds between two parts of a request's body, at most."""
+"""Seconds between two parts of a request's body, and for taking a part of an answer, at most."""
 
 
 class Guard:
@@ -46,15 +46,19 @@ class Guard:
             return
         state = scope.setdefault("state", {})
         received = sent = status = 0
-        begun = False
+        begun = stalled = False
 
         async def counted(message: Message) -> None:
-            nonlocal sent, status, begun
+            nonlocal sent, status, begun, stalled
             begun = True
             if message["type"] == "http.response.start":
                 status = message["status"]
             sent += len(message.get("body", b""))
-            await send(message)
+            try:
+                await asyncio.wait_for(send(message), SLOWEST)
+            except TimeoutError as error:  # the answer stays as it is: cut off
+                stalled = True
+                raise Stalled("the client does not read its answer") from error
 
         try:
             self._check_origin(scope)
@@ -64,7 +68,7 @@ class Guard:
         except TimeoutError:
             await _answer(begun, JSONResponse({"error": "the request came too slowly"}, 408), scope, receive, counted)
         except Exception as error:
-            if not isinstance(error, FinetoothError):
+            if not isinstance(error, FinetoothError) and not stalled:
                 LOGGER.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await _answer(begun, problem(error), scope, receive, counted)
         finally:
@@ -118,6 +122,10 @@ class Guard:
         )
 
 
+class Stalled(OSError):
+    """A client that takes nothing of its answer any more."""
+
+
 class TooLarge(Refused):
     """A body beyond the limit."""
 
@@ -127,7 +135,7 @@ class TooLarge(Refused):
 def problem(error: Exception) -> Response:
     """An error as an answer: one line, no trace."""
     if isinstance(error, Refused):
-        headers = {"Retry-After": "1"} if isinstance(error, TooMuch) else None
+        headers = {"Retry-After": "1"} if isinstance(error, TooMuch | Busy) else None
         return JSONResponse({"error": str(error)}, error.status, headers=headers)
     if isinstance(error, UserError):
         return JSONResponse({"error": str(error)}, 400)

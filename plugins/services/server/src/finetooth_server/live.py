@@ -25,6 +25,7 @@ class LiveModel:
         since: when each of these forwards was computed, by a clock that only goes on.
         applied: number of the last call that the engine has seen.
         computed: seconds of work since the last snapshot.
+        written: told of every token that `generate` writes: the completion's number, the token, its log-probability.
         used: when it was called last; the one unused for longest makes room.
     """
 
@@ -35,6 +36,7 @@ class LiveModel:
     since: dict[int, float] = field(default_factory=dict)
     applied: int = -1
     computed: float = 0.0
+    written: Callable[[int, int, float], None] = lambda completion, token, logprob: None
     used: float = 0.0
     _losses: dict[str, LossSpec] = field(default_factory=dict)
 

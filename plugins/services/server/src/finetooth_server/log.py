@@ -12,16 +12,19 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from finetooth_server.encryption.values import Values
-from finetooth_server.faults import TooMuch, Unknown
+from finetooth_server.faults import Busy, TooMuch, Unknown
 from finetooth_server.keys import Caller
 from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
+
+REFUSED = "refused"
+"""The batch of sampling calls that are known to be wrong: they read no weights."""
 
 Category = str
 """`user`: the client can do something about it; `server`: it cannot."""
@@ -74,12 +77,14 @@ class Log:
 
     Args:
         most: calls of a tenant that may wait.
+        most_of_all: calls that may wait, of all tenants together.
         values: how arguments and results are kept.
         kept: seconds that a result is kept after it was delivered, for messages.
     """
 
-    def __init__(self, records: Records, values: Values, *, most: int, kept: float) -> None:
+    def __init__(self, records: Records, values: Values, *, most: int, kept: float, most_of_all: int = 2**31) -> None:
         self._records, self._values, self._most, self._kept = records, values, most, kept
+        self._most_of_all = most_of_all
         self._delivered: set[str] = set()
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
@@ -107,9 +112,10 @@ class Log:
 
         Raises:
             TooMuch: the tenant has too many calls waiting.
+            Busy: all tenants together have.
         """
         content = json.dumps({"arguments": arguments, "refused": error}, separators=(",", ":")).encode()
-        row = {
+        row: dict[str, Any] = {
             "id": secrets.token_hex(16),
             "tenant": tenant,
             "queue": queue,
@@ -133,6 +139,9 @@ class Log:
             )
             if waiting and waiting >= self._most:
                 raise TooMuch(f"{waiting} calls are waiting", action="wait for some of them")
+            of_all = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
+            if of_all and of_all >= self._most_of_all:
+                raise Busy(f"{of_all} calls are waiting, of all clients together", action="try again later")
             if seq is None:
                 last = connection.scalar(select(func.max(calls.c.seq)).where(calls.c.queue == queue))
                 seq = max(-1 if last is None else last, done) + 1
@@ -162,15 +171,26 @@ class Log:
             ).first()
         return None if row is None else self._due(row)
 
-    def next_batch(self, most: int) -> Sequence[Due]:
-        """Sampling calls that can be computed together: the oldest, and what is like it."""
+    def oldest_waiting(self, besides: Collection[str]) -> dict[str, float]:
+        """When the oldest sampling call came, by batch.
+
+        Args:
+            besides: calls that are being written.
+        """
         with self._records.read() as connection:
-            waiting = (calls.c.state == QUEUED) & calls.c.batch.is_not(None)
-            oldest = connection.execute(select(calls.c.batch).where(waiting).order_by(calls.c.created).limit(1)).first()
-            if oldest is None:
-                return []
             rows = connection.execute(
-                select(calls).where(waiting, calls.c.batch == oldest.batch).order_by(calls.c.created).limit(most)
+                select(calls.c.batch, func.min(calls.c.created)).where(*_waiting(besides)).group_by(calls.c.batch)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    def waiting_in(self, batch: str, besides: Collection[str], *, before: float, most: int) -> Sequence[Due]:
+        """Sampling calls of a batch that came before a moment, in the order of their coming."""
+        with self._records.read() as connection:
+            rows = connection.execute(
+                select(calls)
+                .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
+                .order_by(calls.c.created)
+                .limit(most)
             )
             return [self._due(row) for row in rows]
 
@@ -190,6 +210,21 @@ class Log:
         Args:
             marks: columns of the model: `applied`, `stepped`, `snapshot`.
         """
+        with self._records.write() as connection:
+            if self._finish(connection, call, result, error, category) and marks:
+                connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
+        self._announce(call.id)
+
+    def finish_all(self, ended: Sequence[tuple[Due, Any]]) -> None:
+        """`finish` for sampling calls and their results, in one transaction."""
+        with self._records.write() as connection:
+            for call, result in ended:
+                self._finish(connection, call, result, "", "")
+        for call, _ in ended:
+            self._announce(call.id)
+
+    def _finish(self, connection: Connection, call: Due, result: Any, error: str, category: Category) -> bool:
+        """Whether the call had not been finished before."""
         text = None
         if not error:
             try:
@@ -197,21 +232,18 @@ class Log:
                 text = self._values.seal(content, call.id, "result")
             except ValueError:
                 error, category = f"{call.operation}: the result holds a number that is not finite", "server"
-        with self._records.write() as connection:
-            done = connection.execute(
-                update(calls)
-                .where(calls.c.id == call.id, calls.c.state == QUEUED)
-                .values(
-                    state=FAILED if error else DONE,
-                    result=text,
-                    error=error.replace("\x00", "\\0") or None,
-                    category=category or None,
-                    finished=now(),
-                )
+        done = connection.execute(
+            update(calls)
+            .where(calls.c.id == call.id, calls.c.state == QUEUED)
+            .values(
+                state=FAILED if error else DONE,
+                result=text,
+                error=error.replace("\x00", "\\0") or None,
+                category=category or None,
+                finished=now(),
             )
-            if done.rowcount and marks:
-                connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
-        self._announce(call.id)
+        )
+        return bool(done.rowcount)
 
     def forget(self, queue: str, before: int) -> None:
         """Drop the arguments of calls that no replay needs any more; results stay."""
@@ -329,3 +361,8 @@ def _done_with(connection: Connection, queue: str, tenant: str | None = None) ->
     if row is None or row.mark is None or tenant not in (None, row.tenant):
         return -1
     return int(row.mark)
+
+
+def _waiting(besides: Collection[str]) -> list[ColumnElement[bool]]:
+    waiting = [calls.c.state == QUEUED, calls.c.batch.is_not(None)]
+    return [*waiting, calls.c.id.not_in(besides)] if besides else waiting

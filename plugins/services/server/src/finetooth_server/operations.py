@@ -6,12 +6,14 @@ so that the log can be applied again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, EngineError, Forward, Handle, UserError, wire
+from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Handle, Sampling, UserError, wire
+from finetooth_hooks.continuous import Continuous, RunningBatch
 from finetooth_hooks.engine import Releasing
 from finetooth_hooks.losses import LossSpec
 
@@ -111,8 +113,34 @@ def zero_grad(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 
 def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Sample from the weights as they are now."""
-    completions = model.engine.generate(prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {}))
+    prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
+    if "continuous" in model.engine.capabilities and isinstance(model.engine, Continuous):
+        completions = _written(model.engine.running_batch(), prompts, sampling, model.written)
+    else:
+        completions = model.engine.generate(prompts, sampling)
     return {"completions": [[wire.encode_completion(one) for one in of] for of in completions]}
+
+
+def _written(
+    batch: RunningBatch,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    tell: Callable[[int, int, float], None],
+) -> list[list[Completion]]:
+    """What `Engine.generate` would give, told token by token."""
+    counts = Counter[tuple[int, ...]]()
+    requests = []
+    for prompt in prompts:
+        requests.append(batch.add(prompt, sampling, first=counts[tuple(prompt)]))
+        counts[tuple(prompt)] += sampling.n
+    place = {request: number for number, request in enumerate(requests)}
+    found: dict[tuple[int, int], Completion] = {}
+    while len(batch):
+        for one in batch.step():
+            tell(place[one.request] * sampling.n + one.sample, one.token, one.logprob)
+            if one.completion is not None:
+                found[one.request, one.sample] = one.completion
+    return [[found[request, sample] for sample in range(sampling.n)] for request in requests]
 
 
 def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:

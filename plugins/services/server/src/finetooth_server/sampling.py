@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import CommandContext, Completion, Datum, Engine, Sampling, wire
+from finetooth_hooks import CommandContext, Completion, Datum, Engine, wire
+from finetooth_hooks.continuous import RunningBatch
 from sqlalchemy import insert, select
 
 from finetooth_server.encryption.vault import Vault
@@ -53,28 +54,42 @@ class Samplers:
         self._scratch.cleanup()
 
 
-def sample(engine: Engine, calls: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Compute calls that want the same sampling of the same weights, together.
+def begin(
+    engine: Engine, batch: RunningBatch, arguments: Mapping[str, Any], call: str
+) -> tuple[dict[str, Any], int, int]:
+    """Let a call join the batch that is being written.
 
     Args:
-        calls: arguments of each: `prompt`, `sampling`, and optionally `prompt_logprobs`, `top_k_prompt_logprobs`.
+        arguments: `prompt`, `sampling`, `seeded`, and optionally `prompt_logprobs`, `top_k_prompt_logprobs`.
+        call: its id, from which a seed is made if the client chose none.
 
     Returns:
-        For each call its completions, and what it asked of its prompt.
+        the call's result but for its completions; its number in the batch, and how many completions it waits for: none
+        if it asked for no tokens.
+
+    Raises:
+        FinetoothError: it cannot be sampled.
     """
-    sampling = wire.decode_sampling(calls[0]["sampling"])
-    results: list[Any] = [None] * len(calls)
-    for wave in _waves(calls):
-        prompts = [calls[place]["prompt"] for place in wave]
-        for place, completions in zip(wave, _generate(engine, prompts, sampling), strict=True):
-            results[place] = {"completions": [wire.encode_completion(one) for one in completions]}
-    for result, arguments in zip(results, calls, strict=True):
+    prompt, sampling = arguments["prompt"], wire.decode_sampling(arguments["sampling"])
+    if not arguments.get("seeded"):
+        sampling = replace(sampling, seed=int(call[:15], 16))
+    result: dict[str, Any] = {"completions": []}
+    number, count = -1, 0
+    if sampling.max_tokens > 0:
+        number, count = batch.add(prompt, sampling), sampling.n
+    else:
+        nothing = wire.encode_completion(Completion((), (), "", "length", engine.weights_version))
+        result["completions"] = [dict(nothing) for _ in range(sampling.n)]
+    try:
         if arguments.get("prompt_logprobs"):
-            result["prompt_logprobs"] = wire.encode_array(prompt_logprobs(engine, arguments["prompt"]))
+            result["prompt_logprobs"] = wire.encode_array(prompt_logprobs(engine, prompt))
         top = int(arguments.get("top_k_prompt_logprobs") or 0)
         if top:
-            result.update(_top(engine, arguments["prompt"], top))
-    return results
+            result.update(_top(engine, prompt, top))
+    except BaseException:
+        batch.cancel(number)
+        raise
+    return result, number, count
 
 
 def open_sampler(records: Records, id_: str, tenant: str, session: str, base: str, checkpoint: str | None) -> None:
@@ -96,17 +111,9 @@ def open_sampler(records: Records, id_: str, tenant: str, session: str, base: st
             connection.execute(insert(samplers).values(row))
 
 
-def batch_key(checkpoint: str | None, base: str, arguments: Mapping[str, Any], *, seeded: bool) -> str:
-    """Equal for calls that `sample` can take together.
-
-    Args:
-        seeded: the client chose the seed, so the call's own seed counts.
-    """
-    sampling = dict(arguments["sampling"])
-    if not seeded:
-        sampling.pop("seed", None)
-    text = json.dumps([checkpoint, base, sampling, seeded], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def batch_key(checkpoint: str | None, base: str) -> str:
+    """Equal for calls that read the same weights: they can be written together."""
+    return hashlib.sha256(json.dumps([checkpoint, base]).encode()).hexdigest()
 
 
 def prompt_logprobs(engine: Engine, prompt: Sequence[int]) -> np.ndarray:
@@ -125,32 +132,6 @@ def _top(engine: Engine, prompt: Sequence[int], top: int) -> dict[str, Any]:
         found, of = likeliest(model, Datum.from_tokens(list(prompt)), top)
         ids[1:, : found.shape[1]], scores[1:, : found.shape[1]] = found, of
     return {"top_tokens": wire.encode_array(ids), "top_logprobs": wire.encode_array(scores)}
-
-
-def _generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-    if sampling.max_tokens > 0:
-        return engine.generate(prompts, sampling)
-    nothing = Completion((), (), "", "length", engine.weights_version)
-    return [[replace(nothing) for _ in range(sampling.n)] for _ in prompts]
-
-
-def _waves(calls: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Places of calls that go in one batch. A seed gives the same tokens whatever else is in the batch, but equal
-    prompts in one batch get different ones; so where the client chose the seed, equal prompts go apart."""
-    if not calls[0].get("seeded"):
-        return [list(range(len(calls)))]
-    waves: list[list[int]] = []
-    seen: list[set[tuple[int, ...]]] = []
-    for place, arguments in enumerate(calls):
-        prompt = tuple(arguments["prompt"])
-        free = next((n for n, prompts in enumerate(seen) if prompt not in prompts), None)
-        if free is None:
-            waves.append([])
-            seen.append(set())
-            free = len(waves) - 1
-        waves[free].append(place)
-        seen[free].add(prompt)
-    return waves
 
 
 def _shape(recipe: Mapping[str, Any]) -> str:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError, wire
+from finetooth_hooks.protocols import Tokenizer
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit
@@ -19,7 +21,7 @@ from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
 from finetooth_server.keys import Caller, Keys
-from finetooth_server.log import Call, Log
+from finetooth_server.log import REFUSED, Call, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS, tokens_of
 from finetooth_server.pruning import Pruner
@@ -27,6 +29,7 @@ from finetooth_server.records import QUEUED, Records, calls, models, now, sample
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
 from finetooth_server.settings import Settings
+from finetooth_server.streams import Streams
 from finetooth_server.writer import Writer
 
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
@@ -76,7 +79,10 @@ class Service:
         self.keys = Keys(self.records)
         self.audit = Audit(settings.folder / "audit.jsonl")
         values, limits = Values(self.records, settings.encryption), settings.limits
-        self.log = Log(self.records, values, most=limits.queued, kept=limits.results)
+        self.log = Log(self.records, values, most=limits.queued, most_of_all=limits.waiting, kept=limits.results)
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizing = threading.Lock()
+        self.streams = Streams(self.log, most=limits.streams)
         self.vault = Vault(settings.folder, settings.encryption, settings.scratch)
         self.vault.check()
         self.checkpoints = Checkpoints(self.records, self.vault)
@@ -89,6 +95,7 @@ class Service:
             Samplers(context, self.vault),
             self.checkpoints,
             self.audit,
+            self.streams,
         )
         self.pruner = Pruner(self.records, self.log, limits)
 
@@ -337,7 +344,7 @@ class Service:
         top_k_prompt_logprobs: int = 0,
         error: str = "",
     ) -> Call:
-        """Write a sampling call down; calls that want the same are computed together.
+        """Write a sampling call down; calls that read the same weights are written together.
 
         Args:
             seeded: the client chose the seed.
@@ -354,7 +361,7 @@ class Service:
         tokens, most = len(prompt) + sampling.n * sampling.max_tokens, self.settings.limits.tokens
         if not error and tokens > most:
             error = f"sample: up to {tokens} tokens in one call, {most} are allowed (ask for fewer)"
-        key = secrets.token_hex(16) if error else batch_key(checkpoint, base, arguments, seeded=seeded)
+        key = REFUSED if error else batch_key(checkpoint, base)
         queue = f"sampler:{sampler}"
         call = self.log.submit(
             caller.tenant, queue, seq, "sample", {} if error else arguments, face=face, batch=key, error=error
@@ -374,6 +381,13 @@ class Service:
         """Remove a checkpoint of the caller's; samplers of it fail from now on."""
         self._may(caller, "train")
         self.checkpoints.delete(caller, id_)
+
+    def tokenizer(self, base: str) -> Tokenizer:
+        """Of a base model that is served."""
+        with self._tokenizing:
+            if base not in self._tokenizers:
+                self._tokenizers[base] = self.context.context(self.settings.models[base]).tokenizer
+            return self._tokenizers[base]
 
     def counts(self) -> dict[str, int]:
         """Calls by state, for metrics."""

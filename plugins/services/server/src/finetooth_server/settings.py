@@ -22,9 +22,12 @@ class Limits:
         live: engines held in memory, over all tenants; others are put to disk until their next call.
         handle: seconds that a forward waits for its backward.
         wait: seconds that a request for a result is held, at most.
-        batch: sampling calls that are computed together.
         results: seconds that a result is kept after its client had it.
         undelivered: seconds that a result is kept when its client does not come for it.
+        batch: sampling calls that are written together.
+        turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
+        waiting: calls that wait, over all tenants; more are refused until some are done.
+        streams: of a tenant at once.
     """
 
     body: int = 64 * 2**20
@@ -37,6 +40,9 @@ class Limits:
     batch: int = 64
     results: float = 86400.0
     undelivered: float = 7 * 86400.0
+    turn: float = 1.0
+    waiting: int = 16384
+    streams: int = 64
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The one thread that touches engines: training calls of each model in the order of their numbers, models and sampling
-in turns."""
+in turns. After each training call, those who sample get as much time as it took."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from finetooth_hooks import FinetoothError, UserError
 from sqlalchemy import Row, select
 
 from finetooth_server.audit import Audit
-from finetooth_server.checkpoints import WEIGHTS, Checkpoint, Checkpoints
-from finetooth_server.faults import Unknown
+from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.live import LiveModel
 from finetooth_server.log import Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
 from finetooth_server.operations import OPERATIONS
-from finetooth_server.records import Records, models, samplers
-from finetooth_server.sampling import Samplers, open_sampler, sample
+from finetooth_server.records import Records, models
+from finetooth_server.sampling import Samplers, open_sampler
 from finetooth_server.settings import Settings
+from finetooth_server.streams import Streams
+from finetooth_server.turns import SamplingTurns
 
 LOGGER = logging.getLogger("finetooth.server")
 
@@ -43,9 +45,12 @@ class Writer:
         pool: Samplers,
         checkpoints: Checkpoints,
         audit: Audit,
+        streams: Streams,
     ) -> None:
         self._settings, self._records, self._log = settings, records, log
         self._models, self._pool, self._checkpoints, self._audit = registry, pool, checkpoints, audit
+        self._streams = streams
+        self._turns = SamplingTurns(settings, records, log, pool, checkpoints, audit, streams)
         self._due: deque[str] = deque()
         self._sampling = False
         self._ending = False
@@ -82,14 +87,16 @@ class Writer:
         try:
             while True:
                 with self._bell:
-                    while not (self._due or self._sampling or self._ending):
+                    while not (self._due or self._sampling or self._turns.busy or self._ending):
                         self._bell.wait()
                     if self._ending:
                         break
                     queue = self._due.popleft() if self._due else None
+                begun = time.monotonic()
                 if queue is not None and self._train(queue):
                     self.wake(queue)  # at the end: other models come first
-                self._sample()
+                self._sample(time.monotonic() - begun)
+            self._turns.close()
             self._models.close()
             self._pool.close()
         except BaseException as error:  # what is left in the log is done by the next server
@@ -133,6 +140,7 @@ class Writer:
         if error and call.operation == CREATE:
             marks["closed"] = True  # nothing may be done to a model that is not what was asked for
         self._log.finish(call, result, error=error, category=category, **marks)
+        self._streams.end(call.id)
         self._audit.add(
             f"{call.operation} finished",
             tenant=call.tenant,
@@ -163,10 +171,15 @@ class Writer:
             return model, {"checkpoint": arguments.get("checkpoint")}
         if call.operation == SAVE:
             return model, self._save(row, recipe, model, arguments, call.id)
+        model.written = partial(self._told, call.id)
         result = OPERATIONS[call.operation].run(model, arguments, call.seq)
         if call.seq in model.handles:
             model.since[call.seq] = time.monotonic()
         return model, result
+
+    def _told(self, call: str, completion: int, token: int, logprob: float) -> None:
+        self._streams.write(call, completion, token, logprob)
+        self._streams.ring(call)
 
     def _save(
         self, row: Row[Any], recipe: Mapping[str, Any], model: LiveModel, arguments: Mapping[str, Any], call: str
@@ -202,56 +215,22 @@ class Writer:
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def _sample(self) -> None:
-        """One batch of sampling calls, if any wait."""
-        if not self._sampling:
-            return
-        self._sampling = False
-        batch = self._log.next_batch(self._settings.limits.batch)
-        if not batch:
-            return
-        with self._bell:
-            self._sampling = True  # there may be more
-        self._sample_together(batch)
-
-    def _sample_together(self, batch: Sequence[Due]) -> None:
-        """Compute calls of one batch key; if that fails, each alone: one bad prompt must not fail those beside it."""
-        results: Sequence[Any] = [None] * len(batch)
-        error = category = ""
-        try:
-            contents = [json.loads(call.arguments or b"") for call in batch]
-            for content in contents:
-                if content["refused"]:
-                    raise UserError(content["refused"])
-            recipe, checkpoint = self._weights(batch[0])
-            folder = None if checkpoint is None else self._checkpoints.folder(checkpoint, WEIGHTS)
-            results = sample(self._pool.engine(recipe, folder), [content["arguments"] for content in contents])
-        except FinetoothError as caught:
-            error, category = str(caught), "user"
-        except Exception as caught:
-            error, category = f"the server failed: {type(caught).__name__}", "server"
-            self._report(batch[0], caught)
-        if error and len(batch) > 1:
-            for call in batch:
-                self._sample_together([call])
-            return
-        for call, result in zip(batch, results, strict=True):
-            self._log.finish(call, result, error=error, category=category)
-            outcome = "failed" if error else "done"
-            self._audit.add("sample finished", tenant=call.tenant, model=call.queue, seq=call.seq, outcome=outcome)
-
-    def _weights(self, call: Due) -> tuple[Mapping[str, Any], Checkpoint | None]:
-        """The recipe and the checkpoint that a sampling call reads."""
-        with self._records.read() as connection:
-            row = connection.execute(
-                select(samplers).where(samplers.c.id == call.queue.removeprefix("sampler:"))
-            ).first()
-        if row is None:
-            raise Unknown("the sampling session is gone", action="make another one")
-        if row.checkpoint is None:
-            return self._settings.models[row.base], None
-        checkpoint = self._checkpoints.get(row.tenant, row.checkpoint)
-        return checkpoint.recipe, checkpoint
+    def _sample(self, seconds: float) -> None:
+        """Write tokens, for at least so long if there is somebody to train, else until there is."""
+        end = time.monotonic() + seconds
+        while True:
+            if self._sampling:
+                self._sampling = False  # before looking: what comes now is seen, or seen next time
+                if self._turns.admit() and not self._turns.busy:
+                    self._sampling = True  # these could not be sampled; others wait
+            if not self._turns.busy:
+                return
+            before = self._turns.count
+            self._turns.step()
+            if self._turns.count < before:
+                self._sampling = True  # there is room for some that wait
+            if self._ending or (self._due and time.monotonic() >= end):
+                return
 
     def _report(self, call: Due, error: Exception) -> None:
         """What went wrong on our side goes to the server's own log, never to the client."""

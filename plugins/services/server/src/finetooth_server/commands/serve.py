@@ -252,10 +252,16 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address or the port cannot be had.
     """
+    from finetooth_server.guard import SLOWEST
+
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # the protocol by its number: asyncio turns Nagle's algorithm off only where it stands, and an answer would wait
+        # 40 ms for the client's delayed acknowledgement
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: who takes no bytes for so long is cut off
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * SLOWEST))
         listening.bind(address)
     except OSError as error:
         raise UserError(f"{host}:{port}: {error.strerror}", action="choose another --host or --port") from error

@@ -1,0 +1,190 @@
+"""A running batch: what a request gets is what it gets alone, whoever joins and leaves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import finetooth_torch.decode as decode
+import numpy as np
+import pytest
+import torch
+from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_torch.kv_cache import KeyValueCache
+
+LINEAR = ("q_proj", "v_proj", "down_proj")
+
+
+def requests(count: int, seed: int = 0) -> list[tuple[list[int], Sampling]]:
+    """Prompts and settings of every kind: greedy and sampled, one sample and several, long, short and stopping."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for n in range(count):
+        prompt = [int(token) for token in rng.integers(3, 60, size=rng.integers(1, 40))]
+        greedy = {"temperature": 0.0} if n % 3 == 0 else {"temperature": 1.0 - n % 2 * 0.3, "top_k": n % 4 * 5}
+        found.append(
+            (
+                prompt,
+                Sampling(
+                    max_tokens=int(rng.integers(1, 30)),
+                    n=1 + n % 5 // 3 * 2,
+                    seed=n,
+                    stop_ids=(4, 5, 6) if n % 2 else (),
+                    top_p=0.8 if n % 7 == 3 else 1.0,
+                    **greedy,
+                ),
+            )
+        )
+    return found
+
+
+def drive(batch: Any, arriving: dict[int, list[Any]], *, cancel: dict[int, int] | None = None) -> dict[int, Any]:
+    """Step a batch, requests arriving before the steps named; completions by request, in the order of samples. Also
+    holds every step's tokens against the completions."""
+    numbers: dict[int, int] = {}
+    tokens: dict[tuple[int, int], list[int]] = {}
+    done: dict[int, dict[int, Completion]] = {}
+    count = step = 0
+    while len(batch) or any(at >= step for at in arriving):
+        for prompt, sampling in arriving.get(step, ()):
+            numbers[batch.add(prompt, sampling)] = count
+            count += 1
+        if cancel and step in cancel:
+            batch.cancel(cancel[step])
+        for one in batch.step():
+            mine = tokens.setdefault((one.request, one.sample), [])
+            mine.append(one.token)
+            if one.completion is not None:
+                assert one.completion.tokens == tuple(mine)
+                assert one.completion.logprobs[-1] == one.logprob
+                done.setdefault(numbers[one.request], {})[one.sample] = one.completion
+        step += 1
+    return {number: [of[sample] for sample in sorted(of)] for number, of in done.items()}
+
+
+def same(found: list[Completion], alone: list[Completion]) -> None:
+    assert [one.tokens for one in found] == [one.tokens for one in alone]
+    assert [(one.text, one.stop) for one in found] == [(one.text, one.stop) for one in alone]
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("waste", [decode.WASTE, 0], ids=["caches merge", "a cache each"])
+@pytest.mark.parametrize("config", ["llama", "qwen3"])
+def test_a_request_gets_what_it_gets_alone(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, config: str, waste: int
+) -> None:
+    monkeypatch.setattr(decode, "WASTE", waste)
+    engine = kit.engine(config=kit.config(config), adapter=kit.adapter(targets=LINEAR), micro_batch_tokens=10_000)
+    asked = requests(24)
+    arriving = {at: asked[at * 2 : at * 2 + 2] for at in range(12)}
+    found = drive(engine.running_batch(), arriving)
+    assert sorted(found) == list(range(24))
+    for number, (prompt, sampling) in enumerate(asked):
+        same(found[number], engine.generate([prompt], sampling)[0])
+
+
+def test_without_room_requests_wait_their_turn(kit: SimpleNamespace) -> None:
+    """A budget of 4 x 40 positions: rows begin as others end, and a request too large for it goes in waves."""
+    engine = kit.engine(micro_batch_tokens=40)
+    asked = [*requests(8, seed=3), ([7, 8, 9], Sampling(max_tokens=60, n=5, seed=2, stop_ids=())), *requests(4, seed=4)]
+    batch = engine.running_batch()
+    for prompt, sampling in asked[:-1]:
+        batch.add(prompt, sampling)
+    batch.step()
+    assert 0 < batch.waiting < len(asked) - 1
+    found = drive(engine.running_batch(), {0: asked})
+    for number, (prompt, sampling) in enumerate(asked):
+        same(found[number], engine.generate([prompt], sampling)[0])
+
+
+def test_a_body_whose_caches_cannot_join(kit: SimpleNamespace) -> None:
+    engine = kit.engine(decoder="transformers")
+    asked = requests(6, seed=5)
+    found = drive(engine.running_batch(), {0: asked[:2], 3: asked[2:]})
+    for number, (prompt, sampling) in enumerate(asked):
+        same(found[number], engine.generate([prompt], sampling)[0])
+
+
+def test_a_cancelled_request_leaves_and_changes_nobody(kit: SimpleNamespace) -> None:
+    engine = kit.engine(micro_batch_tokens=10_000)
+    asked = [(prompt, Sampling(max_tokens=20, n=2, seed=3, stop_ids=())) for prompt, _ in requests(4, seed=6)]
+    found = drive(engine.running_batch(), {0: asked[:3], 2: asked[3:]}, cancel={4: 1})
+    assert sorted(found) == [0, 2, 3]
+    for number in found:
+        same(found[number], engine.generate([asked[number][0]], asked[number][1])[0])
+    batch = engine.running_batch()
+    batch.cancel(batch.add(*asked[0]))
+    batch.cancel(99)
+    assert len(batch) == 0 and batch.step() == []
+
+
+def test_equal_prompts_count_on_where_they_are_told(kit: SimpleNamespace) -> None:
+    engine = kit.engine()
+    sampling = Sampling(max_tokens=8, n=2, seed=1, stop_ids=())
+    batch = engine.running_batch()
+    batch.add([5, 6], sampling)
+    batch.add([5, 6], sampling, first=2)
+    ended = {(one.request, one.sample): one.completion for _ in range(8) for one in batch.step() if one.completion}
+    first, second = engine.generate([[5, 6], [5, 6]], sampling)
+    same([ended[0, 0], ended[0, 1]], first)
+    same([ended[1, 0], ended[1, 1]], second)
+
+
+def test_changed_weights_end_a_batch(kit: SimpleNamespace, tmp_path: Any) -> None:
+    engine = kit.engine()
+    engine.export(tmp_path / "weights")
+    batch = engine.running_batch()
+    batch.add([5, 6], Sampling(max_tokens=8))
+    batch.step()
+    engine.restore(tmp_path / "weights")
+    with pytest.raises(EngineError, match="weights changed"):
+        batch.step()
+    with pytest.raises(EngineError, match="empty"):
+        engine.running_batch().add([], Sampling())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_caches_hold_what_both_held(dtype: torch.dtype) -> None:
+    """Against attention over each row's own keys in float64."""
+    rng = np.random.default_rng(0)
+    heads, size, scale = 2, 4, 0.5
+    held: dict[int, list[Any]] = {}
+
+    def new(names: list[int], lengths: list[int], room: int) -> KeyValueCache:
+        like = torch.zeros(1, dtype=dtype)
+        cache = KeyValueCache(lengths, 1, room, layers=1, kv_heads=heads, size=size, like=like)
+        given = torch.from_numpy(rng.normal(size=(sum(lengths), 2 * heads, size))).to(dtype)
+        places = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+        begin = 0
+        for row, (name, length) in enumerate(zip(names, lengths, strict=True)):
+            places[row, :length] = torch.arange(begin, begin + length)
+            held[name] = list(given[begin : begin + length])
+            begin += length
+        cache.write_prompts(0, given, places)
+        return cache
+
+    def write(cache: KeyValueCache, names: list[int]) -> None:
+        cache.advance()
+        given = torch.from_numpy(rng.normal(size=(len(names), 3 * heads, size))).to(dtype)
+        found = cache.attend(0, given, heads, scale).float().view(len(names), heads, size)
+        for row, name in enumerate(names):
+            held[name].append(given[row, heads:])
+            keys, values = torch.stack(held[name]).double().chunk(2, 1)
+            scores = torch.einsum("hd,chd->hc", given[row, :heads].double(), keys) * scale
+            want = torch.einsum("hc,chd->hd", scores.softmax(-1), values)
+            tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+            torch.testing.assert_close(found[row].double(), want, rtol=0, atol=tolerance)
+
+    first, second = new([0, 1, 2], [9, 4, 2], room=50), new([3, 4], [3, 3], room=70)
+    for _ in range(5):
+        write(first, [0, 1, 2])
+    write(second, [3, 4])
+    assert first.retire([False, True, True]) == [2, 1]  # the longest has left: its columns need not be kept
+    both = decode.merged(first, second)
+    assert both.rows == 4 and both.columns == 9
+    for _ in range(40):  # beyond a block of a dense cache
+        write(both, [2, 1, 3, 4])
+    third = decode.merged(both, new([5], [60], room=5))
+    for _ in range(3):
+        write(third, [2, 1, 3, 4, 5])

@@ -1,0 +1,172 @@
+"""Tokens as the server writes them: what is read of a stream, for both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+from finetooth_hooks import Completion, wire
+
+from finetooth_client import messages as m
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was added to one completion.
+
+    Attributes:
+        completion: counted over the whole call, prompt by prompt, sample by sample.
+        index: place of the first token in the completion.
+        tokens: ids.
+        logprobs: of each, under the unscaled model.
+        text: what they add to the text. It may run into a stop string; the completion's own text ends before.
+    """
+
+    completion: int
+    index: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+
+
+class _Reader:
+    """Lines of server-sent events to pieces; a stream that is read anew begins where the last one broke off."""
+
+    def __init__(self) -> None:
+        self.call: Any = None  # the finished one
+        self._seen: dict[int, int] = {}
+        self._event = ""
+
+    def line(self, line: str) -> Piece | None:
+        """What a line adds."""
+        name, _, value = line.partition(": ")
+        if name == "event":
+            self._event = value
+        if name != "data":
+            return None
+        content = json.loads(value)
+        if self._event == "end":
+            self.call = content
+            return None
+        number, index = content["completion"], content["index"]
+        new = max(0, self._seen.get(number, 0) - index)
+        if new >= len(content["tokens"]):
+            return None
+        self._seen[number] = index + len(content["tokens"])
+        # where only a part is new its text cannot be told apart; it is whole in the completion
+        text = content["text"] if new == 0 else ""
+        return Piece(number, index + new, tuple(content["tokens"][new:]), tuple(content["logprobs"][new:]), text)
+
+    def completions(self) -> list[Completion]:
+        """Of the finished call.
+
+        Raises:
+            CallFailed: it failed.
+        """
+        result = m.read_call(self.call, m.Sent("generate", read=lambda result: result))
+        flat = [one for of in result["completions"] for one in (of if isinstance(of, list) else [of])]
+        return [wire.decode_completion(one) for one in flat]
+
+
+class _Patience:
+    """When to try again, and when to give up."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
+        self.reset()
+
+    def reset(self) -> None:
+        self._end, self._pause = time.monotonic() + self._seconds, 0.1
+
+    def pause(self, error: Exception) -> float:
+        """Seconds to wait; raises when the time is over."""
+        if time.monotonic() + self._pause > self._end:
+            raise error if isinstance(error, m.ServerError) else m.unreachable(self._url, self._seconds, error)
+        now, self._pause = self._pause, min(2 * self._pause, 5.0)
+        return now
+
+
+class TokenStream:
+    """Iterate over it once, to the end; then `completions` are there. A connection that breaks is made again, and no
+    token is told twice."""
+
+    def __init__(self, http: httpx.Client, url: str, patience: float, submit: Callable[[], Any]) -> None:
+        self._http, self._reader, self._patience = http, _Reader(), _Patience(url, patience)
+        self.call: str = submit()["id"]
+        """Id of the call on the server."""
+
+    def __iter__(self) -> Iterator[Piece]:
+        while self._reader.call is None:
+            try:
+                with self._http.stream("GET", f"/v1/calls/{self.call}/stream") as answer:
+                    _check(answer.status_code, answer.read if answer.status_code >= 400 else None)
+                    for line in answer.iter_lines():
+                        self._patience.reset()
+                        piece = self._reader.line(line)
+                        if piece is not None:
+                            yield piece
+            except (httpx.TransportError, _Again) as error:
+                time.sleep(self._patience.pause(error.said if isinstance(error, _Again) else error))
+        self._reader.completions()  # a call that failed says so
+
+    @property
+    def completions(self) -> Sequence[Completion]:
+        """All of them, once the stream was read to its end."""
+        return self._reader.completions()
+
+
+class AsyncTokenStream:
+    """`TokenStream` for asyncio: `async for`, then `completions`."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, url: str, patience: float, submit: Callable[[], Awaitable[Any]]
+    ) -> None:
+        self._http, self._reader, self._patience = http, _Reader(), _Patience(url, patience)
+        self._submit = submit
+        self.call = ""
+        """Id of the call on the server, once iteration began."""
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        if not self.call:
+            self.call = (await self._submit())["id"]
+        while self._reader.call is None:
+            try:
+                async with self._http.stream("GET", f"/v1/calls/{self.call}/stream") as answer:
+                    if answer.status_code >= 400:
+                        text = (await answer.aread()).decode(errors="replace")
+                        _check(answer.status_code, text.encode)
+                    async for line in answer.aiter_lines():
+                        self._patience.reset()
+                        piece = self._reader.line(line)
+                        if piece is not None:
+                            yield piece
+            except (httpx.TransportError, _Again) as error:
+                await asyncio.sleep(self._patience.pause(error.said if isinstance(error, _Again) else error))
+        self._reader.completions()
+
+    @property
+    def completions(self) -> Sequence[Completion]:
+        """All of them, once the stream was read to its end."""
+        return self._reader.completions()
+
+
+class _Again(Exception):
+    """A refusal after which the stream is asked for again."""
+
+    def __init__(self, said: m.ServerError) -> None:
+        super().__init__(str(said))
+        self.said = said
+
+
+def _check(status: int, read: Callable[[], bytes] | None) -> None:
+    if status < 400 or read is None:
+        return
+    said = m.read_refusal(status, read().decode(errors="replace"))
+    if status in m.RETRIED:
+        raise _Again(said)
+    raise said

@@ -1,0 +1,60 @@
+"""A running batch for engines without the capability `continuous`: what waits is sampled to its end, settings by
+settings, and nobody joins meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from finetooth_hooks import Engine, Sampling
+from finetooth_hooks.continuous import Continuous, RunningBatch, Written
+
+
+class PlainBatch:
+    """See `finetooth_hooks.continuous.RunningBatch`. A step gives all tokens of the requests that it took."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: dict[int, tuple[list[int], Sampling, int]] = {}
+        self._requests = 0
+
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0) -> int:
+        number, self._requests = self._requests, self._requests + 1
+        self._waiting[number] = list(prompt), sampling, first
+        return number
+
+    def cancel(self, request: int) -> None:
+        self._waiting.pop(request, None)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def step(self) -> list[Written]:
+        if not self._waiting:
+            return []
+        _, sampling, first = next(iter(self._waiting.values()))
+        taken: dict[tuple[int, ...], int] = {}  # equal prompts would count their samples on
+        for number, (prompt, wanted, begin) in self._waiting.items():
+            if (wanted, begin) == (sampling, first):
+                taken.setdefault(tuple(prompt), number)
+        for number in taken.values():
+            del self._waiting[number]
+        found = self._engine.generate([list(prompt) for prompt in taken], replace(sampling, n=first + sampling.n))
+        written = []
+        for number, completions in zip(taken.values(), found, strict=True):
+            for sample, completion in enumerate(completions[first:]):
+                last = len(completion.tokens) - 1
+                for i, (token, logprob) in enumerate(zip(completion.tokens, completion.logprobs, strict=True)):
+                    written.append(Written(number, sample, token, logprob, completion if i == last else None))
+        return written
+
+
+def running_batch(engine: Engine) -> RunningBatch:
+    """The engine's own, or one that stands in for it."""
+    if "continuous" in engine.capabilities and isinstance(engine, Continuous):
+        return engine.running_batch()
+    return PlainBatch(engine)

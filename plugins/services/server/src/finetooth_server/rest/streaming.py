@@ -1,0 +1,110 @@
+"""Tokens as they are written, as server-sent events (WHATWG HTML, section 9.2): `tokens` for what was added, `end` with
+the finished call, and comments while nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from finetooth_server.keys import Caller
+from finetooth_server.log import Call
+from finetooth_server.rest.routes import ANSWERS, CallerOf, ServiceOf, shown
+from finetooth_server.service import Service
+from finetooth_server.streams import Piece
+
+EVENTS = "text/event-stream"
+
+streaming_router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}})
+
+
+class TextSoFar:
+    """The text of a completion whose tokens come bit by bit. What decodes to half a letter waits for the rest.
+
+    Args:
+        decode: from token ids to text.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._context = self._told = 0
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens add; a token's letters can depend on the one before, so that is decoded again."""
+        self._tokens += tokens
+        before = self._decode(self._tokens[self._context : self._told])
+        now = self._decode(self._tokens[self._context :])
+        if len(now) <= len(before) or now.endswith("\ufffd"):
+            return ""
+        self._context, self._told = self._told, len(self._tokens)
+        return now[len(before) :]
+
+
+@streaming_router.get(
+    "/calls/{id}/stream",
+    response_class=StreamingResponse,
+    responses={
+        **ANSWERS,
+        200: {"description": "events `tokens` and, last, `end` with the call", "content": {EVENTS: {"schema": {
+            "type": "string"}}}},
+    },
+)  # fmt: skip
+async def stream(id: str, caller: CallerOf, service: ServiceOf) -> StreamingResponse:
+    """Tokens of a `generate` as they are written, from the beginning of the call; then the call itself. Other calls
+    have no tokens, only an end. A stream that broke off can be asked for again."""
+    decode = await asyncio.to_thread(_decoder, service, caller, id)
+    events = _events(service, caller, id, decode)
+    first = await anext(events)  # what is wrong is said before the answer begins
+
+    async def all_of_them() -> AsyncIterator[str]:
+        yield first
+        async for event in events:
+            yield event
+
+    return StreamingResponse(all_of_them(), media_type=EVENTS, headers={"Cache-Control": "no-store"})
+
+
+async def _events(
+    service: Service, caller: Caller, id_: str, decode: Callable[[Sequence[int]], str]
+) -> AsyncIterator[str]:
+    texts: dict[int, TextSoFar] = {}
+    with service.streams.place(caller):
+        yield ": open\n\n"
+        async for one in service.streams.follow(caller, id_):
+            if one is None:
+                yield ": still waiting\n\n"
+            elif isinstance(one, Call):
+                yield _event("end", shown(one))
+            else:
+                text = texts.setdefault(one.completion, TextSoFar(decode)).add(one.tokens)
+                yield _event("tokens", {**_shown(one), "text": text})
+
+
+def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[int]], str]:
+    """Of the base model that a call samples.
+
+    Raises:
+        Unknown: there is no such call, or it is another tenant's.
+    """
+    queue = service.log.fetch(caller, id_).queue
+    sampler = queue.removeprefix("sampler:")
+    base = service.model(caller, queue).base if sampler == queue else service.sampler(caller, sampler)[0]
+    return service.tokenizer(base).decode
+
+
+def _shown(piece: Piece) -> dict[str, Any]:
+    return {
+        "completion": piece.completion,
+        "index": piece.index,
+        "tokens": list(piece.tokens),
+        "logprobs": list(piece.logprobs),
+    }
+
+
+def _event(name: str, content: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n"

@@ -1,0 +1,197 @@
+"""The sampling calls that are being written: one batch, which calls join as they come and leave as they finish.
+
+A batch reads one set of weights. Calls for other weights wait for their turn: `Limits.turn` seconds after the oldest of
+them came, nobody joins the present batch any more, and when it is empty they have theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import Completion, Engine, FinetoothError, wire
+from finetooth_hooks.continuous import RunningBatch
+from sqlalchemy import select
+
+from finetooth_server.audit import Audit
+from finetooth_server.checkpoints import WEIGHTS, Checkpoint, Checkpoints
+from finetooth_server.faults import Unknown
+from finetooth_server.log import REFUSED, Due, Log
+from finetooth_server.plain_batch import running_batch
+from finetooth_server.records import Records, samplers
+from finetooth_server.sampling import Samplers, begin
+from finetooth_server.settings import Settings
+from finetooth_server.streams import Streams
+
+LOGGER = logging.getLogger("finetooth.server")
+
+
+@dataclass
+class _Writing:
+    """A call in the batch.
+
+    Attributes:
+        result: but for its completions.
+        count: completions that it waits for.
+    """
+
+    call: Due
+    result: dict[str, Any]
+    count: int
+    completions: dict[int, Completion]
+
+
+class SamplingTurns:
+    """Only the writer's thread calls it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records,
+        log: Log,
+        pool: Samplers,
+        checkpoints: Checkpoints,
+        audit: Audit,
+        streams: Streams,
+    ) -> None:
+        self._settings, self._records, self._log, self._pool = settings, records, log, pool
+        self._checkpoints, self._audit, self._streams = checkpoints, audit, streams
+        self._key = ""
+        self._engine: Engine | None = None
+        self._batch: RunningBatch | None = None
+        self._writing: dict[int, _Writing] = {}
+
+    @property
+    def busy(self) -> bool:
+        """There is a token to write."""
+        return bool(self._writing)
+
+    @property
+    def count(self) -> int:
+        """Calls in the batch."""
+        return len(self._writing)
+
+    def admit(self) -> bool:
+        """Let calls that wait join, as far as they may; True if others wait behind them that may join later."""
+        besides = [one.call.id for one in self._writing.values()]
+        oldest = self._log.oldest_waiting(besides)
+        if oldest.pop(REFUSED, None) is not None:
+            for call in self._log.waiting_in(REFUSED, besides, before=float("inf"), most=1024):
+                self._fail(call, json.loads(call.arguments or b"")["refused"], "user")
+        if not oldest:
+            return False
+        if not self._writing:
+            self._turn_to(min(oldest, key=oldest.__getitem__))
+        end = min((came for key, came in oldest.items() if key != self._key), default=float("inf"))
+        room = self._settings.limits.batch - len(self._writing)
+        if self._key in oldest and room > 0:
+            before = end + self._settings.limits.turn
+            for call in self._log.waiting_in(self._key, besides, before=before, most=room):
+                self._add(call)
+        return True
+
+    def step(self) -> None:
+        """Write one token of every call in the batch."""
+        assert self._batch is not None
+        try:
+            written = self._batch.step()
+        except Exception as error:  # whose fault it is shows when each is written alone
+            self._alone(error)
+            return
+        for one in written:
+            writing = self._writing[one.request]
+            self._streams.write(writing.call.id, one.sample, one.token, one.logprob)
+            if one.completion is not None:
+                writing.completions[one.sample] = one.completion
+        for request in {one.request for one in written}:
+            self._streams.ring(self._writing[request].call.id)
+        self._finish()
+
+    def close(self) -> None:
+        """Leave what is being written to the next server."""
+        self._writing.clear()
+        self._batch = self._engine = None
+
+    def _finish(self) -> None:
+        ended = {n: one for n, one in self._writing.items() if len(one.completions) == one.count}
+        if not ended:
+            return
+        for number, one in ended.items():
+            del self._writing[number]
+            found = [wire.encode_completion(one.completions[sample]) for sample in sorted(one.completions)]
+            one.result["completions"] = found or one.result["completions"]
+        self._log.finish_all([(one.call, one.result) for one in ended.values()])
+        for one in ended.values():
+            self._ended(one.call, "done")
+
+    def _turn_to(self, key: str) -> None:
+        if key != self._key:
+            self._key, self._batch, self._engine = key, None, None
+
+    def _add(self, call: Due) -> None:
+        try:
+            self._open(call)
+            assert self._engine is not None and self._batch is not None
+            content = json.loads(call.arguments or b"")["arguments"]
+            result, number, count = begin(self._engine, self._batch, content, call.id)
+        except Exception as error:
+            self._failed(call, error)
+            return
+        if count:
+            self._writing[number] = _Writing(call, result, count, {})
+        else:
+            self._log.finish(call, result)
+            self._ended(call, "done")
+
+    def _open(self, call: Due) -> None:
+        """See that the call may read its weights, and have a batch that reads them."""
+        recipe, checkpoint = self._weights(call)
+        if self._batch is None:
+            folder = None if checkpoint is None else self._checkpoints.folder(checkpoint, WEIGHTS)
+            self._engine = self._pool.engine(recipe, folder)
+            self._batch = running_batch(self._engine)
+
+    def _alone(self, error: Exception) -> None:
+        """A step failed: write each call that was in it to its end by itself."""
+        calls = [one.call for one in self._writing.values()]
+        self._writing.clear()
+        self._batch = None
+        for call in calls:
+            self._streams.end(call.id)
+            if len(calls) == 1:
+                self._failed(call, error)
+                continue
+            self._add(call)
+            while self._writing:
+                self.step()
+
+    def _weights(self, call: Due) -> tuple[Mapping[str, Any], Checkpoint | None]:
+        """The recipe and the checkpoint that a sampling call reads."""
+        with self._records.read() as connection:
+            row = connection.execute(
+                select(samplers).where(samplers.c.id == call.queue.removeprefix("sampler:"))
+            ).first()
+        if row is None:
+            raise Unknown("the sampling session is gone", action="make another one")
+        if row.checkpoint is None:
+            return self._settings.models[row.base], None
+        checkpoint = self._checkpoints.get(row.tenant, row.checkpoint)
+        return checkpoint.recipe, checkpoint
+
+    def _failed(self, call: Due, error: Exception) -> None:
+        if isinstance(error, FinetoothError):
+            self._fail(call, str(error), "user")
+            return
+        LOGGER.error("%s %s failed", call.operation, call.id, exc_info=error)
+        self._fail(call, f"the server failed: {type(error).__name__}", "server")
+
+    def _fail(self, call: Due, error: str, category: str) -> None:
+        self._log.finish(call, None, error=error, category=category)
+        self._ended(call, "failed")
+
+    def _ended(self, call: Due, outcome: str) -> None:
+        self._streams.end(call.id)
+        self._audit.add("sample finished", tenant=call.tenant, model=call.queue, seq=call.seq, outcome=outcome)
