@@ -118,8 +118,10 @@ def from_url(
         write_json(folder / PLAN, found.plan)
         write_json(folder / RUN, {"id": found.manifest["run"], "started_in": str(Path.cwd())})
         return folder
-    problem = f"no checkpoint is whole, {len(names)} cannot be used" if names else "there is no checkpoint"
-    raise UserError(f"{url}: {problem}", action="check the URL: it is the one in checkpoint.stores")
+    if names:
+        problem = f"no checkpoint is whole, {len(names)} cannot be used"
+        raise UserError(f"{url}: {problem}", action=f"see: ft checkpoint verify {url}")
+    raise UserError(f"{url}: there is no checkpoint", action="check the URL: it is the one in checkpoint.stores")
 
 
 def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Any:
