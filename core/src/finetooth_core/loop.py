@@ -24,7 +24,7 @@ from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 from finetooth_core.artifact import write_folder, write_json
 from finetooth_core.checkpoints.history import History
 from finetooth_core.checkpoints.keeper import Keeper
-from finetooth_core.checkpoints.names import name_of
+from finetooth_core.checkpoints.names import name_of, newest_first
 from finetooth_core.checkpoints.resume import Found
 from finetooth_core.checkpoints.run_state import (
     BadStep,
@@ -181,12 +181,24 @@ class Loop:
                 self.keeper.leave()
             ending = self.end(ending, artifact)
             outcome = self.outcome(ending, artifact)
-            write_json(self.job.context.folder / "result.json", result(outcome, self.manifest, self.kept()))
+            ending = self.write_result(outcome, ending)
         if ending.error is not None:
             raise ending.error
         if outcome.status == "interrupted":
             self.say(f"{outcome.reason}: {self.what_is_kept(artifact)}")
         return outcome
+
+    def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
+        """Write result.json; that it cannot be written never hides how the run ended otherwise."""
+        path = self.job.context.folder / "result.json"
+        try:
+            write_json(path, result(outcome, self.manifest, self.kept()))
+        except OSError as error:
+            problem = EngineError(f"{path} cannot be written: {error.strerror or error}", action="make room")
+            if ending.error is None and ending.status != "interrupted":
+                return failed(problem)
+            self.say(str(problem))
+        return ending
 
     def outcome(self, ending: Ending, artifact: Path | None) -> Outcome:
         """What result.json will say, as far as it is known now."""
@@ -386,6 +398,7 @@ class Loop:
         except StopRun as stop:
             ending = ending.stopped(stop)
         except Exception as error:
+            self.say_what_was_saved()
             if ending.error is None and ending.status != "interrupted":
                 return failed(error)
             self.say(f"the state after step {self.progress.step} could not be saved: {error}")
@@ -477,6 +490,14 @@ class Loop:
             "resumed": [asdict(one) for one in self.record.resumed],
             "checkpoints": {"saved": self.keeper.saved, "stalled_seconds": round(self.keeper.stalled, 6)},
         }
+
+    def say_what_was_saved(self) -> None:
+        """Name the newest checkpoint that is in its place."""
+        folder = self.keeper.keeping.folder
+        names = newest_first(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if names:
+            run = self.job.context.folder
+            self.say(f"the newest checkpoint that could be written is {names[0]}; go on from it with: ft resume {run}")
 
     def what_is_kept(self, artifact: Path | None) -> str:
         """One clause for a run that was interrupted."""

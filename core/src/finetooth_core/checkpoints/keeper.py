@@ -21,6 +21,7 @@ from typing import Any
 from finetooth_hooks.checkpoints import MANIFEST, Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
 from finetooth_hooks.errors import FinetoothError, StoreError
+from finetooth_hooks.manifests import hashes_remembered
 
 from finetooth_core.artifact import read_manifest, settle_folder, stage_folder, write_json, write_text
 from finetooth_core.checkpoints import history, run_state
@@ -228,6 +229,7 @@ class Keeper:
 
     # --- in the thread that saves -------------------------------------------------------------------------------------
 
+    @hashes_remembered()
     def _keep(self, work: Work) -> None:
         snapshot = work.snapshot.to_host() if work.snapshot is not None else None
         if snapshot is not None:
