@@ -97,6 +97,15 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
     )
 
 
+def newest_step(keeping: Keeping) -> int:
+    """The step of the newest checkpoint, whole or not; -1 if there is none, or nobody says."""
+    try:
+        names = [name for name, _ in _candidates(keeping, None)] if keeping.folder.is_dir() or keeping.remote else []
+    except FinetoothError:
+        names = []
+    return max((step_of(name) or 0 for name in names), default=-1)
+
+
 def read(folder: Path, run: str = "") -> Found:
     """A checkpoint, every file checked.
 
@@ -183,7 +192,7 @@ def base_changes(before: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str
 def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[Store | None]]]:
     """Names of checkpoints, newest first, each with where it may be had; None is the disk."""
     places: dict[str, list[Store | None]] = {}
-    for path in keeping.folder.iterdir():
+    for path in keeping.folder.iterdir() if keeping.folder.is_dir() else ():
         if path.is_dir() and step_of(path.name) is not None:
             places.setdefault(path.name, []).append(None)
     for store in keeping.remote:

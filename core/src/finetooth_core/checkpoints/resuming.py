@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,19 @@ from finetooth_hooks.nearest import nearest_path
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.checkpoints import comparison
-from finetooth_core.checkpoints.keeping import FOLDER, store_of
+from finetooth_core.checkpoints.keeping import FOLDER, keeping_of, store_of
 from finetooth_core.checkpoints.names import name_of, newest_first, step_of
-from finetooth_core.checkpoints.resume import Found, base_changes, differences, fetch, read, versions
+from finetooth_core.checkpoints.resume import (
+    Found,
+    NoCheckpoint,
+    base_changes,
+    differences,
+    fetch,
+    newest_good,
+    newest_step,
+    read,
+    versions,
+)
 from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.run_folder import PLAN, RECIPE, RUN, as_decided, is_run_folder, plan_of
 
@@ -176,6 +187,32 @@ def split(url: str, at: int | None = None) -> tuple[str, int | None]:
 def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
     for registered in context.catalog.all("store"):
         yield getattr(registered.entry, "claims", None)
+
+
+def find(session: Session, resuming: Resuming) -> Found:
+    """The checkpoint that a run goes on from: the newest in its stores, or in those that it had before, since a run may
+    go on to another place.
+
+    Raises:
+        NoCheckpoint: there is none.
+        UserError: there is none that is whole.
+    """
+    from finetooth_core.context import RunContext
+    from finetooth_core.recipe import load
+
+    assert session.job.keeping is not None
+    places = [session.job.keeping]
+    recipe = load(session.folder / RECIPE)
+    if recipe.checkpoint.stores != session.recipe.checkpoint.stores:
+        try:
+            places.append(keeping_of(RunContext(recipe, session.plugins.catalog, session.folder, session.plugins)))
+        except FinetoothError as error:
+            session.say(f"where the run kept its checkpoints before cannot be asked: {error}")
+    *others, last = sorted(places, key=lambda place: -newest_step(place))
+    for place in others:
+        with suppress(NoCheckpoint):
+            return newest_good(place, session.run_id, session.say, resuming.at)
+    return newest_good(last, session.run_id, session.say, resuming.at)
 
 
 def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
