@@ -18,7 +18,7 @@ from typing import Any
 from finetooth_hooks.checkpoints import ResumingTracker
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Interruptible
 from finetooth_hooks.errors import EngineError, FinetoothError, Interrupted, NotFinite, StopRun
-from finetooth_hooks.protocols import Method
+from finetooth_hooks.protocols import Method, ReadsBeginning
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
@@ -125,6 +125,9 @@ class Loop:
         Raises:
             UserError: it does not fit the engine or the method.
         """
+        for part in (self.method, *self.job.evaluators):
+            if isinstance(part, ReadsBeginning):
+                part.read_beginning(self.engine)
         self.engine.load(found.folder / "engine")
         self.record.history = found.history
         self.record.resumed = [*found.state.resumed, resumed]
