@@ -66,3 +66,33 @@ def test_what_the_commands_say(six: Path, ft: Ft) -> None:
     assert code == 2 and out.startswith("step-6: whole\nstep-4: ") and "has 4 bytes in place of" in out
     code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "1", "--yes")
     assert code == 0 and out.startswith("step-4 stays: ") and out.endswith("nothing to remove\n")
+
+
+def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(
+    recipe: Callable[..., Any], ft: Ft, tmp_path: Path
+) -> None:
+    """Evaluations at 3, 6 and 7, the end; checkpoints at 2, 4, 6 and 7: the value of step 3 is none of step 4."""
+    rows = {"name": "tasks", "task": "family", "count": 6, "seed": 6}
+    content = recipe(train={**TRAIN, "max_steps": 7}, evaluate={"every": 3})
+    content["data"]["eval"] = rows
+    content["checkpoint"] = {"every": 2, "keep_last": 0, "select_on": "eval/loss"}
+    content["output"] = str(tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    code, _, said = ft("run", tmp_path / "recipe.yaml")
+    assert code == 0 and "nothing has measured" not in said, said
+    listed = json.loads(ft("checkpoint", "list", tmp_path / "run", "--json")[1])
+    measured = {row["step"]: row["metrics"]["eval/loss"] for row in listed if "eval/loss" in row["metrics"]}
+    assert sorted(measured) == [6, 7] and [row["step"] for row in listed] == [7, 6, 4, 2]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["artifact_step"] == min(measured, key=lambda step: measured[step])
+    told = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {
+        t["step"]: t["metrics"]["loss"] for t in told if t["event"] == "evaluation" and t["step"] in (6, 7)
+    } == measured
+
+    content |= {"output": str(tmp_path / "misspelt"), "evaluate": {"every": 3, "before": False}}
+    content["checkpoint"]["select_on"] = "eval/los"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    said = ft("run", tmp_path / "recipe.yaml")[2]
+    assert "nothing has measured eval/los so far, by which the best is chosen; there are loss" in said
+    assert "no checkpoint has the metric eval/los, measured at its step; the artifact is of the last step" in said

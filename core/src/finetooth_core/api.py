@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from finetooth_core.checkpoints.resuming import Resuming
     from finetooth_core.context import RunContext
-    from finetooth_core.loop import Loop, Record
+    from finetooth_core.loop import Loop
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
     from finetooth_core.recipe import Recipe
+    from finetooth_core.record import Record
 
 
 class Session:

@@ -22,7 +22,6 @@ from finetooth_hooks.protocols import Method, ReadsBeginning
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
-from finetooth_core.checkpoints.history import History
 from finetooth_core.checkpoints.keeper import Keeper
 from finetooth_core.checkpoints.names import name_of, newest_first
 from finetooth_core.checkpoints.resume import Found
@@ -40,36 +39,11 @@ from finetooth_core.events import Events, Progress, RunView
 from finetooth_core.interrupts import Interrupt, interrupts
 from finetooth_core.meter import Meter
 from finetooth_core.plan import Job
+from finetooth_core.record import Record
 from finetooth_core.recording import Recorder
 
 BAD_IN_A_ROW = 10
 """After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""
-
-
-@dataclass
-class Record:
-    """What a run has reported so far.
-
-    Attributes:
-        history: every report.
-        best: the best value of each evaluation metric.
-        bad_steps, resumed: see `RunState`.
-    """
-
-    history: History = field(default_factory=History)
-    best: dict[str, float] = field(default_factory=dict)
-    bad_steps: list[BadStep] = field(default_factory=list)
-    resumed: list[Resumed] = field(default_factory=list)
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """In the order in which they came."""
-        return [report for report in self.history.reports if isinstance(report, Evaluation)]
-
-    @property
-    def losses(self) -> list[float]:
-        """By step."""
-        return [report.loss for report in self.history.reports if isinstance(report, StepReport)]
 
 
 @dataclass
@@ -252,7 +226,8 @@ class Loop:
             with self.recorder.span(OBSERVERS_SPAN):
                 self.tell(report)
             self.recorder.after(report.step)
-            if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
+            last = report.step == self.progress.total_steps  # evaluated at the end anyway: before it is saved
+            if last or (recipe.evaluate.every and report.step % recipe.evaluate.every == 0):
                 self.evaluate()
             if self.keeper.due(report.step, report.epoch):
                 self.save_checkpoint()
@@ -443,7 +418,10 @@ class Loop:
         best = self.keeper.keeping.best
         found = self.keeper.best_folder(best) if best is not None else None
         if found is None:
-            self.say(f"checkpoint.select_on: no checkpoint has the metric {metric}; the artifact is of the last step")
+            self.say(
+                f"checkpoint.select_on: no checkpoint has the metric {metric}, measured at its step; the artifact is "
+                "of the last step"
+            )
             return self.progress.step
         step, folder = found
         if step != self.progress.step:
@@ -477,6 +455,12 @@ class Loop:
         about = {**self.manifest, "step": self.progress.step}
         self.keeper.settle()
         self.tell_saved()  # of the one before, so that what plugins make of it is in this one
+        best = self.keeper.keeping.best
+        if best is not None and self.saved_at < 0 and best.metric not in self.progress.metrics:
+            have = ", ".join(sorted(self.progress.metrics))
+            self.say(
+                f"checkpoint: nothing has measured {best.metric} so far, by which the best is chosen; there are {have}"
+            )
         self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
         self.saved_at = self.progress.step
 

@@ -8,7 +8,6 @@ superfluous. Another thread sends it to the remote stores. What has its name is 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import threading
 import time
@@ -250,8 +249,7 @@ class Keeper:
             for name, text in self._texts.items():
                 write_text(folder / name, text)
 
-        finite = {name: value for name, value in work.state.metrics.items() if math.isfinite(value)}
-        about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": finite}
+        about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": work.state.measured_here()}
         staged = stage_folder(target, fill, about)
         try:
             reason = self._judge(Candidate(work.state.step, staged, work.state.metrics), work.engine)
