@@ -55,7 +55,9 @@ class Found:
         return self.folder / "recipe.yaml"
 
 
-def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None) -> Found:
+def newest_good(
+    keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None, *, sends: bool = True
+) -> Found:
     """The newest whole checkpoint of a run, from the disk, else from a remote store. One that is damaged is set aside
     and named, one of another run is named.
 
@@ -63,6 +65,7 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
         run: id of the run; empty if it is not known.
         at: the step it must be of; None is the newest. What is newer than that is set aside: it is no longer what the
             run comes to.
+        sends: the run sends what comes now to these remote stores.
 
     Raises:
         NoCheckpoint: there is none.
@@ -71,7 +74,7 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
     keeping.folder.mkdir(parents=True, exist_ok=True)
     for left in keeping.folder.glob(STAGED):  # half of a checkpoint, from a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    if at is not None:
+    if at is not None and sends:
         _check_remote_ends_at(keeping, at)
     passed = 0
     for name, stores in _candidates(keeping, at):

@@ -200,8 +200,9 @@ def find(session: Session, resuming: Resuming) -> Found:
     from finetooth_core.context import RunContext
     from finetooth_core.recipe import load
 
-    assert session.job.keeping is not None
-    places = [session.job.keeping]
+    own = session.job.keeping
+    assert own is not None
+    places = [own]
     recipe = load(session.folder / RECIPE)
     if recipe.checkpoint.stores != session.recipe.checkpoint.stores:
         try:
@@ -211,8 +212,8 @@ def find(session: Session, resuming: Resuming) -> Found:
     *others, last = sorted(places, key=lambda place: -newest_step(place))
     for place in others:
         with suppress(NoCheckpoint):
-            return newest_good(place, session.run_id, session.say, resuming.at)
-    return newest_good(last, session.run_id, session.say, resuming.at)
+            return newest_good(place, session.run_id, session.say, resuming.at, sends=place is own)
+    return newest_good(last, session.run_id, session.say, resuming.at, sends=last is own)
 
 
 def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
