@@ -48,7 +48,7 @@ class Zygote:
         order = {
             "arguments": arguments,
             "log": str(folder / "log.txt"),
-            "environment": {"FT_KILL_AT": kill_at},
+            "environment": {"FT_KILL_AT": kill_at, "FT_CACHE": str(folder / "cache")},
             "folder": str(folder),
         }
         assert self._process.stdin is not None

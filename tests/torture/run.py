@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
+from method_cases import write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Result, cases, table, trials  # type: ignore[import-not-found]
 
@@ -37,6 +38,7 @@ def main() -> int:
     done = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
     model = folder / "model"
     write_data(folder)
+    write_method_data(folder)
     with server() as environment:
         zygote = Zygote(environment)
         make_model(zygote, model)
@@ -97,7 +99,8 @@ def page(results: list[Result]) -> str:
         "that nobody disturbed.",
         "",
         f"{len(results)} runs over {len(cases())} recipes, in which every pair of precision, adapter, dropout,",
-        "accumulation, kind of data, place of saving, schedule and optimizer occurs;",
+        "accumulation, kind of data, place of saving, schedule and optimizer occurs, and in which every method learns",
+        "from preferences or rewards: references that follow the policy, losses that remember, heads;",
         f"{kills} kills, {sum(result.resumed for result in results)} resumes, "
         f"{sum(result.remote for result in results)} runs with object storage beside the disk.",
         f"Runs that came out different: {len(bad)}.",

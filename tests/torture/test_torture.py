@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CHOICES, pairs, pairwise, write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
+from method_cases import write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
 
@@ -36,6 +37,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
     pytest.importorskip("moto")
     folder = tmp_path_factory.mktemp("torture")
     write_data(folder)
+    write_method_data(folder)
     with server() as environment:
         zygote = Zygote(environment)
         yield Arena(zygote, folder, tiny_llama)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cases import CHOICES, Case, pairwise  # type: ignore[import-not-found]
 from killing import Ended, Zygote, differences, disturbed, left, undisturbed  # type: ignore[import-not-found]
+from method_cases import METHOD_CASES, MethodCase  # type: ignore[import-not-found]
 from s3 import BUCKET  # type: ignore[import-not-found]
 
 MOST: dict[str, int] = {"rename": 12, "replace": 30, "fsync": 60, "unlink": 30}
@@ -29,7 +30,7 @@ class Trial:
     """
 
     number: int
-    case: Case
+    case: Case | MethodCase
     kills: int
     points: tuple[str, ...]
     remote: bool
@@ -56,8 +57,8 @@ class Result:
         return asdict(self)
 
 
-def cases(seed: int = 0) -> list[Case]:
-    """Every pair of choices, over every schedule and optimizer that is installed."""
+def cases(seed: int = 0) -> list[Case | MethodCase]:
+    """Every pair of choices, over every schedule and optimizer that is installed; then the other methods."""
     from finetooth_core import manager
 
     catalog = manager.start().catalog
@@ -65,7 +66,7 @@ def cases(seed: int = 0) -> list[Case]:
         kind: tuple(sorted(r.entry.name for r in catalog.all(kind) if r.distribution == "finetooth-standard"))
         for kind in ("schedule", "optimizer")
     }
-    return pairwise(seed, **{**CHOICES, **standard})
+    return [*pairwise(seed, **{**CHOICES, **standard}), *METHOD_CASES]
 
 
 def trials(count: int, kills: int, *, instrumented: int, seed: int = 0) -> Iterator[Trial]:

@@ -1,7 +1,8 @@
 """finetooth: fine-tune language models.
 
-`finetooth.run(recipe)` trains; `finetooth.engine(recipe)` gives the engine to drive step by step. Importing this
-package is cheap; frameworks are imported when a recipe needs them.
+`finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
+`finetooth.engine(recipe)` gives the engine to drive step by step. Importing this package is cheap; frameworks are
+imported when a recipe needs them.
 
 Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked
 for.
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_core.api import Session, engine, run, session
+from finetooth_core.api import Session, engine, resume, run, session
 
-__all__ = ["Session", "engine", "run", "session"]
+__all__ = ["Session", "engine", "resume", "run", "session"]
 
 
 def __getattr__(name: str) -> Any:

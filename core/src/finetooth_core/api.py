@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from finetooth_core.checkpoints.resuming import Resuming
     from finetooth_core.context import RunContext
-    from finetooth_core.loop import Loop, Record
+    from finetooth_core.loop import Loop
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
     from finetooth_core.recipe import Recipe
+    from finetooth_core.record import Record
 
 
 class Session:
@@ -140,13 +141,12 @@ class Session:
         return self._loop().run()
 
     def _go_on(self, resuming: Resuming) -> Outcome:
-        from finetooth_core.checkpoints.resume import NoCheckpoint, newest_good
-        from finetooth_core.checkpoints.resuming import check
+        from finetooth_core.checkpoints.resume import NoCheckpoint
+        from finetooth_core.checkpoints.resuming import check, find
 
-        assert self.job.keeping is not None
         self.run_id = run_id(self.folder)
         try:
-            found = newest_good(self.job.keeping, self.run_id, self.say, resuming.at)
+            found = find(self, resuming)
         except NoCheckpoint:
             if resuming.at is not None:
                 raise

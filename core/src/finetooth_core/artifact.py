@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import EngineError, FinetoothError, UserError
-from finetooth_hooks.manifests import MANIFEST, ManifestProblem, check_folder, listed_files, sealed, sha256_of
+from finetooth_hooks.manifests import (
+    MANIFEST,
+    ManifestProblem,
+    check_folder,
+    listed_files,
+    remembered_sha256,
+    sealed,
+)
 from finetooth_hooks.manifests import read_manifest as manifest_of
 
 DAMAGED = "the folder is damaged; use another checkpoint"
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_ACTIONS = {
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f), or choose another output",
+    errno.EACCES: "check the rights of that folder, or choose another output",
+    errno.EPERM: "check the rights of that folder, or choose another output",
+    errno.EROFS: "choose another output",
+}
+"""What to do, by the number of the system's error."""
 
 
 def write_folder(
@@ -53,13 +72,11 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         fill(beside)
         files = sorted(path for path in beside.rglob("*") if path.is_file())
-        names = {path.relative_to(beside).as_posix(): path for path in files}
-        sizes = {name: path.stat().st_size for name, path in names.items()}
-        content = {
-            **about,
-            "files": {name: {"sha256": sha256_of(path), "size": sizes[name]} for name, path in names.items()},
+        listed = {
+            path.relative_to(beside).as_posix(): {"sha256": remembered_sha256(path), "size": path.stat().st_size}
+            for path in files
         }
-        write_json(beside / MANIFEST, sealed(content))
+        write_json(beside / MANIFEST, sealed({**about, "files": listed}))
         for path in (*files, *(path for path in beside.rglob("*") if path.is_dir()), beside):
             _flush(path)
         beside.chmod(0o755)  # mkdtemp makes it private; the folder is as public as its parent
@@ -151,13 +168,19 @@ def write_text(path: Path, text: str) -> None:
         _flush(beside)
         beside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         error.filename = str(path)  # what the user knows, not the file beside it
         raise
 
 
 def _unwritable(target: Path, error: Exception) -> EngineError:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-    return EngineError(f"{target} cannot be written: {said}", action="make room or choose another output")
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
+        number = int(found[1])
+    said = f"{type(error).__name__}: {error}" if number is None else os.strerror(number)
+    action = _ACTIONS.get(number or 0, "make room or choose another output")
+    return EngineError(f"{target} cannot be written: {said}", action=action)
 
 
 def _flush(path: Path) -> None:

@@ -18,13 +18,12 @@ from typing import Any
 from finetooth_hooks.checkpoints import ResumingTracker
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Interruptible
 from finetooth_hooks.errors import EngineError, FinetoothError, Interrupted, NotFinite, StopRun
-from finetooth_hooks.protocols import Method
+from finetooth_hooks.protocols import Method, ReadsBeginning
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
-from finetooth_core.checkpoints.history import History
 from finetooth_core.checkpoints.keeper import Keeper
-from finetooth_core.checkpoints.names import name_of
+from finetooth_core.checkpoints.names import name_of, newest_first
 from finetooth_core.checkpoints.resume import Found
 from finetooth_core.checkpoints.run_state import (
     BadStep,
@@ -40,36 +39,11 @@ from finetooth_core.events import Events, Progress, RunView
 from finetooth_core.interrupts import Interrupt, interrupts
 from finetooth_core.meter import Meter
 from finetooth_core.plan import Job
+from finetooth_core.record import Record
 from finetooth_core.recording import Recorder
 
 BAD_IN_A_ROW = 10
 """After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""
-
-
-@dataclass
-class Record:
-    """What a run has reported so far.
-
-    Attributes:
-        history: every report.
-        best: the best value of each evaluation metric.
-        bad_steps, resumed: see `RunState`.
-    """
-
-    history: History = field(default_factory=History)
-    best: dict[str, float] = field(default_factory=dict)
-    bad_steps: list[BadStep] = field(default_factory=list)
-    resumed: list[Resumed] = field(default_factory=list)
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """In the order in which they came."""
-        return [report for report in self.history.reports if isinstance(report, Evaluation)]
-
-    @property
-    def losses(self) -> list[float]:
-        """By step."""
-        return [report.loss for report in self.history.reports if isinstance(report, StepReport)]
 
 
 @dataclass
@@ -125,6 +99,9 @@ class Loop:
         Raises:
             UserError: it does not fit the engine or the method.
         """
+        for part in (self.method, *self.job.evaluators):
+            if isinstance(part, ReadsBeginning):
+                part.read_beginning(self.engine)
         self.engine.load(found.folder / "engine")
         self.record.history = found.history
         self.record.resumed = [*found.state.resumed, resumed]
@@ -181,12 +158,24 @@ class Loop:
                 self.keeper.leave()
             ending = self.end(ending, artifact)
             outcome = self.outcome(ending, artifact)
-            write_json(self.job.context.folder / "result.json", result(outcome, self.manifest, self.kept()))
+            ending = self.write_result(outcome, ending)
         if ending.error is not None:
             raise ending.error
         if outcome.status == "interrupted":
             self.say(f"{outcome.reason}: {self.what_is_kept(artifact)}")
         return outcome
+
+    def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
+        """Write result.json; that it cannot be written never hides how the run ended otherwise."""
+        path = self.job.context.folder / "result.json"
+        try:
+            write_json(path, result(outcome, self.manifest, self.kept()))
+        except OSError as error:
+            problem = EngineError(f"{path} cannot be written: {error.strerror or error}", action="make room")
+            if ending.error is None and ending.status != "interrupted":
+                return failed(problem)
+            self.say(str(problem))
+        return ending
 
     def outcome(self, ending: Ending, artifact: Path | None) -> Outcome:
         """What result.json will say, as far as it is known now."""
@@ -237,7 +226,8 @@ class Loop:
             with self.recorder.span(OBSERVERS_SPAN):
                 self.tell(report)
             self.recorder.after(report.step)
-            if recipe.evaluate.every and report.step % recipe.evaluate.every == 0:
+            last = report.step == self.progress.total_steps  # evaluated at the end anyway: before it is saved
+            if last or (recipe.evaluate.every and report.step % recipe.evaluate.every == 0):
                 self.evaluate()
             if self.keeper.due(report.step, report.epoch):
                 self.save_checkpoint()
@@ -386,6 +376,7 @@ class Loop:
         except StopRun as stop:
             ending = ending.stopped(stop)
         except Exception as error:
+            self.say_what_was_saved()
             if ending.error is None and ending.status != "interrupted":
                 return failed(error)
             self.say(f"the state after step {self.progress.step} could not be saved: {error}")
@@ -427,7 +418,10 @@ class Loop:
         best = self.keeper.keeping.best
         found = self.keeper.best_folder(best) if best is not None else None
         if found is None:
-            self.say(f"checkpoint.select_on: no checkpoint has the metric {metric}; the artifact is of the last step")
+            self.say(
+                f"checkpoint.select_on: no checkpoint has the metric {metric}, measured at its step; the artifact is "
+                "of the last step"
+            )
             return self.progress.step
         step, folder = found
         if step != self.progress.step:
@@ -461,6 +455,12 @@ class Loop:
         about = {**self.manifest, "step": self.progress.step}
         self.keeper.settle()
         self.tell_saved()  # of the one before, so that what plugins make of it is in this one
+        best = self.keeper.keeping.best
+        if best is not None and self.saved_at < 0 and best.metric not in self.progress.metrics:
+            have = ", ".join(sorted(self.progress.metrics))
+            self.say(
+                f"checkpoint: nothing has measured {best.metric} so far, by which the best is chosen; there are {have}"
+            )
         self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
         self.saved_at = self.progress.step
 
@@ -477,6 +477,14 @@ class Loop:
             "resumed": [asdict(one) for one in self.record.resumed],
             "checkpoints": {"saved": self.keeper.saved, "stalled_seconds": round(self.keeper.stalled, 6)},
         }
+
+    def say_what_was_saved(self) -> None:
+        """Name the newest checkpoint that is in its place."""
+        folder = self.keeper.keeping.folder
+        names = newest_first(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if names:
+            run = self.job.context.folder
+            self.say(f"the newest checkpoint that could be written is {names[0]}; go on from it with: ft resume {run}")
 
     def what_is_kept(self, artifact: Path | None) -> str:
         """One clause for a run that was interrupted."""

@@ -333,3 +333,80 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint is whole, 1 cannot be used"):
         newest_good(one.keeping, "other", said.append)
     assert "is a checkpoint of another run" in said[0]
+    assert names(tmp_path / "checkpoints") == ["step-1"]  # it is whole, and somebody else's: it stays where it is
+
+
+def test_a_run_that_goes_back_leaves_nothing_newer_to_be_taken_for_its_own(tmp_path: Path) -> None:
+    one, _ = keeper(tmp_path, last=2)
+    for step in (1, 2, 3):
+        save(one, step)
+    one.close()
+    assert names(tmp_path / "checkpoints") == ["step-2", "step-3"]
+    said: list[str] = []
+    assert newest_good(one.keeping, "run", said.append, at=2).state.step == 2
+    aside = tmp_path / "checkpoints" / "quarantine" / "step-3"
+    assert said == [f"step-3 is in {aside}"]
+    assert (aside / "reason.txt").read_text() == "the run went on from step 2\n"
+    assert newest_good(one.keeping, "run", said.append).state.step == 2
+
+
+def test_a_run_does_not_go_back_behind_what_was_sent(tmp_path: Path) -> None:
+    far = Folders(tmp_path / "far", moves=False)
+    far.root.mkdir()
+    one, _ = keeper(tmp_path, remote=(far,))
+    for step in (1, 2):
+        save(one, step)
+        one.close()
+    with pytest.raises(UserError, match=r"far holds step-2, which a run that goes on from step 1 does not come from"):
+        newest_good(one.keeping, "run", print, at=1)
+    assert names(far.root) == names(tmp_path / "checkpoints") == ["step-1", "step-2"]
+    assert newest_good(one.keeping, "run", print, at=2).state.step == 2
+
+
+class Faithful(Folders):
+    """Takes no other checkpoint under a name that it keeps, as stores do."""
+
+    def put(self, name: str, folder: Path) -> None:
+        if (self.root / name).exists():
+            raise StoreError(self.place, "another checkpoint of this name is kept")
+        super().put(name, folder)
+
+
+def far_with_a_later_step(tmp_path: Path, run: str) -> Folders:
+    """A remote store that holds step 1, and a step 2 that is damaged."""
+    far = Faithful(tmp_path / "far", moves=False)
+    far.root.mkdir()
+    first, _ = keeper(tmp_path / "first", remote=(far,))
+    (tmp_path / "first").mkdir()
+    for step in (1, 2):
+        first.save(Counting(step), state(step), (), {"step": step, "run": run})  # type: ignore[arg-type]
+        first.close()
+    (far.root / "step-2" / "engine" / "state.json").write_text("torn")
+    return far
+
+
+def test_what_a_run_could_not_go_on_from_gives_way_to_what_it_sends(tmp_path: Path) -> None:
+    far = far_with_a_later_step(tmp_path, "run")
+    one, said = keeper(tmp_path, remote=(far,), last=1)
+    assert newest_good(one.keeping, "run", said.append).state.step == 1
+    one.save(Counting(7), state(2), (), {"step": 2, "run": "run"})  # type: ignore[arg-type]
+    assert one.close() == ""
+    assert verify_folder(far.root / "step-2")["step"] == 2
+    assert (far.root / "step-2" / "engine" / "state.json").read_text() == "7"
+
+
+def test_a_step_that_a_run_has_not_come_to_is_not_its_newest(tmp_path: Path) -> None:
+    far = far_with_a_later_step(tmp_path, "run")
+    one, _ = keeper(tmp_path, remote=(far,), last=1)
+    newest_good(one.keeping, "run", print)
+    one.save(Counting(), replace(state(1), seconds=1.0), (), {"step": 1, "run": "run"})  # type: ignore[arg-type]
+    assert one.close() == ""
+    assert names(far.root) == ["step-1", "step-2"]  # the damaged one did not push it out
+
+
+def test_what_another_run_sent_is_not_touched(tmp_path: Path) -> None:
+    far = far_with_a_later_step(tmp_path, "other")
+    one, _ = keeper(tmp_path, remote=(far,))
+    save(one, 2)
+    assert "another checkpoint of this name is kept" in one.close()
+    assert (far.root / "step-2" / "engine" / "state.json").read_text() == "torn"

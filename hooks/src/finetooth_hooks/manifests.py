@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,16 +183,50 @@ def folder_files(folder: Path) -> dict[str, Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a file's content, hexadecimal; the file is read."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        before = _identity(file.fileno())
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if (hashes := _hashes.get()) is not None and _identity(file.fileno()) == before:
+            hashes[before] = found
+    return found
 
 
-def check_folder(folder: Path, *, more: bool = False) -> dict[str, ListedFile]:
+@contextmanager
+def hashes_remembered() -> Iterator[None]:
+    """While entered, `remembered_sha256` knows what this thread has read: for whoever writes a checkpoint, so that each
+    file is not read once for every list it stands on."""
+    token = _hashes.set({})
+    try:
+        yield
+    finally:
+        _hashes.reset(token)
+
+
+def remembered_sha256(path: Path) -> str:
+    """As `sha256_of`, but a file that this thread has read since `hashes_remembered` was entered, and that was not
+    touched since, is not read again."""
+    hashes = _hashes.get()
+    known = hashes.get(_identity(path)) if hashes else None
+    return known or sha256_of(path)
+
+
+_Identity = tuple[int, int, int, int, int]
+_hashes: ContextVar[dict[_Identity, str] | None] = ContextVar("hashes", default=None)
+
+
+def _identity(file: Path | int) -> _Identity:
+    """Of a file and its content: another one after whatever is written to it."""
+    found = os.fstat(file) if isinstance(file, int) else file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) -> dict[str, ListedFile]:
     """Compare every file of a folder with its manifest; returns what the manifest lists.
 
     Args:
         more: files that are not listed may be there too, such as a model card beside an artifact.
+        remembered: see `remembered_sha256`; else every file is read.
 
     Raises:
         ManifestProblem: names the first file that is missing, not listed, of another size or of another content.
@@ -201,7 +238,7 @@ def check_folder(folder: Path, *, more: bool = False) -> dict[str, ListedFile]:
             raise ManifestProblem(f"{path} is missing")
         if path not in listed:
             raise ManifestProblem(f"{path} is not in {MANIFEST}")
-        check_file(path, found[path], listed[path])
+        check_file(path, found[path], listed[path], remembered=remembered)
     return listed
 
 
@@ -225,8 +262,11 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def check_file(name: str, path: Path, listed: ListedFile) -> None:
+def check_file(name: str, path: Path, listed: ListedFile, *, remembered: bool = False) -> None:
     """Compare one file with what the manifest says of it.
+
+    Args:
+        remembered: see `remembered_sha256`; else it is read.
 
     Raises:
         ManifestProblem: it differs, or cannot be read.
@@ -235,7 +275,7 @@ def check_file(name: str, path: Path, listed: ListedFile) -> None:
         size = path.stat().st_size
         if listed.size is not None and size != listed.size:
             raise ManifestProblem(f"{name} has {size} bytes in place of {listed.size}")
-        if sha256_of(path) != listed.sha256:
+        if (remembered_sha256 if remembered else sha256_of)(path) != listed.sha256:
             raise ManifestProblem(f"{name} differs from its SHA-256 in {MANIFEST}")
     except OSError as error:
         raise ManifestProblem(f"{name} cannot be read: {error.strerror}") from error
@@ -251,9 +291,11 @@ __all__ = [
     "check_name",
     "check_paths",
     "folder_files",
+    "hashes_remembered",
     "is_name",
     "listed_files",
     "read_manifest",
+    "remembered_sha256",
     "seal",
     "sealed",
     "sha256_of",

@@ -585,6 +585,21 @@ class KnownData(Protocol):
 
 
 @runtime_checkable
+class ReadsBeginning(Protocol):
+    """A method or an evaluator that takes something from the weights as they are before the first step of a run. What
+    it takes is in no checkpoint, so a run that goes on lets it look again."""
+
+    def read_beginning(self, engine: Engine) -> None:
+        """Called when a run goes on, after `prepare` and before the saved state is loaded; not in a run that begins,
+        whose first step or evaluation finds the weights as they are.
+
+        Raises:
+            FinetoothError: it could not be had.
+        """
+        ...
+
+
+@runtime_checkable
 class BringsRoles(Protocol):
     """A method that says by its options which models it needs beside the policy."""
 
@@ -821,6 +836,7 @@ __all__ = [
     "IdentifiedSource",
     "ImagePlace",
     "KnownData",
+    "ReadsBeginning",
     "KnownSource",
     "Loader",
     "Method",

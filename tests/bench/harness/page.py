@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import charts, figures, floorpage, goals, tables
+from harness import charts, figures, floorpage, goals, saving, tables
 from harness.goals import NOT_MEASURED
 from harness.results import Results
 from harness.workloads import WORKLOADS
@@ -178,7 +178,7 @@ def goals_section(results: Results) -> str:
     lines = ["## Goals, and what was reached", "", "| Workload | Goal | Reached | |", "|---|---|---|---|"]
     words = {True: "met", False: "**not met**", None: ""}
     told = {name: anchor for name, anchor in WHY.items() if name != "floor" or floorpage.section(results)}
-    for goal in goals.table(results):
+    for goal in (*goals.table(results), *saving.goals(results.get("saving"))):
         why = f" ([why]({told[goal.why]}))" if goal.met is False and goal.why in told else ""
         lines.append(f"| {goal.workload} | {goal.goal} | {goal.reached} | {words[goal.met]}{why} |")
     return "\n".join([*lines, ""])
@@ -197,6 +197,7 @@ def workload_section(
         "startup": tables.startup_table,
         "scaling": tables.scaling_tables,
         "overhead": tables.overhead_table,
+        "saving": saving.table,
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):

@@ -268,6 +268,27 @@ OVERHEAD = Workload(
     ),
 )
 
+SAVING = Workload(
+    "s",
+    "saving",
+    "Saving",
+    "A run of (a) with a checkpoint every 20 steps, written in the background, and one without: the time is from the "
+    "end of the first step until the last state is kept. Below it, the state of a full fine-tune of the same model "
+    "after one step, saved and loaded by turns with the same tensors through torch: `engine state` is safetensors "
+    "with a SHA-256 of each file, verified when it is loaded; `checkpoint` is that in a folder with a manifest, "
+    "flushed to the disk, and to be compared with `torch.save, fsync`. What is read lies in the page cache.",
+    {
+        "smoke": {"rows": 8, "batch_size": 4, "every": 1, "repeats": 1},
+        "quick": {"rows": 168, "batch_size": 4, "every": 20, "repeats": 3},
+        "full": {"rows": 328, "batch_size": 4, "every": 20, "repeats": 3},
+    },
+    (
+        Contender("every 20 steps", "ours_saving.py", {"saves": True}, rounds=ONCE),
+        Contender("none", "ours_saving.py", {"saves": False}, rounds=ONCE),
+        Contender("states", "ours_state_io.py", {"rows": 8}, rounds=ONCE),
+    ),
+)
+
 
 def _profiles() -> tuple[Contender, ...]:
     """One recording for each workload whose speed has a goal, by the workload's name."""
@@ -335,6 +356,7 @@ WORKLOADS: tuple[Workload, ...] = (
     STARTUP,
     SCALING,
     OVERHEAD,
+    SAVING,
     PROFILE,
     TUNING,
 )

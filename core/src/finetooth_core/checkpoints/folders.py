@@ -14,10 +14,11 @@ from finetooth_hooks.errors import FinetoothError, StoreError, UserError
 from finetooth_hooks.manifests import listed_files
 
 from finetooth_core.artifact import read_manifest, verify_folder
-from finetooth_core.checkpoints import run_state
+from finetooth_core.checkpoints import quarantine, run_state
 from finetooth_core.checkpoints.keeping import FOLDER
-from finetooth_core.checkpoints.names import newest_first, step_of
-from finetooth_core.checkpoints.resuming import open_store
+from finetooth_core.checkpoints.names import name_of, newest_first, step_of
+from finetooth_core.checkpoints.resuming import disk_of, open_store, split
+from finetooth_core.run_folder import is_run_folder
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,14 @@ class Place:
             assert self.folder is not None
             found = newest_first(path.name for path in self.folder.iterdir() if path.is_dir())
         if not found:
-            raise UserError(f"{self.name}: there is no checkpoint", action="give a run folder, or set checkpoint.every")
+            elsewhere = "check the URL: it is the one in checkpoint.stores"
+            action = elsewhere if self.store is not None else "give a run folder, or set checkpoint.every"
+            raise UserError(f"{self.name}: there is no checkpoint", action=action)
         return found
+
+    def set_aside(self) -> Mapping[str, str]:
+        """What does not count, by name, with the reason."""
+        return {} if self.folder is None or self.only else quarantine.reasons(self.folder)
 
     def manifest(self, name: str) -> Mapping[str, Any]:
         """The manifest of a checkpoint, its own SHA-256 checked.
@@ -124,12 +131,19 @@ def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[s
         UserError: there is nothing of the kind.
     """
     if "://" in reference:
-        head, _, last = reference.rstrip("/").rpartition("/")
-        url, only = (head, last) if step_of(last) is not None else (reference, "")
-        return Place(reference, store=open_store(url, plugins=plugins, blocked=blocked), only=only)
+        url, step = split(reference)
+        store = open_store(url, plugins=plugins, blocked=blocked)
+        if step is not None and name_of(step) not in (there := newest_first(store.names())):
+            action = f"there are: {', '.join(there)}" if there else "check the URL: it is the one in checkpoint.stores"
+            raise UserError(f"{url}: there is no {name_of(step)}", action=action)
+        return Place(reference, store=store, only="" if step is None else name_of(step))
     path = Path(reference)
     if (path / FOLDER).is_dir():
         return Place(reference, folder=path / FOLDER)
+    if is_run_folder(path) and step_of(path.name) is None:
+        folder = disk_of(path, plugins=plugins, blocked=blocked)
+        if folder is not None and folder.is_dir():
+            return Place(str(folder), folder=folder)
     if (path / MANIFEST).is_file() or (path.is_dir() and step_of(path.name) is not None):
         return Place(reference, folder=path.parent, only=path.name)
     if path.is_dir() and newest_first(one.name for one in path.iterdir() if one.is_dir()):

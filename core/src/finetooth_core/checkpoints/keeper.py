@@ -7,32 +7,31 @@ superfluous. Another thread sends it to the remote stores. What has its name is 
 
 from __future__ import annotations
 
-import math
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
+from finetooth_hooks.checkpoints import MANIFEST, Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
 from finetooth_hooks.errors import FinetoothError, StoreError
+from finetooth_hooks.manifests import hashes_remembered
 
 from finetooth_core.artifact import read_manifest, settle_folder, stage_folder, write_json, write_text
 from finetooth_core.checkpoints import history, run_state
 from finetooth_core.checkpoints.cadence import Cadence, Clock
 from finetooth_core.checkpoints.names import name_of, step_of
+from finetooth_core.checkpoints.quarantine import set_aside
 from finetooth_core.checkpoints.retention import Best, ranked, superfluous
 from finetooth_core.checkpoints.run_state import RunState
 from finetooth_core.checkpoints.worker import Pending, Worker
 
 NEVER = Cadence()
-QUARANTINE = "quarantine"
-REASON = "reason.txt"
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,7 @@ class Keeper:
         self._metrics: dict[tuple[int, str], Mapping[str, float]] = {}
         self._stands_on: Mapping[str, Any] | None = None
         self._unsent = ""
+        self._newest = -1
         self._left = False
         self._placing = threading.Lock()
 
@@ -201,6 +201,7 @@ class Keeper:
         if self._unsent:
             self._send(self._unsent)
             self._wait_for_uploads()
+        self._tidy(self.keeping.disk, self._newest)  # what had to stay until it was sent
         problem = next((f"{pending.error}" for _, pending in self._uploads if pending.error is not None), "")
         return problem if self._unsent else ""
 
@@ -227,6 +228,7 @@ class Keeper:
 
     # --- in the thread that saves -------------------------------------------------------------------------------------
 
+    @hashes_remembered()
     def _keep(self, work: Work) -> None:
         snapshot = work.snapshot.to_host() if work.snapshot is not None else None
         if snapshot is not None:
@@ -247,8 +249,7 @@ class Keeper:
             for name, text in self._texts.items():
                 write_text(folder / name, text)
 
-        finite = {name: value for name, value in work.state.metrics.items() if math.isfinite(value)}
-        about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": finite}
+        about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": work.state.measured_here()}
         staged = stage_folder(target, fill, about)
         try:
             reason = self._judge(Candidate(work.state.step, staged, work.state.metrics), work.engine)
@@ -262,9 +263,10 @@ class Keeper:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         self.saved += 1
+        self._newest = work.state.step
         self._in_place.append(target)
         self._send(work.name)
-        self._tidy(self.keeping.disk)
+        self._tidy(self.keeping.disk, work.state.step)
 
     def _place(self, name: str, staged: Path) -> None:
         target = self.keeping.folder / name
@@ -311,13 +313,13 @@ class Keeper:
         problems = []
         for store in self.keeping.remote:
             try:
-                store.put(name, self.keeping.folder / name)
+                self._put(store, name)
             except Exception as error:
                 problem = error if isinstance(error, StoreError) else StoreError(store.place, f"{error}")
                 problems.append(str(problem))
                 continue
             try:
-                self._tidy(store)
+                self._tidy(store, step_of(name) or 0)
             except Exception as error:
                 self._say(f"{store.place}: what is superfluous could not be removed: {error}")
         if problems:
@@ -327,6 +329,22 @@ class Keeper:
             self._unsent = ""
         if self.keeping.disk is None:
             shutil.rmtree(self.keeping.folder / name, ignore_errors=True)
+
+    def _put(self, store: Store, name: str) -> None:
+        """Send a folder. What is there under its name from the same run gives way: it was damaged, or the run could not
+        go on from it and comes here again.
+
+        Raises:
+            StoreError: it could not be sent.
+        """
+        folder = self.keeping.folder / name
+        try:
+            store.put(name, folder)
+        except StoreError:
+            if not _is_of_same_run(store, name, folder):
+                raise
+            store.remove(name)
+            store.put(name, folder)
 
     def _wait_for_uploads(self) -> None:
         for _, pending in self._uploads:
@@ -349,13 +367,15 @@ class Keeper:
             found[step] = self._metrics.get(key, {})
         return found
 
-    def _tidy(self, store: Store | None) -> None:
-        """Let go of what is superfluous; not of what is being sent."""
+    def _tidy(self, store: Store | None, now: int) -> None:
+        """Let go of what is superfluous; not of what is being sent. What says it is of a later step than `now` is
+        nothing that this run has come to: it does not count, and stays."""
         if store is None:
             return
         busy = {name for name, pending in self._uploads if not pending.done.is_set()}
         mine = store is self.keeping.disk
-        for step in superfluous(self._found(store), self.keeping.last, self.keeping.best):
+        found = {step: metrics for step, metrics in self._found(store).items() if step <= now}
+        for step in superfluous(found, self.keeping.last, self.keeping.best):
             name = name_of(step)
             if mine and (name in busy or name == self._unsent):
                 continue
@@ -363,11 +383,11 @@ class Keeper:
             self._metrics.pop((id(store), name), None)
 
 
-def set_aside(folder: Path, name: str, reason: str) -> Path:
-    """Move a folder into `quarantine` beside it, with the reason in a file; returns where it is."""
-    place = folder.parent / QUARANTINE
-    place.mkdir(exist_ok=True)
-    target = next(path for path in (place / (name if n == 1 else f"{name}-{n}") for n in count(1)) if not path.exists())
-    folder.rename(target)
-    write_text(target / REASON, reason + "\n")
-    return target
+def _is_of_same_run(store: Store, name: str, folder: Path) -> bool:
+    """Whether a store keeps another checkpoint of this name and run."""
+    try:
+        there, here = store.manifest(name), (folder / MANIFEST).read_bytes()
+        run = json.loads(here).get("run")
+        return there != here and bool(run) and json.loads(there).get("run") == run
+    except (FinetoothError, OSError, ValueError, AttributeError):
+        return False

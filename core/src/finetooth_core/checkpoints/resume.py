@@ -17,8 +17,9 @@ from finetooth_hooks.plan import Plan
 from finetooth_core.artifact import read_manifest, verify_folder
 from finetooth_core.checkpoints import history, run_state
 from finetooth_core.checkpoints.history import History
-from finetooth_core.checkpoints.keeper import Keeping, set_aside
+from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.names import name_of, newest_first, step_of
+from finetooth_core.checkpoints.quarantine import set_aside
 from finetooth_core.checkpoints.run_state import RunState
 
 STAGED = ".step-*"
@@ -27,6 +28,10 @@ STAGED = ".step-*"
 
 class NoCheckpoint(UserError):
     """A run has not saved anything."""
+
+
+class OtherRun(UserError):
+    """A checkpoint is of another run."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +55,42 @@ class Found:
         return self.folder / "recipe.yaml"
 
 
-def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None) -> Found:
+def newest_good(
+    keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None, *, sends: bool = True
+) -> Found:
     """The newest whole checkpoint of a run, from the disk, else from a remote store. One that is damaged is set aside
-    and named.
+    and named, one of another run is named.
 
     Args:
         run: id of the run; empty if it is not known.
-        at: the step it must be of; None is the newest.
+        at: the step it must be of; None is the newest. What is newer than that is set aside: it is no longer what the
+            run comes to.
+        sends: the run sends what comes now to these remote stores.
 
     Raises:
         NoCheckpoint: there is none.
-        UserError: there is none that is whole.
+        UserError: there is none that is whole, or a remote store has newer ones than `at`.
     """
     keeping.folder.mkdir(parents=True, exist_ok=True)
     for left in keeping.folder.glob(STAGED):  # half of a checkpoint, from a process that was killed
         shutil.rmtree(left, ignore_errors=True)
+    if at is not None and sends:
+        _check_remote_ends_at(keeping, at)
     passed = 0
     for name, stores in _candidates(keeping, at):
         for store in stores:
             try:
                 folder = keeping.folder / name if store is None else fetch(store, name, keeping.folder)
-                return read(folder, run)
+                found = read(folder, run)
             except FinetoothError as error:
                 passed += 1
-                where = "" if store is not None else _set_aside(keeping.folder / name, str(error))
+                stays = store is not None or isinstance(error, OtherRun)
+                where = "" if stays else _set_aside(keeping.folder / name, str(error))
                 say(f"{name} cannot be used: {error.problem}{where}")
+                continue
+            if at is not None:
+                _set_newer_aside(keeping.folder, at, say)
+            return found
     wanted = "" if at is None else f" after step {at}"
     if not passed:
         raise NoCheckpoint(f"{keeping.folder}: there is no checkpoint{wanted}", action="see: ft checkpoint list")
@@ -82,6 +98,15 @@ def newest_good(keeping: Keeping, run: str, say: Callable[[str], None], at: int 
         f"{keeping.folder}: no checkpoint{wanted} is whole, {passed} cannot be used",
         action="start a new run with another output",
     )
+
+
+def newest_step(keeping: Keeping) -> int:
+    """The step of the newest checkpoint, whole or not; -1 if there is none, or nobody says."""
+    try:
+        names = [name for name, _ in _candidates(keeping, None)] if keeping.folder.is_dir() or keeping.remote else []
+    except FinetoothError:
+        names = []
+    return max((step_of(name) or 0 for name in names), default=-1)
 
 
 def read(folder: Path, run: str = "") -> Found:
@@ -94,7 +119,7 @@ def read(folder: Path, run: str = "") -> Found:
     if manifest.get("kind") != "checkpoint":
         raise UserError(f"{folder} is no checkpoint", action="give a run folder or a folder in its checkpoints")
     if run and manifest.get("run") != run:
-        raise UserError(f"{folder} is a checkpoint of another run", action="remove it")
+        raise OtherRun(f"{folder} is a checkpoint of another run", action="move it away")
     state = run_state.read(folder / run_state.FILE)
     if state.step != manifest.get("step") or name_of(state.step) != folder.name:
         raise UserError(f"{folder} holds step {state.step}, which its name does not say", action="remove it")
@@ -170,7 +195,7 @@ def base_changes(before: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str
 def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[Store | None]]]:
     """Names of checkpoints, newest first, each with where it may be had; None is the disk."""
     places: dict[str, list[Store | None]] = {}
-    for path in keeping.folder.iterdir():
+    for path in keeping.folder.iterdir() if keeping.folder.is_dir() else ():
         if path.is_dir() and step_of(path.name) is not None:
             places.setdefault(path.name, []).append(None)
     for store in keeping.remote:
@@ -185,6 +210,29 @@ def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[St
     for name in newest_first(places):
         if at is None or step_of(name) == at:
             yield name, places[name]
+
+
+def _check_remote_ends_at(keeping: Keeping, at: int) -> None:
+    """
+    Raises:
+        UserError: a remote store has newer checkpoints: whoever goes on from its URL would take them for what came
+            after `at`.
+        StoreError: it does not say what it has.
+    """
+    for store in keeping.remote:
+        newer = [name for name in newest_first(store.names()) if (step_of(name) or 0) > at]
+        if newer:
+            raise UserError(
+                f"{store.place} holds {', '.join(newer)}, which a run that goes on from step {at} does not come from",
+                action="send what comes now elsewhere, checkpoint.stores='[disk, URL]', or remove them there",
+            )
+
+
+def _set_newer_aside(folder: Path, at: int, say: Callable[[str], None]) -> None:
+    """Move newer checkpoints away, lest they be taken for what comes after `at`."""
+    for name in newest_first(path.name for path in folder.iterdir() if path.is_dir()):
+        if (step_of(name) or 0) > at:
+            say(f"{name} is in {set_aside(folder / name, name, f'the run went on from step {at}')}")
 
 
 def _set_aside(folder: Path, reason: str) -> str:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.errors import FinetoothError, UserError
+from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
 from finetooth_hooks.nearest import nearest_path
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.checkpoints import comparison
-from finetooth_core.checkpoints.keeping import FOLDER, store_of
-from finetooth_core.checkpoints.names import newest_first, step_of
-from finetooth_core.checkpoints.resume import Found, base_changes, differences, fetch, read, versions
+from finetooth_core.checkpoints.keeping import FOLDER, keeping_of, store_of
+from finetooth_core.checkpoints.names import name_of, newest_first, step_of
+from finetooth_core.checkpoints.resume import (
+    Found,
+    NoCheckpoint,
+    base_changes,
+    differences,
+    fetch,
+    newest_good,
+    newest_step,
+    read,
+    versions,
+)
 from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.run_folder import PLAN, RECIPE, RUN, as_decided, is_run_folder, plan_of
 
 if TYPE_CHECKING:
     from finetooth_core.api import Session
+    from finetooth_core.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ def resume_session(
     """A session that goes on with a run.
 
     Args:
-        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to.
+        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to, or of one of them.
         recipe: in place of the run's own.
         output: the run folder for what comes from a URL.
 
@@ -65,7 +77,8 @@ def resume_session(
 
     say = say or (lambda line: None)
     if "://" in str(run):
-        folder = from_url(str(run), output, plugins=plugins, blocked=blocked, say=say)
+        url, at = split(str(run), at)
+        folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
     else:
         folder, at = _run_folder(Path(run), at)
         if output is not None:
@@ -83,11 +96,15 @@ def from_url(
     url: str,
     output: str | None,
     *,
+    at: int | None = None,
     plugins: Sequence[str] = (),
     blocked: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> Path:
     """Bring the newest whole checkpoint of a run to this machine, as the beginning of a run folder; returns the folder.
+
+    Args:
+        at: the step it must be of; None is the newest.
 
     Raises:
         UserError: nothing is there, or nothing that is whole; or the folder is used already.
@@ -96,9 +113,12 @@ def from_url(
     folder = Path(output) if output is not None else Path("runs") / url.rstrip("/").rpartition("/")[2]
     if is_run_folder(folder):
         return folder  # it has been fetched already: what is newer is found when it goes on
-    if folder.exists() and any(path.name != FOLDER for path in folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and all(path.name == FOLDER for path in folder.iterdir())):
         raise UserError(f"output: {folder} exists and is not an empty folder", action="choose another with --output")
-    names = newest_first(store.names())
+    there = newest_first(store.names())
+    names = [name for name in there if at is None or step_of(name) == at]
+    if there and not names:
+        raise UserError(f"{url}: there is no {name_of(at or 0)}", action=f"there are: {', '.join(there)}")
     for name in names:
         try:
             found = read(fetch(store, name, folder / FOLDER))
@@ -109,15 +129,17 @@ def from_url(
         write_json(folder / PLAN, found.plan)
         write_json(folder / RUN, {"id": found.manifest["run"], "started_in": str(Path.cwd())})
         return folder
-    problem = f"no checkpoint is whole, {len(names)} cannot be used" if names else "there is no checkpoint"
-    raise UserError(f"{url}: {problem}", action="check the URL: it is the one in checkpoint.stores")
+    if names:
+        problem = f"no checkpoint is whole, {len(names)} cannot be used"
+        raise UserError(f"{url}: {problem}", action=f"see: ft checkpoint verify {url}")
+    raise UserError(f"{url}: there is no checkpoint", action="check the URL: it is the one in checkpoint.stores")
 
 
 def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Any:
     """The store that knows a URL.
 
     Raises:
-        UserError: none does.
+        UserError: none does, or the URL is none of its.
     """
     from finetooth_core import manager
     from finetooth_core.context import RunContext
@@ -125,7 +147,73 @@ def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] 
 
     started = manager.start(files=plugins, blocked=blocked)
     context = RunContext(load({"model": "none"}), started.catalog, Path("runs"), started)
-    return store_of(context, url, "checkpoint.stores")[1]
+    if not any(claim is not None and claim(url) is not None for claim in _claims(context)):
+        raise UserError(f"{url}: no store that is installed knows this address", action="see: ft plugins list")
+    try:
+        return store_of(context, url, "checkpoint.stores")[1]
+    except RecipeError as error:  # the address stands on the command line, in no recipe
+        raise UserError(error.problem.removeprefix(f"{error.setting}: "), action=error.action) from error
+
+
+def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Path | None:
+    """Where the recipe of a run keeps checkpoints on this machine; None if it does not say.
+
+    Raises:
+        UserError: the recipe cannot be read, or one of its stores is not there.
+    """
+    from finetooth_core import manager
+    from finetooth_core.context import RunContext
+    from finetooth_core.recipe import load
+
+    recipe = load(run / RECIPE)
+    if isinstance(recipe.checkpoint.stores, str):
+        return None
+    started = manager.start(files=[*recipe.plugins, *plugins], blocked=blocked, base=recipe.folder)
+    context = RunContext(recipe, started.catalog, run, started)
+    for index, pick in enumerate(recipe.checkpoint.stores):
+        entry, store = store_of(context, pick, f"checkpoint.stores.{index}")
+        if entry.tier == "disk":
+            return Path(store.place)
+    return None
+
+
+def split(url: str, at: int | None = None) -> tuple[str, int | None]:
+    """The URL of a run and a step, from the URL of the run or of one of its checkpoints."""
+    head, _, last = url.rstrip("/").rpartition("/")
+    step = step_of(last)
+    return (url, at) if step is None else (head, step)
+
+
+def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
+    for registered in context.catalog.all("store"):
+        yield getattr(registered.entry, "claims", None)
+
+
+def find(session: Session, resuming: Resuming) -> Found:
+    """The checkpoint that a run goes on from: the newest in its stores, or in those that it had before, since a run may
+    go on to another place.
+
+    Raises:
+        NoCheckpoint: there is none.
+        UserError: there is none that is whole.
+    """
+    from finetooth_core.context import RunContext
+    from finetooth_core.recipe import load
+
+    own = session.job.keeping
+    assert own is not None
+    places = [own]
+    recipe = load(session.folder / RECIPE)
+    if recipe.checkpoint.stores != session.recipe.checkpoint.stores:
+        try:
+            places.append(keeping_of(RunContext(recipe, session.plugins.catalog, session.folder, session.plugins)))
+        except FinetoothError as error:
+            session.say(f"where the run kept its checkpoints before cannot be asked: {error}")
+    *others, last = sorted(places, key=lambda place: -newest_step(place))
+    for place in others:
+        with suppress(NoCheckpoint):
+            return newest_good(place, session.run_id, session.say, resuming.at, sends=place is own)
+    return newest_good(last, session.run_id, session.say, resuming.at, sends=last is own)
 
 
 def check(session: Session, resuming: Resuming, found: Found) -> Resumed:

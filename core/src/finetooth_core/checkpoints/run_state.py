@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -85,6 +86,16 @@ class RunState:
     random: Mapping[str, Any] = field(default_factory=dict)
     bad_steps: Sequence[BadStep] = ()
     resumed: Sequence[Resumed] = ()
+
+    def measured_here(self) -> dict[str, float]:
+        """Metrics by which the state is compared with others: finite ones; of evaluations only those of these
+        weights."""
+        stale = self.evaluated_at != self.step
+        return {
+            name: value
+            for name, value in self.metrics.items()
+            if math.isfinite(value) and not (stale and name.startswith("eval/"))
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Plain data.

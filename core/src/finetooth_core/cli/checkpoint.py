@@ -53,6 +53,8 @@ def list_(state: State, place: str, as_json: bool) -> int:
         cells.append([row["name"], size, str(row.get("problem", metrics))])
     console = Console(highlight=False)
     render.show(console, render.table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
+    for name, reason in found.set_aside().items():
+        click.echo(f"in quarantine: {name}, {reason}")
     return 2 * bool(problems)
 
 
@@ -135,6 +137,9 @@ def prune(state: State, place: str, keep_last: int, keep_best: int | None, metri
         step = step_of(name)
         assert step is not None
         metrics[step] = found.manifest(name).get("metrics", {})
+    if keep_best is not None and not any(metric in one for one in metrics.values()):
+        have = ", ".join(sorted({name for one in metrics.values() for name in one})) or "none"
+        raise UserError(f"no checkpoint has the metric {metric}", action=f"there are: {have}")
     way = mode_of(metric) if mode == "auto" else mode
     best = None if keep_best is None else Best(keep_best, metric, "min" if way == "min" else "max")
     gone = [name_of(step) for step in superfluous(metrics, keep_last, best)]

@@ -7,7 +7,6 @@ unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import UserError
+from finetooth_hooks.manifests import sha256_of
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -88,7 +88,7 @@ def _write(folder: Path, files: Files, content: Mapping[str, Any]) -> None:
     for name, tensors in files.items():
         file = folder / f"{name}.safetensors"
         save_file(_apart(tensors), file)
-        hashes[file.name] = _sha256(file)
+        hashes[file.name] = sha256_of(file)
     (folder / "state.json").write_text(json.dumps({**content, "files": hashes}, indent=1), encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
         )
     try:
         file = _plain_file(path / name)
-        if _sha256(file) != expected:
+        if sha256_of(file) != expected:
             raise OSError("its SHA-256 is another")
     except OSError as error:
         raise UserError(
@@ -135,8 +135,3 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[key] = held.clone() if start in seen or held.untyped_storage().nbytes() != held.nbytes else held
         seen.add(start)
     return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

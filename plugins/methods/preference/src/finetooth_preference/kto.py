@@ -73,11 +73,15 @@ class Kto(BatchedMethod):
         report = replace(preparation.report, notes=(*preparation.report.notes, note))
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
+    def read_beginning(self, engine: Engine) -> None:
+        """See `protocols.ReadsBeginning`: the reference's numbers, if they are to be known before."""
+        if self._policy.precomputed and self._known is None:
+            self._known = known_reference(self._context, engine, self._data)
+
     def steps(self, engine: Engine) -> Iterator[StepReport]:
         """One optimizer step for each batch."""
         batches = self._begun()
-        if self._policy.precomputed:
-            self._known = known_reference(self._context, engine, self._data)
+        self.read_beginning(engine)
         for indices in batches:
             data = self._with_kl(engine, [self._datum(i) for i in indices])
             report = _with_margins(train_step(engine, data, self._loss, batches.epoch))

@@ -43,6 +43,12 @@ class LabelsEvaluator:
             raise DataError("data.eval", "all answers have one label", action="add some of the other kind")
         return preparation.report
 
+    def read_beginning(self, engine: Engine) -> None:
+        """See `protocols.ReadsBeginning`."""
+        if not self._data:
+            self.prepare()
+        self._rewards.read_beginning(engine, self._data)
+
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """
         Raises:

@@ -114,11 +114,15 @@ class PairMethod(BatchedMethod):
         report = report_of(preparation.report, len(self._pairs))
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
+    def read_beginning(self, engine: Engine) -> None:
+        """See `protocols.ReadsBeginning`: the reference's numbers, if they are to be known before."""
+        if self._reads_reference and self._policy.precomputed and self._pairs.known is None:
+            self._pairs.known = known_reference(self._context, engine, self._pairs.rows)
+
     def steps(self, engine: Engine) -> Iterator[StepReport]:
         """One optimizer step for each batch of pairs."""
         batches = self._begun()
-        if self._reads_reference and self._policy.precomputed:
-            self._pairs.known = known_reference(self._context, engine, self._pairs.rows)
+        self.read_beginning(engine)
         for indices in batches:
             data = [datum for i in indices for datum in self._pairs[i]]
             report = replace(train_step(engine, data, self._loss, batches.epoch), rows=len(indices))

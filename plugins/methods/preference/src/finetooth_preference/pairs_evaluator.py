@@ -41,6 +41,12 @@ class PairsEvaluator:
         self._data = pairs.flat()
         return report_of(preparation.report, len(pairs))
 
+    def read_beginning(self, engine: Engine) -> None:
+        """See `protocols.ReadsBeginning`."""
+        if not self._data:
+            self.prepare()
+        self._rewards.read_beginning(engine, self._data)
+
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """
         Raises:

@@ -50,6 +50,11 @@ class Rewards:
         lengths = np.array([int(datum.mask.sum()) for datum in data])
         return (sums / lengths if score == "mean" else sums), sums
 
+    def read_beginning(self, engine: Engine, data: Sequence[Datum]) -> None:
+        """Have the reference's numbers, where the policy before its first step is the reference."""
+        if self._chosen()[0] == "reward" and self._is_precomputed() and self._known is None:
+            self._known = known_reference(self._context, engine, data)
+
     def _reference(self, engine: Engine, data: Sequence[Datum]) -> NDArray[np.float64]:
         if "reference" in engine.capabilities and not self._is_precomputed():
             return _sums(engine, data, "reference")

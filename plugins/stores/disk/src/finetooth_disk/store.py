@@ -86,7 +86,7 @@ class DiskStore:
             if self._is_there(name, folder):
                 return
             if self._is_staged(folder):
-                check_folder(folder)
+                check_folder(folder, remembered=True)  # it is renamed as it lies
                 _flush_all(folder)
                 self._move(folder, name)
                 return

@@ -18,18 +18,18 @@ class Digests:
     """A file in parts.
 
     Attributes:
+        path: of the file.
         size: bytes of the file.
         part: bytes of every part but the last.
         sha256: of the whole file.
         parts: SHA-256 of each part; one part is the whole file.
-        md5: MD5 of each part, hexadecimal: how S3 names parts it has; for recognising them, not for safety.
     """
 
+    path: Path
     size: int
     part: int
     sha256: bytes
     parts: tuple[bytes, ...]
-    md5: tuple[str, ...]
 
     @property
     def whole(self) -> str:
@@ -41,6 +41,16 @@ class Digests:
         """The checksum S3 gives of an object that came in parts: SHA-256 over the SHA-256 of its parts, and how many
         they are."""
         return f"{encoded(hashlib.sha256(b''.join(self.parts)).digest())}-{len(self.parts)}"
+
+    def md5(self, index: int) -> str:
+        """MD5 of part `index`, hexadecimal: how a server that says no SHA-256 names parts it has; for recognising them,
+        not for safety. The part is read."""
+        with self.path.open("rb") as file:
+            file.seek(index * self.part)
+            found = hashlib.md5(usedforsecurity=False)
+            for chunk in _chunks(file.read, self.length(index)):
+                found.update(chunk)
+        return found.hexdigest()
 
     def length(self, index: int) -> int:
         """Bytes of part `index`, from 0."""
@@ -66,19 +76,18 @@ def digests(path: Path, wanted: int) -> Digests:
     """
     size = path.stat().st_size
     part = part_size(size, wanted)
+    count = max(1, -(-size // part))
     whole = hashlib.sha256()
     sha256: list[bytes] = []
-    md5: list[str] = []
     with path.open("rb") as file:
-        for _ in range(max(1, -(-size // part))):
-            ours, short = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        for _ in range(count):
+            ours = hashlib.sha256() if count > 1 else whole
             for chunk in _chunks(file.read, part):
                 whole.update(chunk)
-                ours.update(chunk)
-                short.update(chunk)
+                if ours is not whole:
+                    ours.update(chunk)
             sha256.append(ours.digest())
-            md5.append(short.hexdigest())
-    return Digests(size, part, whole.digest(), tuple(sha256), tuple(md5))
+    return Digests(path, size, part, whole.digest(), tuple(sha256))
 
 
 def _chunks(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:

@@ -205,4 +205,4 @@ def _is_same(part: Any, file: Digests, index: int) -> bool:
         return False
     if part.get("ChecksumSHA256"):
         return bool(part["ChecksumSHA256"] == encoded(file.parts[index]))
-    return bool(part["ETag"].strip('"').lower() == file.md5[index])
+    return bool(part["ETag"].strip('"').lower() == file.md5(index))

@@ -6,12 +6,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetooth_hooks import Context, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+from finetooth_hooks import Context, EngineError, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
 
 FILE = "metrics.jsonl"
 
@@ -38,7 +38,7 @@ class JsonlTracker:
             self._file = path.open("a", encoding="utf-8", newline="\n")
         if torn:  # a killed run may have left half a line; what follows must not be glued to it
             self._file.write("\n")
-        self._write("start", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
+        self._write(run, "start", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
         """Write the file anew: `start`, then what the history says, then `resume`. Lines that an earlier process wrote
@@ -52,37 +52,45 @@ class JsonlTracker:
             self._file.close()
         with _writing(path):
             self._file = beside.open("w", encoding="utf-8", newline="\n")
-            self._write("start", {"step": 0, "total_steps": run.total_steps, "run": run.id})
+            self._write(run, "start", {"step": 0, "total_steps": run.total_steps, "run": run.id})
             for report in history:
-                self._write("step" if isinstance(report, StepReport) else "evaluation", asdict(report))
-            self._write("resume", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
+                self._write(run, "step" if isinstance(report, StepReport) else "evaluation", asdict(report))
+            self._write(run, "resume", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
             os.fsync(self._file.fileno())
             beside.replace(path)  # the file that is open is the one in its place now
 
     def step(self, run: Run, report: StepReport) -> None:
         """One line for the step."""
-        self._write("step", asdict(report))
+        self._write(run, "step", asdict(report))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """One line for the evaluation."""
-        self._write("evaluation", asdict(evaluation))
+        self._write(run, "evaluation", asdict(evaluation))
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """One line for the outcome; close the file."""
-        self._write("end", {"step": run.step, **asdict(outcome)})
+        self._write(run, "end", {"step": run.step, **asdict(outcome)})
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _write(self, event: str, values: Mapping[str, Any]) -> None:
+    def _write(self, run: Run, event: str, values: Mapping[str, Any]) -> None:
         if self._file is None:
             return
         not_finite: list[str] = []
         record = {"event": event, **_plain(values, "", not_finite)}
         if not_finite:
             record["not_finite"] = not_finite
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # what is still to be written cannot be
+                self._file.close()
+            self._file = None
+            raise EngineError(
+                f"trackers: {run.folder / FILE} cannot be written: {error.strerror}", action="make room"
+            ) from error
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""Checkpoints elsewhere than in the run folder, and what the commands say of checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
+
+from killing import differences, left  # type: ignore[import-not-found]
+
+Ft = Callable[..., tuple[int, str, str]]
+TRAIN = {"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 6, "epochs": 9}
+
+
+@pytest.fixture
+def six(recipe: Callable[..., Any], ft: Ft, tmp_path: Path) -> Path:
+    """The folder of a run of six steps, every second one kept."""
+    content = {**recipe(train=TRAIN, checkpoint={"every": 2, "keep_last": 0}), "output": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    code, _, said = ft("run", tmp_path / "recipe.yaml")
+    assert code == 0, said
+    return tmp_path / "run"
+
+
+def test_a_run_goes_on_to_another_place_from_where_it_was(six: Path, ft: Ft, tmp_path: Path) -> None:
+    run, kept = tmp_path / "moved", tmp_path / "kept"
+    shutil.copytree(six, run, ignore=shutil.ignore_patterns("step-6", "artifact", "result.json"))
+    code, _, said = ft("resume", run, f"checkpoint.stores=[{kept}]")
+    assert code == 0, said
+    assert "going on after step 4" in said and "begins anew" not in said
+    assert [path.name for path in kept.iterdir()] == ["step-6"]
+    shutil.copytree(kept / "step-6", run / "checkpoints" / "step-6")
+    assert differences(left(six), left(run)) == []
+    shutil.rmtree(run / "checkpoints")
+    code, out, said = ft("checkpoint", "list", run)  # the run folder says where they are
+    assert (code, said) == (0, "") and "step-6" in out
+    assert "going on after step 6" in ft("resume", run)[2]
+
+
+def test_what_the_commands_say(six: Path, ft: Ft) -> None:
+    aside = six / "checkpoints" / "quarantine" / "step-6"
+    code, _, said = ft("resume", six, "--at", "4")
+    assert code == 0 and f"step-6 is in {aside}" in said
+    code, out, _ = ft("checkpoint", "list", six)
+    assert code == 0 and "in quarantine: step-6, the run went on from step 4\n" in out
+    names = [row["name"] for row in json.loads(ft("checkpoint", "list", six, "--json")[1])]
+    assert names == ["step-6", "step-4", "step-2"]
+
+    says = "no checkpoint has the metric eval/loss (there are: loss)"
+    assert ft("checkpoint", "prune", six, "--keep-last", "1", "--keep-best", "1") == (2, "", f"error: {says}\n")
+    code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "1", "--keep-best", "1", "--metric", "loss")
+    assert code == 0 and out.endswith("nothing was removed; add --yes\n")
+    code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "2", "--yes")
+    assert (code, out) == (0, "step-2 removed\n")
+
+    (six / "checkpoints/step-4/engine/trained.safetensors").write_bytes(b"torn")
+    code, out, _ = ft("checkpoint", "verify", six)
+    assert code == 2 and out.startswith("step-6: whole\nstep-4: ") and "has 4 bytes in place of" in out
+    code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "1", "--yes")
+    assert code == 0 and out.startswith("step-4 stays: ") and out.endswith("nothing to remove\n")
+
+
+def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(
+    recipe: Callable[..., Any], ft: Ft, tmp_path: Path
+) -> None:
+    """Evaluations at 3, 6 and 7, the end; checkpoints at 2, 4, 6 and 7: the value of step 3 is none of step 4."""
+    rows = {"name": "tasks", "task": "family", "count": 6, "seed": 6}
+    content = recipe(train={**TRAIN, "max_steps": 7}, evaluate={"every": 3})
+    content["data"]["eval"] = rows
+    content["checkpoint"] = {"every": 2, "keep_last": 0, "select_on": "eval/loss"}
+    content["output"] = str(tmp_path / "run")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    code, _, said = ft("run", tmp_path / "recipe.yaml")
+    assert code == 0 and "nothing has measured" not in said, said
+    listed = json.loads(ft("checkpoint", "list", tmp_path / "run", "--json")[1])
+    measured = {row["step"]: row["metrics"]["eval/loss"] for row in listed if "eval/loss" in row["metrics"]}
+    assert sorted(measured) == [6, 7] and [row["step"] for row in listed] == [7, 6, 4, 2]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["artifact_step"] == min(measured, key=lambda step: measured[step])
+    told = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {
+        t["step"]: t["metrics"]["loss"] for t in told if t["event"] == "evaluation" and t["step"] in (6, 7)
+    } == measured
+
+    content |= {"output": str(tmp_path / "misspelt"), "evaluate": {"every": 3, "before": False}}
+    content["checkpoint"]["select_on"] = "eval/los"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    said = ft("run", tmp_path / "recipe.yaml")[2]
+    assert "nothing has measured eval/los so far, by which the best is chosen; there are loss" in said
+    assert "no checkpoint has the metric eval/los, measured at its step; the artifact is of the last step" in said

@@ -1,0 +1,93 @@
+"""Recipes of methods that keep more than a place in the data: references that move, losses that remember, heads."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WORDS = ("plum", "pear", "fig", "lime", "date", "kiwi", "nut", "oat", "rye", "bean")
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """One recipe.
+
+    Attributes:
+        name: of the trial.
+        method: the pick.
+        rows: `pairs`, `labels` or `steps`, see `write_method_data`.
+        sections: of the recipe, in place of the usual ones.
+    """
+
+    name: str
+    method: Mapping[str, Any]
+    rows: str = "pairs"
+    sections: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self, folder: Path, model: Path, output: Path) -> dict[str, Any]:
+        """The recipe of the case.
+
+        Args:
+            folder: with the data that `write_method_data` wrote.
+        """
+        rows = str(folder / f"{self.rows}.jsonl")
+        return {
+            "model": str(model),
+            "data": {"train": f"{rows}[:20]", "eval": f"{rows}[20:]", "renderer": "chatml"},
+            "method": dict(self.method),
+            "adapter": {"name": "lora", "rank": 4, "dropout": 0.1},
+            "optimizer": {"name": "adamw", "learning_rate": 5e-3},
+            "schedule": "cosine",
+            "train": {
+                "batch_size": 4, "max_length": 64, "precision": "fp32", "micro_batch_tokens": 128,
+                "max_steps": 9, "epochs": 10,
+            },
+            "evaluate": {"every": 4},
+            "checkpoint": {"every": 2, "keep_last": 3},
+            "trackers": ["jsonl"],
+            "output": str(output),
+            **self.sections,
+        }  # fmt: skip
+
+
+FULL: Mapping[str, Any] = {"adapter": "full", "optimizer": {"name": "adamw", "learning_rate": 1e-3}}
+
+METHOD_CASES = (
+    MethodCase("dpo-adapter_off", {"name": "dpo", "beta": 0.5}),
+    MethodCase("dpo-following_copy", {"name": "dpo", "reference": {"policy": "frozen-copy", "sync_every": 3}}),
+    MethodCase(
+        "dpo-following_copy-full-bf16",
+        {"name": "dpo", "reference": {"sync_every": 3, "mix": 0.4}},
+        sections={**FULL, "train": {
+            "batch_size": 4, "max_length": 64, "precision": "bf16", "max_steps": 9, "epochs": 10,
+        }},
+    ),
+    MethodCase("dpo-precomputed-full", {"name": "dpo", "reference": "precomputed"}, sections=FULL),
+    MethodCase("dpo-running_mean", {"name": "dpo", "losses": ["bco_pair", {"name": "sft", "weight": 0.1}]}),
+    MethodCase("kto", {"name": "kto", "beta": 0.5}, rows="labels"),
+    MethodCase("kto-following_copy", {"name": "kto", "reference": {"sync_every": 2}}, rows="labels"),
+    MethodCase("rm", {"name": "rm", "center_rewards_coefficient": 0.01}),
+    MethodCase("rm-full-fp16", {"name": "rm"}, sections={**FULL, "train": {
+        "batch_size": 4, "max_length": 64, "precision": "fp16", "max_steps": 9, "epochs": 10,
+    }}),
+    MethodCase("prm", {"name": "prm"}, rows="steps"),
+)  # fmt: skip
+
+
+def write_method_data(folder: Path) -> None:
+    """Rows for all cases, from a seed."""
+    draw = random.Random(1)
+
+    def said(least: int, most: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
+
+    pairs = [{"prompt": said(2, 5), "chosen": said(1, 3), "rejected": said(3, 6)} for _ in range(26)]
+    labels = [{"prompt": said(2, 5), "completion": said(1, 5), "label": i % 2 == 0} for i in range(26)]
+    steps = [{"prompt": said(2, 5), "completions": [said(1, 3) for _ in range(3)],
+              "labels": [draw.random() < 0.5 for _ in range(3)]} for _ in range(26)]  # fmt: skip
+    for name, rows in (("pairs", pairs), ("labels", labels), ("steps", steps)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
