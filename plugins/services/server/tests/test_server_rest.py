@@ -170,15 +170,6 @@ def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Any
         ("zero-3", "strategy zero-3: per-step gradient access is incompatible with its parameter sharding"),
         ({"name": "DeepSpeed ZeRO-3"}, "strategy zero-3: per-step gradient access is incompatible with its parameter"),
         ("FSDP_FULL_SHARD", "strategy fsdp-full: per-step gradient access is incompatible with its parameter sharding"),
-        *[
-            (name, f"strategy {standard}: it allows step-by-step calls, but no installed plugin brings it")
-            for name, standard in (
-                ("DDP", "ddp"),
-                ("fsdp_hybrid_shard", "fsdp-hybrid"),
-                ("ZeRO-1", "zero-1"),
-                ("zero2", "zero-2"),
-            )
-        ],
         ("zero-4", "strategy 'zero-4' is not known (did you mean zero-"),
         ({"stage": 3}, "picks none"),
     ],
@@ -188,6 +179,18 @@ def test_a_strategy_is_judged_when_the_session_is_made(client: Any, served: Any,
     answer = httpx.post(f"{served.url}/v1/sessions", json={"base": "tiny", "strategy": strategy})
     assert answer.status_code == 400 and said in answer.json()["error"] and "\n" not in answer.json()["error"]
     assert len(client.sessions()) == before
+
+
+@pytest.mark.parametrize(
+    ("strategy", "named"),
+    [("DDP", "ddp"), ("fsdp_hybrid_shard", "fsdp-hybrid"), ({"name": "ZeRO-1"}, "zero-1"), ("zero2", "zero-2")],
+)
+def test_a_strategy_that_is_plain_training_on_one_device_is_accepted(served: Any, strategy: Any, named: str) -> None:
+    answer = httpx.post(f"{served.url}/v1/sessions", json={"base": "tiny", "strategy": strategy}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    result = answer.json()["result"]
+    assert result["echo"]["strategy"].startswith(f"strategy {named}: accepted; this server trains on one device")
+    assert httpx.delete(f"{served.url}/v1/sessions/{answer.json()['session']}").status_code == 204
 
 
 def test_a_restart_is_only_a_pause(serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace) -> None:

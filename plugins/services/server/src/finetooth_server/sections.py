@@ -18,7 +18,7 @@ TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 """Settings of `train` that a client may write; the others are the server's."""
 
 STRATEGY = "strategy"
-"""How a model is spread over devices; checked, and brought by no plugin yet."""
+"""How a model is to be spread over devices; checked, and brought by no plugin yet."""
 
 STEPWISE = ("ddp", "fsdp-hybrid", "zero-1", "zero-2")
 """Strategies that allow access to gradients between two calls: they shard optimizer state and gradients, or parameters
@@ -48,6 +48,7 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
             continue
         if name == STRATEGY:
             check_strategy(section)
+            continue
         if name not in SECTIONS:
             raise UserError(f"{name}: not a section that a client writes", action=f"it writes {all_of(SECTIONS)}")
         if name == "train":
@@ -59,14 +60,15 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
     return recipe
 
 
-def check_strategy(pick: Any) -> None:
-    """Say what is to be said of a distributed strategy. It always raises, as long as no plugin brings one.
+def check_strategy(pick: Any) -> str:
+    """What is to be said of a distributed strategy that goes with calls that come step by step. While no plugin brings
+    one, a model trains in one process, where each of them is plain training: nothing is left to spread.
 
     Args:
         pick: a name, or a mapping with `name`; capitals, `_` and blanks do not matter.
 
     Raises:
-        UserError: calls that come step by step cannot work with it, it is unknown, or no plugin brings it.
+        UserError: calls that come step by step cannot work with it, or it is unknown.
     """
     named = pick.get("name") if isinstance(pick, Mapping) else pick
     if not isinstance(named, str):
@@ -81,10 +83,7 @@ def check_strategy(pick: Any) -> None:
         near = get_close_matches(name, [*STEPWISE, *REFUSED], 1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"strategy {named!r} is not known", action=f"{meant}choose among {', '.join(STEPWISE)}")
-    raise UserError(
-        f"strategy {name}: it allows step-by-step calls, but no installed plugin brings it",
-        action="leave strategy out to train on one device",
-    )
+    return f"strategy {name}: accepted; this server trains on one device, where it is plain training"
 
 
 def _standard(name: str) -> str:
