@@ -59,6 +59,25 @@ def test_preview_chooses_rows(ft: Run, written: Callable[..., Path], arguments: 
     assert [Path(view["id"]).name for view in json.loads(out)] == ids
 
 
+def test_what_a_format_leaves_out_is_shown_with_the_reason(
+    ft: Run, recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    answers = (("Four.", "Five."), ("Four.", "Four."), ("Four.", ""))
+    rows = [{"prompt": "2+2?", "chosen": chosen, "rejected": rejected} for chosen, rejected in answers]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sections = recipe(method="dpo", data={"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    code, out, _ = ft("data", "preview", path, "--dropped", "--json")
+    told = [(view["number"], Path(view["id"]).name, view["fate"], view["used"]) for view in json.loads(out)]
+    assert code == 0 and told == [
+        (2, "pairs.jsonl:2", "left out: chosen and rejected are the same", False),
+        (3, "pairs.jsonl:3", "left out: rejected is empty", False),
+    ]
+    code, out, _ = ft("data", "preview", path, "--row", "3")
+    assert code == 0 and "left out: rejected is empty" in out
+
+
 def test_what_is_cut_is_shown_as_cut(ft: Run, written: Callable[..., Path]) -> None:
     path = written(*ROWS, train={"max_length": 64, "excess_length": "truncate"})
     _, out, _ = ft("data", "preview", path, "--row", "3", "--json")

@@ -11,18 +11,23 @@ from typing import Any, cast
 
 from finetooth_hooks import (
     arrays,
+    backends,
     context,
     datum,
     engine,
     errors,
     examples,
     losses,
+    models,
     options,
     plan,
     protocols,
+    renderers,
     reports,
     run,
+    sources,
     specs,
+    training,
 )
 from finetooth_hooks import entries as entry_types
 from finetooth_hooks.entries import Entry
@@ -35,6 +40,8 @@ from reference.workspace import Offer, Workspace
 WRITTEN = "<!-- Written by tools/make_reference.py from the code; edit the docstrings there, then run `make docs`. -->"
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
+PROTOCOLS: tuple[ModuleType, ...] = (models, renderers, sources, training, backends)
+"""Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
 TYPE_MODULES: tuple[ModuleType, ...] = (
     options,
@@ -43,7 +50,7 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     datum,
     losses,
     engine,
-    protocols,
+    *PROTOCOLS,
     plan,
     reports,
     run,
@@ -158,10 +165,12 @@ def builder_lines(cls: type[Entry]) -> list[str]:
         ]
     built: type[Any] = losses.LossFn if cls.kind == "loss" else getattr(protocols, cls.__name__)
     described = read_class(built)
+    gathered = built.__module__ in {module.__name__ for module in PROTOCOLS}
+    module = protocols.__name__ if gathered else built.__module__
     lines.append(
         f"`build(options: MyOptions, context: Context) -> {built.__name__}`, where `MyOptions` is a subclass of"
         f" {link('Options')} and the {link('Context')} reaches the rest of the run. `{built.__name__}` is the protocol"
-        f" `{built.__module__}.{built.__name__}`:"
+        f" `{module}.{built.__name__}`:"
     )
     return [*lines, described.doc.text, *attribute_lines(described), *method_lines(described)]
 
@@ -220,7 +229,7 @@ def _classes(module: ModuleType) -> list[type[Any]]:
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
-    return [cls for cls in found if not (module is protocols and cls.__name__ in BUILDER_KINDS)]
+    return [cls for cls in found if not (module in PROTOCOLS and cls.__name__ in BUILDER_KINDS)]
 
 
 def attribute_lines(described: ClassDoc, *, linked: bool = True) -> list[str]:

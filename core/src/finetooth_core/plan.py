@@ -37,6 +37,7 @@ from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
+from finetooth_core.picked_options import check_picked_options
 from finetooth_core.roles import brought_roles, held_roles
 
 
@@ -85,6 +86,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         UserError: bad options, bad data, or a combination that cannot work.
     """
     recipe = context.recipe
+    check_picked_options(context, data=data)
     backend, backend_entry = _part(context, "backend", recipe.backend, Backend)
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts

@@ -115,6 +115,18 @@ def test_check_as_json(ft: Any) -> None:
     assert len(plan["hash"]) == 64
 
 
+def test_wrong_options_of_all_parts_are_said_at_once(ft: Any) -> None:
+    wrong = ("method.strenght=1", "adapter={name: toy, strenght: 2}", "evaluate.evaluators=[{name: toy_score, x: 1}]")
+    answer = ft("check", "recipe.yaml", "data.train=bad.toy", *wrong)
+    assert answer.code == 2
+    said = [line.partition(": unknown option of ")[::2] for line in answer.err.strip().splitlines()]
+    assert [(setting, what.partition(" (")[0]) for setting, what in said] == [
+        ("error: adapter.strenght", "adapter toy"),
+        ("error: method.strenght", "method toy_sft"),
+        ("error: evaluate.evaluators.0.x", "evaluator toy_score"),
+    ]
+
+
 BAD = [
     (["recipe.yml"], "no such file: recipe.yml (did you mean recipe.yaml?)"),
     (["recipe.yaml", "train.seeed=1"], "train.seeed: unknown setting (did you mean train.seed?)"),

@@ -1,4 +1,5 @@
-"""Rows one after the other, the broken ones among them, where a run would end with the first of those."""
+"""Rows one after the other, among them the broken ones, with the first of which a run would end, and those that their
+format leaves out."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example
+from finetooth_hooks.examples import Example, LeftOut
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.tally import Problems
 
@@ -36,18 +37,18 @@ class _Heard(Problems):
         self.waiting.clear()
 
 
-def every_row(rows: SplitRows) -> Iterator[tuple[str, Example] | DataError]:
-    """Ids and examples in order, and an error in place of each row that cannot be read or is not of the format.
+def every_row(rows: SplitRows) -> Iterator[tuple[str, Example | LeftOut] | DataError]:
+    """Ids and examples in order, or why the format leaves one out; and an error in place of each row that cannot be
+    read or is not of the format.
 
     Raises:
         DataError: a source is missing, or cannot be read any further.
     """
     for work in rows.work():
         heard = _Heard()
-        reading = Reading(broken={work.source: heard}, malformed=heard)
-        for item in rows.read(work, reading):
+        for id_, found in rows.outcomes(work, Reading(broken={work.source: heard})):
             yield from heard.taken()
-            yield item
+            yield found if isinstance(found, DataError) else (id_, found)
         yield from heard.taken()
 
 
@@ -57,7 +58,8 @@ class _OneRow(RunContext):
     def examples(self, split: str, *, first: int | None = None) -> Examples:
         if split not in self._examples:
             rows = self.rows(split)
-            good = next((item for item in every_row(rows) if not isinstance(item, DataError)), None)
+            read = (item for item in every_row(rows) if not isinstance(item, DataError))
+            good = next(((id_, found) for id_, found in read if not isinstance(found, LeftOut)), None)
             items = () if good is None else (good,)
             formats = ", ".join(dict.fromkeys(picked.registered.full_name for picked in rows.formats))
             self._examples[split] = Examples(split, items, formats)

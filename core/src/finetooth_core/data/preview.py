@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Example, Rendered
+from finetooth_hooks.examples import Example, LeftOut, Rendered
 from finetooth_hooks.preparation import Limit, render_rows
 from finetooth_hooks.tally import Tally
 
@@ -82,7 +82,7 @@ class RenderedRow:
     Attributes:
         number: from 1, in the order of the source.
         id: as errors name it.
-        rendered: all of its tokens; none if it cannot be rendered.
+        rendered: all of its tokens; none if it cannot be rendered, or its format leaves it out.
         kept: tokens that `train.max_length` keeps.
         fate: what becomes of it, in words.
         used: it becomes data.
@@ -172,6 +172,9 @@ def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> It
             yield _broken(number, item.where, item)
             continue
         id_, example = item
+        if isinstance(example, LeftOut):
+            yield RenderedRow(number, id_, Rendered((), ()), 0, f"left out: {example.reason}", used=False)
+            continue
         try:
             rendered = render(example)
         except DataError as error:

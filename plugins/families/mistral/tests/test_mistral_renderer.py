@@ -158,6 +158,8 @@ def test_reads_back(
 ) -> None:
     """Every answer; v3 trims it. Text that spells a control token is read as text."""
     conversation = data.draw(drawn(version))
+    # a vocabulary of SentencePiece writes a blank as this sign, and so has no token for the sign itself
+    assume(not metaspace or "\u2581" not in repr(conversation))
     renderer = mistral(version, system="last", metaspace=metaspace and version in BLANK)
 
     def normal(message: Message) -> Message:

@@ -30,7 +30,7 @@ NAMES = (
     *("chatml", "deepseek-r1-distill-qwen", "deepseek-v3", "deepseek-v3.1", "gemma-2", "gemma-3", "gpt-oss"),
     *("llama-2-chat", "llama-3", "llama-3.1", "llama-3.2", "mistral-nemo-2407"),
     *("mistral-small-3.2", "mistral-v1", "mistral-v3", "mistral-v3-tekken", "mistral-v7-tekken", "phi-3", "phi-3.5"),
-    *("phi-4-reasoning", "qwen2.5", "qwen3", "qwen3-instruct-2507", "smollm3", "zephyr"),
+    *("phi-4-reasoning", "qwen2.5", "qwen2.5-vl", "qwen3", "qwen3-instruct-2507", "smollm3", "zephyr"),
 )
 """All but those that write no token after the last answer (GLM's, Alpaca's), a blank after a prompt (Vicuna's), or
 break off without tools and drop text beside calls (Hermes')."""

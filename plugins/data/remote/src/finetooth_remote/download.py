@@ -22,6 +22,8 @@ from finetooth_remote.filesystem import file_system, open_stream
 READ_BYTES = 1 << 20
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each new attempt, after a failure that may pass."""
+UNREACHED_WAITS = WAITS[:1]
+"""Where no server answered at all: a mistake in the address, or no network, is said within seconds."""
 MARGIN = 100_000_000
 """Bytes that are left free on the disk."""
 ETAGS = ("ETag", "etag", "e_tag")
@@ -71,14 +73,15 @@ class Downloads:
         Raises:
             DataError: there is no such file, access is denied, or the server keeps failing.
         """
-        for wait in (*WAITS, None):
+        for attempt, wait in enumerate((*WAITS, None)):
             try:
                 return self._fetch(address)
             except Exception as error:  # the libraries of the stores raise classes of their own
                 failure = failure_of(error)
                 if failure is None:
                     raise
-                if failure.final or wait is None:
+                given_up = failure.unreached and attempt >= len(UNREACHED_WAITS)
+                if failure.final or wait is None or given_up:
                     return self._instead(address, failure, error)
                 time.sleep(wait)
         raise AssertionError("unreachable")

@@ -14,7 +14,13 @@ STATUSES = {
 }
 PASSING = frozenset({408, 425, 429})
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+UNTRUSTED = frozenset({"SSLCertVerificationError", "ClientConnectorCertificateError"})
+UNREACHED = frozenset(
+    {"ClientConnectorError", "ConnectionTimeoutError", "EndpointConnectionError", "ConnectTimeoutError", "gaierror"}
+)
 RETRY = "try again later"
+REACH = "check the address and the network; without one, name a local file"
+TRUST = "check the address; a certificate of your own is named by SSL_CERT_FILE"
 
 
 class Failure(Exception):
@@ -22,12 +28,13 @@ class Failure(Exception):
 
     Attributes:
         final: trying again would not help.
+        unreached: no server was there to answer, so that waiting long would help little.
         action: what to do.
     """
 
-    def __init__(self, problem: str, action: str = RETRY, *, final: bool = False) -> None:
+    def __init__(self, problem: str, action: str = RETRY, *, final: bool = False, unreached: bool = False) -> None:
         super().__init__(problem)
-        self.action, self.final = action, final
+        self.action, self.final, self.unreached = action, final, unreached
 
 
 def failure_of(error: BaseException) -> Failure | None:
@@ -51,11 +58,17 @@ def failure_of(error: BaseException) -> Failure | None:
     if status is not None:
         problem, action = STATUSES.get(status, (f"the server answers {status}", RETRY))
         return Failure(problem, action, final=status < 500 and status not in PASSING)
+    if names & UNTRUSTED:
+        return Failure(f"the server's certificate is not trusted ({_said(chain[-1])})", TRUST, final=True)
+    if names & UNREACHED:
+        return Failure(f"the server cannot be reached ({_said(chain[-1])})", REACH, unreached=True)
     if names & {"OSError", "ClientError", "TimeoutError", "BotoCoreError", "HTTPClientError"}:
-        root = chain[-1]
-        said = " ".join(str(root).split())[:200] or type(root).__name__
-        return Failure(f"the server cannot be reached or the connection broke ({said})")
+        return Failure(f"the server cannot be reached or the connection broke ({_said(chain[-1])})")
     return None
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

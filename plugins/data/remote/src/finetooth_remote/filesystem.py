@@ -10,7 +10,7 @@ from finetooth_hooks import PluginError
 from finetooth_remote.address import Address
 from finetooth_remote.plugin import SCHEMES
 
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 5
 READ_SECONDS = 60
 """Without a byte for so long a transfer has failed."""
 
@@ -25,6 +25,10 @@ def file_system(address: Address) -> Any:
     try:
         if address.scheme.startswith("http"):
             options = _http_options()
+        elif address.scheme == "s3":
+            # botocore would try five times, each of the attempts that are made here
+            retries = {"total_max_attempts": 1}
+            options = {"config_kwargs": {"retries": retries, "connect_timeout": CONNECT_SECONDS}}
         return fsspec.filesystem(address.scheme, skip_instance_cache=True, use_listings_cache=False, **options)
     except ImportError as error:
         extra = SCHEMES[address.scheme]

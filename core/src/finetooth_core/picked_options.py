@@ -1,0 +1,54 @@
+"""The options of all that a recipe picks, checked before anything is built: all that is wrong is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks.errors import FinetoothError, RecipeError
+
+from finetooth_core.problems import raise_problems
+from finetooth_core.recipe import AUTO, Recipe, validate_options
+
+if TYPE_CHECKING:
+    from finetooth_core.context import RunContext
+
+SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")
+
+
+def check_picked_options(context: RunContext, *, data: bool) -> None:
+    """Only picks with options of their own are looked at. An entry that is missing or broken is said when it is built.
+
+    Args:
+        data: False where neither a method nor its data are built.
+
+    Raises:
+        RecipeError: options are wrong, one line each.
+    """
+    found: list[RecipeError] = []
+    for kind, setting, pick in _picks(context.recipe, data=data):
+        try:
+            default = pick.get("name") == AUTO
+            name = context.catalog.default(kind, setting=setting).full_name if default else pick["name"]
+            validate_options(context.catalog, kind, {**pick, "name": name}, setting)
+        except RecipeError as error:
+            found.append(error)
+        except (FinetoothError, KeyError):
+            continue
+    raise_problems(found)
+
+
+def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Kind, setting and pick of each part with options."""
+    picks: list[tuple[str, str, Any]] = [(kind, kind, getattr(recipe, kind)) for kind in SECTIONS]
+    if data:
+        picks.append(("method", "method", recipe.method))
+        picks += [(kind, f"data.{kind}", getattr(recipe.data, kind)) for kind in ("format", "renderer", "processor")]
+        for kind, setting, given in (
+            ("evaluator", "evaluate.evaluators", recipe.evaluate.evaluators),
+            ("tracker", "trackers", recipe.trackers),
+        ):
+            picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(given) if given != AUTO]
+    for kind, setting, pick in picks:
+        if isinstance(pick, Mapping) and not (pick.get("name") == AUTO and kind in ("format", "renderer", "processor")):
+            yield kind, setting, pick
