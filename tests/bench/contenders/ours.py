@@ -65,6 +65,7 @@ def main() -> None:
     sizes = [round(len(data) * report.rows / sum(each.rows for each in reports)) for report in reports]
     pairs = [sum(len(datum) ** 2 for datum in rows) / 2 for rows in steps(data, sizes)]
     more = {"pairs_per_second": len(data) / 2 / meter.train_s} if spec.get("method") in PREFERENCE else {}
+    shift = 0 if spec.get("method") == "rm" else 1  # a score stands at a token, a target behind the one that it is of
     meter.trained(
         tokens=sum(report.tokens for report in reports),
         positions=positions,
@@ -77,7 +78,7 @@ def main() -> None:
         rank=16 if spec["adapter"] == "lora" else 0,
         recompute=bool(job.plan.train.gradient_checkpointing),
         rows_digest=rows_digest(
-            ([*datum.tokens, datum.targets[-1]], [i + 1 for i in datum.mask.nonzero()[0]]) for datum in data
+            ([*datum.tokens, datum.targets[-1]], [i + shift for i in datum.mask.nonzero()[0]]) for datum in data
         ),
         **more,
         memory_estimate_bytes=job.plan.memory.total,

@@ -12,6 +12,7 @@ from finetooth_hooks.combining import combined
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.preparation import Limit, Rendering, train_step
+from finetooth_hooks.refusing import refuse_left_out
 
 from finetooth_preference.health import Health
 from finetooth_preference.options import (
@@ -94,6 +95,7 @@ class PairMethod(BatchedMethod):
         self._reads_reference = "reference" in loss.roles
         super().__init__(context, self._policy.loss(loss) if self._reads_reference else loss)
         self._rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": bad_rows, "margins": margins})
+        self._refuses = bad_rows == "raise"
         self._pairs = PairData(())
         self._health = Health(context)
 
@@ -109,6 +111,8 @@ class PairMethod(BatchedMethod):
             DataError: a row is broken, or no pair.
         """
         preparation = self._context.prepare("train", self._rendering, Limit.of(self._context.train))
+        if self._refuses:
+            refuse_left_out(preparation.report, "method.bad_rows")
         self._pairs = PairData(preparation.data)
         batches = self.begin_count(len(self._pairs))
         report = report_of(preparation.report, len(self._pairs))

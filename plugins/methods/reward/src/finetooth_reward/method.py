@@ -10,6 +10,7 @@ from finetooth_hooks import DataError, Datum, Options, Pick, Prepared, RecipeErr
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.refusing import refuse_left_out
 from finetooth_hooks.reports import StepReport
 from pydantic import Field
 
@@ -66,6 +67,8 @@ class Rm(BatchedMethod):
         """
         preparation = self._context.prepare("train", rendering(self._kind, self._options, self._context), None)
         report = preparation.report
+        if self._options.unusable == "raise":
+            refuse_left_out(report, "method.unusable")
         if not report.used:
             raise DataError(
                 "data.train",
