@@ -9,10 +9,10 @@ from finetooth_hooks import DataError, Datum, Engine, Prepared, RecipeError, Ste
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Limit, Rendering, train_step
 from finetooth_hooks.refusing import refuse_left_out
 
-from finetooth_preference.health import Health
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions
 from finetooth_preference.precomputed import Known, known_reference

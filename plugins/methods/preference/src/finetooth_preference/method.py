@@ -11,10 +11,10 @@ from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.combining import combined
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Limit, Rendering, train_step
 from finetooth_hooks.refusing import refuse_left_out
 
-from finetooth_preference.health import Health
 from finetooth_preference.options import (
     ADAPTER_OFF,
     CpoOptions,
