@@ -30,4 +30,4 @@ def test_check_passes(recipe, plain_shell):
         overrides = f"data.train={name}"
     code, printed = plain_shell.run(f"ft check docs/recipes/{recipe} {overrides}")
     assert code == 0, printed
-    assert "optimizer steps" in printed
+    assert "optimizer step" in printed

@@ -63,6 +63,11 @@ def test_several_are_counted_by_reason(recipe: Make, tmp_path: Path) -> None:
         prepared(recipe, tmp_path, {"name": "dpo", "bad_rows": "raise"}, rows)
 
 
+def test_a_loss_without_beta_is_known_by_its_full_name_too(recipe: Make, tmp_path: Path) -> None:
+    losses = [{"name": "sigmoid"}, {"name": "finetooth-preflosses:sft", "weight": 0.1}]
+    assert prepared(recipe, tmp_path, {"name": "dpo", "beta": 0.2, "losses": losses}, [PAIR]).used == 1
+
+
 def test_what_is_too_long_is_not_the_methods_to_refuse(recipe: Make, tmp_path: Path) -> None:
     rows = [PAIR, {**PAIR, "chosen": "word " * 2000}]
     report = prepared(recipe, tmp_path, {"name": "dpo", "bad_rows": "raise"}, rows)

@@ -70,7 +70,7 @@ def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) ->
     weight = given.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise RecipeError(f"{setting}.weight", f"{weight!r} is no number above 0", action="give one, or leave it out")
-    if beta is not None and given.get("name") not in NO_BETA:
+    if beta is not None and str(given.get("name")).rpartition(":")[2] not in NO_BETA:
         given.setdefault("beta", beta)
     return context.loss(given, setting=setting), float(weight)
 
