@@ -154,7 +154,7 @@ def _log_ratios(session: Any, datums: Sequence[Any]) -> np.ndarray:
 
 
 def longer_is_better(task: Task, data: Path) -> bool:
-    """What the lengths of the training rows say. Rows that are not pairs say what all pairs of the file do."""
+    """What the lengths of the training rows say; where these are no pairs, what those of the held-out rows say."""
     rows = [row for row in task.rows(data)[0] if "chosen" in row] or task.rows(data)[1]
     ahead = sum(np.sign(_size(row["chosen"]) - _size(row["rejected"])) for row in rows)
     return bool(ahead > 0)
