@@ -34,7 +34,7 @@ CONTENDERS = Path(__file__).resolve().parent / "contenders"
 TIMEOUT = {"smoke": 300.0, "quick": 600.0, "full": 3600.0}
 QUICK_SECONDS = 1200.0
 """After so long the quick form begins no second round."""
-INPUTS = ("rows", "windows", "length", "score_rows", "prompts", "count")
+INPUTS = ("rows", "preferred", "windows", "length", "score_rows", "prompts", "count")
 """Sizes that decide what files a contender reads."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 

@@ -27,6 +27,8 @@ def main() -> None:
     found: dict[str, Any] = {"model_folder": str(model), "config": json.loads((model / "config.json").read_text())}
     if "rows" in spec:
         found |= supervised(folder, model, data, int(spec["rows"]))
+    if "preferred" in spec:
+        found |= preferences(folder, model, data, int(spec["preferred"]))
     if "windows" in spec:
         found |= pretraining(folder, model, data, int(spec["windows"]), int(spec["length"]))
     if "score_rows" in spec:
@@ -98,6 +100,37 @@ def supervised(folder: Path, model: Path, data: Path, count: int) -> dict[str, A
             recipe({**told, "model_folder": str(model), "scratch": str(folder)}), data=False
         ).engine.export(adapter)
     return {"rows_file": str(target), "adapter_folder": str(adapter), "max_length": 512}
+
+
+LONGEST = 512
+"""Tokens of the longer answer with its prompt, of the pairs that are taken: nothing is cut or left out."""
+
+
+def preferences(folder: Path, model: Path, data: Path, count: int) -> dict[str, Any]:
+    """The first pairs of ranked answers that are short enough, and what fresh finetooth runs of dpo and rm start from:
+    an adapter, and one with a head."""
+    from transformers import AutoTokenizer
+
+    tokenizer, rows = AutoTokenizer.from_pretrained(model), []
+    with (data / "preference/oasst_ranked.jsonl").open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            sides = [chat_ids(tokenizer, row["prompt"], row[side])[1] for side in ("chosen", "rejected")]
+            if max(map(len, sides)) <= LONGEST and len(rows) < count:
+                rows.append({name: row[name] for name in ("prompt", "chosen", "rejected")})
+    target = folder / f"pairs-{count}.jsonl"
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = {"rows_file": str(target), "max_length": LONGEST}
+    for method in ("dpo", "rm"):
+        adapter = folder / f"adapter-{method}"
+        if not (adapter / "adapter_config.json").exists():
+            import finetooth
+            from ours import recipe
+
+            told = {"rows_file": str(target), "adapter": "lora", "batch_size": 2, "precision": "fp32", "method": method}
+            told |= {"model_folder": str(model), "scratch": str(folder)}
+            finetooth.session(recipe(told)).engine.export(adapter)
+        found[f"adapter_{method}"] = str(adapter)
+    return found
 
 
 def pretraining(folder: Path, model: Path, data: Path, count: int, length: int) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Meter:
         if loss is not None:
             self._losses.append(float(loss))
 
+    @property
+    def train_s(self) -> float:
+        """Seconds from the beginning of the first step to the end of the last."""
+        return self._ends[-1] - self._began
+
     def trained(
         self, *, tokens: int, positions: int, head_positions: int, pairs: float, flops: float | None = None, **more: Any
     ) -> None:
@@ -55,7 +60,7 @@ class Meter:
             positions, head_positions, pairs: see `harness.flops.Work`.
             flops: executed, where the contender counts them itself.
         """
-        seconds = self._ends[-1] - self._began
+        seconds = self.train_s
         ends = [self._began, *self._ends]
         self.write(
             first_step_s=self._ends[0],

@@ -10,6 +10,9 @@ from typing import Any
 from meter import Meter, rows_digest
 from peer_rows import RATES
 
+PREFERENCE = ("dpo", "rm")
+"""Methods on pairs."""
+
 
 def recipe(spec: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a training spec."""
@@ -55,11 +58,14 @@ def main() -> None:
     for report in job.method.steps(engine):
         meter.step(report.loss)
         reports.append(report)
-    data = list(job.method._data)[: sum(report.rows for report in reports)]
+    data = in_order(job.method, reports)
     positions = round(sum(report.tokens / (1 - report.padding) for report in reports))
     counted = [report.flops for report in reports]
     # causal attention reads half the square; rows of like length stand together, so little is padding
-    pairs = [sum(len(datum) ** 2 for datum in rows) / 2 for rows in steps(data, [report.rows for report in reports])]
+    sizes = [round(len(data) * report.rows / sum(each.rows for each in reports)) for report in reports]
+    pairs = [sum(len(datum) ** 2 for datum in rows) / 2 for rows in steps(data, sizes)]
+    more = {"pairs_per_second": len(data) / 2 / meter.train_s} if spec.get("method") in PREFERENCE else {}
+    shift = 0 if spec.get("method") == "rm" else 1  # a score stands at a token, a target behind the one that it is of
     meter.trained(
         tokens=sum(report.tokens for report in reports),
         positions=positions,
@@ -72,11 +78,27 @@ def main() -> None:
         rank=16 if spec["adapter"] == "lora" else 0,
         recompute=bool(job.plan.train.gradient_checkpointing),
         rows_digest=rows_digest(
-            ([*datum.tokens, datum.targets[-1]], [i + 1 for i in datum.mask.nonzero()[0]]) for datum in data
+            ([*datum.tokens, datum.targets[-1]], [i + shift for i in datum.mask.nonzero()[0]]) for datum in data
         ),
+        **more,
         memory_estimate_bytes=job.plan.memory.total,
         settings={d.setting: d.value for d in job.plan.decisions if d.setting.startswith(("train.", "backend."))},
     )
+
+
+def in_order(method: Any, reports: list[Any]) -> list[Any]:
+    """The data that were trained. Two of a pair stand as TRL has them: of each step the chosen answers, then the
+    rejected ones."""
+    pairs = getattr(method, "_pairs", ())
+    data = pairs.flat() if pairs else list(method._data)
+    if not data or data[0].group is None:
+        return data[: sum(report.rows for report in reports)]
+    size = len(data) // len(reports)
+    found: list[Any] = []
+    for begin in range(0, len(data), size):
+        step = data[begin : begin + size]
+        found += [*step[0::2], *step[1::2]]
+    return found
 
 
 def steps(data: list[Any], rows: list[int]) -> Iterator[list[Any]]:

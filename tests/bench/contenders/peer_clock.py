@@ -31,7 +31,7 @@ class PeerClock:
         clock, step = self, Trainer.training_step
 
         def watched(trainer: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
-            clock._seen.append((inputs["input_ids"], inputs["attention_mask"], inputs["labels"]))
+            clock._seen.append((inputs["input_ids"], inputs["attention_mask"], labels_of(inputs)))
             loss = step(trainer, model, inputs, *args, **more)
             clock._loss += float(loss)  # as it is: the log rounds it
             return loss
@@ -64,6 +64,17 @@ class PeerClock:
                 for ids, mask, labels in zip(*(part.tolist() for part in batch), strict=True)
             ),
         }
+
+
+def labels_of(inputs: Any) -> Any:
+    """What is trained, as labels: of answers to a prompt those, of a classifier the last token that is no padding."""
+    if "labels" in inputs:
+        return inputs["labels"]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if "completion_mask" in inputs:
+        return ids.masked_fill(inputs["completion_mask"] == 0, -100)
+    last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask.bool()
+    return ids.masked_fill(~last, -100)
 
 
 def trained_row(ids: list[int], mask: list[int], labels: list[int]) -> tuple[list[int], list[int]]:

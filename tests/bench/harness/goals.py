@@ -54,6 +54,8 @@ def table(results: Results) -> list[Goal]:
         _help(results.get("startup")),
         *_scaling(results.get("scaling")),
         _overhead(results.get("overhead")),
+        *_preferences("(i) DPO", results.get("dpo")),
+        *_preferences("(j) reward model", results.get("rm")),
         *(_kernel(shape, results.get("kernels")) for shape in KERNEL_SHAPES),
         *(_estimate(key, results.get(name)) for key, name in (("(a)", "lora"), ("(b)", "full"), ("(c)", "pretrain"))),
     ]
@@ -125,6 +127,15 @@ def _training(key: str, file: Mapping[str, Any] | None) -> list[Goal]:
     speed = _ratio(f"{key} tokens/s", "≥ 3x TRL defaults", file, MINE, DEFAULTS, "tokens_per_second", 3)
     losses = _losses(f"{key} losses in bf16", "beside TRL's, without a bound", file, MINE, DEFAULTS, inf, inf)
     return [speed, replace(losses, met=None)]
+
+
+def _preferences(key: str, file: Mapping[str, Any] | None) -> list[Goal]:
+    """Speed and memory of a method on pairs, and the losses of both sides."""
+    speed = _ratio(f"{key}, pairs/s", "≥ 4x TRL defaults", file, MINE, DEFAULTS, "pairs_per_second", 4)
+    memory = _ratio(f"{key}, peak memory", "≤ 0.4x TRL defaults", file, MINE, DEFAULTS, "peak_memory_bytes", 0.4, "")
+    losses = _losses(f"{key}, losses in bf16", "beside TRL's, without a bound", file, MINE, DEFAULTS, inf, inf)
+    exact = _losses(f"{key}, losses in fp32", "≤ 1e-4 a step", file, "finetooth fp32", "TRL fp32", 1e-4, 1e-4)
+    return [speed, memory, replace(losses, met=None), exact]
 
 
 def _scoring(file: Mapping[str, Any] | None) -> list[Goal]:

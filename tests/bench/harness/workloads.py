@@ -212,6 +212,36 @@ STARTUP = Workload(
 )
 
 
+def _preferences(key: str, name: str, title: str, about: str) -> Workload:
+    """A method on pairs against TRL's trainer of it."""
+    sizes = {form: {"preferred": 32, "batch_size": 8} for form in ("quick", "full")}
+    ours, theirs = ("ours.py", "ours"), ("trl_preference_peer.py", "peers")
+    return Workload(
+        key,
+        name,
+        title,
+        f"SmolLM2-135M, {about}, LoRA rank 16 and alpha 32 on every linear layer, 32 pairs of ranked answers of people "
+        "(oasst_ranked) in the model's own chat markup, batch 8, at most 512 tokens, AdamW at a constant 2e-4. Same "
+        "pairs, same order, same initial weights. Tokens are those of both answers, each with its prompt.",
+        {"smoke": {"preferred": 4, "batch_size": 2}, **sizes},  # type: ignore[dict-item]
+        (
+            MACHINE,
+            *(
+                training(f"{who} {text}", script, precision, home=home, adapter="lora", method=name, rounds=rounds)  # type: ignore[arg-type]
+                for precision, rounds in (("bf16", {}), ("fp32", ONCE))
+                for who, (script, home), text in (
+                    ("finetooth", ours, precision),
+                    ("TRL", theirs, "defaults" if precision == "bf16" else precision),
+                )
+            ),
+        ),
+    )
+
+
+DPO = _preferences("i", "dpo", "(i) DPO", "dpo with the sigmoid loss at beta 0.1 against TRL's DPOTrainer")
+REWARD = _preferences("j", "rm", "(j) Reward model", "a reward model against TRL's RewardTrainer")
+
+
 def _scaling() -> tuple[Contender, ...]:
     """One contender for each point of a curve."""
     rounds = {"quick": 1, "full": 2}
@@ -357,6 +387,8 @@ WORKLOADS: tuple[Workload, ...] = (
     SCALING,
     OVERHEAD,
     SAVING,
+    DPO,
+    REWARD,
     PROFILE,
     TUNING,
 )

@@ -115,13 +115,19 @@ def test_stepwise(format_of: Make) -> None:
     values = {"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}
     assert format_.read(Row("1", values)) == Stepwise((user("q"),), ("a", "b"), (True, False))
     for change, problem in (
-        ({"labels": [True]}, "2 steps in completions, 1 in labels"),
         ({"completions": ["a", ""]}, r"completions\[1\] is empty"),
         ({"labels": [True, None]}, r"labels\[1\] is null"),
         ({"labels": None}, "labels"),
     ):
         with pytest.raises(DataError, match=f"f:5: .*{problem}"):
             format_.read(Row("f:5", {**values, **change}))
+
+
+def test_another_number_of_labels_than_of_steps_is_left_out_or_refused(format_of: Make) -> None:
+    values = {"prompt": "q", "completions": ["a", "b"], "labels": [True]}
+    assert format_of("stepwise").read(Row("f:5", values)) == LeftOut("another number of labels than of steps")
+    with pytest.raises(DataError, match=r"f:5: 2 steps in completions, 1 in labels \(give every step one label\)"):
+        format_of("stepwise", unusable="raise").read(Row("f:5", values))
 
 
 def test_task_keeps_all_other_columns(format_of: Make) -> None:

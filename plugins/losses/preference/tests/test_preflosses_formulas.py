@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ENTRIES = entries_of("finetooth_preflosses.plugin")
+FOUND: dict[str, float] = {}
+"""By loss: the largest difference to its formula, relative where that is above 1."""
 STOPS = "the paper lets no gradient through its estimate"
 
 
@@ -74,7 +77,23 @@ class Case:
 
     def check(self, name: str, wanted: float, **options: Any) -> None:
         part = self.evaluate(name, **options).contributions[name]
+        apart = abs(float(part.total) - wanted) / max(1.0, abs(wanted))
+        FOUND[name] = max(apart, FOUND.get(name, 0.0))
         assert float(part.total) == pytest.approx(wanted, rel=1e-10, abs=1e-10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table() -> Iterator[None]:
+    """`FT_PARITY_TABLE=FILE` adds what was found to a table; see tests/parity/test_trl_preference.py."""
+    yield
+    target = os.environ.get("FT_PARITY_TABLE")
+    if target:
+        rows = [
+            f"| `{name}` | its paper's formula | {apart:.0e} | {'-' if name == 'kto_pair' else 'slope'} |\n"
+            for name, apart in FOUND.items()
+        ]
+        with Path(target).open("a", encoding="utf-8") as file:
+            file.writelines(rows)
 
 
 B, S = 0.3, 0.1
@@ -286,3 +305,10 @@ def test_half_a_pair_is_refused() -> None:
     case.data = LossData(case.mask[:1], case.data.targets[:1], {}, {"label": np.ones(1)}, np.zeros(1, np.int64))
     with pytest.raises(ValueError, match="1 sequences are no pairs"):
         case.evaluate("sigmoid")
+
+
+def test_every_loss_is_in_the_table_of_the_guide() -> None:
+    page = Path(__file__).resolve().parents[4] / "docs/guides/preference.md"
+    rows = [line.split("|")[1:3] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    compared = {name.strip(" `").split(",")[0] for name, peer in rows if "TRL's" in peer or "formula" in peer}
+    assert {entry.name for entry in ENTRIES} <= compared

@@ -16,6 +16,8 @@ from finetooth_formats.messages import MessageReader
 from finetooth_formats.sides import SideReader, finite
 from finetooth_formats.unusable import NO_PROMPT, Policy, left_out, no_prompt
 
+OTHER_COUNT = "another number of labels than of steps"
+
 
 class StepwiseOptions(MessageOptions):
     """Options of `stepwise`."""
@@ -34,8 +36,8 @@ class StepwiseOptions(MessageOptions):
     """Make an example of each completion of PRM800K that was rated but not gone on with too: the steps before it, which
     have no labels there, and itself."""
     unusable: Policy = "drop"
-    """What becomes of a row that teaches nothing (it has no step, none that was rated, or no prompt): left out and
-    counted by reason, or an error."""
+    """What becomes of a row that teaches nothing (it has no step, none that was rated, another number of labels than of
+    steps, or no prompt): left out and counted by reason, or an error."""
 
 
 def build(options: StepwiseOptions, context: Context) -> StepwiseFormat:
@@ -59,8 +61,7 @@ class StepwiseFormat:
     def read(self, row: Row) -> ReadRow:
         """
         Raises:
-            DataError: a column is missing or wrong, or steps and labels are not equally many; with `unusable: raise`,
-                nothing can be learned from the row.
+            DataError: a column is missing or wrong; with `unusable: raise`, nothing can be learned from the row.
         """
         given = self._options
         if not columns.present(row.values, given.completions) and graded_steps.found(row.values):
@@ -72,9 +73,13 @@ class StepwiseFormat:
         steps = self._list(row, given.completions, "texts", lambda value: isinstance(value, str) and value != "")
         labels = self._list(row, given.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
         if len(steps) != len(labels):
-            raise DataError(
-                row.id, f"{len(steps)} steps in {given.completions}, {len(labels)} in {given.labels}", action="fix it"
-            )
+            if given.unusable == "raise":
+                raise DataError(
+                    row.id,
+                    f"{len(steps)} steps in {given.completions}, {len(labels)} in {given.labels}",
+                    action="give every step one label",
+                )
+            return left_out(row, OTHER_COUNT, given.unusable)
         for i, step in enumerate(steps):
             if problem := columns.unspeakable(step):
                 raise DataError(row.id, f"{given.completions}[{i}] {problem}", action="write the whole character")

@@ -9,9 +9,10 @@ from finetooth_hooks import DataError, Datum, Engine, Prepared, RecipeError, Ste
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Limit, Rendering, train_step
+from finetooth_hooks.refusing import refuse_left_out
 
-from finetooth_preference.health import Health
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions
 from finetooth_preference.precomputed import Known, known_reference
@@ -67,6 +68,8 @@ class Kto(BatchedMethod):
         """
         rendering = Rendering("finetooth_preference.rendering:labelled", {"bad_rows": self._options.bad_rows})
         preparation = self._context.prepare("train", rendering, Limit.of(self._context.train))
+        if self._options.bad_rows == "raise":
+            refuse_left_out(preparation.report, "method.bad_rows")
         good = sum(datum.scalars["label"] > 0.5 for datum in preparation.data)
         note = self._balance(int(good), len(preparation.data) - int(good))
         batches = self.begin(preparation.data)

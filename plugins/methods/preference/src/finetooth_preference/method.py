@@ -11,9 +11,10 @@ from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.combining import combined
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Limit, Rendering, train_step
+from finetooth_hooks.refusing import refuse_left_out
 
-from finetooth_preference.health import Health
 from finetooth_preference.options import (
     ADAPTER_OFF,
     CpoOptions,
@@ -69,7 +70,7 @@ def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) ->
     weight = given.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         raise RecipeError(f"{setting}.weight", f"{weight!r} is no number above 0", action="give one, or leave it out")
-    if beta is not None and given.get("name") not in NO_BETA:
+    if beta is not None and str(given.get("name")).rpartition(":")[2] not in NO_BETA:
         given.setdefault("beta", beta)
     return context.loss(given, setting=setting), float(weight)
 
@@ -94,6 +95,7 @@ class PairMethod(BatchedMethod):
         self._reads_reference = "reference" in loss.roles
         super().__init__(context, self._policy.loss(loss) if self._reads_reference else loss)
         self._rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": bad_rows, "margins": margins})
+        self._refuses = bad_rows == "raise"
         self._pairs = PairData(())
         self._health = Health(context)
 
@@ -109,6 +111,8 @@ class PairMethod(BatchedMethod):
             DataError: a row is broken, or no pair.
         """
         preparation = self._context.prepare("train", self._rendering, Limit.of(self._context.train))
+        if self._refuses:
+            refuse_left_out(preparation.report, "method.bad_rows")
         self._pairs = PairData(preparation.data)
         batches = self.begin_count(len(self._pairs))
         report = report_of(preparation.report, len(self._pairs))

@@ -11,6 +11,7 @@ from finetooth_hooks import DataError, Datum, Options, Pick, Prepared, RecipeErr
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.refusing import refuse_left_out
 from finetooth_hooks.reports import StepReport
 from pydantic import Field
 
@@ -59,6 +60,8 @@ class Prm(BatchedMethod):
         preparation = self._context.prepare(
             "train", Rendering("finetooth_prm.rendering:build", options), Limit.of(train)
         )
+        if self._options.unusable == "raise":
+            refuse_left_out(preparation.report, "method.unusable")
         data = LabelledSteps(preparation.data)
         batches = self.begin(data)
         notes = (*preparation.report.notes, judge_labels(data))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from finetooth_hooks import DataError, Datum, Options, Pick, Prepared, RecipeError
+from finetooth_hooks import DataError, Datum, Engine, Options, Pick, Prepared, RecipeError
 from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
+from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.refusing import refuse_left_out
 from finetooth_hooks.reports import StepReport
 from pydantic import Field
 
@@ -56,6 +58,7 @@ class Rm(BatchedMethod):
                 action="set it there: method.loss: {name: bradley_terry, center_rewards_coefficient: ...}",
             )
         super().__init__(context, context.loss(pick, setting="method.loss"))
+        self._health = Health(context, calmer="train fewer epochs, or set method.center_rewards_coefficient")
 
     def prepare(self) -> Prepared:
         """Read and tokenise the training rows.
@@ -66,6 +69,8 @@ class Rm(BatchedMethod):
         """
         preparation = self._context.prepare("train", rendering(self._kind, self._options, self._context), None)
         report = preparation.report
+        if self._options.unusable == "raise":
+            refuse_left_out(report, "method.unusable")
         if not report.used:
             raise DataError(
                 "data.train",
@@ -78,6 +83,12 @@ class Rm(BatchedMethod):
             notes += _judge_labels(data)
         batches = self.begin(data, of_row=2 if self._kind == "pairs" else 1)
         return Prepared(batches.total_steps, batches.steps_per_epoch, dataclasses.replace(report, notes=notes))
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch; what leaves its healthy range is told once."""
+        for report in super().steps(engine):
+            self._health.watch(report)
+            yield report
 
     def _check_first(self, report: StepReport) -> None:
         """A first loss says nothing here: it depends on a head that is drawn."""

@@ -1,4 +1,5 @@
-"""Whether the numbers of a run are in their healthy range, and what it usually means if they are not.
+"""Whether the numbers of a run that learns from preferences are in their healthy range, and what it usually means if
+they are not.
 
 | metric | healthy | told when |
 |---|---|---|
@@ -13,8 +14,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from statistics import fmean
 
-from finetooth_hooks import StepReport
 from finetooth_hooks.context import Context
+from finetooth_hooks.reports import StepReport
 
 LONG, SHORT = 50, 10
 """Steps that a mean is taken over."""
@@ -22,10 +23,17 @@ STUCK, EXPLODED, COLLAPSED, STEEP = 0.55, 20.0, 20.0, 100.0
 
 
 class Health:
-    """Watches the steps of a run; tells each thing once."""
+    """Watches the steps of a run; tells each thing once.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        context: gets the notes.
+        calmer: what makes margins smaller, for the advice.
+    """
+
+    def __init__(
+        self, context: Context, *, calmer: str = "train fewer epochs, raise the loss's beta, or choose the loss ipo"
+    ) -> None:
+        self._context, self._calmer = context, calmer
         self._seen: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LONG))
         self._first: float | None = None
 
@@ -40,7 +48,7 @@ class Health:
             self._tell(
                 "grad_norm",
                 f"step {report.step}: the gradient norm is {report.grad_norm:.3g}, and 0.01 to 10 is healthy; lower "
-                "optimizer.learning_rate or the loss's beta",
+                "optimizer.learning_rate",
             )
 
     def _mean(self, name: str, steps: int) -> float | None:
@@ -63,7 +71,7 @@ class Health:
             self._tell(
                 "rewards/margins",
                 f"step {step}: rewards of chosen and rejected answers are {mean:.3g} apart, so the pairs teach nothing "
-                "more; train fewer epochs, raise the loss's beta, or choose the loss ipo",
+                f"more; {self._calmer}",
             )
 
     def _chosen(self, step: int) -> None:

@@ -1,0 +1,93 @@
+"""TRL's DPOTrainer and RewardTrainer, with their defaults or in fp32."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from meter import Meter
+from peer_clock import PeerClock
+from peer_rows import RATES, take_adapter
+
+ANSWERS = ("chosen_ids", "rejected_ids")
+
+
+def arguments(spec: dict[str, Any], kind: Any) -> Any:
+    """The trainer's config: defaults, but for what the workload fixes."""
+    import torch
+
+    return kind(
+        output_dir=spec["scratch"] + "/trl",
+        per_device_train_batch_size=spec["batch_size"],
+        max_length=spec["max_length"],
+        num_train_epochs=1,
+        learning_rate=RATES[spec["adapter"]],
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        seed=0,
+        use_cpu=not torch.cuda.is_available(),  # without it bf16 is refused on a CPU
+        **({"bf16": False} if spec["precision"] == "fp32" else {}),
+    )
+
+
+def up_to_the_end_of_turn(row: dict[str, Any], end: int) -> dict[str, Any]:
+    """The row without the line break that the template writes behind its last turn, which finetooth leaves out: the
+    same tokens for everybody."""
+    return {name: ids[: len(ids) - ids[::-1].index(end)] for name, ids in row.items() if name in ANSWERS}
+
+
+def made(spec: dict[str, Any]) -> Any:
+    """The trainer of the spec's method."""
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    lines = Path(spec["rows_file"]).read_text(encoding="utf-8").splitlines()
+    rows = Dataset.from_list([json.loads(line) for line in lines])
+    lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+    if spec["method"] == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        args, peft = arguments(spec, DPOConfig), LoraConfig(**lora, task_type="CAUSAL_LM")
+        return DPOTrainer(model=spec["model_folder"], args=args, train_dataset=rows, peft_config=peft)
+    from trl import RewardConfig, RewardTrainer
+
+    args = arguments(spec, RewardConfig)
+    peft = LoraConfig(**lora, task_type="SEQ_CLS", modules_to_save=["score"])
+    return RewardTrainer(model=spec["model_folder"], args=args, train_dataset=rows, peft_config=peft)
+
+
+def main() -> None:
+    """Train and report."""
+    meter = Meter()
+    spec = meter.spec
+    clock = PeerClock(meter)
+    watching = clock.watch()
+    trainer = made(spec)
+    trainer.add_callback(watching)
+    take_adapter(trainer.model, spec[f"adapter_{spec['method']}"])
+    if spec["method"] == "dpo":  # a reward model reads the line break too, on both sides
+        end = {"end": int(trainer.processing_class.eos_token_id)}
+        trainer.train_dataset = trainer.train_dataset.map(up_to_the_end_of_turn, fn_kwargs=end)
+    trainer.train()
+    args = trainer.args
+    meter.trained(
+        **clock.work(),
+        rank=16,
+        recompute=bool(args.gradient_checkpointing),
+        pairs_per_second=len(trainer.train_dataset) / meter.train_s,
+        settings={
+            "bf16": args.bf16,
+            "gradient_checkpointing": args.gradient_checkpointing,
+            "dtype": str(next(trainer.model.parameters()).dtype),
+            "per_device_train_batch_size": args.per_device_train_batch_size,
+            "attention": trainer.model.config._attn_implementation,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
