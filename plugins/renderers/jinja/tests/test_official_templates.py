@@ -60,7 +60,7 @@ CHATML = r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)"
 LLAMA = r"<\|start_header_id\|>assistant<\|end_header_id\|>\n\n(.*?<\|eot_id\|>)"
 MISTRAL = r"\[/(?:INST|TOOL_RESULTS)\](?!\[TOOL_RESULTS\])(.*?</s>)"
 ANSWERS = {
-    "llama-2": r"\[/INST\](.*?</s>)",
+    "llama-2": r"\[/INST\]\n(.*?</s>)",
     "llama": LLAMA,
     "mistral": MISTRAL,
     "gemma": r"<start_of_turn>model\n(.*?<end_of_turn>)",

@@ -24,7 +24,7 @@ class RemoteOptions(Options):
     """Options of the backend `remote`."""
 
     url: str
-    """Of the server: `http://127.0.0.1:8420`."""
+    """Of the server, as `ft serve` prints it."""
     base: str = ""
     """Name under which the server offers the base model. Default: the recipe's `model`. The tokenizer and the shape of
     the model are read here, from `model`, so both must be the same model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,16 +118,7 @@ def command(
     listening = _listen(host, port)
     scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
-    if shown is not None:
-        click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
-    if "api" in faces:
-        click.echo(f"pages: {url}/docs")
-    for name in faces:
-        if name not in OWN:
-            click.echo(f"{name}: {url}{load(name).path}")
-    if "tinker" in faces:
-        click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
+    _say(url, served, faces, shown, private=private)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -138,6 +129,20 @@ def command(
         ssl_keyfile=None if shown is None else str(shown.key),
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _say(url: str, served: Collection[str], faces: Sequence[str], shown: Certificate | None, *, private: bool) -> None:
+    """Where the server is, and what to do with it."""
+    click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
+    if shown is not None:
+        click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
+    if "api" in faces:
+        click.echo(f"pages: {url}/docs")
+    for name in faces:
+        if name not in OWN:
+            click.echo(f"{name}: {url}{load(name).path}")
+    if "tinker" in faces:
+        click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
 
 
 def _need_key(host: str, folder: Path, database: str) -> None:
