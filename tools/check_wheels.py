@@ -53,25 +53,23 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def closure(names: list[str]) -> set[str]:
-    """The distributions and all that they require, as installed here."""
-    seen: set[str] = set()
-    waiting = [normal(name) for name in names]
+def closure(required: list[Requirement]) -> set[str]:
+    """The distributions and all that they require, extras they ask for included, as installed here."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(normal(one.name), extra) for one in required for extra in ("", *one.extras)]
     while waiting:
-        name = waiting.pop()
-        if name in seen:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
             continue
-        seen.add(name)
+        seen.add((name, extra))
         try:
-            required = metadata.requires(name) or []
+            texts = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        for text in required:
-            requirement = Requirement(text)
-            extras = [""] if requirement.marker else []
-            if not requirement.marker or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
-                waiting.append(normal(requirement.name))
-    return seen
+        for one in map(Requirement, texts):
+            if one.marker is None or one.marker.evaluate({"extra": extra}):
+                waiting += [(normal(one.name), other) for other in ("", *one.extras)]
+    return {name for name, _ in seen}
 
 
 def main() -> int:
@@ -87,7 +85,7 @@ def main() -> int:
             wheel = max(Path(scratch).glob("*.whl"), key=lambda path: path.stat().st_mtime_ns)
             unpacked = Path(scratch) / wheel.stem
             zipfile.ZipFile(wheel).extractall(unpacked)
-            needed = closure([project["name"], *(Requirement(d).name for d in project.get("dependencies", []))])
+            needed = closure([Requirement(d) for d in (project["name"], *project.get("dependencies", []))])
             allowed = {top for top, dists in tops.items() if dists & needed}
             extras = [d for extra in project.get("optional-dependencies", {}).values() for d in extra]
             optional = {normal(Requirement(d).name) for d in extras}
