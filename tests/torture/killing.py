@@ -83,7 +83,6 @@ class Ended:
 
     Attributes:
         seconds: that it took.
-        calls: how often an undisturbed process renames, and so on; None if it was not counted.
     """
 
     folder: Path

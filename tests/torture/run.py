@@ -1,15 +1,19 @@
 """`make torture`: kill runs a thousand times, and write the table in docs/torture.md. It can itself be interrupted and
 goes on where it was.
 
-    python tests/torture/run.py [--kills 1000] [--folder .torture]
+    python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,12 +22,13 @@ from cases import write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
 from method_cases import write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
-from trials import Arena, Result, cases, table, trials  # type: ignore[import-not-found]
+from trials import Arena, Result, Trial, cases, table, trials  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "torture.md"
 KILLS_EACH = 4
 INSTRUMENTED_EACH = 2
+MOST_TRIALS = 100_000
 
 
 def main() -> int:
@@ -31,37 +36,60 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--folder", type=Path, default=ROOT / ".torture")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a thread each")
     given = parser.parse_args()
     folder: Path = given.folder.absolute()
     folder.mkdir(exist_ok=True)
     log = folder / "results.jsonl"
     done = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
-    model = folder / "model"
-    write_data(folder)
-    write_method_data(folder)
-    with server() as environment:
-        zygote = Zygote(environment)
-        make_model(zygote, model)
-        arena = Arena(zygote, folder, model)
-        finished = {result.number for result in done}
-        for trial in trials(-(-given.kills // KILLS_EACH), KILLS_EACH, instrumented=INSTRUMENTED_EACH):
-            if trial.number in finished:
-                continue
-            try:
-                result = arena.run(trial)
-            except AssertionError as error:
-                result = Result(trial.number, trial.case.name, trial.remote, trial.points, 0, (str(error)[-300:],), 0.0)
+    finished = {result.number for result in done}
+    names = sorted(case.name for case in cases())
+    order = {name: place for place, name in enumerate(names)}
+    writing = threading.Lock()
+
+    def take(result: Result) -> None:
+        with writing:
             done.append(result)
             with log.open("a") as file:
                 file.write(json.dumps(result.as_json()) + "\n")
             mark = "different: " + "; ".join(result.different) if result.different else "the same"
-            print(f"{trial.number} {trial.case.name}: {', '.join(result.kills) or 'no kill'}: {mark}", flush=True)
-        zygote.close()
+            print(f"{result.number} {result.case}: {', '.join(result.kills) or 'no kill'}: {mark}", flush=True)
+
+    def share(job: int) -> Iterator[Trial]:
+        """A recipe stays with one job, which keeps its undisturbed run; until there were kills enough."""
+        for trial in trials(MOST_TRIALS, KILLS_EACH, instrumented=INSTRUMENTED_EACH):
+            if sum(real_kills(result) for result in done) >= given.kills:
+                return
+            if order[trial.case.name] % given.jobs == job and trial.number not in finished:
+                yield trial
+
+    make_model(folder / "model")
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for ended in [pool.submit(work, folder, job, share(job), take) for job in range(given.jobs)]:
+            ended.result()
     PAGE.write_text(page(done))
     return int(any(result.different for result in done))
 
 
-def make_model(zygote: Zygote, folder: Path) -> None:
+def work(folder: Path, job: int, share: Iterator[Trial], take: Callable[[Result], None]) -> None:
+    """Trials one after the other, with a zygote and a server of their own."""
+    place = folder / f"job-{job}"
+    place.mkdir(exist_ok=True)
+    write_data(place)
+    write_method_data(place)
+    with server() as environment:
+        zygote = Zygote(environment)
+        arena = Arena(zygote, place, folder / "model")
+        for trial in share:
+            try:
+                take(arena.run(trial))
+            except AssertionError as error:
+                why = (str(error)[-300:],)
+                take(Result(trial.number, trial.case.name, trial.remote, trial.points, 0, why, 0.0))
+        zygote.close()
+
+
+def make_model(folder: Path) -> None:
     """A tiny random Llama with SmolLM2's tokenizer."""
     if (folder / "config.json").exists():
         return
@@ -80,6 +108,11 @@ def make_model(zygote: Zygote, folder: Path) -> None:
     tokenizer.save(folder)
 
 
+def real_kills(result: Result) -> int:
+    """Kills that came: a process may make fewer calls than a point asks for."""
+    return sum(not kill.endswith("(never came)") for kill in result.kills)
+
+
 def read(line: str) -> Result:
     """A result from the log."""
     content = json.loads(line)
@@ -88,7 +121,7 @@ def read(line: str) -> Result:
 
 def page(results: list[Result]) -> str:
     """docs/torture.md."""
-    kills = sum(not kill.endswith("(never came)") for result in results for kill in result.kills)
+    kills = sum(map(real_kills, results))
     bad = [result for result in results if result.different]
     lines = [
         "# Runs that were killed",

@@ -14,9 +14,9 @@ from killing import Ended, Zygote, differences, disturbed, left, undisturbed  # 
 from method_cases import METHOD_CASES, MethodCase  # type: ignore[import-not-found]
 from s3 import BUCKET  # type: ignore[import-not-found]
 
-MOST: dict[str, int] = {"rename": 12, "replace": 30, "fsync": 60, "unlink": 30}
+MOST: dict[str, int] = {"rename": 6, "replace": 12, "fsync": 30, "unlink": 12}
 """Calls at which a process may be killed, and up to which of them."""
-MOST_SENT = 40
+MOST_SENT = 24
 
 
 @dataclass(frozen=True)

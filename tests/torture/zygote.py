@@ -23,6 +23,7 @@ def main() -> None:
     """Serve until the input ends."""
     for module in ("finetooth_core.loop", "finetooth_core.plan", "finetooth_torch.engine", "transformers", "torch"):
         import_module(module)  # what a child would import
+    import_module("finetooth_kernels.native").library()  # compiled once: kills are to come while runs train and save
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
