@@ -45,6 +45,8 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", trials(len(cases()), KILLS, instrumented=INSTRUMENTED), ids=lambda t: t.case.name)
+@pytest.mark.parametrize(
+    "trial", list(trials(len(cases()), KILLS, instrumented=INSTRUMENTED)), ids=lambda t: t.case.name
+)
 def test_a_run_that_is_killed_and_resumed_is_the_same_to_the_bit(arena: Arena, trial: Trial) -> None:
     assert arena.run(trial).different == ()
