@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetooth_hooks import Engine, UserError
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
@@ -169,13 +169,6 @@ class Checkpoints:
         with self._records.read() as connection:
             rows = connection.execute(chosen).all()
         return [_checkpoint_of(row._asdict()) for row in rows if not (row.expires and row.expires < now())]
-
-    def expire(self, caller: Caller, id_: str, seconds: float | None) -> None:
-        """Let a checkpoint end in so many seconds, or never."""
-        self.get(caller.tenant, id_)
-        with self._records.write() as connection:
-            end = None if seconds is None else now() + seconds
-            connection.execute(update(checkpoints).where(checkpoints.c.id == id_).values(expires=end))
 
     def delete(self, caller: Caller, id_: str) -> None:
         """Remove a checkpoint."""

@@ -38,16 +38,13 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
 
     Raises:
         Unknown: the base model is not served.
-        UserError: a section or setting that is not the client's to write, or a strategy that cannot be.
+        UserError: a section or setting that is not the client's to write.
     """
     if base not in served:
         raise Unknown(f"no base model {base!r} is served here", action=f"choose among {all_of(served)}")
     recipe = dict(served[base])
     for name, section in sections.items():
         if section is None:
-            continue
-        if name == STRATEGY:
-            check_strategy(section)
             continue
         if name not in SECTIONS:
             raise UserError(f"{name}: not a section that a client writes", action=f"it writes {all_of(SECTIONS)}")

@@ -146,7 +146,7 @@ class Service:
 
         Raises:
             Unknown: the base model is not served.
-            UserError: a section or setting that is not the client's to write, or a strategy that cannot be.
+            UserError: a section or setting that is not the client's to write.
         """
         return merged(self.settings.models, base, sections)
 
@@ -181,12 +181,12 @@ class Service:
         id_ = id_ or session
         if not _ID.fullmatch(id_):
             raise UserError(f"model id {id_!r}", action="use letters, digits, '.', '_', ':' and '-'")
+        if (strategy := sections.get(STRATEGY)) is not None:
+            echo = {**(echo or {}), STRATEGY: check_strategy(strategy)}
         if checkpoint is None:
-            recipe = self.recipe(base, sections)
+            recipe = self.recipe(base, {name: section for name, section in sections.items() if name != STRATEGY})
         else:
             saved = self.checkpoints.get(caller.tenant, checkpoint)
-            if sections.get(STRATEGY) is not None:
-                check_strategy(sections[STRATEGY])
             base, recipe = saved.base, dict(saved.recipe)
         load = None if checkpoint is None else {"checkpoint": checkpoint, "optimizer": optimizer}
         row = {

@@ -18,7 +18,6 @@ from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
-from finetooth_server.sections import check_strategy
 from finetooth_server.service import ModelInfo, Service
 
 FACE = "rest"
@@ -103,7 +102,6 @@ async def new_session(
             checkpoint=body.checkpoint,
             optimizer=body.restore_optimizer,
             about=body.metadata,
-            echo=None if body.strategy is None else {"strategy": check_strategy(body.strategy)},
             face=FACE,
         )
 
