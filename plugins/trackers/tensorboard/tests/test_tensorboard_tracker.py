@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -96,6 +97,22 @@ def test_a_reader_that_was_watching_lets_go_of_what_is_gone(run, report):
     wanted = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2)]
     assert scalars_of(watching)["train/loss"] == wanted
     assert read(run.folder / "tensorboard")["train/loss"] == wanted
+
+
+def test_a_machine_whose_clock_is_behind_goes_on_in_a_later_file(run, report, monkeypatch):
+    """Eleven times within a second, then a day earlier: each file sorts after the one before it."""
+    folder, written = run.folder / "tensorboard", []
+    day_before = time.time() - 86_400
+    for loss in range(1, 13):
+        if loss == 12:
+            monkeypatch.setattr(time, "time", lambda: day_before)
+        tracker = build(TensorboardOptions(), None)
+        tracker.start(run)
+        tracker.step(run, report(1, loss=float(loss)))
+        tracker.end(run, None)
+        written += [file.name for file in folder.iterdir() if file.name not in written]
+    assert len(written) == 12 and written == sorted(written)
+    assert read(folder)["train/loss"] == [(1, 12)]
 
 
 def test_a_run_goes_on_in_an_empty_folder(run, report, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,10 @@ from typing import Any
 from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport, UserError
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+FIRST = "events.out.tfevents."
+"""How the name of every event file begins; what comes next is the time that readers order files by."""
 
 
 class TensorboardOptions(Options):
@@ -78,6 +83,8 @@ class TensorboardTracker:
             **report.metrics,
         }
         self._scalars(report.step, {f"train/{name}": value for name, value in values.items()})
+        if self._now is None:
+            self._writer.flush()  # what was reported is seen at once, and survives the process
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """The evaluation's metrics, and its baselines under `baseline/`."""
@@ -92,7 +99,8 @@ class TensorboardTracker:
         folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventFileWriter(str(folder))
+            self._writer = RecordWriter(next_file(folder).open("xb"))
+            self._add(Event(file_version="brain.Event:2"))
         except OSError as error:
             raise UserError(
                 f"trackers.tensorboard.folder: {folder} cannot be written: {error.strerror}",
@@ -119,7 +127,21 @@ class TensorboardTracker:
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time() if self._now is None else self._now
-        self._writer.add_event(event)
+        self._writer.write(event.SerializeToString())
+
+
+def next_file(folder: Path) -> Path:
+    """An event file that readers take for the newest of a folder.
+
+    Readers go through files in the order of their names, and what one hides is what came before it. TensorBoard's own
+    writer names two files of one second by counters that do not sort (`.9` comes after `.10`), and a resumed run may
+    have another machine's clock. So the time in the name is at least a second later than the last file's.
+    """
+    seconds = int(time.time())
+    for file in folder.glob(f"{FIRST}*"):
+        number = file.name.removeprefix(FIRST).split(".")[0]
+        seconds = max(seconds, int(number) + 1) if number.isdecimal() else seconds
+    return folder / f"{FIRST}{seconds:010d}.{socket.gethostname()}.{os.getpid()}"
 
 
 def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:
