@@ -310,7 +310,7 @@ SAVING = Workload(
     {
         "smoke": {"rows": 8, "batch_size": 4, "every": 1, "repeats": 1},
         "quick": {"rows": 168, "batch_size": 4, "every": 20, "repeats": 3},
-        "full": {"rows": 328, "batch_size": 4, "every": 20, "repeats": 3},
+        "full": {"rows": 248, "batch_size": 4, "every": 20, "repeats": 3},
     },
     (
         Contender("every 20 steps", "ours_saving.py", {"saves": True}, rounds=ONCE),
