@@ -30,6 +30,11 @@ def six(recipe: Callable[..., Any], ft: Ft, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def files(run: Path) -> dict[str, bytes]:
+    """Everything in a run folder."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
 def test_a_run_goes_on_to_another_place_from_where_it_was(six: Path, ft: Ft, tmp_path: Path) -> None:
     run, kept = tmp_path / "moved", tmp_path / "kept"
     shutil.copytree(six, run, ignore=shutil.ignore_patterns("step-6", "artifact", "result.json"))
@@ -66,6 +71,35 @@ def test_what_the_commands_say(six: Path, ft: Ft) -> None:
     assert code == 2 and out.startswith("step-6: whole\nstep-4: ") and "has 4 bytes in place of" in out
     code, out, _ = ft("checkpoint", "prune", six, "--keep-last", "1", "--yes")
     assert code == 0 and out.startswith("step-4 stays: ") and out.endswith("nothing to remove\n")
+
+
+def test_a_run_of_which_no_checkpoint_counts(recipe: Callable[..., Any], ft: Ft, tmp_path: Path) -> None:
+    """A bound that nothing keeps: each checkpoint is in quarantine, the run is done, and stays as it is."""
+    run = tmp_path / "run"
+    content = recipe(train={**TRAIN, "max_steps": 4}, evaluate={"every": 2})
+    content["data"]["eval"] = {"name": "tasks", "task": "family", "count": 6, "seed": 6}
+    content["checkpoint"] = {"every": 2, "gates": ["finite", {"name": "bound", "metric": "eval/loss", "max": 0.001}]}
+    content["output"] = str(run)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    code, _, said = ft("run", tmp_path / "recipe.yaml")
+    assert code == 0 and said.count("does not count: gate bound: the metric eval/loss is") == 2, said
+    code, out, _ = ft("checkpoint", "list", run)
+    assert code == 0 and out.startswith("no checkpoint counts\nin quarantine: step-2, gate bound: ")
+    assert ft("checkpoint", "list", run, "--json")[:2] == (0, "[]\n")
+    says = f"{run}: there is no checkpoint (2 in quarantine, and why: ft checkpoint list {run})"
+    assert ft("checkpoint", "verify", run) == (2, "", f"error: {says}\n")
+
+    trained = files(run)
+    for again in (("resume", run), ("run", tmp_path / "recipe.yaml", "--resume")):
+        code, out, said = ft(*again)
+        assert code == 0 and "the run is done after 4 steps: nothing is left to do" in said and "artifact" in out
+        assert files(run) == trained
+    code, _, said = ft("resume", run, "train.max_steps=8")
+    assert code == 2 and "the run is done after 4 steps and kept no checkpoint to go on from (start another run" in said
+    assert files(run) == trained
+    (run / "result.json").unlink()  # killed before its end
+    code, _, said = ft("resume", run)
+    assert code == 0 and "no checkpoint of the run counts, 2 in quarantine: it begins anew" in said
 
 
 def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(

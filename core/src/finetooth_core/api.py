@@ -20,7 +20,7 @@ from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.collector import paused_collector
-from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, check_unused, run_id
+from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, check_unused, outcome_of, plan_of, run_id
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
@@ -150,9 +150,7 @@ class Session:
         except NoCheckpoint:
             if resuming.at is not None:
                 raise
-            self.say("the run had saved nothing yet: it begins anew")
-            self._write_run()
-            return self._loop().run(again=True)
+            return self._begin_anew()
         self.run_id = str(found.manifest.get("run", self.run_id))
         resumed = check(self, resuming, found)
         loop = self._loop(epoch=found.state.epoch)
@@ -161,6 +159,31 @@ class Session:
         (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
         self.say(f"going on after step {found.state.step}, from {found.folder}")
         return loop.run()
+
+    def _begin_anew(self) -> Outcome:
+        """What a run without a checkpoint comes to: one that has ended is left as it is, another one begins anew.
+
+        Raises:
+            UserError: it has ended, and shall be longer now.
+        """
+        from finetooth_core.checkpoints import quarantine
+
+        ended = outcome_of(self.folder)
+        if ended is not None and ended.status in ("done", "stopped"):
+            problem = f"the run is {ended.status} after {ended.steps} steps"
+            if plan_of(self.folder).get("total_steps") != self.plan.total_steps:
+                raise UserError(
+                    f"{self.folder}: {problem} and kept no checkpoint to go on from",
+                    action=f"start another run, from what this one trained: model={self.folder}",
+                )
+            self.say(f"{problem}: nothing is left to do")
+            return ended
+        assert self.job.keeping is not None
+        aside = len(quarantine.reasons(self.job.keeping.folder))
+        kept = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run had saved nothing yet"
+        self.say(f"{kept}: it begins anew")
+        self._write_run()
+        return self._loop().run(again=True)
 
     def _write_run(self) -> None:
         from finetooth_core.plan import as_json

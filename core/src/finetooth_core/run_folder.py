@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
+from finetooth_hooks.reports import Outcome
 
 ARTIFACT = "artifact"
 PLAN = "plan.json"
@@ -112,6 +115,21 @@ def status_of(folder: Path) -> str:
         return str(json.loads((folder / RESULT).read_text(encoding="utf-8"))["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return "unfinished"
+
+
+def outcome_of(folder: Path) -> Outcome | None:
+    """How a run ended, as result.json says; None without one, or if it cannot be read."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        told = {field.name: content[field.name] for field in fields(Outcome)}
+        numbers = {
+            group: {name: math.nan if value is None else float(value) for name, value in told[group].items()}
+            for group in ("metrics", "best")
+        }
+        artifact = folder / told["artifact"] if told["artifact"] else None
+        return Outcome(**{**told, **numbers, "artifact": artifact})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def check_unused(folder: Path) -> None:

@@ -52,6 +52,13 @@ def test_help_lists_commands_under_their_sections(ft: Any) -> None:
     assert "Exit codes: 0 done" in answer.out
 
 
+def test_train_is_run(ft: Any) -> None:
+    options = ft("run", "--help").out.partition("\n")[2]
+    train = ft("train", "--help")
+    assert train.code == 0 and "--remote URL" in options and train.out.partition("\n")[2] == options
+    assert not any(line.strip().startswith("train ") for line in ft("--help").out.splitlines())
+
+
 def test_a_plugins_command_is_listed_and_called(ft: Any, folder: Path) -> None:
     (folder / "greeting.py").write_text(
         "import click\n"

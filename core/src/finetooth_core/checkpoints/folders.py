@@ -37,8 +37,11 @@ class Place:
     store: Store | None = None
     only: str = ""
 
-    def names(self) -> list[str]:
+    def names(self, *, none: bool = False) -> list[str]:
         """Names of checkpoints, newest first.
+
+        Args:
+            none: there may be none.
 
         Raises:
             FinetoothError: there is none.
@@ -50,9 +53,11 @@ class Place:
         else:
             assert self.folder is not None
             found = newest_first(path.name for path in self.folder.iterdir() if path.is_dir())
-        if not found:
+        if not found and not none:
             elsewhere = "check the URL: it is the one in checkpoint.stores"
             action = elsewhere if self.store is not None else "give a run folder, or set checkpoint.every"
+            if aside := len(self.set_aside()):
+                action = f"{aside} in quarantine, and why: ft checkpoint list {self.name}"
             raise UserError(f"{self.name}: there is no checkpoint", action=action)
         return found
 

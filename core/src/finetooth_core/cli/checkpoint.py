@@ -35,8 +35,9 @@ def list_(state: State, place: str, as_json: bool) -> int:
     from finetooth_core.cli import render
 
     found = _place(state, place)
+    aside = found.set_aside()
     rows, problems = [], 0
-    for name in found.names():
+    for name in found.names(none=bool(aside)):
         try:
             manifest: Mapping[str, Any] = found.manifest(name)
             rows.append({"name": name, **_summary(manifest)})
@@ -52,8 +53,11 @@ def list_(state: State, place: str, as_json: bool) -> int:
         size = render.size(row["bytes"]) if "bytes" in row else "-"
         cells.append([row["name"], size, str(row.get("problem", metrics))])
     console = Console(highlight=False)
-    render.show(console, render.table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
-    for name, reason in found.set_aside().items():
+    if cells:
+        render.show(console, render.table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
+    else:
+        click.echo("no checkpoint counts")
+    for name, reason in aside.items():
         click.echo(f"in quarantine: {name}, {reason}")
     return 2 * bool(problems)
 

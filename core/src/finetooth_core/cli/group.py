@@ -44,6 +44,9 @@ OWN = (
     Own("completion", "finetooth_core.cli.completion:command", "Extend", "print the completion script of a shell"),
 )
 
+ALSO = {"train": "run"}
+"""Names that are understood too, and not listed."""
+
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."
 
 
@@ -55,7 +58,7 @@ class CommandGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         for own in OWN:
-            if own.name == cmd_name:
+            if own.name == ALSO.get(cmd_name, cmd_name):
                 _state(ctx).strict = own.name != "plugins"  # which must look at broken plugins
                 module, _, attribute = own.reference.partition(":")
                 command: click.Command = getattr(import_module(module), attribute)

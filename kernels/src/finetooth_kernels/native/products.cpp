@@ -72,17 +72,11 @@ FT_INLINE void multiply(const BFloat16* x, int64_t stride, const BFloat16* panel
     }
 }
 #else
-FT_INLINE Vec wide(const BFloat16* at) {
-    Vec values;
-    for (int i = 0; i < LANES; ++i) values[i] = widened(at[i]);
-    return values;
-}
-
 template <int ROWS>
 FT_INLINE void multiply(const BFloat16* x, int64_t stride, const BFloat16* panel, int64_t inputs,
                         Vec (&sums)[ROWS][2]) {
     for (int64_t d = 0; d < inputs; ++d) {
-        const Vec first = wide(panel + d * PANEL), second = wide(panel + d * PANEL + LANES);
+        const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             const Vec value = all(widened(x[r * stride + d]));

@@ -40,12 +40,37 @@ inline float widened(BFloat16 value) {
     return wide;
 }
 
+// LANES of them, each made a float.
+inline Vec load(const BFloat16* at) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#else
+    Vec values;
+    for (int i = 0; i < LANES; ++i) values[i] = widened(at[i]);
+    return values;
+#endif
+}
+
 inline void narrow(float value, float* to) { *to = value; }
 // Round to nearest, ties to even; NaN stays NaN.
 inline void narrow(float value, BFloat16* to) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     to->bits = value != value ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// In pairs: the halves, their halves, ...
+inline float folded(Vec value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)value);
+#else
+    float parts[LANES];
+    store(parts, value);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+    return parts[0];
+#endif
 }
 
 inline float sum(Vec value) {

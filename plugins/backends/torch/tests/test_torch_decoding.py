@@ -210,14 +210,15 @@ class Rows:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [4, 16], ids=["matrix products", "compiled"])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_the_cache_holds_what_was_written(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_the_cache_holds_what_was_written(size: int, dtype: torch.dtype, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kv_cache, "BLOCK", 4)
         lengths = sorted(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)), reverse=True)
         samples, random = data.draw(st.integers(1, 3)), np.random.default_rng(data.draw(st.integers(0, 99)))
-        cache = KeyValueCache(lengths, samples, 10, layers=2, kv_heads=2, size=4, like=torch.empty(0, dtype=dtype))
+        cache = KeyValueCache(lengths, samples, 10, layers=2, kv_heads=2, size=size, like=torch.empty(0, dtype=dtype))
         rows = Rows(cache, lengths, 4, random)
         alive = [True] * cache.rows
         for _ in range(10):

@@ -145,10 +145,11 @@ def test_changed_weights_end_a_batch(kit: SimpleNamespace, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merged_caches_hold_what_both_held(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("size", [4, 16], ids=["matrix products", "compiled"])
+def test_merged_caches_hold_what_both_held(size: int, dtype: torch.dtype) -> None:
     """Against attention over each row's own keys in float64."""
     rng = np.random.default_rng(0)
-    heads, size, scale = 2, 4, 0.5
+    heads, scale = 2, 0.5
     held: dict[int, list[Any]] = {}
 
     def new(names: list[int], lengths: list[int], room: int) -> KeyValueCache:

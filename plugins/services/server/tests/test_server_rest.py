@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,6 +179,8 @@ def test_a_strategy_is_judged_when_the_session_is_made(client: Any, served: Any,
     before = len(client.sessions())
     answer = httpx.post(f"{served.url}/v1/sessions", json={"base": "tiny", "strategy": strategy})
     assert answer.status_code == 400 and said in answer.json()["error"] and "\n" not in answer.json()["error"]
+    with pytest.raises(Exception, match=re.escape(said)):
+        client.session("tiny", strategy=strategy)
     assert len(client.sessions()) == before
 
 
@@ -191,6 +194,12 @@ def test_a_strategy_that_is_plain_training_on_one_device_is_accepted(served: Any
     result = answer.json()["result"]
     assert result["echo"]["strategy"].startswith(f"strategy {named}: accepted; this server trains on one device")
     assert httpx.delete(f"{served.url}/v1/sessions/{answer.json()['session']}").status_code == 204
+
+
+def test_a_session_of_the_sdk_may_name_a_strategy(client: Any) -> None:
+    session = client.session("tiny", strategy="zero-2")
+    assert session.id in {one.id for one in client.sessions()}
+    session.close()
 
 
 def test_a_restart_is_only_a_pause(serve: Any, recipe: dict[str, Any], tmp_path: Path, ask: SimpleNamespace) -> None:

@@ -3,11 +3,12 @@
 Rows stand in a grid of P prompts by n samples. With one sample a prompt, a row's cache holds its prompt and what it
 wrote; with several, the prompt's keys and values stand once for all its samples. A prompt ends where every other
 ends (on the right), so that all rows write their next token into the same column; columns before a shorter prompt's
-beginning are masked.
+beginning are not looked at.
 
 Memory is reserved for as many columns as the rows may come to need, which on a host takes none before it is written
-to. Where the matrix product wants its operands without gaps (half precision, oneDNN), the columns in use stand densely
-and are set out anew every `BLOCK` tokens; columns not yet written are masked.
+to. The compiled kernel reads them as they stand. Without it, attention is made of matrix products: columns are masked,
+and where the product wants its operands without gaps (half precision, oneDNN), those in use stand densely and are set
+out anew every `BLOCK` tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from finetooth_kernels.cached_attention import CachedAttention
 from finetooth_kernels.contract import result_dtype
 from torch import Tensor
 
@@ -42,7 +44,8 @@ class KeyValueCache:
         self.prompts, self.samples = len(lengths), samples
         self._like, self._heads, self._size, self._width = like, kv_heads, size, max(lengths)
         self._lengths = list(lengths)
-        self._dense = like.dtype != result_dtype(like.dtype)
+        self._compiled = CachedAttention.ready(like, size)
+        self._dense = self._compiled is None and like.dtype != result_dtype(like.dtype)
         shared = samples > 1
         self.columns = 0 if shared else self._width
         """Columns that hold a key."""
@@ -55,15 +58,15 @@ class KeyValueCache:
         self._memory = [like.new_empty(numbers) for _ in range(layers)]
         self._own = [self._laid_out(memory) for memory in self._memory]
         self._shared: list[Tensor] | None = None
-        padding = _padding(lengths, self._width, like)
+        padding = _padding(lengths, self._width, like) if self._compiled is None else None
         self._above_mask, self._mask = None, padding
         if shared:
             self._shared = [like.new_empty((2, self.prompts, kv_heads, self._width, size)) for _ in range(layers)]
             self._above_mask, self._mask = padding, None
         if self._dense:
             self._hide_unwritten(most)
-        starts = self._width - torch.tensor(lengths, device=like.device).unsqueeze(-1)
-        self._from = (torch.arange(self._width, device=like.device) - starts).clamp_min_(0)
+        self._starts = self._width - torch.tensor(lengths, device=like.device)
+        self._from = (torch.arange(self._width, device=like.device) - self._starts.unsqueeze(-1)).clamp_min_(0)
 
     @property
     def rows(self) -> int:
@@ -106,6 +109,11 @@ class KeyValueCache:
             (R, H D).
         """
         own = self._own[layer][:, : self.rows]
+        if self._compiled is not None:
+            return self._compiled(
+                qkv_rhd.contiguous(), own, self.columns, scale, starts_p=self._starts, samples=self.samples,
+                above_hpkwd=None if self._shared is None else self._shared[layer],
+            )  # fmt: skip
         own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
         span = self._capacity if self._dense else self.columns
         keys, values = own[:, :, :, :span].unbind(0)
@@ -141,6 +149,7 @@ class KeyValueCache:
                 self._move(len(rows), place)
                 rows[place], self._lengths[place] = last, length
         self.prompts = len(rows)
+        self._starts = self._starts[: self.prompts]
         for name in ("_mask", "_above_mask"):
             mask = getattr(self, name)
             if mask is not None and mask.shape[0] > 1:
@@ -161,6 +170,7 @@ class KeyValueCache:
             written[:, place * n : (place + 1) * n] = written[:, source * n : (source + 1) * n]
         for shared in self._shared or ():
             shared[:, place] = shared[:, source]
+        self._starts[place] = self._starts[source]
         for mask in (self._mask, self._above_mask):
             if mask is not None and mask.shape[0] > 1:
                 mask[place] = mask[source]

@@ -69,6 +69,7 @@ class AsyncClient:
         optimizer: Pick | None = None,
         schedule: Pick | None = None,
         train: Mapping[str, Any] | None = None,
+        strategy: Pick | None = None,
         checkpoint: str | None = None,
         restore_optimizer: bool = True,
         metadata: Mapping[str, Any] | None = None,
@@ -77,13 +78,20 @@ class AsyncClient:
 
         Args:
             base: name of a base model that the server offers.
+            strategy: over several devices (`ddp`, `zero-2`, ...); one that a session cannot have is refused.
             checkpoint: begin with this one, and with the recipe that it was made with.
 
         Raises:
             ServerError: the server does not take it.
             CallFailed: the model cannot be built.
         """
-        sections = {"adapter": adapter, "optimizer": optimizer, "schedule": schedule, "train": train}
+        sections = {
+            "adapter": adapter,
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "train": train,
+            "strategy": strategy,
+        }
         id_ = secrets.token_hex(16)
         body = {
             **{name: value for name, value in sections.items() if value is not None},
