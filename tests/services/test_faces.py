@@ -16,7 +16,7 @@ from finetooth_hooks import Datum
 
 pytest.importorskip("tinker")
 pytest.importorskip("mcp")
-from mcp.client import Client  # noqa: E402
+from mcp.client import Client
 
 TOKENS = [10, 20, 30, 40, 50, 60]
 SCRIPT = """
@@ -29,7 +29,8 @@ tokens, base = json.loads(sys.argv[1]), sys.argv[2]
 service = tinker.ServiceClient()
 training = service.create_lora_training_client(base_model=base, rank=4, seed=11)
 weights = np.ones(len(tokens) - 1, np.float32)
-row = types.Datum(types.ModelInput.from_ints(tokens[:-1]), {"target_tokens": np.asarray(tokens[1:]), "weights": weights})
+inputs = {"target_tokens": np.asarray(tokens[1:]), "weights": weights}
+row = types.Datum(types.ModelInput.from_ints(tokens[:-1]), inputs)
 losses = []
 for _ in range(4):
     losses.append(training.forward_backward([row], "cross_entropy").result().metrics["loss:sum"])
