@@ -16,8 +16,12 @@ PEERS  := .venv-peers
 FACTORY := .venv-llamafactory
 # Triton takes 0.7 GB and only the kernels need it, so its tests have an environment of their own.
 KERNELS := .venv-kernels
+# The public Tinker client's cookbook caps transformers, so what judges the wire has an environment of its own too.
+COOKBOOK := .venv-cookbook
+# `make cookbook PAGE=` leaves docs/cookbook.md alone.
+PAGE ?= 1
 
-.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test torture load clean
+.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -85,6 +89,17 @@ $(KERNELS)/.installed: constraints.txt kernels/pyproject.toml
 	@touch $@
 kernels-test: $(KERNELS)/.installed  ## the kernels' tests with Triton: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest kernels/tests -p no:cacheprovider
+
+$(COOKBOOK)/.installed: constraints.txt requirements-cookbook.txt
+	@echo "Making $(COOKBOOK). Downloads torch (about 200 MB as a CPU build) and about 150 MB more."
+	@$(PYTHON) -m venv $(COOKBOOK)
+# torch by pip and first, as above: nothing after it replaces it
+	@$(COOKBOOK)/bin/python -m pip install --quiet uv $(TORCH)
+	@$(COOKBOOK)/bin/uv pip install --quiet --python $(COOKBOOK)/bin/python $$($(COOKBOOK)/bin/python -c 'import torch; print("torch==" + torch.__version__)') -r requirements-cookbook.txt
+	@touch $@
+cookbook-env: $(COOKBOOK)/.installed  ## make the environment of the Tinker client and its cookbook, which judge `ft serve tinker`
+cookbook: $(TESTED) $(COOKBOOK)/.installed  ## run the cookbook's recipes against `ft serve tinker`: docs/cookbook.md
+	FT_TINKER_PYTHON=$(CURDIR)/$(COOKBOOK)/bin/python FT_WRITE_DOCS=$(PAGE) $(BIN)/python -m pytest tests/cookbook
 
 bench: $(TESTED)  ## measure everything against the peers, at least three rounds: hours on two cores
 	$(BIN)/python tests/bench/run.py

@@ -197,6 +197,10 @@ class Killable:
                 time.sleep(0.1)
         raise AssertionError(self.log.read_text())
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()

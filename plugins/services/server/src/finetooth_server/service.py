@@ -20,6 +20,7 @@ from finetooth_server.checkpoints import Checkpoint, Checkpoints
 from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
+from finetooth_server.folder_lock import make_folder
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import REFUSED, Call, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
@@ -70,10 +71,7 @@ class Service:
     """
 
     def __init__(self, context: CommandContext, settings: Settings) -> None:
-        try:
-            settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise UserError(f"{settings.folder}: {error.strerror}", action="choose another folder") from error
+        make_folder(settings.folder)
         self.settings, self.context, self.stopped = settings, context, False
         self.records = Records(settings.database_url)
         self.keys = Keys(self.records)

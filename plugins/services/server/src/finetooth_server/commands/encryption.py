@@ -14,6 +14,7 @@ from finetooth_server.commands.place import FOLDER, records_of
 from finetooth_server.encryption import values
 from finetooth_server.encryption.master import MasterKeys, master_keys, new_key
 from finetooth_server.encryption.vault import Vault
+from finetooth_server.folder_lock import folder_lock
 
 PLAIN = "not encrypted"
 
@@ -106,8 +107,9 @@ def rotate(encryption_key: Path | None, folder: Path, database: str) -> None:
 @_place
 def seal(encryption_key: Path | None, folder: Path, database: str) -> None:
     """Encrypt what a server wrote without a key. The server must not run."""
-    keys = _keys(encryption_key)
-    vault, records = Vault(folder.absolute(), keys), records_of(folder, database)
+    keys, records = _keys(encryption_key), records_of(folder, database)
+    click.get_current_context().with_resource(folder_lock(folder.absolute()))
+    vault = Vault(folder.absolute(), keys)
     folders = [place for place in vault.places() if vault.key_of(place) is None]
     for place in folders:
         vault.seal(place)

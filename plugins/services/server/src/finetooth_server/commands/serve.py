@@ -14,6 +14,7 @@ from finetooth_hooks.faces import StdioFace
 
 from finetooth_server.commands.place import FOLDER, database_url, records_of
 from finetooth_server.faces import OWN, Desk, load, names
+from finetooth_server.folder_lock import folder_lock
 from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
 
@@ -91,6 +92,7 @@ def command(
 
     spoken = _stdio_face(faces) if stdio else None
     private = stdio or _loopback(host)
+    click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
         _need_key(host, folder, database)
     given = _served(obj, models, recipe, overrides)

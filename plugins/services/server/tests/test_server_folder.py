@@ -1,0 +1,55 @@
+"""One server at a time works on a folder, and a killed one leaves nothing behind that keeps the next one out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_hooks import UserError
+from finetooth_server.encryption.master import new_key
+from finetooth_server.folder_lock import folder_lock
+
+
+def refused(*arguments: str) -> str:
+    """What a command said that must not work: one line, exit code 2."""
+    done = subprocess.run(
+        [sys.executable, "-m", "finetooth", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2 and not done.stdout, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_held_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder, key = tmp_path / "server", tmp_path / "key"
+    serving = ("serve", "api", "--model", str(tiny), "--port", "0", "--folder", str(folder))
+    with folder_lock(folder):
+        assert refused(*serving) == (
+            f"error: --folder {folder}: a server works on it in process {os.getpid()} "
+            "(stop that one, or give this one a folder of its own)"
+        )
+        assert [file.name for file in folder.iterdir()] == [".lock"], "the one that was refused wrote something"
+        (folder / "service.db").touch()
+        key.touch(mode=0o600)
+        key.write_text(new_key())
+        sealing = refused("encryption", "seal", "--folder", str(folder), "--encryption-key", str(key))
+        assert f"works on it in process {os.getpid()}" in sealing
+    with folder_lock(folder):
+        pass
+    with pytest.raises(UserError, match="Not a directory"), folder_lock(key / "below"):
+        pass
+
+
+@pytest.mark.slow
+def test_the_second_server_is_refused_until_the_first_was_killed(tiny: Path, tmp_path: Path, killable: Any) -> None:
+    first = killable(tiny, tmp_path, "tinker")
+    again = ("serve", "tinker", "--model", str(tiny), "--port", "0", "--folder", str(tmp_path / "server"))
+    assert f"--folder {tmp_path / 'server'}: a server works on it in process {first.pid}" in refused(*again)
+    assert "serving" in first.log.read_text(), "the first goes on"
+    first.kill()
+    first.start()  # on the same folder
+    assert str(first.pid) in refused(*again)
