@@ -15,6 +15,7 @@ from toy_numpy import rectangles
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.making import engine
 from toy_numpy.model import Pass, Toy
+from toy_numpy.running import RunningBatch
 
 VOCAB = 12
 
@@ -362,6 +363,52 @@ class CountsBadSteps(NumpyEngine):
             raise
 
 
+class BatchesMatter(NumpyEngine):
+    """A sample's number depends on how many requests came before."""
+
+    def running_batch(self) -> Any:
+        class Batch(RunningBatch):
+            def add(self, prompt: Any, sampling: Any, *, first: int = 0) -> int:
+                return super().add(prompt, sampling, first=first + len(self))
+
+        return Batch(self)
+
+
+class CountsFromZero(NumpyEngine):
+    def running_batch(self) -> Any:
+        class Batch(RunningBatch):
+            def add(self, prompt: Any, sampling: Any, *, first: int = 0) -> int:
+                return super().add(prompt, sampling)
+
+        return Batch(self)
+
+
+class WritesWhatWasCancelled(NumpyEngine):
+    def running_batch(self) -> Any:
+        class Batch(RunningBatch):
+            def cancel(self, request: int) -> None: ...
+
+        return Batch(self)
+
+
+class WritesWithOldWeights(NumpyEngine):
+    def running_batch(self) -> Any:
+        class Batch(RunningBatch):
+            def changed(self) -> bool:
+                return False
+
+        return Batch(self)
+
+
+class TakesEmptyPrompts(NumpyEngine):
+    def running_batch(self) -> Any:
+        class Batch(RunningBatch):
+            def add(self, prompt: Any, sampling: Any, *, first: int = 0) -> int:
+                return super().add(prompt or [1], sampling, first=first)
+
+        return Batch(self)
+
+
 class Boasts(NumpyEngine):
     capabilities = NumpyEngine.capabilities | {"telepathy"}
 
@@ -415,6 +462,11 @@ BROKEN = {
     NamesNoRows: "a_loss_of_nan_names_its_rows",
     NamesTheLastCall: "a_gradient_that_is_not_finite_names_what_was_accumulated",
     CountsBadSteps: "a_gradient_that_is_not_finite_names_what_was_accumulated",
+    BatchesMatter: "a_running_batch_writes_what_generate_writes",
+    CountsFromZero: "equal_prompts_count_on",
+    WritesWhatWasCancelled: "a_cancelled_request_leaves",
+    WritesWithOldWeights: "changed_weights_end_a_running_batch",
+    TakesEmptyPrompts: "an_empty_prompt_is_refused_by_a_running_batch",
     Boasts: "info_is_consistent",
 }
 

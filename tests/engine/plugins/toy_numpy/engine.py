@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from toy_numpy import rectangles, sampling, state, tape
 from toy_numpy.metrics import Metrics
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
+from toy_numpy.running import RunningBatch
 
 tape.join()
 Grads = dict[str, NDArray[np.float64]]
@@ -67,7 +68,7 @@ class _Evaluated:
 class NumpyEngine:
     """Trains the deltas of a toy, and the vector of its scalar head. See `finetooth_hooks.Engine`."""
 
-    capabilities = frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"})
+    capabilities = frozenset({"handles", "gradients", "zero_grad", "generate", "continuous", "full_state", "reference"})
 
     def __init__(self, model: Toy, request: EngineRequest) -> None:
         if "v" in model.delta:
@@ -315,13 +316,19 @@ class NumpyEngine:
         self.grads, self.rows = {}, []
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling_: Sampling) -> list[list[Completion]]:
-        return [
-            [
-                sampling.complete(self.model, prompt, n, sampling_, self.request, self.weights_version, self._ask)
-                for n in range(sampling_.n)
-            ]
-            for prompt in prompts
-        ]
+        found, seen = [], dict[tuple[int, ...], int]()
+        for prompt in prompts:
+            first = seen.get(tuple(prompt), 0)  # equal prompts count their samples on
+            seen[tuple(prompt)] = first + sampling_.n
+            found.append([self.complete(prompt, n, sampling_) for n in range(first, first + sampling_.n)])
+        return found
+
+    def complete(self, prompt: Sequence[int], n: int, sampling_: Sampling) -> Completion:
+        """Sample number n of a prompt."""
+        return sampling.complete(self.model, prompt, n, sampling_, self.request, self.weights_version, self._ask)
+
+    def running_batch(self) -> RunningBatch:
+        return RunningBatch(self)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         need = "logprobs" if role == "policy" else f"logprobs@{role}"

@@ -70,6 +70,8 @@ def ft_backends() -> Iterator[Backend]:
         build="toy_numpy.backend:build",
         summary="float64 NumPy, for tests",
         framework="numpy",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference", "head"}),
+        capabilities=frozenset(
+            {"handles", "gradients", "zero_grad", "generate", "continuous", "full_state", "reference", "head"}
+        ),
         outputs=frozenset({"logprobs", "entropy", "values", "scores"}),
     )
