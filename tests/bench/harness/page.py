@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import charts, figures, floorpage, goals, saving, tables
+from harness import charts, figures, floorpage, goals, saving, service, tables
 from harness.goals import NOT_MEASURED
 from harness.results import Results
 from harness.workloads import WORKLOADS
@@ -46,6 +46,7 @@ run.
 
 def render(results: Results) -> dict[str, str]:
     """The page and its charts, by path below docs/."""
+    loaded, results = results.get(service.NAME), {k: v for k, v in results.items() if k != service.NAME}
     drawn = drawings(results)
     parts = [OPENING, machine_section(results), goals_section(results)]
     for workload in WORKLOADS:
@@ -53,7 +54,7 @@ def render(results: Results) -> dict[str, str]:
         if workload.name == "profile" or (workload.name == "tuning" and file is None):
             continue
         parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn))
-    parts += [floorpage.section(results), kernels_section(results)]
+    parts += [service.section(loaded), floorpage.section(results), kernels_section(results)]
     files = {f"benchmarks/{name}.svg": text for name, text in drawn.items()}
     return {PAGE: wrapped("\n".join(part for part in parts if part)), **files}
 
