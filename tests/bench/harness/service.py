@@ -21,8 +21,8 @@ def section(file: Mapping[str, Any] | None) -> str:
             f"random model each, on one server for {file['seconds']:.0f} s, killed {file['kills']} times "
             f"({file['longest_outage_seconds']:.0f} s until it answered again, at most): "
             f"{file['futures']['calls']:,} calls, {file['futures']['lost']} lost, {file['futures']['doubled']} "
-            f"doubled; {file['gradients']['results']:,} training results and {file['samples']['completions']:,} completions "
-            f"compared with a local engine's, {file['gradients']['wrong'] + file['samples']['wrong']} different; "
+            f"doubled; {file['gradients']['results']:,} training results and "
+            f"{file['samples']['completions']:,} completions compared with a local engine's, {file['gradients']['wrong'] + file['samples']['wrong']} different; "
             f"{file['across_tenants']['tried']:,} tries to read across tenants, {file['across_tenants']['read']} let "
             f"through. `make load` does it again. Latencies are those of so many clients on one machine, waiting and "
             "restarts included.",
