@@ -22,7 +22,8 @@ def section(file: Mapping[str, Any] | None) -> str:
             f"({file['longest_outage_seconds']:.0f} s until it answered again, at most): "
             f"{file['futures']['calls']:,} calls, {file['futures']['lost']} lost, {file['futures']['doubled']} "
             f"doubled; {file['gradients']['results']:,} training results and "
-            f"{file['samples']['completions']:,} completions compared with a local engine's, {file['gradients']['wrong'] + file['samples']['wrong']} different; "
+            f"{file['samples']['completions']:,} completions compared "
+            f"with a local engine's, {file['gradients']['wrong'] + file['samples']['wrong']} different; "
             f"{file['across_tenants']['tried']:,} tries to read across tenants, {file['across_tenants']['read']} let "
             f"through. `make load` does it again. Latencies are those of so many clients on one machine, waiting and "
             "restarts included.",
