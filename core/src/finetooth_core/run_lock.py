@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError
+from finetooth_hooks.folder_locks import FolderHeldError, held_folder
 
-FILE = ".lock"
 
-
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder; the system lets go of it however the process ends.
+def run_lock(folder: Path) -> ExitStack:
+    """Hold the folder until what is returned is closed; the system lets go of it however the process ends.
 
     Raises:
         UserError: another process holds it.
     """
+    held = ExitStack()
     try:
-        import fcntl
-    except ImportError:  # no such lock on this system
-        yield
-        return
-    with (folder / FILE).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            who = file.read().strip() or "another one"
-            raise UserError(
-                f"{folder}: the run is under way in process {who}", action="wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        held.enter_context(held_folder(folder))
+    except FolderHeldError as error:
+        raise UserError(
+            f"{folder}: the run is under way in process {error.who}", action="wait for it, or stop it"
+        ) from None
+    return held

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels import native
+from finetooth_kernels.native.attention import LANES
 from finetooth_kernels.native.library import DTYPE_NUMBERS
 
-__all__ = ["SIZES", "CachedAttention"]
-
-SIZES = 16
-"""The kernel takes heads of a multiple of this size."""
+__all__ = ["CachedAttention"]
 
 
 class CachedAttention:
@@ -34,7 +32,7 @@ class CachedAttention:
     @staticmethod
     def ready(like: Tensor, size: int) -> CachedAttention | None:
         """None where the compiled kernels are not there, or take no such dtype, device or size of a head."""
-        library = None if size % SIZES else native.library_for(like)
+        library = None if size % LANES else native.library_for(like)
         return None if library is None else CachedAttention(library)
 
     def __call__(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks import UserError
-
-FILE = ".lock"
+from finetooth_hooks.folder_locks import FolderHeldError, held_folder
 
 
 def make_folder(folder: Path) -> None:
@@ -24,30 +21,19 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: {error.strerror}", action="choose another folder") from error
 
 
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder. The system lets go of it however the process ends, so nothing is left to clean after a crash.
+def folder_lock(folder: Path) -> ExitStack:
+    """Hold the folder until what is returned is closed.
 
     Raises:
         UserError: another process holds it, or it cannot be made.
     """
     make_folder(folder)
+    held = ExitStack()
     try:
-        import fcntl
-    except ImportError:  # no such lock on this system
-        yield
-        return
-    with (folder / FILE).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            who = file.read().strip() or "another one"
-            raise UserError(
-                f"--folder {folder}: a server works on it in process {who}",
-                action="stop that one, or give this one a folder of its own",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+        held.enter_context(held_folder(folder))
+    except FolderHeldError as error:
+        raise UserError(
+            f"--folder {folder}: a server works on it in process {error.who}",
+            action="stop that one, or give this one a folder of its own",
+        ) from None
+    return held
