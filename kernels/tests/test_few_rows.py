@@ -35,7 +35,7 @@ def test_against_float64(dtype: torch.dtype, outputs: int, inputs: int, more: bo
     for rows in (0, 1, 2, 11, 12, 13, 25, 37, MOST_ROWS, MOST_ROWS + 1):
         x = normal(rows, inputs + 3, dtype=dtype, seed=3)[:, 1 : inputs + 1]
         base = normal(rows, outputs + 5, dtype=dtype, seed=4)[:, 2 : outputs + 2] if more else None
-        found = linear(x, base)
+        found = linear(x, base_no=base)
         terms = [x.double().numpy() @ weight.double().numpy().T]
         sizes = np.abs(x.double().numpy()) @ np.abs(weight.double().numpy()).T
         if more:
@@ -46,6 +46,22 @@ def test_against_float64(dtype: torch.dtype, outputs: int, inputs: int, more: bo
         bound = inputs * 2.0**-24 * sizes + 2 * ROUNDING[dtype] * (np.abs(exact) + (sizes if rows > MOST_ROWS else 0))
         assert found.shape == (rows, outputs) and found.is_contiguous() and found.dtype == dtype
         assert np.all(np.abs(found.double().numpy() - exact) <= bound + 1e-37), rows
+
+
+@pytest.mark.parametrize("rows", [1, 13, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_two_products_and_what_they_are_added_to_are_rounded_once(dtype: torch.dtype, rows: int) -> None:
+    """A float32 base makes a float32 result, with no rounding of the dtype of the weights at all."""
+    first, second = normal(70, 96, dtype=dtype, seed=1), normal(70, 6, dtype=dtype, seed=2)
+    x, h = normal(rows, 96, dtype=dtype, seed=3), normal(rows, 6, dtype=dtype, seed=4)
+    base = normal(rows, 70, dtype=torch.float32, seed=5)
+    found = packed(first)(x, base_no=base, more=(h, packed(second)))
+    exact = x.double() @ first.double().t() + h.double() @ second.double().t() + base.double()
+    assert found.dtype == torch.float32
+    assert (found.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
+    once = packed(first)(x, more=(h, packed(second))).double()
+    product = exact - base.double()
+    assert ((once - product).abs() <= 2 * ROUNDING[dtype] * product.abs() + 1e-4).all()
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING))

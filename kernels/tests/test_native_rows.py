@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_kernels import native
 from finetooth_kernels.gated import ACTIVATIONS, gated
-from finetooth_kernels.rms_norm import add_rms_norm, rms_norm
+from finetooth_kernels.rms_norm import residual_norm, rms_norm
 from finetooth_kernels.rotary import rotate
 from torch import Tensor
 
@@ -70,20 +70,40 @@ def test_rms_norm_against_its_formula(dtype: torch.dtype, shape: tuple[int, int]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_add_rms_norm_is_an_addition_and_a_norm(
+def test_a_residual_stream_goes_on_beside_its_norm(
     dtype: torch.dtype, shape: tuple[int, int], implementation: str
 ) -> None:
-    x, y = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
-    weight = normal(shape[1], dtype=dtype, seed=2)
-    h, normed = add_rms_norm(x, y, weight, EPS)
-    assert torch.equal(h, x + y)
-    assert torch.equal(normed, rms_norm(x + y, weight, EPS))
+    h, weight = normal(*shape, dtype=dtype), normal(shape[1], dtype=dtype, seed=2)
+    same, normed = residual_norm(h, weight, EPS)
+    assert torch.equal(same, h) and torch.equal(normed, rms_norm(h, weight, EPS))
     beside, through = normal(*shape, dtype=dtype, seed=3), normal(*shape, dtype=dtype, seed=9)
-    inputs = [part.requires_grad_() for part in (x, y, weight)]
-    d_x, d_y, d_weight = torch.autograd.grad(add_rms_norm(*inputs, EPS), inputs, (beside, through))
+    inputs = [part.requires_grad_() for part in (h, weight)]
+    d_h, d_weight = torch.autograd.grad(residual_norm(*inputs, EPS), inputs, (beside, through))
     d_norm, expected = gradients(lambda h, weight: rms_norm(h, weight, EPS), h, weight)
-    assert torch.equal(d_x, d_y) and torch.equal(d_weight, expected)
-    within(d_x, wide(d_norm) + wide(beside), roundings(4, dtype, wide(d_norm), wide(beside)))
+    assert torch.equal(d_weight, expected)
+    within(d_h, wide(d_norm) + wide(beside), roundings(4, dtype, wide(d_norm), wide(beside)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_wider_than_their_weight_lose_nothing_but_in_the_result(
+    shape: tuple[int, int], implementation: str
+) -> None:
+    """What bfloat16 layers read of a float32 stream; its gradient stays in float32."""
+    h, beside = normal(*shape, dtype=torch.float32), normal(*shape, dtype=torch.float32, seed=3)
+    weight, through = normal(shape[1], dtype=torch.bfloat16, seed=2), normal(*shape, dtype=torch.bfloat16, seed=9)
+    inputs = [part.requires_grad_() for part in (h, weight)]
+    outputs = residual_norm(*inputs, EPS)
+    d_h, d_weight = torch.autograd.grad(outputs, inputs, (beside, through))
+    assert [x.dtype for x in (*outputs, d_h, d_weight)] == [torch.float32, torch.bfloat16] * 2
+    a, w, g = wide(h), wide(weight), wide(through)
+    r = 1 / np.sqrt((a**2).mean(-1, keepdims=True) + EPS)
+    n = a * r
+    within(outputs[1], w * n, roundings(2.1, torch.bfloat16, w * n))
+    mean = (g * w * n).mean(-1, keepdims=True)
+    sizes = g * w, n * np.abs(g * w * n).mean(-1, keepdims=True)
+    exact = r * (g * w - n * mean) + wide(beside)
+    within(d_h, exact, r * roundings(16, torch.float32, *sizes) + roundings(4, torch.float32, exact))
+    within(d_weight, (g * n).sum(0), roundings(2.1, torch.bfloat16, np.abs(g * n).sum(0)))
 
 
 FORMULAS: dict[str, Callable[[float], tuple[float, float]]] = {

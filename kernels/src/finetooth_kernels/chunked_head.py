@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.mm import mm, sums_wide
 
 _CPU_BLOCK_BYTES = 2 * 2**20
 """Scratch per block of rows on a CPU, so that a block stays in its caches. Accelerators take larger blocks, since there
@@ -52,15 +53,24 @@ class Sizes:
     block: int
 
     @staticmethod
-    def within(chunk_bytes: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Sizes:
-        """Sizes that keep logits plus scratch (up to three blocks) within `chunk_bytes`, at least one row each."""
+    def within(
+        chunk_bytes: int, vocabulary: int, dtype: torch.dtype, device: torch.device, linear: torch.dtype | None = None
+    ) -> Sizes:
+        """Sizes that keep logits plus scratch (up to three blocks) within `chunk_bytes`, at least one row each.
+
+        Args:
+            dtype: of the head's weight.
+            linear: of its output; None: the same.
+        """
         work = result_dtype(dtype)
         row_bytes = vocabulary * work.itemsize
         block_bytes = chunk_bytes // 8 if device.type != "cpu" else min(_CPU_BLOCK_BYTES, chunk_bytes // 8)
         block = max(1, block_bytes // row_bytes)
         chunk = chunk_bytes // row_bytes
-        # Half-precision logits fill half of chunk_bytes, which leaves room; full precision has to make it.
-        return Sizes(max(1, chunk if dtype != work else chunk - 2 * block), block)
+        # Half-precision logits fill half of chunk_bytes, which leaves room; full precision has to make it, also for the
+        # rounded gradients of a block.
+        full, rounds = (linear or dtype) == work, dtype != work
+        return Sizes(max(1, chunk - (2 + rounds) * block if full else chunk), block)
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Cut `rows` into chunks of nearly equal size: a short last one would make a slow matrix product."""
@@ -68,6 +78,12 @@ class Sizes:
         size = max(1, -(-rows // count))
         for start in range(0, rows, size):
             yield slice(start, min(start + size, rows))
+
+
+def linear_dtype(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
+    """Of the linear layer's output: of float32 where that is as fast, since rounded to bfloat16 a logit of 20 is off by
+    up to 0.06; else that of the inputs."""
+    return result_dtype(hidden.dtype) if sums_wide(hidden, weight, *(() if bias is None else (bias,))) else hidden.dtype
 
 
 class Workspace:
@@ -78,17 +94,30 @@ class Workspace:
         longest = max((rows.stop - rows.start for rows in sizes.chunks(hidden.shape[0])), default=0)
         vocabulary, work = weight.shape[0], result_dtype(hidden.dtype)
         block = min(sizes.block, longest)
-        self._linear = hidden.new_empty((longest, vocabulary))
+        self._linear = hidden.new_empty((longest, vocabulary), dtype=linear_dtype(hidden, weight, bias))
+        self._narrow = self._linear.view(hidden.dtype)[:, :vocabulary]  # the beginnings of its rows
         self._scratch = hidden.new_empty((block, vocabulary), dtype=work)
-        self._work = None if hidden.dtype == work else torch.empty_like(self._scratch)
+        self._work = None if self._linear.dtype == work else torch.empty_like(self._scratch)
         self._damping: Tensor | None = None
 
     def linear(self, rows: slice) -> Tensor:
-        """The linear layer's output for `rows`, (rows, V) in the dtype of the inputs; valid until the next call."""
+        """The linear layer's output for `rows`, (rows, V), see `linear_dtype`; valid until the next call."""
         out = self._linear[: rows.stop - rows.start]
+        if out.dtype != self.hidden.dtype:
+            return mm(self.hidden[rows], self.weight.t(), bias_o=self.bias, out=out)
         if self.bias is None:
             return torch.mm(self.hidden[rows], self.weight.t(), out=out)
         return torch.addmm(self.bias, self.hidden[rows], self.weight.t(), out=out)
+
+    def gradient(self, rows: int) -> Tensor:
+        """(rows, V) in the dtype of the inputs: where gradients of a chunk's linear output take its place."""
+        return self._narrow[:rows]
+
+    def keep_gradient(self, chunk: slice, block: slice, gradient: Tensor) -> None:
+        """Put that of one block there."""
+        if gradient.dtype == self._linear.dtype != self._narrow.dtype:
+            gradient = gradient.to(self._narrow.dtype)  # it may stand where it is to be written
+        self._narrow[block.start - chunk.start : block.stop - chunk.start] = gradient
 
     def blocks(self, rows: slice) -> Iterator[tuple[slice, Tensor]]:
         """The blocks of a chunk: which of the M rows they are, and their view of the latest `linear` output."""

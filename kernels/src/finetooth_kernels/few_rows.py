@@ -6,9 +6,11 @@ A number does not depend on how many rows there are: what a row gets alone it ge
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from finetooth_kernels import native
+from finetooth_kernels.mm import mm
 
 __all__ = ["MOST_ROWS", "FewRows"]
 
@@ -41,19 +43,28 @@ class FewRows:
             return None
         return FewRows(library, weight_od, bias_o)
 
-    def __call__(self, x_nd: Tensor, base_no: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x_nd: Tensor, *, base_no: Tensor | None = None, more: tuple[Tensor, FewRows] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:  # fmt: skip
         """(N, D) to (N, O), contiguous.
 
         Args:
             x_nd: numbers of a row next to each other; rows may lie apart.
-            base_no: likewise; added before rounding.
+            base_no: likewise, of the dtype of `x_nd` or a wider one, which the result gets; added before rounding.
+            more: (N, L) and another weight, (O, L), without a bias: their product is added before rounding.
+            dtype: of the result, wider than that of `x_nd`; None: that of `base_no`, else of `x_nd`.
         """
         if x_nd.stride(-1) != 1:
             x_nd = x_nd.contiguous()
         if x_nd.shape[0] <= MOST_ROWS:
-            return self._library.few_rows(x_nd, self._packed, self._bias, base_no, self.outputs)
-        y_no = nn.functional.linear(x_nd, self._unpacked(), self._bias)
-        return y_no if base_no is None else y_no.add_(base_no)
+            second = None if more is None else (more[0].contiguous(), more[1]._packed)
+            return self._library.few_rows(
+                x_nd, self._packed, self.outputs, more=second, bias_o=self._bias, base_no=base_no, dtype=dtype
+            )
+        added = None if more is None else (more[0], more[1]._unpacked().t())
+        out = None if dtype is None else x_nd.new_empty((x_nd.shape[0], self.outputs), dtype=dtype)
+        return mm(x_nd, self._unpacked().t(), more=added, bias_o=self._bias, base_no=base_no, out=out)
 
     def _unpacked(self) -> Tensor:
         """W, made again: it is not kept twice."""

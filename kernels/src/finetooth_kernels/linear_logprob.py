@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
-from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace
+from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace, linear_dtype
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,
     Availability,
@@ -37,6 +37,7 @@ from finetooth_kernels.contract import (
     result_dtype,
 )
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
+from finetooth_kernels.mm import mm
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "linear_logprob"]
 
@@ -114,7 +115,8 @@ def linear_logprob(
     )  # fmt: skip
     counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])
     head = Head(scale, softcap, temperature)
-    sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device)
+    linear = linear_dtype(counted.hidden_md, weight_vd, bias_v)
+    sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device, linear)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
         counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, sizes, entropy, top1, torch.is_grad_enabled()
     )
@@ -221,10 +223,10 @@ def _score(
                 scores.entropy_m[chunk] if want_entropy else None,
                 scores.top1_m[chunk] if want_top1 else None,
                 head.slope,
-                gradient=want_slopes,
+                gradient=space.hidden.dtype if want_slopes else None,
             )
         if scores.slopes_md is not None:
-            torch.mm(linear, space.weight, out=scores.slopes_md[chunk])
+            mm(space.gradient(len(linear)), space.weight, out=scores.slopes_md[chunk])
     return scores
 
 
@@ -237,7 +239,8 @@ def _score_blocks(space: Workspace, chunk: slice, targets_mk: Tensor, head: Head
         shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)
         if want_slopes:
             unit = _Incoming(targets_mk[block], torch.ones_like(log_total), log_total)
-            piece.copy_(_logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping))
+            gradient = _logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping)
+            space.keep_gradient(chunk, block, gradient)
 
 
 def _score_block(
@@ -318,11 +321,12 @@ def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[
             gradient = _logit_gradient_(logits, space.scratch(piece.shape[0]), incoming.rows(block), damping)
             if d_bias is not None:
                 d_bias += gradient.sum(0)
-            piece.copy_(gradient)
+            space.keep_gradient(chunk, block, gradient)
+        d_linear = space.gradient(len(linear))
         if d_hidden is not None:
-            torch.mm(linear, space.weight, out=d_hidden[chunk])
+            mm(d_linear, space.weight, out=d_hidden[chunk])
         if d_weight is not None:
-            d_weight.add(linear, space.hidden[chunk])
+            d_weight.add(d_linear, space.hidden[chunk])
     return (
         d_hidden,
         None if d_weight is None else d_weight.result(),

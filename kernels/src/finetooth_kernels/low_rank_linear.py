@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finetooth_kernels.mm import mm
+
 __all__ = ["low_rank_linear"]
 
 Again = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
@@ -36,6 +38,7 @@ def low_rank_linear(
     additions: Sequence[tuple[Tensor, Tensor, float] | None],
     trained: Sequence[Tensor | None] = (),
     again: Again | None = None,
+    base_no: Tensor | None = None,
 ) -> Tensor:
     """All layers of the group.
 
@@ -48,9 +51,10 @@ def low_rank_linear(
         trained: the weights (size, D) that `weight_od` holds, for those layers whose weight trains; the gradients go
             to them.
         again: makes `x_nd` once more from tensors that are kept anyway; then `x_nd` itself is not kept.
+        base_no: (N, O), what the outputs are added to, of the dtype of `x_nd` or a wider one.
 
     Returns:
-        (N, O), the layers' outputs side by side.
+        (N, O), the layers' outputs side by side, in the dtype of `base_no`, else of `x_nd`.
     """
     a = [addition[0] for addition in additions if addition is not None]
     b = [addition[1] for addition in additions if addition is not None]
@@ -59,7 +63,8 @@ def low_rank_linear(
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
     make, sources = (None, ()) if again is None else again
     rest = (*a, *b, *weights, *(source.detach() for source in sources))
-    return _LowRankLinear.apply(x_nd, weight_od, bias_o, tuple(sizes), scales, places, make, len(sources), *rest)  # type: ignore[no-any-return,no-untyped-call]
+    shape = tuple(sizes), scales, places, make, len(sources)
+    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, *shape, *rest)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -69,6 +74,7 @@ class _LowRankLinear(torch.autograd.Function):
         x_nd: Tensor,
         weight_od: Tensor,
         bias_o: Tensor | None,
+        base_no: Tensor | None,
         sizes: tuple[int, ...],
         scales: tuple[float | None, ...],
         places: tuple[int, ...],
@@ -78,7 +84,6 @@ class _LowRankLinear(torch.autograd.Function):
     ) -> Tensor:
         count = sum(scale is not None for scale in scales)
         a, b = matrices[:count], matrices[count : 2 * count]
-        y_no = torch.mm(x_nd, weight_od.t()) if bias_o is None else torch.addmm(bias_o, x_nd, weight_od.t())
         ctx.sizes, ctx.scales, ctx.places = sizes, scales, places
         needed, ctx.given = bool(count or places), sources
         ctx.make = make if needed else None
@@ -87,13 +92,15 @@ class _LowRankLinear(torch.autograd.Function):
         ctx.kept = len(kept)
         if not count:
             ctx.save_for_backward(*kept, weight_od)
-            return y_no
+            return mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no)
         a_rd = a[0] if count == 1 else torch.cat(a)
-        h_nr = torch.mm(x_nd, a_rd.t())
+        h_nr = mm(x_nd, a_rd.t())
         ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
-            y_no.addmm_(h_nr, _diagonal(b, sizes, scales).t())
+            more = h_nr, _diagonal(b, sizes, scales).t()
+            y_no = mm(x_nd, weight_od.t(), more=more, bias_o=bias_o, base_no=base_no)
         else:
+            y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no)
             for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
                 y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
         ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
@@ -106,15 +113,17 @@ class _LowRankLinear(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
         kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
         x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
+        d_base = grad_no if ctx.needs_input_grad[3] else None
+        grad_no = grad_no.to(weight_od.dtype)
         d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
-        d_x = torch.mm(grad_no, weight_od) if ctx.needs_input_grad[0] else None
+        below: tuple[Tensor, Tensor] | None = None
         d_a: list[Tensor] = []
         d_b: list[Tensor] = []
         if rest:
             h_nr, a_rd, *b = rest
             sizes, scales, ranks = ctx.sizes, ctx.scales, ctx.ranks
             if max(ranks) <= WIDEST_DIAGONAL:
-                d_h = torch.mm(grad_no, _diagonal(b, sizes, scales))
+                d_h = mm(grad_no, _diagonal(b, sizes, scales))
                 d_b_or = torch.mm(grad_no.t(), h_nr)
                 d_b = [d_b_or[place] * scale for place, _, scale in _blocks(b, sizes, scales, ranks)]
             else:
@@ -123,13 +132,13 @@ class _LowRankLinear(torch.autograd.Function):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
             d_a = list(torch.split(torch.mm(d_h.t(), x_nd), [r for r in ranks if r]))
-            if d_x is not None:
-                d_x.addmm_(d_h, a_rd)
+            below = d_h, a_rd
+        d_x = mm(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
         starts = [0]
         for size in ctx.sizes:
             starts.append(starts[-1] + size)
         d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in ctx.places]
-        return d_x, None, d_bias, None, None, None, None, None, *d_a, *d_b, *d_weights, *((None,) * ctx.given)
+        return d_x, None, d_bias, d_base, None, None, None, None, None, *d_a, *d_b, *d_weights, *((None,) * ctx.given)
 
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:

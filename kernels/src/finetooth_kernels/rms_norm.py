@@ -2,13 +2,15 @@
 
     y = w * x / sqrt(mean(x^2) + eps)
 
-The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Kept for backward:
-the input and one number a row; the normalised rows are made again from them. Compiled for CPUs (`native`) where it can
+The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Rows may be wider
+than the weight, as a residual stream in float32 is beside layers in bfloat16: then nothing is rounded but the result.
+Kept for backward: the input and one number a row; the normalised rows are made again from them. Compiled for CPUs (`native`) where it can
 be; the torch operations here do the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from finetooth_kernels import native
 from finetooth_kernels.contract import result_dtype
 
-__all__ = ["add_rms_norm", "rms_norm"]
+__all__ = ["residual_norm", "rms_norm"]
 
 
 def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
@@ -26,52 +28,55 @@ def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
 
     Args:
         x_nd: (..., D) of any floating dtype.
-        weight_d: (D,) in the dtype of `x_nd`.
+        weight_d: (D,) in that dtype or a narrower one.
         eps: added to the mean square.
 
     Returns:
-        The shape and dtype of `x_nd`.
+        The shape of `x_nd` and the dtype of `weight_d`.
     """
     return _RmsNorm.apply(x_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def add_rms_norm(x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Add rows and normalise the sum, as a residual connection and the norm behind it do.
+def residual_norm(h_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Normalise rows of which something else goes on too, as in a residual connection: one pass serves both gradients.
 
     Args:
-        x_nd, y_nd: (..., D) of any floating dtype.
-        weight_d: (D,) in their dtype.
+        h_nd: (..., D) of any floating dtype.
+        weight_d: (D,) in that dtype or a narrower one.
         eps: added to the mean square.
 
     Returns:
-        The sum, and its normalised rows, both in the shape and dtype of `x_nd`.
+        The rows as they are, and normalised, like `rms_norm`'s.
     """
-    return _AddRmsNorm.apply(x_nd, y_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return _ResidualNorm.apply(h_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _kernels(weight_d: Tensor, *rows_nd: Tensor) -> native.Library | None:
-    """The compiled kernels, for rows of one shape that the weight fits."""
+def _kernels(weight_d: Tensor, rows_nd: Sequence[Tensor], narrow_nd: Sequence[Tensor] = ()) -> native.Library | None:
+    """The compiled kernels, for rows of one shape that the weight fits, and others of the weight's dtype."""
     shape = rows_nd[0].shape
-    if weight_d.shape != shape[-1:] or any(x.shape != shape for x in rows_nd):
+    if weight_d.shape != shape[-1:] or any(x.shape != shape for x in (*rows_nd, *narrow_nd)):
         return None
-    return native.library_for(weight_d, *rows_nd)
+    if weight_d.dtype == rows_nd[0].dtype:
+        return native.library_for(weight_d, *rows_nd, *narrow_nd)
+    wider = (rows_nd[0].dtype, weight_d.dtype) == (torch.float32, torch.bfloat16) and native.readable(*rows_nd)
+    return native.library_for(weight_d, *narrow_nd) if wider else None
 
 
 def _forward(x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The normalised rows, and (..., 1), the inverse roots."""
-    kernels = _kernels(weight_d, x_nd)
+    kernels = _kernels(weight_d, [x_nd])
     if kernels is not None:
         return kernels.rms_norm(x_nd, weight_d, eps)
     wide = result_dtype(x_nd.dtype)
     norm_n = torch.linalg.vector_norm(x_nd, dim=-1, keepdim=True, dtype=wide)
     inverse_n = norm_n.square_().div_(x_nd.shape[-1]).add_(eps).rsqrt_()
     normalised: Tensor = x_nd * inverse_n
-    return normalised.to(x_nd.dtype).mul_(weight_d), inverse_n
+    return normalised.to(x_nd.dtype).mul_(weight_d).to(weight_d.dtype), inverse_n
 
 
 def _backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor, beside_nd: Tensor | None) -> Tensor:
     """With n = x r, r the inverse root: dx = r (g - n mean(g n)), g = w dy; plus `beside_nd`."""
-    kernels = _kernels(weight_d, grad_nd, x_nd, *(() if beside_nd is None else (beside_nd,)))
+    kernels = _kernels(weight_d, [x_nd] if beside_nd is None else [x_nd, beside_nd], [grad_nd])
     if kernels is not None:
         return kernels.rms_norm_backward(grad_nd, x_nd, weight_d, inverse_n, beside_nd)
     normalised = x_nd * inverse_n
@@ -83,7 +88,7 @@ def _backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor
 
 def _weight_backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor) -> Tensor:
     """dw = sum over rows of dy n."""
-    kernels = _kernels(weight_d, grad_nd, x_nd)
+    kernels = _kernels(weight_d, [x_nd], [grad_nd])
     if kernels is not None:
         return kernels.rms_norm_weight_backward(grad_nd, x_nd, inverse_n)
     return (x_nd * inverse_n * grad_nd).reshape(-1, x_nd.shape[-1]).sum(0).to(weight_d.dtype)
@@ -105,23 +110,18 @@ class _RmsNorm(torch.autograd.Function):
         return d_x, d_weight, None
 
 
-class _AddRmsNorm(torch.autograd.Function):
+class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        kernels = _kernels(weight_d, x_nd, y_nd)
-        if kernels is not None:
-            h_nd, normed_nd, inverse_n = kernels.add_rms_norm(x_nd, y_nd, weight_d, eps)
-        else:
-            h_nd = x_nd + y_nd
-            normed_nd, inverse_n = _forward(h_nd, weight_d, eps)
+    def forward(ctx: Any, h_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        normed_nd, inverse_n = _forward(h_nd, weight_d, eps)
         ctx.save_for_backward(h_nd, weight_d, inverse_n)
-        return h_nd, normed_nd
+        return h_nd.view_as(h_nd), normed_nd
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_normed: Tensor) -> tuple[Tensor | None, ...]:
-        """The sum's gradient goes to both; what comes through the norm is added to what comes beside it."""
+        """What comes through the norm is added to what comes beside it."""
         h_nd, weight_d, inverse_n = ctx.saved_tensors
-        d_h = _backward(grad_normed, h_nd, weight_d, inverse_n, grad_h) if any(ctx.needs_input_grad[:2]) else None
-        d_weight = _weight_backward(grad_normed, h_nd, weight_d, inverse_n) if ctx.needs_input_grad[2] else None
-        return d_h if ctx.needs_input_grad[0] else None, d_h if ctx.needs_input_grad[1] else None, d_weight, None
+        d_h = _backward(grad_normed, h_nd, weight_d, inverse_n, grad_h) if ctx.needs_input_grad[0] else None
+        d_weight = _weight_backward(grad_normed, h_nd, weight_d, inverse_n) if ctx.needs_input_grad[1] else None
+        return d_h, d_weight, None

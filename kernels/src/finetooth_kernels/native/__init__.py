@@ -8,6 +8,6 @@ that case, with the same result but for roundings.
 from __future__ import annotations
 
 from finetooth_kernels.native.build import available, library, library_for
-from finetooth_kernels.native.library import Library, readable
+from finetooth_kernels.native.library import KERNEL_SPAN, Library, readable
 
-__all__ = ["Library", "available", "library", "library_for", "readable"]
+__all__ = ["KERNEL_SPAN", "Library", "available", "library", "library_for", "readable"]

@@ -2,6 +2,7 @@
 // computes with torch operations on blocks of rows, in three passes over a row that stays in the cache.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "elements.h"
 #include "parallel.h"
@@ -52,12 +53,30 @@ void sums(const T* row, int64_t vocabulary, float slope, float top, double* tota
     }
 }
 
-template <class T>
+// The gradient of a row's log-probability, from the row's beginning on, in numbers at most as wide: it overwrites only
+// what was read before.
+template <class T, class Gradient>
+void replace(T* row, int64_t vocabulary, int64_t wanted, float slope, float top, float inverse) {
+    const float target = widened(row[wanted]) * slope;
+    char* to = reinterpret_cast<char*>(row);
+    for (int64_t start = 0; start < vocabulary; start += PART) {
+        const int64_t count = std::min(PART, vocabulary - start);
+        Gradient part[PART];
+#pragma omp simd
+        for (int64_t v = 0; v < count; ++v)
+            part[v] = narrowed<Gradient>(-exp_of_negative(widened(row[start + v]) * slope - top) * inverse);
+        std::memcpy(to + start * sizeof(Gradient), part, count * sizeof(Gradient));
+    }
+    const Gradient at_target = narrowed<Gradient>(1.0f - exp_of_negative(target - top) * inverse);
+    std::memcpy(to + wanted * sizeof(Gradient), &at_target, sizeof(Gradient));
+}
+
+template <class T, class Gradient>
 void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores out, float slope, bool gradient,
            int threads) {
     over_rows(rows, vocabulary, threads, [=](int64_t first, int64_t last) {
         for (int64_t n = first; n < last; ++n) {
-            T* __restrict row = logits + n * vocabulary;
+            T* row = logits + n * vocabulary;
             const float top = largest(row, vocabulary, slope);
             double total = 0, weighted = 0;
             if (out.entropy != nullptr)
@@ -77,11 +96,7 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
                 out.top1[n] = at;
             }
             if (!gradient) continue;
-            const float target = widened(row[wanted[0]]) * slope, inverse = static_cast<float>(1.0 / total);
-#pragma omp simd
-            for (int64_t v = 0; v < vocabulary; ++v)
-                row[v] = narrowed<T>(-exp_of_negative(widened(row[v]) * slope - top) * inverse);
-            row[wanted[0]] = narrowed<T>(1.0f - exp_of_negative(target - top) * inverse);
+            replace<T, Gradient>(row, vocabulary, wanted[0], slope, top, static_cast<float>(1.0 / total));
         }
     });
 }
@@ -90,14 +105,20 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
 }  // namespace ft
 
 // logits: the linear layer's output; a logit is slope times that. With `gradient` (one target a row) the gradient of the
-// log-probability with respect to the logit takes the place of each.
-FT_API void ft_head_rows(int dtype, void* logits, const int64_t* ids, float* logprobs, float* log_normalizer,
-                         float* entropy, int64_t* top1, int64_t rows, int64_t vocabulary, int64_t each, float slope,
-                         int gradient, int threads) {
+// log-probability with respect to the logit takes the place of each, in `gradient_dtype`: where that is narrower than
+// the logits, it stands in the first half of a row.
+FT_API void ft_head_rows(int dtype, int gradient_dtype, void* logits, const int64_t* ids, float* logprobs,
+                         float* log_normalizer, float* entropy, int64_t* top1, int64_t rows, int64_t vocabulary,
+                         int64_t each, float slope, int gradient, int threads) {
     const ft::Targets targets{ids, each};
     const ft::Scores out{logprobs, log_normalizer, entropy, top1};
-    if (dtype == ft::FLOAT32)
-        ft::score(static_cast<float*>(logits), rows, vocabulary, targets, out, slope, gradient != 0, threads);
+    const bool also = gradient != 0;
+    if (dtype == ft::BFLOAT16)
+        ft::score<ft::BFloat16, ft::BFloat16>(static_cast<ft::BFloat16*>(logits), rows, vocabulary, targets, out, slope,
+                                              also, threads);
+    else if (gradient_dtype == ft::BFLOAT16)
+        ft::score<float, ft::BFloat16>(static_cast<float*>(logits), rows, vocabulary, targets, out, slope, also,
+                                       threads);
     else
-        ft::score(static_cast<ft::BFloat16*>(logits), rows, vocabulary, targets, out, slope, gradient != 0, threads);
+        ft::score<float, float>(static_cast<float*>(logits), rows, vocabulary, targets, out, slope, also, threads);
 }

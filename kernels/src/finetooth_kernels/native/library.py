@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-__all__ = ["ACTIVATION_NUMBERS", "ALONE_UP_TO", "DTYPE_NUMBERS", "Library", "readable"]
+__all__ = ["ACTIVATION_NUMBERS", "ALONE_UP_TO", "DTYPE_NUMBERS", "KERNEL_SPAN", "Library", "readable"]
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
 """What the sources call a dtype; the kernels take no other."""
@@ -21,42 +24,59 @@ ALONE_UP_TO = 4
 """Kernels that were compiled without OpenMP run on one thread; torch's operations on more than this many are faster."""
 
 _SIGNATURES: dict[str, list[Any]] = {
-    "ft_rms_norm": [c_int, *[c_void_p] * 4, c_int64, c_int64, c_float, c_int],
-    "ft_add_rms_norm": [c_int, *[c_void_p] * 6, c_int64, c_int64, c_float, c_int],
-    "ft_rms_norm_backward": [c_int, *[c_void_p] * 6, c_int64, c_int64, c_int],
-    "ft_rms_norm_weight_backward": [c_int, *[c_void_p] * 5, c_int64, c_int64, c_int],
+    "ft_rms_norm": [c_int, c_int, *[c_void_p] * 4, c_int64, c_int64, c_float, c_int],
+    "ft_rms_norm_backward": [c_int, c_int, *[c_void_p] * 6, c_int64, c_int64, c_int],
+    "ft_rms_norm_weight_backward": [c_int, c_int, *[c_void_p] * 5, c_int64, c_int64, c_int],
     "ft_gated": [c_int, c_int, *[c_void_p] * 2, c_int64, c_int64, c_int],
     "ft_gated_backward": [c_int, c_int, *[c_void_p] * 3, c_int64, c_int64, c_int],
-    "ft_head_rows": [c_int, *[c_void_p] * 6, *[c_int64] * 3, c_float, c_int, c_int],
+    "ft_head_rows": [c_int, c_int, *[c_void_p] * 6, *[c_int64] * 3, c_float, c_int, c_int],
     "ft_few_rows": [
-        c_int,
-        c_void_p,
-        c_int64,
-        c_void_p,
-        c_void_p,
-        c_void_p,
-        c_int64,
-        c_void_p,
-        c_int64,
-        c_int64,
-        c_int64,
-        c_int,
+        *(c_int, c_int, *(c_void_p, c_int64, c_void_p, c_int64) * 2),
+        *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
     ],
     "ft_few_rows_layout": [c_int, c_void_p, c_void_p],
+    "ft_mm": [
+        *(c_int, c_int, *(c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64) * 2),
+        *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
+    ],
     "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
 }
 
 
 _PLAIN = (Tensor, nn.Parameter)
 
+KERNEL_SPAN = "finetooth::"
+"""How torch's profiler names what a compiled kernel takes: this and the kernel's name; a product's shape behind it."""
 
-def readable(*tensors: Tensor) -> bool:
-    """Whether kernels can read these: contiguous, on the CPU, all float32 or all bfloat16, no subclass, not traced."""
+
+def _span(name: str, *parts: object) -> AbstractContextManager[Any]:
+    """A span of torch's profiler, while it records."""
+    return record_function(name.format(*parts)) if torch.autograd._profiler_enabled() else nullcontext()
+
+
+def _seen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> None:
+        with _span(name):
+            function(*arguments)
+
+    return call
+
+
+def readable(*tensors: Tensor, apart: bool = False) -> bool:
+    """Whether kernels can read these: on the CPU, all float32 or all bfloat16, no subclass, not traced; and contiguous.
+
+    Args:
+        apart: numbers may also lie apart, in any strides.
+    """
     dtype = tensors[0].dtype
     if dtype not in DTYPE_NUMBERS or torch.compiler.is_compiling():
         return False
     return all(
-        x.dtype == dtype and x.is_cpu and type(x) in _PLAIN and x.layout == torch.strided and x.is_contiguous()
+        x.dtype == dtype
+        and x.is_cpu
+        and type(x) in _PLAIN
+        and x.layout == torch.strided
+        and (apart or x.is_contiguous())
         for x in tensors
     )
 
@@ -78,32 +98,27 @@ class Library:
         self._loaded = ctypes.CDLL(str(path))
         self._c = {name: self.function(name, signature) for name, signature in _SIGNATURES.items()}
         self._rows_a_sum: int = self.function("ft_rms_norm_rows_a_sum", [], c_int64)()
+        self._mm_is_fast = self.function("ft_mm_is_fast", [c_int], c_int)
         self.threaded = bool(self.function("ft_has_threads", [], c_int)())
         """Whether it was compiled with OpenMP."""
 
     def function(self, name: str, arguments: list[Any], result: Any = None) -> Any:
-        """A C function by name, with ctypes' types of its arguments and of its result (None: void)."""
+        """A C function by name, with ctypes' types of its arguments and of its result (None: void, a kernel)."""
         function = getattr(self._loaded, name)
         function.argtypes, function.restype = arguments, result
-        return function
+        return function if result is not None else _seen(name.replace("ft_", KERNEL_SPAN, 1), function)
 
     def rms_norm(self, x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """(..., D) normalised rows and (..., 1) float32, the inverse roots."""
-        y_nd, inverse_n = torch.empty_like(x_nd), _of_rows(x_nd)
+        """(..., D) normalised rows in the weight's dtype and (..., 1) float32, the inverse roots.
+
+        Rows have the weight's dtype or a wider one, here and in backward.
+        """
+        y_nd, inverse_n = torch.empty_like(x_nd, dtype=weight_d.dtype), _of_rows(x_nd)
         self._c["ft_rms_norm"](
-            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), weight_d.data_ptr(), y_nd.data_ptr(), inverse_n.data_ptr(),
-            inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
+            DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[weight_d.dtype], x_nd.data_ptr(), weight_d.data_ptr(),
+            y_nd.data_ptr(), inverse_n.data_ptr(), inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
         )  # fmt: skip
         return y_nd, inverse_n
-
-    def add_rms_norm(self, x_nd: Tensor, y_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """h = x + y, its normalised rows, and (..., 1) float32, the inverse roots."""
-        h_nd, normed_nd, inverse_n = torch.empty_like(x_nd), torch.empty_like(x_nd), _of_rows(x_nd)
-        self._c["ft_add_rms_norm"](
-            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), y_nd.data_ptr(), weight_d.data_ptr(), h_nd.data_ptr(),
-            normed_nd.data_ptr(), inverse_n.data_ptr(), inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
-        )  # fmt: skip
-        return h_nd, normed_nd, inverse_n
 
     def rms_norm_backward(
         self, grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor, beside_nd: Tensor | None = None
@@ -111,9 +126,9 @@ class Library:
         """The gradient of `x_nd`, plus `beside_nd`, a gradient that reaches it on another way."""
         d_x_nd = torch.empty_like(x_nd)
         self._c["ft_rms_norm_backward"](
-            DTYPE_NUMBERS[x_nd.dtype], grad_nd.data_ptr(), None if beside_nd is None else beside_nd.data_ptr(),
-            x_nd.data_ptr(), weight_d.data_ptr(), inverse_n.data_ptr(), d_x_nd.data_ptr(), inverse_n.numel(),
-            x_nd.shape[-1], torch.get_num_threads(),
+            DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[weight_d.dtype], grad_nd.data_ptr(),
+            None if beside_nd is None else beside_nd.data_ptr(), x_nd.data_ptr(), weight_d.data_ptr(),
+            inverse_n.data_ptr(), d_x_nd.data_ptr(), inverse_n.numel(), x_nd.shape[-1], torch.get_num_threads(),
         )  # fmt: skip
         return d_x_nd
 
@@ -121,10 +136,10 @@ class Library:
         """The gradient of the weight, (D,); the same for any number of threads."""
         rows, width = inverse_n.numel(), x_nd.shape[-1]
         partial = torch.empty((-(-rows // self._rows_a_sum), width), dtype=torch.float32)
-        d_weight_d = x_nd.new_empty(width)
+        d_weight_d = grad_nd.new_empty(width)
         self._c["ft_rms_norm_weight_backward"](
-            DTYPE_NUMBERS[x_nd.dtype], grad_nd.data_ptr(), x_nd.data_ptr(), inverse_n.data_ptr(), partial.data_ptr(),
-            d_weight_d.data_ptr(), rows, width, torch.get_num_threads(),
+            DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[grad_nd.dtype], grad_nd.data_ptr(), x_nd.data_ptr(),
+            inverse_n.data_ptr(), partial.data_ptr(), d_weight_d.data_ptr(), rows, width, torch.get_num_threads(),
         )  # fmt: skip
         return d_weight_d
 
@@ -149,21 +164,21 @@ class Library:
 
     def head_rows(
         self, logits_nv: Tensor, targets_nk: Tensor, logprobs_nk: Tensor, log_normalizer_n1: Tensor,
-        entropy_n: Tensor | None, top1_n: Tensor | None, slope: float, *, gradient: bool,
+        entropy_n: Tensor | None, top1_n: Tensor | None, slope: float, *, gradient: torch.dtype | None,
     ) -> None:  # fmt: skip
         """Scores of rows of logits, written into the tensors that are given.
 
         Args:
             logits_nv: (N, V), what the head's linear layer put out; a logit is `slope` times that.
-            gradient: replace each by the gradient of the row's log-probability with respect to the logit; one target a
-                row.
+            gradient: replace each by the gradient of the row's log-probability with respect to the logit, in this
+                dtype; one target a row. A narrower one than the logits' takes the first part of a row.
         """
         rows, vocabulary = logits_nv.shape
         self._c["ft_head_rows"](
-            DTYPE_NUMBERS[logits_nv.dtype], logits_nv.data_ptr(), targets_nk.data_ptr(), logprobs_nk.data_ptr(),
-            log_normalizer_n1.data_ptr(), None if entropy_n is None else entropy_n.data_ptr(),
-            None if top1_n is None else top1_n.data_ptr(), rows, vocabulary, targets_nk.shape[1], slope, gradient,
-            torch.get_num_threads(),
+            DTYPE_NUMBERS[logits_nv.dtype], DTYPE_NUMBERS[gradient or logits_nv.dtype], logits_nv.data_ptr(),
+            targets_nk.data_ptr(), logprobs_nk.data_ptr(), log_normalizer_n1.data_ptr(),
+            None if entropy_n is None else entropy_n.data_ptr(), None if top1_n is None else top1_n.data_ptr(), rows,
+            vocabulary, targets_nk.shape[1], slope, gradient is not None, torch.get_num_threads(),
         )  # fmt: skip
 
     def few_rows_layout(self, dtype: torch.dtype) -> tuple[int, int]:
@@ -173,17 +188,57 @@ class Library:
         return panel.value, together.value
 
     def few_rows(
-        self, x_nd: Tensor, packed: Tensor, bias_o: Tensor | None, base_no: Tensor | None, outputs: int
-    ) -> Tensor:
-        """(N, D) to (N, O): x W^T + bias + base, summed in float32; rows of x and of base may lie apart."""
-        y_no = x_nd.new_empty((x_nd.shape[0], outputs))
+        self, x_nd: Tensor, packed: Tensor, outputs: int, *, more: tuple[Tensor, Tensor] | None = None,
+        bias_o: Tensor | None = None, base_no: Tensor | None = None, dtype: torch.dtype | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) to (N, O): x W^T + x2 W2^T + bias + base, summed in float32.
+
+        Args:
+            packed: W, see `few_rows_layout`.
+            more: x2 and W2, packed likewise.
+            base_no: of the result's dtype. Its rows may lie apart, as those of x may.
+            dtype: of the result; that of `base_no`, else of x, if it is None.
+        """
+        dtype = dtype or (x_nd.dtype if base_no is None else base_no.dtype)
+        y_no = x_nd.new_empty((x_nd.shape[0], outputs), dtype=dtype)
+        second = (None, 0, None, 0) if more is None else (
+            more[0].data_ptr(), more[0].stride(0), more[1].data_ptr(), more[0].shape[1],
+        )  # fmt: skip
         self._c["ft_few_rows"](
-            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), x_nd.stride(0), packed.data_ptr(),
-            None if bias_o is None else bias_o.data_ptr(), None if base_no is None else base_no.data_ptr(),
-            0 if base_no is None else base_no.stride(0), y_no.data_ptr(), x_nd.shape[0], x_nd.shape[1], outputs,
-            torch.get_num_threads(),
+            DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[y_no.dtype], x_nd.data_ptr(), x_nd.stride(0), packed.data_ptr(),
+            x_nd.shape[1], *second, None if bias_o is None else bias_o.data_ptr(),
+            None if base_no is None else base_no.data_ptr(), 0 if base_no is None else base_no.stride(0),
+            y_no.data_ptr(), *y_no.shape, torch.get_num_threads(),
         )  # fmt: skip
         return y_no
+
+    def multiplies_fast(self, dtype: torch.dtype) -> bool:
+        """Whether `mm` is faster than torch's on a machine like this; the same in every process on it."""
+        return bool(self._mm_is_fast(DTYPE_NUMBERS[dtype]))
+
+    def mm(
+        self, left_nk: Tensor, right_ko: Tensor, *, more: tuple[Tensor, Tensor] | None = None,
+        bias_o: Tensor | None = None, base_no: Tensor | None = None, out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(N, O): left right + more[0] more[1] + bias + base, summed in float32.
+
+        Numbers stand next to each other in rows of left factors and of base, and along one axis of right factors.
+
+        Args:
+            base_no: of the result's dtype.
+            out: where to write the result, contiguous; of the factors' dtype or a wider one. None: new memory, in the
+                dtype of `base_no`, else of the factors.
+        """
+        dtype = left_nk.dtype if base_no is None else base_no.dtype
+        out_no = left_nk.new_empty((left_nk.shape[0], right_ko.shape[1]), dtype=dtype) if out is None else out
+        second = (None, 0, None, 0, 0, 0) if more is None else _factors(*more)
+        with _span("{}mm {} x {} x {}", KERNEL_SPAN, *left_nk.shape, right_ko.shape[1]):
+            self._c["ft_mm"](
+                DTYPE_NUMBERS[left_nk.dtype], DTYPE_NUMBERS[out_no.dtype], *_factors(left_nk, right_ko), *second,
+                None if bias_o is None else bias_o.data_ptr(), None if base_no is None else base_no.data_ptr(),
+                0 if base_no is None else base_no.stride(0), out_no.data_ptr(), *out_no.shape, torch.get_num_threads(),
+            )  # fmt: skip
+        return out_no
 
     def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
         """The first `heads` heads turned, against the angles if `back`; angles are float32 whatever the dtype of x."""
@@ -199,3 +254,7 @@ class Library:
 def _of_rows(x_nd: Tensor) -> Tensor:
     """One float32 a row, shaped to multiply `x_nd`."""
     return torch.empty((*x_nd.shape[:-1], 1), dtype=torch.float32)
+
+
+def _factors(left_nk: Tensor, right_ko: Tensor) -> tuple[int, ...]:
+    return left_nk.data_ptr(), left_nk.stride(0), right_ko.data_ptr(), *right_ko.stride(), left_nk.shape[1]

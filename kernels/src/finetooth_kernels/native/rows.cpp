@@ -21,18 +21,18 @@ float inverse_root(const T* __restrict x, int64_t width, float eps) {
     return 1.0f / __builtin_sqrtf(sum / static_cast<float>(width) + eps);
 }
 
-// y = w round(x r)
-template <class T>
-void scale_row(const T* __restrict x, const T* __restrict weight, T* __restrict y, int64_t width, float inverse) {
+// y = w round(x r); rows may be wider (T) than the weight and the result (U).
+template <class T, class U>
+void scale_row(const T* __restrict x, const U* __restrict weight, U* __restrict y, int64_t width, float inverse) {
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
         const T normalised = narrowed<T>(widened(x[i]) * inverse);
-        y[i] = narrowed<T>(widened(normalised) * widened(weight[i]));
+        y[i] = narrowed<U>(widened(normalised) * widened(weight[i]));
     }
 }
 
-template <class T>
-void norm_forward(const T* x, const T* weight, T* y, float* inverse, int64_t rows, int64_t width, float eps,
+template <class T, class U>
+void norm_forward(const T* x, const U* weight, U* y, float* inverse, int64_t rows, int64_t width, float eps,
                   int threads) {
     over_rows(rows, width, threads, [=](int64_t first, int64_t last) {
         for (int64_t n = first; n < last; ++n) {
@@ -42,27 +42,10 @@ void norm_forward(const T* x, const T* weight, T* y, float* inverse, int64_t row
     });
 }
 
-// h = x + y, and its norm.
-template <class T>
-void add_norm_forward(const T* x, const T* y, const T* weight, T* h, T* normed, float* inverse, int64_t rows,
-                      int64_t width, float eps, int threads) {
-    over_rows(rows, width, threads, [=](int64_t first, int64_t last) {
-        for (int64_t n = first; n < last; ++n) {
-            const T* __restrict a = x + n * width;
-            const T* __restrict b = y + n * width;
-            T* __restrict sum = h + n * width;
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i) sum[i] = narrowed<T>(widened(a[i]) + widened(b[i]));
-            inverse[n] = inverse_root(sum, width, eps);
-            scale_row(sum, weight, normed + n * width, width, inverse[n]);
-        }
-    });
-}
-
 // With n = x r and g = w dy: dx = r (g - n mean(g n)), plus what reaches x on another way, if anything does.
-template <class T, bool ADD>
-void row_backward(const T* __restrict grad, const T* __restrict beside, const T* __restrict x,
-                  const T* __restrict weight, T* __restrict d_x, int64_t width, float inverse) {
+template <bool ADD, class T, class U>
+void row_backward(const U* __restrict grad, const T* __restrict beside, const T* __restrict x,
+                  const U* __restrict weight, T* __restrict d_x, int64_t width, float inverse) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; ++i) sum += widened(grad[i]) * widened(weight[i]) * (widened(x[i]) * inverse);
@@ -76,24 +59,24 @@ void row_backward(const T* __restrict grad, const T* __restrict beside, const T*
     }
 }
 
-template <class T>
-void norm_backward(const T* grad, const T* beside, const T* x, const T* weight, const float* inverse, T* d_x,
+template <class T, class U>
+void norm_backward(const U* grad, const T* beside, const T* x, const U* weight, const float* inverse, T* d_x,
                    int64_t rows, int64_t width, int threads) {
     over_rows(rows, width, threads, [=](int64_t first, int64_t last) {
         for (int64_t n = first; n < last; ++n) {
             const int64_t at = n * width;
             if (beside == nullptr) {
-                row_backward<T, false>(grad + at, nullptr, x + at, weight, d_x + at, width, inverse[n]);
+                row_backward<false>(grad + at, beside, x + at, weight, d_x + at, width, inverse[n]);
             } else {
-                row_backward<T, true>(grad + at, beside + at, x + at, weight, d_x + at, width, inverse[n]);
+                row_backward<true>(grad + at, beside + at, x + at, weight, d_x + at, width, inverse[n]);
             }
         }
     });
 }
 
 // dw = sum over rows of dy n, a partial sum for each `ROWS_A_SUM` rows first; `partial` is (ceil(rows / that), width).
-template <class T>
-void weight_backward(const T* grad, const T* x, const float* inverse, float* partial, T* d_weight, int64_t rows,
+template <class T, class U>
+void weight_backward(const U* grad, const T* x, const float* inverse, float* partial, U* d_weight, int64_t rows,
                      int64_t width, int threads) {
     const int64_t sums = (rows + ROWS_A_SUM - 1) / ROWS_A_SUM;
     over_rows(sums, ROWS_A_SUM * width, threads, [=](int64_t first, int64_t last) {
@@ -102,7 +85,7 @@ void weight_backward(const T* grad, const T* x, const float* inverse, float* par
             for (int64_t i = 0; i < width; ++i) sum[i] = 0.0f;
             const int64_t end = (s + 1) * ROWS_A_SUM < rows ? (s + 1) * ROWS_A_SUM : rows;
             for (int64_t n = s * ROWS_A_SUM; n < end; ++n) {
-                const T* __restrict g = grad + n * width;
+                const U* __restrict g = grad + n * width;
                 const T* __restrict value = x + n * width;
                 const float r = inverse[n];
 #pragma omp simd
@@ -114,7 +97,7 @@ void weight_backward(const T* grad, const T* x, const float* inverse, float* par
         for (int64_t i = first; i < last; ++i) {
             double total = 0.0;
             for (int64_t s = 0; s < sums; ++s) total += static_cast<double>(partial[s * width + i]);
-            d_weight[i] = narrowed<T>(static_cast<float>(total));
+            d_weight[i] = narrowed<U>(static_cast<float>(total));
         }
     });
 }
@@ -158,40 +141,46 @@ static void with_type(int dtype, const Call& call) {
     }
 }
 
-FT_API void ft_rms_norm(int dtype, const void* x, const void* weight, void* y, float* inverse, int64_t rows,
-                        int64_t width, float eps, int threads) {
-    with_type(dtype, [=](auto number) {
-        using T = decltype(number);
-        ft::norm_forward(static_cast<const T*>(x), static_cast<const T*>(weight), static_cast<T*>(y), inverse, rows,
+// The same with two numbers: of the type of rows, and of that of weights; rows are as wide as weights or wider.
+template <class Call>
+static void with_types(int rows, int weights, const Call& call) {
+    if (rows == weights) {
+        with_type(rows, [&](auto number) { call(number, number); });
+    } else {
+        call(float{}, ft::BFloat16{});
+    }
+}
+
+FT_API void ft_rms_norm(int dtype, int weight_dtype, const void* x, const void* weight, void* y, float* inverse,
+                        int64_t rows, int64_t width, float eps, int threads) {
+    with_types(dtype, weight_dtype, [=](auto row, auto number) {
+        using T = decltype(row);
+        using U = decltype(number);
+        ft::norm_forward(static_cast<const T*>(x), static_cast<const U*>(weight), static_cast<U*>(y), inverse, rows,
                          width, eps, threads);
     });
 }
 
-FT_API void ft_add_rms_norm(int dtype, const void* x, const void* y, const void* weight, void* h, void* normed,
-                            float* inverse, int64_t rows, int64_t width, float eps, int threads) {
-    with_type(dtype, [=](auto number) {
-        using T = decltype(number);
-        ft::add_norm_forward(static_cast<const T*>(x), static_cast<const T*>(y), static_cast<const T*>(weight),
-                             static_cast<T*>(h), static_cast<T*>(normed), inverse, rows, width, eps, threads);
-    });
-}
-
 // `beside` may be null.
-FT_API void ft_rms_norm_backward(int dtype, const void* grad, const void* beside, const void* x, const void* weight,
-                                 const float* inverse, void* d_x, int64_t rows, int64_t width, int threads) {
-    with_type(dtype, [=](auto number) {
-        using T = decltype(number);
-        ft::norm_backward(static_cast<const T*>(grad), static_cast<const T*>(beside), static_cast<const T*>(x),
-                          static_cast<const T*>(weight), inverse, static_cast<T*>(d_x), rows, width, threads);
+FT_API void ft_rms_norm_backward(int dtype, int weight_dtype, const void* grad, const void* beside, const void* x,
+                                 const void* weight, const float* inverse, void* d_x, int64_t rows, int64_t width,
+                                 int threads) {
+    with_types(dtype, weight_dtype, [=](auto row, auto number) {
+        using T = decltype(row);
+        using U = decltype(number);
+        ft::norm_backward(static_cast<const U*>(grad), static_cast<const T*>(beside), static_cast<const T*>(x),
+                          static_cast<const U*>(weight), inverse, static_cast<T*>(d_x), rows, width, threads);
     });
 }
 
-FT_API void ft_rms_norm_weight_backward(int dtype, const void* grad, const void* x, const float* inverse,
-                                        float* partial, void* d_weight, int64_t rows, int64_t width, int threads) {
-    with_type(dtype, [=](auto number) {
-        using T = decltype(number);
-        ft::weight_backward(static_cast<const T*>(grad), static_cast<const T*>(x), inverse, partial,
-                            static_cast<T*>(d_weight), rows, width, threads);
+FT_API void ft_rms_norm_weight_backward(int dtype, int weight_dtype, const void* grad, const void* x,
+                                        const float* inverse, float* partial, void* d_weight, int64_t rows,
+                                        int64_t width, int threads) {
+    with_types(dtype, weight_dtype, [=](auto row, auto number) {
+        using T = decltype(row);
+        using U = decltype(number);
+        ft::weight_backward(static_cast<const U*>(grad), static_cast<const T*>(x), inverse, partial,
+                            static_cast<U*>(d_weight), rows, width, threads);
     });
 }
 

@@ -51,6 +51,7 @@ class TorchBackend:
         import torch
 
         from finetooth_torch.engine import Parts, TorchEngine
+        from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
         from finetooth_torch.optimizer_state import group_options
         from finetooth_torch.parameters import TrainedParameters, round_frozen
@@ -107,6 +108,8 @@ class TorchBackend:
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
+        if device.type == "cpu":  # from here on: what loading let go of has gone back
+            keep_freed()
         optimizer = request.optimizer.create(parameters.named())
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
         return TorchEngine(request, parts)

@@ -126,7 +126,7 @@ class StreamDecoding:
             cache.advance()
         sizes = [cache.rows for cache in self._caches]
         for i, layer in enumerate(self._layers):
-            qkv = layer.project(h_rd, cos, sin)
+            h_rd, qkv = layer.project(h_rd, cos, sin)
             attended = [
                 cache.attend(i, rows, facts.heads, scale)
                 for cache, rows in zip(self._caches, torch.split(qkv, sizes), strict=True)

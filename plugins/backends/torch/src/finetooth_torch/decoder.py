@@ -1,7 +1,8 @@
 """Decoder layers of the usual kind (`finetooth_hooks.protocols.Block`), computed over a stream without padding.
 
 The weights stay where they are, in the modules of the transformers model, so adapters, exports and optimizers see
-nothing new; what is computed here instead of there is the way through them. Linear layers that read the same rows are
+nothing new; what is computed here instead of there is the way through them. The residual stream, to which every layer
+adds, is float32 also where layers compute in half precision: its roundings would add up. Linear layers that read the same rows are
 one matrix product, low-rank additions included; what each step keeps for backward is listed in `finetooth_kernels`.
 """
 
@@ -17,7 +18,8 @@ import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.gated import gated
 from finetooth_kernels.low_rank_linear import Again, low_rank_linear
-from finetooth_kernels.rms_norm import add_rms_norm, rms_norm
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.rms_norm import residual_norm, rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, segment_attention
 from torch import Tensor, nn
@@ -61,15 +63,17 @@ class Group:
         self._weights: list[Tensor] = []
         self.keeps = 1
 
-    def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
+    def __call__(self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None) -> Tensor:
         """(N, inputs) to (N, sum of outputs), side by side.
 
         Args:
             again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
+            base_no: what the outputs are added to; the result has its dtype.
         """
         parts = self._known()
         if parts is None:
-            return torch.cat([module(x_nd) for module in self._modules], -1)
+            y_no = torch.cat([module(x_nd) for module in self._modules], -1)
+            return y_no if base_no is None else base_no + y_no
         layers = [part.base for part in parts]
         return low_rank_linear(
             x_nd,
@@ -79,6 +83,7 @@ class Group:
             [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts],
             [layer.weight if layer.weight.requires_grad else None for layer in layers],
             again,
+            base_no,
         )
 
     def parts(self) -> GroupParts | None:
@@ -162,28 +167,26 @@ class _Layer:
         layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
         return layer
 
-    def project(self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor) -> Tensor:
-        """(N, H + 2 K, head_dim): queries and keys, rotated, and values."""
+    def project(self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream, and (N, H + 2 K, head_dim): queries and keys, rotated, and values."""
         heads, kv_heads, size = self._facts.heads, self._facts.kv_heads, self._facts.head_dim
-        rows = self._normed(self.qkv, self.attention_norm, h_nd).view(-1, heads + 2 * kv_heads, size)
+        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd)
+        rows = rows.view(-1, heads + 2 * kv_heads, size)
         if self.head_norms is not None:
             q, k, v = rows.split([heads, kv_heads, kv_heads], 1)
             rows = torch.cat([self.norm(self.head_norms[0], q), self.norm(self.head_norms[1], k), v], 1)
-        return rotate(rows, cos_nr, sin_nr, heads + kv_heads)
+        return h_nd, rotate(rows, cos_nr, sin_nr, heads + kv_heads)
 
     def feed(self, h_nd: Tensor, attended_nd: Tensor) -> Tensor:
-        """What comes after attention: its output projection and the feed-forward block."""
-        h_nd, normed_nd = add_rms_norm(h_nd, self.output(attended_nd), self.ffn_norm.weight, self._block.eps)
-        gate_up = self.gate_up(normed_nd, self._again(self.ffn_norm, h_nd))
+        """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
+        h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, self.output(attended_nd, base_no=h_nd))
         activate = partial(gated, activation=self._block.activation)
-        return h_nd + self.down(activate(gate_up), (activate, (gate_up,)))
+        return self.down(activate(gate_up), (activate, (gate_up,)), h_nd)
 
-    def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> Tensor:
-        """The group on normalised rows, which backward makes again."""
-        return group(self.norm(norm, h_nd), self._again(norm, h_nd))
-
-    def _again(self, norm: nn.Module, h_nd: Tensor) -> Again:
-        return partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)
+    def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream, and the group on its normalised rows, which backward makes again."""
+        h_nd, normed_nd = residual_norm(h_nd, norm.weight, self._block.eps)
+        return h_nd, group(normed_nd, (partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)))
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         return rms_norm(x, module.weight, self._block.eps)
@@ -251,9 +254,9 @@ class Decoder:
         return self.layers[-1].norm(self._final_norm, h_nd)
 
     def embedded(self, tokens_n: Tensor) -> Tensor:
-        """(N, D) embeddings."""
+        """(N, D), where the residual stream begins."""
         embedded: Tensor = self._embedding(tokens_n)
-        return embedded
+        return embedded.to(result_dtype(embedded.dtype))
 
     def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine, (N, R/2) each, float32, for position ids."""
@@ -267,7 +270,7 @@ class Decoder:
         wanted: Tensor | None, keep: Callable[[Tensor], None] | None,
     ) -> Tensor:  # fmt: skip
         facts = self._facts
-        qkv = layer.project(h_nd, cos_nr, sin_nr)
+        h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr)
         if keep is not None:
             keep(qkv)
         attended = segment_attention(

@@ -15,6 +15,7 @@ from finetooth_torch.bodies import StreamBody
 from finetooth_torch.decode import Decoding, PackedLayers, StreamDecoding, TransformersDecoding
 from finetooth_torch.network import Network
 from finetooth_torch.packed import PackedLinear, can_pack
+from finetooth_torch.precision import result_dtype
 from finetooth_torch.sampling import row_streams
 from finetooth_torch.writing import Row, Writing
 
@@ -173,11 +174,11 @@ class Generator:
         """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
         body, head = self._network.body, self._network.head.plain()
         pack = most >= WORTH_PACKING
-        packable = pack and head is not None and can_pack(head.weight.dtype, self._device.type)
-        return Weights(
-            layers=PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None,
-            head=PackedLinear(head.weight, head.bias) if packable and head is not None else None,
-        )
+        packed = None
+        if pack and head is not None and can_pack(head.weight.dtype, self._device.type):
+            packed = PackedLinear(head.weight, head.bias, result_dtype(head.weight.dtype))
+        layers = PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None
+        return Weights(layers=layers, head=packed)
 
     def writing(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights) -> Writing:
         """Rows that will be written together.

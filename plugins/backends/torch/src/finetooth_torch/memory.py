@@ -70,7 +70,8 @@ def estimate(
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
 
     layer = stream_layer_bytes(request, precision) if stream else layer_bytes(request, precision, full=full)
-    layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
+    between = max(4, size) if stream else size  # of the residual stream
+    layers = facts.layers * between * facts.hidden_size + layer if checkpointing else facts.layers * layer
     fragments = STREAM_FRAGMENTATION if stream else FRAGMENTATION[precision]
     activations = tokens * layers * (fragments if on_host else 1.05)
     if stream:
@@ -124,13 +125,13 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
 def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
     """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
 
-    The input of each norm with one number a row, rotated queries, keys and values, the output of attention with a
-    number a head, gate and up; all else, also what a weight's gradient needs, is made again. Norms over each head save
-    their inputs as well.
+    The input of each norm, which is of the residual stream, with one number a row, rotated queries, keys and values,
+    the output of attention with a number a head, gate and up; all else, also what a weight's gradient needs, is made
+    again. Norms over each head save their inputs as well.
     """
     facts, size, wide = request.facts, BYTES[precision], max(4, BYTES[precision])
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    saved = size * (2 * facts.hidden_size + 2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 + facts.heads)
+    saved = size * (2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 * facts.hidden_size + 2 + facts.heads)
     if facts.block is not None and facts.block.query_norm:
         saved += size * (heads + kv) + wide * (facts.heads + facts.kv_heads)
     return saved
@@ -139,8 +140,8 @@ def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
 def backward_bytes(request: PlanRequest, precision: str) -> int:
     """Bytes per token that the backward pass of one layer of the stream decoder holds at its peak, in the feed-forward
     block: its rows made again, their gradient, and gate's and up's."""
-    facts, size = request.facts, BYTES[precision]
-    return size * (6 * facts.ffn_size + 4 * facts.hidden_size)
+    facts, size, wide = request.facts, BYTES[precision], max(4, BYTES[precision])
+    return size * (6 * facts.ffn_size + 2 * facts.hidden_size) + wide * 2 * facts.hidden_size
 
 
 def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:

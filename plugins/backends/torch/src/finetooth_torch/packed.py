@@ -54,48 +54,51 @@ class PackedLinear:
 
     Args:
         weight_od: (O, D); `can_pack` has said yes.
+        dtype: of results, where that costs no more: not in oneDNN's order. None: that of the weight.
     """
 
-    def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None) -> None:
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
         self._own = FewRows.pack(weight_od, bias_o)
         self._packed = _reorder(weight_od.detach()) if self._own is None else None
         self._bias = None if bias_o is None else bias_o.detach()
 
-    def __call__(self, x_nd: Tensor) -> Tensor:
-        """(N, D) to (N, O)."""
-        return self.add(x_nd, None)
+    def __call__(
+        self, x_nd: Tensor, *, base_no: Tensor | None = None, more: tuple[Tensor, PackedLinear] | None = None
+    ) -> Tensor:
+        """(N, D) to (N, O).
 
-    def add(self, x_nd: Tensor, base_no: Tensor | None) -> Tensor:
-        """The same, added to `base_no`, (N, O)."""
-        if self._own is not None:
-            return self._own(x_nd, base_no)
-        assert self._packed is not None
-        y_no = _product(x_nd, self._packed, self._bias)
-        return y_no if base_no is None else y_no.add_(base_no)
+        Args:
+            base_no: (N, O), of the dtype of `x_nd` or a wider one, which the result gets.
+            more: (N, L) and (O, L), whose product is added; packed alike.
+        """
+        if self._own is not None and (more is None or more[1]._own is not None):
+            second = None if more is None else (more[0], more[1]._own)
+            return self._own(x_nd, base_no=base_no, more=second, dtype=self._dtype)
+        y_no = _product(x_nd, self._packed, self._bias) if self._packed is not None else self._own(x_nd)
+        if more is not None:
+            y_no = y_no.add_(more[1](more[0]))
+        return y_no if base_no is None else base_no + y_no
 
 
 class PackedGroup:
-    """A `Group` as it is now: its weights and the A of its low-rank additions as one packed matrix, and their B as
-    another.
+    """A `Group` as it is now: its weights as one packed matrix, and the A and B of its low-rank additions as two more.
 
     Numbers are those of `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since in bfloat16 a small
     addition would be lost in the weight.
     """
 
     def __init__(self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None) -> None:
-        self._outputs = weight_od.shape[0]
-        if a_rd is not None and bias_o is not None:
-            bias_o = torch.cat([bias_o, bias_o.new_zeros(a_rd.shape[0])])
-        self._linear = PackedLinear(weight_od if a_rd is None else torch.cat([weight_od, a_rd]), bias_o)
-        self._b = None if b_or is None else PackedLinear(b_or)
+        self._linear = PackedLinear(weight_od, bias_o)
+        self._added = None if a_rd is None or b_or is None else (PackedLinear(a_rd), PackedLinear(b_or))
 
-    def __call__(self, x_nd: Tensor, again: Again | None = None) -> Tensor:
-        """(N, D) to (N, O); `again` is for `Group`'s sake."""
+    def __call__(self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None) -> Tensor:
+        """(N, D) to (N, O), added to `base_no`; `again` is for `Group`'s sake."""
         del again
-        y_no = self._linear(x_nd)
-        if self._b is None:
-            return y_no
-        return self._b.add(y_no[:, self._outputs :], y_no[:, : self._outputs])
+        if self._added is None:
+            return self._linear(x_nd, base_no=base_no)
+        a, b = self._added
+        return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
 
 
 def packed(group: Group) -> Group | PackedGroup:

@@ -6,6 +6,7 @@ accelerator, time is that of its kernels, and what no kernel covers is idle.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,12 +29,15 @@ DEVICE_IDLE = "device idle"
 OPTIMIZER_SPAN, LAYOUT_SPAN = "optimizer", "data layout"
 """Names of the spans that the engine puts around its own work."""
 
+KERNEL = "finetooth::"
+"""How the names of spans around compiled kernels begin (`finetooth_kernels.native.KERNEL_SPAN`): they are operators."""
+
 SMALL = 10.0
 """Microseconds below which a kernel is small: launching it takes as long."""
 
 _PRODUCT = re.compile(
     r"^aten::(mm|addmm|bmm|baddbmm|matmul|linear|mv|addmv|dot|einsum|_scaled_mm|_grouped_mm)$|^mkldnn::|_linear"
-    r"|gemm|cutlass|cublas|nvjet|wgmma|xmma|matmul|_mm_",
+    r"|^finetooth::(mm|few_rows)|gemm|cutlass|cublas|nvjet|wgmma|xmma|matmul|_mm_",
     re.IGNORECASE,
 )
 _ATTENTION = re.compile(r"scaled_dot_product|flash|fmha|attention|aten::_?(safe_)?softmax", re.IGNORECASE)
@@ -134,12 +138,12 @@ def break_down(trace: Mapping[str, Any]) -> Breakdown:
     for event in host:
         parts[event.part or IDLE] += event.alone
     parts[IDLE] += wall - sum(parts.values())
-    operators = [e for e in host if e.category == "cpu_op"]
+    operators = [e for e in host if e.category == "cpu_op" or e.name.startswith(KERNEL)]
     return Breakdown(
         steps=steps,
         wall=wall,
         parts=_largest_first(parts),
-        operators=_tally((e.name, e.alone, 0.0) for e in operators),
+        operators=_tally((e.name.partition(" ")[0], e.alone, 0.0) for e in operators),
         products=_tally((shape, e.duration, flops) for e in operators for shape, flops in _product(e)),
     )
 
@@ -171,6 +175,8 @@ def _nest(events: list[Event]) -> None:
 def _part(event: Event, parent: str) -> str:
     if parent in (OBSERVERS, OPTIMIZER, LAYOUT):
         return parent
+    if event.name.startswith(KERNEL):
+        return _by_name(event.name) or ELEMENTWISE
     if event.category == "user_annotation":
         return OPTIMIZER if event.name.startswith("Optimizer.step") else _SPANS.get(event.name, "")
     if event.category != "cpu_op" or parent == ATTENTION:
@@ -228,6 +234,9 @@ def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
 
 def _product(event: Event) -> list[tuple[str, float]]:
     """Shape and FLOPs of a matrix product, none for anything else; the last two matrices of its inputs count."""
+    if event.name.startswith(f"{KERNEL}mm "):
+        label = event.name.partition(" ")[2]
+        return [(label, 2.0 * math.prod(int(size) for size in label.split(" x ")))]
     if event.name not in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
         return []
     first = 1 if "add" in event.name else 0

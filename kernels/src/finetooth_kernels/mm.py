@@ -1,0 +1,80 @@
+"""Products of matrices as layers multiply them: several terms summed in float32 and rounded once.
+
+Rounding once matters. Added to a product that was rounded already, what is smaller than half of its last place is
+always lost: in bfloat16 most of what a low-rank addition does in its first steps. Rounded with the sum it comes through
+on average.
+
+Compiled for CPUs (`native`) where that is faster than torch; elsewhere torch's products, which round after each term.
+Compiled, a row's numbers do not depend on how many rows there are, nor on the threads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetooth_kernels import native
+
+__all__ = ["mm", "sums_wide"]
+
+Factors = tuple[Tensor, Tensor]
+
+
+def mm(
+    left_nk: Tensor,
+    right_ko: Tensor,
+    *,
+    more: Factors | None = None,
+    bias_o: Tensor | None = None,
+    base_no: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """left right, plus what else is given; without a graph.
+
+    Args:
+        left_nk: (N, K), in any strides.
+        right_ko: (K, O), likewise.
+        more: (N, L) and (L, O), a second product.
+        bias_o: (O,).
+        base_no: (N, O), of the dtype of the factors or a wider one.
+        out: (N, O), contiguous, where to write the result: of the factors' dtype, or wider where `sums_wide`.
+
+    Returns:
+        (N, O), in `out`, or in new memory in the dtype of `base_no`, else of the factors.
+    """
+    library = _compiled((left_nk, right_ko), more, bias_o, base_no)
+    if library is not None:
+        return library.mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
+    if out is not None:
+        return out.copy_(mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no))
+    if base_no is not None and base_no.dtype == left_nk.dtype and bias_o is None:
+        out_no = torch.addmm(base_no, left_nk, right_ko)
+        return out_no if more is None else out_no.addmm_(*more)
+    out_no = torch.mm(left_nk, right_ko) if bias_o is None else torch.addmm(bias_o, left_nk, right_ko)
+    if more is not None:
+        out_no.addmm_(*more)
+    return out_no if base_no is None else base_no + out_no
+
+
+def sums_wide(*factors: Tensor) -> bool:
+    """Whether the compiled products take these: then a result in float32 costs no rounding and no more time."""
+    library = native.library_for(*factors, apart=True)
+    return library is not None and library.multiplies_fast(factors[0].dtype)
+
+
+def _compiled(
+    factors: Factors, more: Factors | None, bias_o: Tensor | None, base_no: Tensor | None
+) -> native.Library | None:
+    pairs = (factors,) if more is None else (factors, more)
+    if any(0 in tensor.shape for pair in pairs for tensor in pair):
+        return None
+    if any(left.stride(1) != 1 or 1 not in right.stride() for left, right in pairs):
+        return None
+    inputs = [tensor for pair in pairs for tensor in pair] + ([] if bias_o is None else [bias_o])
+    library = native.library_for(*inputs, apart=True)
+    if library is None or not library.multiplies_fast(factors[0].dtype):
+        return None
+    if bias_o is not None and bias_o.stride(0) != 1:
+        return None
+    fits = base_no is None or (native.readable(base_no, apart=True) and base_no.stride(1) == 1)
+    return library if fits else None

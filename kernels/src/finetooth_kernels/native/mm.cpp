@@ -1,0 +1,243 @@
+// Products of matrices: out = left right (+ a second left right) (+ bias) (+ base), summed in float32 and rounded once.
+//
+// The right factor is cut into panels of PANEL outputs, each put into the order of the innermost loop in the core's own
+// cache just before all rows meet it: no second copy of a weight is kept or written to memory. Letters: N rows, K
+// inputs, O outputs. Each number is one sum over the inputs in order, so it does not depend on how many rows or threads
+// there are.
+#include <vector>
+
+#include "panels.h"
+#include "parallel.h"
+
+namespace ft {
+namespace {
+
+struct Factors {
+    const void* left;
+    int64_t left_row;  // from one row to the next; inputs stand next to each other
+    const void* right;
+    int64_t right_in, right_out;
+    int64_t inputs;
+};
+
+struct Product {
+    Factors factors[2];
+    int count;
+    int64_t rows, outputs;
+
+    int64_t blocks() const { return (rows + MOST_ROWS - 1) / MOST_ROWS; }
+    // Blocks of nearly the same size.
+    int64_t block_row(int64_t block) const { return rows * block / blocks(); }
+    int64_t panels() const { return (outputs + PANEL - 1) / PANEL; }
+};
+
+// Some inputs of one pair of factors, and where their panel stands in the scratch.
+struct Piece {
+    int factors;
+    int64_t first, count, at;
+};
+
+constexpr int64_t MOST_BYTES = 288 * 1024;  // of a panel: with the rows it fits a core's second cache
+
+template <class T>
+int64_t padded(int64_t inputs) {
+    return (inputs + TOGETHER<T> - 1) / TOGETHER<T> * TOGETHER<T>;
+}
+
+// to[column][row] = from[row][column], 32 bits each, for PANEL rows.
+void transpose(const char* from, int64_t row_bytes, int64_t columns, char* to) {
+    int64_t column = 0;
+#if defined(__AVX512F__)
+    for (; column + 16 <= columns; column += 16)
+        for (int half = 0; half < PANEL; half += 16) {
+            __m512i r[16], t[16];
+            for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + (half + i) * row_bytes + column * 4);
+            for (int i = 0; i < 16; i += 2) {
+                t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+                t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+            }
+            for (int i = 0; i < 16; i += 4) {
+                r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+                r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+                r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+                r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+            }
+            for (int i = 0; i < 4; ++i) {
+                t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+                t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+                t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+                t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+            }
+            for (int i = 0; i < 4; ++i) {
+                r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+                r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+                r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+                r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+            }
+            for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + ((column + i) * PANEL + half) * 4, r[i]);
+        }
+#endif
+    for (; column < columns; ++column)
+        for (int row = 0; row < PANEL; ++row)
+            std::memcpy(to + (column * PANEL + row) * 4, from + row * row_bytes + column * 4, 4);
+}
+
+// `count` inputs from `first` on, of `width` outputs from `start` on, as a panel.
+template <class T>
+void pack(const Factors& of, int64_t first, int64_t count, int64_t start, int64_t width, T* panel) {
+    constexpr int together = TOGETHER<T>;
+    const T* from = static_cast<const T*>(of.right) + first * of.right_in + start * of.right_out;
+    const int64_t even = count / together * together;
+    if (width < PANEL || even < count) std::memset(panel, 0, sizeof(T) * padded<T>(count) * PANEL);
+    if (width == PANEL && of.right_in == 1 && sizeof(T) * together == 4) {
+        transpose(reinterpret_cast<const char*>(from), of.right_out * static_cast<int64_t>(sizeof(T)), even / together,
+                  reinterpret_cast<char*>(panel));
+    } else if (width == PANEL && of.right_out == 1) {
+        for (int64_t k = 0; k < even; k += together)
+            for (int o = 0; o < PANEL; ++o)
+                for (int i = 0; i < together; ++i)
+                    panel[k * PANEL + o * together + i] = from[(k + i) * of.right_in + o];
+    } else {
+        for (int64_t k = 0; k < even; ++k)
+            for (int64_t o = 0; o < width; ++o)
+                panel[k / together * together * PANEL + o * together + k % together] =
+                    from[k * of.right_in + o * of.right_out];
+    }
+    for (int64_t k = even; k < count; ++k)
+        for (int64_t o = 0; o < width; ++o)
+            panel[even * PANEL + o * together] = from[k * of.right_in + o * of.right_out];
+}
+
+// One part of the work: some blocks of rows, with one panel after the other.
+template <class T, class Out>
+struct Part {
+    const Product& product;
+    const Ends<T, Out>& ends;
+    const std::vector<Piece>& pieces;
+    int64_t first_block, last_block;
+    T* panel;
+    float* kept;  // sums between pieces
+
+    template <int ROWS>
+    void tile(int64_t block, int64_t start, size_t begin, size_t end) const {
+        Vec sums[ROWS][2] = {};
+        const int64_t row = product.block_row(block);
+        float* sum = kept + (block - first_block) * MOST_ROWS * PANEL;
+        if (begin > 0)
+            for (int r = 0; r < ROWS; ++r) {
+                sums[r][0] = load(sum + r * PANEL);
+                sums[r][1] = load(sum + r * PANEL + LANES);
+            }
+        for (size_t i = begin; i < end; ++i) {
+            const Piece& piece = pieces[i];
+            const Factors& of = product.factors[piece.factors];
+            const T* left = static_cast<const T*>(of.left) + row * of.left_row + piece.first;
+            multiply<ROWS>(Left<T>{left, of.left_row, TOGETHER<T>}, panel + piece.at, piece.count, sums);
+        }
+        if (end == pieces.size()) return ends.write(row, start, sums);
+        for (int r = 0; r < ROWS; ++r) {
+            store(sum + r * PANEL, sums[r][0]);
+            store(sum + r * PANEL + LANES, sums[r][1]);
+        }
+    }
+
+    // `count` rows, known only now, as a constant.
+    template <int ROWS = MOST_ROWS>
+    FT_INLINE void any_tile(int64_t count, int64_t block, int64_t start, size_t begin, size_t end) const {
+        if (count == ROWS) return tile<ROWS>(block, start, begin, end);
+        if constexpr (ROWS > 1) any_tile<ROWS - 1>(count, block, start, begin, end);
+    }
+
+    void compute(int64_t index) const {
+        const int64_t start = index * PANEL, width = std::min<int64_t>(PANEL, product.outputs - start);
+        for (size_t begin = 0; begin < pieces.size();) {
+            size_t end = begin;  // the pieces whose panels stand in the scratch together
+            do {
+                const Piece& piece = pieces[end];
+                pack(product.factors[piece.factors], piece.first, piece.count, start, width, panel + piece.at);
+                ++end;
+            } while (end < pieces.size() && pieces[end].at > 0);
+            for (int64_t block = first_block; block < last_block; ++block)
+                any_tile(product.block_row(block + 1) - product.block_row(block), block, start, begin, end);
+            begin = end;
+        }
+    }
+};
+
+template <class T>
+std::vector<Piece> pieces_of(const Product& product, int64_t most) {
+    std::vector<Piece> pieces;
+    int64_t used = 0;
+    for (int f = 0; f < product.count; ++f)
+        for (int64_t first = 0; first < product.factors[f].inputs;) {
+            if (used >= most) used = 0;
+            const int64_t left = product.factors[f].inputs - first, count = std::min(left, most - used);
+            pieces.push_back({f, first, count, used * PANEL});
+            first += count;
+            used += padded<T>(count);
+        }
+    return pieces;
+}
+
+// How many threads share the panels; the others' share is of the rows.
+int among_panels(int64_t panels, int threads) {
+    for (int t = threads; t > 1; --t)
+        if (threads % t == 0 && (panels % t == 0 || panels >= 8 * t)) return t;
+    return 1;
+}
+
+template <class T, class Out>
+void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
+    const int64_t most = MOST_BYTES / static_cast<int64_t>(sizeof(T)) / PANEL, blocks = product.blocks();
+    const std::vector<Piece> pieces = pieces_of<T>(product, most);
+    const bool splits = std::any_of(pieces.begin() + 1, pieces.end(), [](const Piece& piece) { return piece.at == 0; });
+    const int64_t panels = product.panels();
+    if (product.rows * product.outputs * product.factors[0].inputs < WORTH_THREADS * 8) threads = 1;
+    const int columns = among_panels(panels, threads), lines = threads / columns;
+    over_rows(columns * lines, WORTH_THREADS, threads, [&](int64_t first, int64_t last) {
+        for (int64_t part = first; part < last; ++part) {
+            const int64_t line = part / columns, column = part % columns;
+            const int64_t from = blocks * line / lines, to = blocks * (line + 1) / lines;
+            T* panel = reinterpret_cast<T*>(scratch<5>(MOST_BYTES + sizeof(T) * PANEL * 2));
+            const size_t sums = splits ? sizeof(float) * (to - from) * MOST_ROWS * PANEL : 0;
+            const Part<T, Out> mine{product, ends, pieces, from, to, panel, reinterpret_cast<float*>(scratch<6>(sums))};
+            for (int64_t i = panels * column / columns; i < panels * (column + 1) / columns; ++i) mine.compute(i);
+        }
+    });
+}
+
+template <class T, class Out>
+void compute(const Product& product, const void* bias, const void* base, int64_t base_row, void* out, int threads) {
+    const Ends<T, Out> ends{static_cast<const T*>(bias), static_cast<const Out*>(base), base_row,
+                            static_cast<Out*>(out), product.outputs, product.outputs};
+    compute<T, Out>(product, ends, threads);
+}
+
+}  // namespace
+}  // namespace ft
+
+// Whether products here are faster than torch's on such a machine: of pairs of bfloat16, where no matrix unit is.
+FT_API int ft_mm_is_fast(int dtype) {
+#if defined(__AMX_BF16__)
+    return 0;
+#else
+    return dtype == ft::BFLOAT16 && ft::PAIRS ? 1 : 0;
+#endif
+}
+
+// out = left right + left2 right2 + bias + base; left is [N][K], right [K][O]; the second pair where its inputs are not 0.
+// `out_dtype` is that of base and out.
+FT_API void ft_mm(int dtype, int out_dtype, const void* left, int64_t left_row, const void* right, int64_t right_in,
+                  int64_t right_out, int64_t inputs, const void* left2, int64_t left2_row, const void* right2,
+                  int64_t right2_in, int64_t right2_out, int64_t inputs2, const void* bias, const void* base,
+                  int64_t base_row, void* out, int64_t rows, int64_t outputs, int threads) {
+    const ft::Product product{{{left, left_row, right, right_in, right_out, inputs},
+                               {left2, left2_row, right2, right2_in, right2_out, inputs2}},
+                              inputs2 > 0 ? 2 : 1, rows, outputs};
+    if (dtype == ft::FLOAT32)
+        ft::compute<float, float>(product, bias, base, base_row, out, threads);
+    else if (out_dtype == ft::FLOAT32)
+        ft::compute<ft::BFloat16, float>(product, bias, base, base_row, out, threads);
+    else
+        ft::compute<ft::BFloat16, ft::BFloat16>(product, bias, base, base_row, out, threads);
+}

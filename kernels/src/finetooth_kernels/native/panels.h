@@ -1,0 +1,130 @@
+// The innermost loop of matrix products: a few rows times a panel of outputs, summed in registers.
+//
+// A panel holds PANEL outputs, input by input next to each other (bfloat16 on machines that multiply pairs: two inputs
+// by two). Missing outputs, and the second input of a pair that has none, are zeros.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "elements.h"
+#include "vectors.h"
+
+namespace ft {
+
+constexpr int PANEL = 2 * LANES;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int MOST_ROWS = 12;  // with two vectors each, as many sums as there are registers for
+#else
+constexpr int MOST_ROWS = 6;
+#endif
+
+#if defined(__AVX512BF16__)
+constexpr bool PAIRS = true;
+#else
+constexpr bool PAIRS = false;
+#endif
+
+// Inputs that stand together in a panel.
+template <class T>
+constexpr int TOGETHER = PAIRS && std::is_same_v<T, BFloat16> ? 2 : 1;
+
+// Rows of the left factor: where they begin, and how far it is to the next row, and to the next input (pairs: the next
+// two, which lie side by side).
+template <class T>
+struct Left {
+    const T* at;
+    int64_t row, step;
+};
+
+// sums[r] += left[r] . panel
+template <int ROWS>
+FT_INLINE void multiply(Left<float> left, const float* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+    const float* x = left.at;
+    for (int64_t d = 0; d < inputs; ++d, x += left.step) {
+        const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) {
+            const Vec value = all(x[r * left.row]);
+            sums[r][0] += value * first;
+            sums[r][1] += value * second;
+        }
+    }
+}
+
+#if defined(__AVX512BF16__)
+template <int ROWS>
+FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+    const BFloat16* x = left.at;
+    const int64_t even = inputs & ~int64_t{1};
+    for (int64_t d = 0; d < even; d += 2, x += left.step) {
+        const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + d * PANEL);
+        const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + d * PANEL + 2 * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) {
+            int32_t pair;
+            std::memcpy(&pair, x + r * left.row, sizeof pair);
+            const __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+            sums[r][0] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][0], value, first);
+            sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
+        }
+    }
+    if (even == inputs) return;
+    const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + even * PANEL);
+    const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + even * PANEL + 2 * LANES);
+    for (int r = 0; r < ROWS; ++r) {  // what lies behind the last input is not the row's
+        const __m512bh value = (__m512bh)_mm512_set1_epi32(x[r * left.row].bits);
+        sums[r][0] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][0], value, first);
+        sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
+    }
+}
+#else
+template <int ROWS>
+FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+    const BFloat16* x = left.at;
+    for (int64_t d = 0; d < inputs; ++d, x += left.step) {
+        const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) {
+            const Vec value = all(widened(x[r * left.row]));
+            sums[r][0] += value * first;
+            sums[r][1] += value * second;
+        }
+    }
+}
+#endif
+
+// What is added to sums before they are rounded, and where they go: Out is T, or float where T is narrower.
+template <class T, class Out>
+struct Ends {
+    const T* bias;  // [O] or null
+    const Out* base;  // [N][O], or null
+    int64_t base_row;
+    Out* out;
+    int64_t out_row, outputs;
+
+    template <int ROWS>
+    FT_INLINE void write(int64_t row, int64_t start, const Vec (&sums)[ROWS][2]) const {
+        const int64_t width = std::min<int64_t>(PANEL, outputs - start);
+        for (int r = 0; r < ROWS; ++r) {
+            float values[PANEL];
+            store(values, sums[r][0]);
+            store(values + LANES, sums[r][1]);
+            if (bias != nullptr)
+                for (int64_t o = 0; o < width; ++o) values[o] += widened(bias[start + o]);
+            if (base != nullptr) {
+                const Out* __restrict from = base + (row + r) * base_row + start;
+                for (int64_t o = 0; o < width; ++o) values[o] += widened(from[o]);
+            }
+            Out* __restrict to = out + (row + r) * out_row + start;
+            if (width == PANEL)
+                for (int o = 0; o < PANEL; ++o) narrow(values[o], to + o);
+            else
+                for (int64_t o = 0; o < width; ++o) narrow(values[o], to + o);
+        }
+    }
+};
+
+}  // namespace ft
