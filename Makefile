@@ -103,7 +103,7 @@ cookbook: $(TESTED) $(COOKBOOK)/.installed  ## run the cookbook's recipes agains
 
 bench: $(TESTED)  ## measure everything against the peers, at least three rounds: hours on two cores
 	$(BIN)/python tests/bench/run.py
-bench-quick: $(TESTED)  ## the same, smaller: at most half an hour
+bench-quick: $(TESTED)  ## speed alone, smaller: at most half an hour
 	$(BIN)/python tests/bench/run.py --quick
 bench-peers: $(STAMP)  ## make the peers' environments: TRL and transformers, and LLaMA-Factory where it installs
 # torch by pip and first, as above; then what needs it at our versions

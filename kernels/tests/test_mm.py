@@ -8,6 +8,7 @@ import torch
 from finetooth_kernels import native
 from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_kernels.mm import mm, sums_wide
+from finetooth_kernels.rms_norm import rms_norm
 from torch import Tensor
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
@@ -38,7 +39,9 @@ def test_against_float64(dtype: torch.dtype, sizes: tuple[int, int, int], left: 
     x, w = normal(rows, inputs, dtype=dtype, seed=1), normal(inputs, outputs, dtype=dtype, seed=2)
     found = mm(laid_out(x, left), laid_out(w, right))
     exact, sums = x.double() @ w.double(), x.double().abs() @ w.double().abs()
-    bound = inputs * ROUNDING[torch.float32 if dtype == torch.bfloat16 else dtype] * sums + ROUNDING[dtype] * exact.abs()
+    bound = (
+        inputs * ROUNDING[torch.float32 if dtype == torch.bfloat16 else dtype] * sums + ROUNDING[dtype] * exact.abs()
+    )
     assert found.dtype == dtype and found.is_contiguous()
     assert ((found.double() - exact).abs() <= bound + 1e-37).all()
 
@@ -97,13 +100,12 @@ def test_what_is_not_finite_comes_through_in_its_row_and_output_alone() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_a_small_addition_is_not_lost_beside_a_large_product() -> None:
-    """In bfloat16 numbers about 1 are 2^-7 apart. An addition of 2^-11, rounded into a sum that was rounded before, does
-    nothing at all; rounded with it, it moves the mean by what it is."""
+    """In bfloat16 numbers about 1 are 2^-7 apart. Adding 2^-11 to one that was rounded does nothing at all; rounded
+    with the sum, it moves the mean by what it is."""
     compiled_for(torch.bfloat16)
     x, w = normal(512, 64, dtype=torch.bfloat16, seed=1), normal(96, 64, dtype=torch.bfloat16, seed=2)
     x, w = x.abs(), w.abs() / 32
     a, b = torch.zeros(2, 64, dtype=torch.bfloat16), torch.zeros(96, 2, dtype=torch.bfloat16)
-    plain = low_rank_linear(x, w, None, [96], [None]).double()
     x[:, 0] = 1.0
     a[:, 0], b[:, 0] = 1.0, 2.0**-11
     plain = low_rank_linear(x, w, None, [96], [None]).double()
@@ -127,6 +129,17 @@ def test_gradients_of_what_is_added_to_a_base(dtype: torch.dtype) -> None:
     without = low_rank_linear(x, w, None, [7], [(a, b, 0.5)])
     for found, expected in zip((d_x, d_a, d_b), torch.autograd.grad(without, inputs[:3], grad.to(dtype)), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_profiler_sees_kernels_by_name_and_products_with_their_shape() -> None:
+    compiled_for(torch.bfloat16)
+    x, w = normal(3, 4, dtype=torch.bfloat16, seed=1), normal(4, 5, dtype=torch.bfloat16, seed=2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        mm(x, w)
+        rms_norm(x, w[:, 0].contiguous(), 1e-5)
+    names = {event.name for event in recorded.events() or ()}
+    assert {"finetooth::mm 3 x 4 x 5", "finetooth::rms_norm"} <= names
 
 
 def test_nothing_of_no_size() -> None:

@@ -2,9 +2,9 @@
 
     python tests/bench/run.py [--quick | --smoke] [--only a,d] [--contender "finetooth bf16;TRL defaults"]
 
-Each contender is a process of its own; they take turns. Results go to docs/benchmarks/NAME.json, one file for each
-workload, so a run can be done in pieces; the page is drawn from all files that are there. Peers need their own
-environment: `make bench-peers`.
+Each contender is a process of its own; they take turns. The quick form leaves out hooks, saving and preferences (h, i,
+j, s). Results go to docs/benchmarks/NAME.json, one file for each workload, so a run can be done in pieces; the page is
+drawn from all files that are there. Peers need their own environment: `make bench-peers`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs/benchmarks"
 CONTENDERS = Path(__file__).resolve().parent / "contenders"
 TIMEOUT = {"smoke": 300.0, "quick": 600.0, "full": 3600.0}
-QUICK_SECONDS = 1200.0
+QUICK_SECONDS = 900.0
 """After so long the quick form begins no second round."""
 INPUTS = ("rows", "preferred", "windows", "length", "score_rows", "prompts", "count")
 """Sizes that decide what files a contender reads."""

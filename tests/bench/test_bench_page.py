@@ -131,7 +131,9 @@ def test_a_goal_that_is_missed_shows_the_floor_and_where_the_time_goes(lora):
 def test_the_anchors_of_reasons_are_headings():
     headings = {re.sub(r"[^a-z0-9 -]", "", w.title.lower()).replace(" ", "-") for w in WORKLOADS}
     headings.add(re.sub(r"[^a-z0-9 -]", "", floorpage.TITLE.lower()).replace(" ", "-"))
-    assert {anchor.lstrip("#") for anchor in page.WHY.values()} <= headings
+    anchors = {why.lstrip("#") for why in page.WHY.values() if why.startswith("#")}
+    assert anchors <= headings
+    assert all((DOCS / why).is_file() for why in set(page.WHY.values()) - {f"#{anchor}" for anchor in anchors})
 
 
 def test_start_up_shows_imports_and_the_first_compilation():

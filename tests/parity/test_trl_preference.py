@@ -89,6 +89,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         for i, row in enumerate(pairs)
     ]
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    margins = [{**row, "margin": 0.1 * (i % 5)} for i, row in enumerate(pairs)]
+    (folder / "margins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in margins))
     return Bench(folder, make_model(folder / "policy", 0), make_model(folder / "reference", 1))
 
 
@@ -359,3 +361,80 @@ def test_orpo(bench: Bench) -> None:
         return -ORPOTrainer.odds_ratio_loss(like, means[0::2], means[1::2])[0].mean()
 
     compare_free(bench, "orpo", {"name": "orpo", "beta": BETA}, theirs)
+
+
+def reward_trainer(bench: Bench, engine: Any, coefficient: float) -> Any:
+    """TRL's, its model with the engine's weights: a new head is drawn by each side in its own way."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from trl import RewardConfig, RewardTrainer
+
+    args = RewardConfig(
+        output_dir=str(bench.folder / "trl"), per_device_train_batch_size=BATCH, report_to=[], use_cpu=True, bf16=False,
+        gradient_checkpointing=False, max_length=None, center_rewards_coefficient=coefficient or None,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(bench.policy, num_labels=1, dtype=torch.float32)
+    weights = {name: parameter.detach().clone() for name, parameter in engine._parts.parameters.named()}
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    assert not unknown and not [name for name in missing if "rotary" not in name]
+    return RewardTrainer(
+        model=model, args=args, train_dataset=Dataset.from_list([{"chosen": "a b", "rejected": "a c"}]),
+        processing_class=AutoTokenizer.from_pretrained(bench.policy),
+    )  # fmt: skip
+
+
+def reward_batch(trainer: Any, data: list[Any]) -> Any:
+    pairs = zip(data[0::2], data[1::2], strict=True)
+    return trainer.data_collator(
+        [
+            {
+                "chosen_ids": [*map(int, chosen.tokens)],
+                "rejected_ids": [*map(int, rejected.tokens)],
+                "margin": float(chosen.scalars["margin"]),
+            }
+            for chosen, rejected in pairs
+        ]
+    )
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.05], ids=["plain", "centred"])
+def test_reward_models(bench: Bench, coefficient: float) -> None:
+    method = {"name": "rm", "center_rewards_coefficient": coefficient}
+    session = bench.session(method, file="margins.jsonl")
+    data = list(session.job.method.data[: 2 * BATCH])
+    trainer = reward_trainer(bench, session.engine, coefficient)
+    ours = session.engine.forward_backward(data, session.job.method._loss)
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, reward_batch(trainer, data))
+    loss.backward()
+    apart, value = distance(session.engine, trainer.model), abs(ours.loss - loss.item()) / abs(loss.item())
+    FOUND["bradley_terry, center_rewards_coefficient" if coefficient else "bradley_terry"] = (
+        "TRL's RewardTrainer", value, apart,
+    )  # fmt: skip
+    assert value < 1e-5
+    assert apart < 1e-4
+    assert ours.metrics["rewards/margins"] == pytest.approx(trainer._metrics["train"]["margin"][-1], rel=1e-4, abs=1e-6)
+    assert ours.metrics["rewards/accuracies"] == trainer._metrics["train"]["accuracy"][-1]
+
+
+def test_ten_steps_of_a_reward_model(bench: Bench) -> None:
+    import torch
+
+    session = bench.session({"name": "rm"}, file="margins.jsonl", epochs=10, max_steps=10)
+    data = session.job.method.data
+    trainer = reward_trainer(bench, session.engine, 0.0)
+    model = trainer.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    theirs = []
+    for step in range(10):
+        begin = 2 * BATCH * (step % (PAIRS // BATCH))
+        loss = trainer.compute_loss(model, reward_batch(trainer, list(data[begin : begin + 2 * BATCH])))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        theirs.append(loss.item())
+    ours = [report.loss for report in session.job.method.steps(session.engine)]
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert ours[-1] < 0.8 * ours[0], "the run must have learned, or equal losses would prove little"

@@ -4,8 +4,8 @@
 
 The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Rows may be wider
 than the weight, as a residual stream in float32 is beside layers in bfloat16: then nothing is rounded but the result.
-Kept for backward: the input and one number a row; the normalised rows are made again from them. Compiled for CPUs (`native`) where it can
-be; the torch operations here do the same.
+Kept for backward: the input and one number a row; the normalised rows are made again from them. Compiled for CPUs
+(`native`) where it can be; the torch operations here do the same.
 """
 
 from __future__ import annotations

@@ -17,7 +17,12 @@ TRAINING = ("lora", "full", "pretrain")
 KERNELS = ("triton", "chunked", "torch, whole logits", "cut-cross-entropy", "liger-kernel")
 """As tests/bench/kernels.py names them; the first two are finetooth's."""
 
-WHY = {"floor": f"#{floorpage.ANCHOR}", "first step": "#a-lora-supervised", "imports": "#f-start-up"}
+WHY = {
+    "floor": f"#{floorpage.ANCHOR}",
+    "first step": "#a-lora-supervised",
+    "imports": "#f-start-up",
+    "rounding": "decisions/0022-rounding.md",
+}
 """Where the page says why a goal is not met."""
 
 OPENING = """\
@@ -29,7 +34,7 @@ finetooth against what one would pick instead. Everything here is drawn from the
 <!-- not run: it takes half an hour and other environments -->
 ```sh
 make bench-peers   # TRL, transformers and LLaMA-Factory in environments of their own
-make bench-quick   # at most half an hour on two cores
+make bench-quick   # the speed of (a) to (g), at most half an hour on two cores
 make bench         # every size, three rounds
 ```
 

@@ -46,6 +46,7 @@ def losses_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         ("finetooth bf16", "TRL defaults"),
         ("finetooth bf16", "TRL tuned"),
         ("finetooth fp32", "TRL fp32"),
+        ("finetooth bf16", "TRL fp32"),
         ("TRL defaults", "TRL fp32"),
     )
     lines = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Form = Literal["smoke", "quick", "full"]
@@ -61,6 +61,9 @@ ONCE = {"quick": 1, "full": 3}
 SINGLE = {"quick": 1, "full": 1}
 MACHINE = Contender("machine", "gemm.py", rounds=ONCE)
 """The machine's own rate of matrix multiplication, in the same run."""
+
+LONG: tuple[Form, ...] = ("smoke", "full")
+"""Of workloads that the quick form, which must end within half an hour, has no time for."""
 
 TUNED = {"gradient_checkpointing": False, "dtype": "bfloat16", "bf16": True, "per_device_batch_size": 4}
 """TRL as fast as its settings make it here, see the workload `tuning`: weights in bf16, no recomputation, a smaller
@@ -215,6 +218,8 @@ STARTUP = Workload(
 def _preferences(key: str, name: str, title: str, about: str) -> Workload:
     """A method on pairs against TRL's trainer of it."""
     sizes = {form: {"preferred": 32, "batch_size": 8} for form in ("quick", "full")}
+    machine = replace(MACHINE, forms=LONG)
+    shared: dict[str, Any] = {"adapter": "lora", "method": name, "forms": LONG}
     ours, theirs = ("ours.py", "ours"), ("trl_preference_peer.py", "peers")
     return Workload(
         key,
@@ -225,9 +230,9 @@ def _preferences(key: str, name: str, title: str, about: str) -> Workload:
         "pairs, same order, same initial weights. Tokens are those of both answers, each with its prompt.",
         {"smoke": {"preferred": 4, "batch_size": 2}, **sizes},  # type: ignore[dict-item]
         (
-            MACHINE,
+            machine,
             *(
-                training(f"{who} {text}", script, precision, home=home, adapter="lora", method=name, rounds=rounds)  # type: ignore[arg-type]
+                training(f"{who} {text}", script, precision, home=home, **{"rounds": rounds, **shared})  # type: ignore[arg-type]
                 for precision, rounds in (("bf16", {}), ("fp32", ONCE))
                 for who, (script, home), text in (
                     ("finetooth", ours, precision),
@@ -293,8 +298,8 @@ OVERHEAD = Workload(
         "full": {"rows": 128, "batch_size": 8},
     },
     (
-        Contender("three trackers, two plugins", "ours_overhead.py", {"observed": True}, rounds=ONCE),
-        Contender("none", "ours_overhead.py", {"observed": False}, rounds=ONCE),
+        Contender("three trackers, two plugins", "ours_overhead.py", {"observed": True}, rounds=ONCE, forms=LONG),
+        Contender("none", "ours_overhead.py", {"observed": False}, rounds=ONCE, forms=LONG),
     ),
 )
 
@@ -313,9 +318,9 @@ SAVING = Workload(
         "full": {"rows": 248, "batch_size": 4, "every": 20, "repeats": 3},
     },
     (
-        Contender("every 20 steps", "ours_saving.py", {"saves": True}, rounds=ONCE),
-        Contender("none", "ours_saving.py", {"saves": False}, rounds=ONCE),
-        Contender("states", "ours_state_io.py", {"rows": 8}, rounds=ONCE),
+        Contender("every 20 steps", "ours_saving.py", {"saves": True}, rounds=ONCE, forms=LONG),
+        Contender("none", "ours_saving.py", {"saves": False}, rounds=ONCE, forms=LONG),
+        Contender("states", "ours_state_io.py", {"rows": 8}, rounds=ONCE, forms=LONG),
     ),
 )
 
@@ -332,8 +337,8 @@ def _profiles() -> tuple[Contender, ...]:
             "batch_size": 2,
             "length": 1024,
         },
-        "scoring": {"records": "scoring", "score_rows": 64},
-        "generation": {"records": "generation", "prompts": 32, "new_tokens": 32},
+        "scoring": {"records": "scoring", "score_rows": 32},
+        "generation": {"records": "generation", "prompts": 32, "new_tokens": 16},
     }
     return tuple(
         Contender(name, "ours_profile.py", {"precision": "bf16", **options}, rounds=SINGLE)

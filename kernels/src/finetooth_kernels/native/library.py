@@ -51,7 +51,8 @@ KERNEL_SPAN = "finetooth::"
 
 def _span(name: str, *parts: object) -> AbstractContextManager[Any]:
     """A span of torch's profiler, while it records."""
-    return record_function(name.format(*parts)) if torch.autograd._profiler_enabled() else nullcontext()
+    recording = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    return record_function(name.format(*parts)) if recording else nullcontext()
 
 
 def _seen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

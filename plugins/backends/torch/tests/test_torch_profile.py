@@ -122,6 +122,18 @@ def test_time_goes_to_the_innermost_operator_and_to_the_span_it_is_in() -> None:
     assert (product.name, product.time, product.flops) == ("5 x 3 x 7", 80, 2 * 5 * 3 * 7)
 
 
+def test_compiled_kernels_are_operators_by_name_and_products_by_shape() -> None:
+    kernels = [("mm 5 x 3 x 7", 200), ("few_rows", 300), ("attention", 400), ("rms_norm", 500)]
+    events = [event(f"finetooth::{name}", at, 50, "user_annotation") for name, at in kernels]
+    around = event("_LowRankLinear", 190, 70)
+    found = break_down({"traceEvents": [span(STEP_SPAN, 100, 900), around, *events, span(OBSERVERS_SPAN, 1000, 0)]})
+    assert found.parts == {PRODUCTS: 100, ATTENTION: 50, ELEMENTWISE: 50, OBSERVERS: 0, IDLE: 700}
+    names = {f"finetooth::{name.split()[0]}" for name, _ in kernels}
+    assert {one.name for one in found.operators} == {"_LowRankLinear", *names}
+    (product,) = found.products
+    assert (product.name, product.time, product.flops) == ("5 x 3 x 7", 50, 2 * 5 * 3 * 7)
+
+
 def device_trace() -> dict[str, Any]:
     """One step on an accelerator: a product, a fused kernel whose launcher is unknown, a copy, 30 small kernels."""
     launch = [event("cudaLaunchKernel", 12, 3, "cuda_runtime", correlation=1)]

@@ -2,8 +2,9 @@
 
 The weights stay where they are, in the modules of the transformers model, so adapters, exports and optimizers see
 nothing new; what is computed here instead of there is the way through them. The residual stream, to which every layer
-adds, is float32 also where layers compute in half precision: its roundings would add up. Linear layers that read the same rows are
-one matrix product, low-rank additions included; what each step keeps for backward is listed in `finetooth_kernels`.
+adds, is float32 also where layers compute in half precision: its roundings would add up. Linear layers that read the
+same rows are one matrix product, low-rank additions included; what each step keeps for backward is listed in
+`finetooth_kernels`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
+from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.gated import gated
 from finetooth_kernels.low_rank_linear import Again, low_rank_linear
-from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.rms_norm import residual_norm, rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, segment_attention

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """What `mallopt` calls them."""
 
-_LARGEST = 2**30
-"""Blocks from this size on still get pages of their own, and are given back."""
+_LARGEST = 2**26
+"""Blocks from this size on still get pages of their own, and are given back: kept, they would leave large holes."""
 
 _GROWTH = 64 * 2**20
 """Asked of the system at a time."""
