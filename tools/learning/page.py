@@ -69,7 +69,7 @@ def render(results: Mapping[str, Result], charted: Sequence[str]) -> str:
 
 def pairs_section(results: Mapping[str, Result]) -> list[str]:
     """Reward models and dpo."""
-    found = [one for one in results.values() if not one["part_of"] and "accuracy" in one["reached"]]
+    found = [one for one in results.values() if not one["part_of"] and "length_rule" in one["reached"]]
     if not found:
         return []
     lines = [
