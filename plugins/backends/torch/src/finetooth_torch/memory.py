@@ -146,10 +146,13 @@ def backward_bytes(request: PlanRequest, precision: str) -> int:
 
 def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:
     """Bytes per token of a batch that is sampled: its keys and values (transformers' own cache takes half as much again
-    while it grows) and what one layer holds while the prompts are read."""
-    facts, size = request.facts, BYTES[precision]
+    while it grows) and what one layer holds while the prompts are read. In the stream decoder that is gate, up and
+    their product, the residual stream before, between and behind, attention's output and its normalised rows."""
+    facts, size, wide = request.facts, BYTES[precision], max(4, BYTES[precision])
     cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
-    return (cache if stream else cache * 3 // 2) + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
+    if stream:
+        return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
+    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
 def host_overhead() -> int:
