@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -210,25 +210,34 @@ def test_values_and_gradients_of_pair_losses(bench: Bench, name: str) -> None:
             assert ours.metrics[metric] == pytest.approx(wanted, rel=1e-4, abs=1e-5), metric
 
 
-def test_ten_steps_of_dpo(bench: Bench) -> None:
+def ten_losses(model: Any, loss_of: Callable[[int], Any]) -> list[float]:
+    """Ten steps of AdamW at the bench's rate; `loss_of` is given the number of a batch's first pair."""
     import torch
 
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    losses = []
+    for step in range(10):
+        loss = loss_of(BATCH * (step % (PAIRS // BATCH)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_ten_steps_of_dpo(bench: Bench) -> None:
     method = {"name": "dpo", "beta": BETA, "reference": str(bench.reference)}
     session = bench.session(method, epochs=10, max_steps=10)
     pairs = session.job.method._pairs
     trainer = dpo_trainer(bench)
     model = trainer.model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    theirs = []
-    for step in range(10):
-        begin = BATCH * (step % (PAIRS // BATCH))
+
+    def loss_of(begin: int) -> Any:
         data = [datum for i in range(begin, begin + BATCH) for datum in pairs[i]]
-        loss = trainer._compute_loss(model, preference_batch(trainer, data), return_outputs=False)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        theirs.append(loss.item())
+        return trainer._compute_loss(model, preference_batch(trainer, data), return_outputs=False)
+
+    theirs = ten_losses(model, loss_of)
     ours = [report.loss for report in session.job.method.steps(session.engine)]
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert ours[-1] < 0.8 * ours[0], "the run must have learned, or equal losses would prove little"
@@ -419,22 +428,15 @@ def test_reward_models(bench: Bench, coefficient: float) -> None:
 
 
 def test_ten_steps_of_a_reward_model(bench: Bench) -> None:
-    import torch
-
     session = bench.session({"name": "rm"}, file="margins.jsonl", epochs=10, max_steps=10)
     data = session.job.method.data
     trainer = reward_trainer(bench, session.engine, 0.0)
     model = trainer.model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    theirs = []
-    for step in range(10):
-        begin = 2 * BATCH * (step % (PAIRS // BATCH))
-        loss = trainer.compute_loss(model, reward_batch(trainer, list(data[begin : begin + 2 * BATCH])))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        theirs.append(loss.item())
+
+    def loss_of(begin: int) -> Any:
+        return trainer.compute_loss(model, reward_batch(trainer, list(data[2 * begin : 2 * (begin + BATCH)])))
+
+    theirs = ten_losses(model, loss_of)
     ours = [report.loss for report in session.job.method.steps(session.engine)]
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert ours[-1] < 0.8 * ours[0], "the run must have learned, or equal losses would prove little"

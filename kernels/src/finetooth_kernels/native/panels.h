@@ -40,14 +40,14 @@ struct Left {
 };
 
 // sums[r] += left[r] . panel
-template <int ROWS>
-FT_INLINE void multiply(Left<float> left, const float* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
-    const float* x = left.at;
+template <int ROWS, class T>
+FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
+    const T* x = left.at;
     for (int64_t d = 0; d < inputs; ++d, x += left.step) {
         const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
-            const Vec value = all(x[r * left.row]);
+            const Vec value = all(widened(x[r * left.row]));
             sums[r][0] += value * first;
             sums[r][1] += value * second;
         }
@@ -78,20 +78,6 @@ FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inpu
         const __m512bh value = (__m512bh)_mm512_set1_epi32(x[r * left.row].bits);
         sums[r][0] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][0], value, first);
         sums[r][1] = (Vec)_mm512_dpbf16_ps((__m512)sums[r][1], value, second);
-    }
-}
-#else
-template <int ROWS>
-FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
-    const BFloat16* x = left.at;
-    for (int64_t d = 0; d < inputs; ++d, x += left.step) {
-        const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) {
-            const Vec value = all(widened(x[r * left.row]));
-            sums[r][0] += value * first;
-            sums[r][1] += value * second;
-        }
     }
 }
 #endif
