@@ -8,6 +8,7 @@ diagonal blocks of one matrix. Backward, with dy the gradients side by side and 
     dx = dy W + (s dy B) A        dA = (s dy B)^T x        dB = s dy^T h        dW = dy^T x
 
 No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again.
+What is kept, or is likely to be by who takes the result, can be cut from an `Arena`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
 __all__ = ["low_rank_linear"]
@@ -39,6 +41,9 @@ def low_rank_linear(
     trained: Sequence[Tensor | None] = (),
     again: Again | None = None,
     base_no: Tensor | None = None,
+    arena: Arena | None = None,
+    *,
+    passing: bool = False,
 ) -> Tensor:
     """All layers of the group.
 
@@ -52,6 +57,8 @@ def low_rank_linear(
             to them.
         again: makes `x_nd` once more from tensors that are kept anyway; then `x_nd` itself is not kept.
         base_no: (N, O), what the outputs are added to, of the dtype of `x_nd` or a wider one.
+        arena: where h lies, and the result.
+        passing: nobody keeps the result, so it is not cut from the arena.
 
     Returns:
         (N, O), the layers' outputs side by side, in the dtype of `base_no`, else of `x_nd`.
@@ -64,7 +71,8 @@ def low_rank_linear(
     make, sources = (None, ()) if again is None else again
     rest = (*a, *b, *weights, *(source.detach() for source in sources))
     shape = tuple(sizes), scales, places, make, len(sources)
-    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, *shape, *rest)  # type: ignore[no-any-return,no-untyped-call]
+    arenas = arena, None if passing else arena
+    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, arenas, *shape, *rest)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -75,6 +83,7 @@ class _LowRankLinear(torch.autograd.Function):
         weight_od: Tensor,
         bias_o: Tensor | None,
         base_no: Tensor | None,
+        arenas: tuple[Arena | None, Arena | None],
         sizes: tuple[int, ...],
         scales: tuple[float | None, ...],
         places: tuple[int, ...],
@@ -90,17 +99,19 @@ class _LowRankLinear(torch.autograd.Function):
         # saved as tensors, not held by a closure, so that checkpointing can let go of them
         kept = matrices[len(matrices) - sources :] if ctx.make is not None else (x_nd if needed else None,)
         ctx.kept = len(kept)
+        dtype = x_nd.dtype if base_no is None else base_no.dtype
+        out = cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
         if not count:
             ctx.save_for_backward(*kept, weight_od)
-            return mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no)
+            return mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
-        h_nr = mm(x_nd, a_rd.t())
+        h_nr = mm(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
         ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
             more = h_nr, _diagonal(b, sizes, scales).t()
-            y_no = mm(x_nd, weight_od.t(), more=more, bias_o=bias_o, base_no=base_no)
+            y_no = mm(x_nd, weight_od.t(), more=more, bias_o=bias_o, base_no=base_no, out=out)
         else:
-            y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no)
+            y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
             for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
                 y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
         ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
@@ -114,7 +125,8 @@ class _LowRankLinear(torch.autograd.Function):
         kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
         x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
         d_base = grad_no if ctx.needs_input_grad[3] else None
-        grad_no = grad_no.to(weight_od.dtype)
+        if grad_no.dtype != weight_od.dtype:
+            grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
         d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
         below: tuple[Tensor, Tensor] | None = None
         d_a: list[Tensor] = []
@@ -138,7 +150,7 @@ class _LowRankLinear(torch.autograd.Function):
         for size in ctx.sizes:
             starts.append(starts[-1] + size)
         d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in ctx.places]
-        return d_x, None, d_bias, d_base, None, None, None, None, None, *d_a, *d_b, *d_weights, *((None,) * ctx.given)
+        return d_x, None, d_bias, d_base, *((None,) * 6), *d_a, *d_b, *d_weights, *((None,) * ctx.given)
 
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:

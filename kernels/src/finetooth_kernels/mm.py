@@ -37,7 +37,8 @@ def mm(
         more: (N, L) and (L, O), a second product.
         bias_o: (O,).
         base_no: (N, O), of the dtype of the factors or a wider one.
-        out: (N, O), contiguous, where to write the result: of the factors' dtype, or wider where `sums_wide`.
+        out: (N, O), contiguous, where to write the result: of the dtype that it would have in new memory, or a wider
+            one where `sums_wide`.
 
     Returns:
         (N, O), in `out`, or in new memory in the dtype of `base_no`, else of the factors.
@@ -45,15 +46,15 @@ def mm(
     library = _compiled((left_nk, right_ko), more, bias_o, base_no)
     if library is not None:
         return library.mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
-    if out is not None:
-        return out.copy_(mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no))
     if base_no is not None and base_no.dtype == left_nk.dtype and bias_o is None:
-        out_no = torch.addmm(base_no, left_nk, right_ko)
+        out_no = torch.addmm(base_no, left_nk, right_ko, out=out)
         return out_no if more is None else out_no.addmm_(*more)
-    out_no = torch.mm(left_nk, right_ko) if bias_o is None else torch.addmm(bias_o, left_nk, right_ko)
+    into = out if base_no is None else None
+    factors = left_nk, right_ko
+    out_no = torch.mm(*factors, out=into) if bias_o is None else torch.addmm(bias_o, *factors, out=into)
     if more is not None:
         out_no.addmm_(*more)
-    return out_no if base_no is None else base_no + out_no
+    return out_no if base_no is None else torch.add(base_no, out_no, out=out)
 
 
 def sums_wide(*factors: Tensor) -> bool:

@@ -4,8 +4,8 @@
 
 The division is done in float32 and rounded before the weight multiplies, as in transformers' Llama. Rows may be wider
 than the weight, as a residual stream in float32 is beside layers in bfloat16: then nothing is rounded but the result.
-Kept for backward: the input and one number a row; the normalised rows are made again from them. Compiled for CPUs
-(`native`) where it can be; the torch operations here do the same.
+Kept for backward: the input and one number a row, which can be cut from an `Arena`; the normalised rows are made again
+from them. Compiled for CPUs (`native`) where it can be; the torch operations here do the same.
 """
 
 from __future__ import annotations
@@ -19,36 +19,39 @@ from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.memory import Arena, cut
 
 __all__ = ["residual_norm", "rms_norm"]
 
 
-def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
+def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None = None) -> Tensor:
     """Normalise rows.
 
     Args:
         x_nd: (..., D) of any floating dtype.
         weight_d: (D,) in that dtype or a narrower one.
         eps: added to the mean square.
+        arena: for what is kept.
 
     Returns:
         The shape of `x_nd` and the dtype of `weight_d`.
     """
-    return _RmsNorm.apply(x_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return _RmsNorm.apply(x_nd, weight_d, eps, arena)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def residual_norm(h_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def residual_norm(h_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None = None) -> tuple[Tensor, Tensor]:
     """Normalise rows of which something else goes on too, as in a residual connection: one pass serves both gradients.
 
     Args:
         h_nd: (..., D) of any floating dtype.
         weight_d: (D,) in that dtype or a narrower one.
         eps: added to the mean square.
+        arena: for what is kept.
 
     Returns:
         The rows as they are, and normalised, like `rms_norm`'s.
     """
-    return _ResidualNorm.apply(h_nd, weight_d, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return _ResidualNorm.apply(h_nd, weight_d, eps, arena)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _kernels(weight_d: Tensor, rows_nd: Sequence[Tensor], narrow_nd: Sequence[Tensor] = ()) -> native.Library | None:
@@ -62,11 +65,11 @@ def _kernels(weight_d: Tensor, rows_nd: Sequence[Tensor], narrow_nd: Sequence[Te
     return native.library_for(weight_d, *narrow_nd) if wider else None
 
 
-def _forward(x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _forward(x_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None) -> tuple[Tensor, Tensor]:
     """The normalised rows, and (..., 1), the inverse roots."""
     kernels = _kernels(weight_d, [x_nd])
     if kernels is not None:
-        return kernels.rms_norm(x_nd, weight_d, eps)
+        return kernels.rms_norm(x_nd, weight_d, eps, cut(arena, (*x_nd.shape[:-1], 1), torch.float32))
     wide = result_dtype(x_nd.dtype)
     norm_n = torch.linalg.vector_norm(x_nd, dim=-1, keepdim=True, dtype=wide)
     inverse_n = norm_n.square_().div_(x_nd.shape[-1]).add_(eps).rsqrt_()
@@ -96,8 +99,8 @@ def _weight_backward(grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
-        y_nd, inverse_n = _forward(x_nd, weight_d, eps)
+    def forward(ctx: Any, x_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None) -> Tensor:
+        y_nd, inverse_n = _forward(x_nd, weight_d, eps, arena)
         ctx.save_for_backward(x_nd, weight_d, inverse_n)
         return y_nd
 
@@ -107,13 +110,13 @@ class _RmsNorm(torch.autograd.Function):
         x_nd, weight_d, inverse_n = ctx.saved_tensors
         d_x = _backward(grad_nd, x_nd, weight_d, inverse_n, None) if ctx.needs_input_grad[0] else None
         d_weight = _weight_backward(grad_nd, x_nd, weight_d, inverse_n) if ctx.needs_input_grad[1] else None
-        return d_x, d_weight, None
+        return d_x, d_weight, None, None
 
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        normed_nd, inverse_n = _forward(h_nd, weight_d, eps)
+    def forward(ctx: Any, h_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None) -> tuple[Tensor, Tensor]:
+        normed_nd, inverse_n = _forward(h_nd, weight_d, eps, arena)
         ctx.save_for_backward(h_nd, weight_d, inverse_n)
         return h_nd.view_as(h_nd), normed_nd
 
@@ -124,4 +127,4 @@ class _ResidualNorm(torch.autograd.Function):
         h_nd, weight_d, inverse_n = ctx.saved_tensors
         d_h = _backward(grad_normed, h_nd, weight_d, inverse_n, grad_h) if ctx.needs_input_grad[0] else None
         d_weight = _weight_backward(grad_normed, h_nd, weight_d, inverse_n) if ctx.needs_input_grad[1] else None
-        return d_h, d_weight, None
+        return d_h, d_weight, None, None

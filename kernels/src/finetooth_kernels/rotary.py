@@ -14,22 +14,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
+from finetooth_kernels.memory import Arena, cut, new_empty
 
 __all__ = ["rotate"]
 
 
-def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Tensor:
+def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None = None) -> Tensor:
     """Turn the first `heads` heads of each row; the others (values) pass.
 
     Args:
         x_nhd: (N, H, D).
         cos_nr, sin_nr: (N, R/2) float32, the cosine and sine for each position and pair.
         heads: how many of the H heads turn.
+        arena: where the result lies.
 
     Returns:
         The shape and dtype of `x_nhd`.
     """
-    return _Rotate.apply(x_nhd, cos_nr, sin_nr, heads)  # type: ignore[no-any-return,no-untyped-call]
+    return _Rotate.apply(x_nhd, cos_nr, sin_nr, heads, arena)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> native.Library | None:
@@ -43,13 +45,17 @@ def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> nativ
     return native.library_for(x_nhd)
 
 
-def _turned(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
+def _turned(
+    x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, arena: Arena | None = None
+) -> Tensor:
+    out = cut(arena, x_nhd.shape, x_nhd.dtype)
+    if out is None:
+        out = new_empty(x_nhd)
     kernels = _kernels(x_nhd, cos_nr, sin_nr, heads)
     if kernels is not None:
-        return kernels.rotate(x_nhd, cos_nr, sin_nr, heads, back=back)
+        return kernels.rotate(x_nhd, cos_nr, sin_nr, heads, back=back, out=out)
     half, sign = cos_nr.shape[-1], -1 if back else 1
     cos_n1r, sin_n1r = cos_nr.unsqueeze(1), sin_nr.unsqueeze(1)
-    out = torch.empty_like(x_nhd, memory_format=torch.contiguous_format)
     out[:, heads:] = x_nhd[:, heads:]
     out[:, :heads, 2 * half :] = x_nhd[:, :heads, 2 * half :]
     first, second = x_nhd[:, :heads, :half], x_nhd[:, :heads, half : 2 * half]
@@ -60,13 +66,13 @@ def _turned(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None) -> Tensor:
         ctx.heads = heads
         ctx.save_for_backward(cos_nr, sin_nr)
-        return _turned(x_nhd, cos_nr, sin_nr, heads, back=False)
+        return _turned(x_nhd, cos_nr, sin_nr, heads, back=False, arena=arena)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
         cos_nr, sin_nr = ctx.saved_tensors
-        return _turned(grad_nhd, cos_nr, sin_nr, ctx.heads, back=True), None, None, None
+        return _turned(grad_nhd, cos_nr, sin_nr, ctx.heads, back=True), None, None, None, None

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finetooth_kernels.contract import Availability, result_dtype
+from finetooth_kernels.memory import Arena
 from finetooth_kernels.native import Library
 from finetooth_kernels.native.attention import attention, attention_backward, library_for_attention, paths_of
 
@@ -81,7 +82,13 @@ def check_segments(segments: Sequence[Segment], rows: int) -> None:
 
 
 def segment_attention(
-    qkv_nhd: Tensor, segments: Sequence[Segment], *, heads: int, kv_heads: int, scale: float
+    qkv_nhd: Tensor,
+    segments: Sequence[Segment],
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    arena: Arena | None = None,
 ) -> Tensor:
     """Attention of every row to what it may see.
 
@@ -90,6 +97,7 @@ def segment_attention(
         segments: they cover the N rows, in depth-first order (`check_segments`).
         heads, kv_heads: query heads, and key-value heads that groups of them share.
         scale: of the scores, usually 1 / sqrt(D).
+        arena: where the result lies and what is kept beside it; only the compiled kernels write there.
 
     Returns:
         (N, heads, D) in the same dtype.
@@ -100,7 +108,7 @@ def segment_attention(
     check_segments(segments, qkv_nhd.shape[0])
     compiled = library_for_attention(qkv_nhd)
     if compiled is not None:
-        return _Compiled.apply(qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
+        return _Compiled.apply(qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale, arena)  # type: ignore[no-any-return,no-untyped-call]
     return _SegmentAttention.apply(qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -118,10 +126,11 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, qkv_nhd: Tensor, compiled: Library, segments: tuple[Segment, ...], heads: int, kv_heads: int,
-        scale: float,
+        scale: float, arena: Arena | None,
     ) -> Tensor:  # fmt: skip
-        ctx.compiled, ctx.rest = compiled, (paths_of(segments), heads, kv_heads, scale)
-        out_nhd, lse_hn = attention(compiled, qkv_nhd, *ctx.rest)
+        rest = paths_of(segments), heads, kv_heads, scale
+        ctx.compiled, ctx.rest = compiled, rest
+        out_nhd, lse_hn = attention(compiled, qkv_nhd, *rest, arena)
         ctx.save_for_backward(qkv_nhd, out_nhd, lse_hn)
         return out_nhd
 
@@ -131,7 +140,7 @@ class _Compiled(torch.autograd.Function):
         qkv_nhd, out_nhd, lse_hn = ctx.saved_tensors
         grad_nhd = grad_nhd.contiguous()
         gradient = attention_backward(ctx.compiled, qkv_nhd, out_nhd, lse_hn, grad_nhd, *ctx.rest)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
 
 
 class _SegmentAttention(torch.autograd.Function):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.native.build import library_for
 from finetooth_kernels.native.library import DTYPE_NUMBERS, Library
 
@@ -84,15 +85,22 @@ def _end(paths: Paths, qkv_nhd: Tensor, heads: int, kv_heads: int, scale: float)
 
 
 def attention(
-    library: Library, qkv_nhd: Tensor, paths: Paths, heads: int, kv_heads: int, scale: float
-) -> tuple[Tensor, Tensor]:
+    library: Library, qkv_nhd: Tensor, paths: Paths, heads: int, kv_heads: int, scale: float,
+    arena: Arena | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(N, heads, D) in the dtype of `qkv_nhd`, and (heads, N) float32, the scores' log-sum-exp.
+
+    Args:
+        arena: where both lie.
 
     Raises:
         MemoryError: there was none left to work in.
     """
     rows, _, size = qkv_nhd.shape
-    out_nhd, lse_hn = qkv_nhd.new_empty((rows, heads, size)), torch.empty((heads, rows), dtype=torch.float32)
+    out_nhd = cut(arena, (rows, heads, size), qkv_nhd.dtype)
+    out_nhd = new_empty(qkv_nhd, (rows, heads, size)) if out_nhd is None else out_nhd
+    lse_hn = cut(arena, (heads, rows), torch.float32)
+    lse_hn = new_empty(qkv_nhd, (heads, rows), torch.float32) if lse_hn is None else lse_hn
     failed = _functions(library)[0](
         DTYPE_NUMBERS[qkv_nhd.dtype], qkv_nhd.data_ptr(), out_nhd.data_ptr(), lse_hn.data_ptr(),
         *_end(paths, qkv_nhd, heads, kv_heads, scale),
@@ -111,7 +119,7 @@ def attention_backward(
     Raises:
         MemoryError: there was none left to work in.
     """
-    d_qkv_nhd = torch.empty_like(qkv_nhd)
+    d_qkv_nhd = new_empty(qkv_nhd)
     failed = _functions(library)[1](
         DTYPE_NUMBERS[qkv_nhd.dtype], qkv_nhd.data_ptr(), out_nhd.data_ptr(), lse_hn.data_ptr(), grad_nhd.data_ptr(),
         d_qkv_nhd.data_ptr(), *_end(paths, qkv_nhd, heads, kv_heads, scale),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from finetooth_kernels.memory import new_empty
+
 __all__ = ["ACTIVATION_NUMBERS", "ALONE_UP_TO", "DTYPE_NUMBERS", "KERNEL_SPAN", "Library", "readable"]
 
 DTYPE_NUMBERS = {torch.float32: 0, torch.bfloat16: 1}
@@ -109,12 +111,18 @@ class Library:
         function.argtypes, function.restype = arguments, result
         return function if result is not None else _seen(name.replace("ft_", KERNEL_SPAN, 1), function)
 
-    def rms_norm(self, x_nd: Tensor, weight_d: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(
+        self, x_nd: Tensor, weight_d: Tensor, eps: float, inverse_n: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(..., D) normalised rows in the weight's dtype and (..., 1) float32, the inverse roots.
 
         Rows have the weight's dtype or a wider one, here and in backward.
+
+        Args:
+            inverse_n: where to write the roots.
         """
-        y_nd, inverse_n = torch.empty_like(x_nd, dtype=weight_d.dtype), _of_rows(x_nd)
+        y_nd = new_empty(x_nd, dtype=weight_d.dtype)
+        inverse_n = _of_rows(x_nd) if inverse_n is None else inverse_n
         self._c["ft_rms_norm"](
             DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[weight_d.dtype], x_nd.data_ptr(), weight_d.data_ptr(),
             y_nd.data_ptr(), inverse_n.data_ptr(), inverse_n.numel(), x_nd.shape[-1], eps, torch.get_num_threads(),
@@ -125,7 +133,7 @@ class Library:
         self, grad_nd: Tensor, x_nd: Tensor, weight_d: Tensor, inverse_n: Tensor, beside_nd: Tensor | None = None
     ) -> Tensor:
         """The gradient of `x_nd`, plus `beside_nd`, a gradient that reaches it on another way."""
-        d_x_nd = torch.empty_like(x_nd)
+        d_x_nd = new_empty(x_nd)
         self._c["ft_rms_norm_backward"](
             DTYPE_NUMBERS[x_nd.dtype], DTYPE_NUMBERS[weight_d.dtype], grad_nd.data_ptr(),
             None if beside_nd is None else beside_nd.data_ptr(), x_nd.data_ptr(), weight_d.data_ptr(),
@@ -147,7 +155,7 @@ class Library:
     def gated(self, gate_up_nf: Tensor, activation: str) -> Tensor:
         """(N, 2 F) to (N, F)."""
         rows, width = gate_up_nf.shape[0], gate_up_nf.shape[1] // 2
-        y_nf = gate_up_nf.new_empty((rows, width))
+        y_nf = new_empty(gate_up_nf, (rows, width))
         self._c["ft_gated"](
             DTYPE_NUMBERS[gate_up_nf.dtype], ACTIVATION_NUMBERS[activation], gate_up_nf.data_ptr(), y_nf.data_ptr(),
             rows, width, torch.get_num_threads(),
@@ -156,7 +164,7 @@ class Library:
 
     def gated_backward(self, grad_nf: Tensor, gate_up_nf: Tensor, activation: str) -> Tensor:
         """The gradient of `gate_up_nf`."""
-        d_gate_up = torch.empty_like(gate_up_nf)
+        d_gate_up = new_empty(gate_up_nf)
         self._c["ft_gated_backward"](
             DTYPE_NUMBERS[gate_up_nf.dtype], ACTIVATION_NUMBERS[activation], grad_nf.data_ptr(), gate_up_nf.data_ptr(),
             d_gate_up.data_ptr(), grad_nf.shape[0], grad_nf.shape[1], torch.get_num_threads(),
@@ -231,7 +239,7 @@ class Library:
                 dtype of `base_no`, else of the factors.
         """
         dtype = left_nk.dtype if base_no is None else base_no.dtype
-        out_no = left_nk.new_empty((left_nk.shape[0], right_ko.shape[1]), dtype=dtype) if out is None else out
+        out_no = new_empty(left_nk, (left_nk.shape[0], right_ko.shape[1]), dtype) if out is None else out
         second = (None, 0, None, 0, 0, 0) if more is None else _factors(*more)
         with _span("{}mm {} x {} x {}", KERNEL_SPAN, *left_nk.shape, right_ko.shape[1]):
             self._c["ft_mm"](
@@ -241,10 +249,10 @@ class Library:
             )  # fmt: skip
         return out_no
 
-    def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool) -> Tensor:
-        """The first `heads` heads turned, against the angles if `back`; angles are float32 whatever the dtype of x."""
+    def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, out: Tensor) -> Tensor:
+        """Into `out`: the first `heads` heads turned, against the angles if `back`, and the others as they are; angles
+        are float32 whatever the dtype of x."""
         rows, all_heads, size = x_nhd.shape
-        out = torch.empty_like(x_nhd)
         self._c["ft_rotate"](
             DTYPE_NUMBERS[x_nhd.dtype], x_nhd.data_ptr(), cos_nr.data_ptr(), sin_nr.data_ptr(), out.data_ptr(),
             rows, all_heads, heads, size, cos_nr.shape[-1], -1.0 if back else 1.0, torch.get_num_threads(),

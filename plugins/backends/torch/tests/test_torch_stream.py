@@ -163,6 +163,64 @@ def test_packed_micro_batches_hold_every_row_once_and_keep_the_budget(
             assert all(row ^ 1 in batch.rows or (row ^ 1) >= len(data) for row in batch.rows)
 
 
+def test_graphs_that_live_side_by_side(kit: SimpleNamespace) -> None:
+    """What one pass keeps for its backward pass is not written over by the next."""
+    if kit.decoder == "transformers":
+        pytest.skip("transformers' own affair")
+    engine = kit.engine()
+    network = engine._parts.network
+    network.train(False)
+    parameters = engine._parts.parameters.live
+
+    def loss_of(data: list[Datum]) -> Any:
+        batch = MicroBatch(tuple(range(len(data))), tuple(len(d) for d in data), packed=True)
+        rectangle = make_rectangle(data, batch, pad_id=0, device=torch.device("cpu"))
+        return network.outputs(rectangle, ("logprobs",))["logprobs"].sum()
+
+    def gradients(loss: Any) -> list[Any]:
+        return [x.clone() for x in torch.autograd.grad(loss, parameters)]
+
+    one, other = pairs(1), pairs(2, count=3)
+    alone = gradients(loss_of(one)), gradients(loss_of(other))
+    first, second = loss_of(one), loss_of(other)
+    with torch.no_grad():
+        loss_of(one)
+    for loss, expected in ((first, alone[0]), (second, alone[1])):
+        for found, wanted in zip(gradients(loss), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
+    """Models over the same weights agree about where these lie, and a weight that is replaced is found again."""
+    if kit.decoder == "transformers":
+        pytest.skip("transformers' own affair")
+    from finetooth_torch.decoder import Decoder
+
+    engine = kit.engine(adapter=kit.adapter(full=True))
+    network = engine._parts.network
+
+    def decoder() -> Decoder:
+        return Decoder(network.base.get_submodule(network.facts.body), network.facts, lambda module: None,
+                       checkpointing=False)  # fmt: skip
+
+    first, second = decoder(), decoder()
+    first.lay_out()
+    weights = [parameter for name, parameter in network.base.named_parameters() if "_proj" in name]
+    places, values = [w.data_ptr() for w in weights], [w.detach().clone() for w in weights]
+    second.lay_out()
+    first.lay_out()
+    assert [w.data_ptr() for w in weights] == places
+    group = first.layers[0].qkv
+    query = network.base.get_submodule(network.facts.body).layers[0].self_attn.q_proj.weight
+    query.data = query.data + 1.0
+    parts = group.parts()
+    assert parts is not None and torch.equal(parts.weight[: len(query)], query.detach())
+    assert parts.weight.data_ptr() == query.data_ptr(), "a change of the weight is a change of the buffer"
+    query.data -= 1.0
+    for weight, value in zip(weights, values, strict=True):
+        torch.testing.assert_close(weight.detach(), value)
+
+
 def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")

@@ -20,6 +20,7 @@ from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.gated import gated
 from finetooth_kernels.low_rank_linear import Again, low_rank_linear
+from finetooth_kernels.memory import Arena
 from finetooth_kernels.rms_norm import residual_norm, rms_norm
 from finetooth_kernels.rotary import rotate
 from finetooth_kernels.segment_attention import Segment, segment_attention
@@ -52,7 +53,7 @@ class Group:
 
     Their weights are moved into one buffer, of which each module's own weight becomes a view: no second copy, and what
     an optimizer or an adapter writes into a module's weight is in the buffer too. If a weight is ever replaced rather
-    than written to, the buffer is made anew.
+    than written to, by one that does not lie in such a buffer, another is made.
 
     Args:
         modules: as they are in the model, with or without an adapter's wrapper.
@@ -61,15 +62,17 @@ class Group:
 
     def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank) -> None:
         self._modules, self._low_rank = tuple(modules), low_rank
-        self._weights: list[Tensor] = []
-        self.keeps = 1
 
-    def __call__(self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
+        *, passing: bool = False,
+    ) -> Tensor:  # fmt: skip
         """(N, inputs) to (N, sum of outputs), side by side.
 
         Args:
             again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
             base_no: what the outputs are added to; the result has its dtype.
+            arena, passing: where what is kept lies; see there too.
         """
         parts = self._known()
         if parts is None:
@@ -78,13 +81,15 @@ class Group:
         layers = [part.base for part in parts]
         return low_rank_linear(
             x_nd,
-            self._fused([layer.weight for layer in layers]),
+            _fused([layer.weight for layer in layers]),
             _biases(layers),
             [layer.out_features for layer in layers],
             [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts],
             [layer.weight if layer.weight.requires_grad else None for layer in layers],
             again,
             base_no,
+            arena,
+            passing=passing,
         )
 
     def parts(self) -> GroupParts | None:
@@ -93,7 +98,7 @@ class Group:
         if parts is None:
             return None
         layers = [part.base for part in parts]
-        weight, bias = self._fused([layer.weight for layer in layers]), _biases(layers)
+        weight, bias = _fused([layer.weight for layer in layers]), _biases(layers)
         added = [part.a.detach() for part in parts if part.a is not None and part.b is not None]
         if not added:
             return GroupParts(weight, bias)
@@ -105,6 +110,12 @@ class Group:
             for part in parts
         ]
         return GroupParts(weight, bias, torch.cat(added), torch.block_diag(*blocks))
+
+    def lay_out(self) -> None:
+        """Move the weights, if they are not there yet."""
+        parts = self._known()
+        if parts is not None:
+            _fused([part.base.weight for part in parts])
 
     def _known(self) -> list[LowRank] | None:
         """What each module computes; None where one is more than that can say."""
@@ -118,27 +129,24 @@ class Group:
         found = self._low_rank(module)
         return found if found is not None and is_plain(found.base) and not is_hooked(module) else None
 
-    def _fused(self, weights: Sequence[Tensor]) -> Tensor:
-        if len(weights) == 1:
-            return weights[0].detach()
-        for fused in self._weights:
-            if _lies_in(fused, weights):
-                return fused
-        fused = torch.cat([weight.detach() for weight in weights])
-        self._weights = [fused, *self._weights][: self.keeps]
-        for weight, rows in zip(weights, fused.split([w.shape[0] for w in weights]), strict=True):
-            weight.data = rows
-        return fused
 
-
-def _lies_in(fused: Tensor, weights: Sequence[Tensor]) -> bool:
-    """The weights are the rows of a matrix, one behind the other."""
-    at = 0
+def _fused(weights: Sequence[Tensor]) -> Tensor:
+    """The weights as the rows of one matrix, without a graph; they are moved unless they lie so already."""
+    first = weights[0].detach()
+    if len(weights) == 1:
+        return first
+    at = first.data_ptr()
     for weight in weights:
-        if weight.data_ptr() != fused[at:].data_ptr() or weight.dtype != fused.dtype:
-            return False
-        at += weight.shape[0]
-    return True
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or weight.data_ptr() != at or weight.dtype != first.dtype or not weight.is_contiguous():
+            break
+        at += weight.nbytes
+    else:
+        return first.as_strided((sum(weight.shape[0] for weight in weights), first.shape[1]), first.stride())
+    fused = torch.cat([weight.detach() for weight in weights])
+    for weight, rows in zip(weights, fused.split([w.shape[0] for w in weights]), strict=True):
+        weight.data = rows
+    return fused
 
 
 def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
@@ -168,29 +176,35 @@ class _Layer:
         layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
         return layer
 
-    def project(self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor) -> tuple[Tensor, Tensor]:
+    def project(
+        self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, arena: Arena | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The residual stream, and (N, H + 2 K, head_dim): queries and keys, rotated, and values."""
         heads, kv_heads, size = self._facts.heads, self._facts.kv_heads, self._facts.head_dim
-        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd)
+        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=self.head_norms is None)
         rows = rows.view(-1, heads + 2 * kv_heads, size)
         if self.head_norms is not None:
             q, k, v = rows.split([heads, kv_heads, kv_heads], 1)
-            rows = torch.cat([self.norm(self.head_norms[0], q), self.norm(self.head_norms[1], k), v], 1)
-        return h_nd, rotate(rows, cos_nr, sin_nr, heads + kv_heads)
+            rows = torch.cat([self.norm(self.head_norms[0], q, arena), self.norm(self.head_norms[1], k, arena), v], 1)
+        return h_nd, rotate(rows, cos_nr, sin_nr, heads + kv_heads, arena)
 
-    def feed(self, h_nd: Tensor, attended_nd: Tensor) -> Tensor:
+    def feed(self, h_nd: Tensor, attended_nd: Tensor, arena: Arena | None = None) -> Tensor:
         """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
-        h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, self.output(attended_nd, base_no=h_nd))
+        h_nd = self.output(attended_nd, base_no=h_nd, arena=arena)
+        h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd, arena)
         activate = partial(gated, activation=self._block.activation)
-        return self.down(activate(gate_up), (activate, (gate_up,)), h_nd)
+        return self.down(activate(gate_up), (activate, (gate_up,)), h_nd, arena)
 
-    def _normed(self, group: Group, norm: nn.Module, h_nd: Tensor) -> tuple[Tensor, Tensor]:
+    def _normed(
+        self, group: Group, norm: nn.Module, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The residual stream, and the group on its normalised rows, which backward makes again."""
-        h_nd, normed_nd = residual_norm(h_nd, norm.weight, self._block.eps)
-        return h_nd, group(normed_nd, (partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)))
+        h_nd, normed_nd = residual_norm(h_nd, norm.weight, self._block.eps, arena)
+        again = partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)
+        return h_nd, group(normed_nd, again, arena=arena, passing=passing)
 
-    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
-        return rms_norm(x, module.weight, self._block.eps)
+    def norm(self, module: nn.Module, x: Tensor, arena: Arena | None = None) -> Tensor:
+        return rms_norm(x, module.weight, self._block.eps, arena)
 
 
 class Decoder:
@@ -213,11 +227,11 @@ class Decoder:
         layers: Any = body.get_submodule(path)
         self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
 
-    def keep_weights(self, count: int) -> None:
-        """How many sets of weights take turns in the modules, so that none is laid out anew each time."""
+    def lay_out(self) -> None:
+        """Lay the weights of each group side by side now, before activations fill the gaps that this leaves."""
         for layer in self.layers:
-            for group in (layer.qkv, layer.output, layer.gate_up, layer.down):
-                group.keeps = count
+            for group in (layer.qkv, layer.gate_up):
+                group.lay_out()
 
     def hidden(
         self,
@@ -234,6 +248,8 @@ class Decoder:
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
         """
         layers = self.layers if layers is None else layers
+        keeps = torch.is_grad_enabled() and not self._checkpointing
+        arena = Arena() if keeps and stream.tokens.device.type == "cpu" else None
         h_nd = self.embedded(stream.tokens)
         cos_nr, sin_nr = self.angles(stream.positions)
         for i, layer in enumerate(layers):
@@ -243,6 +259,7 @@ class Decoder:
                 segments=stream.segments,
                 wanted=wanted if i == len(layers) - 1 else None,
                 keep=None if keep is None else partial(keep, i),
+                arena=arena,
             )
             if self._checkpointing and torch.is_grad_enabled():
                 h_nd = checkpoint(compute, h_nd, cos_nr, sin_nr, use_reentrant=False)
@@ -268,10 +285,10 @@ class Decoder:
 
     def _layer(
         self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
-        wanted: Tensor | None, keep: Callable[[Tensor], None] | None,
+        wanted: Tensor | None, keep: Callable[[Tensor], None] | None, arena: Arena | None,
     ) -> Tensor:  # fmt: skip
         facts = self._facts
-        h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr)
+        h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
         if keep is not None:
             keep(qkv)
         attended = segment_attention(
@@ -280,7 +297,8 @@ class Decoder:
             heads=facts.heads,
             kv_heads=facts.kv_heads,
             scale=facts.head_dim**-0.5,
+            arena=arena,
         ).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
-        return layer.feed(h_nd, attended)
+        return layer.feed(h_nd, attended, arena)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_kernels.memory import BLOCKS
 from torch import Tensor
 
 from finetooth_torch.bodies import StreamBody
@@ -162,6 +163,7 @@ class Generator:
         """Turn dropout off; training turns it on again. Raises what `check_asked` does."""
         self.check_asked()
         self._network.train(False)
+        BLOCKS.forget()  # what training needs again, but sampling does not
 
     def row(
         self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator

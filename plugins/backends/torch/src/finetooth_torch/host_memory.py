@@ -22,7 +22,7 @@ _GROWTH = 64 * 2**20
 
 
 def keep_freed(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell malloc, for the whole process; whether that was done.
+    """Tell malloc, for the whole process, after it has given back what is free by now; whether that was done.
 
     Not where malloc is another than glibc's, nor where the user has told it something (`MALLOC_...`, `GLIBC_TUNABLES`)
     or put another in front (`LD_PRELOAD`).
@@ -32,8 +32,9 @@ def keep_freed(environment: Mapping[str, str] = os.environ) -> bool:
     try:
         process = ctypes.CDLL(None)
         process.gnu_get_libc_version  # noqa: B018 - other libraries have a `mallopt` that does nothing
-        tell = process.mallopt
+        tell, trim = process.mallopt, process.malloc_trim
     except (AttributeError, OSError, TypeError):
         return False
+    trim(0)
     told = [tell(_MMAP_THRESHOLD, _LARGEST), tell(_TRIM_THRESHOLD, -1), tell(_TOP_PAD, _GROWTH)]
     return all(told)

@@ -44,9 +44,6 @@ FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
 leave between long-lived ones. Measured on SmolLM2-135M (glibc); giving each tensor pages of its own avoids it and
 costs a third of the speed."""
 
-STREAM_FRAGMENTATION = 1.1
-"""The same for the stream decoder, which saves few tensors, of a few sizes."""
-
 HOST_LATER = 120 * 2**20
 """Code, thread stacks and compiled GEMM kernels that the first step brings into a host process."""
 
@@ -72,7 +69,7 @@ def estimate(
     layer = stream_layer_bytes(request, precision) if stream else layer_bytes(request, precision, full=full)
     between = max(4, size) if stream else size  # of the residual stream
     layers = facts.layers * between * facts.hidden_size + layer if checkpointing else facts.layers * layer
-    fragments = STREAM_FRAGMENTATION if stream else FRAGMENTATION[precision]
+    fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
     activations = tokens * layers * (fragments if on_host else 1.05)
     if stream:
         activations += tokens * backward_bytes(request, precision)

@@ -83,6 +83,7 @@ class Network:
             low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
             check_decoder(module, model, facts, low_rank)
             decoder = Decoder(module, facts, low_rank, checkpointing=checkpointing)
+            decoder.lay_out()
             self.body = StreamBody(decoder, model)
         elif checkpointing:
             # transformers renamed it in 5.x

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from finetooth_kernels.few_rows import FewRows
 from finetooth_kernels.low_rank_linear import Again
+from finetooth_kernels.memory import Arena
 from torch import Tensor, nn
 
 from finetooth_torch.decoder import Group
@@ -92,9 +93,12 @@ class PackedGroup:
         self._linear = PackedLinear(weight_od, bias_o)
         self._added = None if a_rd is None or b_or is None else (PackedLinear(a_rd), PackedLinear(b_or))
 
-    def __call__(self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None) -> Tensor:
-        """(N, D) to (N, O), added to `base_no`; `again` is for `Group`'s sake."""
-        del again
+    def __call__(
+        self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
+        *, passing: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) to (N, O), added to `base_no`; the others are for `Group`'s sake: here nothing is kept."""
+        del again, arena, passing
         if self._added is None:
             return self._linear(x_nd, base_no=base_no)
         a, b = self._added

@@ -46,9 +46,6 @@ def hold_roles(network: Network, request: EngineRequest, parameters: TrainedPara
     others = [holder for holder in network.holders.values() if not isinstance(holder, FrozenCopy)]
     if any(other.rows.obstacle for other in others):  # rows that it cannot keep apart are padded for both
         network.rows = replace(network.rows, filling=None)
-    count = 1 + len(copies(network))
-    if count > 1 and network.body.packed:
-        network.body.decoder.keep_weights(count)  # type: ignore[attr-defined]  # the body that packs is a stream's
 
 
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions) -> Network:

@@ -1,0 +1,140 @@
+"""Memory of tensors on the host, used again without going through malloc.
+
+What layers compute comes in a few sizes, again and again. malloc takes a little off each hole that a freed tensor
+leaves, for some small object, and the next tensor of the size no longer fits: its memory grows by what a pass computes
+in between, on top of what is alive at once. And each page that a process has not written to before costs it a fault.
+So large tensors get blocks of pages of their own, which are used again as soon as no tensor lies in them. Tensors that
+are let go of together, as what a forward pass keeps for its backward pass, are cut from a block one behind the other.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "new_empty"]
+
+ARENA_BYTES = 2**28
+"""A block that tensors are cut from. Pages that nothing was written to take no memory."""
+
+ALONE_BYTES = 2**25
+"""A block for one tensor, at least: one size for most, so that a block fits the next tensor too."""
+
+SMALLEST = 2**16
+"""Smaller tensors are left to malloc."""
+
+_ALIGNED = 64
+"""Tensors are cut at multiples of this: a cache line, and the widest vector."""
+
+_SHIFT, _SHIFTS = 65 * _ALIGNED, 61
+"""A block begins so many bytes later than the one before, up to so many times: what begins at the same multiple of a
+page's size falls into the same sets of a cache."""
+
+
+class Blocks:
+    """Blocks of memory; threads may share them.
+
+    A block is in use while anything refers to the view of it that was given out, as each tensor in it does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: dict[int, list[tuple[mmap.mmap, weakref.ref[memoryview]]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks.values()))
+
+    def take(self, size: int) -> memoryview:
+        """A block of `size` bytes, rounded up to a power of two, with anything in it: the first that is not in use,
+        else a new one.
+
+        Raises:
+            OSError: the system gives none.
+        """
+        size = 1 << (size - 1).bit_length()
+        with self._lock:
+            blocks = self._blocks.setdefault(size, [])
+            for place, (block, given) in enumerate(blocks):
+                if given() is None:
+                    view = _view(block, place, size)
+                    blocks[place] = block, weakref.ref(view)
+                    return view
+            block = _mapped(size + _SHIFT * _SHIFTS)
+            view = _view(block, len(blocks), size)
+            blocks.append((block, weakref.ref(view)))
+            return view
+
+    def forget(self) -> None:
+        """Give the blocks back that are not in use."""
+        with self._lock:
+            for size, blocks in self._blocks.items():
+                self._blocks[size] = [(block, given) for block, given in blocks if given() is not None]
+
+
+BLOCKS = Blocks()
+"""Of the process: models that take turns need them once."""
+
+
+def _mapped(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _view(block: mmap.mmap, place: int, size: int) -> memoryview:
+    start = _SHIFT * (place % _SHIFTS)
+    return memoryview(block)[start : start + size]
+
+
+def _tensor(view: memoryview, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    # resized, not viewed: autograd treats a view as what may change with its base
+    return torch.frombuffer(view, dtype=dtype, count=prod(shape), offset=start).resize_(*shape)
+
+
+class Arena:
+    """Cuts tensors from blocks one behind the other, for one pass; made anew for each."""
+
+    def __init__(self, blocks: Blocks = BLOCKS) -> None:
+        self._blocks = blocks
+        self._view: memoryview | None = None
+        self._at = 0
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor of that shape, with anything in it."""
+        size = prod(shape) * dtype.itemsize
+        if size == 0:
+            return torch.empty(*shape, dtype=dtype)
+        if self._view is None or self._at + size > len(self._view):
+            try:
+                self._view, self._at = self._blocks.take(max(size, ARENA_BYTES)), 0
+            except OSError:
+                return torch.empty(*shape, dtype=dtype)
+        made = _tensor(self._view, self._at, shape, dtype)
+        self._at += -(-size // _ALIGNED) * _ALIGNED
+        return made
+
+
+def cut(arena: Arena | None, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+    """A tensor from the arena, for an operation to write to; None without one: then the operation makes its own."""
+    return None if arena is None else arena.empty(shape, dtype)
+
+
+def new_empty(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor on the device of `like`, of its shape and dtype if none is given, with anything in it.
+
+    A large one on the host has a block for itself.
+    """
+    shape, dtype = like.shape if shape is None else shape, dtype or like.dtype
+    size = prod(shape) * dtype.itemsize
+    if size >= SMALLEST and like.is_cpu:
+        try:
+            return _tensor(BLOCKS.take(max(size, ALONE_BYTES)), 0, shape, dtype)
+        except OSError:
+            pass
+    return like.new_empty(shape, dtype=dtype)
