@@ -94,7 +94,7 @@ def _view(block: mmap.mmap, place: int, size: int) -> memoryview:
 
 def _tensor(view: memoryview, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     # resized, not viewed: autograd treats a view as what may change with its base
-    return torch.frombuffer(view, dtype=dtype, count=prod(shape), offset=start).resize_(*shape)
+    return torch.frombuffer(view, dtype=dtype, count=prod(shape), offset=start).resize_(tuple(shape))
 
 
 class Arena:

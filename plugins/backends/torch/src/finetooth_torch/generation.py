@@ -163,7 +163,6 @@ class Generator:
         """Turn dropout off; training turns it on again. Raises what `check_asked` does."""
         self.check_asked()
         self._network.train(False)
-        BLOCKS.forget()  # what training needs again, but sampling does not
 
     def row(
         self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator
@@ -174,6 +173,7 @@ class Generator:
 
     def weights(self, most: int) -> Weights:
         """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
+        BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
         body, head = self._network.body, self._network.head.plain()
         pack = most >= WORTH_PACKING
         packed = None
