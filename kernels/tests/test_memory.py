@@ -129,7 +129,8 @@ def test_threads_never_share_a_block(blocks: Blocks) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(wrong) == 0 and len(blocks) <= 8
+    assert sum(wrong) == 0
+    assert len(blocks) <= 2 * 8  # a round lets go of the one before when it has its own
 
 
 def test_blocks_are_larger_than_what_is_cut_from_them() -> None:
