@@ -11,7 +11,9 @@ OPTIONAL := plugins/data/reasoninggym
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
-# Environments of the bench's peers: what they need must not touch ours.
+# Environments of the bench: ours as a user has it (what the tests need slows imports down), and those of the peers, whose
+# needs must not touch ours.
+OURS   := .venv-bench
 PEERS  := .venv-peers
 FACTORY := .venv-llamafactory
 # Triton takes 0.7 GB and only the kernels need it, so its tests have an environment of their own.
@@ -105,7 +107,9 @@ bench: $(TESTED)  ## measure everything against the peers, at least three rounds
 	$(BIN)/python tests/bench/run.py
 bench-quick: $(TESTED)  ## speed alone, smaller: at most half an hour
 	$(BIN)/python tests/bench/run.py --quick
-bench-peers: $(STAMP)  ## make the peers' environments: TRL and transformers, and LLaMA-Factory where it installs
+bench-peers: $(STAMP)  ## make the bench's environments: finetooth alone, TRL and transformers, and LLaMA-Factory where it installs
+	@$(MAKE) --no-print-directory install VENV=$(OURS)
+	@$(OURS)/bin/uv pip install --quiet --python $(OURS)/bin/python -c $(VENV)/.constraints tensorboard
 # torch by pip and first, as above; then what needs it at our versions
 	@$(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install --quiet uv $(TORCH)

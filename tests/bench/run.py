@@ -4,7 +4,8 @@
 
 Each contender is a process of its own; they take turns. The quick form leaves out hooks, saving and preferences (h, i,
 j, s). Results go to docs/benchmarks/NAME.json, one file for each workload, so a run can be done in pieces; the page is
-drawn from all files that are there. Peers need their own environment: `make bench-peers`.
+drawn from all files that are there. Peers need their own environments, and finetooth is measured in one without what
+tests need: `make bench-peers` makes them.
 """
 
 from __future__ import annotations
@@ -202,8 +203,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def bench_of(given: argparse.Namespace) -> Bench:
     """The bench that the command line describes."""
+    alone = ROOT / ".venv-bench/bin/python"
     pythons = {
-        "ours": Path(sys.executable),
+        "ours": alone if alone.exists() else Path(sys.executable),
         "peers": ROOT / ".venv-peers/bin/python",
         "llamafactory": ROOT / ".venv-llamafactory/bin/python",
     }

@@ -33,7 +33,7 @@ finetooth against what one would pick instead. Everything here is drawn from the
 
 <!-- not run: it takes half an hour and other environments -->
 ```sh
-make bench-peers   # TRL, transformers and LLaMA-Factory in environments of their own
+make bench-peers   # finetooth alone, TRL, transformers and LLaMA-Factory, each in an environment of its own
 make bench-quick   # the speed of (a) to (g), at most half an hour on two cores
 make bench         # every size, three rounds
 ```
