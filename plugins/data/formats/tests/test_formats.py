@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -303,6 +305,26 @@ def test_tools_as_string(format_of: Make, rows_of: Rows) -> None:
     assert reader.read(rows[0]).tools == reader.read(rows[1]).tools != ()
     with pytest.raises(DataError, match=r"tools_as_string\.jsonl:3: tools is a string but not JSON"):
         reader.read(rows[2])
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (b"b", r"\.x\[1\] is bytes, which JSON cannot say"),
+        (datetime.date(2026, 11, 21), r"\.x\[1\] is date, which JSON cannot say"),
+        (math.nan, r"\.x\[1\] is nan, which JSON cannot say"),
+        ({3: 1}, r"\.x\[1\] has the key 3, which is a number, not text"),
+    ],
+)
+def test_tools_and_calls_that_json_cannot_say(format_of: Make, value: Any, problem: str) -> None:
+    """Tables have such values; renderers write JSON."""
+    reader = format_of("chat")
+    asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    call = {"name": "f", "arguments": {"x": [{"y": None, "z": True, "": [1.5]}, value]}}
+    with pytest.raises(DataError, match=rf"^x:1: tools\[0\]\.arguments{problem}"):
+        reader.read(Row("x:1", {"messages": [asked, said], "tools": [call]}))
+    with pytest.raises(DataError, match=rf"^x:1: messages\[1\]\.tool_calls\[0\]\.arguments{problem}"):
+        reader.read(Row("x:1", {"messages": [asked, {**said, "tool_calls": [call]}]}))
 
 
 def test_nested_wrong_types(format_of: Make, rows_of: Rows) -> None:

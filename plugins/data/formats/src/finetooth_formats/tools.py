@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks.strict_json import JsonProblem, decode
 
-from finetooth_formats.columns import kind
+from finetooth_formats.columns import key as key_shown
+from finetooth_formats.columns import kind, shown
 
 
 class ToolProblem(ValueError):
@@ -18,7 +20,7 @@ def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Schemas from a list of objects, or from JSON text of one; null and empty text are no tools.
 
     Raises:
-        ToolProblem: it is neither.
+        ToolProblem: it is neither, or holds what JSON cannot say.
     """
     if value is None or value == "":
         return ()
@@ -29,6 +31,7 @@ def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     for i, schema in enumerate(value):
         if not isinstance(schema, Mapping):
             raise ToolProblem(f"tools[{i}] is {kind(schema)}, not an object")
+        _check_json(f"tools[{i}]", schema)
     return tuple(value)
 
 
@@ -53,7 +56,7 @@ def read_call(path: str, value: Any) -> Mapping[str, Any]:
         value: the call, with or without the level `function`, or JSON text of it; arguments may be JSON text.
 
     Raises:
-        ToolProblem: names what is missing or of the wrong type.
+        ToolProblem: names what is missing, of the wrong type, or cannot be said in JSON, as all renderers write it.
     """
     if isinstance(value, str):
         value = _json(path, value)
@@ -69,6 +72,7 @@ def read_call(path: str, value: Any) -> Mapping[str, Any]:
         arguments = {}
     if not isinstance(arguments, Mapping):
         raise ToolProblem(f"{path}.arguments is {kind(arguments)}, not an object")
+    _check_json(f"{path}.arguments", arguments)
     call = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
     return {"id": value["id"], **call} if isinstance(value.get("id"), str) else call
 
@@ -78,3 +82,23 @@ def _json(path: str, text: str) -> Any:
         return decode(text)
     except JsonProblem as problem:
         raise ToolProblem(f"{path} is a string but not JSON that can be used: {problem}") from problem
+
+
+def _check_json(path: str, value: Any) -> None:
+    """
+    Raises:
+        ToolProblem: names a value or key that JSON does not have: bytes and dates of tables, NaN.
+    """
+    rest = [(path, value)]
+    while rest:
+        path, value = rest.pop()
+        if isinstance(value, Mapping):
+            if (other := next((name for name in value if not isinstance(name, str)), None)) is not None:
+                raise ToolProblem(f"{path} has the key {shown(other)}, which is {kind(other)}, not text")
+            rest += [(f"{path}.{key_shown(name)}", inner) for name, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            rest += [(f"{path}[{i}]", inner) for i, inner in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ToolProblem(f"{path} is {value}, which JSON cannot say")
+        elif value is not None and not isinstance(value, str | int | float):
+            raise ToolProblem(f"{path} is {kind(value)}, which JSON cannot say")

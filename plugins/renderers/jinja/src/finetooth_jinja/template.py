@@ -78,12 +78,12 @@ class ChatTemplate:
             prompt: end where the assistant begins to speak.
 
         Raises:
-            TemplateRefused: the template raises, or reads what is not there.
+            TemplateRefused: the template raises, or reads what is not there; or JSON cannot say the conversation.
         """
-        # two characters that the conversation does not hold mark the generation blocks while rendering
-        held = json.dumps([messages, tools], ensure_ascii=False)
-        begin, end = [mark for code in _PRIVATE_USE if (mark := chr(code)) not in held][:2]
         try:
+            # two characters that the conversation does not hold mark the generation blocks while rendering
+            held = json.dumps([messages, tools], ensure_ascii=False)
+            begin, end = [mark for code in _PRIVATE_USE if (mark := chr(code)) not in held][:2]
             marked = self._template.render(
                 messages=[dict(message) for message in messages],
                 tools=[dict(tool) for tool in tools] or None,
