@@ -193,16 +193,13 @@ void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
     const bool splits = std::any_of(pieces.begin() + 1, pieces.end(), [](const Piece& piece) { return piece.at == 0; });
     const int64_t panels = product.panels();
     if (product.rows * product.outputs * product.factors[0].inputs < WORTH_THREADS * 8) threads = 1;
-    const int columns = among_panels(panels, threads), lines = threads / columns;
-    over_rows(columns * lines, WORTH_THREADS, threads, [&](int64_t first, int64_t last) {
-        for (int64_t part = first; part < last; ++part) {
-            const int64_t line = part / columns, column = part % columns;
-            const int64_t from = blocks * line / lines, to = blocks * (line + 1) / lines;
-            T* panel = reinterpret_cast<T*>(scratch<5>(MOST_BYTES + sizeof(T) * PANEL * 2));
-            const size_t sums = splits ? sizeof(float) * (to - from) * MOST_ROWS * PANEL : 0;
-            const Part<T, Out> mine{product, ends, pieces, from, to, panel, reinterpret_cast<float*>(scratch<6>(sums))};
-            for (int64_t i = panels * column / columns; i < panels * (column + 1) / columns; ++i) mine.compute(i);
-        }
+    const int lines = threads / among_panels(panels, threads);
+    over_tasks(panels * lines, threads, [&](int64_t task) {
+        const int64_t line = task / panels, from = blocks * line / lines, to = blocks * (line + 1) / lines;
+        T* panel = reinterpret_cast<T*>(scratch<5>(MOST_BYTES + sizeof(T) * PANEL * 2));
+        const size_t sums = splits ? sizeof(float) * (to - from) * MOST_ROWS * PANEL : 0;
+        const Part<T, Out> mine{product, ends, pieces, from, to, panel, reinterpret_cast<float*>(scratch<6>(sums))};
+        mine.compute(task % panels);
     });
 }
 
