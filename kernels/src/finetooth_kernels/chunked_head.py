@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.memory import new_empty
 from finetooth_kernels.mm import mm, sums_wide
 
 _CPU_BLOCK_BYTES = 2 * 2**20
@@ -94,7 +95,7 @@ class Workspace:
         longest = max((rows.stop - rows.start for rows in sizes.chunks(hidden.shape[0])), default=0)
         vocabulary, work = weight.shape[0], result_dtype(hidden.dtype)
         block = min(sizes.block, longest)
-        self._linear = hidden.new_empty((longest, vocabulary), dtype=linear_dtype(hidden, weight, bias))
+        self._linear = new_empty(hidden, (longest, vocabulary), linear_dtype(hidden, weight, bias))
         self._narrow = self._linear.view(hidden.dtype)[:, :vocabulary]  # the beginnings of its rows
         self._scratch = hidden.new_empty((block, vocabulary), dtype=work)
         self._work = None if self._linear.dtype == work else torch.empty_like(self._scratch)
