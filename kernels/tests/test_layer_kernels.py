@@ -90,8 +90,9 @@ def test_rotate_is_llamas_rotation_of_the_leading_heads(rotated: int) -> None:
 @pytest.mark.parametrize("rank", [2, 65])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
-def test_low_rank_linear(rank: int, bias: bool, kept: bool) -> None:
-    """Three layers: with an addition, without, and with a weight that trains and one; ranks differ."""
+@pytest.mark.parametrize("other", [2.0, 0.7])
+def test_low_rank_linear(rank: int, bias: bool, kept: bool, other: float) -> None:
+    """Three layers: with an addition, without, and with a weight that trains and one; ranks differ, scales may."""
     sizes, scale = [4, 5, 3], 0.7
     fixed = normal(9, 6, seed=1)
     offsets = normal(12, seed=2)
@@ -104,7 +105,7 @@ def test_low_rank_linear(rank: int, bias: bool, kept: bool) -> None:
                 torch.cat([fixed, last.detach()]),
                 offset if bias else None,
                 sizes,
-                [(a, b, scale), None, (a2, b2, 2.0)],
+                [(a, b, scale), None, (a2, b2, other)],
                 [None, None, last],
                 None if kept else (lambda source: source * 1.5, (x,)),
             )
@@ -114,12 +115,22 @@ def test_low_rank_linear(rank: int, bias: bool, kept: bool) -> None:
     def plain(x: Tensor, a: Tensor, b: Tensor, a2: Tensor, b2: Tensor, last: Tensor, offset: Tensor) -> Tensor:
         rows = x * 1.5
         first = rows @ fixed[:4].T + scale * (rows @ a.T) @ b.T
-        third = rows @ last.T + 2.0 * (rows @ a2.T) @ b2.T
+        third = rows @ last.T + other * (rows @ a2.T) @ b2.T
         return torch.cat([first, rows @ fixed[4:].T, third], -1) + (offset if bias else 0.0) + 0.0 * offset.sum()
 
     inputs = [normal(7, 6), normal(rank, 6, seed=4), normal(4, rank, seed=5), normal(1, 6, seed=6)]
     inputs += [normal(3, 1, seed=7), normal(3, 6, seed=8), offsets]
     agree(ours, plain, inputs, 1e-12)
+
+
+def test_one_low_rank_linear() -> None:
+    weight = normal(5, 6, seed=1)
+    agree(
+        lambda x, a, b: low_rank_linear(x, weight, None, [5], [(a, b, 0.7)]),
+        lambda x, a, b: x @ weight.T + 0.7 * (x @ a.T) @ b.T,
+        [normal(7, 6), normal(2, 6, seed=2), normal(5, 2, seed=3)],
+        1e-12,
+    )
 
 
 def test_nothing_is_kept_where_nothing_trains_behind_it() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from finetooth_kernels import native
+from finetooth_kernels.autograd import once_differentiable
 
 __all__ = ["ACTIVATIONS", "gated"]
 

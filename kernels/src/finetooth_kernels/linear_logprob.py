@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace, linear_dtype
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import triton_device
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.contract import SUPPORTED_DTYPES, result_dtype
 
 __all__ = ["entropy_from_logits", "selective_log_softmax"]

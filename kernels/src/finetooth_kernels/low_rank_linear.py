@@ -14,12 +14,13 @@ What is kept, or is likely to be by who takes the result, can be cut from an `Ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
@@ -70,34 +71,44 @@ def low_rank_linear(
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
     make, sources = (None, ()) if again is None else again
     rest = (*a, *b, *weights, *(source.detach() for source in sources))
-    shape = tuple(sizes), scales, places, make, len(sources)
-    arenas = arena, None if passing else arena
-    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, arenas, *shape, *rest)  # type: ignore[no-any-return,no-untyped-call]
+    how, arenas = _How(tuple(sizes), scales, places, make, len(sources)), (arena, None if passing else arena)
+    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _How(NamedTuple):
+    """What backward must know too and is no tensor, in one argument, since autograd looks at each.
+
+    Attributes:
+        sizes: outputs of each layer.
+        scales: of its addition, None without one.
+        places: of the layers whose weight trains.
+        make, sources: what makes the rows once more, and from how many tensors.
+    """
+
+    sizes: tuple[int, ...]
+    scales: tuple[float | None, ...]
+    places: tuple[int, ...]
+    make: Callable[..., Tensor] | None
+    sources: int
 
 
 class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x_nd: Tensor,
-        weight_od: Tensor,
-        bias_o: Tensor | None,
-        base_no: Tensor | None,
-        arenas: tuple[Arena | None, Arena | None],
-        sizes: tuple[int, ...],
-        scales: tuple[float | None, ...],
-        places: tuple[int, ...],
-        make: Callable[..., Tensor] | None,
-        sources: int,
-        *matrices: Tensor,
-    ) -> Tensor:
-        count = sum(scale is not None for scale in scales)
+        ctx: Any, x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None, base_no: Tensor | None,
+        arenas: tuple[Arena | None, Arena | None], how: _How, *matrices: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """
+        Args:
+            arenas: of h and of the result.
+        """
+        sizes, scales = how.sizes, how.scales
+        count = len(scales) - scales.count(None)
         a, b = matrices[:count], matrices[count : 2 * count]
-        ctx.sizes, ctx.scales, ctx.places = sizes, scales, places
-        needed, ctx.given = bool(count or places), sources
-        ctx.make = make if needed else None
+        needed = bool(count or how.places)
+        ctx.how, ctx.make = how, how.make if needed else None
         # saved as tensors, not held by a closure, so that checkpointing can let go of them
-        kept = matrices[len(matrices) - sources :] if ctx.make is not None else (x_nd if needed else None,)
+        kept = matrices[len(matrices) - how.sources :] if ctx.make is not None else (x_nd if needed else None,)
         ctx.kept = len(kept)
         dtype = x_nd.dtype if base_no is None else base_no.dtype
         out = cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
@@ -106,16 +117,15 @@ class _LowRankLinear(torch.autograd.Function):
             return mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
         h_nr = mm(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
-        ranks = _ranks(a, scales)
+        ctx.ranks = ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
-            more = h_nr, _diagonal(b, sizes, scales).t()
-            y_no = mm(x_nd, weight_od.t(), more=more, bias_o=bias_o, base_no=base_no, out=out)
-        else:
-            y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
-            for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
-                y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
+            b_or = _diagonal(b, sizes, scales)
+            ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, b_or)
+            return mm(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
+        y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
+        for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
+            y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
         ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
-        ctx.ranks = ranks
         return y_no
 
     @staticmethod
@@ -123,34 +133,41 @@ class _LowRankLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
         kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
+        how: _How = ctx.how
         x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
         d_base = grad_no if ctx.needs_input_grad[3] else None
         if grad_no.dtype != weight_od.dtype:
             grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
         d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
         below: tuple[Tensor, Tensor] | None = None
-        d_a: list[Tensor] = []
+        d_a: Sequence[Tensor] = ()
         d_b: list[Tensor] = []
         if rest:
             h_nr, a_rd, *b = rest
-            sizes, scales, ranks = ctx.sizes, ctx.scales, ctx.ranks
+            ranks, scales = ctx.ranks, _given(how.scales)
+            places = _places(how.sizes, how.scales, ranks)
             if max(ranks) <= WIDEST_DIAGONAL:
-                d_h = mm(grad_no, _diagonal(b, sizes, scales))
+                d_h = mm(grad_no, b[0])
                 d_b_or = torch.mm(grad_no.t(), h_nr)
-                d_b = [d_b_or[place] * scale for place, _, scale in _blocks(b, sizes, scales, ranks)]
+                if len(set(scales)) == 1:
+                    d_b_or = d_b_or.mul_(scales[0])
+                    d_b = [d_b_or] if len(how.sizes) == 1 else [d_b_or[place] for place in places]
+                else:
+                    d_b = [d_b_or[place] * scale for place, scale in zip(places, scales, strict=True)]
             else:
                 d_h = torch.empty_like(h_nr)
-                for (rows, columns), factor, scale in _blocks(b, sizes, scales, ranks):
+                for (rows, columns), factor, scale in zip(places, b, scales, strict=True):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
-            d_a = list(torch.split(torch.mm(d_h.t(), x_nd), [r for r in ranks if r]))
+            d_a_rd = torch.mm(d_h.t(), x_nd)
+            d_a = [d_a_rd] if len(scales) == 1 else torch.split(d_a_rd, [r for r in ranks if r])
             below = d_h, a_rd
         d_x = mm(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
-        starts = [0]
-        for size in ctx.sizes:
-            starts.append(starts[-1] + size)
-        d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in ctx.places]
-        return d_x, None, d_bias, d_base, *((None,) * 6), *d_a, *d_b, *d_weights, *((None,) * ctx.given)
+        d_weights: list[Tensor] = []
+        if how.places:
+            starts = [0, *accumulate(how.sizes)]
+            d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
+        return d_x, None, d_bias, d_base, None, None, *d_a, *d_b, *d_weights, *((None,) * how.sources)
 
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:
@@ -159,21 +176,28 @@ def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ..
     return tuple(next(given).shape[0] if scale is not None else 0 for scale in scales)
 
 
-def _blocks(
-    b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int]
-) -> list[tuple[tuple[slice, slice], Tensor, float]]:
-    """For each addition: where its block stands (outputs, ranks), B and the scale."""
-    blocks, row, column, given = [], 0, 0, iter(b)
+def _given(scales: Sequence[float | None]) -> list[float]:
+    """Those that there are."""
+    return [scale for scale in scales if scale is not None]
+
+
+def _places(sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int]) -> list[tuple[slice, slice]]:
+    """For each addition: where its block stands (outputs, ranks)."""
+    places, row, column = [], 0, 0
     for size, scale, rank in zip(sizes, scales, ranks, strict=True):
         if scale is not None:
-            blocks.append(((slice(row, row + size), slice(column, column + rank)), next(given), scale))
+            places.append((slice(row, row + size), slice(column, column + rank)))
         row, column = row + size, column + rank
-    return blocks
+    return places
 
 
 def _diagonal(b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None]) -> Tensor:
     """(O, sum of ranks): the B as diagonal blocks, times their scales; layers without one have no columns."""
-    given = iter(b)
-    blocks = [b[0].new_zeros((n, 0)) if s is None else next(given) * s for n, s in zip(sizes, scales, strict=True)]
+    given = _given(scales)
+    if len(sizes) == 1:
+        return b[0] * given[0]
+    alike = len(set(given)) == 1
+    factors = iter(b if alike else [factor * scale for factor, scale in zip(b, given, strict=True)])
+    blocks = [b[0].new_empty((n, 0)) if s is None else next(factors) for n, s in zip(sizes, scales, strict=True)]
     diagonal: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return diagonal
+    return diagonal.mul_(given[0]) if alike else diagonal

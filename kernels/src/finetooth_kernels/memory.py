@@ -13,6 +13,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -37,6 +38,14 @@ _SHIFT, _SHIFTS = 65 * _ALIGNED, 61
 page's size falls into the same sets of a cache."""
 
 
+@dataclass
+class _Block:
+    """Pages, and what was given out of them last."""
+
+    pages: memoryview
+    given: weakref.ref[memoryview]
+
+
 class Blocks:
     """Blocks of memory; threads may share them.
 
@@ -45,36 +54,39 @@ class Blocks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._blocks: dict[int, list[tuple[mmap.mmap, weakref.ref[memoryview]]]] = {}
+        self._blocks: dict[int, list[_Block]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._blocks.values()))
 
-    def take(self, size: int) -> memoryview:
+    def take(self, size: int) -> memoryview | None:
         """A block of `size` bytes, rounded up to a power of two, with anything in it: the first that is not in use,
-        else a new one.
-
-        Raises:
-            OSError: the system gives none.
-        """
+        else a new one; None where the system gives none."""
         size = 1 << (size - 1).bit_length()
         with self._lock:
             blocks = self._blocks.setdefault(size, [])
-            for place, (block, given) in enumerate(blocks):
-                if given() is None:
-                    view = _view(block, place, size)
-                    blocks[place] = block, weakref.ref(view)
+            for block in blocks:
+                if block.given() is None:
+                    view = block.pages[:]
+                    block.given = weakref.ref(view)
                     return view
-            block = _mapped(size + _SHIFT * _SHIFTS)
-            view = _view(block, len(blocks), size)
-            blocks.append((block, weakref.ref(view)))
+            try:
+                mapped = memoryview(_mapped(size + _SHIFT * _SHIFTS))
+            except (
+                OSError
+            ):  # malloc, which is asked instead, may have smaller holes; its error says how much was wanted
+                return None
+            start = _SHIFT * (len(blocks) % _SHIFTS)
+            pages = mapped[start : start + size]
+            view = pages[:]
+            blocks.append(_Block(pages, weakref.ref(view)))
             return view
 
     def forget(self) -> None:
         """Give the blocks back that are not in use."""
         with self._lock:
             for size, blocks in self._blocks.items():
-                self._blocks[size] = [(block, given) for block, given in blocks if given() is not None]
+                self._blocks[size] = [block for block in blocks if block.given() is not None]
 
 
 BLOCKS = Blocks()
@@ -87,14 +99,9 @@ def _mapped(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def _view(block: mmap.mmap, place: int, size: int) -> memoryview:
-    start = _SHIFT * (place % _SHIFTS)
-    return memoryview(block)[start : start + size]
-
-
-def _tensor(view: memoryview, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def _tensor(view: memoryview, start: int, shape: Sequence[int], count: int, dtype: torch.dtype) -> Tensor:
     # resized, not viewed: autograd treats a view as what may change with its base
-    return torch.frombuffer(view, dtype=dtype, count=prod(shape), offset=start).resize_(tuple(shape))
+    return torch.frombuffer(view, dtype=dtype, count=count, offset=start).resize_(tuple(shape))
 
 
 class Arena:
@@ -107,15 +114,13 @@ class Arena:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A contiguous tensor of that shape, with anything in it."""
-        size = prod(shape) * dtype.itemsize
-        if size == 0:
-            return torch.empty(*shape, dtype=dtype)
+        count = prod(shape)
+        size = count * dtype.itemsize
         if self._view is None or self._at + size > len(self._view):
-            try:
-                self._view, self._at = self._blocks.take(max(size, ARENA_BYTES)), 0
-            except OSError:
-                return torch.empty(*shape, dtype=dtype)
-        made = _tensor(self._view, self._at, shape, dtype)
+            self._view, self._at = self._blocks.take(max(size, ARENA_BYTES)), 0
+        if size == 0 or self._view is None:
+            return torch.empty(*shape, dtype=dtype)
+        made = _tensor(self._view, self._at, shape, count, dtype)
         self._at += -(-size // _ALIGNED) * _ALIGNED
         return made
 
@@ -125,16 +130,20 @@ def cut(arena: Arena | None, shape: Sequence[int], dtype: torch.dtype) -> Tensor
     return None if arena is None else arena.empty(shape, dtype)
 
 
-def new_empty(like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def new_empty(
+    like: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None, arena: Arena | None = None
+) -> Tensor:
     """A contiguous tensor on the device of `like`, of its shape and dtype if none is given, with anything in it.
 
-    A large one on the host has a block for itself.
+    Without an arena to cut it from, a large one on the host has a block for itself.
     """
     shape, dtype = like.shape if shape is None else shape, dtype or like.dtype
-    size = prod(shape) * dtype.itemsize
+    if arena is not None:
+        return arena.empty(shape, dtype)
+    count = prod(shape)
+    size = count * dtype.itemsize
     if size >= SMALLEST and like.is_cpu:
-        try:
-            return _tensor(BLOCKS.take(max(size, ALONE_BYTES)), 0, shape, dtype)
-        except OSError:
-            pass
+        view = BLOCKS.take(max(size, ALONE_BYTES))
+        if view is not None:
+            return _tensor(view, 0, shape, count, dtype)
     return like.new_empty(shape, dtype=dtype)

@@ -66,16 +66,25 @@ def sums_wide(*factors: Tensor) -> bool:
 def _compiled(
     factors: Factors, more: Factors | None, bias_o: Tensor | None, base_no: Tensor | None
 ) -> native.Library | None:
-    pairs = (factors,) if more is None else (factors, more)
-    if any(0 in tensor.shape for pair in pairs for tensor in pair):
+    left_nk, right_ko = factors
+    tensors: tuple[Tensor, ...] = factors
+    if not _fits(left_nk, right_ko):
         return None
-    if any(left.stride(1) != 1 or 1 not in right.stride() for left, right in pairs):
-        return None
-    inputs = [tensor for pair in pairs for tensor in pair] + ([] if bias_o is None else [bias_o])
-    library = native.library_for(*inputs, apart=True)
-    if library is None or not library.multiplies_fast(factors[0].dtype):
+    if more is not None:
+        if not _fits(*more):
+            return None
+        tensors = (*tensors, *more)
+    if bias_o is not None:
+        tensors = (*tensors, bias_o)
+    library = native.library_for(*tensors, apart=True)
+    if library is None or not library.multiplies_fast(left_nk.dtype):
         return None
     if bias_o is not None and bias_o.stride(0) != 1:
         return None
     fits = base_no is None or (native.readable(base_no, apart=True) and base_no.stride(1) == 1)
     return library if fits else None
+
+
+def _fits(left_nk: Tensor, right_ko: Tensor) -> bool:
+    """Whether there is something to multiply, and numbers stand next to each other where the kernel wants them to."""
+    return left_nk.stride(1) == 1 and 1 in right_ko.stride() and left_nk.numel() > 0 and right_ko.numel() > 0

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import Arena, cut
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import native
-from finetooth_kernels.memory import Arena, cut, new_empty
+from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.memory import Arena, new_empty
 
 __all__ = ["rotate"]
 
@@ -48,9 +48,7 @@ def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> nativ
 def _turned(
     x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, arena: Arena | None = None
 ) -> Tensor:
-    out = cut(arena, x_nhd.shape, x_nhd.dtype)
-    if out is None:
-        out = new_empty(x_nhd)
+    out = new_empty(x_nhd, arena=arena)
     kernels = _kernels(x_nhd, cos_nr, sin_nr, heads)
     if kernels is not None:
         return kernels.rotate(x_nhd, cos_nr, sin_nr, heads, back=back, out=out)

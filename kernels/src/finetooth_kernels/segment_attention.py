@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.native import Library

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from finetooth_kernels import triton_device
+from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, LinearLogprob, check_arguments
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from finetooth_kernels.memory import Arena, cut, new_empty
+from finetooth_kernels.memory import Arena, new_empty
 from finetooth_kernels.native.build import library_for
 from finetooth_kernels.native.library import DTYPE_NUMBERS, Library
 
@@ -97,10 +97,8 @@ def attention(
         MemoryError: there was none left to work in.
     """
     rows, _, size = qkv_nhd.shape
-    out_nhd = cut(arena, (rows, heads, size), qkv_nhd.dtype)
-    out_nhd = new_empty(qkv_nhd, (rows, heads, size)) if out_nhd is None else out_nhd
-    lse_hn = cut(arena, (heads, rows), torch.float32)
-    lse_hn = new_empty(qkv_nhd, (heads, rows), torch.float32) if lse_hn is None else lse_hn
+    out_nhd = new_empty(qkv_nhd, (rows, heads, size), arena=arena)
+    lse_hn = new_empty(qkv_nhd, (heads, rows), torch.float32, arena)
     failed = _functions(library)[0](
         DTYPE_NUMBERS[qkv_nhd.dtype], qkv_nhd.data_ptr(), out_nhd.data_ptr(), lse_hn.data_ptr(),
         *_end(paths, qkv_nhd, heads, kv_heads, scale),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,17 @@ KERNEL_SPAN = "finetooth::"
 """How torch's profiler names what a compiled kernel takes: this and the kernel's name; a product's shape behind it."""
 
 
-def _span(name: str, *parts: object) -> AbstractContextManager[Any]:
-    """A span of torch's profiler, while it records."""
-    recording = torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
-    return record_function(name.format(*parts)) if recording else nullcontext()
+_recording: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
 def _seen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with a span of torch's profiler while it records."""
+
     def call(*arguments: Any) -> None:
-        with _span(name):
+        if not _recording():
+            function(*arguments)
+            return
+        with record_function(name):
             function(*arguments)
 
     return call
@@ -74,14 +75,12 @@ def readable(*tensors: Tensor, apart: bool = False) -> bool:
     dtype = tensors[0].dtype
     if dtype not in DTYPE_NUMBERS or torch.compiler.is_compiling():
         return False
-    return all(
-        x.dtype == dtype
-        and x.is_cpu
-        and type(x) in _PLAIN
-        and x.layout == torch.strided
-        and (apart or x.is_contiguous())
-        for x in tensors
-    )
+    for x in tensors:  # no generator: this is asked before every kernel
+        if x.dtype is not dtype or not x.is_cpu or type(x) not in _PLAIN or x.layout is not torch.strided:
+            return False
+        if not apart and not x.is_contiguous():
+            return False
+    return True
 
 
 class Library:
@@ -101,7 +100,8 @@ class Library:
         self._loaded = ctypes.CDLL(str(path))
         self._c = {name: self.function(name, signature) for name, signature in _SIGNATURES.items()}
         self._rows_a_sum: int = self.function("ft_rms_norm_rows_a_sum", [], c_int64)()
-        self._mm_is_fast = self.function("ft_mm_is_fast", [c_int], c_int)
+        is_fast = self.function("ft_mm_is_fast", [c_int], c_int)
+        self._fast = {dtype for dtype, number in DTYPE_NUMBERS.items() if is_fast(number)}
         self.threaded = bool(self.function("ft_has_threads", [], c_int)())
         """Whether it was compiled with OpenMP."""
 
@@ -223,7 +223,7 @@ class Library:
 
     def multiplies_fast(self, dtype: torch.dtype) -> bool:
         """Whether `mm` is faster than torch's on a machine like this; the same in every process on it."""
-        return bool(self._mm_is_fast(DTYPE_NUMBERS[dtype]))
+        return dtype in self._fast
 
     def mm(
         self, left_nk: Tensor, right_ko: Tensor, *, more: tuple[Tensor, Tensor] | None = None,
@@ -241,12 +241,17 @@ class Library:
         dtype = left_nk.dtype if base_no is None else base_no.dtype
         out_no = new_empty(left_nk, (left_nk.shape[0], right_ko.shape[1]), dtype) if out is None else out
         second = (None, 0, None, 0, 0, 0) if more is None else _factors(*more)
-        with _span("{}mm {} x {} x {}", KERNEL_SPAN, *left_nk.shape, right_ko.shape[1]):
-            self._c["ft_mm"](
-                DTYPE_NUMBERS[left_nk.dtype], DTYPE_NUMBERS[out_no.dtype], *_factors(left_nk, right_ko), *second,
-                None if bias_o is None else bias_o.data_ptr(), None if base_no is None else base_no.data_ptr(),
-                0 if base_no is None else base_no.stride(0), out_no.data_ptr(), *out_no.shape, torch.get_num_threads(),
-            )  # fmt: skip
+        rows, inner, columns = *left_nk.shape, right_ko.shape[1]
+        arguments = (
+            DTYPE_NUMBERS[left_nk.dtype], DTYPE_NUMBERS[out_no.dtype], *_factors(left_nk, right_ko), *second,
+            None if bias_o is None else bias_o.data_ptr(), None if base_no is None else base_no.data_ptr(),
+            0 if base_no is None else base_no.stride(0), out_no.data_ptr(), rows, columns, torch.get_num_threads(),
+        )  # fmt: skip
+        if not _recording():
+            self._c["ft_mm"](*arguments)
+            return out_no
+        with record_function(f"{KERNEL_SPAN}mm {rows} x {inner} x {columns}"):
+            self._c["ft_mm"](*arguments)
         return out_no
 
     def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, out: Tensor) -> Tensor:

@@ -109,15 +109,20 @@ def is_plain(module: nn.Module) -> bool:
     """Whether the module is nothing but its weight and bias: no subclass, hook or packed weight."""
     return (
         type(module) is nn.Linear
-        and type(module.weight.data) is Tensor
+        and type(module.weight) in _UNPACKED
         and module.weight.is_floating_point()
         and not is_hooked(module)
     )
 
 
+_UNPACKED = (nn.Parameter, Tensor)
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether somebody wants to know when the module, or one inside it, is called or differentiated."""
-    return any(
-        one._forward_hooks or one._forward_pre_hooks or one._backward_hooks or one._backward_pre_hooks
-        for one in module.modules()
-    )
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return True
+    for child in module._modules.values():  # noqa: SIM110 - no generator: every linear layer is asked in every pass
+        if child is not None and is_hooked(child):
+            return True
+    return False

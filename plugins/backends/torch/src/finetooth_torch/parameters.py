@@ -116,8 +116,7 @@ class TrainedParameters:
     def publish(self) -> None:
         """Round the masters into the model."""
         if self.split:
-            for parameter, master in zip(self.live, self.masters, strict=True):
-                parameter.copy_(master)
+            torch._foreach_copy_(self.live, self.masters)
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
