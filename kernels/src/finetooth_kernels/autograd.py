@@ -1,4 +1,4 @@
-"""What the backward passes here have in common."""
+"""What the differentiable operations here have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable as checked
 
-__all__ = ["once_differentiable"]
+__all__ = ["apply", "once_differentiable"]
+
+
+class _Unsaved:
+    """Stands for the context of a forward pass that nothing goes back through."""
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        """Nothing is kept."""
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """The function's result. While no graph is built it is called as it is: beside what a kernel takes for a few rows,
+    a node of the graph is not cheap, even one that is thrown away at once."""
+    if torch.is_grad_enabled():
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return function.forward(_Unsaved(), *arguments)
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetooth_kernels import native
-from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.autograd import apply, once_differentiable
 
 __all__ = ["ACTIVATIONS", "gated"]
 
@@ -38,7 +38,7 @@ def gated(gate_up_nf: Tensor, activation: str = "silu") -> Tensor:
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown; there are {', '.join(ACTIVATIONS)}")
-    return _Gated.apply(gate_up_nf, activation)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_Gated, gate_up_nf, activation)  # type: ignore[no-any-return]
 
 
 def _activate(gate: Tensor, activation: str) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
@@ -72,7 +72,7 @@ def low_rank_linear(
     make, sources = (None, ()) if again is None else again
     rest = (*a, *b, *weights, *(source.detach() for source in sources))
     how, arenas = _How(tuple(sizes), scales, places, make, len(sources)), (arena, None if passing else arena)
-    return _LowRankLinear.apply(x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_LowRankLinear, x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return]
 
 
 class _How(NamedTuple):

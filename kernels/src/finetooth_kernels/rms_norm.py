@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels import native
-from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import Arena, cut
 
@@ -36,7 +36,7 @@ def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None = N
     Returns:
         The shape of `x_nd` and the dtype of `weight_d`.
     """
-    return _RmsNorm.apply(x_nd, weight_d, eps, arena)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_RmsNorm, x_nd, weight_d, eps, arena)  # type: ignore[no-any-return]
 
 
 def residual_norm(h_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | None = None) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ def residual_norm(h_nd: Tensor, weight_d: Tensor, eps: float, arena: Arena | Non
     Returns:
         The rows as they are, and normalised, like `rms_norm`'s.
     """
-    return _ResidualNorm.apply(h_nd, weight_d, eps, arena)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_ResidualNorm, h_nd, weight_d, eps, arena)  # type: ignore[no-any-return]
 
 
 def _kernels(weight_d: Tensor, rows_nd: Sequence[Tensor], narrow_nd: Sequence[Tensor] = ()) -> native.Library | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels import native
-from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.memory import Arena, new_empty
 
 __all__ = ["rotate"]
@@ -31,7 +31,7 @@ def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Are
     Returns:
         The shape and dtype of `x_nhd`.
     """
-    return _Rotate.apply(x_nhd, cos_nr, sin_nr, heads, arena)  # type: ignore[no-any-return,no-untyped-call]
+    return apply(_Rotate, x_nhd, cos_nr, sin_nr, heads, arena)  # type: ignore[no-any-return]
 
 
 def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> native.Library | None:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.native import Library
@@ -108,8 +108,8 @@ def segment_attention(
     check_segments(segments, qkv_nhd.shape[0])
     compiled = library_for_attention(qkv_nhd)
     if compiled is not None:
-        return _Compiled.apply(qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale, arena)  # type: ignore[no-any-return,no-untyped-call]
-    return _SegmentAttention.apply(qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return,no-untyped-call]
+        return apply(_Compiled, qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale, arena)  # type: ignore[no-any-return]
+    return apply(_SegmentAttention, qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return]
 
 
 def _flash(q_nhd: Tensor, k_nkd: Tensor, v_nkd: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
