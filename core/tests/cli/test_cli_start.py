@@ -238,3 +238,13 @@ def test_a_closed_pipe_says_nothing() -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "frozen"), [("sys.argv = ['ft', '--version']; main()", True), ("main(['--version'])", False)]
+)
+def test_a_process_of_its_own_looks_for_no_cycles_at_its_end(call: str, frozen: bool) -> None:
+    code = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count()))\n"
+    code += f"from finetooth_core.cli import main; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(done.stdout.split()[-1]) > 0) == frozen

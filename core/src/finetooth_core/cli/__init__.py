@@ -13,6 +13,8 @@ This package imports little: `ft --help` must answer at once. A command's module
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,11 +31,17 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ft`.
 
+    Args:
+        arguments: None takes those of the process, which ends afterwards.
+
     Returns:
         The exit code.
     """
     from finetooth_core.cli.start_options import StartOptions, read_start_options
 
+    if arguments is None:
+        # the process ends with it: looking for cycles among all that torch and transformers hold takes a second then
+        atexit.register(gc.freeze)
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = StartOptions(debug="--debug" in given)
     try:
