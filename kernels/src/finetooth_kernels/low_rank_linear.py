@@ -24,7 +24,7 @@ from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
-__all__ = ["low_rank_linear"]
+__all__ = ["diagonal", "low_rank_linear"]
 
 Again = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
 """A pure function and the tensors it is called with."""
@@ -119,7 +119,7 @@ class _LowRankLinear(torch.autograd.Function):
         h_nr = mm(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
         ctx.ranks = ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
-            b_or = _diagonal(b, sizes, scales)
+            b_or = diagonal(b, sizes, scales)
             ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, b_or)
             return mm(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
         y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
@@ -149,24 +149,17 @@ class _LowRankLinear(torch.autograd.Function):
             if max(ranks) <= WIDEST_DIAGONAL:
                 d_h = mm(grad_no, b[0])
                 d_b_or = torch.mm(grad_no.t(), h_nr)
-                if len(set(scales)) == 1:
-                    d_b_or = d_b_or.mul_(scales[0])
-                    d_b = [d_b_or] if len(how.sizes) == 1 else [d_b_or[place] for place in places]
-                else:
-                    d_b = [d_b_or[place] * scale for place, scale in zip(places, scales, strict=True)]
+                d_b = [d_b_or[place] * scale for place, scale in zip(places, scales, strict=True)]
             else:
                 d_h = torch.empty_like(h_nr)
                 for (rows, columns), factor, scale in zip(places, b, scales, strict=True):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
-            d_a_rd = torch.mm(d_h.t(), x_nd)
-            d_a = [d_a_rd] if len(scales) == 1 else torch.split(d_a_rd, [r for r in ranks if r])
+            d_a = torch.split(torch.mm(d_h.t(), x_nd), [r for r in ranks if r])
             below = d_h, a_rd
         d_x = mm(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
-        d_weights: list[Tensor] = []
-        if how.places:
-            starts = [0, *accumulate(how.sizes)]
-            d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
+        starts = [0, *accumulate(how.sizes)]
+        d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
         return d_x, None, d_bias, d_base, None, None, *d_a, *d_b, *d_weights, *((None,) * how.sources)
 
 
@@ -191,13 +184,8 @@ def _places(sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequenc
     return places
 
 
-def _diagonal(b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None]) -> Tensor:
+def diagonal(b: Sequence[Tensor], sizes: Sequence[int], scales: Sequence[float | None]) -> Tensor:
     """(O, sum of ranks): the B as diagonal blocks, times their scales; layers without one have no columns."""
-    given = _given(scales)
-    if len(sizes) == 1:
-        return b[0] * given[0]
-    alike = len(set(given)) == 1
-    factors = iter(b if alike else [factor * scale for factor, scale in zip(b, given, strict=True)])
-    blocks = [b[0].new_empty((n, 0)) if s is None else next(factors) for n, s in zip(sizes, scales, strict=True)]
-    diagonal: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return diagonal.mul_(given[0]) if alike else diagonal
+    given = iter(b)
+    blocks = [b[0].new_empty((n, 0)) if s is None else next(given) * s for n, s in zip(sizes, scales, strict=True)]
+    return blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)  # type: ignore[no-untyped-call]

@@ -72,10 +72,8 @@ class Blocks:
                     return view
             try:
                 mapped = memoryview(_mapped(size + _SHIFT * _SHIFTS))
-            except (
-                OSError
-            ):  # malloc, which is asked instead, may have smaller holes; its error says how much was wanted
-                return None
+            except OSError:
+                return None  # malloc is asked instead: it may have holes that do, and its error says how much is wanted
             start = _SHIFT * (len(blocks) % _SHIFTS)
             pages = mapped[start : start + size]
             view = pages[:]
@@ -116,7 +114,7 @@ class Arena:
         """A contiguous tensor of that shape, with anything in it."""
         count = prod(shape)
         size = count * dtype.itemsize
-        if self._view is None or self._at + size > len(self._view):
+        if size and (self._view is None or self._at + size > len(self._view)):
             self._view, self._at = self._blocks.take(max(size, ARENA_BYTES)), 0
         if size == 0 or self._view is None:
             return torch.empty(*shape, dtype=dtype)

@@ -19,7 +19,7 @@ import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.gated import gated
-from finetooth_kernels.low_rank_linear import Again, low_rank_linear
+from finetooth_kernels.low_rank_linear import Again, diagonal, low_rank_linear
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.rms_norm import residual_norm, rms_norm
 from finetooth_kernels.rotary import rotate
@@ -99,17 +99,15 @@ class Group:
             return None
         layers = [part.base for part in parts]
         weight, bias = _fused([layer.weight for layer in layers]), _biases(layers)
-        added = [part.a.detach() for part in parts if part.a is not None and part.b is not None]
+        added = [(part.a.detach(), part.b.detach()) for part in parts if part.a is not None and part.b is not None]
         if not added:
             return GroupParts(weight, bias)
-        if any(a.dtype != weight.dtype for a in added):
+        a, b = zip(*added, strict=True)
+        if any(of.dtype != weight.dtype for of in a):
             return None
-        none = weight.new_zeros
-        blocks = [
-            none((part.base.out_features, 0)) if part.a is None or part.b is None else part.b.detach() * part.scale
-            for part in parts
-        ]
-        return GroupParts(weight, bias, torch.cat(added), torch.block_diag(*blocks))
+        sizes = [layer.out_features for layer in layers]
+        scales = [None if part.a is None or part.b is None else part.scale for part in parts]
+        return GroupParts(weight, bias, torch.cat(a), diagonal(b, sizes, scales))
 
     def lay_out(self) -> None:
         """Move the weights, if they are not there yet."""

@@ -105,6 +105,10 @@ class Projection:
         return (taken if targets_mk.dim() == 2 else taken.squeeze(1)), entropy
 
 
+_UNPACKED = (nn.Parameter, Tensor)
+"""Types of weights that are numbers as they stand; quantised ones have types of their own."""
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether the module is nothing but its weight and bias: no subclass, hook or packed weight."""
     return (
@@ -113,9 +117,6 @@ def is_plain(module: nn.Module) -> bool:
         and module.weight.is_floating_point()
         and not is_hooked(module)
     )
-
-
-_UNPACKED = (nn.Parameter, Tensor)
 
 
 def is_hooked(module: nn.Module) -> bool:
