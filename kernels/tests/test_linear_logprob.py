@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -191,6 +191,49 @@ def test_half_precision_errs_by_its_own_rounding_only(
     assert_close(got, oracle(case, entropy), dtype[1] * amplification)
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    case=cases,
+    chunk_bytes=st.integers(1, 1500),
+    entropy=st.booleans(),
+    train_head=st.booleans(),
+    factor=st.sampled_from([-3.0, 1e-3, 1.0]),
+    proves_right=st.booleans(),
+    rounds=st.sampled_from([None, torch.bfloat16]),
+)
+def test_gradients_equal_the_oracle_whatever_was_expected(
+    case: Case,
+    chunk_bytes: int,
+    entropy: bool,
+    train_head: bool,
+    factor: float,
+    proves_right: bool,
+    rounds: torch.dtype | None,
+) -> None:
+    rng = np.random.default_rng(1)
+    expected = rng.choice([0.0, 0.5, 1.0, -2.0], size=case.targets.shape)
+    came = factor * expected if proves_right else expected + rng.normal(size=expected.shape)
+    case = replace(case, d_logprobs=came.astype(np.float32).astype(np.float64), d_entropy=0.0 * case.d_entropy)
+    tolerance = 1e-5 if case.dtype == torch.float32 else 1e-12
+    if rounds is not None:
+
+        def rounded(array: Array) -> Array:
+            return torch.from_numpy(array).to(rounds).double().numpy()
+
+        bias = None if case.bias is None else rounded(case.bias)
+        case = replace(case, dtype=rounds, hidden=rounded(case.hidden), weight=rounded(case.weight), bias=bias)
+        tolerance = 2.0**-8 * 12.0 * max(1.0, abs(case.scale) / case.temperature)
+    got = compute(
+        linear_logprob,
+        case,
+        entropy=entropy,
+        train_head=train_head,
+        chunk_bytes=chunk_bytes,
+        expected=torch.from_numpy(expected).float(),
+    )
+    assert_close(got, oracle(case, False), tolerance)
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=cases, entropy=st.booleans(), train_head=st.booleans())
 def test_the_reference_equals_the_oracle(case: Case, entropy: bool, train_head: bool) -> None:
@@ -347,18 +390,29 @@ def test_gradient_checkpointing_changes_nothing(train_head: bool, reentrant: boo
     assert all(torch.equal(a, b) for a, b in zip(direct, checkpointed, strict=True))
 
 
+@pytest.mark.parametrize("expected", [None, torch.ones(33)], ids=["", "expected"])
 @pytest.mark.parametrize("train_head", [False, True])
-def test_calls_and_backward_passes_repeat_bit_for_bit(train_head: bool) -> None:
+def test_calls_and_backward_passes_repeat_bit_for_bit(train_head: bool, expected: torch.Tensor | None) -> None:
     hidden = torch.randn(33, 8, requires_grad=True)
     weight = torch.randn(50, 8, requires_grad=train_head)
     targets = torch.randint(0, 50, (33,))
     leaves = [hidden, weight] if train_head else [hidden]
-    first, second = (linear_logprob(hidden, weight, targets, chunk_bytes=2000).logprobs for _ in range(2))
+    first, second = (
+        linear_logprob(hidden, weight, targets, expected=expected, chunk_bytes=2000).logprobs for _ in range(2)
+    )
     assert torch.equal(first, second)
     once = torch.autograd.grad(first.sum(), leaves, retain_graph=True)
     again = torch.autograd.grad(first.sum(), leaves)
     other = torch.autograd.grad(second.sum(), leaves)
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(once, again, other, strict=True))
+
+
+def test_an_expected_row_that_is_no_number_harms_nothing() -> None:
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    targets, expected = torch.tensor([0, 4, 2]), torch.tensor([1.0, torch.nan, 1.0])
+    got = torch.autograd.grad(linear_logprob(hidden, weight, targets, expected=expected).logprobs.sum(), weight)
+    plain = torch.autograd.grad(linear_logprob(hidden, weight, targets).logprobs.sum(), weight)
+    assert torch.equal(got[0], plain[0])
 
 
 def test_inputs_may_be_non_contiguous_and_stay_untouched() -> None:

@@ -45,6 +45,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("targets", {"targets": torch.tensor([0, 0, 8]), "mask": torch.tensor([False, True, True])}, "id 8 in row 2"),
     ("mask", {"mask": torch.ones(4, dtype=torch.bool)}, "(3,)"),
     ("mask", {"mask": torch.ones(3)}, "bool"),
+    ("expected", {"expected": torch.ones(2)}, "(3,)"),
+    ("expected", {"expected": torch.ones(3, dtype=torch.int64)}, "floating point"),
     ("scale", {"scale": float("nan")}, "finite"),
     ("softcap", {"softcap": 0.0}, "positive"),
     ("softcap", {"softcap": float("nan")}, "positive"),

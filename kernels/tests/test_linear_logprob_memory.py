@@ -18,7 +18,11 @@ KIB = 2**10
 @pytest.fixture(autouse=True)
 def seen_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits in blocks that are used again do not come from an operation, which is all that is watched here."""
-    monkeypatch.setattr(chunked_head, "new_empty", lambda like, shape, dtype: like.new_empty(shape, dtype=dtype))
+    monkeypatch.setattr(chunked_head, "new_empty", _by_torch)
+
+
+def _by_torch(like: torch.Tensor, shape: Any = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return like.new_empty(like.shape if shape is None else shape, dtype=dtype)
 
 
 class Watch(TorchDispatchMode):
@@ -122,6 +126,22 @@ def test_the_backward_pass_of_a_frozen_head_multiplies_nothing() -> None:
     chunks = 4
     assert len(run(64, 12 * 64 * 4 + 2 * 64 * 4).products) == 2 * chunks
     assert len(run(64, 12 * 64 * 4 + 2 * 64 * 4, train_head=True).products) == 4 * chunks
+
+
+def test_what_is_expected_saves_a_product_and_what_proves_wrong_costs_one() -> None:
+    chunks = 4
+    watch = run(64, 12 * 64 * 4 + 2 * 64 * 4, train_head=True, expected=torch.ones(48))
+    assert len(watch.products) == 3 * chunks
+    wrong = run(64, 12 * 64 * 4 + 2 * 64 * 4, train_head=True, expected=torch.arange(48.0))
+    assert len(wrong.products) == (3 + 3) * chunks
+
+
+def test_an_expected_gradient_adds_only_its_sum() -> None:
+    vocabulary, chunk_bytes = 2**13, 256 * KIB
+    watch = run(vocabulary, chunk_bytes, train_head=True, expected=torch.ones(48))
+    gradient = vocabulary * 4 * 4
+    assert watch.peak <= chunk_bytes + 2 * gradient + 24 * KIB  # the sum, and what is handed on
+    assert watch.largest <= max(chunk_bytes, gradient)
 
 
 def test_without_a_gradient_only_the_logits_are_multiplied() -> None:

@@ -111,7 +111,8 @@ class RunContext:
         entry = registered.entry
         if not isinstance(entry, Loss):
             raise PluginError(registered.distribution, f"{entry.name} is not declared as a Loss")
-        spec = LossSpec(registered.full_name, self._build(registered, pick, setting), entry.needs, entry.together)
+        fn = self._build(registered, pick, setting)
+        spec = LossSpec(registered.full_name, fn, entry.needs, entry.together, entry.proportional_to)
         self.losses.append((setting or "method", spec))
         return spec
 

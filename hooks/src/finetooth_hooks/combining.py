@@ -39,11 +39,13 @@ def combined(parts: Sequence[tuple[LossSpec, float]]) -> LossSpec:
             after |= {f"{mine}{name}": value for name, value in result.state.items()}
         return LossResult(contributions, metrics, after)
 
+    fields = {spec.proportional_to for spec in specs}
     return LossSpec(
         name="+".join(spec.name for spec in specs),
         fn=fn,
         needs=frozenset().union(*(spec.needs for spec in specs)),
         together=max((spec.together for spec in specs), key=_STRICTNESS.index),
+        proportional_to=fields.pop() if len(fields) == 1 else None,
     )
 
 

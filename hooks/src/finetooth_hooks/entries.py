@@ -168,11 +168,16 @@ class Loss(Entry):
     Attributes:
         needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
         together: what it must see at once. A loss that carries state needs `step`.
+        proportional_to: field of the data that its gradient with respect to `logprobs` is in proportion to wherever
+            the mask is true, whatever the log-probabilities are: `weights` for cross entropy. An engine may then form
+            gradients of a trained head while it has the logits, and not compute them again; it checks. None: the
+            gradient depends on the log-probabilities.
     """
 
     kind = "loss"
     needs: frozenset[str] = frozenset({"logprobs"})
     together: Together = "sequence"
+    proportional_to: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", frozenset(self.needs))

@@ -119,12 +119,14 @@ class LossSpec:
         fn: the function.
         needs: outputs it reads.
         together: what it must see at once.
+        proportional_to: field that its gradient with respect to `logprobs` is in proportion to; see `Loss`.
     """
 
     name: str
     fn: LossFn
     needs: frozenset[str] = frozenset({"logprobs"})
     together: Together = "sequence"
+    proportional_to: str | None = None
 
     @property
     def roles(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import new_empty
 from finetooth_kernels.mm import mm, sums_wide
+from finetooth_kernels.sums import add_, scaled
 
 _CPU_BLOCK_BYTES = 2 * 2**20
 """Scratch per block of rows on a CPU, so that a block stays in its caches. Accelerators take larger blocks, since there
@@ -145,19 +146,30 @@ class WeightGradient:
     """Sum over chunks of (d linear)^T hidden, in float32 (or float64) even where each product is in half precision."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._like = weight
+        self._like, self._work = weight, result_dtype(weight.dtype)
         self._sum: Tensor | None = None
+        self._part: Tensor | None = None
 
     def add(self, d_linear_cv: Tensor, hidden_cd: Tensor) -> None:
         """Add one chunk's part."""
         if self._sum is None:
-            self._sum = torch.mm(d_linear_cv.t(), hidden_cd)
-        elif self._sum.dtype == d_linear_cv.dtype == result_dtype(d_linear_cv.dtype):
+            self._sum = new_empty(self._like)
+            torch.mm(d_linear_cv.t(), hidden_cd, out=self._sum)
+        elif d_linear_cv.dtype == self._work:
             self._sum.addmm_(d_linear_cv.t(), hidden_cd)
         else:
-            self._sum = self._sum.to(result_dtype(d_linear_cv.dtype))
-            self._sum += torch.mm(d_linear_cv.t(), hidden_cd)
+            if self._part is None:
+                self._sum, self._part = scaled(self._sum, self._work), self._sum
+            add_(self._sum, torch.mm(d_linear_cv.t(), hidden_cd, out=self._part))
+
+    def total(self) -> Tensor:
+        """The sum; zeros where there was no row."""
+        if self._sum is None:
+            return torch.zeros_like(self._like, dtype=self._work)
+        return self._sum if self._sum.dtype == self._work else scaled(self._sum, self._work)
 
     def result(self) -> Tensor:
-        """The sum in the weight's dtype; zeros where there was no row."""
-        return torch.zeros_like(self._like) if self._sum is None else self._sum.to(self._like.dtype)
+        """The sum in the weight's dtype."""
+        if self._sum is None:
+            return torch.zeros_like(self._like)
+        return self._sum if self._sum.dtype == self._like.dtype else scaled(self._sum, self._like.dtype)

@@ -60,6 +60,7 @@ def check_arguments(
     scale: float,
     softcap: float | None,
     temperature: float,
+    expected: Tensor | None,
     chunk_bytes: int,
 ) -> None:
     """Raise ValueError, in one line naming the argument, for anything but the values of the targets.
@@ -81,12 +82,21 @@ def check_arguments(
         raise ValueError(f"targets must have shape ({rows},) or ({rows}, K) with K >= 1, got {tuple(targets.shape)}")
     if mask is not None and mask.shape != (rows,):
         raise ValueError(f"mask must have shape ({rows},), got {tuple(mask.shape)}")
-    _check_types(hidden_nd, weight_vd, targets, mask, bias_v)
+    if expected is not None and expected.shape != targets.shape:
+        raise ValueError(
+            f"expected must have the shape of targets, {tuple(targets.shape)}, got {tuple(expected.shape)}"
+        )
+    _check_types(hidden_nd, weight_vd, targets, mask, bias_v, expected)
     _check_numbers(scale, softcap, temperature, chunk_bytes)
 
 
 def _check_types(
-    hidden_nd: Tensor, weight_vd: Tensor, targets: Tensor, mask: Tensor | None, bias_v: Tensor | None
+    hidden_nd: Tensor,
+    weight_vd: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    bias_v: Tensor | None,
+    expected: Tensor | None,
 ) -> None:
     if hidden_nd.dtype not in SUPPORTED_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)
@@ -98,7 +108,10 @@ def _check_types(
         raise ValueError(f"targets must be int64, got {targets.dtype}")
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, got {mask.dtype}")
-    for name, tensor in (("weight_vd", weight_vd), ("bias_v", bias_v), ("targets", targets), ("mask", mask)):
+    if expected is not None and not expected.is_floating_point():
+        raise ValueError(f"expected must be of floating point, got {expected.dtype}")
+    others = {"weight_vd": weight_vd, "bias_v": bias_v, "targets": targets, "mask": mask, "expected": expected}
+    for name, tensor in others.items():
         if tensor is not None and tensor.device != hidden_nd.device:
             raise ValueError(f"{name} is on {tensor.device}, but hidden_nd is on {hidden_nd.device}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetooth_kernels.contract import LinearLogprob, check_targets
+from finetooth_kernels.contract import LinearLogprob, check_targets, result_dtype
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,13 @@ class CountedRows:
     """Which of the N rows they are; None: all of them."""
     shape: torch.Size
     """Shape of the caller's targets, (N,) or (N, K)."""
+    expected_mk: Tensor | None = None
+    """Theirs of what the caller expects as gradients, brought to at most 1."""
 
     @staticmethod
-    def of(hidden_nd: Tensor, targets: Tensor, mask: Tensor | None, vocabulary: int) -> CountedRows:
+    def of(
+        hidden_nd: Tensor, targets: Tensor, mask: Tensor | None, vocabulary: int, expected: Tensor | None = None
+    ) -> CountedRows:
         """Pick them; rows that do not count are not looked at. Differentiable in `hidden_nd`.
 
         Raises:
@@ -35,7 +39,10 @@ class CountedRows:
         targets_mk = targets_nk if rows_m is None else targets_nk.index_select(0, rows_m)
         check_targets(targets_mk, rows_m, vocabulary)
         hidden_md = hidden_nd if rows_m is None else hidden_nd.index_select(0, rows_m)
-        return CountedRows(hidden_md, targets_mk, rows_m, targets.shape)
+        if expected is not None:
+            expected = expected.detach().to(result_dtype(hidden_nd.dtype)).reshape(targets_nk.shape)
+            expected = _normalised(expected if rows_m is None else expected.index_select(0, rows_m))
+        return CountedRows(hidden_md, targets_mk, rows_m, targets.shape, expected)
 
     def result(self, logprobs_mk: Tensor, entropy_m: Tensor | None, top1_m: Tensor | None) -> LinearLogprob:
         """Put what was computed back among the N rows."""
@@ -51,6 +58,14 @@ class CountedRows:
             return compact
         whole = compact.new_full((self.shape[0], *compact.shape[1:]), fill)
         return whole.index_copy(0, self.rows_m, compact)
+
+
+def _normalised(expected_mk: Tensor) -> Tensor:
+    """Only proportions matter, and half precision holds numbers about 1 best."""
+    if expected_mk.numel() == 0:
+        return expected_mk
+    largest = expected_mk.abs().amax()
+    return expected_mk / torch.where(largest > 0, largest, 1.0)
 
 
 def as_autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,8 +9,13 @@ its hidden state is a vector of length D that is known in the forward pass, and 
 the incoming gradient. So it is formed at once, from the logits that are there anyway: two matrix products over the
 vocabulary instead of three, and nothing but (N, D) is kept.
 
-*Otherwise* (a trained head, K targets, a gradient through the entropy) the backward pass computes each chunk's
-logits again.
+*Trained head, one target per row, and a caller who expects what the gradients of the log-probabilities will be in
+proportion to* (cross entropy: the weights of the targets). The gradient of the head is a sum over rows, so it is formed
+in the forward pass from what is expected: three products instead of four. The backward pass finds the factor; should
+the gradients that come not be in proportion, it goes the other way.
+
+*Otherwise* (K targets, a gradient through the entropy, a bias that trains, nothing expected) the backward pass computes
+each chunk's logits again.
 
 With p = softmax(z), the gradients that both use are
 
@@ -37,6 +42,7 @@ from finetooth_kernels.contract import (
     result_dtype,
 )
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
+from finetooth_kernels.foreseen import Foreseen, Gradients
 from finetooth_kernels.mm import mm
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "linear_logprob"]
@@ -69,6 +75,7 @@ def linear_logprob(
     temperature: float = 1.0,
     entropy: bool = False,
     top1: bool = False,
+    expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
 ) -> LinearLogprob:
     """Log-probability of each row's target(s) under the head, and the entropy, both differentiable.
@@ -87,8 +94,9 @@ def linear_logprob(
 
     Memory, beside inputs and gradients: `chunk_bytes`, scratch included, whatever N and the vocabulary; or what one row
     takes (its logits and up to three blocks of scratch of the same size) where that is more. A frozen head also keeps
-    one vector of length D per row for the backward pass. The result depends on the chunking only by the rounding
-    of the matrix products. Under autocast, inputs are cast as `torch.nn.functional.linear` would.
+    one vector of length D per row for the backward pass; with `expected` a trained one does, and the gradient of the
+    weight in float32. The result depends on the chunking only by the rounding of the matrix products. Under autocast,
+    inputs are cast as `torch.nn.functional.linear` would.
 
     Args:
         hidden_nd: (N, D) hidden states; float32, bfloat16, float16 or float64.
@@ -102,6 +110,9 @@ def linear_logprob(
         temperature: sampling temperature.
         entropy: whether to return the entropy too. Taking a gradient through it computes the logits a second time.
         top1: whether to return the id of each row's largest logit too, for which token accuracy needs no logits.
+        expected: (N,) or (N, K), what the gradients of the log-probabilities will be in proportion to, by any factor,
+            where the caller knows. It saves computing the logits a second time where the weight trains; the gradients
+            are the same, but for rounding, whether it proves right or wrong.
         chunk_bytes: upper bound, counted in float32 logits, of what is held at once.
 
     Raises:
@@ -111,15 +122,16 @@ def linear_logprob(
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     check_arguments(
         hidden_nd, weight_vd, targets, mask, bias_v,
-        scale=scale, softcap=softcap, temperature=temperature, chunk_bytes=chunk_bytes,
+        scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
-    counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])
+    counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0], expected)
     head = Head(scale, softcap, temperature)
     linear = linear_dtype(counted.hidden_md, weight_vd, bias_v)
     sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device, linear)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
-        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, sizes, entropy, top1, torch.is_grad_enabled()
-    )
+        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, counted.expected_mk, head, sizes, entropy, top1,
+        torch.is_grad_enabled(),
+    )  # fmt: skip
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
 
@@ -130,7 +142,6 @@ class _Scores(NamedTuple):
     log_normalizer_m1: Tensor
     entropy_m: Tensor  # (0,) when not asked for
     top1_m: Tensor  # likewise
-    slopes_md: Tensor | None  # d logprob / d hidden, but for the factor `Head.slope`
 
 
 class _LinearLogprob(torch.autograd.Function):
@@ -143,6 +154,7 @@ class _LinearLogprob(torch.autograd.Function):
         weight_vd: Tensor,
         bias_v: Tensor | None,
         targets_mk: Tensor,
+        expected_mk: Tensor | None,
         head: Head,
         sizes: Sizes,
         want_entropy: bool,
@@ -150,16 +162,20 @@ class _LinearLogprob(torch.autograd.Function):
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        at_once = grad_enabled and needs_hidden and not needs_weight and not needs_bias and targets_mk.shape[1] == 1
+        at_once = grad_enabled and needs_hidden and not needs_bias and targets_mk.shape[1] == 1
+        at_once = at_once and (expected_mk is not None or not needs_weight)
         with without_autocast(hidden_md.device):
             space = Workspace(hidden_md, weight_vd, bias_v, sizes)
-            scores = _score(
-                space, targets_mk, head, want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once
-            )
+            expected_m1 = expected_mk if at_once and needs_weight else None
+            scores, foreseen = _score(
+                space, targets_mk, head, expected_m1,
+                want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once,
+            )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.head, ctx.sizes = head, sizes
+        ctx.head, ctx.sizes, ctx.dtype = head, sizes, hidden_md.dtype
+        certain = at_once and not needs_weight and not want_entropy
         again = (hidden_md, weight_vd, bias_v, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
-        ctx.save_for_backward(scores.slopes_md, *(again if want_entropy or not at_once else ()))
+        ctx.save_for_backward(*foreseen, *(() if certain else again))
         ctx.mark_non_differentiable(scores.top1_m)
         return scores.logprobs_mk, scores.entropy_m, scores.top1_m
 
@@ -168,15 +184,15 @@ class _LinearLogprob(torch.autograd.Function):
     def backward(
         ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
     ) -> tuple[Tensor | None, ...]:
-        slopes_md, *again = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        foreseen, again = Foreseen(*saved[:3]), saved[3:]
         # The head's constant slope is applied here, to (M, K) numbers, and not to (M, V).
         d_logprobs_mk = None if d_logprobs_mk is None else d_logprobs_mk * ctx.head.slope
         d_entropy_m1 = None if d_entropy_m is None else d_entropy_m.unsqueeze(1) * ctx.head.slope
-        grads: _Gradients = (None, None, None)
-        if slopes_md is not None and d_entropy_m1 is None:
-            if d_logprobs_mk is not None:
-                grads = ((slopes_md * d_logprobs_mk).to(slopes_md.dtype), None, None)
-        elif d_logprobs_mk is not None or d_entropy_m1 is not None:
+        grads: Gradients | None = None
+        if d_logprobs_mk is not None and d_entropy_m1 is None:
+            grads = foreseen.gradients(d_logprobs_mk, ctx.dtype)
+        if grads is None and (d_logprobs_mk is not None or d_entropy_m1 is not None):
             hidden_md, weight_vd, bias_v, targets_mk, log_normalizer_m1, entropy_m = again
             if d_logprobs_mk is None:
                 d_logprobs_mk = log_normalizer_m1.new_zeros(targets_mk.shape)
@@ -190,30 +206,32 @@ class _LinearLogprob(torch.autograd.Function):
             with without_autocast(hidden_md.device):
                 space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes)
                 grads = _gradients(space, ctx.head, incoming, ctx.needs_input_grad[:3])
-        return (*grads, None, None, None, None, None, None)
-
-
-_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""With respect to hidden, weight and bias."""
+        return (*(grads or (None, None, None)), None, None, None, None, None, None, None)
 
 
 def _score(
-    space: Workspace, targets_mk: Tensor, head: Head, *, want_entropy: bool, want_top1: bool, want_slopes: bool
-) -> _Scores:
-    """Log-probabilities, and what else is asked for, in one pass over the logits."""
+    space: Workspace, targets_mk: Tensor, head: Head, expected_m1: Tensor | None,
+    *, want_entropy: bool, want_top1: bool, want_slopes: bool,
+) -> tuple[_Scores, Foreseen]:  # fmt: skip
+    """Log-probabilities, and what else is asked for, in one pass over the logits; `expected_m1`: only where the weight
+    trains."""
     rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
     scores = _Scores(
         logprobs_mk=space.hidden.new_empty(targets_mk.shape, dtype=work),
         log_normalizer_m1=space.hidden.new_empty((rows, 1), dtype=work),
         entropy_m=space.hidden.new_empty(rows if want_entropy else 0, dtype=work),
         top1_m=targets_mk.new_empty(rows if want_top1 else 0),
-        slopes_md=space.hidden.new_empty(space.hidden.shape) if want_slopes else None,
     )
+    slopes_md = space.hidden.new_empty(space.hidden.shape) if want_slopes else None
+    d_weight = weighted_md = None
+    if want_slopes and expected_m1 is not None:
+        d_weight = WeightGradient(space.weight)
+        weighted_md = (space.hidden * expected_m1).to(space.hidden.dtype)
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
         kernels = native.library_for(linear) if head.softcap is None else None
         if kernels is None:
-            _score_blocks(space, chunk, targets_mk, head, scores)
+            _score_blocks(space, chunk, targets_mk, head, scores, want_slopes=want_slopes)
         else:
             kernels.head_rows(
                 linear,
@@ -225,14 +243,18 @@ def _score(
                 head.slope,
                 gradient=space.hidden.dtype if want_slopes else None,
             )
-        if scores.slopes_md is not None:
-            mm(space.gradient(len(linear)), space.weight, out=scores.slopes_md[chunk])
-    return scores
+        d_linear = space.gradient(len(linear))
+        if slopes_md is not None:
+            mm(d_linear, space.weight, out=slopes_md[chunk])
+        if d_weight is not None and weighted_md is not None:
+            d_weight.add(d_linear, weighted_md[chunk])
+    return scores, Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
 
 
-def _score_blocks(space: Workspace, chunk: slice, targets_mk: Tensor, head: Head, scores: _Scores) -> None:
+def _score_blocks(
+    space: Workspace, chunk: slice, targets_mk: Tensor, head: Head, scores: _Scores, *, want_slopes: bool
+) -> None:
     """Score the rows of a chunk; where slopes are wanted, the gradients take the place of its linear output."""
-    want_slopes = scores.slopes_md is not None
     for block, piece in space.blocks(chunk):
         logits = head.logits_(space.in_full_precision(piece))
         damping = head.damping(logits, space) if want_slopes else None
@@ -307,7 +329,7 @@ def _logit_gradient_(logits: Tensor, scratch: Tensor, incoming: _Incoming, dampi
     return gradient if damping is None else gradient.mul_(damping)
 
 
-def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[bool, bool, bool]) -> _Gradients:
+def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[bool, bool, bool]) -> Gradients:
     """Compute each chunk's logits again and send the gradients through them; `wanted`: hidden, weight, bias."""
     needs_hidden, needs_weight, needs_bias = wanted
     d_hidden = space.hidden.new_empty(space.hidden.shape) if needs_hidden else None

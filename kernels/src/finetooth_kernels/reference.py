@@ -42,11 +42,13 @@ def linear_logprob_reference(
     temperature: float = 1.0,
     entropy: bool = False,
     top1: bool = False,
+    expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
 ) -> LinearLogprob:
     """What `finetooth_kernels.linear_logprob.linear_logprob` computes, argument for argument, without its thrift.
 
-    Holds the whole (N, V) logits in float64 several times over; `chunk_bytes` is checked and otherwise ignored. The
+    Holds the whole (N, V) logits in float64 several times over; `expected` and `chunk_bytes` are
+    checked and otherwise ignored. The
     results are rounded to float32 (float64 for float64 inputs) at the very end.
 
     Raises:
@@ -54,7 +56,7 @@ def linear_logprob_reference(
     """
     check_arguments(
         hidden_nd, weight_vd, targets, mask, bias_v,
-        scale=scale, softcap=softcap, temperature=temperature, chunk_bytes=chunk_bytes,
+        scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
     rows = torch.arange(hidden_nd.shape[0], device=hidden_nd.device) if mask is None else mask.nonzero().squeeze(1)
     targets_nk = targets if targets.dim() == 2 else targets.unsqueeze(1)

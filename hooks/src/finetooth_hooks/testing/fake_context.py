@@ -257,7 +257,8 @@ class FakeContext:
             return LossSpec(f"stand-in:{name}", weighted_nll)
         entry = registered.entry
         assert isinstance(entry, Loss)
-        return LossSpec(registered.full_name, build(entry, options, self), frozenset(entry.needs), entry.together)
+        fn = build(entry, options, self)
+        return LossSpec(registered.full_name, fn, frozenset(entry.needs), entry.together, entry.proportional_to)
 
     def examples(self, split: str, *, first: int | None = None) -> Examples:
         return first_examples(self.given[split] if split in self.given else conversations(split), first)

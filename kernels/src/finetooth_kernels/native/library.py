@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, list[Any]] = {
         *(c_int, c_int, *(c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64) * 2),
         *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
     ],
+    "ft_scaled": [c_int, c_void_p, c_int, c_void_p, c_float, c_int, c_int64, c_int],
     "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
 }
 
@@ -253,6 +254,13 @@ class Library:
         with record_function(f"{KERNEL_SPAN}mm {rows} x {inner} x {columns}"):
             self._c["ft_mm"](*arguments)
         return out_no
+
+    def scaled(self, x: Tensor, out: Tensor, factor: float, *, add: bool) -> None:
+        """Write x * factor to `out`, or add it; the two may differ in dtype, and not in shape."""
+        self._c["ft_scaled"](
+            DTYPE_NUMBERS[x.dtype], x.data_ptr(), DTYPE_NUMBERS[out.dtype], out.data_ptr(), factor, add, x.numel(),
+            torch.get_num_threads(),
+        )  # fmt: skip
 
     def rotate(self, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, out: Tensor) -> Tensor:
         """Into `out`: the first `heads` heads turned, against the angles if `back`, and the others as they are; angles

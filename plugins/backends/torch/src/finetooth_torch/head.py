@@ -57,12 +57,16 @@ class Projection:
             logits = self._facts.softcap * torch.tanh(logits / self._facts.softcap)
         return logits
 
-    def scores(self, hidden_md: Tensor, targets: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def scores(
+        self, hidden_md: Tensor, targets: Tensor, *, entropy: bool, expected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the targets and the entropy.
 
         Args:
             hidden_md: (M, D), the states before the targets that count.
             targets: (M,) or (M, K).
+            expected: in the shape of the targets, what the gradients of the log-probabilities will be in proportion to,
+                if that is known.
 
         Returns:
             logprobs in the shape of the targets, and the entropy (M,) if asked for; float32 (float64 stays).
@@ -79,6 +83,7 @@ class Projection:
                 scale=self._facts.scale,
                 softcap=self._facts.softcap,
                 entropy=entropy,
+                expected=expected,
                 chunk_bytes=self._chunk_bytes,
             )
             return result.logprobs, result.entropy

@@ -97,11 +97,11 @@ class Network:
         total, self._flops = self._flops, 0.0
         return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
 
-    def _count(self, computed: Computed) -> None:
+    def _count(self, computed: Computed, *, relogits: bool) -> None:
         if self._cost is None:
             return
         fused = self.body.packed or getattr(self.config, "_attn_implementation", "eager") != "eager"
-        how = Execution(skips_masked=fused, rescores=fused, checkpointing=self._checkpointing)
+        how = Execution(skips_masked=fused, rescores=fused, relogits=relogits, checkpointing=self._checkpointing)
         found = count(self._cost, (computed,), how)
         self._flops += found.total if torch.is_grad_enabled() else found.forward
 
@@ -144,19 +144,23 @@ class Network:
         finally:
             self._acting = None
 
-    def outputs(self, rectangle: Rectangle, needs: Collection[str], *, everywhere: bool = False) -> dict[str, Tensor]:
+    def outputs(
+        self, rectangle: Rectangle, needs: Collection[str], *, everywhere: bool = False, expected: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """What `needs` names, of the role that is entered.
 
         Args:
             needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), `logits` (S, T, V); with a
                 scalar head `values` (S, T) and `scores` (S,).
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
+            expected: (S, T) or (S, T, K), what the gradient of `logprobs` will be in proportion to where the mask is
+                true, if that is known.
 
         Raises:
             PlanError: something else is named.
         """
         if self._acting is not None:
-            return self._acting.outputs(rectangle, needs, everywhere=everywhere)
+            return self._acting.outputs(rectangle, needs, everywhere=everywhere, expected=expected)
         known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
         for need in needs:
             if need in known:
@@ -174,13 +178,16 @@ class Network:
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
         head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum()) if words else 0
-        self._count(replace(states.computed, head_rows=head_rows))
+        if expected is not None and expected.shape != rectangle.targets.shape:
+            expected = None  # one weight for all targets of a position
+        self._count(replace(states.computed, head_rows=head_rows), relogits=expected is None)
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
             targets = rectangle.targets[mask_st]
             logprobs, entropy = self.head.scores(
-                states.rows.index_select(0, states.cells_st[mask_st]), targets, entropy="entropy" in needs
-            )
+                states.rows.index_select(0, states.cells_st[mask_st]), targets, entropy="entropy" in needs,
+                expected=None if expected is None else expected[mask_st],
+            )  # fmt: skip
             if "logprobs" in needs:
                 wide = logprobs.new_zeros(rectangle.targets.shape)
                 found["logprobs"] = wide.index_put((mask_st,), logprobs)

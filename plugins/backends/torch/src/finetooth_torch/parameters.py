@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import PlanError
+from finetooth_kernels.sums import add_, scaled
 from torch import Tensor, nn
 
 from finetooth_torch.precision import result_dtype
@@ -49,13 +50,16 @@ class TrainedParameters:
         self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self.live]
         self.split = result_dtype(dtype) != dtype
         if not self.split:
+            for parameter in self.live:
+                parameter.data = _own(parameter)
             self.masters = self.live
             return
-        # what is fp32 already becomes the master, and the model gets a rounded copy
-        self.masters = [nn.Parameter(parameter.detach().to(torch.float32)) for parameter in self.live]
-        for parameter, master in zip(self.live, self.masters, strict=True):
+        self.masters = []
+        for parameter in self.live:
+            master = nn.Parameter(_own(parameter, torch.float32))
             parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
+            self.masters.append(master)
 
     def _collector(self, master: nn.Parameter) -> Any:
         scaler = self._scaler
@@ -64,13 +68,12 @@ class TrainedParameters:
             gradient, parameter.grad = parameter.grad, None
             if gradient is None:
                 return
-            gradient = gradient.to(torch.float32)
             if scaler.scale != 1.0:
-                gradient = gradient.div_(scaler.scale)
-            if master.grad is None:
-                master.grad = gradient
+                gradient = gradient.to(torch.float32).div_(scaler.scale)
+            if master.grad is not None:
+                add_(master.grad, gradient)
             else:
-                master.grad.add_(gradient)
+                master.grad = gradient if gradient.dtype == torch.float32 else scaled(gradient, torch.float32)
 
         return collect
 
@@ -147,6 +150,12 @@ class TrainedParameters:
             for parameter, data in zip(self.live, computed, strict=True):
                 parameter.data = data
             self.publish()
+
+
+def _own(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Its numbers in memory of their own. Where they stand in a file that was mapped, the first step would copy them
+    page by page instead, and stop all threads for each."""
+    return parameter.detach().to(dtype or parameter.dtype, copy=True, memory_format=torch.preserve_format)
 
 
 def round_frozen(base: nn.Module, dtype: torch.dtype) -> None:

@@ -135,8 +135,10 @@ class Runner:
                 continue
             rectangle = self._rectangle(work, batch)
             with self._as(work, batch, work.role, train=train), torch.set_grad_enabled(backward):
-                outputs = self._outputs(spec, rectangle, train=train)
-                objective = self._loss(work, rectangle, outputs, totals, evaluated)
+                data = loss_data(work.data, rectangle, self._dtype)
+                expected = data.fields[spec.proportional_to] if backward and spec.proportional_to else None
+                outputs = self._outputs(spec, rectangle, train=train, expected=expected)
+                objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
                 if backward:
                     self._backward(objective)
             self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
@@ -153,7 +155,7 @@ class Runner:
                 incoming[s, :n] = grads[index][:n]
             given = torch.from_numpy(incoming).to(device=self._device, dtype=self._dtype)
             with self._as(work, batch, "policy", train=True), torch.enable_grad():
-                logprobs = self._network.outputs(rectangle, ("logprobs",))["logprobs"]
+                logprobs = self._network.outputs(rectangle, ("logprobs",), expected=given)["logprobs"]
                 self._backward((logprobs * given).sum())
 
     # --- a loss that must see more than fits into a micro-batch -----------------------------------------------------
@@ -186,7 +188,8 @@ class Runner:
         for name in policy:
             leaves[name].requires_grad_(backward)
         with torch.set_grad_enabled(backward):
-            objective = self._loss(work, rectangle, leaves, evaluated.totals, evaluated)
+            data = loss_data(work.data, rectangle, self._dtype)
+            objective = self._loss(work, rectangle, data, leaves, evaluated.totals, evaluated)
             if backward and objective.requires_grad:
                 objective.backward()  # type: ignore[no-untyped-call]
         self._keep(evaluated.outputs, work, whole, {k: v for k, v in leaves.items() if k in returns})
@@ -195,19 +198,23 @@ class Runner:
         pulling = {name: gradient for name in policy if (gradient := leaves[name].grad) is not None}
         for piece in whole.pieces:
             rows = [places[row] for row in piece.rows]
+            pull = {name: of[rows] if of.dim() == 1 else of[rows, : piece.width] for name, of in pulling.items()}
             with self._as(work, piece, work.role, train=True), torch.enable_grad():
-                again = self._network.outputs(self._rectangle(work, piece), policy)
-                pulled = [
-                    (again[name] * (of[rows] if of.dim() == 1 else of[rows, : piece.width])).sum()
-                    for name, of in pulling.items()
-                ]
+                again = self._network.outputs(self._rectangle(work, piece), policy, expected=pull.get("logprobs"))
+                pulled = [(again[name] * of).sum() for name, of in pull.items()]
                 if pulled:
                     self._backward(torch.stack(pulled).sum())
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _outputs(self, spec: LossSpec, rectangle: Rectangle, *, train: bool) -> dict[str, Tensor]:
-        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without."""
+    def _outputs(
+        self, spec: LossSpec, rectangle: Rectangle, *, train: bool, expected: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without.
+
+        Args:
+            expected: see `Network.outputs`.
+        """
         outputs: dict[str, Tensor] = {}
         for role in sorted(spec.roles):
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
@@ -217,14 +224,14 @@ class Runner:
             outputs.update({f"{name}@{role}": values for name, values in found.items()})
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
-        outputs.update(self._network.outputs(rectangle, own))
+        outputs.update(self._network.outputs(rectangle, own, expected=expected))
         return outputs
 
     def _loss(
-        self, work: Pass, rectangle: Rectangle, outputs: dict[str, Tensor], totals: Totals, evaluated: Evaluated
-    ) -> Tensor:
+        self, work: Pass, rectangle: Rectangle, data: LossData, outputs: dict[str, Tensor], totals: Totals,
+        evaluated: Evaluated,
+    ) -> Tensor:  # fmt: skip
         spec = totals.spec
-        data: LossData = loss_data(work.data, rectangle, self._dtype)
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
         objective = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
         if not is_finite(objective):

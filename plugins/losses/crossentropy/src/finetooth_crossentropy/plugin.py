@@ -15,5 +15,6 @@ def ft_losses() -> Iterator[Loss]:
         summary="negative log-likelihood of the targets that count",
         needs=frozenset({"logprobs"}),
         together="sequence",
+        proportional_to="weights",
         default=True,
     )

@@ -1,0 +1,49 @@
+"""Numbers of one precision rounded to, or summed in, another: in one pass, without a copy in between.
+
+Compiled for CPUs (`native`); elsewhere torch's operations, with the same results.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetooth_kernels import native
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.memory import new_empty
+
+__all__ = ["add_", "scaled"]
+
+LARGE = 2**26
+"""Bytes from which on malloc would ask the system for new pages each time."""
+
+
+def add_(total: Tensor, part: Tensor) -> Tensor:
+    """total += part, in place and in the precision of `total`; without a graph."""
+    library = _library(part, total)
+    if library is None:
+        return total.add_(part)
+    library.scaled(part, total, 1.0, add=True)
+    return total
+
+
+def scaled(x: Tensor, dtype: torch.dtype, factor: Tensor | None = None) -> Tensor:
+    """x * factor in new memory and another precision, rounded once; without a graph.
+
+    Args:
+        factor: () a number in full precision; None: 1.
+    """
+    size = x.numel() * dtype.itemsize
+    out = new_empty(x, dtype=dtype) if size >= LARGE else torch.empty_like(x, dtype=dtype)
+    library = _library(x, out)
+    if library is not None:
+        library.scaled(x, out, 1.0 if factor is None else float(factor), add=False)
+        return out
+    return out.copy_(x) if factor is None else torch.mul(x.to(result_dtype(x.dtype)), factor, out=out)
+
+
+def _library(x: Tensor, y: Tensor) -> native.Library | None:
+    """Whether the compiled kernel takes these two, which may differ in dtype."""
+    if x.shape != y.shape or native.library_for(y) is None:
+        return None
+    return native.library_for(x)
