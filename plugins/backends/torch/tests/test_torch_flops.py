@@ -155,15 +155,17 @@ def test_micro_batches_add_up(kit: SimpleNamespace) -> None:
     assert count(model, [one, other]) == count(model, [one]) + count(model, [other])
 
 
-def test_the_engine_reports_what_it_executed(kit: SimpleNamespace) -> None:
+@pytest.mark.parametrize("proportional_to", [None, "weights"])
+def test_the_engine_reports_what_it_executed(kit: SimpleNamespace, proportional_to: str | None) -> None:
     """Against torch's own count of the same call (which sees attention as plain products only)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    engine = kit.engine(config=kit.config(hidden_size=128, intermediate_size=384), micro_batch_tokens=10_000)
+    settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=1024)
+    engine = kit.engine(config=settings, micro_batch_tokens=10_000)
     data = kit.data(6)
     engine.logprobs(data)  # not counted with the next call
     with FlopCounterMode(display=False) as counter:
-        reported = engine.forward_backward(data, kit.nll).flops
+        reported = engine.forward_backward(data, replace(kit.nll, proportional_to=proportional_to)).flops
     assert reported == pytest.approx(counter.get_total_flops(), rel=0.08)
     scored = engine.forward(data, returns=("logprobs",)).flops
     assert 0.2 * reported < scored < 0.6 * reported

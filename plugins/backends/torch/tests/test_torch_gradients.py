@@ -26,19 +26,29 @@ def plain_loss(engine: Any, data: list[Datum]) -> torch.Tensor:
     return total / weight
 
 
+@pytest.mark.parametrize("proportional_to", [None, "weights", "unlike"])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("config", ["llama", "qwen2", "tied"])
-def test_gradient_is_that_of_plain_transformers(kit: SimpleNamespace, full: bool, config: str) -> None:
+def test_gradient_is_that_of_plain_transformers(
+    kit: SimpleNamespace, full: bool, config: str, proportional_to: str | None
+) -> None:
     settings = kit.config("llama", tie_word_embeddings=True) if config == "tied" else kit.config(config)
     engine = kit.engine(config=settings, adapter=kit.adapter(full=full))
-    data = kit.data()
-    result = engine.forward_backward(data, kit.nll)
+    data = [
+        replace(datum, fields={**datum.fields, "unlike": np.arange(len(datum), dtype=float)}) for datum in kit.data()
+    ]
+    result = engine.forward_backward(data, replace(kit.nll, proportional_to=proportional_to))
     got = kit.gradients(engine)
     engine.zero_grad()
     loss = plain_loss(engine, data)
     loss.backward()
     assert result.loss == pytest.approx(loss.item(), rel=1e-6)
     assert kit.relative(got, kit.gradients(engine)) < 1e-6
+
+
+def test_a_loss_in_proportion_to_a_field_that_is_not_there(kit: SimpleNamespace) -> None:
+    with pytest.raises(PlanError, match="proportional_to='weihgts'.*declare one of .*weights"):
+        kit.engine().forward_backward(kit.data(), replace(kit.nll, proportional_to="weihgts"))
 
 
 def test_bf16_gradient_is_close_and_accumulates_in_fp32(kit: SimpleNamespace) -> None:

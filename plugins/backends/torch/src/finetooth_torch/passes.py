@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite
+from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_hooks.engine import Counts
 from numpy.typing import NDArray
 from torch import Tensor
@@ -136,7 +136,7 @@ class Runner:
             rectangle = self._rectangle(work, batch)
             with self._as(work, batch, work.role, train=train), torch.set_grad_enabled(backward):
                 data = loss_data(work.data, rectangle, self._dtype)
-                expected = data.fields[spec.proportional_to] if backward and spec.proportional_to else None
+                expected = _expected(spec, data) if backward else None
                 outputs = self._outputs(spec, rectangle, train=train, expected=expected)
                 objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
                 if backward:
@@ -304,6 +304,19 @@ def _to_blame(batch: MicroBatch, outputs: Mapping[str, Tensor]) -> list[int]:
 def _named(data: Sequence[Datum], rows: Sequence[int]) -> str:
     ids = [repr(data[row].id or row) for row in rows]
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+def _expected(spec: LossSpec, data: LossData) -> Tensor | None:
+    """What the gradient of the log-probabilities will be in proportion to, if the loss says so."""
+    if spec.proportional_to is None:
+        return None
+    if spec.proportional_to not in data.fields:
+        raise PlanError(
+            f"loss {spec.name}: it is declared proportional_to={spec.proportional_to!r}, a field that the data lack",
+            action=f"declare one of {', '.join(sorted(data.fields))}, or none",
+        )
+    found: Tensor = data.fields[spec.proportional_to]
+    return found
 
 
 def _never() -> bool:
