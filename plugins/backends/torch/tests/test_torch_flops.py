@@ -160,7 +160,7 @@ def test_the_engine_reports_what_it_executed(kit: SimpleNamespace, proportional_
     """Against torch's own count of the same call (which sees attention as plain products only)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=1024)
+    settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=4096)
     engine = kit.engine(config=settings, micro_batch_tokens=10_000)
     data = kit.data(6)
     engine.logprobs(data)  # not counted with the next call

@@ -47,7 +47,7 @@ def test_gradient_is_that_of_plain_transformers(
 
 
 def test_a_loss_in_proportion_to_a_field_that_is_not_there(kit: SimpleNamespace) -> None:
-    with pytest.raises(PlanError, match="proportional_to='weihgts'.*declare one of .*weights"):
+    with pytest.raises(PlanError, match=r"proportional_to='weihgts'.*declare one of .*weights"):
         kit.engine().forward_backward(kit.data(), replace(kit.nll, proportional_to="weihgts"))
 
 
