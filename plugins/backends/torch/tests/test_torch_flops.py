@@ -155,13 +155,13 @@ def test_micro_batches_add_up(kit: SimpleNamespace) -> None:
     assert count(model, [one, other]) == count(model, [one]) + count(model, [other])
 
 
-@pytest.mark.parametrize("proportional_to", [None, "weights"])
-def test_the_engine_reports_what_it_executed(kit: SimpleNamespace, proportional_to: str | None) -> None:
+@pytest.mark.parametrize(("full", "proportional_to"), [(False, None), (True, None), (True, "weights")])
+def test_the_engine_reports_what_it_executed(kit: SimpleNamespace, full: bool, proportional_to: str | None) -> None:
     """Against torch's own count of the same call (which sees attention as plain products only)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=4096)
-    engine = kit.engine(config=settings, micro_batch_tokens=10_000)
+    engine = kit.engine(config=settings, micro_batch_tokens=10_000, adapter=kit.adapter(full=full))
     data = kit.data(6)
     engine.logprobs(data)  # not counted with the next call
     with FlopCounterMode(display=False) as counter:
