@@ -146,3 +146,18 @@ def test_nothing_of_no_size() -> None:
     for rows, inputs, outputs in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         found = mm(torch.ones(rows, inputs), torch.ones(inputs, outputs))
         assert found.shape == (rows, outputs) and np.all(found.numpy() == 0)
+
+
+@pytest.mark.parametrize("columns", [49_152, 49_168, 49_157])
+def test_results_that_are_larger_than_the_caches(compiled: native.Library, columns: int) -> None:
+    """They are written past the caches where their rows lie so that it can be done."""
+    rows, inner = 12 * 2**20 // columns + 9, 6
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn((rows, inner), generator=generator).bfloat16()
+    right = torch.randn((inner, columns), generator=generator).bfloat16()
+    bias, base = torch.randn(columns, generator=generator).bfloat16(), torch.ones(rows, columns)
+    out = torch.full((rows, columns), torch.nan)
+    compiled.mm(left, right, bias_o=bias, base_no=base, out=out)
+    expected = left.float() @ right.float() + bias.float() + base
+    assert out.numel() * 4 > 48 * 2**20
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-5)

@@ -13,16 +13,21 @@ from finetooth_kernels.contract import Availability, LinearLogprob
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to compute `linear_logprob`; every `function` takes and returns the same."""
+    """One way to compute `linear_logprob`; every `function` takes and returns the same.
+
+    Attributes:
+        foresees: with `expected` it computes the logits of a trained head once.
+    """
 
     name: str
     function: Callable[..., LinearLogprob]
     available: Callable[[torch.device | str, torch.dtype | None], Availability]
+    foresees: bool = False
 
 
 IMPLEMENTATIONS = (
     Implementation("triton", triton_linear_logprob.linear_logprob_triton, triton_linear_logprob.available),
-    Implementation("chunked", linear_logprob.linear_logprob, linear_logprob.available),
+    Implementation("chunked", linear_logprob.linear_logprob, linear_logprob.available, foresees=True),
     Implementation("reference", reference.linear_logprob_reference, reference.available),
 )
 """Best first. The reference comes last: it holds the whole logits, in float64."""

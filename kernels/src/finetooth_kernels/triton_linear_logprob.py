@@ -11,9 +11,8 @@ chunk, and only the hidden states' gradient, which is far smaller, has to be acc
 (arXiv:2411.09009) fuses those products too, with locks, and is fast because it leaves out tiles of small gradients;
 here nothing is left out.
 
-*Frozen head, one target per row* (adapters), *or a trained one whose incoming gradients are expected* (cross entropy).
-As in the chunked implementation gradients are formed in the forward pass, up to their incoming factor: one matrix
-product over the vocabulary less. The library multiplies a
+*Frozen head, one target per row* (adapters). As in the chunked implementation the gradient is formed in the forward
+pass, up to its incoming factor: two matrix products over the vocabulary instead of three. The library multiplies a
 chunk of rows with the head, and kernels take the statistics and turn that chunk into its gradient in place.
 """
 
@@ -29,7 +28,6 @@ from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, LinearLogprob, check_arguments
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
-from finetooth_kernels.foreseen import Foreseen, Gradients
 from finetooth_kernels.triton_device import available
 from finetooth_kernels.triton_launch import Operands, Scores, gradient_tiles, row_scores_, statistics
 
@@ -59,10 +57,11 @@ def linear_logprob_triton(
     Inputs are float32, bfloat16 or float16; everything is accumulated in float32, and logits that never reach memory
     are not rounded to the inputs' dtype. float32 is multiplied as torch does it: in TensorFloat-32 only where torch was
     told to. Results and gradients repeat bit for bit on the same device.
+    `expected` is checked and otherwise ignored: to form a trained head's gradient early, logits would have to be
+    rounded and written to memory.
 
     Memory, beside inputs and gradients: in a forward pass a few numbers per row, or `chunk_bytes` of logits and a
-    vector of length D per row where the head is frozen (with `expected` also where it trains, and the weight's gradient
-    in float32); in a backward pass `chunk_bytes` of gradients and up
+    vector of length D per row where the head is frozen; in a backward pass `chunk_bytes` of gradients and up
     to two float32 copies of `hidden_nd`.
 
     Raises:
@@ -73,12 +72,12 @@ def linear_logprob_triton(
         hidden_nd, weight_vd, targets, mask, bias_v,
         scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
-    counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0], expected)
+    counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])
     triton_device.check_runs("hidden_nd", hidden_nd)
     head = Head(scale, softcap, temperature)
     wanted = _Wanted(entropy, top1, torch.is_grad_enabled(), chunk_bytes)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
-        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, counted.expected_mk, head, wanted
+        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, wanted
     )
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
@@ -102,25 +101,22 @@ class _LinearLogprob(torch.autograd.Function):
         weight_vd: Tensor,
         bias_v: Tensor | None,
         targets_mk: Tensor,
-        expected_mk: Tensor | None,
         head: Head,
         wanted: _Wanted,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        at_once = wanted.gradients and needs_hidden and not needs_bias and targets_mk.shape[1] == 1
-        at_once = at_once and (expected_mk is not None or not needs_weight)
+        needs_hidden, needs_head = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+        at_once = wanted.gradients and needs_hidden and not needs_head and targets_mk.shape[1] == 1
         operands = Operands(hidden_md, weight_vd, bias_v, targets_mk.contiguous(), head)
-        foreseen = Foreseen()
+        slopes_md = None
         with without_autocast(hidden_md.device), triton_device.on(hidden_md.device):
             if at_once:
-                scores, foreseen = _scores_with_slopes(operands, wanted, expected_mk if needs_weight else None)
+                scores, slopes_md = _scores_with_slopes(operands, wanted)
             else:
                 scores = statistics(operands, wanted.entropy, wanted.top1)
         ctx.set_materialize_grads(False)
-        ctx.head, ctx.chunk_bytes, ctx.dtype = head, wanted.chunk_bytes, hidden_md.dtype
+        ctx.head, ctx.chunk_bytes = head, wanted.chunk_bytes
         again = (hidden_md, weight_vd, bias_v, operands.targets_mk, scores.peak_m, scores.log_total_m, scores.entropy_m)
-        certain = at_once and not needs_weight and not wanted.entropy
-        ctx.save_for_backward(*foreseen, *(() if certain else again))
+        ctx.save_for_backward(slopes_md, *(again if wanted.entropy or not at_once else ()))
         ctx.mark_non_differentiable(scores.top1_m)
         return scores.logprobs_mk, scores.entropy_m, scores.top1_m
 
@@ -129,12 +125,12 @@ class _LinearLogprob(torch.autograd.Function):
     def backward(
         ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
     ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        foreseen, again = Foreseen(*saved[:3]), saved[3:]
-        grads: Gradients | None = None
-        if d_logprobs_mk is not None and d_entropy_m is None:
-            grads = foreseen.gradients(d_logprobs_mk * ctx.head.slope, ctx.dtype)
-        if grads is None and (d_logprobs_mk is not None or d_entropy_m is not None):
+        slopes_md, *again = ctx.saved_tensors
+        grads: _Gradients = (None, None, None)
+        if slopes_md is not None and d_entropy_m is None:
+            if d_logprobs_mk is not None:
+                grads = ((slopes_md * (d_logprobs_mk * ctx.head.slope)).to(slopes_md.dtype), None, None)
+        elif d_logprobs_mk is not None or d_entropy_m is not None:
             hidden_md, weight_vd, bias_v, targets_mk, peak_m, log_total_m, entropy_m = again
             operands = Operands(hidden_md, weight_vd, bias_v, targets_mk, ctx.head)
             scores = Scores(
@@ -143,12 +139,15 @@ class _LinearLogprob(torch.autograd.Function):
             )  # fmt: skip
             with without_autocast(hidden_md.device), triton_device.on(hidden_md.device):
                 grads = _gradients(operands, scores, d_entropy_m, ctx.chunk_bytes, ctx.needs_input_grad[:3])
-        return (*(grads or (None, None, None)), None, None, None, None)
+        return (*grads, None, None, None)
 
 
-def _scores_with_slopes(operands: Operands, wanted: _Wanted, expected_m1: Tensor | None) -> tuple[Scores, Foreseen]:
-    """Scores, and what can be foreseen of the gradients but for `Head.slope`, from one chunk of rows after the other;
-    `expected_m1`: only where the weight trains."""
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""With respect to hidden, weight and bias."""
+
+
+def _scores_with_slopes(operands: Operands, wanted: _Wanted) -> tuple[Scores, Tensor]:
+    """Scores, and d logprob / d hidden (M, D) but for `Head.slope`, from one chunk of rows after the other."""
     hidden, weight, bias = operands.hidden_md, operands.weight_vd, operands.bias_v
     rows, vocabulary = hidden.shape[0], weight.shape[0]
     scores = Scores.empty(operands, wanted.entropy, wanted.top1)
@@ -156,8 +155,6 @@ def _scores_with_slopes(operands: Operands, wanted: _Wanted, expected_m1: Tensor
     most = max(1, wanted.chunk_bytes // (vocabulary * hidden.element_size()))
     size = -(-rows // -(-rows // most)) if rows else 0
     buffer = hidden.new_empty((size, vocabulary))
-    weighted = None if expected_m1 is None else (hidden * expected_m1).to(hidden.dtype)
-    d_weight = _Sum(weight) if expected_m1 is not None else None
     for start in range(0, rows, max(1, size)):
         chunk = slice(start, min(start + size, rows))
         linear = buffer[: chunk.stop - chunk.start]
@@ -167,14 +164,12 @@ def _scores_with_slopes(operands: Operands, wanted: _Wanted, expected_m1: Tensor
             torch.addmm(bias, hidden[chunk], weight.t(), out=linear)
         row_scores_(linear, operands, scores, chunk)
         torch.mm(linear, weight, out=slopes[chunk])
-        if d_weight is not None and weighted is not None:
-            d_weight.add(linear.t(), weighted[chunk], slice(None))
-    return scores, Foreseen(slopes, expected_m1, None if d_weight is None else d_weight.total())
+    return scores, slopes
 
 
 def _gradients(
     operands: Operands, scores: Scores, d_entropy_m: Tensor | None, chunk_bytes: int, wanted: tuple[bool, bool, bool]
-) -> Gradients:
+) -> _Gradients:
     """Gradients for hidden, weight and bias where wanted, from a chunk of tiles after the other.
 
     `scores.logprobs_mk` holds the incoming gradient. It is brought to at most 1 first, so that half precision loses no
@@ -256,11 +251,6 @@ class _Sum:
         else:
             product = left.float() @ right.float()
             self._parts[key] = self._parts[key].add_(product) if key in self._parts else product
-
-    def total(self) -> Tensor:
-        """The sum in float32, of all rows at once; zeros where there was no product."""
-        part = self._parts.get((None, None))
-        return torch.zeros_like(self._like, dtype=torch.float32) if part is None else part
 
     def result(self, factor: Tensor) -> Tensor:
         """The sum times `factor`, in the dtype of `like`."""

@@ -37,6 +37,8 @@ struct Piece {
     int64_t first, count, at;
 };
 
+constexpr int64_t AHEAD = 16;               // inputs whose part of a panel is asked for before it is packed
+constexpr int64_t PAST_BYTES = 48 << 20;    // results from this size on stay in no cache
 constexpr int64_t MOST_BYTES = 288 * 1024;  // of a panel: with the rows it fits a core's second cache
 
 template <class T>
@@ -82,6 +84,22 @@ void transpose(const char* from, int64_t row_bytes, int64_t columns, char* to) {
             std::memcpy(to + (column * PANEL + row) * 4, from + row * row_bytes + column * 4, 4);
 }
 
+// to[o][i] = from[i][o], 16 bits each, for PANEL outputs o and two inputs i.
+FT_INLINE void interleave(const char* from, int64_t input_bytes, char* to) {
+#if defined(__AVX512BW__)
+    if constexpr (PANEL == 32) {
+        const __m512i index = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,  //
+                                               39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+        const __m512i a = _mm512_loadu_si512(from), b = _mm512_loadu_si512(from + input_bytes);
+        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, index, b));
+        _mm512_storeu_si512(to + 64, _mm512_permutex2var_epi16(a, _mm512_add_epi16(index, _mm512_set1_epi16(16)), b));
+        return;
+    }
+#endif
+    for (int o = 0; o < PANEL; ++o)
+        for (int i = 0; i < 2; ++i) std::memcpy(to + (2 * o + i) * 2, from + i * input_bytes + o * 2, 2);
+}
+
 // `count` inputs from `first` on, of `width` outputs from `start` on, as a panel.
 template <class T>
 void pack(const Factors& of, int64_t first, int64_t count, int64_t start, int64_t width, T* panel) {
@@ -92,6 +110,14 @@ void pack(const Factors& of, int64_t first, int64_t count, int64_t start, int64_
     if (width == PANEL && of.right_in == 1 && sizeof(T) * together == 4) {
         transpose(reinterpret_cast<const char*>(from), of.right_out * static_cast<int64_t>(sizeof(T)), even / together,
                   reinterpret_cast<char*>(panel));
+    } else if (width == PANEL && of.right_out == 1 && sizeof(T) == 2 && together == 2) {
+        const char* pair = reinterpret_cast<const char*>(from);
+        const int64_t input_bytes = of.right_in * static_cast<int64_t>(sizeof(T));
+        for (int64_t k = 0; k < even; k += 2) {
+            // inputs lie far apart: no machine fetches the next by itself
+            for (int i = 0; i < 2; ++i) __builtin_prefetch(pair + (k + AHEAD + i) * input_bytes);
+            interleave(pair + k * input_bytes, input_bytes, reinterpret_cast<char*>(panel + k * PANEL));
+        }
     } else if (width == PANEL && of.right_out == 1) {
         for (int64_t k = 0; k < even; k += together)
             for (int o = 0; o < PANEL; ++o)
@@ -128,6 +154,7 @@ struct Part {
                 sums[r][0] = load(sum + r * PANEL);
                 sums[r][1] = load(sum + r * PANEL + LANES);
             }
+        if (end == pieces.size()) ends.template fetch<ROWS>(row, start);
         for (size_t i = begin; i < end; ++i) {
             const Piece& piece = pieces[i];
             const Factors& of = product.factors[piece.factors];
@@ -161,6 +188,7 @@ struct Part {
                 any_tile(product.block_row(block + 1) - product.block_row(block), block, start, begin, end);
             begin = end;
         }
+        if (ends.past) wrote_past();
     }
 };
 
@@ -205,8 +233,11 @@ void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
 
 template <class T, class Out>
 void compute(const Product& product, const void* bias, const void* base, int64_t base_row, void* out, int threads) {
-    const Ends<T, Out> ends{static_cast<const T*>(bias), static_cast<const Out*>(base), base_row,
-                            static_cast<Out*>(out), product.outputs, product.outputs};
+    Out* to = static_cast<Out*>(out);
+    const bool past = product.rows * product.outputs * static_cast<int64_t>(sizeof(Out)) >= PAST_BYTES &&
+                      can_write_past(to, product.outputs);
+    const Ends<T, Out> ends{static_cast<const T*>(bias), static_cast<const Out*>(base), base_row, to,
+                            product.outputs,             product.outputs,               past};
     compute<T, Out>(product, ends, threads);
 }
 

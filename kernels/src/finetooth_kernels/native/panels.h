@@ -82,6 +82,35 @@ FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inpu
 }
 #endif
 
+// Whether `write_past` can write rows so far apart from there on.
+inline bool can_write_past(const float* to, int64_t row) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<uintptr_t>(to) % 64 == 0 && row * sizeof(float) % 64 == 0;
+#else
+    return false;
+#endif
+}
+template <class T>
+bool can_write_past(const T*, int64_t) {
+    return false;
+}
+
+// Without taking it into the caches.
+FT_INLINE void write_past(const float* values, float* to) {
+#if defined(__AVX512F__)
+    for (int o = 0; o < PANEL; o += 16) _mm512_stream_ps(to + o, _mm512_loadu_ps(values + o));
+#endif
+}
+template <class T>
+FT_INLINE void write_past(const float*, T*) {}
+
+// To be called by the thread that wrote, before others read.
+inline void wrote_past() {
+#if defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}
+
 // What is added to sums before they are rounded, and where they go: Out is T, or float where T is narrower.
 template <class T, class Out>
 struct Ends {
@@ -90,6 +119,18 @@ struct Ends {
     int64_t base_row;
     Out* out;
     int64_t out_row, outputs;
+    bool past;  // write past the caches: the result is larger than they are, and would be read first to be overwritten
+
+    // Ask for the memory that `write` will write to, while there is still something to compute. Not where rows are a
+    // multiple of a page apart: they would push each other, and the left factor's, out of the one set of the first cache
+    // that all of them fall into.
+    template <int ROWS>
+    FT_INLINE void fetch(int64_t row, int64_t start) const {
+        constexpr int64_t LINE = 64 / sizeof(Out);
+        if (past || out_row * static_cast<int64_t>(sizeof(Out)) % 4096 == 0) return;
+        for (int r = 0; r < ROWS; ++r)
+            for (int64_t o = 0; o < PANEL; o += LINE) __builtin_prefetch(out + (row + r) * out_row + start + o, 1);
+    }
 
     template <int ROWS>
     FT_INLINE void write(int64_t row, int64_t start, const Vec (&sums)[ROWS][2]) const {
@@ -105,7 +146,9 @@ struct Ends {
                 for (int64_t o = 0; o < width; ++o) values[o] += widened(from[o]);
             }
             Out* __restrict to = out + (row + r) * out_row + start;
-            if (width == PANEL)
+            if (past && width == PANEL)
+                write_past(values, to);
+            else if (width == PANEL)
                 for (int o = 0; o < PANEL; ++o) narrow(values[o], to + o);
             else
                 for (int64_t o = 0; o < width; ++o) narrow(values[o], to + o);

@@ -39,6 +39,11 @@ class Projection:
         module = self._find()
         return module if isinstance(module, nn.Linear) and is_plain(module) else None
 
+    def foresees(self) -> bool:
+        """Whether `scores` makes use of what is expected: then it computes the logits of a trained head once."""
+        linear = self.plain()
+        return linear is not None and choose(linear.weight.device, linear.weight.dtype).implementation.foresees
+
     def logits(self, hidden: Tensor, linear: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied.
 
