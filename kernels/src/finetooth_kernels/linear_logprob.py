@@ -14,8 +14,8 @@ proportion to* (cross entropy: the weights of the targets). The gradient of the 
 in the forward pass from what is expected: three products instead of four. The backward pass finds the factor; should
 the gradients that come not be in proportion, it goes the other way.
 
-*Otherwise* (K targets, a gradient through the entropy, a bias that trains, nothing expected) the backward pass computes
-each chunk's logits again.
+*Otherwise* (K targets, a gradient through the entropy, a bias that trains, nothing expected, a head that trains in
+float16) the backward pass computes each chunk's logits again.
 
 With p = softmax(z), the gradients that both use are
 
@@ -163,7 +163,8 @@ class _LinearLogprob(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         at_once = grad_enabled and needs_hidden and not needs_bias and targets_mk.shape[1] == 1
-        at_once = at_once and (expected_mk is not None or not needs_weight)
+        if needs_weight and (expected_mk is None or hidden_md.dtype == torch.float16):
+            at_once = False  # in float16 a chunk's sum may overflow before any loss scale can help
         with without_autocast(hidden_md.device):
             space = Workspace(hidden_md, weight_vd, bias_v, sizes)
             expected_m1 = expected_mk if at_once and needs_weight else None

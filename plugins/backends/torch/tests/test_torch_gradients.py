@@ -26,8 +26,9 @@ def plain_loss(engine: Any, data: list[Datum]) -> torch.Tensor:
     return total / weight
 
 
-@pytest.mark.parametrize("proportional_to", [None, "weights", "unlike"])
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("full", "proportional_to"), [(False, None), (True, None), (True, "weights"), (True, "unlike")]
+)
 @pytest.mark.parametrize("config", ["llama", "qwen2", "tied"])
 def test_gradient_is_that_of_plain_transformers(
     kit: SimpleNamespace, full: bool, config: str, proportional_to: str | None

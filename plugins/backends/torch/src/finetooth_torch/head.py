@@ -39,10 +39,13 @@ class Projection:
         module = self._find()
         return module if isinstance(module, nn.Linear) and is_plain(module) else None
 
-    def foresees(self) -> bool:
-        """Whether `scores` makes use of what is expected: then it computes the logits of a trained head once."""
+    def foresees(self, targets: Tensor) -> bool:
+        """Whether `scores` makes use of what is expected of targets (S, T) or (S, T, K): then it computes the logits of
+        a trained head once."""
         linear = self.plain()
-        return linear is not None and choose(linear.weight.device, linear.weight.dtype).implementation.foresees
+        if linear is None or linear.weight.dtype == torch.float16 or targets.dim() > 2:
+            return False
+        return choose(linear.weight.device, linear.weight.dtype).implementation.foresees
 
     def logits(self, hidden: Tensor, linear: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied.

@@ -180,7 +180,7 @@ class Network:
         head_rows = len(states.rows) if "logits" in needs else int(mask_st.sum()) if words else 0
         if expected is not None and expected.shape != rectangle.targets.shape:
             expected = None  # one weight for all targets of a position
-        once = expected is not None and self.head.foresees()
+        once = expected is not None and self.head.foresees(rectangle.targets)
         self._count(replace(states.computed, head_rows=head_rows), relogits=not once)
         found: dict[str, Tensor] = {}
         if "logprobs" in needs or "entropy" in needs:
