@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_it_is_the_weighted_sum_with_the_needs_of_all() -> None:
     )
     assert (spec.together, spec.needs) == ("group", {"logprobs", "logprobs@reference"})
     assert combined([(WEIGHTED_NLL, 1.0)]) is WEIGHTED_NLL
+
+
+def test_a_sum_is_in_proportion_to_a_field_if_all_its_parts_are() -> None:
+    weights, other = (replace(WEIGHTED_NLL, proportional_to=name) for name in ("weights", "other"))
+    assert combined([(weights, 1.0), (weights, 0.5)]).proportional_to == "weights"
+    assert combined([(weights, 1.0), (other, 1.0)]).proportional_to is None
+    assert combined([(weights, 1.0), (PAIR_MARGIN, 1.0)]).proportional_to is None
 
 
 def test_each_loss_has_its_own_state() -> None:

@@ -163,13 +163,9 @@ class WeightGradient:
             add_(self._sum, torch.mm(d_linear_cv.t(), hidden_cd, out=self._part))
 
     def total(self) -> Tensor:
-        """The sum; zeros where there was no row."""
-        if self._sum is None:
-            return torch.zeros_like(self._like, dtype=self._work)
-        return self._sum if self._sum.dtype == self._work else scaled(self._sum, self._work)
+        """The sum, as precise as it is; zeros where there was no row."""
+        return torch.zeros_like(self._like) if self._sum is None else self._sum
 
     def result(self) -> Tensor:
         """The sum in the weight's dtype."""
-        if self._sum is None:
-            return torch.zeros_like(self._like)
-        return self._sum if self._sum.dtype == self._like.dtype else scaled(self._sum, self._like.dtype)
+        return scaled(self.total(), self._like.dtype)

@@ -30,6 +30,10 @@ class LinearLogprob(NamedTuple):
     comes from the logits as the implementation rounds them, so that near-ties may fall differently."""
 
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""With respect to hidden, weight and bias; None where none is wanted."""
+
+
 class Availability(NamedTuple):
     """Whether an implementation can run on a device, and why (or why not)."""
 

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finetooth_kernels.contract import Gradients
 from finetooth_kernels.sums import scaled
 
-__all__ = ["Foreseen", "Gradients"]
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""With respect to hidden, weight and bias."""
+__all__ = ["Foreseen"]
 
 _ROUNDINGS = 8.0
 """How many of them may lie between what was expected and what came."""
@@ -29,7 +27,7 @@ class Foreseen(NamedTuple):
     Attributes:
         slopes_md: d logprob / d hidden of each row.
         expected_m1: what the incoming gradients will be in proportion to; None: the weight does not train.
-        d_weight_vd: the gradient of the weight if they are just that, in full precision.
+        d_weight_vd: the gradient of the weight if they are just that, in its own precision or a wider one.
     """
 
     slopes_md: Tensor | None = None

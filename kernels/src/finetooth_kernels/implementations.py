@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,18 +16,20 @@ class Implementation:
     """One way to compute `linear_logprob`; every `function` takes and returns the same.
 
     Attributes:
-        foresees: with `expected` it computes the logits of a trained head once.
+        foresees: see `linear_logprob.foresees`; what has no use for `expected` never does.
     """
 
     name: str
     function: Callable[..., LinearLogprob]
     available: Callable[[torch.device | str, torch.dtype | None], Availability]
-    foresees: bool = False
+    foresees: Callable[..., bool] = field(default=lambda dtype, targets, *, trains_bias: False)
 
 
 IMPLEMENTATIONS = (
     Implementation("triton", triton_linear_logprob.linear_logprob_triton, triton_linear_logprob.available),
-    Implementation("chunked", linear_logprob.linear_logprob, linear_logprob.available, foresees=True),
+    Implementation(
+        "chunked", linear_logprob.linear_logprob, linear_logprob.available, foresees=linear_logprob.foresees
+    ),
     Implementation("reference", reference.linear_logprob_reference, reference.available),
 )
 """Best first. The reference comes last: it holds the whole logits, in float64."""

@@ -36,16 +36,17 @@ from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspac
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,
     Availability,
+    Gradients,
     LinearLogprob,
     check_arguments,
     refused_dtype,
     result_dtype,
 )
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
-from finetooth_kernels.foreseen import Foreseen, Gradients
+from finetooth_kernels.foreseen import Foreseen
 from finetooth_kernels.mm import mm
 
-__all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "linear_logprob"]
+__all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "foresees", "linear_logprob"]
 
 _LOWEST_LOG_PROBABILITY = -1000.0
 """exp() of it is 0 in float64 too: it stands in for -inf (a vocabulary entry switched off), where 0 * inf is NaN."""
@@ -61,6 +62,17 @@ def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = No
     if kind == "cuda" and not torch.cuda.is_available():
         return Availability(False, "torch sees no CUDA or ROCm device")
     return Availability(True, f"plain torch operations run on {kind}")
+
+
+def foresees(dtype: torch.dtype, targets: int, *, trains_bias: bool) -> bool:
+    """Whether `expected` spares a head that trains the second computation of its logits.
+
+    Args:
+        dtype: of the head. In float16 a chunk's sum might overflow before any loss scale can help.
+        targets: a row.
+        trains_bias: the head's bias trains too.
+    """
+    return targets == 1 and not trains_bias and dtype != torch.float16
 
 
 def linear_logprob(
@@ -162,9 +174,10 @@ class _LinearLogprob(torch.autograd.Function):
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        at_once = grad_enabled and needs_hidden and not needs_bias and targets_mk.shape[1] == 1
-        if needs_weight and (expected_mk is None or hidden_md.dtype == torch.float16):
-            at_once = False  # in float16 a chunk's sum may overflow before any loss scale can help
+        targets = targets_mk.shape[1]
+        at_once = grad_enabled and needs_hidden and not needs_bias and targets == 1
+        if needs_weight:
+            at_once &= expected_mk is not None and foresees(hidden_md.dtype, targets, trains_bias=needs_bias)
         with without_autocast(hidden_md.device):
             space = Workspace(hidden_md, weight_vd, bias_v, sizes)
             expected_m1 = expected_mk if at_once and needs_weight else None

@@ -30,6 +30,9 @@ ALONE_BYTES = 2**25
 SMALLEST = 2**16
 """Smaller tensors are left to malloc."""
 
+LARGE = 2**26
+"""Tensors from this size on malloc has no room to keep for: it asks the system for new pages each time."""
+
 _ALIGNED = 64
 """Tensors are cut at multiples of this: a cache line, and the widest vector."""
 

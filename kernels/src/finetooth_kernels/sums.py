@@ -10,12 +10,9 @@ from torch import Tensor
 
 from finetooth_kernels import native
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.memory import new_empty
+from finetooth_kernels.memory import LARGE, new_empty
 
 __all__ = ["add_", "scaled"]
-
-LARGE = 2**26
-"""Bytes from which on malloc would ask the system for new pages each time."""
 
 
 def add_(total: Tensor, part: Tensor) -> Tensor:
@@ -28,11 +25,13 @@ def add_(total: Tensor, part: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor, dtype: torch.dtype, factor: Tensor | None = None) -> Tensor:
-    """x * factor in new memory and another precision, rounded once; without a graph.
+    """x * factor in another precision, rounded once; `x` itself where nothing changes. Without a graph.
 
     Args:
         factor: () a number in full precision; None: 1.
     """
+    if factor is None and x.dtype == dtype:
+        return x
     size = x.numel() * dtype.itemsize
     out = new_empty(x, dtype=dtype) if size >= LARGE else torch.empty_like(x, dtype=dtype)
     library = _library(x, out)

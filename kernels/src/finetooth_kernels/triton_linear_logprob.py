@@ -26,7 +26,7 @@ from torch import Tensor
 from finetooth_kernels import triton_device
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head
-from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, LinearLogprob, check_arguments
+from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, Gradients, LinearLogprob, check_arguments
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
 from finetooth_kernels.triton_device import available
 from finetooth_kernels.triton_launch import Operands, Scores, gradient_tiles, row_scores_, statistics
@@ -126,7 +126,7 @@ class _LinearLogprob(torch.autograd.Function):
         ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
     ) -> tuple[Tensor | None, ...]:
         slopes_md, *again = ctx.saved_tensors
-        grads: _Gradients = (None, None, None)
+        grads: Gradients = (None, None, None)
         if slopes_md is not None and d_entropy_m is None:
             if d_logprobs_mk is not None:
                 grads = ((slopes_md * (d_logprobs_mk * ctx.head.slope)).to(slopes_md.dtype), None, None)
@@ -140,10 +140,6 @@ class _LinearLogprob(torch.autograd.Function):
             with without_autocast(hidden_md.device), triton_device.on(hidden_md.device):
                 grads = _gradients(operands, scores, d_entropy_m, ctx.chunk_bytes, ctx.needs_input_grad[:3])
         return (*grads, None, None, None)
-
-
-_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""With respect to hidden, weight and bias."""
 
 
 def _scores_with_slopes(operands: Operands, wanted: _Wanted) -> tuple[Scores, Tensor]:
@@ -169,7 +165,7 @@ def _scores_with_slopes(operands: Operands, wanted: _Wanted) -> tuple[Scores, Te
 
 def _gradients(
     operands: Operands, scores: Scores, d_entropy_m: Tensor | None, chunk_bytes: int, wanted: tuple[bool, bool, bool]
-) -> _Gradients:
+) -> Gradients:
     """Gradients for hidden, weight and bias where wanted, from a chunk of tiles after the other.
 
     `scores.logprobs_mk` holds the incoming gradient. It is brought to at most 1 first, so that half precision loses no

@@ -84,21 +84,28 @@ void transpose(const char* from, int64_t row_bytes, int64_t columns, char* to) {
             std::memcpy(to + (column * PANEL + row) * 4, from + row * row_bytes + column * 4, 4);
 }
 
-// to[o][i] = from[i][o], 16 bits each, for PANEL outputs o and two inputs i.
-FT_INLINE void interleave(const char* from, int64_t input_bytes, char* to) {
-#if defined(__AVX512BW__)
-    if constexpr (PANEL == 32) {
-        const __m512i index = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,  //
-                                               39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-        const __m512i a = _mm512_loadu_si512(from), b = _mm512_loadu_si512(from + input_bytes);
-        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, index, b));
-        _mm512_storeu_si512(to + 64, _mm512_permutex2var_epi16(a, _mm512_add_epi16(index, _mm512_set1_epi16(16)), b));
-        return;
-    }
-#endif
-    for (int o = 0; o < PANEL; ++o)
-        for (int i = 0; i < 2; ++i) std::memcpy(to + (2 * o + i) * 2, from + i * input_bytes + o * 2, 2);
+// panel[input] = from[input], for PANEL outputs.
+template <class T>
+void stack(const T* from, int64_t right_in, int64_t inputs, T* panel) {
+    for (int64_t k = 0; k < inputs; ++k) std::memcpy(panel + k * PANEL, from + k * right_in, PANEL * sizeof(T));
 }
+
+#if defined(__AVX512BF16__)
+// Two inputs at a time: their numbers for each output stand together.
+void stack(const BFloat16* from, int64_t right_in, int64_t inputs, BFloat16* panel) {
+    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,  //
+                                           39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    for (int64_t k = 0; k < inputs; k += 2) {
+        const BFloat16* pair = from + k * right_in;
+        // inputs lie far apart: no machine fetches the next by itself
+        for (int i = 0; i < 2; ++i) __builtin_prefetch(pair + (AHEAD + i) * right_in);
+        const __m512i a = _mm512_loadu_si512(pair), b = _mm512_loadu_si512(pair + right_in);
+        _mm512_storeu_si512(panel + k * PANEL, _mm512_permutex2var_epi16(a, first, b));
+        _mm512_storeu_si512(panel + (k + 1) * PANEL, _mm512_permutex2var_epi16(a, second, b));
+    }
+}
+#endif
 
 // `count` inputs from `first` on, of `width` outputs from `start` on, as a panel.
 template <class T>
@@ -110,19 +117,8 @@ void pack(const Factors& of, int64_t first, int64_t count, int64_t start, int64_
     if (width == PANEL && of.right_in == 1 && sizeof(T) * together == 4) {
         transpose(reinterpret_cast<const char*>(from), of.right_out * static_cast<int64_t>(sizeof(T)), even / together,
                   reinterpret_cast<char*>(panel));
-    } else if (width == PANEL && of.right_out == 1 && sizeof(T) == 2 && together == 2) {
-        const char* pair = reinterpret_cast<const char*>(from);
-        const int64_t input_bytes = of.right_in * static_cast<int64_t>(sizeof(T));
-        for (int64_t k = 0; k < even; k += 2) {
-            // inputs lie far apart: no machine fetches the next by itself
-            for (int i = 0; i < 2; ++i) __builtin_prefetch(pair + (k + AHEAD + i) * input_bytes);
-            interleave(pair + k * input_bytes, input_bytes, reinterpret_cast<char*>(panel + k * PANEL));
-        }
     } else if (width == PANEL && of.right_out == 1) {
-        for (int64_t k = 0; k < even; k += together)
-            for (int o = 0; o < PANEL; ++o)
-                for (int i = 0; i < together; ++i)
-                    panel[k * PANEL + o * together + i] = from[(k + i) * of.right_in + o];
+        stack(from, of.right_in, even, panel);
     } else {
         for (int64_t k = 0; k < even; ++k)
             for (int64_t o = 0; o < width; ++o)

@@ -83,26 +83,23 @@ FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inpu
 #endif
 
 // Whether `write_past` can write rows so far apart from there on.
-inline bool can_write_past(const float* to, int64_t row) {
+template <class T>
+bool can_write_past(const T* to, int64_t row) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<uintptr_t>(to) % 64 == 0 && row * sizeof(float) % 64 == 0;
+    return std::is_same_v<T, float> && reinterpret_cast<uintptr_t>(to) % 64 == 0 && row * sizeof(T) % 64 == 0;
 #else
     return false;
 #endif
 }
-template <class T>
-bool can_write_past(const T*, int64_t) {
-    return false;
-}
 
 // Without taking it into the caches.
-FT_INLINE void write_past(const float* values, float* to) {
+template <class T>
+FT_INLINE void write_past(const float* values, T* to) {
 #if defined(__AVX512F__)
-    for (int o = 0; o < PANEL; o += 16) _mm512_stream_ps(to + o, _mm512_loadu_ps(values + o));
+    if constexpr (std::is_same_v<T, float>)
+        for (int o = 0; o < PANEL; o += LANES) _mm512_stream_ps(to + o, _mm512_loadu_ps(values + o));
 #endif
 }
-template <class T>
-FT_INLINE void write_past(const float*, T*) {}
 
 // To be called by the thread that wrote, before others read.
 inline void wrote_past() {
@@ -119,7 +116,7 @@ struct Ends {
     int64_t base_row;
     Out* out;
     int64_t out_row, outputs;
-    bool past;  // write past the caches: the result is larger than they are, and would be read first to be overwritten
+    bool past = false;  // write past the caches: what is larger than they are would be read first, to be overwritten
 
     // Ask for the memory that `write` will write to, while there is still something to compute. Not where rows are a
     // multiple of a page apart: they would push each other, and the left factor's, out of the one set of the first cache

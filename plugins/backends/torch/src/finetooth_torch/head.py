@@ -43,9 +43,14 @@ class Projection:
         """Whether `scores` makes use of what is expected of targets (S, T) or (S, T, K): then it computes the logits of
         a trained head once."""
         linear = self.plain()
-        if linear is None or linear.weight.dtype == torch.float16 or targets.dim() > 2:
+        if linear is None:
             return False
-        return choose(linear.weight.device, linear.weight.dtype).implementation.foresees
+        weight, bias = linear.weight, linear.bias
+        return choose(weight.device, weight.dtype).implementation.foresees(
+            weight.dtype,
+            1 if targets.dim() == 2 else targets.shape[-1],
+            trains_bias=bias is not None and bias.requires_grad,
+        )
 
     def logits(self, hidden: Tensor, linear: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied.

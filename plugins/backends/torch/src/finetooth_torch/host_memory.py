@@ -11,11 +11,10 @@ import ctypes
 import os
 from collections.abc import Mapping
 
+from finetooth_kernels.memory import LARGE
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """What `mallopt` calls them."""
-
-_LARGEST = 2**26
-"""Blocks from this size on still get pages of their own, and are given back: kept, they would leave large holes."""
 
 _GROWTH = 64 * 2**20
 """Asked of the system at a time."""
@@ -36,5 +35,6 @@ def keep_freed(environment: Mapping[str, str] = os.environ) -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     trim(0)
-    told = [tell(_MMAP_THRESHOLD, _LARGEST), tell(_TRIM_THRESHOLD, -1), tell(_TOP_PAD, _GROWTH)]
+    # larger ones still get pages of their own, and are given back: kept, they would leave large holes
+    told = [tell(_MMAP_THRESHOLD, LARGE), tell(_TRIM_THRESHOLD, -1), tell(_TOP_PAD, _GROWTH)]
     return all(told)

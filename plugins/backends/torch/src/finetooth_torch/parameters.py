@@ -49,14 +49,16 @@ class TrainedParameters:
         self.live = [parameter for _, parameter in live]
         self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self.live]
         self.split = result_dtype(dtype) != dtype
+        # What trains leaves the file that it may have been mapped from: else the first step copies it page by page, and
+        # stops all threads for each.
         if not self.split:
             for parameter in self.live:
-                parameter.data = _own(parameter)
+                parameter.data = parameter.data.clone()
             self.masters = self.live
             return
         self.masters = []
         for parameter in self.live:
-            master = nn.Parameter(_own(parameter, torch.float32))
+            master = nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
             self.masters.append(master)
@@ -70,10 +72,10 @@ class TrainedParameters:
                 return
             if scaler.scale != 1.0:
                 gradient = gradient.to(torch.float32).div_(scaler.scale)
-            if master.grad is not None:
-                add_(master.grad, gradient)
+            if master.grad is None:
+                master.grad = scaled(gradient, torch.float32)
             else:
-                master.grad = gradient if gradient.dtype == torch.float32 else scaled(gradient, torch.float32)
+                add_(master.grad, gradient)
 
         return collect
 
@@ -150,12 +152,6 @@ class TrainedParameters:
             for parameter, data in zip(self.live, computed, strict=True):
                 parameter.data = data
             self.publish()
-
-
-def _own(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Its numbers in memory of their own. Where they stand in a file that was mapped, the first step would copy them
-    page by page instead, and stop all threads for each."""
-    return parameter.detach().to(dtype or parameter.dtype, copy=True, memory_format=torch.preserve_format)
 
 
 def round_frozen(base: nn.Module, dtype: torch.dtype) -> None:
