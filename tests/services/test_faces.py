@@ -20,7 +20,7 @@ from mcp.client import Client
 
 TOKENS = [10, 20, 30, 40, 50, 60]
 SCRIPT = """
-import json, sys, warnings
+import json, os, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np, tinker
 from tinker import types
@@ -37,7 +37,8 @@ for _ in range(4):
     training.optim_step(types.AdamParams(learning_rate=0.02)).result()
 scored = training.forward([row], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].tolist()
 path = training.save_state("kept").result().path
-print(json.dumps({"losses": losses, "logprobs": scored, "path": path, "model": training.model_id}))
+print(json.dumps({"losses": losses, "logprobs": scored, "path": path, "model": training.model_id}), flush=True)
+os._exit(0)  # the client leaves a thread running, which now and then aborts a process that ends in the usual way
 """
 
 

@@ -106,6 +106,75 @@ def test_a_folder_comes_back_and_nothing_readable_is_left(tmp_path: Path) -> Non
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def begin_only(folder: Path, ignore_errors: bool = False) -> None:
+    """`rmtree` of a process that is killed in the middle."""
+    if folder.is_dir():
+        for name in ("sealed.json", "3/sealed.json"):
+            (folder / name).unlink(missing_ok=True)
+        raise Killed
+
+
+@pytest.mark.parametrize("removed", ["checkpoints/one", "snapshots/m/3", "snapshots/m"])
+def test_a_removal_that_a_crash_cut_short_stops_no_server(
+    removed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = Vault(tmp_path, keys(new_key()))
+    places = [tmp_path / name for name in ("checkpoints/one", "checkpoints/two", "snapshots/m/3", "snapshots/n/3")]
+    for place in places:
+        with vault.writing(place) as folder:
+            (folder / "x").write_bytes(b"x")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(shutil, "rmtree", begin_only)
+        vault.remove(tmp_path / removed)
+    left = [place for place in places if not place.is_relative_to(tmp_path / removed)]
+    vault.check()
+    assert vault.places() == left
+    vault.sweep()
+    assert vault.places() == left
+    assert not list(tmp_path.rglob(".*"))
+    vault.remove(tmp_path / removed)
+
+
+def test_an_overwriting_that_a_crash_cut_short_stops_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = Vault(tmp_path, keys(new_key()))
+    place = filled(vault, "one")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(shutil, "rmtree", begin_only)
+        filled(vault, "one", b"others")
+    vault.check()
+    vault.sweep()
+    assert not list(tmp_path.rglob(".*"))
+    assert filled(vault, "one") == place
+
+
+def test_what_was_being_encrypted_when_the_process_ended_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = filled(Vault(tmp_path, None), "one")
+    was = {file.relative_to(place): file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    vault, rename = Vault(tmp_path, keys(new_key())), Path.rename
+
+    def until_it_is_hidden(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if self == place:
+            raise Killed
+        return done
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "rename", until_it_is_hidden)
+        vault.seal(place)
+    assert not place.exists()
+    vault.sweep()
+    assert {file.relative_to(place): file.read_bytes() for file in place.rglob("*") if file.is_file()} == was
+    vault.seal(place)
+    vault.check()
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_what_was_changed_is_named_in_one_line(tmp_path: Path) -> None:
     text = new_key()
     vault = Vault(tmp_path, keys(text))

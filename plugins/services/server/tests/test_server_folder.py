@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from finetooth_hooks import UserError
 from finetooth_server.encryption.master import new_key
+from finetooth_server.faults import Conflict
 from finetooth_server.folder_lock import folder_lock
+from finetooth_server.keys import Caller
 
 
 def refused(*arguments: str) -> str:
@@ -42,6 +44,27 @@ def test_a_held_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="Not a directory"), folder_lock(key / "below"):
         pass
+
+
+def test_no_model_is_named_out_of_its_folder_or_into_another_ones(start: Any) -> None:
+    service = start()
+    for tenant, id_, said in (
+        ("one", "..", "model id '..'"),
+        ("one", ".hidden-model", "model id '.hidden-model'"),
+        ("one", "model:1", ""),
+        ("one", "model:1", ""),  # the same request again
+        ("two", "model:1", "is taken"),
+        ("two", "model-1", "is taken"),
+        ("one", "model-1", "is taken"),
+        ("two", "model-2", ""),
+    ):
+        caller = Caller(tenant, "", frozenset({"train"}))
+        session = service.open_session(caller)
+        if not said:
+            service.create_model(caller, session, "tiny", {}, id_=id_, face="test")
+            continue
+        with pytest.raises((UserError, Conflict), match=said):
+            service.create_model(caller, session, "tiny", {}, id_=id_, face="test")
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 PYTHON = os.environ.get("FT_TINKER_PYTHON", sys.executable)
 
 BEGIN = """
-import json, sys, warnings
+import json, os, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np, tinker
 from tinker import types
@@ -44,6 +44,10 @@ given = json.loads(sys.argv[1])
 service = tinker.ServiceClient()
 """
 
+END = """
+os._exit(0)  # the client leaves a thread running, which now and then aborts a process that ends in the usual way
+"""
+
 
 def client(url: str, script: str, **given: Any) -> list[dict[str, Any]]:
     """What a script of the client said."""
@@ -51,7 +55,7 @@ def client(url: str, script: str, **given: Any) -> list[dict[str, Any]]:
         **os.environ, "TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-local", "TINKER_TELEMETRY": "0",
     }  # fmt: skip
     done = subprocess.run(
-        [PYTHON, "-c", BEGIN + script, json.dumps(given)],
+        [PYTHON, "-c", BEGIN + script + END, json.dumps(given)],
         env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

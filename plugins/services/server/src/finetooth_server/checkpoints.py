@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -117,7 +116,7 @@ class Checkpoints:
             connection.execute(delete(checkpoints).where(same))
             connection.execute(insert(checkpoints).values(row))
         if old is not None:
-            shutil.rmtree(self._folder / old.id, ignore_errors=True)
+            self._vault.remove(self._folder / old.id)
         return _checkpoint_of(row)
 
     def folder(self, checkpoint: Checkpoint, part: str) -> Path:
@@ -175,7 +174,7 @@ class Checkpoints:
         self.get(caller.tenant, id_)
         with self._records.write() as connection:
             connection.execute(delete(checkpoints).where(checkpoints.c.id == id_))
-        shutil.rmtree(self._folder / id_, ignore_errors=True)
+        self._vault.remove(self._folder / id_)
 
     def sweep(self) -> None:
         """Remove what has expired, and folders that a crash left behind."""
@@ -184,7 +183,7 @@ class Checkpoints:
             known = {row.id for row in connection.execute(select(checkpoints.c.id))}
         for folder in self._folder.iterdir():
             if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._vault.remove(folder)
 
     def _theirs(self, tenant: str, row: Any, what: str) -> Checkpoint:
         if row is None or row.tenant != tenant or (row.expires and row.expires < now()):

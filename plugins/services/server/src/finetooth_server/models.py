@@ -7,7 +7,6 @@ engine's numbers depend on what it was told and on nothing else, so it ends up t
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -76,10 +75,11 @@ class Models:
     def sweep(self) -> None:
         """Remove snapshots of models that were closed; checkpoints stay. Before anything else happens here."""
         with self._records.read() as connection:
-            kept = {_safe(id_) for id_ in connection.scalars(select(models.c.id).where(models.c.closed.is_(False)))}
+            open_ = connection.scalars(select(models.c.id).where(models.c.closed.is_(False)))
+            kept = {folder_name(id_) for id_ in open_}
         for folder in self._folder.glob("*"):
             if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._vault.remove(folder)
 
     def snapshot(self, model: LiveModel) -> None:
         """Write a model's state down, so that no replay goes further back than here."""
@@ -95,15 +95,15 @@ class Models:
 
     def write_snapshot(self, model: LiveModel, seq: int) -> None:
         """The files of a snapshot that holds the effect of call `seq`."""
-        with self._vault.writing(self._folder / _safe(model.id) / str(seq)) as folder:
+        with self._vault.writing(self._folder / folder_name(model.id) / str(seq)) as folder:
             model.engine.save(folder)
 
     def snapshot_stands(self, model: LiveModel, replay: int) -> None:
         """The database knows the snapshot at `model.applied`: what is older can go."""
         model.computed = 0.0
-        for old in (self._folder / _safe(model.id)).iterdir():
+        for old in (self._folder / folder_name(model.id)).iterdir():
             if old.name != str(model.applied):
-                shutil.rmtree(old, ignore_errors=True)
+                self._vault.remove(old)
         self._log.forget(model.id, replay)
 
     # --- building -----------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Models:
         """The model as it was after the last call that is marked as applied."""
         model = self._built(row.id, json.loads(row.recipe))
         if row.snapshot >= 0:
-            with self._vault.reading(self._folder / _safe(row.id) / str(row.snapshot)) as folder:
+            with self._vault.reading(self._folder / folder_name(row.id) / str(row.snapshot)) as folder:
                 model.engine.load(folder)
         model.applied = row.snapshot
         for call in self._log.between(row.id, row.replay, row.applied):
@@ -215,6 +215,6 @@ def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:
     return {"snapshot": seq, "replay": min(seq, stepped) + 1}
 
 
-def _safe(id_: str) -> str:
-    """A model's id as the name of a folder."""
+def folder_name(id_: str) -> str:
+    """A model's id as the name of a folder: Windows takes no colon."""
     return id_.replace(":", "-")

@@ -23,7 +23,7 @@ from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
 from finetooth_server.folder_lock import make_folder
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import REFUSED, Call, Log
-from finetooth_server.models import CREATE, LOAD, SAVE, Models
+from finetooth_server.models import CREATE, LOAD, SAVE, Models, folder_name
 from finetooth_server.operations import OPERATIONS, tokens_of
 from finetooth_server.pruning import Pruner
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
@@ -36,7 +36,8 @@ from finetooth_server.writer import Writer
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 """Number of a model's last call in the log; old calls are removed from it."""
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+"""Of a model. It names a folder too, so that it is no way out of the server's, and not hidden."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ class Service:
         self.seen(caller, session)
         id_ = id_ or session
         if not _ID.fullmatch(id_):
-            raise UserError(f"model id {id_!r}", action="use letters, digits, '.', '_', ':' and '-'")
+            raise UserError(
+                f"model id {id_!r}", action="use letters, digits, '.', '_', ':' and '-', a letter or a digit first"
+            )
         if (strategy := sections.get(STRATEGY)) is not None:
             echo = {**(echo or {}), STRATEGY: check_strategy(strategy)}
         if checkpoint is None:
@@ -197,10 +200,11 @@ class Service:
             "created": now(),
         }
         with self.records.write() as connection:
-            known = connection.execute(select(models).where(models.c.id == id_)).first()
-            if known is not None and known.tenant != caller.tenant:
+            one_folder = func.replace(models.c.id, ":", "-") == folder_name(id_)
+            known = connection.execute(select(models).where(one_folder)).all()
+            if any(one.tenant != caller.tenant or one.id != id_ for one in known):
                 raise Conflict(f"model id {id_!r} is taken", action="choose another one")
-            if known is None:
+            if not known:
                 mine = (models.c.tenant == caller.tenant) & (models.c.closed.is_(False))
                 count = connection.scalar(select(func.count()).select_from(models).where(mine)) or 0
                 if count >= self.settings.limits.models:

@@ -110,6 +110,7 @@ def seal(encryption_key: Path | None, folder: Path, database: str) -> None:
     keys, records = _keys(encryption_key), records_of(folder, database)
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     vault = Vault(folder.absolute(), keys)
+    vault.sweep()
     folders = [place for place in vault.places() if vault.key_of(place) is None]
     for place in folders:
         vault.seal(place)

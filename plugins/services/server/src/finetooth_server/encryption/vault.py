@@ -29,6 +29,8 @@ from finetooth_server.encryption.master import SIZE, MasterKeys
 
 SEALED = "sealed.json"
 FORMAT = 1
+PLAIN = ".plain"
+"""Ends the hidden name of a folder whose encrypted self takes its place."""
 KEPT = {"checkpoints": 1, "snapshots": 2}
 """Folders of a server that hold such folders, and how deep: `checkpoints/ID`, `snapshots/MODEL/NUMBER`."""
 
@@ -79,8 +81,28 @@ class Vault:
                 )
 
     def sweep(self) -> None:
-        """Remove plain folders that a crash left behind."""
+        """Remove what a crash left behind: plain folders, and those half written or half removed. One that was being
+        encrypted is as it was."""
         shutil.rmtree(self._scratch, ignore_errors=True)
+        for name, depth in KEPT.items():
+            for level in range(1, depth + 1):
+                for left in sorted((self.root / name).glob("/".join([*"*" * (level - 1), ".*"]))):
+                    before = left.with_name(left.name.removeprefix(".").removesuffix(PLAIN))
+                    if left.name.endswith(PLAIN) and not before.exists():
+                        left.rename(before)
+                    else:
+                        shutil.rmtree(left, ignore_errors=True)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a kept folder, or one that holds such, if it is there. A crash leaves all of it or none: a part would
+        be taken for one that somebody changed."""
+        hidden = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(hidden, ignore_errors=True)
+        try:
+            folder.rename(hidden)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(hidden, ignore_errors=True)
 
     @contextmanager
     def writing(self, place: Path) -> Iterator[Path]:
@@ -100,7 +122,7 @@ class Vault:
                 with self._plain() as plain:
                     yield plain
                     self._seal(plain, staging, self._name(place))
-            shutil.rmtree(place, ignore_errors=True)
+            self.remove(place)
             staging.rename(place)
             _flush(place.parent)
         except BaseException:
@@ -128,7 +150,8 @@ class Vault:
         """Every checkpoint and snapshot."""
         found = []
         for name, depth in KEPT.items():
-            found += [p for p in (self.root / name).glob("/".join("*" * depth)) if p.is_dir() and p.name[0] != "."]
+            all_ = (self.root / name).glob("/".join("*" * depth))
+            found += [p for p in all_ if p.is_dir() and not any(part[0] == "." for part in p.parts[-depth:])]
         return sorted(found)
 
     def key_of(self, place: Path) -> str | None:
@@ -152,7 +175,7 @@ class Vault:
         staging = place.parent / f".{place.name}"
         shutil.rmtree(staging, ignore_errors=True)
         self._seal(place, staging, self._name(place))
-        old = place.parent / f".{place.name}.plain"
+        old = place.with_name(f".{place.name}{PLAIN}")
         place.rename(old)
         staging.rename(place)
         _flush(place.parent)

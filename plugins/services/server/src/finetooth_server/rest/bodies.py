@@ -50,7 +50,7 @@ class NewSession(Body):
     """With `checkpoint`: take the optimizer's state too, not only the weights."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Kept with the session; for the client's own use."""
-    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{8,128}$")
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{7,127}$")
     """Chosen by the client, so that a request that is sent twice makes one session."""
 
 
