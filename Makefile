@@ -60,9 +60,9 @@ demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to
 
 test: $(TESTED) lint types  ## ruff, mypy, import rules and the tests (not the slow ones)
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-slow: $(TESTED)  ## the tests marked slow
 # a thread each: two that share their cores wait for each other's threads
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+slow: $(TESTED)  ## the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist load
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was
 	$(BIN)/python tests/torture/run.py

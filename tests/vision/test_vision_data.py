@@ -142,6 +142,7 @@ class TestCache:
         (entry,) = DataCache().entries()
         assert entry.bytes < 40_000 < sum(file.stat().st_size for file in (own.parent / "images").iterdir())
 
+    @pytest.mark.slow
     def test_workers_give_the_same(self, recipe: Recipe, own: Path) -> None:
         _, alone = prepared(recipe(own, workers=0, cache="off"))
         _, together = prepared(recipe(own, workers=2, cache="off"))

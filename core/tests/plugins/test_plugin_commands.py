@@ -136,6 +136,7 @@ def test_doctor_looks_at_a_broken_plugin_that_the_user_named(site, capsys, tmp_p
 # --- new --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_template_passes_its_own_tests_and_the_kit(site, loss_plugin, tmp_path: Path) -> None:
     """All kinds in one process; what `ft plugins new` writes is not touched in between."""
     from finetooth_core import manager
