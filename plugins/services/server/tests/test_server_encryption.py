@@ -20,6 +20,8 @@ from finetooth_server.encryption import streams
 from finetooth_server.encryption.master import MasterKeys, master_keys, new_key, parsed
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.keys import Caller
+from finetooth_server.service import Service
+from finetooth_server.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -110,12 +112,18 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+RMTREE = shutil.rmtree
+
+
 def begin_only(folder: Path, ignore_errors: bool = False) -> None:
-    """`rmtree` of a process that is killed in the middle."""
-    if folder.is_dir():
-        for name in ("sealed.json", "3/sealed.json"):
-            (folder / name).unlink(missing_ok=True)
-        raise Killed
+    """`rmtree` of a process that is killed as soon as it removes what is kept."""
+    sealed = list(folder.rglob("sealed.json"))
+    if not sealed or (folder.name[0] == "." and not folder.name.endswith(".gone")):
+        RMTREE(folder, ignore_errors=ignore_errors)
+        return
+    for file in sealed:
+        file.unlink()
+    raise Killed
 
 
 @pytest.mark.parametrize("removed", ["checkpoints/one", "snapshots/m/3", "snapshots/m"])
@@ -136,7 +144,10 @@ def test_a_removal_that_a_crash_cut_short_stops_no_server(
     vault.sweep()
     assert vault.places() == left
     assert not list(tmp_path.rglob(".*"))
-    vault.remove(tmp_path / removed)
+    vault.remove(tmp_path / removed)  # a second time
+    (tmp_path / "snapshots" / ".left").touch()
+    vault.remove(tmp_path / "snapshots" / ".left")  # no folder: others' business
+    assert [file.name for file in tmp_path.rglob(".*")] == [".left"]
 
 
 def test_an_overwriting_that_a_crash_cut_short_stops_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +156,8 @@ def test_an_overwriting_that_a_crash_cut_short_stops_no_server(tmp_path: Path, m
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(shutil, "rmtree", begin_only)
         filled(vault, "one", b"others")
+    assert not (tmp_path / "checkpoints" / "one").exists()
+    assert (tmp_path / "checkpoints" / ".one.gone" / "weights").exists(), "it was cut short where it was to be"
     vault.check()
     vault.sweep()
     assert not list(tmp_path.rglob(".*"))
@@ -173,6 +186,14 @@ def test_what_was_being_encrypted_when_the_process_ended_is_as_it_was(
     vault.seal(place)
     vault.check()
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_server_takes_nothing_plain_that_was_being_encrypted(
+    context: Any, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "snapshots" / "m" / ".3.plain").mkdir(parents=True)
+    with pytest.raises(UserError, match="snapshots/m/3: it is not encrypted"):
+        Service(context, Settings(tmp_path, {"tiny": recipe}, keyless=True, encryption=keys(new_key())))
 
 
 def test_what_was_changed_is_named_in_one_line(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_no_model_is_named_out_of_its_folder_or_into_another_ones(start: Any) ->
         ("one", "model:1", ""),  # the same request again
         ("two", "model:1", "is taken"),
         ("two", "model-1", "is taken"),
+        ("two", "Model-1", "is taken"),  # the same folder on systems that take letters so
+        ("one", "model.", "model id 'model.'"),
         ("one", "model-1", "is taken"),
         ("two", "model-2", ""),
     ):

@@ -21,6 +21,7 @@ from finetooth_server.checkpoints import STATE, WEIGHTS, Checkpoints
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.live import LiveModel
 from finetooth_server.log import Due, Log
+from finetooth_server.model_ids import folder_name
 from finetooth_server.operations import OPERATIONS, handle_number
 from finetooth_server.records import DONE, FAILED, Records, models
 from finetooth_server.settings import Settings
@@ -213,8 +214,3 @@ def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:
     """What the database must know of a snapshot that holds the effect of call `seq`: forwards since the last step
     before it may still get their backward, and are computed again for that."""
     return {"snapshot": seq, "replay": min(seq, stepped) + 1}
-
-
-def folder_name(id_: str) -> str:
-    """A model's id as the name of a folder: Windows takes no colon."""
-    return id_.replace(":", "-")

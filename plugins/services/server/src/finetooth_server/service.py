@@ -4,7 +4,6 @@ writes to the log, and computes nothing itself."""
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import threading
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
 from finetooth_server.folder_lock import make_folder
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import REFUSED, Call, Log
-from finetooth_server.models import CREATE, LOAD, SAVE, Models, folder_name
+from finetooth_server.model_ids import check_id, same_folder
+from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS, tokens_of
 from finetooth_server.pruning import Pruner
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
@@ -35,9 +35,6 @@ from finetooth_server.writer import Writer
 
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 """Number of a model's last call in the log; old calls are removed from it."""
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-"""Of a model. It names a folder too, so that it is no way out of the server's, and not hidden."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,7 @@ class Service:
         self._tokenizing = threading.Lock()
         self.streams = Streams(self.log, most=limits.streams)
         self.vault = Vault(settings.folder, settings.encryption, settings.scratch)
+        self.vault.sweep()
         self.vault.check()
         self.checkpoints = Checkpoints(self.records, self.vault)
         self.registry = Models(context, settings, self.records, self.log, self.checkpoints, self.vault)
@@ -100,7 +98,6 @@ class Service:
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""
-        self.vault.sweep()
         self.checkpoints.sweep()
         self.registry.sweep()
         self.writer.start()
@@ -178,10 +175,7 @@ class Service:
         self._may(caller, "train")
         self.seen(caller, session)
         id_ = id_ or session
-        if not _ID.fullmatch(id_):
-            raise UserError(
-                f"model id {id_!r}", action="use letters, digits, '.', '_', ':' and '-', a letter or a digit first"
-            )
+        check_id(id_)
         if (strategy := sections.get(STRATEGY)) is not None:
             echo = {**(echo or {}), STRATEGY: check_strategy(strategy)}
         if checkpoint is None:
@@ -200,8 +194,7 @@ class Service:
             "created": now(),
         }
         with self.records.write() as connection:
-            one_folder = func.replace(models.c.id, ":", "-") == folder_name(id_)
-            known = connection.execute(select(models).where(one_folder)).all()
+            known = connection.execute(select(models).where(same_folder(id_))).all()
             if any(one.tenant != caller.tenant or one.id != id_ for one in known):
                 raise Conflict(f"model id {id_!r} is taken", action="choose another one")
             if not known:

@@ -96,13 +96,15 @@ class Vault:
     def remove(self, folder: Path) -> None:
         """Remove a kept folder, or one that holds such, if it is there. A crash leaves all of it or none: a part would
         be taken for one that somebody changed."""
-        hidden = folder.with_name(f".{folder.name}.gone")
-        shutil.rmtree(hidden, ignore_errors=True)
-        try:
-            folder.rename(hidden)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(hidden, ignore_errors=True)
+        gone = folder
+        if folder.name[0] != ".":
+            gone = folder.with_name(f".{folder.name}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            try:
+                folder.rename(gone)
+            except OSError:  # it is not there, or the system renames nothing that is open
+                gone = folder
+        shutil.rmtree(gone, ignore_errors=True)
 
     @contextmanager
     def writing(self, place: Path) -> Iterator[Path]:

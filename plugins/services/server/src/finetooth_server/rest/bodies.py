@@ -7,6 +7,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetooth_server.model_ids import LONGEST, PATTERN
+
 Result = TypeVar("Result")
 
 
@@ -50,7 +52,7 @@ class NewSession(Body):
     """With `checkpoint`: take the optimizer's state too, not only the weights."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Kept with the session; for the client's own use."""
-    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{7,127}$")
+    id: str | None = Field(default=None, pattern=PATTERN, min_length=8, max_length=LONGEST)
     """Chosen by the client, so that a request that is sent twice makes one session."""
 
 
