@@ -23,9 +23,10 @@ def build(options: NoOptions, context: Context) -> LossFn:
 SUM = "-xp.sum(outputs['logprobs'] * data.fields['weights'])"
 
 
-def _loss(write: Write, body: str, together: str = "sequence") -> list[CheckResult]:
+def _loss(write: Write, body: str, together: str = "sequence", field: str | None = None) -> list[CheckResult]:
     function = "def loss(outputs, data, state):\n" + "".join(f"    {line}\n" for line in body.splitlines())
-    return _run(write(LOSS.replace("TOGETHER", together), BUILD + function))
+    entry = LOSS.replace('"TOGETHER"', f"{together!r}, proportional_to={field!r}")
+    return _run(write(entry, BUILD + function))
 
 
 def _run(module: str) -> list[CheckResult]:
@@ -88,6 +89,18 @@ def test_broken_loss_fails_its_check(plugin: Write, check: str) -> None:
 def test_loss_that_writes_into_its_input_fails(plugin: Write) -> None:
     body = f"outputs['logprobs'][0] = 0.0\nreturn LossResult({{'a': Contribution({SUM})}})"
     assert "evaluation_is_repeatable" in _failed(_loss(plugin, body))
+
+
+def test_a_gradient_is_what_is_declared_of_it(plugin: Write) -> None:
+    check = "gradient_is_in_proportion_as_declared"
+    good, other, squared = (
+        f"return LossResult({{'a': Contribution({total})}})"
+        for total in (SUM, "-xp.sum(outputs['logprobs'])", "xp.sum(outputs['logprobs'] ** 2 * data.fields['weights'])")
+    )
+    (passed,) = [result for result in _loss(plugin, good, field="weights") if result.check == check]
+    assert passed.status == "passed"
+    assert _failed(_loss(plugin, other, field="weights")) == {check}
+    assert check in _failed(_loss(plugin, squared, field="weights"))
 
 
 def test_step_loss_may_carry_numbers_only(plugin: Write) -> None:

@@ -136,9 +136,37 @@ def test_what_is_expected_saves_a_product_and_what_proves_wrong_costs_one() -> N
     assert len(wrong.products) == (3 + 3) * chunks
 
 
-def test_an_expected_gradient_adds_only_its_sum() -> None:
+@pytest.mark.parametrize("came", [0.0, 1.0])
+def test_zeros_that_are_expected_and_come_multiply_nothing_again(came: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 4, generator=generator).requires_grad_() for rows in (48, 64))
+    targets, chunks = torch.zeros(48, dtype=torch.int64), 4
+    with Watch() as watch:
+        got = linear_logprob(hidden, weight, targets, expected=torch.zeros(48), chunk_bytes=12 * 64 * 4 + 2 * 64 * 4)
+        (came * got.logprobs.sum()).backward()
+    assert len(watch.products) == (3 if came == 0.0 else 3 + 3) * chunks
+    want = torch.autograd.grad(came * linear_logprob(hidden, weight, targets).logprobs.sum(), [hidden, weight])
+    for have, wanted in zip((hidden.grad, weight.grad), want, strict=True):
+        torch.testing.assert_close(have, wanted)
+
+
+def test_a_head_that_trains_alone_needs_no_slopes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(48, 4, generator=generator), torch.randn(64, 4, generator=generator).requires_grad_()
+    targets, chunks = torch.randint(0, 64, (48,), generator=generator), 4
+    came = torch.rand(48, generator=generator)
+    with Watch() as watch:
+        got = linear_logprob(hidden, weight, targets, expected=3.0 * came, chunk_bytes=12 * 64 * 4 + 2 * 64 * 4)
+        (got.logprobs * came).sum().backward()
+    assert len(watch.products) == 2 * chunks
+    (want,) = torch.autograd.grad((linear_logprob(hidden, weight, targets).logprobs * came).sum(), weight)
+    torch.testing.assert_close(weight.grad, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_expected_gradient_adds_only_its_sum(dtype: torch.dtype) -> None:
     vocabulary, chunk_bytes = 2**13, 256 * KIB
-    watch = run(vocabulary, chunk_bytes, train_head=True, expected=torch.ones(48))
+    watch = run(vocabulary, chunk_bytes, train_head=True, dtype=dtype, expected=torch.ones(48))
     gradient = vocabulary * 4 * 4
     assert watch.peak <= chunk_bytes + 2 * gradient + 24 * KIB  # the sum, and what is handed on
     assert watch.largest <= max(chunk_bytes, gradient)

@@ -133,6 +133,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             needs=needs,
             role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
             head=head,
+            proportional_to=_proportional_to(context),
             **_lengths(context, prepared.report, reports),
         )
     )
@@ -149,6 +150,12 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
+
+
+def _proportional_to(context: RunContext) -> str | None:
+    """The field that the gradients of all losses are in proportion to, if there is one."""
+    fields = {spec.proportional_to for _, spec in context.losses}
+    return fields.pop() if len(fields) == 1 else None
 
 
 def _engine_request(

@@ -66,6 +66,7 @@ class PlanRequest:
         segmented: data hold several segments (`Datum.parents`), which must be kept apart.
         needs: engine capabilities that the method and the evaluators rely on.
         head: the scalar head that the method asks for.
+        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
         role_parameters: parameters of frozen models held beside the policy.
         trained_parameters: how many parameters train, those of the head included.
         optimizer_bytes: optimizer state per trained parameter.
@@ -92,6 +93,7 @@ class PlanRequest:
     needs: frozenset[str] = frozenset()
     head: ScalarHead | None = None
     role_parameters: int = 0
+    proportional_to: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Foreseen(NamedTuple):
     """What a forward pass made; all None where it made nothing.
 
     Attributes:
-        slopes_md: d logprob / d hidden of each row.
+        slopes_md: d logprob / d hidden of each row; None: hidden states take no gradient.
         expected_m1: what the incoming gradients will be in proportion to; None: the weight does not train.
         d_weight_vd: the gradient of the weight if they are just that, in its own precision or a wider one.
     """
@@ -40,15 +40,17 @@ class Foreseen(NamedTuple):
         Args:
             dtype: of the results.
         """
-        if self.slopes_md is None:
+        if self.slopes_md is None and self.d_weight_vd is None:
             return None
-        d_weight = None
+        d_hidden = d_weight = None
         if self.expected_m1 is not None and self.d_weight_vd is not None:
             factor = _common_factor(d_logprobs_m1, self.expected_m1)
             if factor is None:
                 return None
             d_weight = scaled(self.d_weight_vd, dtype, factor)  # not in place: the graph may be gone through again
-        return (self.slopes_md * d_logprobs_m1).to(dtype), d_weight, None
+        if self.slopes_md is not None:
+            d_hidden = (self.slopes_md * d_logprobs_m1).to(dtype)
+        return d_hidden, d_weight, None
 
 
 def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
@@ -56,7 +58,8 @@ def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
     if expected_m1.numel() == 0:
         return None
     at = expected_m1.abs().argmax()
-    factor = (came_m1.flatten()[at] / expected_m1.flatten()[at]).to(expected_m1.dtype)
+    largest, came = expected_m1.flatten()[at], came_m1.flatten()[at]
+    factor = torch.where(largest == 0, 0, came / largest).to(expected_m1.dtype)  # if none is expected, none may come
     foreseen_m1 = expected_m1 * factor
     limit = foreseen_m1.abs().mul_(_ROUNDINGS * torch.finfo(came_m1.dtype).eps)
     fits = (came_m1 - foreseen_m1).abs_() <= limit  # false where anything is no number

@@ -107,8 +107,8 @@ def linear_logprob(
     Memory, beside inputs and gradients: `chunk_bytes`, scratch included, whatever N and the vocabulary; or what one row
     takes (its logits and up to three blocks of scratch of the same size) where that is more. A frozen head also keeps
     one vector of length D per row for the backward pass; with `expected` a trained one does, and the gradient of the
-    weight in float32. The result depends on the chunking only by the rounding of the matrix products. Under autocast,
-    inputs are cast as `torch.nn.functional.linear` would.
+    weight in float32, which is there twice where it proves wrong. The result depends on the chunking only by the
+    rounding of the matrix products. Under autocast, inputs are cast as `torch.nn.functional.linear` would.
 
     Args:
         hidden_nd: (N, D) hidden states; float32, bfloat16, float16 or float64.
@@ -175,7 +175,7 @@ class _LinearLogprob(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         targets = targets_mk.shape[1]
-        at_once = grad_enabled and needs_hidden and not needs_bias and targets == 1
+        at_once = grad_enabled and (needs_hidden or needs_weight) and not needs_bias and targets == 1
         if needs_weight:
             at_once &= expected_mk is not None and foresees(hidden_md.dtype, targets, trains_bias=needs_bias)
         with without_autocast(hidden_md.device):
@@ -183,7 +183,7 @@ class _LinearLogprob(torch.autograd.Function):
             expected_m1 = expected_mk if at_once and needs_weight else None
             scores, foreseen = _score(
                 space, targets_mk, head, expected_m1,
-                want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once,
+                want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once and needs_hidden,
             )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.head, ctx.sizes, ctx.dtype = head, sizes, hidden_md.dtype
@@ -227,8 +227,8 @@ def _score(
     space: Workspace, targets_mk: Tensor, head: Head, expected_m1: Tensor | None,
     *, want_entropy: bool, want_top1: bool, want_slopes: bool,
 ) -> tuple[_Scores, Foreseen]:  # fmt: skip
-    """Log-probabilities, and what else is asked for, in one pass over the logits; `expected_m1`: only where the weight
-    trains."""
+    """Log-probabilities, and what else is asked for, in one pass over the logits; the gradient of the weight too where
+    `expected_m1` is given."""
     rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
     scores = _Scores(
         logprobs_mk=space.hidden.new_empty(targets_mk.shape, dtype=work),
@@ -237,15 +237,13 @@ def _score(
         top1_m=targets_mk.new_empty(rows if want_top1 else 0),
     )
     slopes_md = space.hidden.new_empty(space.hidden.shape) if want_slopes else None
-    d_weight = weighted_md = None
-    if want_slopes and expected_m1 is not None:
-        d_weight = WeightGradient(space.weight)
-        weighted_md = (space.hidden * expected_m1).to(space.hidden.dtype)
+    d_weight = WeightGradient(space.weight) if expected_m1 is not None else None
+    want_gradient = want_slopes or d_weight is not None
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
         kernels = native.library_for(linear) if head.softcap is None else None
         if kernels is None:
-            _score_blocks(space, chunk, targets_mk, head, scores, want_slopes=want_slopes)
+            _score_blocks(space, chunk, targets_mk, head, scores, want_gradient=want_gradient)
         else:
             kernels.head_rows(
                 linear,
@@ -255,25 +253,25 @@ def _score(
                 scores.entropy_m[chunk] if want_entropy else None,
                 scores.top1_m[chunk] if want_top1 else None,
                 head.slope,
-                gradient=space.hidden.dtype if want_slopes else None,
+                gradient=space.hidden.dtype if want_gradient else None,
             )
         d_linear = space.gradient(len(linear))
         if slopes_md is not None:
             mm(d_linear, space.weight, out=slopes_md[chunk])
-        if d_weight is not None and weighted_md is not None:
-            d_weight.add(d_linear, weighted_md[chunk])
+        if d_weight is not None and expected_m1 is not None:
+            d_weight.add(d_linear, (space.hidden[chunk] * expected_m1[chunk]).to(space.hidden.dtype))
     return scores, Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
 
 
 def _score_blocks(
-    space: Workspace, chunk: slice, targets_mk: Tensor, head: Head, scores: _Scores, *, want_slopes: bool
+    space: Workspace, chunk: slice, targets_mk: Tensor, head: Head, scores: _Scores, *, want_gradient: bool
 ) -> None:
-    """Score the rows of a chunk; where slopes are wanted, the gradients take the place of its linear output."""
+    """Score the rows of a chunk; where it is wanted, the gradient takes the place of its linear output."""
     for block, piece in space.blocks(chunk):
         logits = head.logits_(space.in_full_precision(piece))
-        damping = head.damping(logits, space) if want_slopes else None
+        damping = head.damping(logits, space) if want_gradient else None
         shifted, log_total = _score_block(logits, space.scratch(piece.shape[0]), targets_mk[block], scores, block)
-        if want_slopes:
+        if want_gradient:
             unit = _Incoming(targets_mk[block], torch.ones_like(log_total), log_total)
             gradient = _logit_gradient_(shifted, space.scratch(piece.shape[0]), unit, damping)
             space.keep_gradient(chunk, block, gradient)

@@ -223,6 +223,29 @@ def gradient_is_the_slope(case: EntryCase) -> None:
 
 
 @check_for("loss")
+def gradient_is_in_proportion_as_declared(case: EntryCase) -> None:
+    """Where the entry says `proportional_to`, the gradient of the log-probabilities is the field times one number."""
+    assert isinstance(case.entry, Loss)
+    name = case.entry.proportional_to
+    if name is None:
+        raise CheckSkipped("it declares nothing of its gradient")
+    fn = case.build()
+    for loss_case in _cases(case)[:2]:
+        slope, counted = _numeric_slope(fn, loss_case, "logprobs")
+        values = np.where(counted, loss_case.field(name), 0.0)
+        largest = np.unravel_index(np.argmax(np.abs(values)), values.shape)
+        wanted = values * (slope[largest] / values[largest])
+        worst = np.unravel_index(np.argmax(np.abs(slope - wanted)), slope.shape)
+        if abs(slope[worst] - wanted[worst]) > 1e-3 * (1e-3 + abs(slope[largest])):
+            index = [int(i) for i in worst]
+            fail(
+                f"d loss / d logprobs{index}, with proportional_to={name!r}",
+                f"{slope[worst]:.8g}",
+                f"{wanted[worst]:.8g}, {name}{index} times what the largest of them is multiplied with",
+            )
+
+
+@check_for("loss")
 def state_keeps_the_rule(case: EntryCase) -> None:
     """Only `together: step` may change the state; a state is numbers and NumPy arrays, and the next step takes it."""
     assert isinstance(case.entry, Loss)

@@ -171,6 +171,27 @@ def test_the_engine_reports_what_it_executed(kit: SimpleNamespace, full: bool, p
     assert 0.2 * reported < scored < 0.6 * reported
 
 
+def test_gradients_that_are_given_are_foreseen(kit: SimpleNamespace) -> None:
+    """A client's own, and those of a step in pieces: what is reported has the logits once, and so has torch's count."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings = kit.config(hidden_size=128, intermediate_size=384, vocab_size=4096)
+    engine = kit.engine(config=settings, micro_batch_tokens=64, adapter=kit.adapter(full=True))
+    data = kit.data(6)
+    once, twice = (
+        engine.forward_backward(data, replace(kit.nll, proportional_to=name)).flops for name in ("weights", None)
+    )
+    handle = engine.forward(data).handle
+    with FlopCounterMode(display=False) as counter:
+        given = engine.backward(handle, [np.ones(datum.targets.shape) for datum in data]).flops
+    assert given == once < twice
+    assert counter.get_total_flops() == pytest.approx(given, rel=0.08)
+    with FlopCounterMode(display=False) as counter:
+        pieces = engine.forward_backward(data, replace(kit.nll, together="step")).flops
+    assert counter.get_total_flops() == pytest.approx(pieces, rel=0.08)
+    assert pieces - engine.forward(data, returns=("logprobs",)).flops == pytest.approx(once, rel=1e-6)
+
+
 def test_a_backward_reports_the_forward_that_it_makes_again(kit: SimpleNamespace) -> None:
     engine, data = kit.engine(), kit.data(6)
     whole = engine.forward_backward(data, kit.nll).flops

@@ -55,6 +55,23 @@ def test_it_is_what_the_engine_executes(kit: SimpleNamespace, full: bool, packin
     assert found.flops([positions, positions], share) == pytest.approx(2 * found.flops([positions], share))
 
 
+def test_logits_that_are_computed_once_are_counted_once(kit: SimpleNamespace) -> None:
+    config = kit.config(hidden_size=64, intermediate_size=160, vocab_size=512)
+    engine = kit.engine(config=config, adapter=kit.adapter(full=True))
+    whole = sum(p.numel() for p in engine._parts.network.base.parameters())
+    data = kit.data(12)
+    positions, heads = [len(datum) for datum in data], sum(int(datum.mask.sum()) for datum in data)
+    executed, planned = [], []
+    for name in ("weights", None):
+        executed.append(engine.forward_backward(data, replace(kit.nll, proportional_to=name)).flops)
+        found = cost(kit, asked(kit, config, whole, whole, proportional_to=name))
+        assert isinstance(found, StepCost)
+        planned.append(found.flops([positions], heads / sum(positions)))
+    forward = 2 * heads * 64 * 512
+    assert executed[1] - executed[0] == pytest.approx(forward)
+    assert planned[1] - planned[0] == pytest.approx(forward, rel=0.05)
+
+
 def test_layers_that_hold_more_than_is_counted(kit: SimpleNamespace) -> None:
     config = kit.config()
     whole = 2 * (24 * (24 + 12 + 12 + 24) + 3 * 24 * 40) + 2 * 61 * 24

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from finetooth_crossentropy.loss import cross_entropy
 from finetooth_hooks import LossData
-from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing import collect, parametrize_with_checks, run_check
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +16,15 @@ from hypothesis import strategies as st
 @parametrize_with_checks("finetooth_crossentropy.plugin")
 def test_conforms(check: Any) -> None:
     check()
+
+
+def test_what_it_says_of_its_gradient_was_tried() -> None:
+    (check,) = [
+        check
+        for check in collect("finetooth_crossentropy.plugin")
+        if check.name == "gradient_is_in_proportion_as_declared"
+    ]
+    assert run_check(check).status == "passed"
 
 
 def case(seed: int, targets: int = 0) -> tuple[dict[str, Any], LossData]:

@@ -165,7 +165,7 @@ def count(model: ModelCost, batches: Iterable[Computed], how: Execution | None =
 
     Args:
         model: from `cost_of` or `planned_cost`; make it once, not every step.
-        how: default: as the engine computes.
+        how: default: as the engine computes where the loss foretells nothing of its gradient.
     """
     how = how or Execution()
     found = Flops()

@@ -199,8 +199,9 @@ class Runner:
         for piece in whole.pieces:
             rows = [places[row] for row in piece.rows]
             pull = {name: of[rows] if of.dim() == 1 else of[rows, : piece.width] for name, of in pulling.items()}
+            expected = None if "entropy" in pull else pull.get("logprobs")  # another gradient through the logits
             with self._as(work, piece, work.role, train=True), torch.enable_grad():
-                again = self._network.outputs(self._rectangle(work, piece), policy, expected=pull.get("logprobs"))
+                again = self._network.outputs(self._rectangle(work, piece), policy, expected=expected)
                 pulled = [(again[name] * of).sum() for name, of in pull.items()]
                 if pulled:
                     self._backward(torch.stack(pulled).sum())

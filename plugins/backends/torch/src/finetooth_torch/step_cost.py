@@ -34,7 +34,12 @@ def step_cost(
     whole = request.trained_parameters >= request.model.parameters
     model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trained_parameters))
     fused = stream or attention != "eager"
-    how = Execution(skips_masked=fused, rescores=fused, checkpointing=bool(train.gradient_checkpointing))
+    how = Execution(
+        skips_masked=fused,
+        rescores=fused,
+        checkpointing=bool(train.gradient_checkpointing),
+        relogits=not _logits_once(request, str(train.precision)),
+    )
     layout = partial(_layout, budget=int(train.micro_batch_tokens or 0), filling=filling, stream=stream)
 
     def flops(steps: Sequence[Sequence[int]], share: float) -> float:
@@ -51,6 +56,18 @@ def step_cost(
         return peak_flops(request.hardware, str(train.precision))
 
     return StepCost(flops, peak)
+
+
+def _logits_once(request: PlanRequest, precision: str) -> bool:
+    """Whether a head that trains computes its logits once: see `Network.outputs`."""
+    from finetooth_kernels.implementations import choose
+
+    from finetooth_torch.precision import DTYPES
+
+    if request.proportional_to is None:
+        return False
+    dtype = DTYPES[precision]
+    return choose(request.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
 
 
 def _layout(
