@@ -54,6 +54,7 @@ def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Los
     assert curves[96][-1] < curves[96][0] - 0.3
 
 
+@pytest.mark.slow
 def test_one_seed_gives_bit_identical_adapters_in_two_processes(recipe: Make, tmp_path: Path) -> None:
     name = write(tmp_path, recipe())
     for run in ("a", "b"):
@@ -195,6 +196,7 @@ def test_a_file_size_limit_stands_for_a_full_disk(recipe: Make, tmp_path: Path) 
     assert not (tmp_path / "out" / "artifact").exists()
 
 
+@pytest.mark.slow
 def test_a_run_records_the_steps_it_is_told_to(recipe: Make, tmp_path: Path) -> None:
     name = write(tmp_path, recipe(profile={"start": 2, "steps": 5}))
     done = ft("run", name, "output=run", cwd=tmp_path)
