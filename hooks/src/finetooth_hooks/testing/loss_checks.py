@@ -228,7 +228,7 @@ def gradient_is_in_proportion_as_declared(case: EntryCase) -> None:
     assert isinstance(case.entry, Loss)
     name = case.entry.proportional_to
     if name is None:
-        raise CheckSkipped("it declares nothing of its gradient")
+        return
     fn = case.build()
     for loss_case in _cases(case)[:2]:
         slope, counted = _numeric_slope(fn, loss_case, "logprobs")
