@@ -27,6 +27,7 @@ from harness import compare, page, results
 from harness.machine import load, machine
 from harness.process import Finished, run
 from harness.turns import turns
+from harness.warmth import read_in
 from harness.workloads import Contender, Form, Workload, contenders, pick
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,13 @@ class Bench:
         path = self.cache / "logs" / f"{log}.log"
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | OFFLINE
         return run(command, spec, timeout=self.timeout, environment=environment, log=path, compiled=self.compiled)
+
+    def read_in(self, home: str) -> None:
+        """Bring what a home's contenders load into the system's memory: its libraries, our packages and the model."""
+        python = self.pythons[home]
+        if python.exists():
+            ours = [*ROOT.glob("*/src"), *ROOT.glob("plugins/*/*/src")] if home == "ours" else []
+            read_in(python.parent.parent / "lib", *ours, self.cache / "model", self.compiled)
 
     @property
     def compiled(self) -> Path:
@@ -147,6 +155,7 @@ def take(bench: Bench, workload: Workload, contender: Contender, index: int, spe
     log = (
         f"{workload.name}-{contender.name}-{index}".replace(" ", "_").replace(",", "").replace("(", "").replace(")", "")
     )
+    bench.read_in(contender.home)
     quiet = load()
     done = bench.start(contender.script, contender.home, spec, log)
     found: dict[str, Any] = {"contender": contender.name, "round": index, "date": time.strftime("%Y-%m-%d")}

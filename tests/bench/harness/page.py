@@ -42,7 +42,8 @@ Each contender is a process of its own, and they take turns (A B A B), so that a
 everybody. Figures are medians over rounds; a ratio is taken between the two runs of one round, then the median, with
 the range behind it. Tokens are input tokens that are not padding; the time is from the beginning of the first step to
 the end of the last, so warm-up counts. Peak memory is the largest sum of resident memory over a process and its
-children. Time to the first step is from the start of the process to the end of the first optimizer step. A share of
+children. Time to the first step is from the start of the process to the end of the first optimizer step; since
+22 November 2026 what a contender loads is read before its turn, so that nobody starts from a cold disk. A share of
 the GEMM rate counts only FLOPs that were executed, by finetooth's own count or by formula
 ([flops.py](../tests/bench/harness/flops.py)), against the best matrix product that the same machine did in the same
 run.
