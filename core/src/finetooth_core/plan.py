@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
@@ -133,7 +134,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             needs=needs,
             role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
             head=head,
-            proportional_to=_proportional_to(context),
+            proportional_to=common_field(spec for _, spec in context.losses),
             **_lengths(context, prepared.report, reports),
         )
     )
@@ -150,12 +151,6 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
-
-
-def _proportional_to(context: RunContext) -> str | None:
-    """The field that the gradients of all losses are in proportion to, if there is one."""
-    fields = {spec.proportional_to for _, spec in context.losses}
-    return fields.pop() if len(fields) == 1 else None
 
 
 def _engine_request(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -39,14 +39,19 @@ def combined(parts: Sequence[tuple[LossSpec, float]]) -> LossSpec:
             after |= {f"{mine}{name}": value for name, value in result.state.items()}
         return LossResult(contributions, metrics, after)
 
-    fields = {spec.proportional_to for spec in specs}
     return LossSpec(
         name="+".join(spec.name for spec in specs),
         fn=fn,
         needs=frozenset().union(*(spec.needs for spec in specs)),
         together=max((spec.together for spec in specs), key=_STRICTNESS.index),
-        proportional_to=fields.pop() if len(fields) == 1 else None,
+        proportional_to=common_field(specs),
     )
+
+
+def common_field(specs: Iterable[LossSpec]) -> str | None:
+    """The field that the gradients of all of them are in proportion to, if there is one."""
+    fields = {spec.proportional_to for spec in specs}
+    return fields.pop() if len(fields) == 1 else None
 
 
 def _free(name: str, taken: dict[str, Contribution]) -> str:
