@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "elements.h"
+#include "tiles.h"
 
 namespace ft {
 namespace {
@@ -31,6 +32,8 @@ constexpr int WIDE = 2;
 struct Floats {
     using Unit = float;
     static constexpr int64_t EACH = 1;
+    static constexpr int64_t ROWS = TILE, COLUMNS = LANES;  // what rows and columns are multiples of
+    struct Ready {};
     static Vec add(Vec sum, Unit a, const Unit* b) { return sum + a * load(b); }
     template <class T>
     static Unit pack(const T* a, const T*) { return widened(*a); }
@@ -42,6 +45,8 @@ struct Floats {
 struct Pairs {
     using Unit = uint32_t;
     static constexpr int64_t EACH = 2;
+    static constexpr int64_t ROWS = TILE, COLUMNS = LANES;
+    struct Ready {};
     static Vec add(Vec sum, Unit a, const Unit* b) {
         return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)),
                                      (__m512bh)_mm512_loadu_si512(b));
@@ -58,6 +63,17 @@ struct Pairs {
 };
 #endif
 
+#if FT_TILES
+// The same pairs on matrix units.
+struct TiledPairs : Pairs {
+    static constexpr int64_t ROWS = BOTH_ROWS, COLUMNS = PANEL;
+    struct Ready {  // for as long as it lives, products can be computed
+        Tiles tiles;
+        Ready() { tiles.shape(BOTH_ROWS); }
+    };
+};
+#endif
+
 struct Shape {
     int64_t rows, heads, kv_heads, size;
     int64_t group() const { return heads / kv_heads; }
@@ -70,12 +86,13 @@ struct Tree {
     const int64_t* stops;         // behind its last row
     const int64_t* path_offsets;  // where its path begins in `paths`; one more than segments
     const int64_t* paths;         // the segments above it, from the first
+    int64_t columns = 1;          // what padded lengths are multiples of
     int64_t length(int64_t s) const { return stops[s] - starts[s]; }
-    int64_t padded(int64_t s) const { return (length(s) + LANES - 1) / LANES * LANES; }
+    int64_t padded(int64_t s) const { return (length(s) + columns - 1) / columns * columns; }
     int64_t above(int64_t s) const {  // columns of the segments above it
-        int64_t columns = 0;
-        for (int64_t i = path_offsets[s]; i < path_offsets[s + 1]; ++i) columns += padded(paths[i]);
-        return columns;
+        int64_t total = 0;
+        for (int64_t i = path_offsets[s]; i < path_offsets[s + 1]; ++i) total += padded(paths[i]);
+        return total;
     }
 };
 
@@ -110,6 +127,68 @@ inline void product(int64_t rows, int64_t vectors, const typename C::Unit* a, in
             tile<C, 1>(a + r * a_row, a_row, a_k, b + v * b_vector, b_k, b_vector, k, sums + r * sums_row + v * LANES,
                        sums_row, LANES, add);
 }
+
+// The same where A lies the other way round: its rows next to each other, `a_k` units from one k to the next. `turned` has
+// room for it, where the products want it as rows.
+template <class C>
+inline void product_of_columns(int64_t rows, int64_t vectors, const typename C::Unit* a, int64_t a_k,
+                               const typename C::Unit* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
+                               int64_t sums_row, bool add, typename C::Unit*) {
+    product<C>(rows, vectors, a, 1, a_k, b, b_k, b_vector, k, sums, sums_row, add);
+}
+
+#if FT_TILES
+template <>
+inline void product<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a, int64_t a_row, int64_t,
+                                const uint32_t* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
+                                int64_t sums_row, bool add) {
+    constexpr int64_t UNITS = TILE_BYTES / sizeof(uint32_t);
+    const int64_t a_bytes = a_row * sizeof(uint32_t), b_bytes = b_k * sizeof(uint32_t), row = sums_row * sizeof(float);
+    written(a);
+    for (int64_t r = 0; r < rows; r += BOTH_ROWS)
+        for (int64_t v = 0; v < vectors; v += 2) {
+            float *upper = sums + r * sums_row + v * LANES, *lower = upper + TILE_ROWS * sums_row;
+            if (add) {
+                _tile_loadd(0, upper, row);
+                _tile_loadd(1, upper + LANES, row);
+                _tile_loadd(2, lower, row);
+                _tile_loadd(3, lower + LANES, row);
+            } else {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+            for (int64_t i = 0; i < k; i += UNITS) {
+                const uint32_t *left = a + r * a_row + i, *right = b + i * b_k + v * b_vector;
+                _tile_loadd(4, left, a_bytes);
+                _tile_loadd(5, left + TILE_ROWS * a_row, a_bytes);
+                _tile_loadd(6, right, b_bytes);
+                _tile_loadd(7, right + b_vector, b_bytes);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            _tile_stored(0, upper, row);
+            _tile_stored(1, upper + LANES, row);
+            _tile_stored(2, lower, row);
+            _tile_stored(3, lower + LANES, row);
+        }
+    written(sums);
+}
+
+template <>
+inline void product_of_columns<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a, int64_t a_k,
+                                           const uint32_t* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
+                                           int64_t sums_row, bool add, uint32_t* turned) {
+    for (int64_t i = 0; i < k; i += LANES)
+        for (int64_t r = 0; r < rows; r += LANES)
+            transpose_block(reinterpret_cast<const char*>(a + i * a_k + r), a_k * sizeof(uint32_t),
+                            reinterpret_cast<char*>(turned + r * k + i), k * sizeof(uint32_t));
+    product<TiledPairs>(rows, vectors, turned, k, 1, b, b_k, b_vector, k, sums, sums_row, add);
+}
+#endif
 
 // The keys or values of one key-value head, packed for both kinds of product; room for the padded rows of the stream.
 template <class C>
@@ -175,7 +254,7 @@ inline void path_of(const Tree& tree, const Places& places, int64_t s, std::vect
 
 inline int64_t ceiling(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// A block's rows of A: [rows padded to TILE][size / EACH], head after head; rows without a query are zero.
+// A block's rows of A: [rows padded to C::ROWS][size / EACH], head after head; rows without a query are zero.
 template <class C, class T>
 inline void gather(const T* from, int64_t stride, int64_t head_stride, int64_t group, int64_t queries, int64_t padded,
                    int64_t size, typename C::Unit* to) {
@@ -232,7 +311,7 @@ class Attention {
 
   private:
     int64_t queries() const { return std::max<int64_t>(1, BLOCK_ROWS / shape_.group()); }
-    int64_t block_rows() const { return ceiling(queries() * shape_.group(), TILE); }
+    int64_t block_rows() const { return ceiling(queries() * shape_.group(), C::ROWS); }
     const T* query(int64_t row, int64_t kv_head) const {
         return qkv_ + row * shape_.width() + kv_head * shape_.group() * shape_.size;
     }
@@ -303,6 +382,7 @@ inline int64_t seen(const Run& run, int64_t q) { return run.own ? std::min(run.c
 template <class C, class T>
 void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::vector<Run>& runs, char* memory) const {
     const int64_t group = shape_.group(), size = shape_.size, most = longest_;
+    [[maybe_unused]] const typename C::Ready ready;
     char* at = memory;
     U* queries_kd = take<C>(at, block_rows() * size / C::EACH);
     float* scores = take_floats(at, block_rows() * most);
@@ -312,9 +392,9 @@ void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::ve
     path_of(tree_, places_, unit.segment, runs);
     const int64_t start = tree_.starts[unit.segment];
     for (int64_t from = unit.from; from < unit.to; from += queries()) {
-        const int64_t count = std::min(queries(), unit.to - from), rows = group * count, padded = ceiling(rows, TILE);
+        const int64_t count = std::min(queries(), unit.to - from), rows = group * count, padded = ceiling(rows, C::ROWS);
         gather<C>(query(start + from, unit.kv_head), shape_.width(), size, group, count, padded, size, queries_kd);
-        runs.back().padded = ceiling(from + count, LANES);  // keys behind the last query are not looked at
+        runs.back().padded = ceiling(from + count, C::COLUMNS);  // keys behind the last query are not looked at
         const int64_t columns = runs.back().column + runs.back().padded;
         for (const Run& run : runs)
             for (int64_t c = 0; c < run.padded; c += CHUNK)
@@ -407,6 +487,7 @@ struct Attention<C, T>::Room {
     float *scores, *d_weights;                      // [rows][CHUNK]
     U *weights_k, *d_scores_k;                      // [rows / EACH][CHUNK]: A of products over rows
     U* d_scores;                                    // [rows][CHUNK / EACH]: A of a product over columns
+    U* turned;                                      // [CHUNK][rows / EACH]: one of the products over rows, as rows
     float* d_queries;                               // [rows][size]
     float *lse, *delta;                             // [rows]
 
@@ -420,11 +501,12 @@ struct Attention<C, T>::Room {
         weights_k = take<C>(at, rows * CHUNK / C::EACH);
         d_scores_k = take<C>(at, rows * CHUNK / C::EACH);
         d_scores = take<C>(at, rows * CHUNK / C::EACH);
+        turned = take<C>(at, rows * CHUNK / C::EACH);
         d_queries = take_floats(at, rows * size);
         lse = take_floats(at, rows);
         delta = take_floats(at, rows);
     }
-    static size_t bytes(int64_t rows, int64_t size) { return rows * (size * 20 + CHUNK * 20 + 8) + 1024; }
+    static size_t bytes(int64_t rows, int64_t size) { return rows * (size * 20 + CHUNK * 24 + 8) + 1024; }
 
     // Read the block's rows; `first` is its first row of the stream.
     void read(const Attention& of, int64_t first, int64_t kv_head, int64_t count, int64_t padded, const float* lse_hn,
@@ -475,8 +557,9 @@ struct Attention<C, T>::Room {
 
     // dV += P^T dO and dK += dS^T Q for the keys last weighed.
     void add_to_keys(int64_t columns, int64_t padded, int64_t size, float* d_key, float* d_value) const {
-        product<C>(columns, size / LANES, weights_k, 1, CHUNK, grad_pairs, size, LANES, padded / C::EACH, d_value, size, true);
-        product<C>(columns, size / LANES, d_scores_k, 1, CHUNK, query_pairs, size, LANES, padded / C::EACH, d_key, size, true);
+        const int64_t vectors = size / LANES, k = padded / C::EACH;
+        product_of_columns<C>(columns, vectors, weights_k, CHUNK, grad_pairs, size, LANES, k, d_value, size, true, turned);
+        product_of_columns<C>(columns, vectors, d_scores_k, CHUNK, query_pairs, size, LANES, k, d_key, size, true, turned);
     }
 };
 
@@ -486,6 +569,7 @@ void Attention<C, T>::query_unit(const Unit& unit, const float* lse, const T* gr
                                  char* memory) const {
     const int64_t group = shape_.group(), size = shape_.size;
     Room room(memory, block_rows(), size);
+    [[maybe_unused]] const typename C::Ready ready;
     path_of(tree_, places_, unit.segment, runs);
     const Run own = runs.back();
     const int64_t start = tree_.starts[unit.segment];
@@ -495,11 +579,11 @@ void Attention<C, T>::query_unit(const Unit& unit, const float* lse, const T* gr
     std::fill(d_value, d_value + own.padded * size, 0.0f);
     for (int64_t from = 0; from < tree_.length(unit.segment); from += queries()) {
         const int64_t count = std::min(queries(), tree_.length(unit.segment) - from);
-        const int64_t rows = group * count, padded = ceiling(rows, TILE);
+        const int64_t rows = group * count, padded = ceiling(rows, C::ROWS);
         room.read(*this, start + from, unit.kv_head, count, padded, lse, grad);
         bool add = false;
         for (const Run& run : runs) {
-            const int64_t end = run.own ? ceiling(from + count, LANES) : run.padded;
+            const int64_t end = run.own ? ceiling(from + count, C::COLUMNS) : run.padded;
             for (int64_t c = 0; c < end; c += CHUNK) {
                 const int64_t columns = std::min(CHUNK, end - c);
                 room.weigh(*this, unit.kv_head, run.at + c, columns, rows, padded,
@@ -523,7 +607,8 @@ template <class C, class T>
 void Attention<C, T>::key_unit(const Unit& unit, const float* lse, const T* grad, char* memory) const {
     const int64_t group = shape_.group(), size = shape_.size, at = places_.at[unit.segment] + unit.from;
     Room room(memory, block_rows(), size);
-    const int64_t columns = ceiling(unit.to - unit.from, LANES);
+    [[maybe_unused]] const typename C::Ready ready;
+    const int64_t columns = ceiling(unit.to - unit.from, C::COLUMNS);
     float* d_key = d_keys_ + (unit.kv_head * places_.total + at) * size;
     float* d_value = d_values_ + (unit.kv_head * places_.total + at) * size;
     for (int64_t below = unit.segment + 1; below < tree_.count; ++below) {
@@ -531,7 +616,7 @@ void Attention<C, T>::key_unit(const Unit& unit, const float* lse, const T* grad
         if (std::find(first, last, unit.segment) == last) continue;
         for (int64_t from = tree_.starts[below]; from < tree_.stops[below]; from += queries()) {
             const int64_t count = std::min(queries(), tree_.stops[below] - from);
-            const int64_t rows = group * count, padded = ceiling(rows, TILE);
+            const int64_t rows = group * count, padded = ceiling(rows, C::ROWS);
             room.read(*this, from, unit.kv_head, count, padded, lse, grad);
             room.weigh(*this, unit.kv_head, at, columns, rows, padded, [&](int64_t) { return unit.to - unit.from; });
             room.add_to_keys(columns, padded, size, d_key, d_value);
@@ -603,11 +688,26 @@ bool Attention<C, T>::backward(const T* out, const float* lse, const T* grad, T*
 }  // namespace
 }  // namespace ft
 
-#if defined(__AVX512BF16__)
-using ForBFloat16 = ft::Pairs;
-#else
-using ForBFloat16 = ft::Floats;
+// work(Attention) with the numbers and instructions for this dtype on this machine.
+template <class Work>
+bool attend(int dtype, const void* qkv, ft::Tree tree, const ft::Shape& shape, float scale, int threads, const Work& work) {
+    const auto attend_as = [&](auto kind, auto number) {
+        using C = decltype(kind);
+        using T = decltype(number);
+        tree.columns = C::COLUMNS;
+        ft::Attention<C, T> attention(static_cast<const T*>(qkv), tree, shape, scale, threads);
+        return work(attention, number);
+    };
+    if (dtype == ft::FLOAT32) return attend_as(ft::Floats{}, float{});
+#if FT_TILES
+    if (shape.size % ft::TILE_INPUTS == 0 && ft::tiles_allowed()) return attend_as(ft::TiledPairs{}, ft::BFloat16{});
 #endif
+#if defined(__AVX512BF16__)
+    return attend_as(ft::Pairs{}, ft::BFloat16{});
+#else
+    return attend_as(ft::Floats{}, ft::BFloat16{});
+#endif
+}
 
 // Returns 0, or 1 where there was no memory.
 FT_API int ft_attention(int dtype, const void* qkv, void* out, float* lse, const int64_t* starts,
@@ -615,12 +715,9 @@ FT_API int ft_attention(int dtype, const void* qkv, void* out, float* lse, const
                                 int64_t rows, int64_t heads, int64_t kv_heads, int64_t size, float scale, int threads) {
     const ft::Tree tree{segments, starts, stops, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
-    if (dtype == ft::FLOAT32) {
-        ft::Attention<ft::Floats, float> work(static_cast<const float*>(qkv), tree, shape, scale, threads);
-        return !work.forward(static_cast<float*>(out), lse);
-    }
-    ft::Attention<ForBFloat16, ft::BFloat16> work(static_cast<const ft::BFloat16*>(qkv), tree, shape, scale, threads);
-    return !work.forward(static_cast<ft::BFloat16*>(out), lse);
+    return !attend(dtype, qkv, tree, shape, scale, threads, [&](auto& attention, auto number) {
+        return attention.forward(static_cast<decltype(number)*>(out), lse);
+    });
 }
 
 FT_API int ft_attention_backward(int dtype, const void* qkv, const void* out, const float* lse, const void* grad, void* d_qkv,
@@ -629,11 +726,8 @@ FT_API int ft_attention_backward(int dtype, const void* qkv, const void* out, co
                                  int64_t size, float scale, int threads) {
     const ft::Tree tree{segments, starts, stops, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
-    if (dtype == ft::FLOAT32) {
-        ft::Attention<ft::Floats, float> work(static_cast<const float*>(qkv), tree, shape, scale, threads);
-        return !work.backward(static_cast<const float*>(out), lse, static_cast<const float*>(grad), static_cast<float*>(d_qkv));
-    }
-    using T = ft::BFloat16;
-    ft::Attention<ForBFloat16, T> work(static_cast<const T*>(qkv), tree, shape, scale, threads);
-    return !work.backward(static_cast<const T*>(out), lse, static_cast<const T*>(grad), static_cast<T*>(d_qkv));
+    return !attend(dtype, qkv, tree, shape, scale, threads, [&](auto& attention, auto number) {
+        using T = decltype(number);
+        return attention.backward(static_cast<const T*>(out), lse, static_cast<const T*>(grad), static_cast<T*>(d_qkv));
+    });
 }

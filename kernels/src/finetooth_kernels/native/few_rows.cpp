@@ -7,6 +7,7 @@
 // there are, nor on the threads.
 #include "panels.h"
 #include "parallel.h"
+#include "tiles.h"
 
 namespace ft {
 namespace {
@@ -37,6 +38,24 @@ FT_INLINE void any_block(const Rows (&terms)[2], const Ends<T, Out>& ends, int64
     if constexpr (ROWS > 1) any_block<T, Out, ROWS - 1>(terms, ends, row, count, panel);
 }
 
+#if FT_TILES
+// One panel on matrix units.
+template <class Out>
+void panel_by_tiles(Tiles& tiles, const Rows (&terms)[2], const Ends<BFloat16, Out>& ends, int64_t rows, int64_t panel) {
+    alignas(64) float sums[BOTH_ROWS * PANEL];
+    for (int64_t row = 0; row < rows; row += BOTH_ROWS) {
+        const int64_t count = std::min(BOTH_ROWS, rows - row);
+        for (const Rows& term : terms) {
+            if (term.inputs == 0 && &term != terms) continue;
+            const BFloat16* x = static_cast<const BFloat16*>(term.x) + row * term.x_stride;
+            const BFloat16* packed = static_cast<const BFloat16*>(term.packed) + panel * PANEL * term.inputs;
+            multiply(tiles, {x, term.x_stride, packed, term.inputs}, count, sums, &term != terms);
+        }
+        write_sums(ends, row, count, panel * PANEL, sums);
+    }
+}
+#endif
+
 template <class T, class Out>
 void few_rows(const Rows (&terms)[2], const void* bias, const void* base, int64_t base_stride, void* out, int64_t rows,
               int64_t outputs, int threads) {
@@ -44,6 +63,14 @@ void few_rows(const Rows (&terms)[2], const void* bias, const void* base, int64_
                             static_cast<Out*>(out), outputs, outputs};
     const int64_t panels = (outputs + PANEL - 1) / PANEL, blocks = (rows + MOST_ROWS - 1) / MOST_ROWS;
     over_rows(panels, PANEL * (terms[0].inputs + terms[1].inputs), threads, [&](int64_t first, int64_t last) {
+#if FT_TILES
+        if constexpr (std::is_same_v<T, BFloat16>)
+            if (tiles_allowed()) {
+                Tiles tiles;
+                for (int64_t panel = first; panel < last; ++panel) panel_by_tiles(tiles, terms, ends, rows, panel);
+                return;
+            }
+#endif
         for (int64_t panel = first; panel < last; ++panel)
             for (int64_t b = 0; b < blocks; ++b) {  // blocks of nearly the same size
                 const int64_t row = rows * b / blocks;

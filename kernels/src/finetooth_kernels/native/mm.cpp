@@ -8,6 +8,7 @@
 
 #include "panels.h"
 #include "parallel.h"
+#include "tiles.h"
 
 namespace ft {
 namespace {
@@ -50,34 +51,9 @@ int64_t padded(int64_t inputs) {
 void transpose(const char* from, int64_t row_bytes, int64_t columns, char* to) {
     int64_t column = 0;
 #if defined(__AVX512F__)
-    for (; column + 16 <= columns; column += 16)
-        for (int half = 0; half < PANEL; half += 16) {
-            __m512i r[16], t[16];
-            for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + (half + i) * row_bytes + column * 4);
-            for (int i = 0; i < 16; i += 2) {
-                t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-                t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-            }
-            for (int i = 0; i < 16; i += 4) {
-                r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-                r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-                r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-                r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-            }
-            for (int i = 0; i < 4; ++i) {
-                t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-                t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-                t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-                t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-            }
-            for (int i = 0; i < 4; ++i) {
-                r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-                r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-                r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-                r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-            }
-            for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + ((column + i) * PANEL + half) * 4, r[i]);
-        }
+    for (; column + LANES <= columns; column += LANES)
+        for (int64_t row = 0; row < PANEL; row += LANES)
+            transpose_block(from + row * row_bytes + column * 4, row_bytes, to + (column * PANEL + row) * 4, PANEL * 4);
 #endif
     for (; column < columns; ++column)
         for (int row = 0; row < PANEL; ++row)
@@ -227,6 +203,102 @@ void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
     });
 }
 
+#if FT_TILES
+constexpr int64_t GROUP_BYTES = 1024 * 1024;  // of panels that stay in a core's second cache while all rows meet them
+constexpr int64_t WORTH_PACKING = 512;       // rows that a panel is packed for, at least, where there are so many
+constexpr int64_t CHUNK_INPUTS = 384;        // of rows that stay in the first cache while they meet panels
+
+// The inputs in chunks of nearly the same size, whose panels stand in the scratch one behind the other until they fill
+// MOST_BYTES; then the next begin anew.
+inline std::vector<Piece> chunks_of(const Product& product) {
+    constexpr int64_t MOST = MOST_BYTES / sizeof(BFloat16) / PANEL;
+    std::vector<Piece> chunks;
+    int64_t used = 0;
+    for (int f = 0; f < product.count; ++f) {
+        const int64_t inputs = product.factors[f].inputs, count = (inputs + CHUNK_INPUTS - 1) / CHUNK_INPUTS;
+        const int64_t each = (inputs + count * TILE_INPUTS - 1) / (count * TILE_INPUTS) * TILE_INPUTS;
+        for (int64_t first = 0; first < inputs; first += each) {
+            const int64_t size = std::min(each, inputs - first);
+            if (used + size > MOST) used = 0;
+            chunks.push_back({f, first, size, used * PANEL});
+            used += padded<BFloat16>(size);
+        }
+    }
+    return chunks;
+}
+
+// The same on matrix units: rows meet a group of panels at a time, since they come from farther away than panels do.
+template <class Out>
+struct TilePart {
+    const Product& product;
+    const Ends<BFloat16, Out>& ends;
+    const std::vector<Piece>& chunks;
+    int64_t first_row, last_row, panel_size;
+    BFloat16* packed;
+    float* kept;  // sums between chunks: of every panel, or where sums wait for panels that follow, of every row
+
+    void pack_panel(int64_t panel, size_t begin, size_t end, BFloat16* to) const {
+        const int64_t start = panel * PANEL, width = std::min<int64_t>(PANEL, product.outputs - start);
+        for (size_t i = begin; i < end; ++i) {
+            const Piece& chunk = chunks[i];
+            pack(product.factors[chunk.factors], chunk.first, chunk.count, start, width, to + chunk.at);
+        }
+    }
+
+    void compute(int64_t first_panel, int64_t last_panel, size_t begin, size_t end, bool keeps) const {
+        for (int64_t panel = first_panel; panel < last_panel; ++panel)
+            pack_panel(panel, begin, end, packed + (panel - first_panel) * panel_size);
+        Tiles tiles;
+        for (int64_t row = first_row; row < last_row; row += BOTH_ROWS) {
+            const int64_t rows = std::min(BOTH_ROWS, last_row - row);
+            for (size_t i = begin; i < end; ++i) {
+                const Piece& chunk = chunks[i];
+                const Factors& of = product.factors[chunk.factors];
+                const BFloat16* left = static_cast<const BFloat16*>(of.left) + row * of.left_row + chunk.first;
+                for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+                    const BFloat16* right = packed + (panel - first_panel) * panel_size + chunk.at;
+                    float* sums = kept + (keeps ? (row - first_row) * PANEL : (panel - first_panel) * BOTH_ROWS * PANEL);
+                    multiply(tiles, {left, of.left_row, right, chunk.count}, rows, sums, i > 0);
+                    if (i + 1 == chunks.size()) write_sums(ends, row, rows, panel * PANEL, sums);
+                }
+            }
+        }
+    }
+};
+
+template <class Out>
+void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int threads) {
+    const std::vector<Piece> chunks = chunks_of(product);
+    std::vector<size_t> stages;  // where chunks begin whose panels do not stand beside those before
+    int64_t panel_size = 0;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+        if (chunks[i].at == 0) stages.push_back(i);
+        panel_size = std::max(panel_size, chunks[i].at + padded<BFloat16>(chunks[i].count) * PANEL);
+    }
+    const bool keeps = stages.size() > 1;
+    stages.push_back(chunks.size());
+    const int64_t panels = product.panels(), blocks = (product.rows + BOTH_ROWS - 1) / BOTH_ROWS;
+    if (product.rows * product.outputs * product.factors[0].inputs < WORTH_THREADS * 64) threads = 1;
+    const int64_t fitting = keeps ? 1 : std::max<int64_t>(1, GROUP_BYTES / sizeof(BFloat16) / panel_size);
+    const int64_t groups = std::max<int64_t>((panels + fitting - 1) / fitting, std::min<int64_t>(threads, panels));
+    int64_t lines = 1;
+    while (groups * lines < PARTS_A_THREAD * threads && product.rows >= 2 * lines * WORTH_PACKING) lines *= 2;
+    over_tasks(groups * lines, threads, [&](int64_t task) {
+        const int64_t group = task % groups, line = task / groups;
+        const int64_t first = panels * group / groups, last = panels * (group + 1) / groups;
+        const int64_t from = blocks * line / lines * BOTH_ROWS;
+        const int64_t to = std::min(blocks * (line + 1) / lines * BOTH_ROWS, product.rows);
+        BFloat16* packed = reinterpret_cast<BFloat16*>(scratch<5>(sizeof(BFloat16) * panel_size * (last - first)));
+        const int64_t sums = keeps ? (to - from + BOTH_ROWS) * PANEL : (last - first) * BOTH_ROWS * PANEL;
+        float* kept = reinterpret_cast<float*>(scratch<6>(sizeof(float) * sums));
+        const TilePart<Out> mine{product, ends, chunks, from, to, panel_size, packed, kept};
+        for (size_t stage = 0; stage + 1 < stages.size(); ++stage)
+            mine.compute(first, last, stages[stage], stages[stage + 1], keeps);
+        if (ends.past) wrote_past();
+    });
+}
+#endif
+
 template <class T, class Out>
 void compute(const Product& product, const void* bias, const void* base, int64_t base_row, void* out, int threads) {
     Out* to = static_cast<Out*>(out);
@@ -234,20 +306,18 @@ void compute(const Product& product, const void* bias, const void* base, int64_t
                       can_write_past(to, product.outputs);
     const Ends<T, Out> ends{static_cast<const T*>(bias), static_cast<const Out*>(base), base_row, to,
                             product.outputs,             product.outputs,               past};
+#if FT_TILES
+    if constexpr (std::is_same_v<T, BFloat16>)
+        if (tiles_allowed()) return compute_tiles<Out>(product, ends, threads);
+#endif
     compute<T, Out>(product, ends, threads);
 }
 
 }  // namespace
 }  // namespace ft
 
-// Whether products here are faster than torch's on such a machine: of pairs of bfloat16, where no matrix unit is.
-FT_API int ft_mm_is_fast(int dtype) {
-#if defined(__AMX_BF16__)
-    return 0;
-#else
-    return dtype == ft::BFLOAT16 && ft::PAIRS ? 1 : 0;
-#endif
-}
+// Whether products here are faster than torch's on such a machine: of pairs of bfloat16.
+FT_API int ft_mm_is_fast(int dtype) { return dtype == ft::BFLOAT16 && ft::PAIRS ? 1 : 0; }
 
 // out = left right + left2 right2 + bias + base; left is [N][K], right [K][O]; the second pair where its inputs are not 0.
 // `out_dtype` is that of base and out.

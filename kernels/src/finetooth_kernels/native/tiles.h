@@ -1,0 +1,179 @@
+// Matrix units that multiply tiles of bfloat16 (AMX): 32 rows times a panel in four tiles of float32 sums.
+//
+// A tile holds 16 rows of 64 bytes. Of the left factor those are rows as they lie in memory, 32 inputs of each; of a
+// panel, 16 pairs of inputs for 16 outputs, as panels.h packs them. A row's sums do not depend on which row of a tile it
+// is, nor on how many others there are.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "panels.h"
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define FT_TILES 1
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace ft {
+
+constexpr int64_t TILE_ROWS = 16, BOTH_ROWS = 2 * TILE_ROWS;
+constexpr int64_t TILE_INPUTS = 32;
+constexpr int64_t TILE_BYTES = 64;  // of a tile's row
+
+// Whether the system lets this process use them: it is asked once.
+inline bool tiles_allowed() {
+    constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    static const bool allowed = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return allowed;
+}
+
+// What was written from `at` on is in memory before what follows: compilers do not know what loads of tiles read.
+FT_INLINE void written(const void* at) { __asm__ volatile("" : : "r"(at) : "memory"); }
+
+// The calling thread's tiles for as long as this lives: sums of the upper rows in 0 and 1, of the lower in 2 and 3;
+// rows in 4 and 5; a panel's halves in 6 and 7.
+class Tiles {
+  public:
+    Tiles() = default;
+    Tiles(const Tiles&) = delete;
+    Tiles& operator=(const Tiles&) = delete;
+    ~Tiles() {
+        if (rows_ > 0) _tile_release();
+    }
+
+    // For products of so many rows, at most BOTH_ROWS.
+    FT_INLINE void shape(int64_t rows) {
+        if (rows == rows_) return;
+        struct alignas(64) {
+            uint8_t palette = 1, start = 0, reserved[14] = {};
+            uint16_t bytes[16] = {};
+            uint8_t rows[16] = {};
+        } shapes;
+        const uint8_t upper = std::min(rows, TILE_ROWS), lower = rows > TILE_ROWS ? rows - TILE_ROWS : 1;
+        const uint8_t counts[8] = {upper, upper, lower, lower, upper, lower, TILE_ROWS, TILE_ROWS};
+        for (int t = 0; t < 8; ++t) {
+            shapes.bytes[t] = TILE_BYTES;
+            shapes.rows[t] = counts[t];
+        }
+        written(&shapes);
+        _tile_loadconfig(&shapes);
+        rows_ = rows;
+    }
+
+  private:
+    int64_t rows_ = 0;
+};
+
+// One pair of factors: rows `row` numbers apart, and their panel.
+struct Term {
+    const BFloat16* left;
+    int64_t row;
+    const BFloat16* panel;
+    int64_t inputs;
+};
+
+template <bool LOWER>
+FT_INLINE void multiply_tiles(const BFloat16* left, int64_t row, const BFloat16* panel) {
+    constexpr int64_t PAIR = PANEL * 2 * sizeof(BFloat16);
+    // All loads first: one between products holds both up. Panels pass by the first cache, where the rows stay for the
+    // next panel.
+    _tile_loadd(4, left, row * sizeof(BFloat16));
+    if (LOWER) _tile_loadd(5, left + TILE_ROWS * row, row * sizeof(BFloat16));
+    _tile_stream_loadd(6, panel, PAIR);
+    _tile_stream_loadd(7, panel + PANEL, PAIR);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (LOWER) _tile_dpbf16ps(2, 5, 6);
+    if (LOWER) _tile_dpbf16ps(3, 5, 7);
+}
+
+// The sums in the tiles += `rows` rows of a term times its panel.
+template <bool LOWER>
+FT_INLINE void add_term(const Term& term, int64_t rows) {
+    const int64_t whole = term.inputs / TILE_INPUTS * TILE_INPUTS, rest = term.inputs - whole;
+    for (int64_t k = 0; k < whole; k += TILE_INPUTS)
+        multiply_tiles<LOWER>(term.left + k, term.row, term.panel + k * PANEL);
+    if (rest == 0) return;
+    // what lies behind the last input is neither the row's nor the panel's
+    alignas(64) BFloat16 left[BOTH_ROWS * TILE_INPUTS], panel[TILE_INPUTS * PANEL];
+    const __mmask32 some = (uint32_t{1} << rest) - 1;
+    for (int64_t r = 0; r < rows; ++r)
+        _mm512_store_si512(left + r * TILE_INPUTS, _mm512_maskz_loadu_epi16(some, term.left + r * term.row + whole));
+    const int64_t filled = (rest + 1) / 2 * 2 * PANEL;
+    std::memcpy(panel, term.panel + whole * PANEL, filled * sizeof(BFloat16));
+    std::memset(panel + filled, 0, (TILE_INPUTS * PANEL - filled) * sizeof(BFloat16));
+    written(left);
+    written(panel);
+    multiply_tiles<LOWER>(left, TILE_INPUTS, panel);
+}
+
+template <bool LOWER>
+void multiply(const Term& term, int64_t rows, float* sums, bool add) {
+    constexpr int64_t ROW = PANEL * sizeof(float);
+    float* lower = sums + TILE_ROWS * PANEL;
+    if (add) {
+        _tile_loadd(0, sums, ROW);
+        _tile_loadd(1, sums + LANES, ROW);
+        if (LOWER) _tile_loadd(2, lower, ROW);
+        if (LOWER) _tile_loadd(3, lower + LANES, ROW);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (LOWER) _tile_zero(2);
+        if (LOWER) _tile_zero(3);
+    }
+    add_term<LOWER>(term, rows);
+    _tile_stored(0, sums, ROW);
+    _tile_stored(1, sums + LANES, ROW);
+    if (LOWER) _tile_stored(2, lower, ROW);
+    if (LOWER) _tile_stored(3, lower + LANES, ROW);
+}
+
+// sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows; there is room for so many, or TILE_ROWS.
+inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add) {
+    tiles.shape(rows);
+    written(sums);
+    if (rows > TILE_ROWS)
+        multiply<true>(term, rows, sums, add);
+    else
+        multiply<false>(term, rows, sums, add);
+}
+
+FT_INLINE void narrow(Vec first, Vec second, BFloat16* to) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
+
+FT_INLINE void narrow(Vec first, Vec second, float* to) {
+    store(to, first);
+    store(to + LANES, second);
+}
+
+// Adds to the sums what else there is, rounds and writes them.
+template <class Out>
+FT_INLINE void write_sums(const Ends<BFloat16, Out>& ends, int64_t row, int64_t rows, int64_t start, const float* sums) {
+    if (ends.outputs - start >= PANEL && !ends.past) {
+        const Vec none{}, first_bias = ends.bias == nullptr ? none : load(ends.bias + start),
+                  second_bias = ends.bias == nullptr ? none : load(ends.bias + start + LANES);
+        for (int64_t r = 0; r < rows; ++r) {
+            Vec first = load(sums + r * PANEL) + first_bias, second = load(sums + r * PANEL + LANES) + second_bias;
+            if (ends.base != nullptr) {
+                const Out* from = ends.base + (row + r) * ends.base_row + start;
+                first += load(from);
+                second += load(from + LANES);
+            }
+            narrow(first, second, ends.out + (row + r) * ends.out_row + start);
+        }
+        return;
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const Vec values[1][2] = {{load(sums + r * PANEL), load(sums + r * PANEL + LANES)}};
+        ends.template write<1>(row + r, start, values);
+    }
+}
+
+}  // namespace ft
+#else
+#define FT_TILES 0
+#endif
