@@ -4,8 +4,8 @@
 
 Each contender is a process of its own; they take turns. The quick form leaves out hooks, saving and preferences (h, i,
 j, s). Results go to docs/benchmarks/NAME.json, one file for each workload, so a run can be done in pieces; the page is
-drawn from all files that are there. Peers need their own environments, and finetooth is measured in one without what
-tests need: `make bench-peers` makes them.
+drawn from all files that are there. `--results docs/benchmarks-NAME` keeps those of another machine apart. Peers need
+their own environments, and finetooth is measured in one without what tests need: `make bench-peers` makes them.
 """
 
 from __future__ import annotations
@@ -232,7 +232,8 @@ def bench_of(given: argparse.Namespace) -> Bench:
 def draw(folder: Path) -> dict[str, dict[str, Any]]:
     """Write the page and its charts from the result files, take away charts of before; the results."""
     found = results.read(folder)
-    files = {folder.parent / path: text for path, text in page.render(found).items()}
+    others = sorted({path.parent.name for path in folder.parent.glob(f"{page.FOLDER}*/*.json")} - {folder.name})
+    files = {folder.parent / path: text for path, text in page.render(found, folder.name, others).items()}
     for old in set(folder.glob("*.svg")) - files.keys():
         old.unlink()
     for path, text in files.items():
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(name, run) for name, file in draw(folder).items() if name in names for run in file.get("runs", [])]
     failed = [f"{name}: {run['contender']}: {run['failed']}" for name, run in runs if run.get("failed")]
     print("\n".join(["", *failed]) if failed else "every contender ran")
-    print(f"{time.monotonic() - started:.0f} s; {folder.parent / page.PAGE}")
+    print(f"{time.monotonic() - started:.0f} s; {folder.parent / page.page_of(folder.name)}")
     ours = {contender.name for workload in workloads for contender in workload.contenders if contender.home == "ours"}
     return int(any(run.get("failed") and run["contender"] in ours for _, run in runs))
 

@@ -11,6 +11,7 @@ import pytest
 from harness import charts, floorpage, goals, page, results
 from harness.workloads import WORKLOADS
 
+PAGE = page.page_of(page.FOLDER)
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CONFIG = {
     "num_hidden_layers": 2,
@@ -22,23 +23,35 @@ CONFIG = {
 }
 
 
-def test_the_page_in_the_repository_is_what_the_results_give():
-    for path, text in page.render(results.read(DOCS / "benchmarks")).items():
+FOLDERS = sorted({path.parent.name for path in DOCS.glob(f"{page.FOLDER}*/*.json")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_page_in_the_repository_is_what_the_results_give(folder):
+    others = [name for name in FOLDERS if name != folder]
+    files = page.render(results.read(DOCS / folder), folder, others)
+    for path, text in files.items():
         assert (DOCS / path).read_text(encoding="utf-8") == text, f"{path} is old: python tests/bench/run.py --page"
+    drawn = {Path(path).name for path in files if path.endswith(".svg")}
+    assert {path.name for path in (DOCS / folder).glob("*.svg")} == drawn  # none is left over
 
 
-def test_no_chart_is_left_over():
-    drawn = {Path(path).name for path in page.render(results.read(DOCS / "benchmarks")) if path.endswith(".svg")}
-    assert {path.name for path in (DOCS / "benchmarks").glob("*.svg")} == drawn
-
-
-def test_results_hold_nothing_of_this_machine():
-    for file in (DOCS / "benchmarks").glob("*.json"):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_results_hold_nothing_of_this_machine(folder):
+    for file in (DOCS / folder).glob("*.json"):
         assert not re.search(r'"[^"]*(/home/|/root|/tmp/|/work/|file://|https?://)', file.read_text(encoding="utf-8"))
 
 
+def test_another_machines_page_leaves_out_what_was_not_measured(lora):
+    files = page.render({"lora": lora}, "benchmarks-other", ["benchmarks"])
+    text = files["benchmarks-other.md"]
+    assert "[benchmarks-other](benchmarks-other)" in text and "Other machines: [benchmarks](benchmarks.md)." in text
+    assert "not measured" not in text and "(b)" not in text
+    assert "](benchmarks-other/lora-speed.svg)" in text and "benchmarks-other/lora-speed.svg" in files
+
+
 def test_without_results_everything_is_not_measured():
-    text = page.render({})[page.PAGE]
+    text = page.render({})[PAGE]
     for workload in WORKLOADS:
         if workload.name not in ("profile", "tuning"):
             assert f"## {workload.title}" in text
@@ -77,7 +90,7 @@ def lora() -> dict[str, object]:
 
 def test_a_measured_workload_shows_its_figures(lora):
     files = page.render({"lora": lora})
-    text = files[page.PAGE]
+    text = files[PAGE]
     assert "| finetooth bf16 | 600 | 6.50x (6.00 to 7.00) | 1.00 |" in text
     assert "| (a) tokens/s | ≥ 5x TRL defaults | 6.50x (6.00 to 7.00) | met |" in text
     assert "| (a) peak memory | ≤ 0.4x TRL defaults | 1.00x (1.00 to 1.00) | **not met** |" in text
@@ -91,7 +104,7 @@ def test_contenders_with_other_rows_are_not_compared(lora):
     for run in lora["runs"]:
         run["rows_digest"] = "y" if run["contender"] == "TRL defaults" else "x"
     lora["comparisons"] = {"same_rows": {"finetooth bf16": True, "TRL defaults": False}}
-    text = page.render({"lora": lora})[page.PAGE]
+    text = page.render({"lora": lora})[PAGE]
     assert "| finetooth bf16 | 600 | not comparable | 1.00 |" in text
     assert f"| (a) tokens/s | ≥ 5x TRL defaults | {goals.NOT_COMPARABLE} |  |" in text
     assert "Other tokens than finetooth's were trained by: TRL defaults" in text
@@ -99,7 +112,7 @@ def test_contenders_with_other_rows_are_not_compared(lora):
 
 def test_what_the_first_step_takes_is_told_by_part(lora):
     lora["runs"][1] |= {"ends_s": {"imports": 2.0, "engine": 3.5}, "first_step_s": 5.0}
-    text = page.render({"lora": lora})[page.PAGE]
+    text = page.render({"lora": lora})[PAGE]
     assert "finetooth's time to the first step: imports 2.0 s, engine 1.5 s, first step 1.5 s." in text
 
 
@@ -118,7 +131,7 @@ def test_a_goal_that_is_missed_shows_the_floor_and_where_the_time_goes(lora):
         elif run["contender"] == "finetooth bf16":
             run["flops"] = 600 * 1e9  # a GFLOP a token
     files = {"lora": lora, "profile": {"machine": lora["machine"], "runs": [recording("lora")]}}
-    text = " ".join(page.render(files)[page.PAGE].split())
+    text = " ".join(page.render(files)[PAGE].split())
     assert "| 3.00x (3.00 to 3.00) | **not met** ([why](#where-the-time-goes-and-what-the-floor-is)) |" in text
     # 900 GFLOP/s at a GFLOP a token: 900 tokens/s, less than the 1,000 that the goal asks for
     assert "| (a) LoRA, supervised | 1.000 | 900 | 900 | 600 | 67 % | 1,000 (**above the floor**) |" in text
@@ -148,7 +161,7 @@ def test_start_up_shows_imports_and_the_first_compilation():
         {"contender": "native kernels", "round": 0, "native": {"compile_s": 3.25, "load_s": 0.004}},
     ]
     machine = {"processor": "a chip", "cores": 2, "memory_bytes": 2**34, "accelerator": ""}
-    text = page.render({"startup": {"runs": runs, "machine": machine, "config": CONFIG}})[page.PAGE]
+    text = page.render({"startup": {"runs": runs, "machine": machine, "config": CONFIG}})[PAGE]
     assert "Imports of `ft check`: 2,000 modules in 2,100 ms" in text
     assert "| `torch` | 1,800.0 | 12.5 |" in text
     assert "takes 3.2 s;" in text and "4 ms a run" in text
@@ -167,7 +180,7 @@ def test_the_kernels_are_called_what_the_page_calls_them():
     ]
     rows = kernels.page_rows(found)
     assert [(row["shape"], row["kernel"]) for row in rows] == [(goals.KERNEL_SHAPES[0], name) for name in page.KERNELS]
-    text = page.render({"kernels": {"device": "a GPU", "rows": rows}})[page.PAGE]
+    text = page.render({"kernels": {"device": "a GPU", "rows": rows}})[PAGE]
     assert text.count("| 1.00 | 2.00 | 2 |") == len(page.KERNELS)
 
 

@@ -1,4 +1,7 @@
-"""docs/benchmarks.md and its charts, from the result files. The same files always give the same bytes."""
+"""docs/benchmarks.md and its charts, from the result files, and docs/benchmarks-NAME.md of another machine.
+
+The same files always give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from harness.goals import NOT_MEASURED
 from harness.results import Results
 from harness.workloads import WORKLOADS
 
-PAGE = "benchmarks.md"
+FOLDER = "benchmarks"
+"""Where results lie, below docs/; those of another machine lie in FOLDER-NAME."""
 PROSE = 110
 TRAINING = ("lora", "full", "pretrain")
 KERNELS = ("triton", "chunked", "torch, whole logits", "cut-cross-entropy", "liger-kernel")
@@ -28,7 +32,7 @@ WHY = {
 OPENING = """\
 # Benchmarks
 
-finetooth against what one would pick instead. Everything here is drawn from the files in [benchmarks](benchmarks) by
+finetooth against what one would pick instead. Everything here is drawn from the files in [FOLDER](FOLDER) by
 `tests/bench/run.py`; run it again with
 
 <!-- not run: it takes half an hour and other environments -->
@@ -50,19 +54,33 @@ run.
 """
 
 
-def render(results: Results) -> dict[str, str]:
-    """The page and its charts, by path below docs/."""
+def page_of(folder: str) -> str:
+    """The page's name, for the name of a folder of results."""
+    return f"{folder}.md"
+
+
+def render(results: Results, folder: str = FOLDER, others: Sequence[str] = ()) -> dict[str, str]:
+    """The page and its charts, by path below docs/.
+
+    Args:
+        folder: where the results lie. What was not measured is left out of the page of another folder than `FOLDER`.
+        others: folders with the results of other machines.
+    """
     loaded, results = results.get(service.NAME), {k: v for k, v in results.items() if k != service.NAME}
     drawn = drawings(results)
-    parts = [OPENING, machine_section(results), goals_section(results)]
+    alone = folder != FOLDER
+    parts = [OPENING.replace("FOLDER", folder), elsewhere(others), machine_section(results)]
+    parts.append(goals_section(results, measured_only=alone))
     for workload in WORKLOADS:
         file = results.get(workload.name)
-        if workload.name == "profile" or (workload.name == "tuning" and file is None):
+        if workload.name == "profile" or (file is None and (alone or workload.name == "tuning")):
             continue
-        parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn))
-    parts += [service.section(loaded), floorpage.section(results), kernels_section(results)]
-    files = {f"benchmarks/{name}.svg": text for name, text in drawn.items()}
-    return {PAGE: wrapped("\n".join(part for part in parts if part)), **files}
+        parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn, folder))
+    parts += [service.section(loaded), floorpage.section(results)]
+    if "kernels" in results or not alone:
+        parts.append(kernels_section(results))
+    files = {f"{folder}/{name}.svg": text for name, text in drawn.items()}
+    return {page_of(folder): wrapped("\n".join(part for part in parts if part)), **files}
 
 
 def wrapped(text: str) -> str:
@@ -135,6 +153,13 @@ def loss_chart(file: Mapping[str, Any] | None) -> dict[str, str]:
 # --- sections ---------------------------------------------------------------------------------------------------------
 
 
+def elsewhere(others: Sequence[str]) -> str:
+    """Where the figures of other machines stand."""
+    if not others:
+        return ""
+    return "Other machines: " + ", ".join(f"[{name}]({page_of(name)})" for name in others) + ".\n"
+
+
 def machine_section(results: Results) -> str:
     """What it was measured on, and with what."""
     files = {name: file for name, file in results.items() if "machine" in file}
@@ -180,19 +205,21 @@ def versions_text(files: Sequence[Mapping[str, Any]]) -> str:
     return "Versions: " + ", ".join(f"{name} {' and '.join(sorted(found[name]))}" for name in sorted(found)) + "."
 
 
-def goals_section(results: Results) -> str:
+def goals_section(results: Results, *, measured_only: bool) -> str:
     """Every goal, and what was reached."""
     lines = ["## Goals, and what was reached", "", "| Workload | Goal | Reached | |", "|---|---|---|---|"]
     words = {True: "met", False: "**not met**", None: ""}
     told = {name: anchor for name, anchor in WHY.items() if name != "floor" or floorpage.section(results)}
     for goal in (*goals.table(results), *saving.goals(results.get("saving"))):
+        if measured_only and goal.reached == NOT_MEASURED:
+            continue
         why = f" ([why]({told[goal.why]}))" if goal.met is False and goal.why in told else ""
         lines.append(f"| {goal.workload} | {goal.goal} | {goal.reached} | {words[goal.met]}{why} |")
     return "\n".join([*lines, ""])
 
 
 def workload_section(
-    name: str, title: str, about: str, file: Mapping[str, Any] | None, drawn: Mapping[str, str]
+    name: str, title: str, about: str, file: Mapping[str, Any] | None, drawn: Mapping[str, str], folder: str
 ) -> str:
     """One workload: what ran, its figures, its charts, who failed."""
     lines = [f"## {title}", "", about, ""]
@@ -208,7 +235,7 @@ def workload_section(
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):
-        lines += ["", f"![{chart.replace('-', ' ')}](benchmarks/{chart}.svg)"]
+        lines += ["", f"![{chart.replace('-', ' ')}]({folder}/{chart}.svg)"]
     failed = figures.failures(file["runs"])
     lines += ["", *(f"- {who} failed: `{line}`" for who, line in failed.items())] if failed else []
     return "\n".join([*lines, ""])
