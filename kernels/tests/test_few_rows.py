@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_kernels.few_rows import MOST_ROWS, FewRows
+from finetooth_kernels.mm import sums_wide
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -78,6 +79,16 @@ def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads(dtype: tor
         assert torch.equal(linear(x), every)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("inputs", [96, 1000])
+def test_one_row_more_than_it_takes_changes_no_number(inputs: int) -> None:
+    """From MOST_ROWS + 1 on `mm` multiplies, with the same sums."""
+    weight = normal(70, inputs, dtype=torch.bfloat16, seed=1)
+    if not sums_wide(weight):
+        pytest.skip("no compiled products of bfloat16 here")
+    linear, x = packed(weight), normal(MOST_ROWS + 1, inputs, dtype=torch.bfloat16, seed=2)
+    assert torch.equal(linear(x)[:MOST_ROWS], linear(x[:MOST_ROWS]))
 
 
 @pytest.mark.parametrize("dtype", list(ROUNDING))

@@ -73,9 +73,11 @@ def compiled_for(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads() -> None:
+@pytest.mark.parametrize("sizes", [(200, 5000, 100), (1061, 700, 70), (1061, 5000, 20)])
+def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads(sizes: tuple[int, int, int]) -> None:
     compiled_for(torch.bfloat16)
-    x, w = normal(200, 5000, dtype=torch.bfloat16, seed=1), normal(5000, 100, dtype=torch.bfloat16, seed=2)
+    rows_, inputs, outputs = sizes
+    x, w = normal(rows_, inputs, dtype=torch.bfloat16, seed=1), normal(inputs, outputs, dtype=torch.bfloat16, seed=2)
     every = mm(x, w)
     for rows in (1, 5, 12, 100):
         assert torch.equal(mm(x[:rows], w), every[:rows]) and torch.equal(mm(x[-rows:], w), every[-rows:])
@@ -96,6 +98,25 @@ def test_what_is_not_finite_comes_through_in_its_row_and_output_alone() -> None:
     found = mm(x, w)
     assert found[1].isnan().all() and not found[0, 39].isfinite()
     assert found[0, :39].isfinite().all() and found[2:, :39].isfinite().all()
+
+
+@pytest.mark.usefixtures("compiled")
+def test_results_take_the_place_of_the_base_wherever_it_lies() -> None:
+    compiled_for(torch.bfloat16)
+    x, w = normal(70, 48, dtype=torch.bfloat16, seed=1), normal(48, 65, dtype=torch.bfloat16, seed=2)
+    room = normal(70 * 65 + 1, dtype=torch.float32, seed=3)
+    base = room[1:].view(70, 65)  # no row of it begins where a register's worth of numbers would
+    exact = x.double() @ w.double() + base.double()
+    first = room[0].clone()
+    assert mm(x, w, base_no=base, out=base).data_ptr() == base.data_ptr()
+    assert (base.double() - exact).abs().max() <= 1e-5 * exact.abs().max() and room[0] == first
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_smallest_numbers_are_kept_in_every_column() -> None:
+    compiled_for(torch.bfloat16)
+    base = torch.full((3, 40), 1e-39, dtype=torch.bfloat16)
+    assert torch.equal(mm(torch.zeros_like(base[:, :4]), torch.zeros_like(base).repeat(2, 1)[:4], base_no=base), base)
 
 
 @pytest.mark.usefixtures("compiled")

@@ -175,7 +175,6 @@ inline void product<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a
             _tile_stored(2, lower, row);
             _tile_stored(3, lower + LANES, row);
         }
-    written(sums);
 }
 
 template <>

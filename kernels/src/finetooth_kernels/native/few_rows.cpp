@@ -3,8 +3,8 @@
 //
 // Letters: N rows, D inputs, O outputs. The packed weight is cut into panels of PANEL outputs; a panel holds, input by
 // input (bfloat16 on machines that multiply pairs: two inputs by two), its outputs next to each other. Missing outputs
-// of the last panel are zeros. Each number is one sum over the inputs in order, so it does not depend on how many rows
-// there are, nor on the threads.
+// of the last panel are zeros. Each number is one sum over the inputs in an order that depends on their number alone, and
+// is that of mm.cpp; so it does not depend on how many rows there are, nor on the threads.
 #include "panels.h"
 #include "parallel.h"
 #include "tiles.h"
@@ -45,11 +45,13 @@ void panel_by_tiles(Tiles& tiles, const Rows (&terms)[2], const Ends<BFloat16, O
     alignas(64) float sums[BOTH_ROWS * PANEL];
     for (int64_t row = 0; row < rows; row += BOTH_ROWS) {
         const int64_t count = std::min(BOTH_ROWS, rows - row);
+        bool add = false;
         for (const Rows& term : terms) {
-            if (term.inputs == 0 && &term != terms) continue;
+            if (term.inputs == 0) continue;
             const BFloat16* x = static_cast<const BFloat16*>(term.x) + row * term.x_stride;
             const BFloat16* packed = static_cast<const BFloat16*>(term.packed) + panel * PANEL * term.inputs;
-            multiply(tiles, {x, term.x_stride, packed, term.inputs}, count, sums, &term != terms);
+            multiply(tiles, {x, term.x_stride, packed, term.inputs}, count, sums, add);
+            add = true;
         }
         write_sums(ends, row, count, panel * PANEL, sums);
     }

@@ -223,7 +223,10 @@ class Library:
         return y_no
 
     def multiplies_fast(self, dtype: torch.dtype) -> bool:
-        """Whether `mm` is faster than torch's on a machine like this; the same in every process on it."""
+        """Whether `mm` is faster than torch's on a machine like this; the same in every process on it.
+
+        Their numbers are the same too, but where the system lets one process use the matrix unit and not another.
+        """
         return dtype in self._fast
 
     def mm(

@@ -2,8 +2,8 @@
 //
 // The right factor is cut into panels of PANEL outputs, each put into the order of the innermost loop in the core's own
 // cache just before all rows meet it: no second copy of a weight is kept or written to memory. Letters: N rows, K
-// inputs, O outputs. Each number is one sum over the inputs in order, so it does not depend on how many rows or threads
-// there are.
+// inputs, O outputs. Each number is one sum over the inputs in an order that depends on their number alone (in order, or
+// as tiles.h has it), so it does not depend on how many rows or threads there are.
 #include <vector>
 
 #include "panels.h"
@@ -205,7 +205,8 @@ void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
 
 #if FT_TILES
 constexpr int64_t GROUP_BYTES = 1024 * 1024;  // of panels that stay in a core's second cache while all rows meet them
-constexpr int64_t WORTH_PACKING = 512;       // rows that a panel is packed for, at least, where there are so many
+constexpr int64_t WORTH_PACKING = 512;       // rows that a panel is packed for, at least, where every thread has some
+constexpr int64_t WORTH_A_THREAD = 64;       // rows that a thread has, at least
 constexpr int64_t CHUNK_INPUTS = 384;        // of rows that stay in the first cache while they meet panels
 
 // The inputs in chunks of nearly the same size, whose panels stand in the scratch one behind the other until they fill
@@ -216,6 +217,7 @@ inline std::vector<Piece> chunks_of(const Product& product) {
     int64_t used = 0;
     for (int f = 0; f < product.count; ++f) {
         const int64_t inputs = product.factors[f].inputs, count = (inputs + CHUNK_INPUTS - 1) / CHUNK_INPUTS;
+        // whole tiles, so that sums are those of few_rows.cpp
         const int64_t each = (inputs + count * TILE_INPUTS - 1) / (count * TILE_INPUTS) * TILE_INPUTS;
         for (int64_t first = 0; first < inputs; first += each) {
             const int64_t size = std::min(each, inputs - first);
@@ -282,14 +284,18 @@ void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int 
     const int64_t fitting = keeps ? 1 : std::max<int64_t>(1, GROUP_BYTES / sizeof(BFloat16) / panel_size);
     const int64_t groups = std::max<int64_t>((panels + fitting - 1) / fitting, std::min<int64_t>(threads, panels));
     int64_t lines = 1;
-    while (groups * lines < PARTS_A_THREAD * threads && product.rows >= 2 * lines * WORTH_PACKING) lines *= 2;
+    const auto splits_into = [&](int64_t parts, int64_t least) {
+        while (groups * lines < parts && product.rows >= 2 * lines * least) lines *= 2;
+    };
+    splits_into(threads, WORTH_A_THREAD);
+    splits_into(PARTS_A_THREAD * threads, WORTH_PACKING);
     over_tasks(groups * lines, threads, [&](int64_t task) {
         const int64_t group = task % groups, line = task / groups;
         const int64_t first = panels * group / groups, last = panels * (group + 1) / groups;
         const int64_t from = blocks * line / lines * BOTH_ROWS;
         const int64_t to = std::min(blocks * (line + 1) / lines * BOTH_ROWS, product.rows);
         BFloat16* packed = reinterpret_cast<BFloat16*>(scratch<5>(sizeof(BFloat16) * panel_size * (last - first)));
-        const int64_t sums = keeps ? (to - from + BOTH_ROWS) * PANEL : (last - first) * BOTH_ROWS * PANEL;
+        const int64_t sums = (keeps ? to - from : (last - first) * BOTH_ROWS) * PANEL;
         float* kept = reinterpret_cast<float*>(scratch<6>(sizeof(float) * sums));
         const TilePart<Out> mine{product, ends, chunks, from, to, panel_size, packed, kept};
         for (size_t stage = 0; stage + 1 < stages.size(); ++stage)

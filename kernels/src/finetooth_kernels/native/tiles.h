@@ -1,8 +1,9 @@
 // Matrix units that multiply tiles of bfloat16 (AMX): 32 rows times a panel in four tiles of float32 sums.
 //
 // A tile holds 16 rows of 64 bytes. Of the left factor those are rows as they lie in memory, 32 inputs of each; of a
-// panel, 16 pairs of inputs for 16 outputs, as panels.h packs them. A row's sums do not depend on which row of a tile it
-// is, nor on how many others there are.
+// panel, 16 pairs of inputs for 16 outputs, as panels.h packs them. A product sums 32 inputs, the even and the odd ones
+// apart, and adds both to the sum. So sums depend on where tiles begin, which is at multiples of 32 inputs everywhere,
+// but not on which row of a tile a row is, nor on how many others there are.
 #pragma once
 
 #include <algorithm>
@@ -22,14 +23,16 @@ constexpr int64_t TILE_ROWS = 16, BOTH_ROWS = 2 * TILE_ROWS;
 constexpr int64_t TILE_INPUTS = 32;
 constexpr int64_t TILE_BYTES = 64;  // of a tile's row
 
-// Whether the system lets this process use them: it is asked once.
+// Whether the system lets this process use them: it is asked once. Where it does not, pairs are multiplied, which sums
+// in another order.
 inline bool tiles_allowed() {
     constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     static const bool allowed = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
     return allowed;
 }
 
-// What was written from `at` on is in memory before what follows: compilers do not know what loads of tiles read.
+// All that was written, `at` too, is in memory before what follows: compilers do not know what loads of tiles read. (What
+// stores of tiles write they do know.)
 FT_INLINE void written(const void* at) { __asm__ volatile("" : : "r"(at) : "memory"); }
 
 // The calling thread's tiles for as long as this lives: sums of the upper rows in 0 and 1, of the lower in 2 and 3;
@@ -66,21 +69,21 @@ class Tiles {
     int64_t rows_ = 0;
 };
 
-// One pair of factors: rows `row` numbers apart, and their panel.
+// One pair of factors: rows, so many numbers apart, and their panel.
 struct Term {
     const BFloat16* left;
-    int64_t row;
+    int64_t left_row;
     const BFloat16* panel;
     int64_t inputs;
 };
 
 template <bool LOWER>
-FT_INLINE void multiply_tiles(const BFloat16* left, int64_t row, const BFloat16* panel) {
+FT_INLINE void multiply_tiles(const BFloat16* left, int64_t left_row, const BFloat16* panel) {
     constexpr int64_t PAIR = PANEL * 2 * sizeof(BFloat16);
     // All loads first: one between products holds both up. Panels pass by the first cache, where the rows stay for the
     // next panel.
-    _tile_loadd(4, left, row * sizeof(BFloat16));
-    if (LOWER) _tile_loadd(5, left + TILE_ROWS * row, row * sizeof(BFloat16));
+    _tile_loadd(4, left, left_row * sizeof(BFloat16));
+    if (LOWER) _tile_loadd(5, left + TILE_ROWS * left_row, left_row * sizeof(BFloat16));
     _tile_stream_loadd(6, panel, PAIR);
     _tile_stream_loadd(7, panel + PANEL, PAIR);
     _tile_dpbf16ps(0, 4, 6);
@@ -94,13 +97,13 @@ template <bool LOWER>
 FT_INLINE void add_term(const Term& term, int64_t rows) {
     const int64_t whole = term.inputs / TILE_INPUTS * TILE_INPUTS, rest = term.inputs - whole;
     for (int64_t k = 0; k < whole; k += TILE_INPUTS)
-        multiply_tiles<LOWER>(term.left + k, term.row, term.panel + k * PANEL);
+        multiply_tiles<LOWER>(term.left + k, term.left_row, term.panel + k * PANEL);
     if (rest == 0) return;
     // what lies behind the last input is neither the row's nor the panel's
     alignas(64) BFloat16 left[BOTH_ROWS * TILE_INPUTS], panel[TILE_INPUTS * PANEL];
     const __mmask32 some = (uint32_t{1} << rest) - 1;
     for (int64_t r = 0; r < rows; ++r)
-        _mm512_store_si512(left + r * TILE_INPUTS, _mm512_maskz_loadu_epi16(some, term.left + r * term.row + whole));
+        _mm512_store_si512(left + r * TILE_INPUTS, _mm512_maskz_loadu_epi16(some, term.left + r * term.left_row + whole));
     const int64_t filled = (rest + 1) / 2 * 2 * PANEL;
     std::memcpy(panel, term.panel + whole * PANEL, filled * sizeof(BFloat16));
     std::memset(panel + filled, 0, (TILE_INPUTS * PANEL - filled) * sizeof(BFloat16));
@@ -131,7 +134,7 @@ void multiply(const Term& term, int64_t rows, float* sums, bool add) {
     if (LOWER) _tile_stored(3, lower + LANES, ROW);
 }
 
-// sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows; there is room for so many, or TILE_ROWS.
+// sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows.
 inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add) {
     tiles.shape(rows);
     written(sums);
@@ -141,14 +144,17 @@ inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, 
         multiply<false>(term, rows, sums, add);
 }
 
-FT_INLINE void narrow(Vec first, Vec second, BFloat16* to) {
-    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+// As `narrow` of one number does: the machine's own instruction makes 0 of the smallest.
+FT_INLINE void narrow(Vec values, BFloat16* to) {
+    const __m512i bits = (__m512i)values, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+    const __m512i upper = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+    const __mmask16 unordered = _mm512_cmp_ps_mask((__m512)values, (__m512)values, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_mov_epi32(upper, unordered, _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(kept));
 }
 
-FT_INLINE void narrow(Vec first, Vec second, float* to) {
-    store(to, first);
-    store(to + LANES, second);
-}
+FT_INLINE void narrow(Vec values, float* to) { store(to, values); }
 
 // Adds to the sums what else there is, rounds and writes them.
 template <class Out>
@@ -163,7 +169,9 @@ FT_INLINE void write_sums(const Ends<BFloat16, Out>& ends, int64_t row, int64_t 
                 first += load(from);
                 second += load(from + LANES);
             }
-            narrow(first, second, ends.out + (row + r) * ends.out_row + start);
+            Out* to = ends.out + (row + r) * ends.out_row + start;
+            narrow(first, to);
+            narrow(second, to + LANES);
         }
         return;
     }

@@ -21,7 +21,8 @@ constexpr int LANES = 4;
 #endif
 
 using Vec = float __attribute__((vector_size(4 * LANES)));
-using VecUnaligned = float __attribute__((vector_size(4 * LANES), aligned(4)));
+using VecUnaligned __attribute__((aligned(4))) = Vec;
+static_assert(alignof(VecUnaligned) == 4, "rows begin anywhere");  // clang drops it where it stands beside the size
 using Ints = int32_t __attribute__((vector_size(4 * LANES)));
 
 struct BFloat16 {
