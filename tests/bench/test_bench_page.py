@@ -191,7 +191,12 @@ def test_bars_are_as_long_as_their_values():
 
 
 def test_a_line_of_one_value_is_drawn():
-    ElementTree.fromstring(charts.lines("t", {"a": [(1.0, 0.0)]}, across="x", up="y"))
+    """In the middle, on the axis: neither way is there a span to divide by."""
+    drawn = ElementTree.fromstring(charts.lines("t", {"a": [(1.0, 0.0)]}, across="x", up="y"))
+    (point,) = drawn.iter("{http://www.w3.org/2000/svg}circle")
+    axes = next(drawn.iter("{http://www.w3.org/2000/svg}path")).get("d", "")
+    left, floor, right = (float(found) for found in re.fullmatch(r"M(\d+),\d+ V(\d+) H(\d+)", axes).groups())
+    assert (float(point.get("cx")), float(point.get("cy"))) == ((left + right) / 2, floor)
 
 
 def test_prose_is_filled_and_the_rest_left_alone():

@@ -147,33 +147,13 @@ inline void product<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a
     written(a);
     for (int64_t r = 0; r < rows; r += BOTH_ROWS)
         for (int64_t v = 0; v < vectors; v += 2) {
-            float *upper = sums + r * sums_row + v * LANES, *lower = upper + TILE_ROWS * sums_row;
-            if (add) {
-                _tile_loadd(0, upper, row);
-                _tile_loadd(1, upper + LANES, row);
-                _tile_loadd(2, lower, row);
-                _tile_loadd(3, lower + LANES, row);
-            } else {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
-            }
+            float* to = sums + r * sums_row + v * LANES;
+            begin_sums<true>(to, row, add);
             for (int64_t i = 0; i < k; i += UNITS) {
-                const uint32_t *left = a + r * a_row + i, *right = b + i * b_k + v * b_vector;
-                _tile_loadd(4, left, a_bytes);
-                _tile_loadd(5, left + TILE_ROWS * a_row, a_bytes);
-                _tile_loadd(6, right, b_bytes);
-                _tile_loadd(7, right + b_vector, b_bytes);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
+                const uint32_t* right = b + i * b_k + v * b_vector;
+                multiply_tiles<true, false>(a + r * a_row + i, a_bytes, right, right + b_vector, b_bytes);
             }
-            _tile_stored(0, upper, row);
-            _tile_stored(1, upper + LANES, row);
-            _tile_stored(2, lower, row);
-            _tile_stored(3, lower + LANES, row);
+            end_sums<true>(to, row);
         }
 }
 

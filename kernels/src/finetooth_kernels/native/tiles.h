@@ -77,19 +77,57 @@ struct Term {
     int64_t inputs;
 };
 
+// From `sums` where they go on, else from 0; rows are `row` bytes apart.
 template <bool LOWER>
-FT_INLINE void multiply_tiles(const BFloat16* left, int64_t left_row, const BFloat16* panel) {
-    constexpr int64_t PAIR = PANEL * 2 * sizeof(BFloat16);
-    // All loads first: one between products holds both up. Panels pass by the first cache, where the rows stay for the
-    // next panel.
-    _tile_loadd(4, left, left_row * sizeof(BFloat16));
-    if (LOWER) _tile_loadd(5, left + TILE_ROWS * left_row, left_row * sizeof(BFloat16));
-    _tile_stream_loadd(6, panel, PAIR);
-    _tile_stream_loadd(7, panel + PANEL, PAIR);
+FT_INLINE void begin_sums(const float* sums, int64_t row, bool add) {
+    const char* lower = reinterpret_cast<const char*>(sums) + TILE_ROWS * row;
+    if (add) {
+        _tile_loadd(0, sums, row);
+        _tile_loadd(1, sums + LANES, row);
+        if (LOWER) _tile_loadd(2, lower, row);
+        if (LOWER) _tile_loadd(3, lower + TILE_BYTES, row);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (LOWER) _tile_zero(2);
+        if (LOWER) _tile_zero(3);
+    }
+}
+
+template <bool LOWER>
+FT_INLINE void end_sums(float* sums, int64_t row) {
+    char* lower = reinterpret_cast<char*>(sums) + TILE_ROWS * row;
+    _tile_stored(0, sums, row);
+    _tile_stored(1, sums + LANES, row);
+    if (LOWER) _tile_stored(2, lower, row);
+    if (LOWER) _tile_stored(3, lower + TILE_BYTES, row);
+}
+
+// The sums += rows `left_row` bytes apart times two tiles of the right factor, whose rows are `right_row` bytes apart.
+// PAST: those pass by the first cache, where the left factor's rows stay for the next.
+template <bool LOWER, bool PAST>
+FT_INLINE void multiply_tiles(const void* left, int64_t left_row, const void* first, const void* second,
+                              int64_t right_row) {
+    // all loads first: one between products holds both up
+    _tile_loadd(4, left, left_row);
+    if (LOWER) _tile_loadd(5, static_cast<const char*>(left) + TILE_ROWS * left_row, left_row);
+    if (PAST) {
+        _tile_stream_loadd(6, first, right_row);
+        _tile_stream_loadd(7, second, right_row);
+    } else {
+        _tile_loadd(6, first, right_row);
+        _tile_loadd(7, second, right_row);
+    }
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (LOWER) _tile_dpbf16ps(2, 5, 6);
     if (LOWER) _tile_dpbf16ps(3, 5, 7);
+}
+
+template <bool LOWER>
+FT_INLINE void multiply_panel(const BFloat16* left, int64_t left_row, const BFloat16* panel) {
+    constexpr int64_t PAIR = PANEL * 2 * sizeof(BFloat16);
+    multiply_tiles<LOWER, true>(left, left_row * sizeof(BFloat16), panel, panel + PANEL, PAIR);
 }
 
 // The sums in the tiles += `rows` rows of a term times its panel.
@@ -97,7 +135,7 @@ template <bool LOWER>
 FT_INLINE void add_term(const Term& term, int64_t rows) {
     const int64_t whole = term.inputs / TILE_INPUTS * TILE_INPUTS, rest = term.inputs - whole;
     for (int64_t k = 0; k < whole; k += TILE_INPUTS)
-        multiply_tiles<LOWER>(term.left + k, term.left_row, term.panel + k * PANEL);
+        multiply_panel<LOWER>(term.left + k, term.left_row, term.panel + k * PANEL);
     if (rest == 0) return;
     // what lies behind the last input is neither the row's nor the panel's
     alignas(64) BFloat16 left[BOTH_ROWS * TILE_INPUTS], panel[TILE_INPUTS * PANEL];
@@ -109,29 +147,15 @@ FT_INLINE void add_term(const Term& term, int64_t rows) {
     std::memset(panel + filled, 0, (TILE_INPUTS * PANEL - filled) * sizeof(BFloat16));
     written(left);
     written(panel);
-    multiply_tiles<LOWER>(left, TILE_INPUTS, panel);
+    multiply_panel<LOWER>(left, TILE_INPUTS, panel);
 }
 
 template <bool LOWER>
 void multiply(const Term& term, int64_t rows, float* sums, bool add) {
     constexpr int64_t ROW = PANEL * sizeof(float);
-    float* lower = sums + TILE_ROWS * PANEL;
-    if (add) {
-        _tile_loadd(0, sums, ROW);
-        _tile_loadd(1, sums + LANES, ROW);
-        if (LOWER) _tile_loadd(2, lower, ROW);
-        if (LOWER) _tile_loadd(3, lower + LANES, ROW);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        if (LOWER) _tile_zero(2);
-        if (LOWER) _tile_zero(3);
-    }
+    begin_sums<LOWER>(sums, ROW, add);
     add_term<LOWER>(term, rows);
-    _tile_stored(0, sums, ROW);
-    _tile_stored(1, sums + LANES, ROW);
-    if (LOWER) _tile_stored(2, lower, ROW);
-    if (LOWER) _tile_stored(3, lower + LANES, ROW);
+    end_sums<LOWER>(sums, ROW);
 }
 
 // sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows.
