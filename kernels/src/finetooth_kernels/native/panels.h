@@ -39,12 +39,19 @@ struct Left {
     int64_t row, step;
 };
 
-// sums[r] += left[r] . panel
-template <int ROWS, class T>
+// Two vectors' bytes.
+FT_INLINE void fetch_pair(const void* at) {
+    __builtin_prefetch(at);
+    __builtin_prefetch(static_cast<const char*>(at) + LANES * sizeof(float));
+}
+
+// sums[r] += left[r] . panel. FETCH: ask for as much of what lies behind the panel, which is next.
+template <int ROWS, bool FETCH = false, class T>
 FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
     const T* x = left.at;
     for (int64_t d = 0; d < inputs; ++d, x += left.step) {
         const Vec first = load(panel + d * PANEL), second = load(panel + d * PANEL + LANES);
+        if (FETCH) fetch_pair(panel + (inputs + d) * PANEL);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             const Vec value = all(widened(x[r * left.row]));
@@ -55,13 +62,14 @@ FT_INLINE void multiply(Left<T> left, const T* panel, int64_t inputs, Vec (&sums
 }
 
 #if defined(__AVX512BF16__)
-template <int ROWS>
+template <int ROWS, bool FETCH = false>
 FT_INLINE void multiply(Left<BFloat16> left, const BFloat16* panel, int64_t inputs, Vec (&sums)[ROWS][2]) {
     const BFloat16* x = left.at;
     const int64_t even = inputs & ~int64_t{1};
     for (int64_t d = 0; d < even; d += 2, x += left.step) {
         const __m512bh first = (__m512bh)_mm512_loadu_si512(panel + d * PANEL);
         const __m512bh second = (__m512bh)_mm512_loadu_si512(panel + d * PANEL + 2 * LANES);
+        if (FETCH) fetch_pair(panel + (inputs + d) * PANEL);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
             int32_t pair;

@@ -31,7 +31,7 @@ struct BFloat16 {
 
 inline Vec load(const float* at) { return *reinterpret_cast<const VecUnaligned*>(at); }
 inline void store(float* at, Vec value) { *reinterpret_cast<VecUnaligned*>(at) = value; }
-inline Vec all(float value) { return Vec{} + value; }
+inline Vec all(float value) { return value - Vec{}; }  // x - 0 is x, which compilers know; -0 + 0 is not -0
 
 inline float widened(float value) { return value; }
 inline float widened(BFloat16 value) {
