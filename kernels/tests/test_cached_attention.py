@@ -44,7 +44,7 @@ class Case:
         attention = CachedAttention.ready(self.qkv, self.size)
         assert attention is not None
         return attention(
-            self.qkv[rows].contiguous(), self.own[:, rows], COLUMNS, self.scale, samples=n,
+            self.qkv[rows].contiguous(), self.own[:, rows], torch.tensor([COLUMNS]), self.scale, samples=n,
             starts_p=self.starts_p[prompts].clone(), above_hpkwd=None if self.above is None else self.above[:, prompts],
         )  # fmt: skip
 
@@ -117,9 +117,13 @@ def test_padding_and_a_prompt_that_stands_apart_change_no_bit(dtype: torch.dtype
     for row, start in enumerate(case.starts_p.tolist()):
         alone, none = case.qkv[row : row + 1], torch.tensor([0])
         dense = case.own[:, row : row + 1, :, start:COLUMNS].contiguous()
-        assert torch.equal(attention(alone, dense, COLUMNS - start, case.scale, starts_p=none)[0], every[row])
+        assert torch.equal(
+            attention(alone, dense, torch.tensor([COLUMNS - start]), case.scale, starts_p=none)[0], every[row]
+        )
         apart, rest = dense[:, :, :, :9].contiguous(), dense[:, :, :, 9:].contiguous()
-        found = attention(alone, rest, COLUMNS - start - 9, case.scale, starts_p=none, above_hpkwd=apart)
+        found = attention(
+            alone, rest, torch.tensor([COLUMNS - start - 9]), case.scale, starts_p=none, above_hpkwd=apart
+        )
         assert torch.equal(found[0], every[row])
 
 

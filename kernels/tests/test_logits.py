@@ -1,4 +1,4 @@
-"""entropy_from_logits and selective_log_softmax by torch operations, against float64 NumPy."""
+"""What is needed of logits, on CPUs: against float64 NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_kernels import logits as module
-from finetooth_kernels.logits import entropy_from_logits, selective_log_softmax
+from finetooth_kernels.logits import entropy_from_logits, most_likely, selective_log_softmax
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -75,7 +75,33 @@ def test_selective_log_softmax(
     for column in range(ids.shape[-1]):
         expected_gradient += d[..., column, None] * (np.arange(37) == ids[..., column, None])
     assert gradient.dtype == dtype
+    with torch.no_grad():  # compiled, where logits stand next to each other
+        np.testing.assert_allclose(selective_log_softmax(logits, index), expected, rtol=1e-5)
     np.testing.assert_allclose(gradient.double(), expected_gradient, rtol=4 * ULP[dtype], atol=4 * ULP[dtype])
+
+
+@pytest.mark.parametrize("dtype", list(ULP))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_most_likely(layout: str, dtype: torch.dtype) -> None:
+    """Many are equally likely, one behind the 1,024 that kernels sum at a time."""
+    values = torch.randint(0, 9, (3, 5, 1100), generator=torch.Generator().manual_seed(0)).to(dtype)
+    values[2, 4, 1090] = 12.0
+    logits = LAYOUTS[layout](values)
+    ids, logprobs = most_likely(logits.requires_grad_())
+    assert ids.shape == logprobs.shape == (3, 5) and not logprobs.requires_grad and int(ids[2, 4]) == 1090
+    assert logprobs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert np.array_equal(ids, logits.detach().double().numpy().argmax(-1))
+    np.testing.assert_allclose(logprobs, log_p(logits).max(-1), rtol=1e-6)
+
+
+def test_most_likely_of_extremes() -> None:
+    """Who takes all has exactly 0, never more; without a number there is none to be found, and nothing breaks."""
+    ids, logprobs = most_likely(torch.tensor([[-math.inf, 80.0, -80.0], [-3.0, -3.0, -math.inf]]))
+    assert ids.tolist() == [1, 0] and logprobs[0] == 0
+    assert most_likely(torch.full((1, 3), math.nan))[1].isnan().all()
+    assert most_likely(torch.empty(0, 5))[0].shape == (0,)
+    with pytest.raises(ValueError, match="V >= 1"):
+        most_likely(torch.empty(2, 0))
 
 
 def test_gradcheck() -> None:

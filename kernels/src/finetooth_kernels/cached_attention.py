@@ -5,9 +5,9 @@ What a row gets depends on nothing but what it sees: not on other rows, not on p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class CachedAttention:
     """
 
     def __init__(self, library: native.Library) -> None:
-        self._function = _function(library)
+        self._kernel = _kernel(library)
 
     @staticmethod
     def ready(like: Tensor, size: int) -> CachedAttention | None:
@@ -36,20 +36,21 @@ class CachedAttention:
         return None if library is None else CachedAttention(library)
 
     def __call__(
-        self, qkv_rhd: Tensor, own_hrkcd: Tensor, columns: int, scale: float, *, starts_p: Tensor,
-        samples: int = 1, above_hpkwd: Tensor | None = None,
+        self, qkv_rhd: Tensor, own_hrkcd: Tensor, columns_1: Tensor, scale: float, *, starts_p: Tensor,
+        samples: int = 1, above_hpkwd: Tensor | None = None, out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """(R, H D). Writes the newest keys and values into column `columns` - 1 of `own_hrkcd`.
+        """(R, H D). Writes the newest keys and values into the last column of `own_hrkcd` that is in use.
 
         Args:
             qkv_rhd: (R, H + 2 K, D), contiguous: queries, the newest keys, the newest values.
             own_hrkcd: (2, R, K, C, D), keys and values; columns next to each other.
-            columns: so many hold a key afterwards.
+            columns_1: (1,) int64: so many columns hold a key afterwards. It is read when the kernel runs.
             scale: of the scores.
             starts_p: (P,) int64, the first column of each prompt; those before it are not looked at.
             samples: n.
             above_hpkwd: (2, P, K, W, D), the prompts' own columns, which their rows share; without it `own_hrkcd`
                 begins with the prompt.
+            out: where to write the result, contiguous.
 
         Raises:
             MemoryError: there was none left to work in.
@@ -57,21 +58,20 @@ class CachedAttention:
         rows, all_heads, size = qkv_rhd.shape
         kv_heads = own_hrkcd.shape[2]
         heads = all_heads - 2 * kv_heads
-        out = qkv_rhd.new_empty((rows, heads * size))
+        out = qkv_rhd.new_empty((rows, heads * size)) if out is None else out
         strides = (c_int64 * 3)(*own_hrkcd.stride()[:3])
         above_strides = (c_int64 * 3)(*(() if above_hpkwd is None else above_hpkwd.stride()[:3]))
-        failed = self._function(
+        self._kernel(
             DTYPE_NUMBERS[qkv_rhd.dtype], qkv_rhd.data_ptr(), out.data_ptr(), own_hrkcd.data_ptr(), strides,
             None if above_hpkwd is None else above_hpkwd.data_ptr(), above_strides,
-            0 if above_hpkwd is None else above_hpkwd.shape[3], starts_p.data_ptr(), rows, samples, heads, kv_heads,
-            size, columns, scale, torch.get_num_threads(),
+            0 if above_hpkwd is None else above_hpkwd.shape[3], starts_p.data_ptr(), columns_1.data_ptr(), rows,
+            samples, heads, kv_heads, size, scale, torch.get_num_threads(),
         )  # fmt: skip
-        if failed:
-            raise MemoryError(f"attention of {rows:,} rows to {columns:,} columns found no memory to work in")
         return out
 
 
 @lru_cache(maxsize=4)
-def _function(library: native.Library) -> Any:
-    sizes = [c_int64, c_void_p, *[c_int64] * 6]
-    return library.function("ft_cached_attention", [c_int, *[c_void_p] * 6, *sizes, c_float, c_int], c_int)
+def _kernel(library: native.Library) -> Callable[..., None]:
+    places = [*[c_void_p] * 6, c_int64, c_void_p, c_void_p]
+    failing = "attention to a cache found no memory to work in"
+    return library.kernel("ft_cached_attention", [c_int, *places, *[c_int64] * 5, c_float, c_int], failing)

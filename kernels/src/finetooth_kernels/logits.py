@@ -2,7 +2,8 @@
 
 Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. Both functions take any strides
 (transposed, thinned out, expanded) and hold a few rows in full precision at a time. On a CUDA or ROCm device with
-Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block.
+Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block, but
+where no gradient is wanted and kernels are compiled (`native`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetooth_kernels import triton_device
+from finetooth_kernels import native, triton_device
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.contract import SUPPORTED_DTYPES, result_dtype
 
-__all__ = ["entropy_from_logits", "selective_log_softmax"]
+__all__ = ["entropy_from_logits", "most_likely", "selective_log_softmax"]
 
 _LOWEST_LOG_PROBABILITY = -1000.0
 """Stands in for -inf (an id switched off), where 0 * inf is NaN."""
@@ -80,8 +81,43 @@ def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
     _check_logits(logits)
     _check_index(index, logits)
     single = index.dim() == logits.dim() - 1
+    compiled = None if torch.is_grad_enabled() and logits.requires_grad else native.library_for(logits)
+    if compiled is not None:
+        return _scored(compiled, logits, index.contiguous())
     result: Tensor = _SelectiveLogSoftmax.apply(logits, index.unsqueeze(-1) if single else index)  # type: ignore[no-untyped-call]
     return result.squeeze(-1) if single else result
+
+
+def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The id with the largest logit, the lowest of equal ones, and its log-probability; no gradient.
+
+    Args:
+        logits: (..., V), any strides; float32, bfloat16, float16 or float64.
+
+    Returns:
+        (...) int64, and (...) float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: a dtype that is not supported, or logits without ids.
+    """
+    _check_logits(logits)
+    logits = logits.detach()
+    compiled = native.library_for(logits)
+    if compiled is None:
+        ids = logits.argmax(-1)
+        return ids, selective_log_softmax(logits, ids)
+    ids = logits.new_empty(logits.shape[:-1], dtype=torch.int64)
+    return ids, _scored(compiled, logits, ids, top1=ids)
+
+
+def _scored(compiled: native.Library, logits: Tensor, index: Tensor, top1: Tensor | None = None) -> Tensor:
+    """Log-probabilities at `index`, (...) or (..., K), by the compiled kernel, which first writes `top1`."""
+    logits_nv = logits.view(-1, logits.shape[-1])
+    logprobs = logits.new_empty(index.shape, dtype=torch.float32)
+    index_nk = index.view(len(logits_nv), -1) if len(logits_nv) else index.view(0, 1)
+    normalizers_n1 = logits.new_empty((len(logits_nv), 1), dtype=torch.float32)
+    compiled.head_rows(logits_nv, index_nk, logprobs, normalizers_n1, None, top1, 1.0, gradient=None)
+    return logprobs
 
 
 def _check_logits(logits: Tensor) -> None:

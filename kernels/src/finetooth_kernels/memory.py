@@ -12,14 +12,15 @@ from __future__ import annotations
 import mmap
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "new_empty"]
+__all__ = ["BLOCKS", "Arena", "Blocks", "cut", "new_empty", "private"]
 
 ARENA_BYTES = 2**28
 """A block that tensors are cut from. Pages that nothing was written to take no memory."""
@@ -94,6 +95,25 @@ BLOCKS = Blocks()
 """Of the process: models that take turns need them once."""
 
 
+class _OfThread(threading.local):
+    """Where a thread's tensors lie."""
+
+    blocks: Blocks | None = None
+
+
+_OF_THREAD = _OfThread()
+
+
+@contextmanager
+def private(blocks: Blocks) -> Iterator[None]:
+    """What this thread makes with `new_empty` lies in these blocks, whatever its size."""
+    before, _OF_THREAD.blocks = _OF_THREAD.blocks, blocks
+    try:
+        yield
+    finally:
+        _OF_THREAD.blocks = before
+
+
 def _mapped(size: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
@@ -142,9 +162,9 @@ def new_empty(
     if arena is not None:
         return arena.empty(shape, dtype)
     count = prod(shape)
-    size = count * dtype.itemsize
-    if size >= SMALLEST and like.is_cpu:
-        view = BLOCKS.take(max(size, ALONE_BYTES))
+    size, blocks = count * dtype.itemsize, _OF_THREAD.blocks
+    if like.is_cpu and (size >= SMALLEST or (blocks is not None and size)):
+        view = BLOCKS.take(max(size, ALONE_BYTES)) if blocks is None else blocks.take(size)
         if view is not None:
             return _tensor(view, 0, shape, count, dtype)
     return like.new_empty(shape, dtype=dtype)

@@ -73,8 +73,9 @@ def library_for_attention(qkv_nhd: Tensor) -> Library | None:
 @lru_cache(maxsize=4)
 def _functions(library: Library) -> tuple[Any, Any]:
     end = [*[c_void_p] * 4, *[c_int64] * 5, c_float, c_int]
-    forward = library.function("ft_attention", [c_int, *[c_void_p] * 3, *end], c_int)
-    return forward, library.function("ft_attention_backward", [c_int, *[c_void_p] * 5, *end], c_int)
+    failing = "attention found no memory to work in"
+    forward = library.kernel("ft_attention", [c_int, *[c_void_p] * 3, *end], failing)
+    return forward, library.kernel("ft_attention_backward", [c_int, *[c_void_p] * 5, *end], failing)
 
 
 def _end(paths: Paths, qkv_nhd: Tensor, heads: int, kv_heads: int, scale: float) -> tuple[Any, ...]:
@@ -99,12 +100,10 @@ def attention(
     rows, _, size = qkv_nhd.shape
     out_nhd = new_empty(qkv_nhd, (rows, heads, size), arena=arena)
     lse_hn = new_empty(qkv_nhd, (heads, rows), torch.float32, arena)
-    failed = _functions(library)[0](
+    _functions(library)[0](
         DTYPE_NUMBERS[qkv_nhd.dtype], qkv_nhd.data_ptr(), out_nhd.data_ptr(), lse_hn.data_ptr(),
         *_end(paths, qkv_nhd, heads, kv_heads, scale),
     )  # fmt: skip
-    if failed:
-        raise MemoryError(f"attention over {rows:,} rows found no memory to work in")
     return out_nhd, lse_hn
 
 
@@ -118,10 +117,8 @@ def attention_backward(
         MemoryError: there was none left to work in.
     """
     d_qkv_nhd = new_empty(qkv_nhd)
-    failed = _functions(library)[1](
+    _functions(library)[1](
         DTYPE_NUMBERS[qkv_nhd.dtype], qkv_nhd.data_ptr(), out_nhd.data_ptr(), lse_hn.data_ptr(), grad_nhd.data_ptr(),
         d_qkv_nhd.data_ptr(), *_end(paths, qkv_nhd, heads, kv_heads, scale),
     )  # fmt: skip
-    if failed:
-        raise MemoryError(f"backward of attention over {qkv_nhd.shape[0]:,} rows found no memory to work in")
     return d_qkv_nhd

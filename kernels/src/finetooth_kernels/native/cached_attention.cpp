@@ -178,12 +178,12 @@ bool all_rows(const Cached& c, int threads) {
 }  // namespace
 }  // namespace ft
 
-// Writes the newest keys and values into column `columns` - 1 of `own`, and (R, H D) into `out`. Returns 1 if there was
+// Writes the newest keys and values into column `*columns` - 1 of `own`, and (R, H D) into `out`. Returns 1 if there was
 // no memory to work in. `size` is a multiple of 16.
 FT_API int ft_cached_attention(int dtype, const void* qkv, void* out, void* own, const int64_t* own_strides,
                                const void* above, const int64_t* above_strides, int64_t width, const int64_t* starts,
-                               int64_t rows, int64_t samples, int64_t heads, int64_t kv_heads, int64_t size,
-                               int64_t columns, float scale, int threads) {
+                               const int64_t* columns, int64_t rows, int64_t samples, int64_t heads, int64_t kv_heads,
+                               int64_t size, float scale, int threads) {
     const ft::Cached given{qkv,
                            out,
                            own,
@@ -201,7 +201,7 @@ FT_API int ft_cached_attention(int dtype, const void* qkv, void* out, void* own,
                            heads,
                            kv_heads,
                            size,
-                           columns,
+                           *columns,
                            scale};
     return dtype == ft::FLOAT32 ? !ft::all_rows<float>(given, threads) : !ft::all_rows<ft::BFloat16>(given, threads);
 }

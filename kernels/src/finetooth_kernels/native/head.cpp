@@ -35,6 +35,20 @@ float largest(const T* row, int64_t vocabulary, float slope) {
     return top;
 }
 
+// Where `top` first stands; the last place if it is nowhere, being no number.
+template <class T>
+int64_t first_of(const T* row, int64_t vocabulary, float slope, float top) {
+    for (int64_t start = 0; start < vocabulary; start += PART) {
+        const int64_t stop = std::min(start + PART, vocabulary);
+        int found = 0;
+#pragma omp simd reduction(| : found)
+        for (int64_t v = start; v < stop; ++v) found |= widened(row[v]) * slope == top;
+        for (int64_t v = start; found && v < stop; ++v)
+            if (widened(row[v]) * slope == top) return v;
+    }
+    return vocabulary - 1;
+}
+
 template <class T, bool ENTROPY>
 void sums(const T* row, int64_t vocabulary, float slope, float top, double* total, double* weighted) {
     for (int64_t start = 0; start < vocabulary; start += PART) {
@@ -84,17 +98,13 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
             else
                 sums<T, false>(row, vocabulary, slope, top, &total, &weighted);
             const double log_total = std::log(total);
+            if (out.top1 != nullptr) out.top1[n] = first_of(row, vocabulary, slope, top);  // may be what is wanted
             const float normalizer = static_cast<float>(top + log_total);
             out.log_normalizer[n] = normalizer;
             const int64_t* wanted = targets.ids + n * targets.each;
             for (int64_t k = 0; k < targets.each; ++k)
                 out.logprobs[n * targets.each + k] = static_cast<float>(widened(row[wanted[k]]) * slope - top - log_total);
             if (out.entropy != nullptr) out.entropy[n] = static_cast<float>(log_total - weighted / total);
-            if (out.top1 != nullptr) {
-                int64_t at = 0;
-                while (at < vocabulary - 1 && !(widened(row[at]) * slope == top)) ++at;
-                out.top1[n] = at;
-            }
             if (!gradient) continue;
             replace<T, Gradient>(row, vocabulary, wanted[0], slope, top, static_cast<float>(1.0 / total));
         }
@@ -104,7 +114,7 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
 }  // namespace
 }  // namespace ft
 
-// logits: the linear layer's output; a logit is slope times that. With `gradient` (one target a row) the gradient of the
+// logits: the linear layer's output; a logit is slope times that. `ids` may be `top1`, which is written first. With `gradient` (one target a row) the gradient of the
 // log-probability with respect to the logit takes the place of each, in `gradient_dtype`: where that is narrower than
 // the logits, it stands in the first half of a row.
 FT_API void ft_head_rows(int dtype, int gradient_dtype, void* logits, const int64_t* ids, float* logprobs,

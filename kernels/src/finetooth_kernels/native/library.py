@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
@@ -54,15 +55,29 @@ KERNEL_SPAN = "finetooth::"
 _recording: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
-def _seen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with a span of torch's profiler while it records."""
+class _Noted(threading.local):
+    """The kernels that a thread calls, with their arguments, while somebody wants to know them."""
+
+    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+
+
+NOTED = _Noted()
+"""See `finetooth_kernels.capture`."""
+
+
+def _kernel(name: str, function: Callable[..., Any], failing: str | None) -> Callable[..., None]:
+    """The function, noted, with a span of torch's profiler while it records."""
 
     def call(*arguments: Any) -> None:
+        if NOTED.calls is not None:
+            NOTED.calls.append((call, arguments))
         if not _recording():
-            function(*arguments)
-            return
-        with record_function(name):
-            function(*arguments)
+            failed = function(*arguments)
+        else:
+            with record_function(name):
+                failed = function(*arguments)
+        if failed:
+            raise MemoryError(failing)
 
     return call
 
@@ -99,18 +114,27 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._loaded = ctypes.CDLL(str(path))
-        self._c = {name: self.function(name, signature) for name, signature in _SIGNATURES.items()}
+        self._c = {name: self.kernel(name, signature) for name, signature in _SIGNATURES.items()}
         self._rows_a_sum: int = self.function("ft_rms_norm_rows_a_sum", [], c_int64)()
         is_fast = self.function("ft_mm_is_fast", [c_int], c_int)
         self._fast = {dtype for dtype, number in DTYPE_NUMBERS.items() if is_fast(number)}
         self.threaded = bool(self.function("ft_has_threads", [], c_int)())
         """Whether it was compiled with OpenMP."""
 
-    def function(self, name: str, arguments: list[Any], result: Any = None) -> Any:
-        """A C function by name, with ctypes' types of its arguments and of its result (None: void, a kernel)."""
+    def function(self, name: str, arguments: list[Any], result: Any) -> Any:
+        """A C function by name that tells something, with ctypes' types of its arguments and of its result."""
         function = getattr(self._loaded, name)
         function.argtypes, function.restype = arguments, result
-        return function if result is not None else _seen(name.replace("ft_", KERNEL_SPAN, 1), function)
+        return function
+
+    def kernel(self, name: str, arguments: list[Any], failing: str | None = None) -> Callable[..., None]:
+        """A C function by name that computes, with ctypes' types of its arguments.
+
+        Args:
+            failing: what the MemoryError says where it returns anything but 0; None: it returns nothing.
+        """
+        function = self.function(name, arguments, None if failing is None else c_int)
+        return _kernel(name.replace("ft_", KERNEL_SPAN, 1), function, failing)
 
     def rms_norm(
         self, x_nd: Tensor, weight_d: Tensor, eps: float, inverse_n: Tensor | None = None
@@ -180,6 +204,7 @@ class Library:
 
         Args:
             logits_nv: (N, V), what the head's linear layer put out; a logit is `slope` times that.
+            targets_nk: may be `top1_n`, which is written first.
             gradient: replace each by the gradient of the row's log-probability with respect to the logit, in this
                 dtype; one target a row. A narrower one than the logits' takes the first part of a row.
         """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.protocols import LowRank
+from finetooth_kernels import capture, native
 from finetooth_torch.bodies import StreamBody, TransformersBody
 from finetooth_torch.decoder import Group
 from finetooth_torch.kv_cache import KeyValueCache
@@ -88,6 +89,30 @@ def test_what_else_is_written_changes_nothing(kit: SimpleNamespace, data: st.Dat
     )  # fmt: skip
     together = tokens_of(kit.one_engine.generate([PROMPTS[i] for i in chosen], sampling))
     assert together == [tokens_of(kit.one_engine.generate([PROMPTS[i]], sampling))[0] for i in chosen]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("caches")
+def test_a_captured_step_writes_the_same(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Bit for bit, while rows leave; heads are such as the compiled attention takes."""
+    engine = kit.engine(
+        config=kit.config("llama", head_dim=16), adapter=kit.adapter(targets=LINEAR), micro_batch_tokens=10_000,
+        precision=precision,
+    )  # fmt: skip
+    if not isinstance(engine._parts.network.body, StreamBody):
+        pytest.skip("the stream decoder's affair")
+    if native.library() is None:
+        pytest.skip(native.available().reason)
+    replays: list[int] = []
+    monkeypatch.setattr(
+        capture.Captured, "__call__", lambda one, real=capture.Captured.__call__: (replays.append(1), real(one))[1]
+    )
+    sampling = Sampling(max_tokens=80, n=2, stop_ids=(2, 3))
+    found = engine.generate(PROMPTS, sampling)
+    assert len({len(one.tokens) for of_prompt in found for one in of_prompt}) > 4 and len(replays) > 10
+    monkeypatch.setattr(capture, "WORTH_CAPTURING", 1000)
+    before = len(replays)
+    assert engine.generate(PROMPTS, sampling) == found and len(replays) == before
 
 
 def test_the_model_s_own_code_writes_the_same(kit: SimpleNamespace) -> None:
@@ -188,7 +213,8 @@ class Rows:
         self.cache.advance()
         for layer, kept in enumerate(self.kept):
             qkv = self.numbers(len(kept), self.heads + 2 * self.kv_heads)
-            found = self.cache.attend(layer, qkv, self.heads, 0.3)
+            found = qkv.new_empty((len(kept), self.heads * self.size))
+            self.cache.attend(layer, qkv, self.heads, 0.3, found)
             exact = qkv.double().numpy()
             for r in range(len(kept)):
                 kept[r] = np.concatenate([kept[r], exact[r : r + 1, self.heads :]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, Sampling
-from finetooth_torch.sampling import choose, row_streams, score
+from finetooth_torch.sampling import choose, row_streams
 
 PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
 FREE = Sampling(max_tokens=12, temperature=0, stop_ids=())
@@ -133,7 +133,7 @@ def test_draws_follow_the_distribution(sampling: Sampling, keep: int | None) -> 
     if keep is not None:
         assert (p > 0).sum() == keep
     stream = np.random.default_rng(0)
-    draws = choose(logits.expand(20_000, -1), sampling, [stream] * 20_000).numpy()
+    draws = choose(logits.expand(20_000, -1), sampling, [stream] * 20_000)[0].numpy()
     counts = np.bincount(draws, minlength=8)
     assert (counts[p == 0] == 0).all()
     assert chi_square(counts, 20_000 * p) < 30
@@ -187,18 +187,20 @@ def test_a_large_vocabulary_with_ties_is_drawn_from_by_definition(
     random = np.random.default_rng(2)
     logits = torch.from_numpy(random.normal(size=(200, 1000)) * 3).bfloat16().float()
     logits[:, random.integers(0, 1000, 100)] = -torch.inf
-    found = choose(logits, sampling, [np.random.default_rng(i) for i in range(200)])
+    found, _ = choose(logits, sampling, [np.random.default_rng(i) for i in range(200)])
     expected = [oracle(row, sampling, np.random.default_rng(i).random()) for i, row in enumerate(logits.numpy())]
     assert found.tolist() == expected
-    alone = [int(choose(logits[i : i + 1], sampling, [np.random.default_rng(i)])) for i in range(20)]
+    alone = [int(choose(logits[i : i + 1], sampling, [np.random.default_rng(i)])[0]) for i in range(20)]
     assert alone == expected[:20]
 
 
-def test_scores_are_log_softmax() -> None:
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), Sampling(temperature=2.0, top_k=50)])
+def test_scores_are_log_softmax_whatever_the_temperature(sampling: Sampling) -> None:
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 700)) * 20).float()
-    tokens = torch.arange(30) * 23
+    tokens, found = choose(logits, sampling, [np.random.default_rng(i) for i in range(30)])
     exact = torch.log_softmax(logits.double(), -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    assert torch.allclose(score(logits, tokens).double(), exact, rtol=1e-6, atol=1e-5)
+    assert torch.allclose(found.double(), exact, rtol=1e-6, atol=1e-5) and (found <= 0).all()
+    assert torch.equal(tokens, logits.argmax(-1)) == (sampling.temperature == 0)
 
 
 def test_the_last_share_of_a_draw_stays_inside() -> None:
@@ -210,6 +212,6 @@ def test_the_last_share_of_a_draw_stays_inside() -> None:
 
     logits = torch.from_numpy(np.random.default_rng(1).normal(size=(200, 600))).float()
     logits[:, 580:] = -torch.inf
-    assert choose(logits, Sampling(), [Top()] * 200).tolist() == [579] * 200  # type: ignore[list-item]
+    assert choose(logits, Sampling(), [Top()] * 200)[0].tolist() == [579] * 200  # type: ignore[list-item]
     last = logits[:1].argsort(descending=True, stable=True)[0]
-    assert choose(logits[:1], Sampling(top_k=7), [Top()]).item() == int(last[6])  # type: ignore[list-item]
+    assert choose(logits[:1], Sampling(top_k=7), [Top()])[0].item() == int(last[6])  # type: ignore[list-item]

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_kernels.capture import Repeated
+from finetooth_kernels.few_rows import MOST_ROWS
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -80,6 +82,7 @@ class StreamDecoding:
         self._caches: list[KeyValueCache] = []
         lengths = [len(prompt) for prompt in prompts]
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
+        self._step = Repeated(self._advanced)
 
     def read(self) -> Tensor:
         prompts = self._prompts
@@ -100,7 +103,9 @@ class StreamDecoding:
             for cache, cells_pt in zip(self._caches, cells, strict=True):
                 cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
 
-        read = self._decoder.hidden(stream, last, layers=self._layers, keep=keep)
+        # many rows want the weights as the model has them; those are the same as long as anything is written
+        layers = self._layers if len(stream.tokens) <= MOST_ROWS else None
+        read = self._decoder.hidden(stream, last, layers=layers, keep=keep)
         return read.repeat_interleave(self._samples, 0)
 
     def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
@@ -118,22 +123,24 @@ class StreamDecoding:
         return [cells_st[place] for place in places]
 
     def advance(self, tokens: Tensor) -> Tensor:
-        facts = self._facts
-        scale = facts.head_dim**-0.5
-        h_rd = self._decoder.embedded(tokens)
-        cos, sin = self._decoder.angles(self._positions)
         for cache in self._caches:
             cache.advance()
+        h_rd = self._step(self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
+        self._positions += 1
+        return self._decoder.normed(h_rd)
+
+    def _advanced(self, h_rd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """A token of each row through the layers."""
+        facts = self._facts
+        scale = facts.head_dim**-0.5
         sizes = [cache.rows for cache in self._caches]
         for i, layer in enumerate(self._layers):
             h_rd, qkv = layer.project(h_rd, cos, sin)
-            attended = [
-                cache.attend(i, rows, facts.heads, scale)
-                for cache, rows in zip(self._caches, torch.split(qkv, sizes), strict=True)
-            ]
-            h_rd = layer.feed(h_rd, attended[0] if len(attended) == 1 else torch.cat(attended))
-        self._positions += 1
-        return self._decoder.normed(h_rd)
+            attended = qkv.new_empty((qkv.shape[0], facts.heads * facts.head_dim))
+            for cache, rows, out in zip(self._caches, qkv.split(sizes), attended.split(sizes), strict=True):
+                cache.attend(i, rows, facts.heads, scale, out)
+            h_rd = layer.feed(h_rd, attended)
+        return h_rd
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
         kept: list[int] = []
@@ -142,6 +149,9 @@ class StreamDecoding:
             rows = cache.rows
             kept += [start + row for row in cache.retire([not done for done in finished[start : start + rows]])]
             start += rows
+        if len(kept) == len(finished):
+            return kept
+        self._step.forget()
         self._caches = [cache for cache in self._caches if cache.rows]
         self._positions = self._positions[torch.tensor(kept, dtype=torch.int64, device=self._device)]
         return kept
@@ -149,6 +159,7 @@ class StreamDecoding:
     def join(self, other: Decoding) -> bool:
         if not isinstance(other, StreamDecoding) or other._layers is not self._layers:
             return False
+        self._step.forget()
         self._caches += other._caches
         self._positions = torch.cat([self._positions, other._positions])
         while len(self._caches) > 1 and self._worth_merging(*self._caches[-2:]):

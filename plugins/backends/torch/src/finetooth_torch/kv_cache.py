@@ -49,6 +49,7 @@ class KeyValueCache:
         shared = samples > 1
         self.columns = 0 if shared else self._width
         """Columns that hold a key."""
+        self._columns_1 = torch.tensor([self.columns])
         most = self.columns + room
         if self._dense:
             most = -(-most // BLOCK) * BLOCK
@@ -98,33 +99,35 @@ class KeyValueCache:
         if self._dense and self._mask is not None:
             self._mask[..., self.columns] = 0.0
         self.columns += 1
+        self._columns_1.fill_(self.columns)
 
-    def attend(self, layer: int, qkv_rhd: Tensor, heads: int, scale: float) -> Tensor:
+    def attend(self, layer: int, qkv_rhd: Tensor, heads: int, scale: float, out: Tensor) -> None:
         """Write the newest column and look at everything before it.
 
         Args:
             qkv_rhd: (R, H + 2 K, D) of the newest token of each row.
-
-        Returns:
-            (R, H D).
+            out: (R, H D), contiguous, for the result.
         """
         own = self._own[layer][:, : self.rows]
         if self._compiled is not None:
-            return self._compiled(
-                qkv_rhd.contiguous(), own, self.columns, scale, starts_p=self._starts, samples=self.samples,
-                above_hpkwd=None if self._shared is None else self._shared[layer],
+            self._compiled(
+                qkv_rhd.contiguous(), own, self._columns_1, scale, starts_p=self._starts, samples=self.samples,
+                above_hpkwd=None if self._shared is None else self._shared[layer], out=out,
             )  # fmt: skip
+            return
         own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
         span = self._capacity if self._dense else self.columns
         keys, values = own[:, :, :, :span].unbind(0)
         queries = torch.unflatten(qkv_rhd[:, :heads], 1, (self._heads, -1))
         mask = None if self._mask is None else self._mask[..., :span]
         if self._shared is None:
-            return attend_cached(queries, keys, values, scale=scale, mask=mask).flatten(1)
-        above = self._shared[layer][:, : self.prompts].unbind(0)
-        return attend_shared(
-            queries, keys, values, *above, scale=scale, mask=mask, above_mask=self._above_mask
-        ).flatten(1)
+            attended = attend_cached(queries, keys, values, scale=scale, mask=mask)
+        else:
+            above = self._shared[layer][:, : self.prompts].unbind(0)
+            attended = attend_shared(
+                queries, keys, values, *above, scale=scale, mask=mask, above_mask=self._above_mask
+            )  # fmt: skip
+        out.copy_(attended.flatten(1))
 
     def retire(self, alive: Sequence[bool]) -> list[int]:
         """Drop rows that finished: a prompt's, when all its samples have, by moving the last prompt into its place.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from finetooth_hooks import Sampling
+from finetooth_kernels.logits import most_likely, selective_log_softmax
 from torch import Tensor
 
 from finetooth_torch.randomness import stream_key
@@ -43,15 +44,8 @@ def row_streams(
     return streams
 
 
-def score(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(B,) log-probabilities of `tokens` (B,) under `logits` (B, V), untempered."""
-    # the most likely token's probability cannot underflow, and a softmax is cheaper than a log-softmax
-    likeliest = torch.softmax(logits, -1).amax(-1).log()
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.amax(-1) + likeliest
-
-
-def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:
-    """(B,) int64: the next token of each row.
+def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor]:
+    """(B,) int64, the next token of each row, and (B,), its log-probability, untempered.
 
     Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
     `top_p` (Holtzman et al., 2020, arXiv:1904.09751); of equally likely tokens the one with the lower id counts as more
@@ -63,7 +57,12 @@ def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Gener
         streams: one per row; each advances by one number unless sampling is greedy.
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return most_likely(logits)
+    tokens = _drawn(logits, sampling, streams)
+    return tokens, selective_log_softmax(logits, tokens)
+
+
+def _drawn(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:
     draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=logits.device)
     vocabulary = logits.shape[-1]
     top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else 0

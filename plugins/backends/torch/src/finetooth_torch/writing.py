@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from finetooth_hooks import Completion, Sampling
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_kernels.contract import result_dtype
 from torch import Tensor
 
 from finetooth_torch.decode import Decoding
-from finetooth_torch.sampling import choose, score
+from finetooth_torch.sampling import choose
 
 BYTES_OF_LETTER = 4
 """Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
@@ -134,16 +135,15 @@ class Writing:
         if len(going) < len(self._held):
             hidden = hidden[torch.tensor(going, device=self._device)]
         logits = self._logits(hidden)
-        tokens = _chosen(logits, writing)
-        logprobs = score(logits, tokens)
+        tokens, logprobs = _chosen(logits, writing)
         for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
             row.take(token, logprob, self._tokenizer)
         self.retire()
         return writing
 
 
-def _chosen(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """(R,) the next token of each row; rows with the same settings are chosen for together."""
+def _chosen(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """(R,) the next token of each row and its log-probability; rows with the same settings are chosen for together."""
     alike: dict[tuple[float, int, float], list[int]] = {}
     for i, row in enumerate(rows):
         settings = row.sampling.temperature, row.sampling.top_k, row.sampling.top_p
@@ -151,7 +151,10 @@ def _chosen(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     if len(alike) == 1:
         return choose(logits, rows[0].sampling, [row.stream for row in rows])
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(len(rows), dtype=result_dtype(logits.dtype), device=logits.device)
     for places in alike.values():
         index = torch.tensor(places, device=logits.device)
-        tokens[index] = choose(logits[index], rows[places[0]].sampling, [rows[i].stream for i in places])
-    return tokens
+        tokens[index], logprobs[index] = choose(
+            logits[index], rows[places[0]].sampling, [rows[i].stream for i in places]
+        )
+    return tokens, logprobs

@@ -1,0 +1,120 @@
+"""Calls of compiled kernels, noted and made again without the Python that led to them.
+
+Where kernels are short, as in writing tokens one after the other, Python takes as long between them as they do. What
+is computed on the same memory again and again is captured once, and from then on only its kernels are called, as with
+CUDA graphs on a GPU. Only what compiled kernels compute can be captured: capturing watches every operation of torch,
+and where one computes anything itself, or makes a tensor other than in memory that is kept for the replay, there is
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from finetooth_kernels.memory import Blocks, new_empty, private
+from finetooth_kernels.native.library import NOTED
+
+__all__ = ["WORTH_CAPTURING", "Captured", "Repeated", "capture"]
+
+WORTH_CAPTURING = 4
+"""Times that something is computed as it is before it is captured: about what a capture costs."""
+
+_ATEN = torch.ops.aten
+_MAKING = (_ATEN.empty.memory_format, _ATEN.new_empty.default)
+_HARMLESS = (_ATEN.resize_.default,)  # a tensor of a block being given its shape
+
+
+Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
+"""Kernels with their arguments."""
+
+
+class Captured:
+    """Made by `capture`; calling it computes again, from what now stands in the memory that was read then."""
+
+    def __init__(self, calls: Calls, blocks: Blocks) -> None:
+        self._calls, self._blocks = tuple(calls), blocks  # the kernels write there: nobody else gets it
+
+    def __call__(self) -> None:
+        for kernel, arguments in self._calls:
+            kernel(*arguments)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees each operation of torch: those that make tensors make them in the thread's blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.only_kernels = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKING:
+            found = func(*args, **{**kwargs, "device": "meta"})  # what it would be
+            like = args[0] if func is _ATEN.new_empty.default else torch.empty(0)
+            if kwargs.get("device", like.device).type == "cpu" and found.is_contiguous():
+                return new_empty(like, found.shape, found.dtype)
+        elif func.is_view or func in _HARMLESS:
+            return func(*args, **kwargs)
+        self.only_kernels = False
+        return func(*args, **kwargs)
+
+
+def capture(compute: Callable[[], Tensor]) -> tuple[Tensor, Captured | None]:
+    """Compute something, and what computes it once more; None where torch's own operations are part of it.
+
+    Args:
+        compute: reads tensors that live as long as what is returned; to compute from other numbers, write them there.
+
+    Returns:
+        The result, which computing again writes to; and that.
+    """
+    blocks, watch, before = Blocks(), _Watch(), NOTED.calls
+    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+    NOTED.calls = calls
+    try:
+        with private(blocks), watch:
+            result = compute()
+    finally:
+        NOTED.calls = before
+    return result, Captured(calls, blocks) if watch.only_kernels else None
+
+
+class Repeated:
+    """A function of tensors that is called again and again: captured where that is possible.
+
+    Args:
+        compute: of tensors on the CPU. Whatever else it reads stays where it is; `forget` says when that is over.
+    """
+
+    def __init__(self, compute: Callable[..., Tensor]) -> None:
+        self._compute, self._possible = compute, True
+        self.forget()
+
+    def forget(self) -> None:
+        """What is computed has changed, or the shapes have."""
+        self._times = 0
+        self._captured: tuple[tuple[Tensor, ...], Tensor, Captured] | None = None
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        """The result; the next call may overwrite it."""
+        if self._captured is None:
+            self._times += 1
+            if self._times <= WORTH_CAPTURING or not self._possible:
+                return self._compute(*given)
+            kept = tuple(x.clone() for x in given)
+            result, captured = capture(lambda: self._compute(*kept))
+            if captured is None:
+                self._possible = False
+            else:
+                self._captured = kept, result, captured
+            return result
+        kept, result, captured = self._captured
+        for to, x in zip(kept, given, strict=True):
+            to.copy_(x)
+        captured()
+        return result
