@@ -93,22 +93,22 @@ def test_repeated_is_captured_when_it_has_paid_and_made_anew_when_told(monkeypat
         made.append(len(h_nd))
         return through(layers, h_nd)
 
-    repeated = Repeated(compute)
+    repeated = Repeated()
     with torch.no_grad():
         for rows in (5, 3):
             for _ in range(WORTH_CAPTURING + 4):
                 h_nd = layers[0].numbers(rows, 32)
-                assert torch.equal(repeated(h_nd), through(layers, h_nd))
+                assert torch.equal(repeated(compute, h_nd), through(layers, h_nd))
             repeated.forget()
         assert made == [5] * (WORTH_CAPTURING + 1) + [3] * (WORTH_CAPTURING + 1)
 
         tried: list[None] = []
         monkeypatch.setattr(module, "capture", lambda compute: (tried.append(None), capture(compute))[1])
-        own = Repeated(lambda h_nd: layers[0](h_nd) * 2)
+        own = Repeated()
         for _ in range(2):
             for _ in range(WORTH_CAPTURING + 3):
                 h_nd = layers[0].numbers(5, 32)
-                assert torch.equal(own(h_nd), layers[0](h_nd) * 2)
+                assert torch.equal(own(lambda h_nd: layers[0](h_nd) * 2, h_nd), layers[0](h_nd) * 2)
             own.forget()
         assert len(tried) == 1, "what cannot be captured is not tried again"
 

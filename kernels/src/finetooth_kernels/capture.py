@@ -85,14 +85,10 @@ def capture(compute: Callable[[], Tensor]) -> tuple[Tensor, Captured | None]:
 
 
 class Repeated:
-    """A function of tensors that is called again and again: captured where that is possible.
+    """A function of tensors that is called again and again: captured where that is possible."""
 
-    Args:
-        compute: of tensors on the CPU. Whatever else it reads stays where it is; `forget` says when that is over.
-    """
-
-    def __init__(self, compute: Callable[..., Tensor]) -> None:
-        self._compute, self._possible = compute, True
+    def __init__(self) -> None:
+        self._possible = True
         self.forget()
 
     def forget(self) -> None:
@@ -100,14 +96,20 @@ class Repeated:
         self._times = 0
         self._captured: tuple[tuple[Tensor, ...], Tensor, Captured] | None = None
 
-    def __call__(self, *given: Tensor) -> Tensor:
-        """The result; the next call may overwrite it."""
+    def __call__(self, compute: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """The function's result; the next call may overwrite it.
+
+        Args:
+            compute: the function, the same in every call (held here it would hold its owner). Whatever else it reads
+                stays where it is; `forget` says when that is over.
+            given: what it is called with, on the CPU.
+        """
         if self._captured is None:
             self._times += 1
             if self._times <= WORTH_CAPTURING or not self._possible:
-                return self._compute(*given)
+                return compute(*given)
             kept = tuple(x.clone() for x in given)
-            result, captured = capture(lambda: self._compute(*kept))
+            result, captured = capture(lambda: compute(*kept))
             if captured is None:
                 self._possible = False
             else:

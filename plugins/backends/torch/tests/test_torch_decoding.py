@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import finetooth_torch.decode as decode
 import finetooth_torch.generation as generation
 import finetooth_torch.kv_cache as kv_cache
+import finetooth_torch.packed as packed_module
 import finetooth_torch.writing as writing
 import numpy as np
 import pytest
@@ -113,6 +116,27 @@ def test_a_captured_step_writes_the_same(kit: SimpleNamespace, monkeypatch: pyte
     monkeypatch.setattr(capture, "WORTH_CAPTURING", 1000)
     before = len(replays)
     assert engine.generate(PROMPTS, sampling) == found and len(replays) == before
+
+
+def test_packed_weights_go_as_soon_as_all_is_written(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when Python next looks for cycles: a second call would hold the first one's weights beside its own."""
+    made: list[weakref.ref[PackedLinear]] = []
+
+    class Seen(PackedLinear):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(packed_module, "PackedLinear", Seen)
+    engine = kit.engine(config=kit.config("llama", head_dim=16), adapter=kit.adapter(targets=LINEAR))
+    if not isinstance(engine._parts.network.body, StreamBody):
+        pytest.skip("the stream decoder's affair")
+    gc.disable()
+    try:
+        engine.generate(PROMPTS, Sampling(max_tokens=30, stop_ids=()))
+        assert made and not any(one() for one in made)
+    finally:
+        gc.enable()
 
 
 def test_the_model_s_own_code_writes_the_same(kit: SimpleNamespace) -> None:

@@ -82,7 +82,7 @@ class StreamDecoding:
         self._caches: list[KeyValueCache] = []
         lengths = [len(prompt) for prompt in prompts]
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
-        self._step = Repeated(self._advanced)
+        self._step = Repeated()
 
     def read(self) -> Tensor:
         prompts = self._prompts
@@ -125,7 +125,7 @@ class StreamDecoding:
     def advance(self, tokens: Tensor) -> Tensor:
         for cache in self._caches:
             cache.advance()
-        h_rd = self._step(self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
+        h_rd = self._step(self._advanced, self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
         self._positions += 1
         return self._decoder.normed(h_rd)
 
