@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from finetooth_kernels import capture as module
-from finetooth_kernels import native
+from finetooth_kernels import memory, native
 from finetooth_kernels.capture import WORTH_CAPTURING, Repeated, capture
 from finetooth_kernels.few_rows import FewRows
 from finetooth_kernels.gated import gated
-from finetooth_kernels.memory import SMALLEST, Blocks, new_empty, private
+from finetooth_kernels.memory import SMALLEST, Arena, Blocks, new_empty, private
 from finetooth_kernels.native.library import NOTED, _kernel
 from finetooth_kernels.rms_norm import residual_norm
 from torch import Tensor
@@ -74,18 +74,46 @@ def test_a_replay_computes_the_same_from_other_numbers(dtype: torch.dtype, inner
         lambda h: torch.zeros_like(h),
         lambda h: h.to(torch.float64).float(),
         lambda h: torch.randn_like(h),
+        lambda h: torch.tensor([[1.0] * 32] * 5),
+        lambda h: torch.from_numpy(h.numpy()),
+        lambda h: Arena().empty((5, 32), torch.float32),
+        lambda h: h.reshape(32, 5).t().reshape(5, 32),
     ],
 )
 def test_what_torch_computes_itself_is_not_captured(also: Callable[[Tensor], Tensor]) -> None:
     layer = Layer(torch.float32)
     h_nd = layer.numbers(5, 32)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            result, captured = capture(lambda: layer(also(layer(h_nd)).view(5, 32)))
+            assert captured is None and result.shape == h_nd.shape
     with torch.no_grad():
-        result, captured = capture(lambda: layer(also(layer(h_nd.clone()))))
-        assert captured is None and result.shape == h_nd.shape
         assert capture(lambda: layer(layer(h_nd)[:, :32].view(5, 4, 8).flatten(1)))[1] is not None  # only views
 
 
-def test_repeated_is_captured_when_it_has_paid_and_made_anew_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_of_its_own_there_is_no_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> None:
+        raise OSError
+
+    layer = Layer(torch.float32)
+    h_nd = layer.numbers(5, 32)
+    monkeypatch.setattr(memory, "_mapped", refuse)
+    with torch.no_grad():
+        result, captured = capture(lambda: layer(h_nd))
+        assert captured is None and torch.equal(result, layer(h_nd))
+
+
+def test_a_capture_may_be_profiled() -> None:
+    layer = Layer(torch.float32)
+    h_nd = layer.numbers(5, 32)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        captured = capture(lambda: layer(h_nd))[1]
+        assert captured is not None
+        captured()
+    assert sum(event.count for event in profile.key_averages() if event.key == "finetooth::gated") == 2
+
+
+def test_repeated_is_captured_when_it_has_paid_and_made_anew_when_told() -> None:
     layers = [Layer(torch.float32, seed=seed) for seed in range(2)]
     made: list[int] = []
 
@@ -102,15 +130,26 @@ def test_repeated_is_captured_when_it_has_paid_and_made_anew_when_told(monkeypat
             repeated.forget()
         assert made == [5] * (WORTH_CAPTURING + 1) + [3] * (WORTH_CAPTURING + 1)
 
-        tried: list[None] = []
-        monkeypatch.setattr(module, "capture", lambda compute: (tried.append(None), capture(compute))[1])
-        own = Repeated()
-        for _ in range(2):
-            for _ in range(WORTH_CAPTURING + 3):
-                h_nd = layers[0].numbers(5, 32)
-                assert torch.equal(own(lambda h_nd: layers[0](h_nd) * 2, h_nd), layers[0](h_nd) * 2)
-            own.forget()
-        assert len(tried) == 1, "what cannot be captured is not tried again"
+        repeated(compute, layers[0].numbers(2, 32))
+        assert repeated(compute, layers[0].numbers(4, 32)).shape == (4, 32), "another shape is not the same again"
+
+
+def test_what_cannot_be_captured_is_tried_ever_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer(torch.float32)
+    tried: list[int] = []
+    calls = 0
+    monkeypatch.setattr(module, "capture", lambda compute: (tried.append(calls), capture(compute))[1])
+    repeated = Repeated()
+    with torch.no_grad():
+        for calls in range(40):  # noqa: B007 - `capture` reads it
+            h_nd = layer.numbers(5, 32)
+            assert torch.equal(repeated(lambda h_nd: layer(h_nd) * 2, h_nd), layer(h_nd) * 2)
+        assert tried == [4, 13, 30]
+        repeated.forget()
+        for calls in range(40, 75):  # noqa: B007
+            h_nd = layer.numbers(5, 32)
+            assert torch.equal(repeated(layer, h_nd), layer(h_nd))
+        assert tried == [4, 13, 30, 72], "what is captured now could not be before"
 
 
 def test_a_capture_notes_its_own_thread_and_ends_with_what_is_raised() -> None:

@@ -109,6 +109,14 @@ def test_the_weight_is_of_the_time() -> None:
         assert torch.allclose(linear(x[:rows]), expected[:rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_a_weight_may_begin_anywhere_in_its_buffer(dtype: torch.dtype) -> None:
+    buffer = torch.randn(64 * 32 + 1, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight, x = buffer[1:].view(64, 32), torch.ones(3, 32, dtype=dtype)
+    apart, alone = FewRows.pack(weight), FewRows.pack(weight.clone())
+    assert apart is not None and alone is not None and torch.equal(apart(x), alone(x))
+
+
 def test_what_the_kernel_cannot_take_is_not_packed() -> None:
     assert FewRows.pack(torch.ones(4, 4, dtype=torch.float64)) is None
     assert FewRows.pack(torch.ones(4, 0)) is None

@@ -2,9 +2,9 @@
 
 Where kernels are short, as in writing tokens one after the other, Python takes as long between them as they do. What
 is computed on the same memory again and again is captured once, and from then on only its kernels are called, as with
-CUDA graphs on a GPU. Only what compiled kernels compute can be captured: capturing watches every operation of torch,
-and where one computes anything itself, or makes a tensor other than in memory that is kept for the replay, there is
-none.
+CUDA graphs on a GPU. Only what compiled kernels compute can be captured: capturing watches torch's operations, and
+where there is another than a view, or a tensor other than in memory that is kept for the replay, there is none. It
+cannot see who reads or writes a tensor's memory without torch (`numpy()`, `tolist()`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ WORTH_CAPTURING = 4
 
 _ATEN = torch.ops.aten
 _MAKING = (_ATEN.empty.memory_format, _ATEN.new_empty.default)
-_HARMLESS = (_ATEN.resize_.default,)  # a tensor of a block being given its shape
+_VIEWS = (
+    *(_ATEN.view.default, _ATEN.as_strided.default, _ATEN.alias.default, _ATEN.detach.default, _ATEN.expand.default),
+    *(_ATEN.select.int, _ATEN.slice.Tensor, _ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.unbind.int),
+    *(_ATEN.t.default, _ATEN.transpose.int, _ATEN.permute.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim),
+)
+"""Operations that make a view, whatever they are given; others that may do so may also copy."""
 
 
 Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
@@ -58,7 +63,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             like = args[0] if func is _ATEN.new_empty.default else torch.empty(0)
             if kwargs.get("device", like.device).type == "cpu" and found.is_contiguous():
                 return new_empty(like, found.shape, found.dtype)
-        elif func.is_view or func in _HARMLESS:
+        elif func in _VIEWS or func.namespace == "profiler":
             return func(*args, **kwargs)
         self.only_kernels = False
         return func(*args, **kwargs)
@@ -81,18 +86,21 @@ def capture(compute: Callable[[], Tensor]) -> tuple[Tensor, Captured | None]:
             result = compute()
     finally:
         NOTED.calls = before
-    return result, Captured(calls, blocks) if watch.only_kernels else None
+    return result, Captured(calls, blocks) if watch.only_kernels and not blocks.refused else None
 
 
 class Repeated:
-    """A function of tensors that is called again and again: captured where that is possible."""
+    """A function of tensors that is called again and again: captured where that is possible.
+
+    Where it is not, it is tried after twice as many calls the next time.
+    """
 
     def __init__(self) -> None:
-        self._possible = True
+        self._worth, self._shapes = WORTH_CAPTURING, tuple[torch.Size, ...]()
         self.forget()
 
     def forget(self) -> None:
-        """What is computed has changed, or the shapes have."""
+        """What is computed has changed."""
         self._times = 0
         self._captured: tuple[tuple[Tensor, ...], Tensor, Captured] | None = None
 
@@ -104,14 +112,18 @@ class Repeated:
                 stays where it is; `forget` says when that is over.
             given: what it is called with, on the CPU.
         """
+        shapes = tuple(x.shape for x in given)
+        if shapes != self._shapes:
+            self.forget()
+            self._shapes = shapes
         if self._captured is None:
             self._times += 1
-            if self._times <= WORTH_CAPTURING or not self._possible:
+            if self._times <= self._worth:
                 return compute(*given)
             kept = tuple(x.clone() for x in given)
             result, captured = capture(lambda: compute(*kept))
             if captured is None:
-                self._possible = False
+                self._worth, self._times = 2 * self._worth, 0
             else:
                 self._captured = kept, result, captured
             return result

@@ -35,6 +35,7 @@ class FewRows:
         missing = -self.outputs % panel
         whole = nn.functional.pad(weight_od.detach(), (0, 0, 0, missing)) if missing else weight_od.detach()
         # inputs that stand together are one number: torch transposes those faster than axes of two
+        whole = whole.clone() if whole.storage_offset() % together else whole
         self._unit = _UNITS[together * weight_od.element_size()]
         cut = whole.view(self._unit).view(-1, panel, self.inputs // together)
         self._packed = cut.transpose(1, 2).contiguous().view(weight_od.dtype)

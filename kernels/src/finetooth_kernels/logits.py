@@ -1,9 +1,9 @@
 """What is needed of logits that somebody already holds: entropy, and log-probabilities of chosen ids, without a copy.
 
-Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. Both functions take any strides
+Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. All functions take any strides
 (transposed, thinned out, expanded) and hold a few rows in full precision at a time. On a CUDA or ROCm device with
-Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block, but
-where no gradient is wanted and kernels are compiled (`native`).
+Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block. While
+no graph is built, log-probabilities of contiguous logits on a CPU come from a compiled kernel (`native`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
     _check_logits(logits)
     _check_index(index, logits)
     single = index.dim() == logits.dim() - 1
-    compiled = None if torch.is_grad_enabled() and logits.requires_grad else native.library_for(logits)
+    compiled = None if torch.is_grad_enabled() else native.library_for(logits)
     if compiled is not None:
         return _scored(compiled, logits, index.contiguous())
     result: Tensor = _SelectiveLogSoftmax.apply(logits, index.unsqueeze(-1) if single else index)  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     compiled = native.library_for(logits)
     if compiled is None:
         ids = logits.argmax(-1)
-        return ids, selective_log_softmax(logits, ids)
+        return ids, _SelectiveLogSoftmax.apply(logits, ids.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-untyped-call]
     ids = logits.new_empty(logits.shape[:-1], dtype=torch.int64)
     return ids, _scored(compiled, logits, ids, top1=ids)
 

@@ -19,6 +19,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["BLOCKS", "Arena", "Blocks", "cut", "new_empty", "private"]
 
@@ -59,6 +60,8 @@ class Blocks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: dict[int, list[_Block]] = {}
+        self.refused = False
+        """Whether the system once gave none."""
 
     def __len__(self) -> int:
         return sum(map(len, self._blocks.values()))
@@ -77,6 +80,7 @@ class Blocks:
             try:
                 mapped = memoryview(_mapped(size + _SHIFT * _SHIFTS))
             except OSError:
+                self.refused = True
                 return None  # malloc is asked instead: it may have holes that do, and its error says how much is wanted
             start = _SHIFT * (len(blocks) % _SHIFTS)
             pages = mapped[start : start + size]
@@ -163,8 +167,13 @@ def new_empty(
         return arena.empty(shape, dtype)
     count = prod(shape)
     size, blocks = count * dtype.itemsize, _OF_THREAD.blocks
-    if like.is_cpu and (size >= SMALLEST or (blocks is not None and size)):
-        view = BLOCKS.take(max(size, ALONE_BYTES)) if blocks is None else blocks.take(size)
+    if blocks is not None and like.is_cpu and size:
+        view = blocks.take(size)
+        if view is not None:
+            with _disable_current_modes():  # whoever watches sees tensors that others make
+                return _tensor(view, 0, shape, count, dtype)
+    elif like.is_cpu and size >= SMALLEST:
+        view = BLOCKS.take(max(size, ALONE_BYTES))
         if view is not None:
             return _tensor(view, 0, shape, count, dtype)
     return like.new_empty(shape, dtype=dtype)

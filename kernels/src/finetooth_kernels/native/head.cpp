@@ -98,7 +98,7 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
             else
                 sums<T, false>(row, vocabulary, slope, top, &total, &weighted);
             const double log_total = std::log(total);
-            if (out.top1 != nullptr) out.top1[n] = first_of(row, vocabulary, slope, top);  // may be what is wanted
+            if (out.top1 != nullptr) out.top1[n] = first_of(row, vocabulary, slope, top);  // may be `wanted`
             const float normalizer = static_cast<float>(top + log_total);
             out.log_normalizer[n] = normalizer;
             const int64_t* wanted = targets.ids + n * targets.each;
@@ -114,9 +114,9 @@ void score(T* logits, int64_t rows, int64_t vocabulary, Targets targets, Scores 
 }  // namespace
 }  // namespace ft
 
-// logits: the linear layer's output; a logit is slope times that. `ids` may be `top1`, which is written first. With `gradient` (one target a row) the gradient of the
-// log-probability with respect to the logit takes the place of each, in `gradient_dtype`: where that is narrower than
-// the logits, it stands in the first half of a row.
+// logits: the linear layer's output; a logit is slope times that. `ids` may be `top1`, which is written first. With
+// `gradient` (one target a row) the gradient of the log-probability with respect to the logit takes the place of each,
+// in `gradient_dtype`: where that is narrower than the logits, it stands in the first half of a row.
 FT_API void ft_head_rows(int dtype, int gradient_dtype, void* logits, const int64_t* ids, float* logprobs,
                          float* log_normalizer, float* entropy, int64_t* top1, int64_t rows, int64_t vocabulary,
                          int64_t each, float slope, int gradient, int threads) {

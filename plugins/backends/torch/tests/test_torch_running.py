@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_kernels import capture
 from finetooth_torch.kv_cache import KeyValueCache
 
 LINEAR = ("q_proj", "v_proj", "down_proj")
@@ -70,18 +71,35 @@ def same(found: list[Completion], alone: list[Completion]) -> None:
 
 
 @pytest.mark.parametrize("waste", [decode.WASTE, 0], ids=["caches merge", "a cache each"])
-@pytest.mark.parametrize("config", ["llama", "qwen3"])
+@pytest.mark.parametrize(("config", "size"), [("llama", None), ("qwen3", None), ("llama", 16), ("qwen2", 16)])
 def test_a_request_gets_what_it_gets_alone(
-    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, config: str, waste: int
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, config: str, size: int | None, waste: int
 ) -> None:
+    """Heads of 16 have compiled attention: their steps are captured, and are others after each that joins or leaves."""
     monkeypatch.setattr(decode, "WASTE", waste)
-    engine = kit.engine(config=kit.config(config), adapter=kit.adapter(targets=LINEAR), micro_batch_tokens=10_000)
+    monkeypatch.setattr(capture, "WORTH_CAPTURING", 1)
+    shape = kit.config(config) if size is None else kit.config(config, head_dim=size)
+    engine = kit.engine(config=shape, adapter=kit.adapter(targets=LINEAR), micro_batch_tokens=10_000)
     asked = requests(24)
     arriving = {at: asked[at * 2 : at * 2 + 2] for at in range(12)}
     found = drive(engine.running_batch(), arriving)
     assert sorted(found) == list(range(24))
     for number, (prompt, sampling) in enumerate(asked):
         same(found[number], engine.generate([prompt], sampling)[0])
+
+
+@pytest.mark.parametrize("size", [8, 16], ids=["matrix products", "compiled"])
+def test_the_last_sample_of_a_prompt_keeps_it_when_another_request_joins(kit: SimpleNamespace, size: int) -> None:
+    """Its prompt stands apart from what it wrote, though it is now the only row to read it."""
+    engine = kit.engine(config=kit.config("llama", head_dim=size), micro_batch_tokens=10_000)
+    prompt, other = list(range(5, 25)), ([7, 3, 9], Sampling(max_tokens=20, seed=5, stop_ids=()))
+    first, second = engine.generate([prompt], Sampling(max_tokens=30, n=2, stop_ids=()))[0]
+    early = next(token for token in second.tokens[:6] if token not in first.tokens)
+    asked = [(prompt, Sampling(max_tokens=30, n=2, stop_ids=(early,))), other]
+    found = drive(engine.running_batch(), {0: asked[:1], 8: asked[1:]})
+    assert len(found[0][0].tokens) == 30 and len(found[0][1].tokens) < 8
+    for number, (tokens, sampling) in enumerate(asked):
+        same(found[number], engine.generate([tokens], sampling)[0])
 
 
 def test_without_room_requests_wait_their_turn(kit: SimpleNamespace) -> None:

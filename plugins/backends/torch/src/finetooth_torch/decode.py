@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_kernels.capture import Repeated
-from finetooth_kernels.few_rows import MOST_ROWS
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -103,9 +102,7 @@ class StreamDecoding:
             for cache, cells_pt in zip(self._caches, cells, strict=True):
                 cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
 
-        # many rows want the weights as the model has them; those are the same as long as anything is written
-        layers = self._layers if len(stream.tokens) <= MOST_ROWS else None
-        read = self._decoder.hidden(stream, last, layers=layers, keep=keep)
+        read = self._decoder.hidden(stream, last, layers=self._layers, keep=keep)
         return read.repeat_interleave(self._samples, 0)
 
     def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
@@ -169,7 +166,7 @@ class StreamDecoding:
     def _worth_merging(self, older: KeyValueCache, newer: KeyValueCache) -> bool:
         """Caches in a row become one where little of it will be padding, and where the older has no more rows than the
         newer: so a row is moved no oftener than the number of rows doubles, and as few caches are left."""
-        if older.samples > 1 or newer.samples > 1 or older.rows > newer.rows:
+        if older.shared or newer.shared or older.rows > newer.rows:
             return False
         facts = self._facts
         column = 2 * facts.kv_heads * facts.head_dim * older.itemsize

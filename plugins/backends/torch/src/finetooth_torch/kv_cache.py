@@ -75,6 +75,11 @@ class KeyValueCache:
         return self.prompts * self.samples
 
     @property
+    def shared(self) -> bool:
+        """Whether prompts stand apart from what their rows wrote, also when one row of each is left."""
+        return self._shared is not None
+
+    @property
     def itemsize(self) -> int:
         """Bytes of a number."""
         return self._like.element_size()
@@ -209,8 +214,8 @@ class KeyValueCache:
 
 
 def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
-    """One cache with the rows of both, those of the first in front; neither may be used any more. Both have one sample
-    a prompt."""
+    """One cache with the rows of both, those of the first in front; neither may be used any more. Both began
+    with one sample a prompt."""
     both = first, second
     lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
     room = max(cache._most - cache.columns for cache in both)
