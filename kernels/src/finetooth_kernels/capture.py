@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetooth_kernels.memory import Blocks, new_empty, private
-from finetooth_kernels.native.library import NOTED
+from finetooth_kernels.native.library import NOTED, Call
 
 __all__ = ["WORTH_CAPTURING", "Captured", "Repeated", "capture"]
 
@@ -34,14 +34,10 @@ _VIEWS = (
 """Operations that make a view, whatever they are given; others that may do so may also copy."""
 
 
-Calls = Sequence[tuple[Callable[..., None], tuple[Any, ...]]]
-"""Kernels with their arguments."""
-
-
 class Captured:
     """Made by `capture`; calling it computes again, from what now stands in the memory that was read then."""
 
-    def __init__(self, calls: Calls, blocks: Blocks) -> None:
+    def __init__(self, calls: Sequence[Call], blocks: Blocks) -> None:
         self._calls, self._blocks = tuple(calls), blocks  # the kernels write there: nobody else gets it
 
     def __call__(self) -> None:
@@ -50,7 +46,7 @@ class Captured:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees each operation of torch: those that make tensors make them in the thread's blocks."""
+    """Sees torch's operations: those that make tensors make them in the thread's blocks."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -79,7 +75,7 @@ def capture(compute: Callable[[], Tensor]) -> tuple[Tensor, Captured | None]:
         The result, which computing again writes to; and that.
     """
     blocks, watch, before = Blocks(), _Watch(), NOTED.calls
-    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+    calls: list[Call] = []
     NOTED.calls = calls
     try:
         with private(blocks), watch:

@@ -55,10 +55,14 @@ KERNEL_SPAN = "finetooth::"
 _recording: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 
 
-class _Noted(threading.local):
-    """The kernels that a thread calls, with their arguments, while somebody wants to know them."""
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+"""A kernel with its arguments."""
 
-    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+
+class _Noted(threading.local):
+    """The kernels that a thread calls, while somebody wants to know them."""
+
+    calls: list[Call] | None = None
 
 
 NOTED = _Noted()
