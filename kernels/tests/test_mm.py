@@ -12,7 +12,17 @@ from finetooth_kernels.rms_norm import rms_norm
 from torch import Tensor
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float64: 2.0**-53}
-SIZES = [(1, 1, 1), (3, 7, 33), (12, 64, 32), (100, 33, 70), (37, 130, 257), (25, 5001, 40), (131, 801, 70)]
+SIZES = [
+    (1, 1, 1),
+    (3, 7, 33),
+    (12, 64, 32),
+    (100, 33, 70),
+    (37, 130, 257),
+    (25, 5001, 40),
+    (131, 801, 70),
+    (70, 1024, 96),
+    (100, 64, 30),
+]
 
 
 def normal(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -88,6 +98,22 @@ def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads(sizes: tup
             assert torch.equal(mm(x, w), every)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("sizes", [(200, 5000, 100), (1061, 700, 70), (64, 96, 64), (33, 801, 20)])
+def test_left_factors_in_columns_give_the_same_numbers(sizes: tuple[int, int, int]) -> None:
+    rows, inputs, outputs = sizes
+    x = normal(rows, 2 * inputs, dtype=torch.bfloat16, seed=1)[:, :inputs]
+    w = normal(inputs, outputs, dtype=torch.bfloat16, seed=2)
+    among_others = normal(inputs, rows + 5, dtype=torch.bfloat16, seed=3)
+    among_others[:, 3 : rows + 3] = x.t()
+    turned = among_others[:, 3 : rows + 3].t()
+    if not sums_wide(turned, w):
+        pytest.skip("left factors in columns are torch's work here")
+    base = normal(rows, outputs, dtype=torch.float32, seed=4)
+    assert torch.equal(mm(turned, w), mm(x, w))
+    assert torch.equal(mm(turned, w, base_no=base), mm(x, w, base_no=base))
 
 
 @pytest.mark.usefixtures("compiled")

@@ -36,7 +36,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]
     sources.mkdir()
     functions = [f'extern "C" __attribute__((visibility("default"))) void {name}() {{}}' for name in _SIGNATURES]
     numbers = ["long long ft_rms_norm_rows_a_sum() { return 32; }"]
-    numbers += [f"int {name}(int) {{ return 1; }}" for name in ("ft_has_threads", "ft_mm_is_fast")]
+    questions = ("ft_has_threads", "ft_mm_is_fast", "ft_mm_turns")
+    numbers += [f"int {name}(int) {{ return 1; }}" for name in questions]
     functions += [f'extern "C" __attribute__((visibility("default"))) {number}' for number in numbers]
     (sources / "nothing.cpp").write_text("\n".join(functions) + "\n")
     monkeypatch.setattr(build, "SOURCES", sources)

@@ -152,15 +152,18 @@ class WeightGradient:
 
     def add(self, d_linear_cv: Tensor, hidden_cd: Tensor) -> None:
         """Add one chunk's part."""
+        d_linear_vc = d_linear_cv.t()
         if self._sum is None:
-            self._sum = new_empty(self._like)
-            torch.mm(d_linear_cv.t(), hidden_cd, out=self._sum)
+            self._sum = mm(d_linear_vc, hidden_cd, out=new_empty(self._like))
         elif d_linear_cv.dtype == self._work:
-            self._sum.addmm_(d_linear_cv.t(), hidden_cd)
+            self._sum.addmm_(d_linear_vc, hidden_cd)
+        elif sums_wide(d_linear_vc, hidden_cd):
+            self._sum = scaled(self._sum, self._work)
+            mm(d_linear_vc, hidden_cd, base_no=self._sum, out=self._sum)
         else:
             if self._part is None:
                 self._sum, self._part = scaled(self._sum, self._work), self._sum
-            add_(self._sum, torch.mm(d_linear_cv.t(), hidden_cd, out=self._part))
+            add_(self._sum, torch.mm(d_linear_vc, hidden_cd, out=self._part))
 
     def total(self) -> Tensor:
         """The sum, as precise as it is; zeros where there was no row."""

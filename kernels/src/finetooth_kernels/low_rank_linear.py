@@ -148,18 +148,18 @@ class _LowRankLinear(torch.autograd.Function):
             places = _places(how.sizes, how.scales, ranks)
             if max(ranks) <= WIDEST_DIAGONAL:
                 d_h = mm(grad_no, b[0])
-                d_b_or = torch.mm(grad_no.t(), h_nr)
+                d_b_or = mm(grad_no.t(), h_nr)
                 d_b = [d_b_or[place] * scale for place, scale in zip(places, scales, strict=True)]
             else:
                 d_h = torch.empty_like(h_nr)
                 for (rows, columns), factor, scale in zip(places, b, scales, strict=True):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
-            d_a = torch.split(torch.mm(d_h.t(), x_nd), [r for r in ranks if r])
+            d_a = torch.split(mm(d_h.t(), x_nd), [r for r in ranks if r])
             below = d_h, a_rd
         d_x = mm(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
         starts = [0, *accumulate(how.sizes)]
-        d_weights = [torch.mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
+        d_weights = [mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
         return d_x, None, d_bias, d_base, None, None, *d_a, *d_b, *d_weights, *((None,) * how.sources)
 
 

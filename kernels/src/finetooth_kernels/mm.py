@@ -58,26 +58,23 @@ def mm(
 
 
 def sums_wide(*factors: Tensor) -> bool:
-    """Whether the compiled products take these: then a result in float32 costs no rounding and no more time."""
+    """Whether the compiled products take these, the left factor first: then a result in float32 costs no rounding and
+    no more time."""
     library = native.library_for(*factors, apart=True)
-    return library is not None and library.multiplies_fast(factors[0].dtype)
+    return library is not None and _is_fast(library, factors[0])
 
 
 def _compiled(
     factors: Factors, more: Factors | None, bias_o: Tensor | None, base_no: Tensor | None
 ) -> native.Library | None:
-    left_nk, right_ko = factors
-    tensors: tuple[Tensor, ...] = factors
-    if not _fits(left_nk, right_ko):
+    pairs = (factors,) if more is None else (factors, more)
+    if not all(_fits(*pair) for pair in pairs):
         return None
-    if more is not None:
-        if not _fits(*more):
-            return None
-        tensors = (*tensors, *more)
+    tensors: tuple[Tensor, ...] = tuple(factor for pair in pairs for factor in pair)
     if bias_o is not None:
         tensors = (*tensors, bias_o)
     library = native.library_for(*tensors, apart=True)
-    if library is None or not library.multiplies_fast(left_nk.dtype):
+    if library is None or not all(_is_fast(library, left_nk) for left_nk, _ in pairs):
         return None
     if bias_o is not None and bias_o.stride(0) != 1:
         return None
@@ -85,6 +82,12 @@ def _compiled(
     return library if fits else None
 
 
+def _is_fast(library: native.Library, left_nk: Tensor) -> bool:
+    """Whether the kernel is faster than torch's, also where the left factor stands in columns."""
+    dtype = left_nk.dtype
+    return library.multiplies_fast(dtype) and (left_nk.stride(1) == 1 or library.turns(dtype))
+
+
 def _fits(left_nk: Tensor, right_ko: Tensor) -> bool:
     """Whether there is something to multiply, and numbers stand next to each other where the kernel wants them to."""
-    return left_nk.stride(1) == 1 and 1 in right_ko.stride() and left_nk.numel() > 0 and right_ko.numel() > 0
+    return 1 in left_nk.stride() and 1 in right_ko.stride() and left_nk.numel() > 0 and right_ko.numel() > 0

@@ -38,7 +38,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     ],
     "ft_few_rows_layout": [c_int, c_void_p, c_void_p],
     "ft_mm": [
-        *(c_int, c_int, *(c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int64) * 2),
+        *(c_int, c_int, *(c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 3) * 2),
         *(c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int),
     ],
     "ft_scaled": [c_int, c_void_p, c_int, c_void_p, c_float, c_int, c_int64, c_int],
@@ -122,6 +122,8 @@ class Library:
         self._rows_a_sum: int = self.function("ft_rms_norm_rows_a_sum", [], c_int64)()
         is_fast = self.function("ft_mm_is_fast", [c_int], c_int)
         self._fast = {dtype for dtype, number in DTYPE_NUMBERS.items() if is_fast(number)}
+        turns = self.function("ft_mm_turns", [c_int], c_int)
+        self._turning = {dtype for dtype, number in DTYPE_NUMBERS.items() if turns(number)}
         self.threaded = bool(self.function("ft_has_threads", [], c_int)())
         """Whether it was compiled with OpenMP."""
 
@@ -258,13 +260,18 @@ class Library:
         """
         return dtype in self._fast
 
+    def turns(self, dtype: torch.dtype) -> bool:
+        """Whether `mm` takes left factors whose columns' numbers stand next to each other, and is faster there too."""
+        return dtype in self._turning
+
     def mm(
         self, left_nk: Tensor, right_ko: Tensor, *, more: tuple[Tensor, Tensor] | None = None,
         bias_o: Tensor | None = None, base_no: Tensor | None = None, out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """(N, O): left right + more[0] more[1] + bias + base, summed in float32.
 
-        Numbers stand next to each other in rows of left factors and of base, and along one axis of right factors.
+        Numbers stand next to each other in rows of left factors (or in columns, where it `turns` them) and of base, and
+        along one axis of right factors.
 
         Args:
             base_no: of the result's dtype.
@@ -273,7 +280,7 @@ class Library:
         """
         dtype = left_nk.dtype if base_no is None else base_no.dtype
         out_no = new_empty(left_nk, (left_nk.shape[0], right_ko.shape[1]), dtype) if out is None else out
-        second = (None, 0, None, 0, 0, 0) if more is None else _factors(*more)
+        second = (None, 0, 0, None, 0, 0, 0) if more is None else _factors(*more)
         rows, inner, columns = *left_nk.shape, right_ko.shape[1]
         arguments = (
             DTYPE_NUMBERS[left_nk.dtype], DTYPE_NUMBERS[out_no.dtype], *_factors(left_nk, right_ko), *second,
@@ -311,4 +318,4 @@ def _of_rows(x_nd: Tensor) -> Tensor:
 
 
 def _factors(left_nk: Tensor, right_ko: Tensor) -> tuple[int, ...]:
-    return left_nk.data_ptr(), left_nk.stride(0), right_ko.data_ptr(), *right_ko.stride(), left_nk.shape[1]
+    return left_nk.data_ptr(), *left_nk.stride(), right_ko.data_ptr(), *right_ko.stride(), left_nk.shape[1]

@@ -15,7 +15,7 @@ namespace {
 
 struct Factors {
     const void* left;
-    int64_t left_row;  // from one row to the next; inputs stand next to each other
+    int64_t left_row, left_in;  // from one row, one input to the next: inputs stand side by side, or (tiles) rows do
     const void* right;
     int64_t right_in, right_out;
     int64_t inputs;
@@ -208,11 +208,17 @@ constexpr int64_t GROUP_BYTES = 1024 * 1024;  // of panels that stay in a core's
 constexpr int64_t WORTH_PACKING = 512;       // rows that a panel is packed for, at least, where every thread has some
 constexpr int64_t WORTH_A_THREAD = 64;       // rows that a thread has, at least
 constexpr int64_t CHUNK_INPUTS = 384;        // of rows that stay in the first cache while they meet panels
+constexpr int64_t CROWDED_BYTES = 2048;      // rows a multiple of this apart push each other out of the first cache
+constexpr int64_t ROWS_A_PRODUCT = 4;        // written while tiles are multiplied
+// Few whole panels of many inputs would fit, and all rows be read anew for every few panels. In stages more panels fit; sums
+// go out and come back between them. With g panels of k inputs in GROUP_BYTES, numbers moved are fewest near these.
+constexpr int64_t STAGE_INPUTS = 4 * CHUNK_INPUTS, WORTH_STAGES = 2 * STAGE_INPUTS;
 
-// The inputs in chunks of nearly the same size, whose panels stand in the scratch one behind the other until they fill
-// MOST_BYTES; then the next begin anew.
+// The inputs in chunks of nearly the same size, whose panels stand in the scratch one behind the other: of all inputs, or
+// of a stage, after which the next begin anew.
 inline std::vector<Piece> chunks_of(const Product& product) {
-    constexpr int64_t MOST = MOST_BYTES / sizeof(BFloat16) / PANEL;
+    const int64_t every = product.factors[0].inputs + (product.count > 1 ? product.factors[1].inputs : 0);
+    const int64_t most = every <= WORTH_STAGES ? every + TOGETHER<BFloat16> : STAGE_INPUTS;
     std::vector<Piece> chunks;
     int64_t used = 0;
     for (int f = 0; f < product.count; ++f) {
@@ -221,12 +227,49 @@ inline std::vector<Piece> chunks_of(const Product& product) {
         const int64_t each = (inputs + count * TILE_INPUTS - 1) / (count * TILE_INPUTS) * TILE_INPUTS;
         for (int64_t first = 0; first < inputs; first += each) {
             const int64_t size = std::min(each, inputs - first);
-            if (used + size > MOST) used = 0;
+            if (used + size > most) used = 0;
             chunks.push_back({f, first, size, used * PANEL});
             used += padded<BFloat16>(size);
         }
     }
     return chunks;
+}
+
+// A block's rows, and how far it is from one to the next; inputs stand side by side.
+struct Rows {
+    const BFloat16* at;
+    int64_t apart;
+};
+
+// to[row][input] = from[input][row], rows CHUNK_INPUTS apart: two inputs at a time as in a panel, then 16 pairs turned.
+inline void turn(const BFloat16* from, int64_t left_in, int64_t rows, int64_t inputs, BFloat16* to) {
+    int64_t k = 0;
+    if (rows == BOTH_ROWS)
+        for (; k + TILE_INPUTS <= inputs; k += TILE_INPUTS) {
+            alignas(64) BFloat16 pairs[TILE_INPUTS * PANEL];
+            stack(from + k * left_in, left_in, TILE_INPUTS, pairs);
+            const char* at = reinterpret_cast<const char*>(pairs);
+            for (int64_t row = 0; row < BOTH_ROWS; row += LANES)
+                transpose_block(at + row * 4, PANEL * 4, reinterpret_cast<char*>(to + row * CHUNK_INPUTS + k),
+                                CHUNK_INPUTS * sizeof(BFloat16));
+        }
+    for (; k < inputs; ++k)
+        for (int64_t row = 0; row < rows; ++row) to[row * CHUNK_INPUTS + k] = from[k * left_in + row];
+}
+
+// Some rows of a chunk for tiles to load: where they lie, or in `near` where they lie the other way round, or so that
+// they would push each other out of the first cache.
+inline Rows rows_of(const Factors& of, const Piece& chunk, int64_t row, int64_t rows, BFloat16* near) {
+    const BFloat16* left = static_cast<const BFloat16*>(of.left) + row * of.left_row + chunk.first * of.left_in;
+    const bool crowded = of.left_row * sizeof(BFloat16) % CROWDED_BYTES == 0;
+    if (of.left_in == 1 && !crowded) return {left, of.left_row};
+    if (of.left_in != 1)
+        turn(left, of.left_in, rows, chunk.count, near);
+    else
+        for (int64_t r = 0; r < rows; ++r)
+            std::memcpy(near + r * CHUNK_INPUTS, left + r * of.left_row, chunk.count * sizeof(BFloat16));
+    written(near);
+    return {near, CHUNK_INPUTS};
 }
 
 // The same on matrix units: rows meet a group of panels at a time, since they come from farther away than panels do.
@@ -237,7 +280,7 @@ struct TilePart {
     const std::vector<Piece>& chunks;
     int64_t first_row, last_row, panel_size;
     BFloat16* packed;
-    float* kept;  // sums between chunks: of every panel, or where sums wait for panels that follow, of every row
+    float* kept;  // sums between chunks: of every panel, and where sums wait for panels that follow, of every row
 
     void pack_panel(int64_t panel, size_t begin, size_t end, BFloat16* to) const {
         const int64_t start = panel * PANEL, width = std::min<int64_t>(PANEL, product.outputs - start);
@@ -250,21 +293,27 @@ struct TilePart {
     void compute(int64_t first_panel, int64_t last_panel, size_t begin, size_t end, bool keeps) const {
         for (int64_t panel = first_panel; panel < last_panel; ++panel)
             pack_panel(panel, begin, end, packed + (panel - first_panel) * panel_size);
+        const int64_t apart = keeps ? last_row - first_row : BOTH_ROWS;  // one panel's sums from the next one's
+        Waiting<Out> waiting(ends);
+        const auto write_some = [&] { waiting.write(ROWS_A_PRODUCT); };
         Tiles tiles;
+        alignas(64) BFloat16 near[BOTH_ROWS * CHUNK_INPUTS];
         for (int64_t row = first_row; row < last_row; row += BOTH_ROWS) {
             const int64_t rows = std::min(BOTH_ROWS, last_row - row);
             for (size_t i = begin; i < end; ++i) {
                 const Piece& chunk = chunks[i];
-                const Factors& of = product.factors[chunk.factors];
-                const BFloat16* left = static_cast<const BFloat16*>(of.left) + row * of.left_row + chunk.first;
+                const Rows left = rows_of(product.factors[chunk.factors], chunk, row, rows, near);
                 for (int64_t panel = first_panel; panel < last_panel; ++panel) {
                     const BFloat16* right = packed + (panel - first_panel) * panel_size + chunk.at;
-                    float* sums = kept + (keeps ? (row - first_row) * PANEL : (panel - first_panel) * BOTH_ROWS * PANEL);
-                    multiply(tiles, {left, of.left_row, right, chunk.count}, rows, sums, i > 0);
-                    if (i + 1 == chunks.size()) write_sums(ends, row, rows, panel * PANEL, sums);
+                    float* sums = kept + ((panel - first_panel) * apart + (keeps ? row - first_row : 0)) * PANEL;
+                    multiply(tiles, {left.at, left.apart, right, chunk.count}, rows, sums, i > 0, write_some);
+                    waiting.write_all();
+                    if (i + 1 == chunks.size()) waiting.take(sums, row, rows, panel * PANEL);
                 }
             }
+            if (last_panel - first_panel == 1) waiting.write_all();  // before the next sums take their place
         }
+        waiting.write_all();
     }
 };
 
@@ -281,7 +330,7 @@ void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int 
     stages.push_back(chunks.size());
     const int64_t panels = product.panels(), blocks = (product.rows + BOTH_ROWS - 1) / BOTH_ROWS;
     if (product.rows * product.outputs * product.factors[0].inputs < WORTH_THREADS * 64) threads = 1;
-    const int64_t fitting = keeps ? 1 : std::max<int64_t>(1, GROUP_BYTES / sizeof(BFloat16) / panel_size);
+    const int64_t fitting = std::max<int64_t>(1, GROUP_BYTES / sizeof(BFloat16) / panel_size);
     const int64_t groups = std::max<int64_t>((panels + fitting - 1) / fitting, std::min<int64_t>(threads, panels));
     int64_t lines = 1;
     const auto splits_into = [&](int64_t parts, int64_t least) {
@@ -295,7 +344,7 @@ void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int 
         const int64_t from = blocks * line / lines * BOTH_ROWS;
         const int64_t to = std::min(blocks * (line + 1) / lines * BOTH_ROWS, product.rows);
         BFloat16* packed = reinterpret_cast<BFloat16*>(scratch<5>(sizeof(BFloat16) * panel_size * (last - first)));
-        const int64_t sums = (keeps ? to - from : (last - first) * BOTH_ROWS) * PANEL;
+        const int64_t sums = (keeps ? to - from : BOTH_ROWS) * (last - first) * PANEL;
         float* kept = reinterpret_cast<float*>(scratch<6>(sizeof(float) * sums));
         const TilePart<Out> mine{product, ends, chunks, from, to, panel_size, packed, kept};
         for (size_t stage = 0; stage + 1 < stages.size(); ++stage)
@@ -325,14 +374,24 @@ void compute(const Product& product, const void* bias, const void* base, int64_t
 // Whether products here are faster than torch's on such a machine: of pairs of bfloat16.
 FT_API int ft_mm_is_fast(int dtype) { return dtype == ft::BFLOAT16 && ft::PAIRS ? 1 : 0; }
 
+// Whether they take left factors whose rows stand next to each other: on tiles.
+FT_API int ft_mm_turns(int dtype) {
+#if FT_TILES
+    return dtype == ft::BFLOAT16 && ft::tiles_allowed() ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+
 // out = left right + left2 right2 + bias + base; left is [N][K], right [K][O]; the second pair where its inputs are not 0.
 // `out_dtype` is that of base and out.
-FT_API void ft_mm(int dtype, int out_dtype, const void* left, int64_t left_row, const void* right, int64_t right_in,
-                  int64_t right_out, int64_t inputs, const void* left2, int64_t left2_row, const void* right2,
-                  int64_t right2_in, int64_t right2_out, int64_t inputs2, const void* bias, const void* base,
-                  int64_t base_row, void* out, int64_t rows, int64_t outputs, int threads) {
-    const ft::Product product{{{left, left_row, right, right_in, right_out, inputs},
-                               {left2, left2_row, right2, right2_in, right2_out, inputs2}},
+FT_API void ft_mm(int dtype, int out_dtype, const void* left, int64_t left_row, int64_t left_in, const void* right,
+                  int64_t right_in, int64_t right_out, int64_t inputs, const void* left2, int64_t left2_row,
+                  int64_t left2_in, const void* right2, int64_t right2_in, int64_t right2_out, int64_t inputs2,
+                  const void* bias, const void* base, int64_t base_row, void* out, int64_t rows, int64_t outputs,
+                  int threads) {
+    const ft::Product product{{{left, left_row, left_in, right, right_in, right_out, inputs},
+                               {left2, left2_row, left2_in, right2, right2_in, right2_out, inputs2}},
                               inputs2 > 0 ? 2 : 1, rows, outputs};
     if (dtype == ft::FLOAT32)
         ft::compute<float, float>(product, bias, base, base_row, out, threads);

@@ -137,14 +137,21 @@ FT_INLINE void fetch_ahead(const void* at) {
         __builtin_prefetch(static_cast<const char*>(at) + byte, 0, 2);
 }
 
-// The sums in the tiles += `rows` rows of a term times its panel.
-template <bool LOWER>
-FT_INLINE void add_term(const Term& term, int64_t rows) {
+// Nothing else to do while tiles are multiplied.
+struct Nothing {
+    void operator()() const {}
+};
+
+// The sums in the tiles += `rows` rows of a term times its panel. `beside` is called between products: what the other
+// units of the core do meanwhile takes no time.
+template <bool LOWER, class Beside = Nothing>
+FT_INLINE void add_term(const Term& term, int64_t rows, const Beside& beside = {}) {
     const int64_t whole = term.inputs / TILE_INPUTS * TILE_INPUTS, rest = term.inputs - whole;
     for (int64_t k = 0; k < whole; k += TILE_INPUTS) {
         const BFloat16* panel = term.panel + k * PANEL;
         if (term.far) fetch_ahead(panel + 2 * TILE_INPUTS * PANEL);
         multiply_panel<LOWER>(term.left + k, term.left_row, panel);
+        beside();
     }
     if (rest == 0) return;
     // what lies behind the last input is neither the row's nor the panel's
@@ -160,22 +167,23 @@ FT_INLINE void add_term(const Term& term, int64_t rows) {
     multiply_panel<LOWER>(left, TILE_INPUTS, panel);
 }
 
-template <bool LOWER>
-void multiply(const Term& term, int64_t rows, float* sums, bool add) {
+template <bool LOWER, class Beside>
+void multiply(const Term& term, int64_t rows, float* sums, bool add, const Beside& beside) {
     constexpr int64_t ROW = PANEL * sizeof(float);
     begin_sums<LOWER>(sums, ROW, add);
-    add_term<LOWER>(term, rows);
+    add_term<LOWER>(term, rows, beside);
     end_sums<LOWER>(sums, ROW);
 }
 
 // sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows.
-inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add) {
+template <class Beside = Nothing>
+inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add, const Beside& beside = {}) {
     tiles.shape(rows);
     written(sums);
     if (rows > TILE_ROWS)
-        multiply<true>(term, rows, sums, add);
+        multiply<true>(term, rows, sums, add, beside);
     else
-        multiply<false>(term, rows, sums, add);
+        multiply<false>(term, rows, sums, add, beside);
 }
 
 // As `narrow` of one number does: the machine's own instruction makes 0 of the smallest.
@@ -214,6 +222,34 @@ FT_INLINE void write_sums(const Ends<BFloat16, Out>& ends, int64_t row, int64_t 
         ends.template write<1>(row + r, start, values);
     }
 }
+
+// Sums that are whole, to be written little by little while the next are computed.
+template <class Out>
+class Waiting {
+  public:
+    explicit Waiting(const Ends<BFloat16, Out>& ends) : ends_(ends) {}
+
+    void take(const float* sums, int64_t row, int64_t rows, int64_t start) {
+        sums_ = sums;
+        row_ = row;
+        left_ = rows;
+        start_ = start;
+    }
+    void write(int64_t most) {
+        const int64_t rows = std::min(most, left_);
+        if (rows == 0) return;
+        write_sums(ends_, row_, rows, start_, sums_);
+        sums_ += rows * PANEL;
+        row_ += rows;
+        left_ -= rows;
+    }
+    void write_all() { write(left_); }
+
+  private:
+    const Ends<BFloat16, Out>& ends_;
+    const float* sums_ = nullptr;
+    int64_t row_ = 0, left_ = 0, start_ = 0;
+};
 
 }  // namespace ft
 #else
