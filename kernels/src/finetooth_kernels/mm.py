@@ -70,7 +70,7 @@ def _compiled(
     pairs = (factors,) if more is None else (factors, more)
     if not all(_fits(*pair) for pair in pairs):
         return None
-    tensors: tuple[Tensor, ...] = tuple(factor for pair in pairs for factor in pair)
+    tensors = tuple(factor for pair in pairs for factor in pair)
     if bias_o is not None:
         tensors = (*tensors, bias_o)
     library = native.library_for(*tensors, apart=True)

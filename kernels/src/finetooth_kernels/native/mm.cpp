@@ -235,12 +235,6 @@ inline std::vector<Piece> chunks_of(const Product& product) {
     return chunks;
 }
 
-// A block's rows, and how far it is from one to the next; inputs stand side by side.
-struct Rows {
-    const BFloat16* at;
-    int64_t apart;
-};
-
 // to[row][input] = from[input][row], rows CHUNK_INPUTS apart: two inputs at a time as in a panel, then 16 pairs turned.
 inline void turn(const BFloat16* from, int64_t left_in, int64_t rows, int64_t inputs, BFloat16* to) {
     int64_t k = 0;
@@ -259,17 +253,17 @@ inline void turn(const BFloat16* from, int64_t left_in, int64_t rows, int64_t in
 
 // Some rows of a chunk for tiles to load: where they lie, or in `near` where they lie the other way round, or so that
 // they would push each other out of the first cache.
-inline Rows rows_of(const Factors& of, const Piece& chunk, int64_t row, int64_t rows, BFloat16* near) {
+inline Left<BFloat16> rows_of(const Factors& of, const Piece& chunk, int64_t row, int64_t rows, BFloat16* near) {
     const BFloat16* left = static_cast<const BFloat16*>(of.left) + row * of.left_row + chunk.first * of.left_in;
     const bool crowded = of.left_row * sizeof(BFloat16) % CROWDED_BYTES == 0;
-    if (of.left_in == 1 && !crowded) return {left, of.left_row};
+    if (of.left_in == 1 && !crowded) return {left, of.left_row, TOGETHER<BFloat16>};
     if (of.left_in != 1)
         turn(left, of.left_in, rows, chunk.count, near);
     else
         for (int64_t r = 0; r < rows; ++r)
             std::memcpy(near + r * CHUNK_INPUTS, left + r * of.left_row, chunk.count * sizeof(BFloat16));
     written(near);
-    return {near, CHUNK_INPUTS};
+    return {near, CHUNK_INPUTS, TOGETHER<BFloat16>};
 }
 
 // The same on matrix units: rows meet a group of panels at a time, since they come from farther away than panels do.
@@ -302,11 +296,11 @@ struct TilePart {
             const int64_t rows = std::min(BOTH_ROWS, last_row - row);
             for (size_t i = begin; i < end; ++i) {
                 const Piece& chunk = chunks[i];
-                const Rows left = rows_of(product.factors[chunk.factors], chunk, row, rows, near);
+                const Left<BFloat16> left = rows_of(product.factors[chunk.factors], chunk, row, rows, near);
                 for (int64_t panel = first_panel; panel < last_panel; ++panel) {
                     const BFloat16* right = packed + (panel - first_panel) * panel_size + chunk.at;
                     float* sums = kept + ((panel - first_panel) * apart + (keeps ? row - first_row : 0)) * PANEL;
-                    multiply(tiles, {left.at, left.apart, right, chunk.count}, rows, sums, i > 0, write_some);
+                    multiply(tiles, {left.at, left.row, right, chunk.count}, rows, sums, i > 0, write_some);
                     waiting.write_all();
                     if (i + 1 == chunks.size()) waiting.take(sums, row, rows, panel * PANEL);
                 }

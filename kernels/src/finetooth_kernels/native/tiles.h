@@ -144,8 +144,8 @@ struct Nothing {
 
 // The sums in the tiles += `rows` rows of a term times its panel. `beside` is called between products: what the other
 // units of the core do meanwhile takes no time.
-template <bool LOWER, class Beside = Nothing>
-FT_INLINE void add_term(const Term& term, int64_t rows, const Beside& beside = {}) {
+template <bool LOWER, class Beside>
+FT_INLINE void add_term(const Term& term, int64_t rows, const Beside& beside) {
     const int64_t whole = term.inputs / TILE_INPUTS * TILE_INPUTS, rest = term.inputs - whole;
     for (int64_t k = 0; k < whole; k += TILE_INPUTS) {
         const BFloat16* panel = term.panel + k * PANEL;
