@@ -23,7 +23,7 @@ COOKBOOK := .venv-cookbook
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test slow lint types docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
+.PHONY: help install demo test slow lint types wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -69,6 +69,8 @@ torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture
 load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/service.json; about ten minutes
 	$(BIN)/python tests/load/run.py
 	$(BIN)/python tests/load/overhead.py
+wheels: $(TESTED)  ## build every wheel and import it beside nothing but what it declares
+	$(BIN)/python tools/check_wheels.py
 lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,11 +88,11 @@ $(KERNELS)/.installed: constraints.txt kernels/pyproject.toml
 # torch by pip and first, as above: nothing after it replaces it
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
-	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pytest hypothesis hatchling editables
+	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pytest pytest-xdist hypothesis hatchling editables
 	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e kernels
 	@touch $@
-kernels-test: $(KERNELS)/.installed  ## the kernels' tests with Triton: interpreted on the CPU, compiled for GPUs that are not here
-	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest kernels/tests -p no:cacheprovider
+kernels-test: $(KERNELS)/.installed  ## the Triton kernels' tests: interpreted on the CPU, compiled for GPUs that are not here
+	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest kernels/tests/test_triton_*.py -n 2 -p no:cacheprovider
 
 $(COOKBOOK)/.installed: constraints.txt requirements-cookbook.txt
 	@echo "Making $(COOKBOOK). Downloads torch (about 200 MB as a CPU build) and about 150 MB more."

@@ -52,6 +52,7 @@ class Bench:
         data: folder with the data sets.
         model: by a name that a finetooth loader knows.
         timeout: of one contender, in seconds.
+        invocation: marks all runs that it makes; ratios are taken within one.
         deadline: `time.monotonic` after which no second round begins; every contender still has its first.
     """
 
@@ -61,6 +62,7 @@ class Bench:
     data: Path
     model: str
     timeout: float
+    invocation: str
     deadline: float = float("inf")
 
     def start(self, script: str, home: str, spec: Mapping[str, Any], log: str) -> Finished:
@@ -159,6 +161,7 @@ def take(bench: Bench, workload: Workload, contender: Contender, index: int, spe
     quiet = load()
     done = bench.start(contender.script, contender.home, spec, log)
     found: dict[str, Any] = {"contender": contender.name, "round": index, "date": time.strftime("%Y-%m-%d")}
+    found["invocation"] = bench.invocation
     found |= {name: spec[name] for name in ("precision", "curve", "x") if name in spec}
     found |= {"load_before": quiet, "wall_s": round(done.wall_s, 3)}
     if done.failed:
@@ -225,6 +228,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
         given.data.resolve(),
         given.model,
         given.timeout or TIMEOUT[given.form],
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         time.monotonic() + QUICK_SECONDS if given.form == "quick" else float("inf"),
     )
 

@@ -48,6 +48,27 @@ def test_a_ratio_is_taken_within_a_round():
     assert figures.median(runs, "a", "s") == 6.0
 
 
+def test_a_ratio_is_taken_within_an_invocation():
+    # both rounds of b are from another hour than a's second
+    morning, evening = {"invocation": "2026-01-02T08:00:00Z"}, {"invocation": "2026-01-02T20:00:00Z"}
+    runs = [run("a", 0, s=6.0, **morning), run("b", 0, s=3.0, **morning), run("b", 1, s=2.0, **morning)]
+    assert figures.ratios([*runs, run("a", 1, s=9.0, **evening)], "a", "b", "s") == [2.0]
+    assert figures.ratios([*runs, run("a", 1, s=9.0)], "a", "b", "s") == [2.0]
+
+
+def test_a_share_is_that_of_the_rate_of_its_round():
+    shape = figures.Shape.of(CONFIG)
+    work = {"positions": 0, "head_positions": 1, "pairs": 0.0, "rank": 0, "passes": "forward", "precision": "bf16"}
+    rates = {0: 8.0, 1: 2.0}
+    machine = [run("machine", index, gemm={"bf16": rate}, invocation="x") for index, rate in rates.items()]
+    # two FLOPs: in one second beside a rate of 8, in two seconds beside one of 2, in one beside none: the median, 5
+    runs = [run("a", index, train_s=took, invocation="x", **work) for index, took in ((0, 1.0), (1, 2.0), (2, 1.0))]
+    assert figures.share([*machine, *runs[:1]], "a", shape) == 0.25
+    assert figures.share([*machine, runs[1]], "a", shape) == 0.5
+    assert figures.share([*machine, runs[2]], "a", shape) == 0.4
+    assert figures.share([*machine, {**runs[0], "invocation": "y"}], "a", shape) is None
+
+
 def test_a_failed_run_counts_nowhere():
     runs = [run("a", 0, failed="out of memory"), run("a", 1, s=2.0), run("b", 0, s=1.0), run("b", 1, s=1.0)]
     assert figures.ratios(runs, "a", "b", "s") == [2.0]

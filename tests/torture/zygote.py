@@ -1,4 +1,5 @@
-"""A process that has everything imported and forks a child for each command of `ft`: a start takes a second, not ten.
+"""A process that has everything imported and forks a child for each command of `ft`: a start takes no time, and kills
+come while a run trains and saves.
 
     python zygote.py    reads one JSON object a line: {"arguments", "log", "environment", "folder"}
                         answers {"pid"} when the child runs, {"status"} when it has ended
@@ -18,12 +19,30 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+MODULES = (
+    "finetooth_core.loop",
+    "finetooth_core.plan",
+    "finetooth_lora.layers",
+    "finetooth_torch.engine",
+    "scipy.optimize",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+)
+"""What a child would import, beside the plugins that its recipe picks."""
+KINDS = ("adapter", "family", "format", "loss", "method", "optimizer", "renderer", "schedule")
+
 
 def main() -> None:
     """Serve until the input ends."""
-    for module in ("finetooth_core.loop", "finetooth_core.plan", "finetooth_torch.engine", "transformers", "torch"):
-        import_module(module)  # what a child would import
-    import_module("finetooth_kernels.native").library()  # compiled once: kills are to come while runs train and save
+    for module in MODULES:
+        import_module(module)
+    catalog = import_module("finetooth_core.manager").start().catalog
+    load_builder = import_module("finetooth_core.builders").load_builder
+    for registered in (one for kind in KINDS for one in catalog.all(kind)):
+        load_builder(registered)
+    import_module("finetooth_kernels.native").library()  # compiled once
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("something that was imported has begun a thread, which no child would have")
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()

@@ -33,10 +33,16 @@ def median(runs: Sequence[Run], contender: str, field: str) -> float | None:
 
 
 def ratios(runs: Sequence[Run], first: str, second: str, field: str) -> list[float]:
-    """first / second for every round that both have."""
+    """first / second for every round that both have, of one invocation: a machine is another one an hour later."""
     left, right = of(runs, first), of(runs, second)
-    pairs = [(value(left[r], field), value(right[r], field)) for r in sorted(left.keys() & right.keys())]
+    rounds = [index for index in sorted(left.keys() & right.keys()) if together(left[index], right[index])]
+    pairs = [(value(left[index], field), value(right[index], field)) for index in rounds]
     return [a / b for a, b in pairs if a is not None and b]
+
+
+def together(first: Run, second: Run) -> bool:
+    """Were both measured by one invocation of the bench? Its results can be merged from several."""
+    return first.get("invocation") == second.get("invocation")
 
 
 def comparable(runs: Sequence[Run], first: str, second: str) -> bool:
@@ -119,10 +125,14 @@ def gemm(runs: Sequence[Run], precision: str) -> float | None:
 
 
 def share(runs: Sequence[Run], contender: str, shape: Shape) -> float | None:
-    """Executed FLOPs per second as a share of the machine's GEMM rate in the contender's precision; median."""
+    """Executed FLOPs per second as a share of the machine's GEMM rate in the contender's precision, the rate being that
+    of the same round, or the median of the same invocation where the round has none; median over rounds."""
     shares = []
-    for run in of(runs, contender).values():
-        rate, done, took = gemm(runs, precision(run)), executed(run, shape), seconds(run)
+    for index, run in of(runs, contender).items():
+        beside = [one for one in runs if together(one, run)]
+        measured = [one for one in beside if one["round"] == index]
+        rate = gemm(measured, precision(run)) or gemm(beside, precision(run))
+        done, took = executed(run, shape), seconds(run)
         if rate and done is not None and took:
             shares.append(done / took / rate)
     return statistics.median(shares) if shares else None
