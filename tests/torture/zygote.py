@@ -41,7 +41,7 @@ def main() -> None:
     for registered in (one for kind in KINDS for one in catalog.all(kind)):
         load_builder(registered)
     import_module("finetooth_kernels.native").library()  # compiled once
-    if len(os.listdir("/proc/self/task")) > 1:
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise RuntimeError("something that was imported has begun a thread, which no child would have")
     for line in sys.stdin:
         order = json.loads(line)
