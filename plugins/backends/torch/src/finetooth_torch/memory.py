@@ -49,8 +49,9 @@ HOST_LATER = 120 * 2**20
 
 
 MODELING = 40 * 2**20
-"""What the modules that build models, and peft, add to a process: 142 MiB to an empty one, 24 as measured where data and
-weights that were read before have left memory free. Loading them to measure them takes seconds of each `ft check`."""
+"""What the modules that build models, and peft, add to a process: 142 MiB to an empty one, 24 as measured where data
+and weights that were read before have left memory free. Loading them to measure them takes seconds of each `ft check`.
+"""
 
 
 def estimate(
