@@ -129,7 +129,7 @@ def test_tokens_and_mask(shared: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_and_mask_of_many_conversations(shared: Path, tmp_path: Path, name: str) -> None:
-    check_identity_and_mask(shared, tmp_path, name, 400)
+    check_identity_and_mask(shared, tmp_path, name, 200)
 
 
 @pytest.mark.parametrize("effort", ["low", "high"])
