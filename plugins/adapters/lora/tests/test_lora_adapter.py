@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -233,3 +235,9 @@ def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="no adapter"):
         adapter.restore(made.model, tmp_path)
+
+
+def test_whoever_only_reads_its_options_loads_neither_peft_nor_torch():
+    code = "import sys, finetooth_lora.adapter; print(sorted({'peft', 'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
