@@ -17,12 +17,8 @@ from method_cases import write_method_data  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
 
-
-def one_kill_each() -> list[Trial]:
-    """A trial of each case: four at random moments, four at a point inside saving, renaming or sending, and so on."""
-    count = len(cases())
-    random, pointed = (list(trials(count, 1, instrumented=points)) for points in (0, 1))
-    return [(random, pointed)[number // 4 % 2][number] for number in range(count)]
+KILLS = 2
+INSTRUMENTED = 1
 
 
 def test_every_pair_of_choices_occurs() -> None:
@@ -49,6 +45,8 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", one_kill_each(), ids=lambda t: t.case.name)
+@pytest.mark.parametrize(
+    "trial", list(trials(len(cases()), KILLS, instrumented=INSTRUMENTED)), ids=lambda t: t.case.name
+)
 def test_a_run_that_is_killed_and_resumed_is_the_same_to_the_bit(arena: Arena, trial: Trial) -> None:
     assert arena.run(trial).different == ()
