@@ -37,8 +37,12 @@ struct Floats {
     static Vec add(Vec sum, Unit a, const Unit* b) { return sum + a * load(b); }
     template <class T>
     static Unit pack(const T* a, const T*) { return widened(*a); }
-    static void round(const float* values, Unit* to) { store(to, load(values)); }
-    static void interleave(const float* first, const float*, Unit* to) { store(to, load(first)); }
+    static void round(Vec values, Unit* to) { store(to, values); }
+    static void interleave(Vec first, Vec, Unit* to) { store(to, first); }
+    template <class T>
+    static void interleave(const T* first, const T*, Unit* to) {
+        store(to, load(first));
+    }
 };
 
 #if defined(__AVX512BF16__)
@@ -52,13 +56,18 @@ struct Pairs {
                                      (__m512bh)_mm512_loadu_si512(b));
     }
     static Unit pack(const BFloat16* a, const BFloat16* b) { return a->bits | static_cast<uint32_t>(b->bits) << 16; }
-    static __m256i rounded(const float* values) { return (__m256i)_mm512_cvtneps_pbh((__m512)load(values)); }
-    static void round(const float* values, Unit* to) {
+    static __m256i rounded(Vec values) { return (__m256i)_mm512_cvtneps_pbh((__m512)values); }
+    static void round(Vec values, Unit* to) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded(values));
     }
-    static void interleave(const float* first, const float* second, Unit* to) {
-        const __m512i low = _mm512_cvtepu16_epi32(rounded(first)), high = _mm512_cvtepu16_epi32(rounded(second));
+    static void interleave(__m256i first, __m256i second, Unit* to) {
+        const __m512i low = _mm512_cvtepu16_epi32(first), high = _mm512_cvtepu16_epi32(second);
         _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+    static void interleave(Vec first, Vec second, Unit* to) { interleave(rounded(first), rounded(second), to); }
+    static void interleave(const BFloat16* first, const BFloat16* second, Unit* to) {
+        interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)),
+                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), to);
     }
 };
 #endif
@@ -96,78 +105,82 @@ struct Tree {
     }
 };
 
-// sums[TILE][WIDTH vectors] (+)= A[TILE][k] B[k][WIDTH vectors]; strides in units, of `sums` in floats.
+// Where a product goes: so many floats from one row, and from one vector of a row, to the next.
+struct Sums {
+    float* at;
+    int64_t row, vector = LANES;
+};
+
+// sums[TILE][WIDTH vectors] (+)= A[TILE][k] B[k][WIDTH vectors]; strides of A and B in units.
 template <class C, int WIDTH>
-inline void tile(const typename C::Unit* a, int64_t a_row, int64_t a_k, const typename C::Unit* b, int64_t b_k,
-                 int64_t b_vector, int64_t k, float* sums, int64_t sums_row, int64_t sums_vector, bool add) {
+inline void tile(const typename C::Unit* a, int64_t a_row, const typename C::Unit* b, int64_t b_k, int64_t b_vector,
+                 int64_t k, float* sums, const Sums& to, bool add) {
     Vec s[TILE][WIDTH];
     FT_UNROLL for (int r = 0; r < TILE; ++r)
-        FT_UNROLL for (int v = 0; v < WIDTH; ++v) s[r][v] = add ? load(sums + r * sums_row + v * sums_vector) : Vec{};
+        FT_UNROLL for (int v = 0; v < WIDTH; ++v) s[r][v] = add ? load(sums + r * to.row + v * to.vector) : Vec{};
     for (int64_t i = 0; i < k; ++i)
         FT_UNROLL for (int r = 0; r < TILE; ++r) {
-            const typename C::Unit one = a[r * a_row + i * a_k];
+            const typename C::Unit one = a[r * a_row + i];
             FT_UNROLL for (int v = 0; v < WIDTH; ++v) s[r][v] = C::add(s[r][v], one, b + i * b_k + v * b_vector);
         }
     FT_UNROLL for (int r = 0; r < TILE; ++r)
-        FT_UNROLL for (int v = 0; v < WIDTH; ++v) store(sums + r * sums_row + v * sums_vector, s[r][v]);
+        FT_UNROLL for (int v = 0; v < WIDTH; ++v) store(sums + r * to.row + v * to.vector, s[r][v]);
 }
 
 // The product of `rows` (a multiple of TILE) rows of A with `vectors` vectors of B.
 template <class C>
-inline void product(int64_t rows, int64_t vectors, const typename C::Unit* a, int64_t a_row, int64_t a_k,
-                    const typename C::Unit* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
-                    int64_t sums_row, bool add) {
+inline void product(int64_t rows, int64_t vectors, const typename C::Unit* a, int64_t a_row, const typename C::Unit* b,
+                    int64_t b_k, int64_t b_vector, int64_t k, const Sums& sums, bool add) {
     int64_t v = 0;
     for (; v + WIDE <= vectors; v += WIDE)
         for (int64_t r = 0; r < rows; r += TILE)
-            tile<C, WIDE>(a + r * a_row, a_row, a_k, b + v * b_vector, b_k, b_vector, k, sums + r * sums_row + v * LANES,
-                          sums_row, LANES, add);
+            tile<C, WIDE>(a + r * a_row, a_row, b + v * b_vector, b_k, b_vector, k,
+                          sums.at + r * sums.row + v * sums.vector, sums, add);
     for (; v < vectors; ++v)
         for (int64_t r = 0; r < rows; r += TILE)
-            tile<C, 1>(a + r * a_row, a_row, a_k, b + v * b_vector, b_k, b_vector, k, sums + r * sums_row + v * LANES,
-                       sums_row, LANES, add);
-}
-
-// The same where A lies the other way round: its rows next to each other, `a_k` units from one k to the next. `turned` has
-// room for it, where the products want it as rows.
-template <class C>
-inline void product_of_columns(int64_t rows, int64_t vectors, const typename C::Unit* a, int64_t a_k,
-                               const typename C::Unit* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
-                               int64_t sums_row, bool add, typename C::Unit*) {
-    product<C>(rows, vectors, a, 1, a_k, b, b_k, b_vector, k, sums, sums_row, add);
+            tile<C, 1>(a + r * a_row, a_row, b + v * b_vector, b_k, b_vector, k,
+                       sums.at + r * sums.row + v * sums.vector, sums, add);
 }
 
 #if FT_TILES
 template <>
-inline void product<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a, int64_t a_row, int64_t,
-                                const uint32_t* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
-                                int64_t sums_row, bool add) {
+inline void product<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a, int64_t a_row, const uint32_t* b,
+                                int64_t b_k, int64_t b_vector, int64_t k, const Sums& sums, bool add) {
     constexpr int64_t UNITS = TILE_BYTES / sizeof(uint32_t);
-    const int64_t a_bytes = a_row * sizeof(uint32_t), b_bytes = b_k * sizeof(uint32_t), row = sums_row * sizeof(float);
+    const int64_t a_bytes = a_row * sizeof(uint32_t), b_bytes = b_k * sizeof(uint32_t);
+    const int64_t row = sums.row * sizeof(float);
     written(a);
     for (int64_t r = 0; r < rows; r += BOTH_ROWS)
         for (int64_t v = 0; v < vectors; v += 2) {
-            float* to = sums + r * sums_row + v * LANES;
-            begin_sums<true>(to, row, add);
+            float* to = sums.at + r * sums.row + v * sums.vector;
+            begin_sums<true>(to, row, add, sums.vector);
             for (int64_t i = 0; i < k; i += UNITS) {
                 const uint32_t* right = b + i * b_k + v * b_vector;
                 multiply_tiles<true, false>(a + r * a_row + i, a_bytes, right, right + b_vector, b_bytes);
             }
-            end_sums<true>(to, row);
+            end_sums<true>(to, row, sums.vector);
         }
 }
-
-template <>
-inline void product_of_columns<TiledPairs>(int64_t rows, int64_t vectors, const uint32_t* a, int64_t a_k,
-                                           const uint32_t* b, int64_t b_k, int64_t b_vector, int64_t k, float* sums,
-                                           int64_t sums_row, bool add, uint32_t* turned) {
-    for (int64_t i = 0; i < k; i += LANES)
-        for (int64_t r = 0; r < rows; r += LANES)
-            transpose_block(reinterpret_cast<const char*>(a + i * a_k + r), a_k * sizeof(uint32_t),
-                            reinterpret_cast<char*>(turned + r * k + i), k * sizeof(uint32_t));
-    product<TiledPairs>(rows, vectors, turned, k, 1, b, b_k, b_vector, k, sums, sums_row, add);
-}
 #endif
+
+// to[column][row] = from[row][column], 32 bits each; rows of `from` are `from_row` bytes apart.
+template <class U>
+inline void transpose(const void* from, int64_t from_row, int64_t rows, int64_t columns, U* to) {
+    static_assert(sizeof(U) == 4, "32 bits");
+    const char* bytes = static_cast<const char*>(from);
+    for (int64_t row = 0; row < rows;) {
+        int64_t column = 0, step = 1;
+#if defined(__AVX512F__)
+        step = std::min<int64_t>(LANES, rows - row);
+        for (; step == LANES && column + LANES <= columns; column += LANES)
+            transpose_block(bytes + row * from_row + column * 4, from_row, reinterpret_cast<char*>(to + column * rows + row),
+                            rows * 4);
+#endif
+        for (; column < columns; ++column)
+            for (int64_t r = row; r < row + step; ++r) std::memcpy(to + column * rows + r, bytes + r * from_row + column * 4, 4);
+        row += step;
+    }
+}
 
 // The keys or values of one key-value head, packed for both kinds of product; room for the padded rows of the stream.
 template <class C>
@@ -180,20 +193,29 @@ struct Packed {
     void fill(const T* from, int64_t stride, int64_t count, int64_t padded, int64_t at, int64_t size) const {
         static const T zero{};
         if (lanes != nullptr) {
-            Unit* to = lanes + at * size / C::EACH;
-            for (int64_t panel = 0; panel < padded; panel += LANES)
+            for (int64_t panel = 0; panel < padded; panel += LANES) {
+                Unit* to = lanes + (at + panel) * size / C::EACH;
+                if constexpr (sizeof(T) * C::EACH == sizeof(Unit))
+                    if (panel + LANES <= count) {
+                        transpose(from + panel * stride, stride * sizeof(T), LANES, size / C::EACH, to);
+                        continue;
+                    }
                 for (int64_t k = 0; k < size / C::EACH; ++k)
                     for (int64_t j = panel; j < panel + LANES; ++j, ++to) {
                         const T* value = from + j * stride + k * C::EACH;
                         *to = j < count ? C::pack(value, value + C::EACH - 1) : Unit{};
                     }
+            }
         }
         if (pairs != nullptr) {
             Unit* to = pairs + at / C::EACH * size;
             for (int64_t j = 0; j < padded; j += C::EACH)
-                for (int64_t d = 0; d < size; ++d, ++to) {
+                for (int64_t d = 0; d < size; d += LANES, to += LANES) {
                     const T* value = from + j * stride + d;
-                    *to = j >= count ? Unit{} : C::pack(value, j + C::EACH - 1 < count ? value + (C::EACH - 1) * stride : &zero);
+                    if (j + C::EACH <= count)
+                        C::interleave(value, value + (C::EACH - 1) * stride, to);
+                    else
+                        for (int i = 0; i < LANES; ++i) to[i] = j < count ? C::pack(value + i, &zero) : Unit{};
                 }
         }
     }
@@ -238,21 +260,38 @@ template <class C, class T>
 inline void gather(const T* from, int64_t stride, int64_t head_stride, int64_t group, int64_t queries, int64_t padded,
                    int64_t size, typename C::Unit* to) {
     for (int64_t g = 0; g < group; ++g)
-        for (int64_t q = 0; q < queries; ++q)
-            for (int64_t k = 0; k < size / C::EACH; ++k, ++to) {
-                const T* value = from + q * stride + g * head_stride + k * C::EACH;
-                *to = C::pack(value, value + C::EACH - 1);
-            }
+        for (int64_t q = 0; q < queries; ++q, to += size / C::EACH) {
+            const T* value = from + q * stride + g * head_stride;
+            if constexpr (sizeof(T) * C::EACH == sizeof(*to))
+                std::memcpy(to, value, size * sizeof(T));
+            else
+                for (int64_t k = 0; k < size; ++k) to[k] = C::pack(value + k, value + k);
+        }
     std::fill(to, to + (padded - group * queries) * size / C::EACH, typename C::Unit{});
 }
 
-// A block's rows as B of a product over rows: [rows / EACH][size].
+// A block's rows as A of a product over rows: [size][rows / EACH]. `room` has as much.
 template <class C>
-inline void pair_rows(const typename C::Unit* rows, int64_t padded, int64_t size, typename C::Unit* to) {
+inline void turn(const typename C::Unit* rows, int64_t padded, int64_t size, typename C::Unit* room, typename C::Unit* to) {
     using Half = typename std::conditional<C::EACH == 1, float, BFloat16>::type;
     const Half* from = reinterpret_cast<const Half*>(rows);
-    for (int64_t r = 0; r < padded; r += C::EACH)
-        for (int64_t d = 0; d < size; ++d, ++to) *to = C::pack(from + r * size + d, from + (r + C::EACH - 1) * size + d);
+    if constexpr (C::EACH > 1)
+        for (int64_t r = 0; r < padded; r += C::EACH)
+            for (int64_t d = 0; d < size; d += LANES)
+                C::interleave(from + r * size + d, from + (r + C::EACH - 1) * size + d, room + r / C::EACH * size + d);
+    transpose(C::EACH > 1 ? room : rows, size * 4, padded / C::EACH, size, to);
+}
+
+// to[row][size] = factor from, which stands in panels of LANES rows: [panel][size][LANES].
+template <class T>
+inline void write_panels(const float* from, int64_t rows, int64_t size, float factor, T* to, int64_t to_row) {
+    for (int64_t panel = 0; panel < rows; panel += LANES)
+        for (int64_t d = 0; d < size; d += LANES) {
+            float turned[LANES * LANES];
+            transpose(from + panel * size + d * LANES, LANES * 4, LANES, LANES, turned);
+            for (int64_t j = panel; j < std::min(panel + LANES, rows); ++j)
+                narrow(load(turned + (j - panel) * LANES) * factor, to + j * to_row + d);
+        }
 }
 
 struct Unit {
@@ -309,7 +348,7 @@ class Attention {
     float scale_;
     int threads_;
     std::vector<Packed<C>> keys_, values_;
-    float *delta_ = nullptr, *d_keys_ = nullptr, *d_values_ = nullptr;
+    float *delta_ = nullptr, *d_keys_ = nullptr, *d_values_ = nullptr;  // gradients: [kv_head][panel][size][LANES rows]
 };
 
 template <class C, class T>
@@ -360,12 +399,14 @@ inline int64_t seen(const Run& run, int64_t q) { return run.own ? std::min(run.c
 
 template <class C, class T>
 void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::vector<Run>& runs, char* memory) const {
-    const int64_t group = shape_.group(), size = shape_.size, most = longest_;
+    const int64_t group = shape_.group(), size = shape_.size;
     [[maybe_unused]] const typename C::Ready ready;
     char* at = memory;
     U* queries_kd = take<C>(at, block_rows() * size / C::EACH);
-    float* scores = take_floats(at, block_rows() * most);
-    U* weights = take<C>(at, block_rows() * most / C::EACH);
+    // Not a multiple of 4096 bytes from row to row: they would push each other out of one set of the first cache.
+    const int64_t stride = longest_ + LANES;
+    float* scores = take_floats(at, block_rows() * stride);
+    U* weights = reinterpret_cast<U*>(scores);  // in the scores' place, from each row's beginning on
     float* sums = take_floats(at, block_rows() * size);
     float* divisors = take_floats(at, block_rows());
     path_of(tree_, places_, unit.segment, runs);
@@ -377,56 +418,51 @@ void Attention<C, T>::forward_unit(const Unit& unit, T* out, float* lse, std::ve
         const int64_t columns = runs.back().column + runs.back().padded;
         for (const Run& run : runs)
             for (int64_t c = 0; c < run.padded; c += CHUNK)
-                product<C>(padded, std::min(CHUNK, run.padded - c) / LANES, queries_kd, size / C::EACH, 1,
+                product<C>(padded, std::min(CHUNK, run.padded - c) / LANES, queries_kd, size / C::EACH,
                            keys_[unit.kv_head].lanes + (run.at + c) * size / C::EACH, LANES, LANES * size / C::EACH,
-                           size / C::EACH, scores + run.column + c, columns, false);
+                           size / C::EACH, {scores + run.column + c, stride}, false);
         for (int64_t r = 0; r < padded; ++r) {
-            float* row = scores + r * columns;
-            U* to = weights + r * columns / C::EACH;
+            const float* row = scores + r * stride;
+            U* to = weights + r * stride;
             if (r >= rows) {
                 std::fill(to, to + columns / C::EACH, U{});
                 continue;
             }
             const int64_t q = from + r % count;
-            float highest = -INFINITY;
+            Vec best = all(-INFINITY);
             for (const Run& run : runs) {
                 const int64_t visible = seen(run, q);
-                Vec best = all(-INFINITY);
-                int64_t c = 0;
-                for (; c + LANES <= visible; c += LANES) {
-                    const Vec next = load(row + run.column + c);
+                for (int64_t c = 0; c < visible; c += LANES) {
+                    const Vec next = leading(load(row + run.column + c), visible - c, -INFINITY);
                     best = next > best ? next : best;
                 }
-                for (int i = 0; i < LANES; ++i) highest = std::max(highest, best[i]);
-                for (; c < visible; ++c) highest = std::max(highest, row[run.column + c]);
             }
+            const float highest = largest(best);
             Vec total{};
             for (const Run& run : runs) {
                 const int64_t visible = seen(run, q);
                 for (int64_t c = 0; c < run.padded; c += LANES) {
-                    float* some = row + run.column + c;
-                    Vec weight = exponential((load(some) - highest) * scale_);
-                    for (int i = 0; c + LANES > visible && i < LANES; ++i)
-                        if (c + i >= visible) weight[i] = 0;
+                    const Vec score = load(row + run.column + c);
+                    const Vec weight = leading(exponential((score - highest) * scale_), visible - c, 0.0f);
                     total += weight;
-                    store(some, weight);
-                    C::round(some, to + (run.column + c) / C::EACH);
+                    C::round(weight, to + (run.column + c) / C::EACH);
                 }
             }
-            divisors[r] = sum(total);
+            divisors[r] = folded(total);
             lse[(unit.kv_head * group + r / count) * shape_.rows + start + q] = highest * scale_ + std::log(divisors[r]);
         }
         bool add = false;
         for (const Run& run : runs)
             for (int64_t c = 0; c < run.padded; c += CHUNK) {
-                product<C>(padded, size / LANES, weights + (run.column + c) / C::EACH, columns / C::EACH, 1,
+                product<C>(padded, size / LANES, weights + (run.column + c) / C::EACH, stride,
                            values_[unit.kv_head].pairs + (run.at + c) / C::EACH * size, size, LANES,
-                           std::min(CHUNK, run.padded - c) / C::EACH, sums, size, add);
+                           std::min(CHUNK, run.padded - c) / C::EACH, {sums, size}, add);
                 add = true;
             }
         for (int64_t r = 0; r < rows; ++r) {
             T* to = out + ((start + from + r % count) * shape_.heads + unit.kv_head * group + r / count) * size;
-            for (int64_t d = 0; d < size; ++d) narrow(sums[r * size + d] / divisors[r], to + d);
+            const float share = 1 / divisors[r];
+            for (int64_t d = 0; d < size; d += LANES) narrow(load(sums + r * size + d) * share, to + d);
         }
     }
 }
@@ -444,8 +480,8 @@ bool Attention<C, T>::forward(T* out, float* lse) {
         }
     }
     sort_by_cost(units);
-    const int64_t count = units.size(), most = longest_, rows = block_rows();
-    const size_t room = rows * (shape_.size * 8 + most * 8 + 4) + 1024;
+    const int64_t count = units.size();
+    const size_t room = block_rows() * (shape_.size * 8 + (longest_ + LANES) * 4 + 4) + 1024;
     bool whole = true;
 #pragma omp parallel num_threads(threads_) reduction(&& : whole)
     {
@@ -462,30 +498,29 @@ bool Attention<C, T>::forward(T* out, float* lse) {
 // What a block of backward works in.
 template <class C, class T>
 struct Attention<C, T>::Room {
-    U *queries, *grads, *query_pairs, *grad_pairs;  // the block's rows as A and as B
-    float *scores, *d_weights;                      // [rows][CHUNK]
-    U *weights_k, *d_scores_k;                      // [rows / EACH][CHUNK]: A of products over rows
-    U* d_scores;                                    // [rows][CHUNK / EACH]: A of a product over columns
-    U* turned;                                      // [CHUNK][rows / EACH]: one of the products over rows, as rows
-    float* d_queries;                               // [rows][size]
-    float *lse, *delta;                             // [rows]
+    U *queries, *grads;                      // the block's rows as A: [rows][size / EACH]
+    U *turned_queries, *turned_grads;        // as A of products over rows: [size][rows / EACH]
+    float *scores, *d_weights;               // [rows][CHUNK]
+    U *weight_pairs, *d_score_pairs;         // as B of products over rows: [rows / EACH][CHUNK]
+    U* d_scores;                             // as A of a product over columns: [rows][CHUNK / EACH]
+    float* d_queries;                        // [rows][size]
+    float *lse, *delta;                      // [rows]
 
     Room(char* at, int64_t rows, int64_t size) {
         queries = take<C>(at, rows * size / C::EACH);
         grads = take<C>(at, rows * size / C::EACH);
-        query_pairs = take<C>(at, rows * size / C::EACH);
-        grad_pairs = take<C>(at, rows * size / C::EACH);
+        turned_queries = take<C>(at, rows * size / C::EACH);
+        turned_grads = take<C>(at, rows * size / C::EACH);
         scores = take_floats(at, rows * CHUNK);
         d_weights = take_floats(at, rows * CHUNK);
-        weights_k = take<C>(at, rows * CHUNK / C::EACH);
-        d_scores_k = take<C>(at, rows * CHUNK / C::EACH);
+        weight_pairs = take<C>(at, rows * CHUNK / C::EACH);
+        d_score_pairs = take<C>(at, rows * CHUNK / C::EACH);
         d_scores = take<C>(at, rows * CHUNK / C::EACH);
-        turned = take<C>(at, rows * CHUNK / C::EACH);
         d_queries = take_floats(at, rows * size);
         lse = take_floats(at, rows);
         delta = take_floats(at, rows);
     }
-    static size_t bytes(int64_t rows, int64_t size) { return rows * (size * 20 + CHUNK * 24 + 8) + 1024; }
+    static size_t bytes(int64_t rows, int64_t size) { return rows * (size * 20 + CHUNK * 20 + 8) + 1024; }
 
     // Read the block's rows; `first` is its first row of the stream.
     void read(const Attention& of, int64_t first, int64_t kv_head, int64_t count, int64_t padded, const float* lse_hn,
@@ -493,12 +528,13 @@ struct Attention<C, T>::Room {
         const int64_t group = of.shape_.group(), size = of.shape_.size, heads = of.shape_.heads;
         gather<C>(of.query(first, kv_head), of.shape_.width(), size, group, count, padded, size, queries);
         gather<C>(grad + (first * heads + kv_head * group) * size, heads * size, size, group, count, padded, size, grads);
-        pair_rows<C>(queries, padded, size, query_pairs);
-        pair_rows<C>(grads, padded, size, grad_pairs);
-        for (int64_t r = 0; r < group * count; ++r) {
-            const int64_t place = (kv_head * group + r / count) * of.shape_.rows + first + r % count;
-            lse[r] = lse_hn[place];
-            delta[r] = of.delta_[place];
+        // what they work in is free until their products' first numbers are written
+        turn<C>(queries, padded, size, reinterpret_cast<U*>(d_queries), turned_queries);
+        turn<C>(grads, padded, size, reinterpret_cast<U*>(d_queries), turned_grads);
+        for (int64_t g = 0; g < group; ++g) {
+            const int64_t place = (kv_head * group + g) * of.shape_.rows + first;
+            std::copy_n(lse_hn + place, count, lse + g * count);
+            std::copy_n(of.delta_ + place, count, delta + g * count);
         }
     }
 
@@ -507,38 +543,35 @@ struct Attention<C, T>::Room {
     void weigh(const Attention& of, int64_t kv_head, int64_t key, int64_t columns, int64_t rows, int64_t padded,
                const Visible& visible) {
         const int64_t size = of.shape_.size / C::EACH;
-        product<C>(padded, columns / LANES, queries, size, 1, of.keys_[kv_head].lanes + key * size, LANES, LANES * size,
-                   size, scores, CHUNK, false);
-        product<C>(padded, columns / LANES, grads, size, 1, of.values_[kv_head].lanes + key * size, LANES, LANES * size,
-                   size, d_weights, CHUNK, false);
-        for (int64_t r = 0; r < padded; ++r) {
-            const int64_t can_see = r < rows ? visible(r) : 0;
+        product<C>(padded, columns / LANES, queries, size, of.keys_[kv_head].lanes + key * size, LANES, LANES * size, size,
+                   {scores, CHUNK}, false);
+        product<C>(padded, columns / LANES, grads, size, of.values_[kv_head].lanes + key * size, LANES, LANES * size, size,
+                   {d_weights, CHUNK}, false);
+        for (int64_t first = 0; first < padded; first += C::EACH) {
+            int64_t can_see[C::EACH];
+            for (int e = 0; e < C::EACH; ++e) can_see[e] = first + e < rows ? visible(first + e) : 0;
             for (int64_t c = 0; c < columns; c += LANES) {
-                float *score = scores + r * CHUNK + c, *d_weight = d_weights + r * CHUNK + c;
-                Vec weight{}, d_score{};
-                if (c < can_see) {
-                    weight = exponential(load(score) * of.scale_ - lse[r]);
-                    d_score = weight * (load(d_weight) - delta[r]);
-                    for (int i = 0; c + LANES > can_see && i < LANES; ++i)
-                        if (c + i >= can_see) weight[i] = d_score[i] = 0;
+                Vec weight[C::EACH] = {}, d_score[C::EACH] = {};
+                FT_UNROLL for (int e = 0; e < C::EACH; ++e) {
+                    const int64_t r = first + e, at = r * CHUNK + c;
+                    if (c < can_see[e]) {
+                        weight[e] = leading(exponential(load(scores + at) * of.scale_ - lse[r]), can_see[e] - c, 0.0f);
+                        d_score[e] = leading(weight[e] * (load(d_weights + at) - delta[r]), can_see[e] - c, 0.0f);
+                    }
+                    C::round(d_score[e], d_scores + at / C::EACH);
                 }
-                store(score, weight);
-                store(d_weight, d_score);
-                C::round(d_weight, d_scores + (r * CHUNK + c) / C::EACH);
-                if (r % C::EACH == C::EACH - 1) {
-                    const int64_t to = r / C::EACH * CHUNK + c, before = (C::EACH - 1) * CHUNK;
-                    C::interleave(score - before, score, weights_k + to);
-                    C::interleave(d_weight - before, d_weight, d_scores_k + to);
-                }
+                const int64_t to = first / C::EACH * CHUNK + c;
+                C::interleave(weight[0], weight[C::EACH - 1], weight_pairs + to);
+                C::interleave(d_score[0], d_score[C::EACH - 1], d_score_pairs + to);
             }
         }
     }
 
-    // dV += P^T dO and dK += dS^T Q for the keys last weighed.
+    // dV += P^T dO and dK += dS^T Q for the keys last weighed, from panel to panel.
     void add_to_keys(int64_t columns, int64_t padded, int64_t size, float* d_key, float* d_value) const {
-        const int64_t vectors = size / LANES, k = padded / C::EACH;
-        product_of_columns<C>(columns, vectors, weights_k, CHUNK, grad_pairs, size, LANES, k, d_value, size, true, turned);
-        product_of_columns<C>(columns, vectors, d_scores_k, CHUNK, query_pairs, size, LANES, k, d_key, size, true, turned);
+        const int64_t vectors = columns / LANES, k = padded / C::EACH, panel = LANES * size;
+        product<C>(size, vectors, turned_grads, k, weight_pairs, CHUNK, LANES, k, {d_value, LANES, panel}, true);
+        product<C>(size, vectors, turned_queries, k, d_score_pairs, CHUNK, LANES, k, {d_key, LANES, panel}, true);
     }
 };
 
@@ -567,16 +600,16 @@ void Attention<C, T>::query_unit(const Unit& unit, const float* lse, const T* gr
                 const int64_t columns = std::min(CHUNK, end - c);
                 room.weigh(*this, unit.kv_head, run.at + c, columns, rows, padded,
                            [&](int64_t r) { return seen(run, from + r % count) - c; });
-                product<C>(padded, size / LANES, room.d_scores, CHUNK / C::EACH, 1,
+                product<C>(padded, size / LANES, room.d_scores, CHUNK / C::EACH,
                            keys_[unit.kv_head].pairs + (run.at + c) / C::EACH * size, size, LANES, columns / C::EACH,
-                           room.d_queries, size, add);
+                           {room.d_queries, size}, add);
                 add = true;
                 if (run.own) room.add_to_keys(columns, padded, size, d_key + c * size, d_value + c * size);
             }
         }
         for (int64_t r = 0; r < rows; ++r) {
             T* to = d_qkv + (start + from + r % count) * shape_.width() + (unit.kv_head * group + r / count) * size;
-            for (int64_t d = 0; d < size; ++d) narrow(room.d_queries[r * size + d] * scale_, to + d);
+            for (int64_t d = 0; d < size; d += LANES) narrow(load(room.d_queries + r * size + d) * scale_, to + d);
         }
     }
 }
@@ -611,13 +644,9 @@ bool Attention<C, T>::backward(const T* out, const float* lse, const T* grad, T*
     for (int64_t row = 0; row < shape_.rows; ++row)
         for (int64_t h = 0; h < heads; ++h) {
             const T *o = out + (row * heads + h) * size, *g = grad + (row * heads + h) * size;
-            float total = 0;
-            for (int64_t d = 0; d < size; d += LANES) {
-                Vec some;
-                for (int i = 0; i < LANES; ++i) some[i] = widened(o[d + i]) * widened(g[d + i]);
-                total += sum(some);
-            }
-            delta_[h * shape_.rows + row] = total;
+            Vec total{};
+            for (int64_t d = 0; d < size; d += LANES) total += load(o + d) * load(g + d);
+            delta_[h * shape_.rows + row] = folded(total);
         }
     std::vector<Unit> own, above;
     std::vector<int64_t> below(tree_.count, 0);
@@ -653,12 +682,10 @@ bool Attention<C, T>::backward(const T* out, const float* lse, const T* grad, T*
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < tree_.count * kv_heads; ++i) {
             const int64_t s = i / kv_heads, h = i % kv_heads;
-            for (int64_t j = 0; j < tree_.length(s); ++j) {
-                const int64_t from = (h * places_.total + places_.at[s] + j) * size;
-                T* to = d_qkv + (tree_.starts[s] + j) * shape_.width() + (heads + h) * size;
-                for (int64_t d = 0; d < size; ++d) narrow(d_keys_[from + d] * scale_, to + d);
-                for (int64_t d = 0; d < size; ++d) narrow(d_values_[from + d], to + kv_heads * size + d);
-            }
+            const int64_t from = (h * places_.total + places_.at[s]) * size;
+            T* to = d_qkv + tree_.starts[s] * shape_.width() + (heads + h) * size;
+            write_panels(d_keys_ + from, tree_.length(s), size, scale_, to, shape_.width());
+            write_panels(d_values_ + from, tree_.length(s), size, 1.0f, to + kv_heads * size, shape_.width());
         }
     }
     return whole;

@@ -78,15 +78,15 @@ struct Term {
     bool far = false;  // the panel is in no cache: ask for what lies behind before it is needed
 };
 
-// From `sums` where they go on, else from 0; rows are `row` bytes apart.
+// From `sums` where they go on, else from 0; rows are `row` bytes apart, a row's two vectors `vector` floats.
 template <bool LOWER>
-FT_INLINE void begin_sums(const float* sums, int64_t row, bool add) {
+FT_INLINE void begin_sums(const float* sums, int64_t row, bool add, int64_t vector = LANES) {
     const char* lower = reinterpret_cast<const char*>(sums) + TILE_ROWS * row;
     if (add) {
         _tile_loadd(0, sums, row);
-        _tile_loadd(1, sums + LANES, row);
+        _tile_loadd(1, sums + vector, row);
         if (LOWER) _tile_loadd(2, lower, row);
-        if (LOWER) _tile_loadd(3, lower + TILE_BYTES, row);
+        if (LOWER) _tile_loadd(3, lower + vector * sizeof(float), row);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -96,12 +96,12 @@ FT_INLINE void begin_sums(const float* sums, int64_t row, bool add) {
 }
 
 template <bool LOWER>
-FT_INLINE void end_sums(float* sums, int64_t row) {
+FT_INLINE void end_sums(float* sums, int64_t row, int64_t vector = LANES) {
     char* lower = reinterpret_cast<char*>(sums) + TILE_ROWS * row;
     _tile_stored(0, sums, row);
-    _tile_stored(1, sums + LANES, row);
+    _tile_stored(1, sums + vector, row);
     if (LOWER) _tile_stored(2, lower, row);
-    if (LOWER) _tile_stored(3, lower + TILE_BYTES, row);
+    if (LOWER) _tile_stored(3, lower + vector * sizeof(float), row);
 }
 
 // The sums += rows `left_row` bytes apart times two tiles of the right factor, whose rows are `right_row` bytes apart.
@@ -185,18 +185,6 @@ inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, 
     else
         multiply<false>(term, rows, sums, add, beside);
 }
-
-// As `narrow` of one number does: the machine's own instruction makes 0 of the smallest.
-FT_INLINE void narrow(Vec values, BFloat16* to) {
-    const __m512i bits = (__m512i)values, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
-    const __m512i upper = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
-    const __mmask16 unordered = _mm512_cmp_ps_mask((__m512)values, (__m512)values, _CMP_UNORD_Q);
-    const __m512i kept = _mm512_mask_mov_epi32(upper, unordered, _mm512_set1_epi32(0x7fc0));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(kept));
-}
-
-FT_INLINE void narrow(Vec values, float* to) { store(to, values); }
 
 // Adds to the sums what else there is, rounds and writes them.
 template <class Out>

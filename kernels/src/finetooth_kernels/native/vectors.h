@@ -61,6 +61,31 @@ inline void narrow(float value, BFloat16* to) {
     to->bits = value != value ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// LANES of them.
+inline void narrow(Vec values, float* to) { store(to, values); }
+inline void narrow(Vec values, BFloat16* to) {
+#if defined(__AVX512F__)
+    // as above: the machine's own instruction makes 0 of the smallest
+    const __m512i bits = (__m512i)values, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+    const __m512i upper = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+    const __mmask16 unordered = _mm512_cmp_ps_mask((__m512)values, (__m512)values, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_mov_epi32(upper, unordered, _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(kept));
+#else
+    for (int i = 0; i < LANES; ++i) narrow(values[i], to + i);
+#endif
+}
+
+// The first `count` of them, `rest` behind.
+inline Vec leading(Vec values, int64_t count, float rest) {
+    if (count >= LANES) return values;
+    static constexpr int32_t NUMBERS[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Ints lane;
+    std::memcpy(&lane, NUMBERS, sizeof lane);
+    return lane < static_cast<int32_t>(count) ? values : all(rest);
+}
+
 // In pairs: the halves, their halves, ...
 inline float folded(Vec value) {
 #if defined(__AVX512F__)
@@ -74,10 +99,15 @@ inline float folded(Vec value) {
 #endif
 }
 
-inline float sum(Vec value) {
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += value[i];
-    return total;
+// Of numbers; what is no number does not count.
+inline float largest(Vec value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)value);
+#else
+    float most = value[0];
+    for (int i = 1; i < LANES; ++i) most = value[i] > most ? value[i] : most;
+    return most;
+#endif
 }
 
 // exp to 2 ulp for x <= 88, at least exp(-87); NaN stays NaN. 2^n e^r with |r| <= ln2 / 2, e^r by its series.
