@@ -210,6 +210,7 @@ constexpr int64_t WORTH_A_THREAD = 64;       // rows that a thread has, at least
 constexpr int64_t CHUNK_INPUTS = 384;        // of rows that stay in the first cache while they meet panels
 constexpr int64_t CROWDED_BYTES = 2048;      // rows a multiple of this apart push each other out of the first cache
 constexpr int64_t ROWS_A_PRODUCT = 4;        // written while tiles are multiplied
+constexpr int64_t MOST_WAITING = 8 << 20;    // bytes of a thread's sums that wait for the next stage
 // Few whole panels of many inputs would fit, and all rows be read anew for every few panels. In stages more panels fit; sums
 // go out and come back between them. With g panels of k inputs in GROUP_BYTES, numbers moved are fewest near these.
 constexpr int64_t STAGE_INPUTS = 4 * CHUNK_INPUTS, WORTH_STAGES = 2 * STAGE_INPUTS;
@@ -218,7 +219,10 @@ constexpr int64_t STAGE_INPUTS = 4 * CHUNK_INPUTS, WORTH_STAGES = 2 * STAGE_INPU
 // of a stage, after which the next begin anew.
 inline std::vector<Piece> chunks_of(const Product& product) {
     const int64_t every = product.factors[0].inputs + (product.count > 1 ? product.factors[1].inputs : 0);
-    const int64_t most = every <= WORTH_STAGES ? every + TOGETHER<BFloat16> : STAGE_INPUTS;
+    int64_t most = every <= WORTH_STAGES ? every + TOGETHER<BFloat16> : STAGE_INPUTS;
+    // Rows that are turned come line by line from far away, once for each group of panels: all panels as one group.
+    const int64_t inputs_of_all = GROUP_BYTES / static_cast<int64_t>(sizeof(BFloat16)) / (product.panels() * PANEL);
+    if (product.factors[0].left_in != 1 && inputs_of_all >= CHUNK_INPUTS) most = inputs_of_all;
     std::vector<Piece> chunks;
     int64_t used = 0;
     for (int f = 0; f < product.count; ++f) {
@@ -332,6 +336,9 @@ void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int 
     };
     splits_into(threads, WORTH_A_THREAD);
     splits_into(PARTS_A_THREAD * threads, WORTH_PACKING);
+    const int64_t row_bytes = (panels + groups - 1) / groups * PANEL * static_cast<int64_t>(sizeof(float));
+    while (keeps && product.rows * row_bytes > MOST_WAITING * lines && product.rows >= 2 * lines * WORTH_PACKING)
+        lines *= 2;
     over_tasks(groups * lines, threads, [&](int64_t task) {
         const int64_t group = task % groups, line = task / groups;
         const int64_t first = panels * group / groups, last = panels * (group + 1) / groups;
