@@ -36,6 +36,7 @@ struct Product {
 struct Piece {
     int factors;
     int64_t first, count, at;
+    bool joins = false;  // tiles: so few that they go along with the piece before
 };
 
 constexpr int64_t AHEAD = 16;               // inputs whose part of a panel is asked for before it is packed
@@ -207,33 +208,39 @@ void compute(const Product& product, const Ends<T, Out>& ends, int threads) {
 constexpr int64_t GROUP_BYTES = 1024 * 1024;  // of panels that stay in a core's second cache while all rows meet them
 constexpr int64_t WORTH_PACKING = 512;       // rows that a panel is packed for, at least, where every thread has some
 constexpr int64_t WORTH_A_THREAD = 64;       // rows that a thread has, at least
-constexpr int64_t CHUNK_INPUTS = 384;        // of rows that stay in the first cache while they meet panels
+constexpr int64_t CHUNK_INPUTS = 576;        // of rows that stay in the first cache while they meet panels
+constexpr int64_t LEAST_INPUTS = 384;        // of rows that are worth taking sums out and in again
+constexpr int64_t FEW_INPUTS = 64;           // that are not worth sums of their own
 constexpr int64_t CROWDED_BYTES = 2048;      // rows a multiple of this apart push each other out of the first cache
 constexpr int64_t ROWS_A_PRODUCT = 4;        // written while tiles are multiplied
 constexpr int64_t MOST_WAITING = 8 << 20;    // bytes of a thread's sums that wait for the next stage
 // Few whole panels of many inputs would fit, and all rows be read anew for every few panels. In stages more panels fit; sums
 // go out and come back between them. With g panels of k inputs in GROUP_BYTES, numbers moved are fewest near these.
-constexpr int64_t STAGE_INPUTS = 4 * CHUNK_INPUTS, WORTH_STAGES = 2 * STAGE_INPUTS;
+constexpr int64_t STAGE_INPUTS = 1536, WORTH_STAGES = 2 * STAGE_INPUTS;
+
+inline int64_t whole_tiles(int64_t inputs) { return (inputs + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS; }
 
 // The inputs in chunks of nearly the same size, whose panels stand in the scratch one behind the other: of all inputs, or
 // of a stage, after which the next begin anew.
 inline std::vector<Piece> chunks_of(const Product& product) {
     const int64_t every = product.factors[0].inputs + (product.count > 1 ? product.factors[1].inputs : 0);
-    int64_t most = every <= WORTH_STAGES ? every + TOGETHER<BFloat16> : STAGE_INPUTS;
+    int64_t most = every <= WORTH_STAGES ? every + 2 * TILE_INPUTS : STAGE_INPUTS;
     // Rows that are turned come line by line from far away, once for each group of panels: all panels as one group.
     const int64_t inputs_of_all = GROUP_BYTES / static_cast<int64_t>(sizeof(BFloat16)) / (product.panels() * PANEL);
-    if (product.factors[0].left_in != 1 && inputs_of_all >= CHUNK_INPUTS) most = inputs_of_all;
+    if (product.factors[0].left_in != 1 && inputs_of_all >= LEAST_INPUTS)
+        most = inputs_of_all / TILE_INPUTS * TILE_INPUTS;
+    const int64_t longest = std::min(CHUNK_INPUTS, most);
     std::vector<Piece> chunks;
     int64_t used = 0;
     for (int f = 0; f < product.count; ++f) {
-        const int64_t inputs = product.factors[f].inputs, count = (inputs + CHUNK_INPUTS - 1) / CHUNK_INPUTS;
+        const int64_t inputs = product.factors[f].inputs, count = (inputs + longest - 1) / longest;
         // whole tiles, so that sums are those of few_rows.cpp
-        const int64_t each = (inputs + count * TILE_INPUTS - 1) / (count * TILE_INPUTS) * TILE_INPUTS;
+        const int64_t each = whole_tiles((inputs + count - 1) / count);
         for (int64_t first = 0; first < inputs; first += each) {
             const int64_t size = std::min(each, inputs - first);
             if (used + size > most) used = 0;
-            chunks.push_back({f, first, size, used * PANEL});
-            used += padded<BFloat16>(size);
+            chunks.push_back({f, first, size, used * PANEL, f > 0 && used > 0 && inputs <= FEW_INPUTS});
+            used += whole_tiles(size);
         }
     }
     return chunks;
@@ -255,17 +262,22 @@ inline void turn(const BFloat16* from, int64_t left_in, int64_t rows, int64_t in
         for (int64_t row = 0; row < rows; ++row) to[row * CHUNK_INPUTS + k] = from[k * left_in + row];
 }
 
-// Some rows of a chunk for tiles to load: where they lie, or in `near` where they lie the other way round, or so that
-// they would push each other out of the first cache.
+// Some rows of a chunk for tiles to load: where they lie, or in `near` where they lie the other way round, so that they
+// would push each other out of the first cache, or end within a tile: zeros are behind them then.
 inline Left<BFloat16> rows_of(const Factors& of, const Piece& chunk, int64_t row, int64_t rows, BFloat16* near) {
     const BFloat16* left = static_cast<const BFloat16*>(of.left) + row * of.left_row + chunk.first * of.left_in;
     const bool crowded = of.left_row * sizeof(BFloat16) % CROWDED_BYTES == 0;
-    if (of.left_in == 1 && !crowded) return {left, of.left_row, TOGETHER<BFloat16>};
-    if (of.left_in != 1)
-        turn(left, of.left_in, rows, chunk.count, near);
-    else
-        for (int64_t r = 0; r < rows; ++r)
-            std::memcpy(near + r * CHUNK_INPUTS, left + r * of.left_row, chunk.count * sizeof(BFloat16));
+    const int64_t end = whole_tiles(chunk.count);
+    if (of.left_in == 1 && !crowded && end == chunk.count) return {left, of.left_row, TOGETHER<BFloat16>};
+    if (of.left_in != 1) turn(left, of.left_in, rows, chunk.count, near);
+    for (int64_t r = 0; r < rows; ++r) {
+        BFloat16* to = near + r * CHUNK_INPUTS;
+        const BFloat16* from = of.left_in == 1 ? left + r * of.left_row : to;
+        for (int64_t k = of.left_in == 1 ? 0 : end - TILE_INPUTS; k < end; k += TILE_INPUTS) {
+            const __mmask32 some = ~uint32_t{0} >> std::max<int64_t>(0, k + TILE_INPUTS - chunk.count);
+            _mm512_storeu_si512(to + k, _mm512_maskz_loadu_epi16(some, from + k));
+        }
+    }
     written(near);
     return {near, CHUNK_INPUTS, TOGETHER<BFloat16>};
 }
@@ -285,6 +297,8 @@ struct TilePart {
         for (size_t i = begin; i < end; ++i) {
             const Piece& chunk = chunks[i];
             pack(product.factors[chunk.factors], chunk.first, chunk.count, start, width, to + chunk.at);
+            const int64_t packed_inputs = padded<BFloat16>(chunk.count), rest = whole_tiles(chunk.count) - packed_inputs;
+            if (rest > 0) std::memset(to + chunk.at + packed_inputs * PANEL, 0, sizeof(BFloat16) * rest * PANEL);
         }
     }
 
@@ -295,18 +309,24 @@ struct TilePart {
         Waiting<Out> waiting(ends);
         const auto write_some = [&] { waiting.write(ROWS_A_PRODUCT); };
         Tiles tiles;
-        alignas(64) BFloat16 near[BOTH_ROWS * CHUNK_INPUTS];
+        alignas(64) BFloat16 near[2][BOTH_ROWS * CHUNK_INPUTS];
         for (int64_t row = first_row; row < last_row; row += BOTH_ROWS) {
             const int64_t rows = std::min(BOTH_ROWS, last_row - row);
-            for (size_t i = begin; i < end; ++i) {
-                const Piece& chunk = chunks[i];
-                const Left<BFloat16> left = rows_of(product.factors[chunk.factors], chunk, row, rows, near);
+            const auto term_of = [&](size_t i, BFloat16* place) {
+                const Left<BFloat16> left = rows_of(product.factors[chunks[i].factors], chunks[i], row, rows, place);
+                return Term{left.at, left.row, packed + chunks[i].at, whole_tiles(chunks[i].count)};
+            };
+            for (size_t i = begin, next; i < end; i = next) {
+                next = i + 1;
+                Term term = term_of(i, near[0]), more{};
+                if (next < end && chunks[next].joins) more = term_of(next++, near[1]);
                 for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-                    const BFloat16* right = packed + (panel - first_panel) * panel_size + chunk.at;
                     float* sums = kept + ((panel - first_panel) * apart + (keeps ? row - first_row : 0)) * PANEL;
-                    multiply(tiles, {left.at, left.row, right, chunk.count}, rows, sums, i > 0, write_some);
+                    multiply(tiles, term, rows, sums, i > 0, write_some, more);
+                    term.panel += panel_size;
+                    if (more.inputs > 0) more.panel += panel_size;
                     waiting.write_all();
-                    if (i + 1 == chunks.size()) waiting.take(sums, row, rows, panel * PANEL);
+                    if (next == chunks.size()) waiting.take(sums, row, rows, panel * PANEL);
                 }
             }
             if (last_panel - first_panel == 1) waiting.write_all();  // before the next sums take their place
@@ -322,7 +342,7 @@ void compute_tiles(const Product& product, const Ends<BFloat16, Out>& ends, int 
     int64_t panel_size = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {
         if (chunks[i].at == 0) stages.push_back(i);
-        panel_size = std::max(panel_size, chunks[i].at + padded<BFloat16>(chunks[i].count) * PANEL);
+        panel_size = std::max(panel_size, chunks[i].at + whole_tiles(chunks[i].count) * PANEL);
     }
     const bool keeps = stages.size() > 1;
     stages.push_back(chunks.size());

@@ -71,10 +71,10 @@ class Tiles {
 
 // One pair of factors: rows, so many numbers apart, and their panel.
 struct Term {
-    const BFloat16* left;
-    int64_t left_row;
-    const BFloat16* panel;
-    int64_t inputs;
+    const BFloat16* left = nullptr;
+    int64_t left_row = 0;
+    const BFloat16* panel = nullptr;
+    int64_t inputs = 0;
     bool far = false;  // the panel is in no cache: ask for what lies behind before it is needed
 };
 
@@ -168,22 +168,24 @@ FT_INLINE void add_term(const Term& term, int64_t rows, const Beside& beside) {
 }
 
 template <bool LOWER, class Beside>
-void multiply(const Term& term, int64_t rows, float* sums, bool add, const Beside& beside) {
+void multiply(const Term& term, const Term& more, int64_t rows, float* sums, bool add, const Beside& beside) {
     constexpr int64_t ROW = PANEL * sizeof(float);
     begin_sums<LOWER>(sums, ROW, add);
     add_term<LOWER>(term, rows, beside);
+    if (more.inputs > 0) add_term<LOWER>(more, rows, beside);
     end_sums<LOWER>(sums, ROW);
 }
 
-// sums[rows][PANEL] (+)= the term's product, for at most BOTH_ROWS rows.
+// sums[rows][PANEL] (+)= the products of the term, and of a second one, for at most BOTH_ROWS rows.
 template <class Beside = Nothing>
-inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add, const Beside& beside = {}) {
+inline void multiply(Tiles& tiles, const Term& term, int64_t rows, float* sums, bool add, const Beside& beside = {},
+                     const Term& more = {}) {
     tiles.shape(rows);
     written(sums);
     if (rows > TILE_ROWS)
-        multiply<true>(term, rows, sums, add, beside);
+        multiply<true>(term, more, rows, sums, add, beside);
     else
-        multiply<false>(term, rows, sums, add, beside);
+        multiply<false>(term, more, rows, sums, add, beside);
 }
 
 // Adds to the sums what else there is, rounds and writes them.
