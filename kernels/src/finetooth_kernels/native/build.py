@@ -223,10 +223,10 @@ def _thread_flags(compiler: _Compiler, runtime: Path | None) -> tuple[str, ...]:
 
 def _flags() -> tuple[str, ...]:
     """How every source is compiled. Not `-ffast-math`: NaN and infinity must come through."""
-    if platform.machine() in ("arm64", "aarch64"):
-        cpu = ("-mcpu=native",)
-    else:  # compilers would use half of the widest registers, which our products fill anyway
-        cpu = ("-march=native", "-mprefer-vector-width=512")
+    cpu = ["-mcpu=native"]
+    if platform.machine() not in ("arm64", "aarch64"):
+        # compilers would use half of the widest registers, which our products fill anyway
+        cpu = ["-march=native", "-mprefer-vector-width=512"]
     return (
         *cpu, "-std=c++17", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
         "-ffp-contract=fast", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti",
