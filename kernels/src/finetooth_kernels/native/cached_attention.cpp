@@ -80,11 +80,7 @@ FT_INLINE void weighted(const float* weights, int64_t stride, const float* share
     weigh<T, HEADS, VECTORS>(weights, stride, spans[0], size, at, sums);
     weigh<T, HEADS, VECTORS>(weights + spans[0].count, stride, spans[1], size, at, sums);
     for (int h = 0; h < HEADS; ++h)
-        for (int v = 0; v < VECTORS; ++v) {
-            float values[LANES];
-            store(values, sums[h][v] * shares[h]);
-            for (int i = 0; i < LANES; ++i) narrow(values[i], out + h * size + at + v * LANES + i);
-        }
+        for (int v = 0; v < VECTORS; ++v) narrow(sums[h][v] * shares[h], out + h * size + at + v * LANES);
 }
 
 // scores become exp(score - largest), the rest of the last vector 0; returns 1 / their sum
