@@ -5,7 +5,7 @@ VENV   ?= .venv
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.constraints
-PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/pyproject.toml core/pyproject.toml kernels/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
+PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/pyproject.toml toolbox/pyproject.toml steps/pyproject.toml core/pyproject.toml kernels/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler is installed by who wants it: CONTRIBUTING.md, "Optional plugins".
 OPTIONAL := plugins/data/reasoninggym
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
@@ -75,7 +75,7 @@ lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 types: $(TESTED)
-	$(BIN)/mypy hooks/src core/src kernels/src
+	$(BIN)/mypy hooks/src toolbox/src steps/src core/src kernels/src
 
 docs: $(TESTED)  ## regenerate the hook and recipe reference
 	$(BIN)/python tools/make_reference.py

@@ -1,9 +1,11 @@
 """Write .importlinter: which rooms may import which, over every package of the workspace.
 
-hooks   imports no room and no framework
-core    imports hooks
+hooks   imports no room and no framework; its conformance kit imports toolbox and steps
+toolbox imports hooks
+steps   imports hooks
+core    imports hooks and toolbox
 kernels imports hooks
-plugins import hooks and kernels, never core and never each other
+plugins import hooks, toolbox, steps and kernels, never core and never each other
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("torch", "transformers", "datasets", "mlx", "peft", "trl")
 
-PEERS = ["finetooth_hooks.testing.templates -> transformers"]
-"""Where the conformance kit compares with a peer: imported when a test calls it."""
+KIT = [
+    "finetooth_hooks.testing.** -> finetooth_toolbox.**",
+    "finetooth_hooks.testing.templates -> transformers",
+]
+"""What the conformance kit alone may import: what engines and methods share, and a peer that it compares with."""
 
 
 def packages(pattern: str) -> list[str]:
@@ -34,33 +39,48 @@ def block(name: str, title: str, **settings: list[str] | str) -> str:
 def render() -> str:
     """The whole file."""
     hooks, core, kernels = packages("hooks"), packages("core"), packages("kernels")
+    toolbox, steps = packages("toolbox"), packages("steps")
     plugins = packages("plugins/*/*") + packages("contrib/*")
     forbidden = {"type": "forbidden", "allow_indirect_imports": "False"}
     parts = [
         "# Written by tools/make_importlinter.py; do not edit.\n"
         "[importlinter]\ninclude_external_packages = True\nroot_packages =\n    "
-        + "\n    ".join([*hooks, *core, *kernels, *plugins]),
+        + "\n    ".join([*hooks, *toolbox, *steps, *core, *kernels, *plugins]),
         block(
             "hooks",
             "hooks imports no room and no framework",
             **forbidden,
             source_modules=hooks,
-            forbidden_modules=[*core, *kernels, *plugins, *FRAMEWORKS],
-            ignore_imports=PEERS,
+            forbidden_modules=[*toolbox, *steps, *core, *kernels, *plugins, *FRAMEWORKS],
+            ignore_imports=KIT,
+        ),
+        block(
+            "toolbox",
+            "toolbox imports hooks",
+            **forbidden,
+            source_modules=toolbox,
+            forbidden_modules=[*steps, *core, *kernels, *plugins],
+        ),
+        block(
+            "steps",
+            "steps imports hooks, and no framework",
+            **forbidden,
+            source_modules=steps,
+            forbidden_modules=[*toolbox, *core, *kernels, *plugins, *FRAMEWORKS],
         ),
         block(
             "core",
-            "core imports hooks, and no framework",
+            "core imports hooks and toolbox, and no framework",
             **forbidden,
             source_modules=core,
-            forbidden_modules=[*kernels, *plugins, *FRAMEWORKS],
+            forbidden_modules=[*steps, *kernels, *plugins, *FRAMEWORKS],
         ),
         block(
             "kernels",
             "kernels imports hooks at most",
             **forbidden,
             source_modules=kernels,
-            forbidden_modules=[*core, *plugins],
+            forbidden_modules=[*toolbox, *steps, *core, *plugins],
         ),
         block("plugins", "plugins never import core", **forbidden, source_modules=plugins, forbidden_modules=core),
         block("siblings", "plugins never import each other", type="independence", modules=plugins),

@@ -147,7 +147,8 @@ def test_renderers(plugin: Write, extra: str, check: str) -> None:
 
 
 METHOD = """
-from finetooth_hooks.preparation import Batches, prepare, train_step
+from finetooth_toolbox.methods.batches import Batches, train_step
+from finetooth_toolbox.rows.preparing import prepare
 class Tried:
     def prepare(self):
         done = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)

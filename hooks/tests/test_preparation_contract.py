@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered, Text
 from finetooth_hooks.examples import Segments, Weighted
-from finetooth_hooks.preparation import NOTHING_TRAINED, TOO_LONG, TRUNCATED, Batches, prepare, train_step
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_toolbox.methods.batches import Batches, train_step
+from finetooth_toolbox.rows.preparing import prepare
+from finetooth_toolbox.rows.tally import NOTHING_TRAINED, TOO_LONG, TRUNCATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

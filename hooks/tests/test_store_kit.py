@@ -22,7 +22,7 @@ FOLDERS = """
 import shutil
 from pathlib import Path
 from finetooth_hooks import StoreError
-from finetooth_hooks.manifests import ManifestProblem, check_folder, check_name
+from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, check_name
 
 class Tried:
     def __init__(self, root): self.root = Path(root); self.place = str(root)

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.examples import LeftOut, examples_in
-from finetooth_hooks.preparation import Limit, Rendering, render_rows
+from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Portion
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_toolbox.rows.preparing import render_rows
+from finetooth_toolbox.rows.token_rows import TokenRows
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("hooks", "core", "kernels", "plugins/*/*", "contrib/*")
+ROOMS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def test_plugin_entry_point(plugin):
     assert "finetooth-hooks>=1,<2" in plugin.project["dependencies"]
 
 
-def test_plugins_depend_on_hooks_and_kernels_only(plugin):
+def test_plugins_depend_on_shared_rooms_only(plugin):
     ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
-    assert ours <= {"finetooth-hooks", "finetooth-kernels"}
+    assert ours <= {"finetooth-hooks", "finetooth-toolbox", "finetooth-steps", "finetooth-kernels"}
 
 
 def test_dependencies_are_ranges(package):

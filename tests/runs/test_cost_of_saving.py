@@ -33,7 +33,7 @@ def test_a_file_is_hashed_for_the_manifest_and_once_more_where_it_is_read_back(
     saved = tmp_path / "run/checkpoints/step-1"
     files = {path.name for path in saved.rglob("*") if path.is_file()} - {"manifest.json", "state.json"}
     assert {name: hashed[name] for name in files} == dict.fromkeys(files, times)
-    monkeypatch.setattr("finetooth_hooks.manifests.sha256_of", lambda path: again.append(path) or "")
+    monkeypatch.setattr("finetooth_toolbox.files.manifests.sha256_of", lambda path: again.append(path) or "")
     again: list[Path] = []
     with pytest.raises(UserError, match="differs from its SHA-256"):
         verify_folder(saved)

@@ -186,7 +186,7 @@ def test_the_time_follows_from_operations_and_the_peak(
     check: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that does as many operations a second as a token of the model takes, does a token a second."""
-    import finetooth_torch.peak as peak
+    import finetooth_torch.planning.peak_flops as peak
 
     monkeypatch.setattr(peak, "peak_flops", lambda hardware, precision: 1e6)
     found = check([SHORT, LONG], train={"batch_size": 2, "max_length": 256, "epochs": 3})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import EngineError, FinetoothError, UserError
-from finetooth_hooks.manifests import (
+from finetooth_toolbox.files.manifests import (
     MANIFEST,
     ManifestProblem,
     check_folder,
@@ -22,7 +22,7 @@ from finetooth_hooks.manifests import (
     remembered_sha256,
     sealed,
 )
-from finetooth_hooks.manifests import read_manifest as manifest_of
+from finetooth_toolbox.files.manifests import read_manifest as manifest_of
 
 DAMAGED = "the folder is damaged; use another checkpoint"
 

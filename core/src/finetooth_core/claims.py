@@ -9,10 +9,10 @@ from pathlib import Path
 from finetooth_hooks.entries import Loader
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Row
-from finetooth_hooks.missing_files import no_such_file
-from finetooth_hooks.nearest import nearest, nearest_path
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Format
+from finetooth_toolbox.files.missing import no_such_file
+from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered

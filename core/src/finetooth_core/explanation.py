@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Entry, PluginError
-from finetooth_hooks.nearest import nearest
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.classifiers import head_of
 from finetooth_hooks.entries import Backend, Method, ScalarHead
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.torch.classifiers import head_of
 
 from finetooth_core.context import AUTO, RunContext
 

@@ -19,7 +19,7 @@ from typing import Any
 import pluggy
 from finetooth_hooks import CONTRACT_VERSION, PluginError, specs
 from finetooth_hooks.markers import PROJECT
-from finetooth_hooks.nearest import PLUGIN_PREFIX, nearest
+from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core import local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered

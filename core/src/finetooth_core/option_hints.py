@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
-from finetooth_hooks.nearest import form
+from finetooth_toolbox.text.nearest import form
 
 from finetooth_core import manager, yaml_text
 from finetooth_core.builders import options_model

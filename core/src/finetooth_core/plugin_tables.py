@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from finetooth_hooks import ENTRY_TYPES, PluginError
-from finetooth_hooks.nearest import nearest
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.catalog import Registered
 from finetooth_core.manager import Loaded, Plugins

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.missing_files import no_such_file
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
-from finetooth_hooks.vocabulary import NewToken, TokenChanges
+from finetooth_toolbox.files.missing import no_such_file
+from finetooth_toolbox.torch.vocabulary import NewToken, TokenChanges
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import PluginError
-from finetooth_hooks.nearest import PLUGIN_PREFIX, nearest
+from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core import local_files, versions
 from finetooth_core.distributions import Installed

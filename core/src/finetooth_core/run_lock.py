@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.folder_locks import FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FolderHeldError, held_folder
 
 
 def run_lock(folder: Path) -> ExitStack:

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from finetooth_hooks import CONTRACT_VERSION, ENTRY_TYPES, UserError
-from finetooth_hooks.nearest import nearest
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.catalog import Catalog
 from finetooth_core.versions import canonical

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetooth_hooks.context import Catalog, Registered
 from finetooth_hooks.errors import PluginError, RecipeError
-from finetooth_hooks.nearest import nearest
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.builders import options_model
 from finetooth_core.recipe import AUTO, Recipe

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
-from finetooth_hooks.manifests import MANIFEST
 from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+from finetooth_toolbox.files.manifests import MANIFEST
 
 from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
-from finetooth_hooks.vocabulary import TokenChanges, widen
+from finetooth_toolbox.torch.vocabulary import TokenChanges, widen
 
 SETTING = "model.added_tokens"
 

@@ -26,7 +26,7 @@ from finetooth_hooks import (
     StopRun,
     hookimpl,
 )
-from finetooth_hooks.missing_files import MissingFile
+from finetooth_toolbox.files.missing import MissingFile
 
 HERE = __name__
 
@@ -198,7 +198,8 @@ class ToyMethod:
 
     def prepare(self):
         from finetooth_hooks import Prepared
-        from finetooth_hooks.preparation import Batches, prepare
+        from finetooth_toolbox.methods.batches import Batches
+        from finetooth_toolbox.rows.preparing import prepare
 
         made = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
         self.data = made.data
@@ -206,7 +207,7 @@ class ToyMethod:
         return Prepared(self.batches.total_steps, self.batches.steps_per_epoch, made.report)
 
     def steps(self, engine):
-        from finetooth_hooks.preparation import train_step
+        from finetooth_toolbox.methods.batches import train_step
 
         loss = self.context.loss("toy_nll")
         for indices in self.batches:

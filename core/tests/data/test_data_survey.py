@@ -9,9 +9,11 @@ import pytest
 from finetooth_core.data.repeats import digests_of, repeats, shared
 from finetooth_core.data.survey import histogram, padding, quantiles, training_steps
 from finetooth_hooks.examples import Rendered, Text
-from finetooth_hooks.preparation import Batches, Limit, render_rows
+from finetooth_hooks.preparation import Limit
 from finetooth_hooks.testing.fake_context import TRAIN
-from finetooth_hooks.token_rows import TokenPortion, TokenRows
+from finetooth_toolbox.methods.batches import Batches
+from finetooth_toolbox.rows.preparing import render_rows
+from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
 

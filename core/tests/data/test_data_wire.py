@@ -12,9 +12,10 @@ from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.reading import Work
 from finetooth_core.data.rendering import Rendered
 from finetooth_hooks import DataError, Row
+from finetooth_hooks.problems import Problems
 from finetooth_hooks.protocols import Portion
-from finetooth_hooks.tally import Problems, Tally
-from finetooth_hooks.token_rows import TokenPortion
+from finetooth_toolbox.rows.tally import Tally
+from finetooth_toolbox.rows.token_rows import TokenPortion
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

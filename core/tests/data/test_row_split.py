@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Rendered, Text
-from finetooth_hooks.preparation import Limit, render_rows
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_hooks.preparation import Limit
+from finetooth_toolbox.rows.preparing import render_rows
+from finetooth_toolbox.rows.token_rows import TokenRows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,8 +10,8 @@ import pytest
 from finetooth_core import yaml_text
 from finetooth_core.recipe import RecipeProblems, load, setting_names
 from finetooth_hooks import RecipeError
-from finetooth_hooks.nearest import nearest, nearest_path
 from finetooth_hooks.plan import TrainSettings
+from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 WHOLE = """
 model: m

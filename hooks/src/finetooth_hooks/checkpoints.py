@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from finetooth_hooks.engine import Engine, Snapshot
-from finetooth_hooks.manifests import MANIFEST
 from finetooth_hooks.reports import Evaluation, StepReport
 from finetooth_hooks.run import Run
 
@@ -151,7 +150,6 @@ class ResumingTracker(Protocol):
 
 
 __all__ = [
-    "MANIFEST",
     "Candidate",
     "Gate",
     "Kept",

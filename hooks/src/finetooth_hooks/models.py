@@ -11,7 +11,7 @@ from finetooth_hooks.plan import Pick
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, for any library. `finetooth_hooks.tokenizers.FastTokenizer` wraps a transformers
+    """Text to ids and back, for any library. `finetooth_toolbox.text.tokenizers.FastTokenizer` wraps a transformers
     tokenizer."""
 
     @property

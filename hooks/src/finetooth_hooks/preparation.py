@@ -1,53 +1,19 @@
-"""What methods share: from examples to data with nothing lost unseen, the order of batches, and one optimizer step."""
+"""What a method says of how its examples become data, and what it gets back."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
-from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from finetooth_hooks import row_images
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Example, Rendered, RenderedImage, images_of
-from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.markup import why_untrained
+from finetooth_hooks.examples import Example, Rendered, RenderedImage
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.protocols import Examples
-from finetooth_hooks.reports import DataReport, StepReport
-from finetooth_hooks.row_groups import kept_group
-from finetooth_hooks.tally import NOTHING_TRAINED, OCTAVE, SHOWN, TOO_LONG, TRUNCATED, Tally
-from finetooth_hooks.token_rows import TokenPortion, TokenRows, pack_about
-from finetooth_hooks.trained_roles import count_roles
-
-if TYPE_CHECKING:
-    from finetooth_hooks.context import Context
-
-__all__ = [
-    "NOTHING_TRAINED",
-    "SHOWN",
-    "TOO_LONG",
-    "TRUNCATED",
-    "Batches",
-    "Limit",
-    "Preparation",
-    "Render",
-    "Rendering",
-    "finish",
-    "first_examples",
-    "prepare",
-    "prepare_examples",
-    "render_rows",
-    "train_step",
-]
-
-IMAGE_CUT = "an image would be cut at train.max_length"
+from finetooth_hooks.reports import DataReport
 
 Render = Callable[[Example], Rendered]
 """Tokens and weights of one example, or of several sequences that belong together (`Rendered.others`); raises
@@ -67,44 +33,6 @@ class Rendering:
     build: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, context: Context) -> Render:
-        """Build it. What libraries raise of rows that they cannot walk through or encode is a refusal of the row."""
-        module, _, function = self.build.partition(":")
-        built: Render = getattr(import_module(module), function)(self.options, context)
-        return partial(_refusing, built)
-
-
-def _refusing(render: Render, example: Example) -> Rendered:
-    try:
-        return render(example)
-    except RecursionError as error:
-        raise DataError("", "objects are nested too deep to be written", action="flatten or remove the row") from error
-    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is no text
-        half = _half_character(example)
-        if not half:
-            raise
-        raise DataError(
-            "", f"a text holds half a character (U+{ord(half):04X})", action="mend or remove the row"
-        ) from error
-
-
-def _half_character(example: Example) -> str:
-    """The first half of a surrogate pair in any text of an example, which JSON can say and no tokenizer can read."""
-    rest: list[Any] = [example]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, str):
-            half = next((character for character in value if "\ud800" <= character <= "\udfff"), "")
-            if half:
-                return half
-        elif isinstance(value, Mapping):
-            rest += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple):
-            rest += value
-        elif is_dataclass(value):
-            rest += vars(value).values()
-    return ""
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -119,6 +47,46 @@ class Limit:
         return cls(train.max_length, train.excess_length)
 
 
+class PreparedRows(Sequence[Datum]):
+    """Prepared rows in the order of their source, as data and as one long sequence of tokens."""
+
+    @property
+    @abstractmethod
+    def token_count(self) -> int:
+        """Tokens of all rows."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, (R,)."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> NDArray[np.int64]:
+        """Positions of each row, (R,): its tokens but the last, which is only predicted."""
+
+    @property
+    @abstractmethod
+    def images(self) -> Iterator[tuple[RenderedImage, ...]]:
+        """The images of each row that has any, not read."""
+
+    @abstractmethod
+    def span(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""
+
+    @abstractmethod
+    def begins(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Where rows begin among the tokens `begin` to `end` of all rows laid end to end: how far behind `begin`."""
+
+    @abstractmethod
+    def place(self, position: int) -> tuple[str, int]:
+        """Which row holds token number `position` of all rows laid end to end.
+
+        Returns:
+            The row's id, and the place of the token in it.
+        """
+
+
 @dataclass(frozen=True)
 class Preparation:
     """Data of one split, and what became of its rows.
@@ -129,281 +97,6 @@ class Preparation:
         remarks: rows by what was remarked on them (`Rendered.remarks`).
     """
 
-    data: TokenRows
+    data: PreparedRows
     report: DataReport
     remarks: Mapping[str, int] = field(default_factory=dict)
-
-
-def prepare(examples: Examples, render: Render, train: TrainSettings) -> Preparation:
-    """Render examples to data in this process. A row that cannot be used is counted by reason, never dropped unseen.
-
-    A method that calls `Context.prepare` gets the same from as many rows as a disk holds.
-
-    Args:
-        render: tokens and weights of one example.
-        train: gives `max_length` and `excess_length`.
-
-    Raises:
-        DataError: rows are longer than `max_length` and `excess_length` is `raise`; a row has no answer that could
-            train; or no row is left.
-    """
-    return prepare_examples(examples, render, Limit.of(train))
-
-
-def prepare_examples(examples: Examples, render: Render, limit: Limit | None) -> Preparation:
-    """As `prepare`; without a limit every row stays whole, whatever it trains."""
-    portion, tally = render_rows(examples.rows, render, limit)
-    return finish(TokenRows([portion]), tally, examples.split, limit)
-
-
-def first_examples(examples: Examples, count: int | None) -> Examples:
-    """The first few; all of them if the count is None."""
-    return examples if count is None else replace(examples, rows=examples.rows[:count])
-
-
-def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Preparation:
-    """
-    Raises:
-        DataError: see `prepare`.
-    """
-    tally.check()
-    if limit is not None and not tally.used:
-        raise tally.nothing_left(split, limit.max_length)
-    return Preparation(rows, tally.report(split), dict(tally.remarks))
-
-
-def render_rows(
-    items: Iterable[tuple[str, Example]], render: Render, limit: Limit | None
-) -> tuple[TokenPortion, Tally]:
-    """Render some rows; nothing is raised for what is wrong with one, it is counted. Rows that are split
-    (`excess_length: split`) become `ROW#1`, `ROW#2`, ...; their pieces train what the row would.
-
-    Args:
-        items: row ids and examples; read to the end in any case.
-        limit: None keeps every row whole.
-    """
-    tally = Tally()
-    ids: list[str] = []
-    lengths: list[int] = []
-    tokens: list[int] = []
-    weights: list[float] = []
-    images: list[bytes] = []
-    about: list[bytes] = []
-
-    def take(rendered: Rendered, name: str, start: int, stop: int, group: str | None = None) -> None:
-        ids.append(name)
-        lengths.append(stop - start)
-        tokens.extend(rendered.tokens[start:stop])
-        weights.extend(rendered.weights[start:stop])
-        images.append(row_images.pack(_images_within(rendered, start, stop)))
-        about.append(pack_about(rendered.scalars, group))
-
-    for id_, example in items:
-        tally.rows += 1
-        tally.examples += 1
-        try:
-            rendered = render(example)
-            _check_images(example, rendered)
-        except DataError as error:
-            tally.unusable.add(DataError(id_, error.problem, action=error.action))
-            continue
-        for remark in rendered.remarks:
-            tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
-        if rendered.left_out:
-            tally.drop(rendered.left_out, id_)
-            continue
-        if rendered.others:
-            for part, stop in kept_group(id_, rendered, limit, tally):
-                take(part, f"{id_}#{part.part}", 0, stop, id_)
-            continue
-        whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
-        kept = whole if limit is None else _kept(id_, example, rendered, limit, tally)
-        if kept and isinstance(example, Conversation):
-            count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
-        for name, start, stop in kept:
-            take(rendered, name, start, stop)
-    portion = TokenPortion.pack(ids, lengths, tokens, weights, images, about)
-    _count(portion, np.asarray(weights, np.float32), tally)
-    return portion, tally
-
-
-def _images_within(rendered: Rendered, start: int, stop: int) -> list[RenderedImage]:
-    """The images of a piece of a row, their places counted from its beginning."""
-    found = (image for image in rendered.images if start <= image.start and image.stop < stop)
-    return [replace(image, start=image.start - start) for image in found]
-
-
-def _check_images(example: Example, rendered: Rendered) -> None:
-    """
-    Raises:
-        DataError: the renderer has left images out, or nothing comes after the last one.
-    """
-    if rendered.left_out:
-        return
-    given = len(images_of(example))
-    if given != len(rendered.images):
-        raise DataError(
-            "",
-            f"it has {given} image{'s' if given > 1 else ''}, which the renderer cannot write",
-            action="set data.renderer to one that takes images, such as jinja with the model's own chat template",
-        )
-    if rendered.images and rendered.images[-1].stop >= len(rendered.tokens):
-        raise DataError("", "an image is the last it has, and nothing is predicted from it", action="remove the row")
-
-
-Kept = list[tuple[str, int, int]]
-"""Id, first token and end of what is kept of a row."""
-
-
-def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
-    """What is kept of a row, nothing if it is left out; counted."""
-    if not any(rendered.weights[1:]):
-        if reason := why_untrained(example):
-            tally.drop(f"{NOTHING_TRAINED}: {reason}", id_)
-            return []
-        problem = f"{NOTHING_TRAINED}: no assistant message or completion with text"
-        action = "remove the row, or choose what trains with method.train_on"
-        tally.unusable.add(DataError(id_, problem, action=action))
-        return []
-    positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
-    if positions <= limit.max_length:
-        return [(id_, 0, positions + 1)]
-    if limit.excess_length == "raise":
-        problem = f"{positions} tokens, more than train.max_length={limit.max_length}"
-        action = "raise train.max_length, or set train.excess_length to drop, truncate or split"
-        tally.refused.add(DataError(id_, problem, action=action))
-        return []
-    if limit.excess_length == "drop":
-        tally.drop(TOO_LONG, id_)
-        tally.shortest = min(tally.shortest or positions, positions)
-        return []
-    if limit.excess_length == "split":
-        ends = range(limit.max_length, positions, limit.max_length)
-        if any(image.start < end < image.stop for image in rendered.images for end in ends):
-            tally.drop(IMAGE_CUT, id_)
-            return []
-        tally.split += 1
-        return _pieces(id_, rendered, limit.max_length, tally)
-    if any(image.start < limit.max_length < image.stop for image in rendered.images):
-        tally.drop(IMAGE_CUT, id_)
-        return []
-    if not any(rendered.weights[1 : limit.max_length + 1]):
-        tally.drop(f"{NOTHING_TRAINED} after truncation", id_)
-        return []
-    tally.truncated += 1
-    return [(id_, 0, limit.max_length + 1)]
-
-
-def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept:
-    """A row cut into `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so that every
-    token is predicted once. A piece that trains nothing is left out and counted, and keeps its number."""
-    found: Kept = []
-    for number, start in enumerate(range(0, len(rendered.tokens) - 1, max_length), start=1):
-        stop = min(start + max_length + 1, len(rendered.tokens))
-        if any(rendered.weights[start + 1 : stop]):
-            found.append((f"{id_}#{number}", start, stop))
-        else:
-            tally.drop(f"{NOTHING_TRAINED} in a piece of a split row", f"{id_}#{number}")
-    return found
-
-
-def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:
-    """What the rows of a portion add up to."""
-    lengths = np.diff(portion.starts)
-    tally.used = len(portion)
-    if not tally.used:
-        return
-    tally.tokens = int(lengths.sum()) - len(lengths)
-    tally.squares = int(((lengths - 1).astype(np.int64) ** 2).sum())
-    tally.trained_tokens = int(np.count_nonzero(weights)) - int(np.count_nonzero(weights[portion.starts[:-1]]))
-    steps = np.rint(OCTAVE * np.log2(np.maximum(lengths - 1, 1))).astype(np.int64)
-    tally.by_length = np.bincount(steps).tolist()
-    longest = int(np.argmax(lengths))
-    tally.longest, tally.longest_id = int(lengths[longest]) - 1, portion.ids[longest]
-
-
-class Batches:
-    """The order in which data are trained: every epoch a new permutation from an owned seed, cut into batches; the
-    last one of an
-    epoch is smaller. The cursor is exact: a restored one yields what would have come next.
-
-    Args:
-        size: number of data.
-        batch_size: data per step.
-        epochs: passes, may be a fraction.
-        max_steps: bound on the steps, None is no bound.
-        seed: of the permutations.
-        shuffle: False keeps the order given.
-    """
-
-    def __init__(
-        self, size: int, batch_size: int, epochs: float, max_steps: int | None, seed: int, *, shuffle: bool = True
-    ) -> None:
-        self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
-        self.steps_per_epoch = math.ceil(size / batch_size)
-        planned = max(1, math.ceil(epochs * self.steps_per_epoch - 1e-9))
-        self.total_steps = planned if max_steps is None else (max_steps if epochs == 0 else min(planned, max_steps))
-        self.step = 0
-
-    @classmethod
-    def of(cls, size: int, train: TrainSettings) -> Batches:
-        """From the `train` section. With `max_steps` and no `epochs`, epochs repeat until the steps are done."""
-        return cls(size, train.batch_size, train.epochs, train.max_steps, train.seed, shuffle=train.shuffle)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Indices of each batch; `step` counts a batch once the next one is asked for or the iteration ends."""
-        while self.step < self.total_steps:
-            epoch, index = divmod(self.step, self.steps_per_epoch)
-            order = np.arange(self.size)
-            if self.shuffle:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            for batch in range(index, self.steps_per_epoch):
-                if self.step >= self.total_steps:
-                    return
-                self.step += 1
-                yield [int(i) for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
-
-    @property
-    def epoch(self) -> float:
-        """Passes done, as a fraction."""
-        return self.step / self.steps_per_epoch
-
-    def state(self) -> Mapping[str, Any]:
-        """The cursor, JSON-able."""
-        return {"step": self.step, "size": self.size, "batch_size": self.batch_size}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue after the batch at which `state` was taken.
-
-        Raises:
-            DataError: the state belongs to other data or another batch size.
-        """
-        for name in ("size", "batch_size"):
-            if state[name] != getattr(self, name):
-                raise DataError(
-                    "cursor",
-                    f"{name} was {state[name]} when it was saved and is {getattr(self, name)} now",
-                    action="resume with the data and train.batch_size of the saved run",
-                )
-        self.step = int(state["step"])
-
-
-def train_step(engine: Engine, data: Sequence[Datum], loss: LossSpec, epoch: float) -> StepReport:
-    """One optimizer step on `data`: forward and backward, then the optimizer."""
-    result = engine.forward_backward(data, loss)
-    stepped = engine.step(metrics={"loss": result.loss or 0.0})
-    extra = {f"loss/{name}": value for name, value in result.components.items()} if len(result.components) > 1 else {}
-    return StepReport(
-        step=stepped.step,
-        epoch=epoch,
-        loss=result.loss or 0.0,
-        tokens=result.tokens,
-        targets=result.targets,
-        rows=len(data),
-        learning_rate=stepped.learning_rate,
-        grad_norm=stepped.grad_norm,
-        skipped=stepped.skipped,
-        metrics={**extra, **result.metrics},
-        padding=1 - result.tokens / result.padded if result.padded else 0.0,
-        flops=result.flops,
-    )

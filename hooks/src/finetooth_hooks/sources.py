@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, ReadRow, Row
-from finetooth_hooks.tally import Problems
+from finetooth_hooks.problems import Problems
 
 
 class Source(Protocol):

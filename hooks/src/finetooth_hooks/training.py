@@ -51,7 +51,7 @@ class Adapter(Protocol):
 
         Args:
             model: what `apply` made; of an engine with a scalar head, a classifier of the same modules with the head
-                beside them (`finetooth_hooks.classifiers`).
+                beside them (`finetooth_toolbox.torch.classifiers`).
         """
         ...
 

@@ -22,7 +22,7 @@ def main() -> None:
     import finetooth
     import torch
     from finetooth_core.artifact import stage_folder
-    from finetooth_torch.state import read_state
+    from finetooth_torch.state.training_state import read_state
 
     session = finetooth.session(recipe(spec))
     method, engine = session.job.method, session.engine

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST, Store
+from finetooth_hooks.checkpoints import Store
 from finetooth_hooks.errors import FinetoothError, StoreError, UserError
-from finetooth_hooks.manifests import listed_files
+from finetooth_toolbox.files.manifests import MANIFEST, listed_files
 
 from finetooth_core.artifact import read_manifest, verify_folder
 from finetooth_core.checkpoints import quarantine, run_state

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import MANIFEST, Candidate, Gate, Kept, SnapshotStore, Store
+from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
 from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
 from finetooth_hooks.errors import FinetoothError, StoreError
-from finetooth_hooks.manifests import hashes_remembered
+from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_core.artifact import read_manifest, settle_folder, stage_folder, write_json, write_text
 from finetooth_core.checkpoints import history, run_state

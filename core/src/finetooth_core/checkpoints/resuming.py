@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
-from finetooth_hooks.nearest import nearest_path
+from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.checkpoints import comparison

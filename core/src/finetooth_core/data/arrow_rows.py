@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-from finetooth_hooks.token_rows import TokenPortion
+from finetooth_toolbox.rows.token_rows import TokenPortion
 
 SCHEMA = pa.schema(
     [

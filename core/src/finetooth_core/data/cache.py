@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.tally import Tally
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_toolbox.rows.tally import Tally
+from finetooth_toolbox.rows.token_rows import TokenRows
 
 from finetooth_core.data.arrow_rows import ArrowPortions, PortionFacts
 from finetooth_core.data.fetched import Fetched, fetched, sweep_fetched

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import LeftOut, Row, examples_in
-from finetooth_hooks.tally import Problems, Tally
+from finetooth_hooks.problems import Problems
+from finetooth_toolbox.rows.tally import Tally
 from numpy.typing import NDArray
 
 from finetooth_core.data.content import NearRows, digest, is_held_out

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut
+from finetooth_hooks.problems import Problems
 from finetooth_hooks.protocols import Examples
-from finetooth_hooks.tally import Problems
 
 from finetooth_core.context import RunContext
 from finetooth_core.data.read_so_far import Reading

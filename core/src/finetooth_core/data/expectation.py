@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.protocols import KnownData
-from finetooth_hooks.token_rows import positions_of
+from finetooth_toolbox.rows.token_rows import positions_of
 
 from finetooth_core.data.survey import training_steps
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.missing_files import MissingFile
 from finetooth_hooks.protocols import Format, KnownSource, Source
+from finetooth_toolbox.files.missing import MissingFile
 
 from finetooth_core.data.choosing import SourceChoice
 

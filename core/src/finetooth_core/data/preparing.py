@@ -16,11 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks import row_images
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, finish, render_rows
-from finetooth_hooks.tally import Tally
-from finetooth_hooks.token_rows import TokenPortion, TokenRows
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_toolbox.rows import images as row_images
+from finetooth_toolbox.rows.preparing import finish, load_rendering, render_rows
+from finetooth_toolbox.rows.tally import Tally
+from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows
 
 from finetooth_core.data import rendering as rendering_work
 from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
@@ -74,7 +75,7 @@ def prepare(
     rows = context.rows(split).first(first)
     if isinstance(examples.rows, tuple):
         found = examples.rows if first is None else rows.examples()
-        portion, tally = render_rows(found, rendering.load(context), limit)
+        portion, tally = render_rows(found, load_rendering(rendering, context), limit)
         if rows.read_to_end is not None:
             tally.merge(rows.read_to_end.left)
             _count_unrendered(rows, rows.read_to_end, tally)
@@ -220,7 +221,7 @@ def _rendered(
 ) -> Iterator[Rendered]:
     """All results in order: by this process first, and by workers if there is enough to do."""
     wanted = context.recipe.data.workers
-    here = rendering_work.Rendering(context, rows, rendering.load(context), limit)
+    here = rendering_work.Rendering(context, rows, load_rendering(rendering, context), limit)
     work = rows.work()
     count = usable_cores() if wanted == "auto" else int(wanted)
     if context.plugins is None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, LeftOut, Rendered
-from finetooth_hooks.preparation import Limit, render_rows
-from finetooth_hooks.tally import Tally
+from finetooth_hooks.preparation import Limit
+from finetooth_toolbox.rows.preparing import load_rendering, render_rows
+from finetooth_toolbox.rows.tally import Tally
 
 from finetooth_core.data.every_row import every_row
 
@@ -166,7 +167,7 @@ def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> It
         raise RecipeError(f"data.{split}", "the recipe gives no data for it", action=f"set data.{split}")
     if how is None:
         raise RecipeError(f"data.{split}", "no method or evaluator of the recipe turns its rows into tokens")
-    render = how.rendering.load(context)
+    render = load_rendering(how.rendering, context)
     for number, item in enumerate(every_row(context.rows(split)), start=1):
         if isinstance(item, DataError):
             yield _broken(number, item.where, item)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetooth_hooks.tally import Problems, Tally
+from finetooth_hooks.problems import Problems
+from finetooth_toolbox.rows.tally import Tally
 
 from finetooth_core.data.columns import Columns, merge
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
-from finetooth_hooks.missing_files import MissingFile
+from finetooth_hooks.problems import Problems, raise_together
 from finetooth_hooks.protocols import Portion, PortionedSource
-from finetooth_hooks.tally import Problems, Tally, raise_together
+from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.rows.tally import Tally
 
 from finetooth_core.data.choosing import Chosen, fewer_rows, passes, taken_work
 from finetooth_core.data.columns import ColumnWatch, unread

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetooth_hooks.preparation import Limit, Render, render_rows
-from finetooth_hooks.tally import Tally
-from finetooth_hooks.token_rows import TokenPortion
+from finetooth_hooks.preparation import Limit, Render
+from finetooth_toolbox.rows.preparing import render_rows
+from finetooth_toolbox.rows.tally import Tally
+from finetooth_toolbox.rows.token_rows import TokenPortion
 
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.reading import SplitRows, Work

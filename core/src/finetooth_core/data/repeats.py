@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.tally import SHOWN
+from finetooth_hooks.problems import SHOWN
 
 Digests = Sequence[tuple[bytes, str]]
 """Digest and id of each row, in order."""

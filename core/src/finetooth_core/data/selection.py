@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.tally import Tally
+from finetooth_toolbox.rows.tally import Tally
 
 from finetooth_core.data.cache import CHOICES, DataCache
 from finetooth_core.data.choosing import Choice, Chosen, SourceChoice, choose

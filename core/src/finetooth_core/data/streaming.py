@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, LeftOut, Rendered
+from finetooth_toolbox.rows.preparing import load_rendering
 
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.reading import SplitRows, broken_rows_first
@@ -36,7 +37,7 @@ def stream(
             "rows) takes reading all of them first",
             action="leave the choice out, or do not stream",
         )
-    return _rendered(context, rows, rendering.load(context), skip)
+    return _rendered(context, rows, load_rendering(rendering, context), skip)
 
 
 def _rendered(

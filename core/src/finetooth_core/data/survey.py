@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.preparation import Batches, Limit
+from finetooth_hooks.preparation import Limit
 from finetooth_hooks.protocols import KnownData
-from finetooth_hooks.tally import SPLIT
-from finetooth_hooks.token_rows import positions_of
+from finetooth_toolbox.methods.batches import Batches
+from finetooth_toolbox.rows.tally import SPLIT
+from finetooth_toolbox.rows.token_rows import positions_of
 
 from finetooth_core.data.repeats import Digests, Repeats, digests_of, repeats, shared
 
 if TYPE_CHECKING:
     from finetooth_hooks.datum import Datum
+    from finetooth_hooks.preparation import PreparedRows
     from finetooth_hooks.reports import DataReport
-    from finetooth_hooks.token_rows import TokenRows
 
     from finetooth_core.data.prepared_as import PreparedAs
     from finetooth_core.plan import Job
@@ -109,7 +110,7 @@ def survey(job: Job) -> Findings:
     return Findings(tuple(surveys), shared(digests), unread)
 
 
-def _survey(job: Job, split: str, rows: TokenRows, digests: Digests, report: DataReport | None) -> Survey:
+def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
     data = _data(job, split, rows)
     positions = positions_of(data)
     train, trains = job.plan.train, split == "train"
@@ -133,7 +134,7 @@ def _survey(job: Job, split: str, rows: TokenRows, digests: Digests, report: Dat
     )
 
 
-def _data(job: Job, split: str, rows: TokenRows) -> Sequence[Datum]:
+def _data(job: Job, split: str, rows: PreparedRows) -> Sequence[Datum]:
     """What of a split trains or is scored."""
     holders: Sequence[object] = (job.method,) if split == "train" else job.evaluators
     found = (holder.data for holder in holders if isinstance(holder, KnownData))
@@ -159,7 +160,7 @@ def _as_trained(job: Job, known: dict[str, PreparedAs]) -> Digests | None:
     return digests_of(prepared.data, _cut(limit, prepared.report))
 
 
-def _images(rows: TokenRows) -> tuple[int, int, int]:
+def _images(rows: PreparedRows) -> tuple[int, int, int]:
     found = list(rows.images)
     lengths = [image.length for of_row in found for image in of_row]
     return len(found), len(lengths), sum(lengths)

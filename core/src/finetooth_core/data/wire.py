@@ -12,8 +12,8 @@ import numpy as np
 from finetooth_hooks.errors import FinetoothError, UserError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.protocols import Portion
-from finetooth_hooks.tally import Tally
-from finetooth_hooks.token_rows import TokenPortion
+from finetooth_toolbox.rows.tally import Tally
+from finetooth_toolbox.rows.token_rows import TokenPortion
 
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.reading import Work

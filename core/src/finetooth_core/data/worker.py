@@ -55,6 +55,7 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     """What a `RunContext` of the same recipe would use, and the notes it tells."""
     from finetooth_hooks.preparation import Limit
     from finetooth_hooks.preparation import Rendering as HowToRender
+    from finetooth_toolbox.rows.preparing import load_rendering
 
     from finetooth_core import manager
     from finetooth_core.context import RunContext
@@ -67,7 +68,7 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     context = RunContext(recipe, plugins.catalog, Path(job["folder"]), plugins)
     rows = context.rows(job["split"], formats=job["formats"])
     limit = None if job["limit"] is None else Limit(*job["limit"])
-    render = HowToRender(*job["rendering"]).load(context)
+    render = load_rendering(HowToRender(*job["rendering"]), context)
     return Rendering(context, rows, render, limit), context.told
 
 

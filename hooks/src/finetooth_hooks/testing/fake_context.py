@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finetooth_toolbox.rows.preparing import first_examples, load_rendering, prepare_examples
 
 from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Entry, Loss
@@ -19,7 +20,7 @@ from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering, first_examples, prepare_examples
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
 from finetooth_hooks.testing.builders import build
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
@@ -266,10 +267,10 @@ class FakeContext:
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
     ) -> Preparation:
-        return prepare_examples(self.examples(split, first=first), rendering.load(self), limit)
+        return prepare_examples(self.examples(split, first=first), load_rendering(rendering, self), limit)
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
-        render = rendering.load(self)
+        render = load_rendering(rendering, self)
         for id_, example in self.examples(split).rows[skip:]:
             try:
                 yield id_, render(example)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finetooth_toolbox.files.manifests import MANIFEST
 
 from finetooth_hooks import entries
-from finetooth_hooks.checkpoints import MANIFEST, Candidate, Kept, Store
+from finetooth_hooks.checkpoints import Candidate, Kept, Store
 from finetooth_hooks.datum import Datum, TokenChunk
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_hooks.testing.checks import (

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from finetooth_hooks.chat_templates import shaped as shaped
+from finetooth_toolbox.rendering.chat_templates import shaped as shaped
+from finetooth_toolbox.text.tokenizers import FastTokenizer
+
 from finetooth_hooks.examples import Conversation, Message, TrainOn
 from finetooth_hooks.protocols import Renderer
-from finetooth_hooks.tokenizers import FastTokenizer
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

@@ -26,10 +26,10 @@ from finetooth_hooks import (
     protocols,
 )
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.llama_shape import llama_block
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.protocols import EngineRequest, HardwareFacts, Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
+from finetooth_toolbox.llama_shape import llama_block
 from torch import Tensor, nn
 
 VOCAB = 61

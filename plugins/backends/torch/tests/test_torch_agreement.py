@@ -7,15 +7,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import finetooth_torch.agreement as agreement
-import finetooth_torch.decoder as decoder_module
+import finetooth_torch.decoder.agreement as agreement
+import finetooth_torch.decoder.layers as decoder_module
 import pytest
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Block, Head, LowRank
-from finetooth_torch.agreement import ALLOWED, compare_decoder, compare_head
-from finetooth_torch.decoder import Decoder
-from finetooth_torch.stand_ins import one_of_each_kind
+from finetooth_torch.decoder.agreement import ALLOWED, compare_decoder, compare_head
+from finetooth_torch.decoder.layers import Decoder
+from finetooth_torch.decoder.trial_layers import one_of_each_kind
 from torch import nn
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, MistralConfig
 

@@ -7,21 +7,21 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
-import finetooth_torch.decode as decode
-import finetooth_torch.generation as generation
-import finetooth_torch.kv_cache as kv_cache
-import finetooth_torch.packed as packed_module
-import finetooth_torch.writing as writing
+import finetooth_torch.generation.cached_step as decode
+import finetooth_torch.generation.generator as generation
+import finetooth_torch.generation.kv_cache as kv_cache
+import finetooth_torch.generation.packed_layers as packed_module
+import finetooth_torch.generation.rows_in_progress as writing
 import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.protocols import LowRank
 from finetooth_kernels import capture, native
-from finetooth_torch.bodies import StreamBody, TransformersBody
-from finetooth_torch.decoder import Group
-from finetooth_torch.kv_cache import KeyValueCache
-from finetooth_torch.packed import PackedGroup, PackedLinear, can_pack, packed
+from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
+from finetooth_torch.decoder.layers import Group
+from finetooth_torch.generation.kv_cache import KeyValueCache
+from finetooth_torch.generation.packed_layers import PackedGroup, PackedLinear, can_pack, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_torch.flops import PLAIN, Computed, Execution, Flops, Linear, cost_of, count, planned_cost
+from finetooth_torch.planning.flops import (
+    PLAIN,
+    Computed,
+    Execution,
+    Flops,
+    Linear,
+    cost_of,
+    count,
+    planned_cost,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -137,7 +146,7 @@ def test_the_last_layer_may_go_on_with_fewer_positions(kit: SimpleNamespace) -> 
 
 
 def test_the_head_counts_rows_and_its_logits_once_more_where_it_trains() -> None:
-    from finetooth_torch.flops import ModelCost
+    from finetooth_torch.planning.flops import ModelCost
 
     rows = [Computed((), head_rows=9)]
     frozen = ModelCost((), 8, Linear(6, 50), embedding=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, Sampling
-from finetooth_torch.sampling import choose, row_streams
+from finetooth_torch.generation.sampling import choose, row_streams
 
 PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
 FREE = Sampling(max_tokens=12, temperature=0, stop_ids=())
@@ -183,7 +183,7 @@ def test_a_large_vocabulary_with_ties_is_drawn_from_by_definition(
     monkeypatch: pytest.MonkeyPatch, sampling: Sampling, likeliest: int
 ) -> None:
     """Logits rounded to bfloat16, so that many are equal at every boundary; 1,000 tokens are three blocks and a bit."""
-    monkeypatch.setattr("finetooth_torch.sampling.LIKELIEST", likeliest)
+    monkeypatch.setattr("finetooth_torch.generation.sampling.LIKELIEST", likeliest)
     random = np.random.default_rng(2)
     logits = torch.from_numpy(random.normal(size=(200, 1000)) * 3).bfloat16().float()
     logits[:, random.integers(0, 1000, 100)] = -torch.inf

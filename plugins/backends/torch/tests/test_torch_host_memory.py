@@ -12,7 +12,7 @@ from finetooth_torch.host_memory import keep_freed
 SCRIPT = """
 import sys
 from finetooth_torch.host_memory import keep_freed
-from finetooth_torch.memory import host_memory
+from finetooth_torch.planning.memory import host_memory
 import torch
 if sys.argv[1] == "keep":
     assert keep_freed()

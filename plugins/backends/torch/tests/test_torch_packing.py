@@ -14,7 +14,7 @@ from finetooth_hooks import DataError, Datum, PlanError, Sampling
 from finetooth_hooks.protocols import Head, ModelInfo, PlanRequest
 from finetooth_hooks.testing.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
-from finetooth_torch.shared_rows import find_rows
+from finetooth_torch.layout.shared_rows import find_rows
 
 pytestmark = pytest.mark.parametrize("kit", ["transformers"], indirect=True)  # what is packed is its own forward
 
@@ -101,7 +101,7 @@ def test_packed_is_unpacked(kit: SimpleNamespace, kind: str, attention: str) -> 
 
 def test_a_mask_of_ones_would_not_do(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the self-check is for: attention that sees the row before is noticed, refused, or left padded."""
-    import finetooth_torch.shared_rows as shared_rows
+    import finetooth_torch.layout.shared_rows as shared_rows
 
     def leaky(body: Any, packed: Any, masks: str) -> Any:
         ones = torch.ones_like(packed.tokens)
@@ -140,7 +140,7 @@ def test_layers_that_carry_a_state_are_refused(kit: SimpleNamespace, kind: str) 
 
 def test_a_model_that_makes_its_mask_without_positions_is_given_one(kit: SimpleNamespace) -> None:
     """OPT's own mask does not know of positions that begin anew; under a mask of ours it computes what it should."""
-    from finetooth_torch.shared_rows import _leak
+    from finetooth_torch.layout.shared_rows import _leak
     from transformers import AutoModelForCausalLM
 
     config = config_of("opt", ffn_dim=40, word_embed_proj_dim=24)
@@ -319,8 +319,18 @@ def test_attention_without_a_mask_is_refused(kit: SimpleNamespace) -> None:
 
 def test_padding_is_not_to_be_had_from_the_stream_decoder(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
-    from finetooth_torch.planning import choose_decoder
+    from finetooth_torch.planning.decisions import choose_decoder
 
     assert choose_decoder(facts, kit.hardware, None, "auto", False).value == "transformers"
     with pytest.raises(PlanError, match=r"backend\.decoder=stream: backend\.packing=false"):
         choose_decoder(facts, kit.hardware, None, "stream", False)
+
+
+def test_a_row_larger_than_the_budget_is_refused_by_name(kit: SimpleNamespace) -> None:
+    data = kit.data(5, longest=20)
+    longest = max(data, key=len)
+    engine = kit.engine(micro_batch_tokens=len(longest) - 1)
+    for call in (lambda: engine.forward_backward(data, kit.nll), lambda: engine.logprobs(data)):
+        with pytest.raises(DataError, match=f"^{longest.id}: {len(longest)} positions, more than train.micro_batch"):
+            call()
+    assert len(kit.engine(micro_batch_tokens=len(longest)).logprobs(data)) == 5

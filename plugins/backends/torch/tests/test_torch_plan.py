@@ -13,7 +13,7 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import ModelInfo, PlanRequest
 from finetooth_hooks.testing.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
-from finetooth_torch.memory import estimate, host_memory, peak_memory
+from finetooth_torch.planning.memory import estimate, host_memory, peak_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,9 +162,9 @@ def test_more_of_anything_never_takes_less(
 def test_activations_are_what_autograd_saves(kit: SimpleNamespace, request_for: Any) -> None:
     """Count the bytes that a forward of the tiny model saves, per layer and token, and compare."""
     import torch
-    from finetooth_torch.layout import MicroBatch
-    from finetooth_torch.memory import layer_bytes, stream_layer_bytes
-    from finetooth_torch.rectangles import Rectangle
+    from finetooth_steps.layout import MicroBatch
+    from finetooth_torch.layout.rectangles import Rectangle
+    from finetooth_torch.planning.memory import layer_bytes, stream_layer_bytes
 
     stream = kit.decoder == "auto"
     for precision, full in (("fp32", False), ("bf16", False), ("bf16", True)):

@@ -12,8 +12,9 @@ import torch
 from click.testing import CliRunner
 from finetooth_hooks import UserError
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Metered, Profiled
-from finetooth_torch.profile_command import command
-from finetooth_torch.trace import (
+from finetooth_torch.profile.command import command
+from finetooth_torch.profile.table import table
+from finetooth_torch.profile.trace import (
     ATTENTION,
     COPIES,
     DEVICE_IDLE,
@@ -27,7 +28,6 @@ from finetooth_torch.trace import (
     break_down,
     memory_timeline,
 )
-from finetooth_torch.trace_table import table
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import finetooth_torch.decode as decode
+import finetooth_torch.generation.cached_step as decode
 import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_kernels import capture
-from finetooth_torch.kv_cache import KeyValueCache
+from finetooth_torch.generation.kv_cache import KeyValueCache
 
 LINEAR = ("q_proj", "v_proj", "down_proj")
 

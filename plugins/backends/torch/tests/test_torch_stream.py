@@ -14,11 +14,11 @@ import pytest
 import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_kernels.segment_attention import check_segments
-from finetooth_torch.bodies import StreamBody, TransformersBody
-from finetooth_torch.layout import SHORTEST_SHARED, MicroBatch, count_normalizers, lay_out
-from finetooth_torch.planning import choose_decoder
-from finetooth_torch.rectangles import make_rectangle
-from finetooth_torch.stream import make_stream
+from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, count_normalizers, lay_out
+from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
+from finetooth_torch.layout.rectangles import make_rectangle
+from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.planning.decisions import choose_decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,7 +194,7 @@ def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
     """Models over the same weights agree about where these lie, and a weight that is replaced is found again."""
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")
-    from finetooth_torch.decoder import Decoder
+    from finetooth_torch.decoder.layers import Decoder
 
     engine = kit.engine(adapter=kit.adapter(full=True))
     network = engine._parts.network
@@ -224,7 +224,7 @@ def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
 def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")
-    from finetooth_torch import decoder
+    from finetooth_torch.decoder.layers import layers as decoder
 
     real = decoder.gated
     alive: dict[bool, int] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_hooks import EngineError
-from finetooth_torch.wholeness import Wholeness
+from finetooth_torch.state.update_guard import Wholeness
 from torch import nn
 
 HALF = "the weights may be half updated"

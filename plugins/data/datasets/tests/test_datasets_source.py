@@ -181,7 +181,7 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The real client, and a port at which nobody listens."""
-    from finetooth_hooks import hub
+    from finetooth_toolbox.files import hub
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"

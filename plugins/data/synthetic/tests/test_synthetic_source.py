@@ -64,7 +64,7 @@ def test_tokens_of_a_real_tokenizer(tmp_path: Path) -> None:
     """Words of a byte-pair vocabulary stay whole side by side."""
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")
-    from finetooth_hooks.tokenizers import FastTokenizer
+    from finetooth_toolbox.text.tokenizers import FastTokenizer
 
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

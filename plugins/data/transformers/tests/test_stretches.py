@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from finetooth_hooks.ascii_words import ascii_words
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.ascii_words import ascii_words
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

@@ -13,7 +13,7 @@ import torch
 import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.testing import FakeContext, parametrize_with_checks
-from finetooth_hooks.vocabulary import NewToken, TokenChanges
+from finetooth_toolbox.torch.vocabulary import NewToken, TokenChanges
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.loader import TransformersLoader
@@ -207,7 +207,7 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
 ) -> None:
     """The real client, and a port at which nobody listens."""
     import huggingface_hub.constants
-    from finetooth_hooks import hub
+    from finetooth_toolbox.files import hub
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"

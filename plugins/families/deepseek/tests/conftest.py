@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from finetooth_deepseek import markup as m
 from finetooth_hooks.testing.templates import template_tokenizer
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 ROOT = Path(__file__).parents[4]
 SPECIAL = (m.BEGIN, m.END)

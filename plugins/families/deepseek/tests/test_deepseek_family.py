@@ -10,7 +10,7 @@ import pytest
 import transformers
 from finetooth_deepseek.family import DeepSeek
 from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 HEADS = {"num_key_value_heads": 4}  # of latent attention every head has its own
 KINDS: dict[str, dict[str, Any]] = {

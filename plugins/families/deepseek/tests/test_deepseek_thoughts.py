@@ -13,7 +13,7 @@ from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.testing import ByteTokenizer
 from finetooth_hooks.testing.templates import assert_reads_back, assert_trains, official
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 Tokenizers = Callable[..., FastTokenizer]
 TEMPLATES = {"v3": "deepseek-v3", "r1": "deepseek-r1-distill-qwen", "v31": "deepseek-v3.1"}

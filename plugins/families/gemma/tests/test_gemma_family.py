@@ -10,7 +10,7 @@ import pytest
 import transformers
 from finetooth_gemma.family import Gemma
 from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 OWN = {**SIZES, "head_dim": 10}
 MIXED: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}

@@ -21,7 +21,7 @@ from finetooth_hooks.testing.templates import (
     golden,
     spells_special,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 

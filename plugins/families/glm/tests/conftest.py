@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from finetooth_glm.renderer import GLM4Moe
 from finetooth_hooks.testing.templates import template_tokenizer
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 ROOT = Path(__file__).parents[4]
 SPECIAL = (*GLM4Moe.controls, "<|endoftext|>")

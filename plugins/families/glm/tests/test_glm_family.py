@@ -10,7 +10,7 @@ import pytest
 import transformers
 from finetooth_glm.family import GLM
 from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "glm": {"head_dim": 8},

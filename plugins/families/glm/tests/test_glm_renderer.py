@@ -23,8 +23,8 @@ from finetooth_hooks.testing.templates import (
     official,
     spells_special,
 )  # fmt: skip
-from finetooth_hooks.tokenizers import FastTokenizer
-from finetooth_hooks.turns import json_text
+from finetooth_toolbox.rendering.turns import json_text
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from finetooth_gptoss.family import GPTOSS
 from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},

@@ -25,8 +25,8 @@ from finetooth_hooks.testing.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_llama import llama2, renderer, smollm3
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import assume, given, settings
 
 LLAMA3 = (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_hooks.testing.families import SIZES, assert_facts, assert_widths, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_mistral.family import Mistral
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 OWN = {**SIZES, "head_dim": 10}
 KINDS: dict[str, dict[str, Any]] = {

@@ -26,9 +26,9 @@ from finetooth_hooks.testing.templates import (
     official,
     spells_special,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
-from finetooth_hooks.turns import TurnRenderer
 from finetooth_mistral.renderer import MistralOptions, build
+from finetooth_toolbox.rendering.turns import TurnRenderer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 

@@ -12,8 +12,8 @@ import pytest
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.testing import FakeContext
 from finetooth_hooks.testing.templates import CLOCK, WEATHER
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_mistral.renderer import MistralOptions, build
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 pytest.importorskip("mistral_common", reason="mistral-common is not installed")
 

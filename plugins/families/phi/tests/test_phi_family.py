@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_phi.family import Phi
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 OWN = {**SIZES, "hidden_size": 32}
 LONG: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks.testing import FakeContext
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 ROOT = Path(__file__).parents[4]
 

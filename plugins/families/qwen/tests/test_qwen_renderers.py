@@ -23,8 +23,8 @@ from finetooth_hooks.testing.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_qwen import renderer as renderers
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import assume, given, settings
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

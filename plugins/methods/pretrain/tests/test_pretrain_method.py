@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError, Text
-from finetooth_hooks.preparation import prepare_examples
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_pretrain.method import Pretrain, PretrainOptions
 from finetooth_pretrain.windows import Windows, build, separator_id
+from finetooth_toolbox.rows.preparing import prepare_examples
 from hypothesis import given
 from hypothesis import strategies as st
 

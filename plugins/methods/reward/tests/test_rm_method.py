@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from finetooth_hooks import DataError, Example, Message, RecipeError, Text
 from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.intervals import wilson
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import FakeContext, FakeEngine
 from finetooth_reward.evaluator import RewardEvaluator, RewardOptions, pair_metrics, regression_metrics
 from finetooth_reward.method import Rm, RmOptions
 from finetooth_reward.plugin import ft_losses
+from finetooth_toolbox.methods.intervals import wilson
 
 
 def said(role: str, text: str) -> tuple[Message, ...]:

@@ -26,7 +26,7 @@ from finetooth_hooks.testing.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import assume, given, settings
 
 IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

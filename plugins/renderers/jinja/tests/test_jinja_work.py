@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.testing.templates import CLOCK, conversations
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 
 END = "<|im_end|>"

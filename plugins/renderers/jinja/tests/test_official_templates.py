@@ -18,8 +18,8 @@ from finetooth_hooks.testing.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_hooks.tokenizers import FastTokenizer
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 
 BAR = "\uff5c"  # what DeepSeek writes for a vertical line

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import Datum, wire
+from finetooth_hooks import Datum
+from finetooth_toolbox import wire
 from sqlalchemy import create_engine
 
 VOCAB = 128

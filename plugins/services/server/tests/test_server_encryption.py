@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from finetooth_hooks import UserError, wire
+from finetooth_hooks import UserError
 from finetooth_server.commands.encryption import command
 from finetooth_server.encryption import streams
 from finetooth_server.encryption.master import MasterKeys, master_keys, new_key, parsed
@@ -22,6 +22,7 @@ from finetooth_server.encryption.vault import Vault
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
+from finetooth_toolbox import wire
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file

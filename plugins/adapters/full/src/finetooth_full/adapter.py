@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
-from finetooth_hooks.whole_weights import export_weights, restore_weights
+from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
 
 
 class FullOptions(Options):

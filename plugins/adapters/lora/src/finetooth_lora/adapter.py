@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import Context, Options
-from finetooth_hooks.classifiers import as_language_model, kind_of
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
+from finetooth_toolbox.torch.classifiers import as_language_model, kind_of
 from pydantic import Field
 
 from finetooth_lora.merge import merged

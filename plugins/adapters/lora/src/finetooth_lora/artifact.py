@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from finetooth_hooks import UserError
-from finetooth_hooks.classifiers import HEAD, PEFT_TASKS, kind_of
 from finetooth_hooks.protocols import ModelInfo
+from finetooth_toolbox.torch.classifiers import HEAD, PEFT_TASKS, kind_of
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file

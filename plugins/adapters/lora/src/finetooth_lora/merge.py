@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
-from finetooth_hooks.classifiers import PEFT_TASKS, as_classifier
-from finetooth_hooks.manifests import ManifestProblem, check_folder, listed_files, read_manifest
-from finetooth_hooks.whole_weights import export_weights
+from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
+from finetooth_toolbox.torch.classifiers import PEFT_TASKS, as_classifier
+from finetooth_toolbox.torch.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
 CONFIG = "adapter_config.json"

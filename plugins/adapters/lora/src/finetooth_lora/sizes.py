@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks.llama_shape import linear_shapes
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import linear_shapes
 
 from finetooth_lora.targets import resolve
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from finetooth_hooks import Context, Decision, MemoryEstimate, Options, PlanError, RecipeError
-from finetooth_hooks.environment import expand
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from finetooth_toolbox.text.environment import expand
 from pydantic import Field
 
 if TYPE_CHECKING:

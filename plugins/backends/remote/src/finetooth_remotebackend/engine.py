@@ -23,10 +23,10 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
     UserError,
-    wire,
 )
 from finetooth_hooks.engine import Counts, StepSettings
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_toolbox import wire
 from numpy.typing import NDArray
 
 from finetooth_remotebackend.local_loss import Evaluated, evaluate

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Backward, Completion, Datum, EngineError, Sampling, Stepped, UserError, wire
+from finetooth_hooks import Backward, Completion, Datum, EngineError, Sampling, Stepped, UserError
 from finetooth_hooks.engine import StepSettings
+from finetooth_toolbox import wire
 from numpy.typing import NDArray
 
 from finetooth_remotebackend.connection import WAIT, Connection

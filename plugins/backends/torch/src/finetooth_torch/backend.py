@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
-from finetooth_torch.packing_plan import obstacle
-from finetooth_torch.planning import STREAM, choose_decoder, decide, possible_attention
+from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, possible_attention
+from finetooth_torch.planning.row_sharing import obstacle
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import TorchEngine
@@ -53,13 +53,13 @@ class TorchBackend:
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
-        from finetooth_torch.optimizer_state import group_options
         from finetooth_torch.parameters import TrainedParameters, round_frozen
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.role_models import hold_roles
         from finetooth_torch.scalar_head import AddedHead
         from finetooth_torch.scaler import LossScaler
         from finetooth_torch.shared_base import shared_base
+        from finetooth_torch.state.optimizer import group_options
 
         train, hardware = request.plan.train, request.hardware
         assert train.precision is not None

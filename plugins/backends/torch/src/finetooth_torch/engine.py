@@ -27,29 +27,29 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.layout import check_data, check_fields, count_normalizers, lay_out
+from finetooth_steps.row_budget import check_rows
 from numpy.typing import NDArray
 
 from finetooth_torch.environment import environment
 from finetooth_torch.exhaustion import guarded
-from finetooth_torch.generation import Generator
-from finetooth_torch.layout import check_data, check_fields, count_normalizers, lay_out
-from finetooth_torch.memory import GENERATION_BATCHES, peak_memory
+from finetooth_torch.generation.generator import Generator
+from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 from finetooth_torch.network import ROLES, Network
-from finetooth_torch.optimizer_state import Options
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
-from finetooth_torch.peak import peak_flops
-from finetooth_torch.profiling import record, spanned
+from finetooth_torch.planning.memory import GENERATION_BATCHES, peak_memory
+from finetooth_torch.planning.peak_flops import peak_flops
+from finetooth_torch.profile.recording import record, spanned
+from finetooth_torch.profile.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.role_models import move_copy
-from finetooth_torch.row_budget import check_rows
-from finetooth_torch.running import TorchRunningBatch
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.settings import applied, check_settings
-from finetooth_torch.state import Counters, State, read_state, restore_state, state_of
-from finetooth_torch.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
+from finetooth_torch.state.optimizer import Options
+from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
+from finetooth_torch.state.update_guard import Wholeness
 from finetooth_torch.usage import usage
-from finetooth_torch.wholeness import Wholeness
 
 CAPABILITIES = frozenset(
     {

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_hooks.engine import Counts
+from finetooth_steps.layout import MicroBatch, one_batch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetooth_torch.layout import MicroBatch, one_batch
+from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle, per_datum
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
-from finetooth_torch.profiling import spanned
+from finetooth_torch.profile.recording import spanned
+from finetooth_torch.profile.trace import LAYOUT_SPAN
 from finetooth_torch.randomness import seeded
-from finetooth_torch.rectangles import Rectangle, loss_data, make_rectangle, per_datum
 from finetooth_torch.totals import Totals, checked_state, is_finite
-from finetooth_torch.trace import LAYOUT_SPAN
 
 
 @dataclass(frozen=True)

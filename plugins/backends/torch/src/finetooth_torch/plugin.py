@@ -40,7 +40,7 @@ def ft_backends() -> Iterator[Backend]:
 def ft_commands() -> Iterator[Command]:
     yield Command(
         name="profile",
-        build="finetooth_torch.profile_command:command",
+        build="finetooth_torch.profile.command:command",
         summary="show where the time of a run's recorded steps went",
         section="Use",
     )

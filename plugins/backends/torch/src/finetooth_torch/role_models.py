@@ -12,7 +12,7 @@ from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, Role
 
 from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.parameters import TrainedParameters
-from finetooth_torch.planning import STREAM, choose_decoder, possible_attention
+from finetooth_torch.planning.decisions import STREAM, choose_decoder, possible_attention
 
 if TYPE_CHECKING:
     from finetooth_torch.backend import TorchOptions

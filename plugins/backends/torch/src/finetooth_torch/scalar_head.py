@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks.classifiers import HEAD, as_classifier
 from finetooth_hooks.entries import ScalarHead
+from finetooth_toolbox.torch.classifiers import HEAD, as_classifier
 from torch import Tensor, nn
 
 from finetooth_torch.precision import result_dtype

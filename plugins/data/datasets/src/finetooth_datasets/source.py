@@ -13,8 +13,8 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.hub import why_unreachable, without_retries
-from finetooth_hooks.nearest import nearest_path
+from finetooth_toolbox.files.hub import why_unreachable, without_retries
+from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_datasets import tables
 from finetooth_datasets.plugin import ENDINGS, is_saved

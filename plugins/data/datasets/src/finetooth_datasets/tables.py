@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from finetooth_hooks import DataError
-from finetooth_hooks.missing_files import MissingFile
+from finetooth_toolbox.files.missing import MissingFile
 
 SHOWN = 5
 """How many broken lines an error spells out before it only counts."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Message
 from finetooth_hooks.examples import ROLES, Placed
-from finetooth_hooks.strict_json import JsonProblem, decode
+from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
 from finetooth_formats.columns import kind, shown, unspeakable

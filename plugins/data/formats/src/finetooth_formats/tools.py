@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks.strict_json import JsonProblem, decode
+from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
 from finetooth_formats.columns import kind, shown

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.missing_files import no_such_file
+from finetooth_toolbox.files.missing import no_such_file
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 MAGIC = b"GGUF"

@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
 from finetooth_hooks.protocols import ModelInfo
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
 from finetooth_gguf.architectures import config_values

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.missing_files import no_such_file
+from finetooth_toolbox.files.missing import no_such_file
 
 PACKAGE_PREFIX = "package:"
 SUFFIX = ".gguf"

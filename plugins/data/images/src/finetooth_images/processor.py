@@ -19,8 +19,8 @@ from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Image
-from finetooth_hooks.hub import without_retries
 from finetooth_hooks.protocols import ImagePlace, ModelInfo
+from finetooth_toolbox.files.hub import without_retries
 from pydantic import Field
 
 from finetooth_images.opening import open_image

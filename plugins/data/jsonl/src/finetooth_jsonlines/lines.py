@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_hooks.strict_json import JsonProblem, decode, type_name
+from finetooth_toolbox.text.strict_json import JsonProblem, decode, type_name
 
 REMOVE = "fix or remove the broken lines"
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from finetooth_hooks import RecipeError
-from finetooth_hooks.environment import expand, hide
+from finetooth_toolbox.text.environment import expand, hide
 
 from finetooth_remote.plugin import SCHEMES
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.context import Context
+from finetooth_hooks.problems import Problems
 from finetooth_hooks.protocols import KnownSource, Portion, PortionedSource, Source
-from finetooth_hooks.tally import Problems
 
 from finetooth_remote.address import Address, read_address
 from finetooth_remote.download import Downloads

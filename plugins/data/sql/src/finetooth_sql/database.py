@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from finetooth_hooks import DataError, PluginError, RecipeError
-from finetooth_hooks.environment import expand, hide, names_variable
-from finetooth_hooks.missing_files import MissingFile
+from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.text.environment import expand, hide, names_variable
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 

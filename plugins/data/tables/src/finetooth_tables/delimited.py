@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.packed_files import open_bytes, without_mark
-from finetooth_hooks.portioned_rows import PortionedRows
 from finetooth_hooks.protocols import Portion
+from finetooth_toolbox.files.packed import open_bytes, without_mark
+from finetooth_toolbox.rows.portions import PortionedRows
 
 PORTION_BYTES = 300_000
 FIELD_LIMIT = 1 << 26

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.packed_files import open_bytes, without_mark
-from finetooth_hooks.strict_json import JsonProblem, decode_from, type_name
-from finetooth_hooks.tally import SHOWN
+from finetooth_hooks.problems import SHOWN
+from finetooth_toolbox.files.packed import open_bytes, without_mark
+from finetooth_toolbox.text.strict_json import JsonProblem, decode_from, type_name
 
 READ_BYTES = 1 << 16
 BLANK = " \t\r\n"

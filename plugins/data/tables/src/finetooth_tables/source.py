@@ -6,8 +6,8 @@ from pathlib import Path
 
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.packed_files import unpacked_name
 from finetooth_hooks.protocols import KnownSource
+from finetooth_toolbox.files.packed import unpacked_name
 from pydantic import Field
 
 from finetooth_tables.plugin import ARROW, ENDINGS, PARQUET

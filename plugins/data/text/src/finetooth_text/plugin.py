@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from finetooth_hooks import Claim, Source, hookimpl
-from finetooth_hooks.packed_files import claim_file
+from finetooth_toolbox.files.packed import claim_file
 
 ENDINGS = tuple(f".{name}{packed}" for name in ("txt", "md") for packed in ("", ".gz", ".zst"))
 LOOKED_AT = 10_000

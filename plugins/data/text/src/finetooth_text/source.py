@@ -7,8 +7,8 @@ from pathlib import Path
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.missing_files import MissingFile
-from finetooth_hooks.packed_files import open_bytes, without_mark
+from finetooth_toolbox.files.missing import MissingFile
+from finetooth_toolbox.files.packed import open_bytes, without_mark
 
 from finetooth_text.plugin import ENDINGS
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetooth_hooks import FinetoothError, RecipeError
-from finetooth_hooks.hub import why_unreachable
-from finetooth_hooks.nearest import nearest_path
+from finetooth_toolbox.files.hub import why_unreachable
+from finetooth_toolbox.text.nearest import nearest_path
 
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
 OFFLINE |= {"ReadTimeout", "Timeout", "TimeoutException", "ProxyError", "SSLError"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import transformers
 from finetooth_hooks import Options, RecipeError
-from finetooth_hooks.classifiers import as_language_model, classifier_class, head_of
 from finetooth_hooks.context import Context
-from finetooth_hooks.hub import without_retries
 from finetooth_hooks.protocols import ModelInfo
-from finetooth_hooks.tokenizers import FastTokenizer
+from finetooth_toolbox.files.hub import without_retries
+from finetooth_toolbox.text.tokenizers import FastTokenizer
+from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
 
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained

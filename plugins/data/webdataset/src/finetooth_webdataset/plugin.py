@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetooth_hooks import Claim, Source, hookimpl
-from finetooth_hooks.packed_files import claim_file
+from finetooth_toolbox.files.packed import claim_file
 
 ENDINGS = (".tar", ".tar.gz", ".tar.zst")
 

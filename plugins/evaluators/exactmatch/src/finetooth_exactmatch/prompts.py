@@ -8,7 +8,7 @@ from typing import Any
 from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Render
-from finetooth_hooks.rendering import text_opening
+from finetooth_toolbox.rendering.prompts import text_opening
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from finetooth_hooks import Context, Conversation, DataError, DataReport, Example, PromptCompletion
-from finetooth_hooks.preparation import Rendering
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_hooks.preparation import PreparedRows, Rendering
 
 from finetooth_exactmatch.normalise import AnswerOptions
 from finetooth_exactmatch.prompts import asks
@@ -94,7 +93,7 @@ def read_questions(
     return questions, report
 
 
-def _prompts(rows: TokenRows) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _prompts(rows: PreparedRows) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Row ids with all their tokens."""
     begin = 0
     for end in accumulate(rows.lengths.tolist()):

@@ -9,7 +9,7 @@ from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, 
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, TrainOn
 from finetooth_hooks.preparation import Render
-from finetooth_hooks.rendering import render_completion, render_segments, text_opening
+from finetooth_toolbox.rendering.prompts import render_completion, render_segments, text_opening
 
 ONE_KIND = "give data.eval rows of one kind"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum
-from finetooth_hooks.lazy import LazySequence
-from finetooth_hooks.tally import SHOWN
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_hooks.preparation import PreparedRows
+from finetooth_hooks.problems import SHOWN
+from finetooth_toolbox.rows.lazy import LazySequence
 from numpy.typing import NDArray
 
 TOO_SHORT = "too short to predict a token"
@@ -24,7 +24,7 @@ class Windows(LazySequence[Datum]):
 
     noun = "window"
 
-    def __init__(self, documents: TokenRows, length: int) -> None:
+    def __init__(self, documents: PreparedRows, length: int) -> None:
         self._documents, self._length = documents, length
         sizes = documents.lengths
         self._begins = np.concatenate(([0], np.cumsum(sizes)))

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import MLP, llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import MLP, llama_facts
 
 QUERIES = ("q_a_proj", "q_b_proj")
 KEYS_AND_OUTPUT = ("kv_a_proj_with_mqa", "kv_b_proj", "o_proj")

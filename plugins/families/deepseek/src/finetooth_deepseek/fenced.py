@@ -21,9 +21,9 @@ from typing import ClassVar
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import json_text, trimmed
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.turns import json_text, trimmed
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question

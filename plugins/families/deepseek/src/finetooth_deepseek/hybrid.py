@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import json_text
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.turns import json_text
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question, whole_content

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_hooks.page import Page
-from finetooth_hooks.tool_calls import call_of, called
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import call_of, called
 
 BEGIN, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_toolbox.llama_shape import llama_facts
 
 
 def build(options: NoOptions, context: Context) -> FalconH1:

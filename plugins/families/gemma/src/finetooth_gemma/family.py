@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_toolbox.llama_shape import llama_facts
 
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gemma3": {"vision_config": ("model.vision_tower", "model.multi_modal_projector")},

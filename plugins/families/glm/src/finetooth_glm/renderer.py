@@ -23,10 +23,10 @@ from typing import Any
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.tool_calls import call_of, called
-from finetooth_hooks.turns import TurnRenderer, json_text, trimmed
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import call_of, called
+from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, trimmed
 
 SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
 MASK, OPENING, DOCUMENT_END = "[gMASK]", "<sop>", "<|endoftext|>"

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import ATTENTION, llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 HEAD_DIM = 64
 """Where a config does not say."""

@@ -25,10 +25,10 @@ from typing import Any, Literal
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.tool_calls import call_of, called
-from finetooth_hooks.turns import TurnRenderer, json_string, json_text
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import call_of, called
+from finetooth_toolbox.rendering.turns import TurnRenderer, json_string, json_text
 
 from finetooth_gptoss import schemas
 from finetooth_gptoss.builtin import BUILTIN

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import ATTENTION, llama_facts
 from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 SHARED = ("in_proj", "input_linear", "output_linear")
 """Linear modules of a Granite 4 layer beside attention: into Mamba, and the shared feed-forward."""

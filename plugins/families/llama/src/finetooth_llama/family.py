@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import llama_facts
 
 SMOLLM_VOCABULARY, LLAMA3_VOCABULARY = 49152, 128256
 

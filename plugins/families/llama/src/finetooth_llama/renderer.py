@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetooth_hooks import Conversation, DataError, Message, Options
-from finetooth_hooks.chat_templates import foreign_template
 from finetooth_hooks.context import Context
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.tool_calls import called
-from finetooth_hooks.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, trimmed
+from finetooth_toolbox.rendering.chat_templates import foreign_template
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import called
+from finetooth_toolbox.rendering.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, trimmed
 from pydantic import Field
 
 from finetooth_llama.calls import PYTHON, builtin_call, read_call

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import ATTENTION, llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 V3_VOCABULARY, TEKKEN_VOCABULARY = 32768, 131072
 LARGE_HIDDEN, NEMO_HIDDEN, MINISTRAL_HIDDEN = 12288, 5120, 4096

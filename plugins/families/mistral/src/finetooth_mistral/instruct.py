@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import trimmed
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.turns import trimmed
 
 from finetooth_mistral.answers import (
     BEGIN,

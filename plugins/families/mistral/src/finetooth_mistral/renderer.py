@@ -16,10 +16,10 @@ import re
 from typing import Literal
 
 from finetooth_hooks import Options
-from finetooth_hooks.chat_templates import default_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import TurnRenderer
+from finetooth_toolbox.rendering.chat_templates import default_system, foreign_template
+from finetooth_toolbox.rendering.turns import TurnRenderer
 
 from finetooth_mistral.instruct import MistralV1, MistralV3
 from finetooth_mistral.system_prompt import MistralV7, Small32

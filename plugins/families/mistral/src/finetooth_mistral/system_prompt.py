@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import json_text
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.turns import json_text
 
 from finetooth_mistral.answers import (
     BEGIN,

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import ATTENTION, llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 MIXERS = ("in_proj", "up_proj", "down_proj")
 """Linear modules beside attention: into Mamba, and those of feed-forward and shared experts."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import llama_facts
 
 PHI3_VOCABULARY, PHI4_VOCABULARY = 32064, 100352
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.llama_shape import ATTENTION, MLP, llama_facts
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import ATTENTION, MLP, llama_facts
 
 DENSE = ("qwen2", "qwen3")
 THINKING_POSITIONS = 40960

@@ -32,13 +32,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
-from finetooth_hooks.chat_templates import chatml_system, foreign_template
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.tool_calls import called, tagged_calls
-from finetooth_hooks.turns import TurnRenderer, json_text, split_thought
+from finetooth_toolbox.rendering.chat_templates import chatml_system, foreign_template
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import called, tagged_calls
+from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, split_thought
 
 from finetooth_qwen.thinking import Thought, last_query, thought_of
 

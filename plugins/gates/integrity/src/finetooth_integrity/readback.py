@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from finetooth_hooks import Candidate, Context, NoOptions
-from finetooth_hooks.manifests import ManifestProblem, check_folder
+from finetooth_toolbox.files.manifests import ManifestProblem, check_folder
 
 from finetooth_integrity.tensors import TensorProblem, read_header
 

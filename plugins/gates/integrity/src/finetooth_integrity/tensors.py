@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.strict_json import JsonProblem, decode
+from finetooth_toolbox.text.strict_json import JsonProblem, decode
 from numpy.typing import NDArray
 
 LONGEST_HEADER = 100 * 2**20

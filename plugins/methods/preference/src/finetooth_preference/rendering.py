@@ -15,7 +15,7 @@ from finetooth_hooks import Conversation, DataError, Example, Message, PromptCom
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair, Side, images_of
 from finetooth_hooks.preparation import Render
-from finetooth_hooks.rendering import render_completion, text_opening
+from finetooth_toolbox.rendering.prompts import render_completion, text_opening
 
 SAME = "chosen and rejected are the same"
 NO_PROMPT = "it has no prompt"

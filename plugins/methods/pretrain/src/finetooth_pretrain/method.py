@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared
-from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
+from finetooth_toolbox.methods.batched import BatchedMethod
 from pydantic import Field
 
 from finetooth_pretrain.windows import Windows

@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any
 
 from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
-from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Rendering, train_step
+from finetooth_hooks.preparation import Rendering
+from finetooth_toolbox.methods.batched import BatchedMethod
+from finetooth_toolbox.methods.batches import train_step
 
 from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape

@@ -10,11 +10,10 @@ import numpy as np
 from finetooth_hooks import Conversation, DataError, Datum, Example, PromptCompletion, RecipeError, Rendered, Text
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments
-from finetooth_hooks.lazy import LazySequence
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.preparation import PreparedRows, Render
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.rendering import text_opening
-from finetooth_hooks.token_rows import TokenRows
+from finetooth_toolbox.rendering.prompts import text_opening
+from finetooth_toolbox.rows.lazy import LazySequence
 from numpy.typing import NDArray
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -87,7 +86,7 @@ class Windows(LazySequence[Datum]):
 
     noun = "window"
 
-    def __init__(self, documents: TokenRows, length: int, *, isolate: bool = False) -> None:
+    def __init__(self, documents: PreparedRows, length: int, *, isolate: bool = False) -> None:
         self._documents, self._length, self._isolate = documents, length, isolate
         self._size = max(0, -(-(documents.token_count - 1) // length))
 

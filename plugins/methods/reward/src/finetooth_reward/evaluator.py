@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 from finetooth_hooks import Context, DataError, DataReport, Datum, Engine, EngineError, Evaluation, Options
-from finetooth_hooks.intervals import calibration_error, wilson
 from finetooth_hooks.preparation import Rendering
+from finetooth_toolbox.methods.intervals import calibration_error, wilson
 from numpy.typing import NDArray
 from pydantic import Field
 

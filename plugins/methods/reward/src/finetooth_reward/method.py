@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from finetooth_hooks import DataError, Datum, Engine, Options, Pick, Prepared, RecipeError
-from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
-from finetooth_hooks.preference_health import Health
 from finetooth_hooks.preparation import Rendering
-from finetooth_hooks.refusing import refuse_left_out
 from finetooth_hooks.reports import StepReport
+from finetooth_toolbox.methods.batched import BatchedMethod
+from finetooth_toolbox.methods.preference_health import Health
+from finetooth_toolbox.rows.refusing import refuse_left_out
 from pydantic import Field
 
 from finetooth_reward.rendering import Kind, kind_of

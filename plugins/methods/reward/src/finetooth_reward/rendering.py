@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from finetooth_hooks import DataError, Example, Rendered, Text
-from finetooth_hooks.answers import answer_tokens, has_words, scored_at_end
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair
 from finetooth_hooks.preparation import Render
-from finetooth_hooks.tally import TOO_LONG
+from finetooth_toolbox.rendering.answers import answer_tokens, has_words, scored_at_end
+from finetooth_toolbox.rows.tally import TOO_LONG
 
 Kind = Literal["pairs", "labels"]
 PAIRS, LABELS = "pairs of answers", "answers with a number"

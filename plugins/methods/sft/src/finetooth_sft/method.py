@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from finetooth_hooks import Options, Pick, Prepared
-from finetooth_hooks.batched import BatchedMethod
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_toolbox.methods.batched import BatchedMethod
 
 from finetooth_sft.rendering import BLANK, TRAILING
 

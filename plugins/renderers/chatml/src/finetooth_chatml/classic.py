@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 
 from finetooth_hooks import Conversation, Message, Options, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.turns import TurnRenderer, trimmed
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.turns import TurnRenderer, trimmed
 
 
 class ClassicOptions(Options):

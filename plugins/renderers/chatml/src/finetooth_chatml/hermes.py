@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_hooks.page import Page
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.tool_calls import called, tagged_calls
-from finetooth_hooks.turns import TurnRenderer, json_text
+from finetooth_toolbox.rendering.page import Page
+from finetooth_toolbox.rendering.tool_calls import called, tagged_calls
+from finetooth_toolbox.rendering.turns import TurnRenderer, json_text
 
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
 

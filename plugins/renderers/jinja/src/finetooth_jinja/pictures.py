@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from finetooth_hooks import Message, Rendered
-from finetooth_hooks.encoding import Encoded
 from finetooth_hooks.examples import Image, RenderedImage
 from finetooth_hooks.protocols import ImagePlace, Processor
+from finetooth_toolbox.rendering.encoding import Encoded
 
 from finetooth_jinja.template import RenderedText, TemplateRefused
 

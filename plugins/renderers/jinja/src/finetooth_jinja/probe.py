@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetooth_hooks import Message
-from finetooth_hooks.encoding import Encoder
+from finetooth_toolbox.rendering.encoding import Encoder
 
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused

@@ -16,10 +16,10 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.encoding import Encoder, Range
 from finetooth_hooks.examples import Placed, TrainOn
-from finetooth_hooks.markup import token_weights, trained_messages
 from finetooth_hooks.protocols import Processor, Tokenizer
+from finetooth_toolbox.rendering.encoding import Encoder, Range
+from finetooth_toolbox.rendering.markup import token_weights, trained_messages
 from pydantic import Field
 
 from finetooth_jinja.calls import learned

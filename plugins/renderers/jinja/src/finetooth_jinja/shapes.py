@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_hooks.chat_templates import shaped
+from finetooth_toolbox.rendering.chat_templates import shaped
 
 from finetooth_jinja.pictures import Pictures
 from finetooth_jinja.template import ChatTemplate, RenderedText

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, Context, DataError, Datum, UserError
-from finetooth_hooks.tally import Problems
+from finetooth_hooks.problems import Problems
 
 from finetooth_rewardmodel.rows import Question, question
 from finetooth_rewardmodel.scorer import JOINED, Scored, Scorer, Steps
@@ -143,7 +143,7 @@ def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
 def figures(context: Context, summary: Summary) -> list[tuple[str, str]]:
     """What the summary says, name and value."""
     import numpy as np
-    from finetooth_hooks.intervals import bootstrap, wilson
+    from finetooth_toolbox.methods.intervals import bootstrap, wilson
 
     scores = np.array(summary.scores)
     found = [

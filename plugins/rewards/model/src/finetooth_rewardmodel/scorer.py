@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import DataError, Datum, Message, PlanError
-from finetooth_hooks.answers import answer_tokens, has_words, separator_tokens, step_tokens, text_datum
-from finetooth_hooks.classifiers import head_of
 from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Method, ScalarHead
 from finetooth_hooks.examples import Side
+from finetooth_toolbox.rendering.answers import answer_tokens, has_words, separator_tokens, step_tokens, text_datum
+from finetooth_toolbox.torch.classifiers import head_of
 
 Steps = Literal["product", "min", "last", "mean"]
 JOINED: Mapping[Steps, Callable[[Any], Any]] = {

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
-from finetooth_hooks import Completion, wire
+from finetooth_hooks import Completion
+from finetooth_toolbox import wire
 
 from finetooth_client import messages as m
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Sampling, UserError, wire
+from finetooth_hooks import DataError, Sampling, UserError
 from finetooth_hooks.faces import FaceCaller, FaceService
+from finetooth_toolbox import wire
 
 from finetooth_mcp import arguments as a
 from finetooth_mcp.rows import Reader, Readers

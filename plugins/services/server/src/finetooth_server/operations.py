@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Handle, Sampling, UserError, wire
+from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Handle, Sampling, UserError
 from finetooth_hooks.continuous import Continuous, RunningBatch
 from finetooth_hooks.engine import Releasing
 from finetooth_hooks.losses import LossSpec
+from finetooth_toolbox import wire
 
 from finetooth_server.live import LiveModel
 

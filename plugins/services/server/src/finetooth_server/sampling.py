@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import CommandContext, Completion, Datum, Engine, wire
+from finetooth_hooks import CommandContext, Completion, Datum, Engine
 from finetooth_hooks.continuous import RunningBatch
+from finetooth_toolbox import wire
 from sqlalchemy import insert, select
 
 from finetooth_server.encryption.vault import Vault

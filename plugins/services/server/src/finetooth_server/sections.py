@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from finetooth_hooks import UserError, wire
+from finetooth_hooks import UserError
+from finetooth_toolbox import wire
 
 from finetooth_server.faults import Unknown
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError, wire
+from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox import wire
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Completion, Engine, FinetoothError, wire
+from finetooth_hooks import Completion, Engine, FinetoothError
 from finetooth_hooks.continuous import RunningBatch
+from finetooth_toolbox import wire
 from sqlalchemy import select
 
 from finetooth_server.audit import Audit

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetooth_hooks import Context, Options, RecipeError, StoreError
-from finetooth_hooks.checkpoints import MANIFEST
-from finetooth_hooks.manifests import (
+from finetooth_toolbox.files.manifests import (
+    MANIFEST,
     ManifestProblem,
     check_folder,
     check_name,

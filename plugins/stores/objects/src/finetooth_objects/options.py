@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from finetooth_hooks import Options, RecipeError
-from finetooth_hooks.manifests import is_name
+from finetooth_toolbox.files.manifests import is_name
 from pydantic import Field
 
 MEBIBYTE = 2**20

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetooth_hooks import Context, StoreError
-from finetooth_hooks.checkpoints import MANIFEST
-from finetooth_hooks.manifests import (
+from finetooth_toolbox.files.manifests import (
     LARGEST,
     LONGEST,
+    MANIFEST,
     ListedFile,
     ManifestProblem,
     check_name,

@@ -1,5 +1,5 @@
-"""What REST clients send and get, for validation and for the OpenAPI document. Arrays travel as `finetooth_hooks.wire`
-writes them, or as nested lists."""
+"""What REST clients send and get, for validation and for the OpenAPI document. Arrays travel as
+`finetooth_toolbox.wire` writes them, or as nested lists."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from finetooth_hooks import wire
+from finetooth_toolbox import wire
 from starlette.exceptions import HTTPException
 
 from finetooth_server.faults import Forbidden, Unauthorised

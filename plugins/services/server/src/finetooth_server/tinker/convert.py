@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, TokenChunk, UserError, wire
+from finetooth_hooks import DataError, Datum, TokenChunk, UserError
+from finetooth_toolbox import wire
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as proto
 

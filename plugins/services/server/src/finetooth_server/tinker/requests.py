@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks import DataError, Sampling, UserError, wire
+from finetooth_hooks import DataError, Sampling, UserError
 from finetooth_hooks.engine import StepSettings
+from finetooth_toolbox import wire
 
 ALPHA = 32.0
 """LoRA's alpha, which is not on the wire; other servers of it take the same."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from finetooth_hooks import FinetoothError, Sampling, UserError, wire
+from finetooth_hooks import FinetoothError, Sampling, UserError
+from finetooth_toolbox import wire
 
 from finetooth_server.checkpoints import STATE, WEIGHTS
 from finetooth_server.faults import Refused

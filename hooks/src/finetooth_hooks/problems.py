@@ -1,0 +1,93 @@
+"""Rows that cannot be used: counted, and the first few named. Portions are counted apart and merged in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks.errors import DataError
+
+SHOWN = 5
+"""How many broken rows an error names before it only counts."""
+
+
+@dataclass
+class Problems:
+    """Rows that cannot be used: how many, and the first few.
+
+    Attributes:
+        count: all of them.
+        first: one error a row, at most `SHOWN`; its problem begins with the row's id.
+        shapes: rows by what they look like (`DataError.shape`), where that is known.
+    """
+
+    count: int = 0
+    first: list[DataError] = field(default_factory=list)
+    shapes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, errors: Sequence[DataError]) -> Problems:
+        """From all errors."""
+        return cls(len(errors), list(errors[:SHOWN]))
+
+    def add(self, error: DataError) -> None:
+        """One more row."""
+        self.merge(Problems(1, [error], {error.shape: 1} if error.shape else {}))
+
+    def merge(self, later: Problems) -> None:
+        """Take over what is known of the rows that follow."""
+        self.count += later.count
+        self.first += later.first[: SHOWN - len(self.first)]
+        for shape, count in later.shapes.items():
+            self.shapes[shape] = self.shapes.get(shape, 0) + count
+
+    def error(self, rows: int, noun: str = "rows", *, counted: bool = False) -> DataError | None:
+        """One error that names the first few and counts them all; None if there are none.
+
+        Args:
+            rows: how many were looked at.
+            noun: what they are called.
+            counted: say how many of how many even if it is one.
+        """
+        if not self.count:
+            return None
+        if self.count == 1 and not counted:
+            return self.first[0]
+        shown = "; ".join(error.problem for error in self.first)
+        more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
+        looks = ", ".join(f"{count} like {shape}" for shape, count in self.shapes.items())
+        looks = f"; they look {looks}" if looks else ""
+        where = f"{self.count} of {rows} {noun} cannot be used"
+        return DataError(where, f"{shown}{more}{looks}", action=self.first[0].action)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        first = [error_as_json(error) for error in self.first]
+        return {"count": self.count, "first": first, "shapes": self.shapes}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Problems:
+        """From `as_json`."""
+        first = [error_from_json(error) for error in content["first"]]
+        return cls(content["count"], first, dict(content["shapes"]))
+
+
+def raise_together(errors: Sequence[DataError]) -> None:
+    """Raise what there is: nothing, the one error, or one that says what all of them say."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        actions = dict.fromkeys(error.action for error in errors if error.action)
+        raise DataError("", "; ".join(error.problem for error in errors), action="; ".join(actions))
+
+
+def error_as_json(error: DataError) -> list[str]:
+    """An error as plain data."""
+    return [error.where, error.problem.removeprefix(f"{error.where}: " if error.where else ""), error.action]
+
+
+def error_from_json(content: Sequence[str]) -> DataError:
+    """From `error_as_json`."""
+    where, problem, action = content
+    return DataError(where, problem, action=action)

@@ -1,0 +1,1 @@
+"""Decoder layers over a stream of tokens, beside transformers' own forward."""

@@ -1,0 +1,274 @@
+"""Whether the stream decoder and the head compute what the transformers model computes: tried when an engine is built.
+
+What is compared is the computation, not the weights. Of every kind of layer one is copied with parameters drawn anew,
+in float32 whatever the model computes in, and the model's own forward and ours run over the same states, twice through
+the layer, every other layer doing nothing. So rounding leaves about 1e-6 and a difference of 1e-4 means another
+computation, whatever the model's weights are: biases and low-rank matrices that begin at zero count, and sharp
+attention of trained weights does not magnify rounding. It costs one layer in float32 and reads no weight.
+
+The states are chosen to show what ordinary ones hide. Some are so small that a norm's eps matters, and the layer is
+tried again with small attention, whose norms then see small numbers too; positions lie far apart, so that slow
+rotations turn; windows are narrowed to a few positions; rows share a beginning.
+
+Not seen: angles that depend on the longest sequence at hand (families name the kinds of scaling that do not), and
+windows under other names than `WINDOWS`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Block, ModelFacts
+from finetooth_steps.layout import MicroBatch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from finetooth_torch.decoder.bodies import TransformersBody
+from finetooth_torch.decoder.layers import Decoder, FindLowRank
+from finetooth_torch.decoder.trial_layers import (
+    Place,
+    drawn,
+    exchanged,
+    hand_on,
+    is_plain_tensor,
+    narrow,
+    one_of_each_kind,
+)
+from finetooth_torch.head import Projection
+from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.stream import Stream, make_stream
+
+ALLOWED = 1e-4
+"""Largest difference of a position's state, as a share of its norm."""
+
+SEED = 20_251
+STEM = [*range(17)]
+ROWS = ([*STEM, 20, 21, 22], [*STEM, 23], [24, 25, 26, 27, 28])
+"""Ids of an embedding made for the trial: two rows with a common beginning, long enough to be shared, and a third."""
+TOKENS = 29
+
+SPREAD = (-3.0, 0.5)
+"""Powers of ten between which the magnitudes of states lie."""
+SMALL = 1e-3
+"""Factor on the weights before and after attention where it is tried with small numbers."""
+LARGE = 100.0
+"""Factor on the states before the head, so that a cap on logits shows."""
+STRIDE = 40
+"""Positions between two tokens, at most."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The worst of what was compared.
+
+    Attributes:
+        where: `layer 3`, `the final norm`, `the head`.
+        share: the largest difference of a position, as a share of its norm; infinite if it is no number.
+    """
+
+    where: str
+    share: float
+
+
+def check_decoder(body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -> None:
+    """
+    Args:
+        body: with its adapter.
+        model: what switches `body` to evaluation.
+        facts: with a block.
+        low_rank: what the adapter says of a wrapped module.
+
+    Raises:
+        PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
+    """
+    setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
+    try:
+        with _evaluating(model):
+            found = compare_decoder(body, facts, low_rank)
+    except Exception as error:  # of the model's own code, too
+        reason = f"{type(error).__name__}: {error}"
+        raise PlanError(
+            f"{setting}: the stream decoder cannot be compared with the model: {reason}", action=action
+        ) from error
+    if found.share > ALLOWED:
+        raise PlanError(
+            f"{setting}: {found.where} of the stream decoder computes something else than the model's own: "
+            f"{found.share:.1e} apart, and {ALLOWED:.0e} is allowed",
+            action=action,
+        )
+
+
+def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts) -> None:
+    """
+    Args:
+        base: the transformers model. One that cannot be called with its body exchanged is not checked.
+        model: what switches `base` to evaluation.
+
+    Raises:
+        PlanError: the model makes other logits of its final states than its family says.
+    """
+    try:
+        with _evaluating(model):
+            found = compare_head(base, facts)
+    except Exception:  # no model's code knows that its parts are exchanged, and not all of it bears it
+        return
+    if found.share > ALLOWED:
+        head = facts.head
+        raise PlanError(
+            f"model.family: the model makes other logits than its family's head {head.module!r} with scale "
+            f"{head.scale:g} and softcap {head.softcap}: {found.share:.1e} apart, and {ALLOWED:.0e} is allowed",
+            action="choose another model.family, or correct the family's facts",
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, and on one thread: for so few numbers others take longer to wake than to compute."""
+    training, threads = model.training, torch.get_num_threads()
+    model.eval()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        model.train(training)
+
+
+@torch.no_grad()
+def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -> Disagreement:
+    """What is worst when the stream decoder stands in for the model's own forward.
+
+    Args:
+        body: in evaluation mode; it is not changed.
+        facts: with a block.
+        low_rank: what the adapter says of a wrapped module.
+    """
+    assert facts.block is not None
+    device = next(body.parameters()).device
+    trial = _Trial(body, facts, facts.block, low_rank, torch.Generator(device).manual_seed(SEED), device)
+    layers = list(body.get_submodule(facts.layer_path.removeprefix(f"{facts.body}.")).children())
+    found = [trial.final_norm(layers)]
+    for place in one_of_each_kind(layers, facts.layer_path, body.config):
+        found += trial.layer(layers, place)
+    return max(found, key=lambda one: one.share)
+
+
+@torch.no_grad()
+def compare_head(base: nn.Module, facts: ModelFacts) -> Disagreement:
+    """What is worst when `Projection` stands in for what the model does with its final states.
+
+    Args:
+        base: the transformers model, in evaluation mode; it is not changed.
+    """
+    device = torch.device("cpu")  # wherever the model is: what is called holds none of its weights
+    generator = torch.Generator(device).manual_seed(SEED)
+    original = base.get_submodule(facts.head.module)
+    bias = getattr(original, "bias", None) is not None
+    empty = nn.Linear(facts.hidden_size, TOKENS, bias=bias, device="meta")  # draws nothing from torch's own stream
+    head = drawn(empty.to_empty(device=device), generator)
+    states = LARGE * _states(TOKENS, facts.hidden_size, generator)
+    given = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
+    body = Place(base.get_submodule(facts.body), lambda *_, **__: given)
+    model = exchanged(base, {facts.body: body, facts.head.module: head})
+    ids = torch.arange(TOKENS, device=device)
+    expected = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
+    ours = Projection(lambda: head, facts.head, TOKENS)
+    logprobs, _ = ours.scores(states, ids, entropy=False)
+    exact = torch.log_softmax(expected, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    shares = _share(ours.logits(states), expected), _share(logprobs.unsqueeze(0), exact.unsqueeze(0))
+    return Disagreement("the head", max(shares))
+
+
+class _Trial:
+    """Runs the model's own forward and the decoder over the same states."""
+
+    def __init__(
+        self, body: nn.Module, facts: ModelFacts, block: Block, low_rank: FindLowRank, generator: torch.Generator,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._facts, self._block, self._low_rank, self._generator = facts, block, low_rank, generator
+        self._path = facts.layer_path.removeprefix(f"{facts.body}.")
+        self._config = copy.copy(body.config)
+        narrow(vars(self._config))
+        states = _states(TOKENS, facts.hidden_size, generator)
+        ends = {
+            block.embedding: nn.Embedding(TOKENS, facts.hidden_size, _weight=states),
+            block.final_norm: drawn(body.get_submodule(block.final_norm), generator),
+        }
+        self._body = exchanged(body, ends)
+        self._body.config = self._config
+        width = max(map(len, ROWS))
+        stride = max(1, min(STRIDE, (facts.max_positions or STRIDE * width) // width))
+        self._rectangle = _rectangle(width, stride, device)
+        self._stream = _stream(self._rectangle, stride)
+
+    def final_norm(self, layers: Sequence[nn.Module]) -> Disagreement:
+        """Without any layer: embedding and final norm."""
+        decoder = self._decoder(layers[0])
+        found = decoder.normed(decoder.embedded(self._stream.tokens))
+        return Disagreement("the final norm", self._share(found, [Place(layer, hand_on) for layer in layers]))
+
+    def layer(self, layers: Sequence[nn.Module], place: int) -> list[Disagreement]:
+        """Twice through the layer, so that a factor on its output shows."""
+        layer = drawn(layers[place], self._generator, self._config)
+
+        def twice(hidden_states: Tensor, *more: Any, **named: Any) -> Any:
+            return layer(layer(hidden_states, *more, **named), *more, **named)
+
+        decoder = self._decoder(layer)
+        places = [Place(one, twice if i == place else hand_on) for i, one in enumerate(layers)]
+        found = []
+        for small in (False, True):
+            if small:
+                for path in (self._block.query, self._block.key, self._block.output):
+                    for parameter in filter(is_plain_tensor, layer.get_submodule(path).parameters()):
+                        parameter.mul_(SMALL)
+            ours = decoder.hidden(self._stream, layers=[*decoder.layers, *decoder.layers])
+            found.append(Disagreement(f"layer {place}", self._share(ours, places)))
+        return found
+
+    def _decoder(self, layer: nn.Module) -> Decoder:
+        body = exchanged(self._body, {self._path: nn.ModuleList([layer])})
+        return Decoder(body, self._facts, self._low_rank, checkpointing=False)
+
+    def _share(self, ours_nd: Tensor, places: Sequence[nn.Module]) -> float:
+        body, rectangle = exchanged(self._body, {self._path: nn.ModuleList(places)}), self._rectangle
+        theirs = TransformersBody(body).hidden(rectangle.tokens, positions=rectangle.positions).last_hidden_state
+        return _share(ours_nd[self._stream.cells_st[rectangle.mask]], theirs[rectangle.mask])
+
+
+def _rectangle(width: int, stride: int, device: torch.device) -> Rectangle:
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ROWS], device=device)
+    lengths = torch.tensor([len(row) for row in ROWS], device=device)
+    positions = torch.arange(width, device=device).mul(stride).expand(len(ROWS), -1).contiguous()
+    batch = MicroBatch(tuple(range(len(ROWS))), tuple(map(len, ROWS)), packed=True)
+    mask = torch.arange(width, device=device) < lengths.unsqueeze(-1)
+    return Rectangle(batch, tokens, positions, mask, tokens)
+
+
+def _stream(rectangle: Rectangle, stride: int) -> Stream:
+    stream = make_stream(replace(rectangle, positions=None), share=True)
+    return replace(stream, positions=stream.positions * stride)
+
+
+def _states(count: int, width: int, generator: torch.Generator) -> Tensor:
+    """(count, width), float32."""
+    device = generator.device
+    shuffled = torch.randperm(count, generator=generator, device=device)
+    magnitudes = torch.logspace(*SPREAD, count, device=device)[shuffled]
+    return torch.randn(count, width, generator=generator, device=device) * magnitudes.unsqueeze(-1)
+
+
+def _share(found_nd: Tensor, expected_nd: Tensor) -> float:
+    if found_nd.shape != expected_nd.shape:
+        return float("inf")
+    differences = (found_nd.double() - expected_nd.double()).norm(dim=-1) / expected_nd.double().norm(dim=-1)
+    worst = float(np.max(differences.cpu().numpy()))
+    return worst if np.isfinite(worst) else float("inf")

@@ -1,0 +1,166 @@
+"""Two ways from a rectangle of tokens to hidden states: transformers' own forward, and the stream decoder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from finetooth_hooks.protocols import Processor
+from torch import Tensor, nn
+
+from finetooth_torch.decoder.layers import Decoder
+from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
+from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.planning.flops import Computed
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states after the final norm.
+
+    Attributes:
+        rows: (M, D).
+        cells_st: (S, T) the row of each cell of the rectangle; where only the mask's cells were asked for, the others
+            hold any row.
+        computed: what that took; the head comes later.
+    """
+
+    rows: Tensor
+    cells_st: Tensor
+    computed: Computed
+
+
+class Body(Protocol):
+    """Computes states.
+
+    Attributes:
+        packed: padding is left out.
+        shares: always computes once what rows begin with in common.
+    """
+
+    packed: bool
+    shares: bool
+
+    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
+        """Of every cell, or at least of those where the mask is true."""
+        ...
+
+
+class TransformersBody:
+    """The model's own code, on the padded rectangle, or on rows that data share.
+
+    Args:
+        masks: who keeps apart what shares a row; see `packing`.
+        skips: attention computes nothing between data that share a row.
+    """
+
+    packed = shares = False
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        masks: Masks = "own",
+        skips: bool = False,
+        towers: Sequence[nn.Module] = (),
+        processor: Callable[[], Processor] | None = None,
+    ) -> None:
+        """
+        Args:
+            body: of a model that reads images, the one that puts them among the tokens.
+            masks: how sequences that share a row are kept apart.
+            skips: what is masked is not computed.
+            towers: its modules that read images.
+            processor: asked for with the first image.
+        """
+        self._body, self._masks, self._skips = body, masks, skips
+        self._towers, self._processor = tuple(towers), processor
+        takes = inspect.signature(body.forward).parameters if towers else ()
+        # such models tell images from text by it, and some want it for text alone
+        self._types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
+
+    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
+        del everywhere
+        if rectangle.batch.filled or rectangle.starts is not None:
+            packed = pack(rectangle)
+            hidden = packed_states(self._body, packed, self._masks)
+            rows, width = packed.tokens.shape
+            segments = packed.segments if self._skips else (width,) * rows
+            across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
+            return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
+        extra = self._images(rectangle) if rectangle.images else {}
+        hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
+        if rectangle.images and hasattr(self._body, "rope_deltas"):
+            # of these rows; generation would take them for those of its own
+            setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
+        cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device)
+        rows, width = rectangle.tokens.shape
+        return States(hidden.flatten(0, 1), cells.view(rows, width), Computed((width,) * rows, 0))
+
+    def hidden(self, tokens: Tensor, *, positions: Tensor | None = None, **extra: Any) -> Any:
+        """The body's output for (S, T) ids; `last_hidden_state` is (S, T, D)."""
+        if positions is not None and "attention_mask" not in extra:
+            # without a mask transformers takes a jump in the positions for a packed second sequence
+            extra["attention_mask"] = torch.ones_like(tokens)
+        if positions is not None:
+            extra["position_ids"] = positions
+        if self._types and "past_key_values" not in extra:
+            extra.setdefault(self._types, torch.zeros_like(tokens))
+        extra.setdefault("use_cache", False)
+        return self._body(input_ids=tokens, **extra)
+
+    def _images(self, rectangle: Rectangle) -> dict[str, Any]:
+        """What the model takes beside the tokens.
+
+        Raises:
+            DataError: an image cannot be opened.
+        """
+        assert self._processor is not None  # the engine has refused the data otherwise
+        processor = self._processor()
+        tokens = rectangle.tokens
+        inside = torch.zeros_like(tokens, dtype=torch.bool)
+        for image in rectangle.images:
+            inside[image.row, image.start : image.start + len(image.chunk)] = True
+        features = torch.isin(tokens, torch.tensor(sorted(processor.token_ids), device=tokens.device))
+        made = processor.inputs([image.chunk.data for image in rectangle.images])
+        dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
+        extra: dict[str, Any] = {self._types: (inside & features).to(tokens.dtype)} if self._types else {}
+        for name, values in made.items():
+            tensor = torch.from_numpy(values).to(tokens.device)
+            extra[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        return extra
+
+
+class StreamBody:
+    """The stream decoder: no padding, common beginnings once.
+
+    Args:
+        model: what the decoder computes; where it drops at random, in training mode, rows must not share what they
+            begin with.
+    """
+
+    packed = True
+
+    def __init__(self, decoder: Decoder, model: nn.Module) -> None:
+        self.decoder, self._model = decoder, model
+        self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+
+    def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
+        stream = make_stream(rectangle, share=self.shares or not self._model.training)
+        computed = Computed(
+            tuple(segment.stop - segment.start for segment in stream.segments),
+            0,
+            sum((segment.below - segment.stop) * (segment.stop - segment.start) for segment in stream.segments),
+        )
+        if everywhere:
+            return States(self.decoder.hidden(stream), stream.cells_st, computed)
+        wanted, inverse = torch.unique(stream.cells_st[rectangle.mask], return_inverse=True)
+        cells = torch.zeros_like(stream.cells_st)
+        cells[rectangle.mask] = inverse
+        if len(wanted) == 0:  # a row that trains nothing still has a graph
+            wanted = wanted.new_zeros(1)
+        return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))

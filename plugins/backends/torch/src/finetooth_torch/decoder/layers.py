@@ -1,0 +1,302 @@
+"""Decoder layers of the usual kind (`finetooth_hooks.protocols.Block`), computed over a stream without padding.
+
+The weights stay where they are, in the modules of the transformers model, so adapters, exports and optimizers see
+nothing new; what is computed here instead of there is the way through them. The residual stream, to which every layer
+adds, is float32 also where layers compute in half precision: its roundings would add up. Linear layers that read the
+same rows are one matrix product, low-rank additions included; what each step keeps for backward is listed in
+`finetooth_kernels`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from finetooth_hooks.protocols import Block, LowRank, ModelFacts
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.gated import gated
+from finetooth_kernels.low_rank_linear import Again, diagonal, low_rank_linear
+from finetooth_kernels.memory import Arena
+from finetooth_kernels.rms_norm import residual_norm, rms_norm
+from finetooth_kernels.rotary import rotate
+from finetooth_kernels.segment_attention import Segment, segment_attention
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from finetooth_torch.head import is_hooked, is_plain
+from finetooth_torch.layout.stream import Stream
+
+FindLowRank = Callable[[nn.Module], LowRank | None]
+
+
+@dataclass(frozen=True)
+class GroupParts:
+    """What a group computes now: x W^T + b + (x A^T) B^T.
+
+    Attributes:
+        weight, bias: (O, D) and (O,).
+        a, b: (R, D) and (O, R), the additions of all layers with their scales in B; None without any.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+
+class Group:
+    """Linear modules that read the same rows.
+
+    Their weights are moved into one buffer, of which each module's own weight becomes a view: no second copy, and what
+    an optimizer or an adapter writes into a module's weight is in the buffer too. If a weight is ever replaced rather
+    than written to, by one that does not lie in such a buffer, another is made.
+
+    Args:
+        modules: as they are in the model, with or without an adapter's wrapper.
+        low_rank: what the adapter says of a wrapped one.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank) -> None:
+        self._modules, self._low_rank = tuple(modules), low_rank
+
+    def __call__(
+        self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
+        *, passing: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """(N, inputs) to (N, sum of outputs), side by side.
+
+        Args:
+            again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
+            base_no: what the outputs are added to; the result has its dtype.
+            arena, passing: where what is kept lies; see there too.
+        """
+        parts = self._known()
+        if parts is None:
+            y_no = torch.cat([module(x_nd) for module in self._modules], -1)
+            return y_no if base_no is None else base_no + y_no
+        layers = [part.base for part in parts]
+        return low_rank_linear(
+            x_nd,
+            _fused([layer.weight for layer in layers]),
+            _biases(layers),
+            [layer.out_features for layer in layers],
+            [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts],
+            [layer.weight if layer.weight.requires_grad else None for layer in layers],
+            again,
+            base_no,
+            arena,
+            passing=passing,
+        )
+
+    def parts(self) -> GroupParts | None:
+        """The group as matrices, without a graph; None where a module is more than them."""
+        parts = self._known()
+        if parts is None:
+            return None
+        layers = [part.base for part in parts]
+        weight, bias = _fused([layer.weight for layer in layers]), _biases(layers)
+        added = [(part.a.detach(), part.b.detach()) for part in parts if part.a is not None and part.b is not None]
+        if not added:
+            return GroupParts(weight, bias)
+        a, b = zip(*added, strict=True)
+        if any(of.dtype != weight.dtype for of in a):
+            return None
+        sizes = [layer.out_features for layer in layers]
+        scales = [None if part.a is None or part.b is None else part.scale for part in parts]
+        return GroupParts(weight, bias, torch.cat(a), diagonal(b, sizes, scales))
+
+    def lay_out(self) -> None:
+        """Move the weights, if they are not there yet."""
+        parts = self._known()
+        if parts is not None:
+            _fused([part.base.weight for part in parts])
+
+    def _known(self) -> list[LowRank] | None:
+        """What each module computes; None where one is more than that can say."""
+        found = [self._plain(module) for module in self._modules]
+        known = [part for part in found if part is not None]
+        return known if len(known) == len(found) else None
+
+    def _plain(self, module: nn.Module) -> LowRank | None:
+        if is_plain(module):
+            return LowRank(module)
+        found = self._low_rank(module)
+        return found if found is not None and is_plain(found.base) and not is_hooked(module) else None
+
+
+def _fused(weights: Sequence[Tensor]) -> Tensor:
+    """The weights as the rows of one matrix, without a graph; they are moved unless they lie so already."""
+    first = weights[0].detach()
+    if len(weights) == 1:
+        return first
+    at = first.data_ptr()
+    for weight in weights:
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or weight.data_ptr() != at or weight.dtype != first.dtype or not weight.is_contiguous():
+            break
+        at += weight.nbytes
+    else:
+        return first.as_strided((sum(weight.shape[0] for weight in weights), first.shape[1]), first.stride())
+    fused = torch.cat([weight.detach() for weight in weights])
+    for weight, rows in zip(weights, fused.split([w.shape[0] for w in weights]), strict=True):
+        weight.data = rows
+    return fused
+
+
+def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    first = layers[0].weight
+    return torch.cat([first.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers])
+
+
+class _Layer:
+    """One decoder layer: its groups, and its norms by module."""
+
+    def __init__(self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank) -> None:
+        find = module.get_submodule
+        self._facts, self._block = facts, block
+        self.attention_norm, self.ffn_norm = find(block.attention_norm), find(block.ffn_norm)
+        self.head_norms = (find(block.query_norm), find(block.key_norm)) if block.query_norm else None
+        self.qkv = Group([find(block.query), find(block.key), find(block.value)], low_rank)
+        self.output = Group([find(block.output)], low_rank)
+        self.gate_up = Group([find(block.gate), find(block.up)], low_rank)
+        self.down = Group([find(block.down)], low_rank)
+
+    def prepared(self, prepare: Callable[[Group], Any]) -> _Layer:
+        """This layer with what `prepare` makes of its groups; it is called like them."""
+        layer = copy.copy(self)
+        layer.qkv, layer.output = prepare(self.qkv), prepare(self.output)
+        layer.gate_up, layer.down = prepare(self.gate_up), prepare(self.down)
+        return layer
+
+    def project(
+        self, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, arena: Arena | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and (N, H + 2 K, head_dim): queries and keys, rotated, and values."""
+        heads, kv_heads, size = self._facts.heads, self._facts.kv_heads, self._facts.head_dim
+        h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=self.head_norms is None)
+        rows = rows.view(-1, heads + 2 * kv_heads, size)
+        if self.head_norms is not None:
+            q, k, v = rows.split([heads, kv_heads, kv_heads], 1)
+            rows = torch.cat([self.norm(self.head_norms[0], q, arena), self.norm(self.head_norms[1], k, arena), v], 1)
+        return h_nd, rotate(rows, cos_nr, sin_nr, heads + kv_heads, arena)
+
+    def feed(self, h_nd: Tensor, attended_nd: Tensor, arena: Arena | None = None) -> Tensor:
+        """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
+        h_nd = self.output(attended_nd, base_no=h_nd, arena=arena)
+        h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd, arena)
+        activate = partial(gated, activation=self._block.activation)
+        return self.down(activate(gate_up), (activate, (gate_up,)), h_nd, arena)
+
+    def _normed(
+        self, group: Group, norm: nn.Module, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and the group on its normalised rows, which backward makes again."""
+        h_nd, normed_nd = residual_norm(h_nd, norm.weight, self._block.eps, arena)
+        again = partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)
+        return h_nd, group(normed_nd, again, arena=arena, passing=passing)
+
+    def norm(self, module: nn.Module, x: Tensor, arena: Arena | None = None) -> Tensor:
+        return rms_norm(x, module.weight, self._block.eps, arena)
+
+
+class Decoder:
+    """The body of a model.
+
+    Args:
+        body: its module.
+        facts: with a block.
+        low_rank: what the adapter says of a wrapped linear module.
+        checkpointing: recompute each layer in backward.
+    """
+
+    def __init__(self, body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, *, checkpointing: bool) -> None:
+        block = facts.block
+        assert block is not None
+        self._facts, self._checkpointing = facts, checkpointing
+        self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
+        self._final_norm = body.get_submodule(block.final_norm)
+        path = facts.layer_path.removeprefix(f"{facts.body}.")
+        layers: Any = body.get_submodule(path)
+        self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
+
+    def lay_out(self) -> None:
+        """Lay the weights of each group side by side now, before activations fill the gaps that this leaves."""
+        for layer in self.layers:
+            for group in (layer.qkv, layer.gate_up):
+                group.lay_out()
+
+    def hidden(
+        self,
+        stream: Stream,
+        wanted: Tensor | None = None,
+        *,
+        layers: Sequence[_Layer] | None = None,
+        keep: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
+
+        Args:
+            layers: instead of the decoder's own, these, prepared from them.
+            keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
+        """
+        layers = self.layers if layers is None else layers
+        keeps = torch.is_grad_enabled() and not self._checkpointing
+        arena = Arena() if keeps and stream.tokens.device.type == "cpu" else None
+        h_nd = self.embedded(stream.tokens)
+        cos_nr, sin_nr = self.angles(stream.positions)
+        for i, layer in enumerate(layers):
+            compute = partial(
+                self._layer,
+                layer,
+                segments=stream.segments,
+                wanted=wanted if i == len(layers) - 1 else None,
+                keep=None if keep is None else partial(keep, i),
+                arena=arena,
+            )
+            if self._checkpointing and torch.is_grad_enabled():
+                h_nd = checkpoint(compute, h_nd, cos_nr, sin_nr, use_reentrant=False)
+            else:
+                h_nd = compute(h_nd, cos_nr, sin_nr)
+        return self.normed(h_nd)
+
+    def normed(self, h_nd: Tensor) -> Tensor:
+        """After the last layer."""
+        return self.layers[-1].norm(self._final_norm, h_nd)
+
+    def embedded(self, tokens_n: Tensor) -> Tensor:
+        """(N, D), where the residual stream begins."""
+        embedded: Tensor = self._embedding(tokens_n)
+        return embedded.to(result_dtype(embedded.dtype))
+
+    def angles(self, positions_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, (N, R/2) each, float32, for position ids."""
+        like = torch.empty(0, dtype=torch.float32, device=positions_n.device)
+        cos, sin = self._rotary(like, positions_n.unsqueeze(0))
+        half = cos.shape[-1] // 2
+        return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+    def _layer(
+        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
+        wanted: Tensor | None, keep: Callable[[Tensor], None] | None, arena: Arena | None,
+    ) -> Tensor:  # fmt: skip
+        facts = self._facts
+        h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
+        if keep is not None:
+            keep(qkv)
+        attended = segment_attention(
+            qkv,
+            segments,
+            heads=facts.heads,
+            kv_heads=facts.kv_heads,
+            scale=facts.head_dim**-0.5,
+            arena=arena,
+        ).flatten(1)
+        if wanted is not None:  # behind the last attention a position needs no other
+            attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
+        return layer.feed(h_nd, attended, arena)

@@ -1,0 +1,1 @@
+"""Sampling: rows being written token by token, caches, batches that requests join."""

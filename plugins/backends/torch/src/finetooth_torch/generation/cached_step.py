@@ -1,0 +1,236 @@
+"""Rows being written token by token: with the stream decoder and caches of our own, or with transformers'.
+
+The stream decoder reads prompts as it reads training data (packed, common beginnings once) and then runs one row per
+completion through the same layers, with weights packed for products of few rows. Rows of similar prompt length share
+a cache, so that little of it is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_kernels.capture import Repeated
+from finetooth_steps.layout import MicroBatch
+from torch import Tensor
+from transformers import DynamicCache
+
+from finetooth_torch.decoder.bodies import TransformersBody
+from finetooth_torch.decoder.layers import Decoder, Group
+from finetooth_torch.generation.kv_cache import KeyValueCache, merged
+from finetooth_torch.generation.packed_layers import PackedGroup, packed
+from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.stream import make_stream
+
+WASTE = 256 * 1024
+"""Bytes of padding that a step would read in each layer from which rows get a cache of their own; another cache costs
+each layer the calls of another attention."""
+
+
+class Decoding(Protocol):
+    """Rows that are being written. A prompt's samples stand next to each other."""
+
+    def read(self) -> Tensor:
+        """Read the prompts. (R, D), the state before each row's next token."""
+        ...
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Take a token for each row. (R, D), the state before the next."""
+        ...
+
+    def retire(self, finished: Sequence[bool]) -> list[int]:
+        """Drop rows that finished; some may stay. For each row that is left, which it was before."""
+        ...
+
+    def join(self, other: Decoding) -> bool:
+        """Take another's rows behind one's own, both having been read; False, and nothing is changed, where they
+        cannot go together."""
+        ...
+
+
+class PackedLayers:
+    """The decoder's layers with weights packed for sampling: made when sampling begins, dropped when it ends."""
+
+    def __init__(self, decoder: Decoder, *, pack: bool) -> None:
+        self.decoder = decoder
+        self.layers = [layer.prepared(packed if pack else _unchanged) for layer in decoder.layers]
+
+
+def _unchanged(group: Group) -> Group | PackedGroup:
+    return group
+
+
+class StreamDecoding:
+    """See `Decoding`.
+
+    Args:
+        prompts: longest first.
+        samples: rows per prompt.
+        room: most tokens that a row will get.
+    """
+
+    def __init__(
+        self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
+        *, device: torch.device,
+    ) -> None:  # fmt: skip
+        self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
+        self._prompts, self._samples, self._room, self._device = prompts, samples, room, device
+        self._caches: list[KeyValueCache] = []
+        lengths = [len(prompt) for prompt in prompts]
+        self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
+        self._step = Repeated()
+
+    def read(self) -> Tensor:
+        prompts = self._prompts
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        given = torch.from_numpy(tokens).to(self._device)
+        batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
+        stream = make_stream(Rectangle(batch, given, None, given >= 0, given), share=True)
+        last = stream.cells_st.gather(1, torch.tensor(lengths, device=self._device).unsqueeze(-1) - 1).squeeze(-1)
+
+        cells: list[Tensor] = []
+
+        def keep(i: int, qkv: Tensor) -> None:
+            if not self._caches:
+                cells.extend(self._open(lengths, stream.cells_st, qkv))
+            for cache, cells_pt in zip(self._caches, cells, strict=True):
+                cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
+
+        read = self._decoder.hidden(stream, last, layers=self._layers, keep=keep)
+        return read.repeat_interleave(self._samples, 0)
+
+    def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
+        """Make the caches; the stream's cells of the prompts in each."""
+        facts = self._facts
+        column = 2 * facts.kv_heads * facts.head_dim * like.element_size()
+        places = _alike(lengths, WASTE // column)
+        self._caches = [
+            KeyValueCache(
+                lengths[place], self._samples, self._room,
+                layers=facts.layers, kv_heads=facts.kv_heads, size=facts.head_dim, like=like,
+            )
+            for place in places
+        ]  # fmt: skip
+        return [cells_st[place] for place in places]
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        for cache in self._caches:
+            cache.advance()
+        h_rd = self._step(self._advanced, self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
+        self._positions += 1
+        return self._decoder.normed(h_rd)
+
+    def _advanced(self, h_rd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """A token of each row through the layers."""
+        facts = self._facts
+        scale = facts.head_dim**-0.5
+        sizes = [cache.rows for cache in self._caches]
+        for i, layer in enumerate(self._layers):
+            h_rd, qkv = layer.project(h_rd, cos, sin)
+            attended = qkv.new_empty((qkv.shape[0], facts.heads * facts.head_dim))
+            for cache, rows, out in zip(self._caches, qkv.split(sizes), attended.split(sizes), strict=True):
+                cache.attend(i, rows, facts.heads, scale, out)
+            h_rd = layer.feed(h_rd, attended)
+        return h_rd
+
+    def retire(self, finished: Sequence[bool]) -> list[int]:
+        kept: list[int] = []
+        start = 0
+        for cache in self._caches:
+            rows = cache.rows
+            kept += [start + row for row in cache.retire([not done for done in finished[start : start + rows]])]
+            start += rows
+        if len(kept) == len(finished):
+            return kept
+        self._step.forget()
+        self._caches = [cache for cache in self._caches if cache.rows]
+        self._positions = self._positions[torch.tensor(kept, dtype=torch.int64, device=self._device)]
+        return kept
+
+    def join(self, other: Decoding) -> bool:
+        if not isinstance(other, StreamDecoding) or other._layers is not self._layers:
+            return False
+        self._step.forget()
+        self._caches += other._caches
+        self._positions = torch.cat([self._positions, other._positions])
+        while len(self._caches) > 1 and self._worth_merging(*self._caches[-2:]):
+            self._caches[-2:] = [merged(*self._caches[-2:])]
+        return True
+
+    def _worth_merging(self, older: KeyValueCache, newer: KeyValueCache) -> bool:
+        """Caches in a row become one where little of it will be padding, and where the older has no more rows than the
+        newer: so a row is moved no oftener than the number of rows doubles, and as few caches are left."""
+        if older.shared or newer.shared or older.rows > newer.rows:
+            return False
+        facts = self._facts
+        column = 2 * facts.kv_heads * facts.head_dim * older.itemsize
+        shorter = min(older, newer, key=lambda cache: cache.columns)
+        return abs(older.columns - newer.columns) * shorter.rows * column <= WASTE
+
+
+def _alike(lengths: Sequence[int], waste: int) -> list[slice]:
+    """Cut descending lengths into runs, as long as a cut saves more than `waste` columns."""
+    saved = [(len(lengths) - i) * (lengths[0] - lengths[i]) for i in range(len(lengths))]
+    cut = max(range(len(lengths)), key=saved.__getitem__)
+    if saved[cut] <= waste:
+        return [slice(0, len(lengths))]
+    runs = []
+    for start, part in ((0, lengths[:cut]), (cut, lengths[cut:])):
+        runs += [slice(start + run.start, start + run.stop) for run in _alike(part, waste)]
+    return runs
+
+
+class TransformersDecoding:
+    """See `Decoding`; prompts padded on the left, rows leaving as soon as they finish."""
+
+    def __init__(
+        self, body: TransformersBody, config: Any, prompts: Sequence[Sequence[int]], samples: int, *,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._body, self._prompts, self._samples, self._device = body, prompts, samples, device
+        self._cache = DynamicCache(config=config)
+        width = max(len(prompt) for prompt in prompts)
+        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        self._mask = (torch.arange(width, device=device) >= starts.unsqueeze(-1)).long()
+
+    def read(self) -> Tensor:
+        width = self._mask.shape[1]
+        tokens = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
+        hidden = self._run(torch.tensor(tokens, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0))
+        if self._samples > 1:  # a prompt is read once, whatever the number of its samples
+            self._cache.batch_repeat_interleave(self._samples)
+            self._mask = self._mask.repeat_interleave(self._samples, 0)
+        return hidden.repeat_interleave(self._samples, 0)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
+        return self._run(tokens.unsqueeze(1), self._mask.sum(1, keepdim=True) - 1)
+
+    def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        padded = not bool(self._mask.all())
+        out = self._body.hidden(
+            tokens,
+            positions=positions,
+            attention_mask=self._mask if padded else None,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        last: Tensor = out.last_hidden_state[:, -1]
+        return last
+
+    def retire(self, finished: Sequence[bool]) -> list[int]:
+        kept = [row for row, done in enumerate(finished) if not done]
+        index = torch.tensor(kept, dtype=torch.int64, device=self._device)
+        if kept:
+            self._cache.batch_select_indices(index)
+        self._mask = self._mask[index]
+        return kept
+
+    def join(self, other: Decoding) -> bool:
+        return False  # its caches lie padded on the left to one width

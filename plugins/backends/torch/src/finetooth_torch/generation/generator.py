@@ -1,0 +1,207 @@
+"""Sampling, batched: prompts of similar length together, rows leaving as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_kernels.memory import BLOCKS
+from torch import Tensor
+
+from finetooth_torch.decoder.bodies import StreamBody
+from finetooth_torch.generation.cached_step import (
+    Decoding,
+    PackedLayers,
+    StreamDecoding,
+    TransformersDecoding,
+)
+from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
+from finetooth_torch.generation.rows_in_progress import Row, Writing
+from finetooth_torch.generation.sampling import row_streams
+from finetooth_torch.network import Network
+from finetooth_torch.precision import result_dtype
+
+WORTH_PACKING = 8
+"""Tokens a row may get from which packing the weights costs less than it saves."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The network as it is while one call, or one running batch, samples.
+
+    Attributes:
+        layers: of the stream decoder; None without one.
+        head: what to call for the head's module; None for the module itself.
+    """
+
+    layers: PackedLayers | None
+    head: Callable[[Tensor], Tensor] | None
+
+
+class Generator:
+    """Samples from a network.
+
+    Args:
+        stop_ids: end a completion when the sampling does not say otherwise.
+        tokens: most positions of one batch: prompts, read once whatever the number of their samples, and the rows'
+            completions. One row alone may take more.
+    """
+
+    def __init__(
+        self, network: Network, tokenizer: Tokenizer, stop_ids: Sequence[int], *, device: torch.device, tokens: int
+    ) -> None:
+        self._network, self._tokenizer = network, tokenizer
+        self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
+        self.check_asked: Callable[[], None] = lambda: None  # raises if whoever drives the engine wants it to stop
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in their order.
+
+        Raises:
+            EngineError: an empty prompt, one longer than the model was made for, an id outside the vocabulary, or
+                sampling settings that mean nothing.
+        """
+        self.check(prompts, sampling)
+        streams = row_streams(prompts, sampling)
+        results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
+        self.prepare()
+        with torch.no_grad():
+            weights = self.weights(sampling.max_tokens)
+            for batch, samples in self._waves(prompts, sampling):
+                rows = [
+                    self.row(index, sample, prompts[index], sampling, streams[index][sample])
+                    for index in batch
+                    for sample in samples
+                ]
+                writing = self.writing([prompts[index] for index in batch], rows, weights)
+                self.check_asked()
+                writing.begin()
+                while writing.rows:
+                    self.check_asked()
+                    writing.step()
+                for row in rows:
+                    results[row.prompt][row.sample] = row.completion(self._tokenizer, weights_version)
+        return [[one for one in of_prompt if one is not None] for of_prompt in results]
+
+    def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        """Whether they can be sampled.
+
+        Raises:
+            EngineError: as `generate` says.
+        """
+        if sampling.max_tokens < 1 or sampling.n < 1 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
+            raise EngineError(
+                f"sampling: {sampling} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1"
+            )
+        if not 0 <= sampling.temperature < float("inf"):
+            raise EngineError(f"sampling.temperature is {sampling.temperature}", action="give a finite number >= 0")
+        longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size
+        for index, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
+            if longest and len(prompt) >= longest:
+                raise EngineError(
+                    f"prompt {index} has {len(prompt)} tokens, and the model was made for {longest}: no room to answer",
+                    action="shorten it",
+                )
+            if min(prompt) < 0 or max(prompt) >= vocabulary:
+                raise EngineError(
+                    f"prompt {index} holds an id outside the vocabulary of {vocabulary}",
+                    action="use the tokenizer that belongs to the model",
+                )
+
+    def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Tokens that a completion may get."""
+        longest = self._network.facts.max_positions
+        return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
+
+    def _waves(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[list[int], range]]:
+        """Prompts that are written together, and which of their samples: all of them, but for a prompt whose samples do
+        not fit into a batch of its own, which is read anew for each wave of them."""
+        for batch in self._batches(prompts, sampling):
+            first = prompts[batch[0]]
+            if len(batch) > 1 or self.cells(first, sampling) <= self._tokens:
+                yield batch, range(sampling.n)
+                continue
+            fit = max(1, (self._tokens - len(first)) // self.room(first, sampling))
+            waves = -(-sampling.n // fit)
+            for wave in range(waves):
+                yield batch, range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
+
+    def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size. A prompt that
+        does not fit with all its samples stands alone."""
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        cells = [self.cells(prompts[i], sampling) for i in order]
+        if not order:
+            return []
+        count = -(-sum(cells) // self._tokens)
+        while True:
+            share = sum(cells) / count
+            batches: list[list[int]] = [[]]
+            filled = done = 0.0
+            fits = True
+            for index, size in zip(order, cells, strict=True):
+                if batches[-1] and done + size / 2 > share * len(batches):
+                    batches.append([])
+                    filled = 0
+                batches[-1].append(index)
+                filled, done = filled + size, done + size
+                fits = fits and (filled <= self._tokens or len(batches[-1]) == 1)
+            if fits:
+                return batches
+            count += 1
+
+    def cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Positions that the prompt and its completions may take."""
+        return len(prompt) + sampling.n * self.room(prompt, sampling)
+
+    # --- parts of a batch ---------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Turn dropout off; training turns it on again. Raises what `check_asked` does."""
+        self.check_asked()
+        self._network.train(False)
+
+    def row(
+        self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator
+    ) -> Row:
+        """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
+        stop_ids = self._stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
+        return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling))
+
+    def weights(self, most: int) -> Weights:
+        """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
+        BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
+        body, head = self._network.body, self._network.head.plain()
+        pack = most >= WORTH_PACKING
+        packed = None
+        if pack and head is not None and can_pack(head.weight.dtype, self._device.type):
+            packed = PackedLinear(head.weight, head.bias, result_dtype(head.weight.dtype))
+        layers = PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None
+        return Weights(layers=layers, head=packed)
+
+    def writing(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights) -> Writing:
+        """Rows that will be written together.
+
+        Args:
+            prompts: longest first.
+            rows: of the prompts, equally many of each, those of one prompt next to each other.
+        """
+        network, device = self._network, self._device
+        samples = len(rows) // len(prompts)
+        decoding: Decoding
+        if weights.layers is None:
+            decoding = TransformersDecoding(network.transformers, network.config, prompts, samples, device=device)
+        else:
+            room = max(row.room for row in rows)
+            decoding = StreamDecoding(weights.layers, network.facts, prompts, samples, room, device=device)
+        return Writing(
+            decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device
+        )

@@ -1,0 +1,160 @@
+"""A batch that requests join and leave while it is written (see `finetooth_hooks.continuous`).
+
+Requests that have room begin together: their prompts are read at once, longest first, as `generate` reads them. Then
+their rows join those that are being written, so that one product with the weights serves all. Bodies whose caches
+cannot be joined are written beside each other, a token each in turn.
+
+This is batching by iteration: Yu et al., 2022, "Orca: A Distributed Serving System for Transformer-Based Generative
+Models", section 3.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from finetooth_hooks import EngineError, Sampling
+from finetooth_hooks.continuous import Written
+from finetooth_hooks.protocols import Tokenizer
+
+from finetooth_torch.generation.generator import WORTH_PACKING, Generator, Weights
+from finetooth_torch.generation.rows_in_progress import Row, Writing
+from finetooth_torch.generation.sampling import row_streams
+
+
+@dataclass
+class _Wave:
+    """Samples of one request that begin together.
+
+    Attributes:
+        cells: positions that they and their prompt may take.
+    """
+
+    request: int
+    prompt: list[int]
+    samples: range
+    sampling: Sampling
+    streams: list[np.random.Generator]
+    cells: int
+
+
+class TorchRunningBatch:
+    """See `finetooth_hooks.continuous.RunningBatch`.
+
+    Args:
+        tokens: most positions of all rows and prompts in the batch; one request alone may take more.
+        changes: how often the engine's weights have changed.
+        weights_version: optimizer steps done.
+    """
+
+    def __init__(
+        self, generator: Generator, tokenizer: Tokenizer, *, tokens: int, changes: Callable[[], int],
+        weights_version: int,
+    ) -> None:  # fmt: skip
+        self._generator, self._tokenizer, self._tokens = generator, tokenizer, tokens
+        self._changes, self._made, self._version = changes, changes(), weights_version
+        self._weights: Weights | None = None
+        self._packed = False
+        self._waiting: deque[_Wave] = deque()
+        self._writing: list[Writing] = []
+        self._begun: list[tuple[_Wave, list[Row]]] = []
+        self._left: dict[int, int] = {}  # rows of each request that are not finished
+        self._requests = 0
+
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0) -> int:
+        prompt = [int(token) for token in prompt]
+        self._generator.check([prompt], sampling)
+        number, self._requests = self._requests, self._requests + 1
+        streams = row_streams([prompt], sampling, first=first)[0]
+        room = self._generator.room(prompt, sampling)
+        fit = max(1, (self._tokens - len(prompt)) // room)
+        waves = -(-sampling.n // fit)
+        for wave in range(waves):
+            samples = range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
+            cells = len(prompt) + len(samples) * room
+            of_wave = [streams[sample] for sample in samples]
+            self._waiting.append(_Wave(number, prompt, samples, sampling, of_wave, cells))
+        self._left[number] = sampling.n
+        return number
+
+    def cancel(self, request: int) -> None:
+        if self._left.pop(request, None) is None:
+            return
+        self._waiting = deque(wave for wave in self._waiting if wave.request != request)
+        for writing in self._writing:
+            for row in writing.rows:
+                if row.prompt == request:
+                    row.room = 0
+            writing.retire()
+        self._drop_empty()
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    @property
+    def waiting(self) -> int:
+        return len({wave.request for wave in self._waiting})
+
+    def step(self) -> list[Written]:
+        if self._changes() != self._made:
+            raise EngineError(
+                "a running batch: the engine's weights changed since it was made", action="make another one"
+            )
+        self._generator.prepare()
+        with torch.no_grad():
+            rows = [row for writing in self._writing for row in writing.step()]
+            rows += self._begin(self._admitted())
+        written = [self._said(row) for row in rows]
+        self._drop_empty()
+        return written
+
+    def _admitted(self) -> list[_Wave]:
+        """Waves that there is room for now, in the order in which they came."""
+        taken, chosen = sum(wave.cells for wave, _ in self._begun), list[_Wave]()
+        while self._waiting and (taken == 0 or taken + self._waiting[0].cells <= self._tokens):
+            wave = self._waiting.popleft()
+            chosen.append(wave)
+            taken += wave.cells
+        return chosen
+
+    def _begin(self, waves: Sequence[_Wave]) -> list[Row]:
+        """Read prompts and write first tokens; those with as many samples as others are read with them."""
+        if not waves:
+            return []
+        most = max(wave.sampling.max_tokens for wave in waves)
+        if self._weights is None or (most >= WORTH_PACKING and not self._packed):
+            self._packed = most >= WORTH_PACKING  # short rows that began with unpacked weights end with them
+            self._weights = self._generator.weights(most)
+        begun: list[Row] = []
+        for samples in sorted({len(wave.samples) for wave in waves}):
+            alike = sorted((w for w in waves if len(w.samples) == samples), key=lambda wave: -len(wave.prompt))
+            rows: list[Row] = []
+            for wave in alike:
+                of_wave = [
+                    self._generator.row(wave.request, sample, wave.prompt, wave.sampling, stream)
+                    for sample, stream in zip(wave.samples, wave.streams, strict=True)
+                ]
+                self._begun.append((wave, of_wave))
+                rows += of_wave
+            writing = self._generator.writing([wave.prompt for wave in alike], rows, self._weights)
+            begun += writing.begin()
+            if writing.rows and not any(other.join(writing) for other in self._writing):
+                self._writing.append(writing)
+        return begun
+
+    def _said(self, row: Row) -> Written:
+        completion = row.completion(self._tokenizer, self._version) if row.finished else None
+        if completion is not None:
+            self._left[row.prompt] -= 1
+            if not self._left[row.prompt]:
+                del self._left[row.prompt]
+        return Written(row.prompt, row.sample, row.tokens[-1], row.logprobs[-1], completion)
+
+    def _drop_empty(self) -> None:
+        self._begun = [(wave, rows) for wave, rows in self._begun if not all(row.finished for row in rows)]
+        self._writing = [writing for writing in self._writing if writing.rows]
+        if not self._left:
+            self._weights = None  # packed weights take as much as the model's own

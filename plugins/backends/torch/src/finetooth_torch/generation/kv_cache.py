@@ -1,0 +1,245 @@
+"""Keys and values of rows that are being written: preallocated, with rows that finish leaving.
+
+Rows stand in a grid of P prompts by n samples. With one sample a prompt, a row's cache holds its prompt and what it
+wrote; with several, the prompt's keys and values stand once for all its samples. A prompt ends where every other
+ends (on the right), so that all rows write their next token into the same column; columns before a shorter prompt's
+beginning are not looked at.
+
+Memory is reserved for as many columns as the rows may come to need, which on a host takes none before it is written
+to. The compiled kernel reads them as they stand. Without it, attention is made of matrix products: columns are masked,
+and where the product wants its operands without gaps (half precision, oneDNN), those in use stand densely and are set
+out anew every `BLOCK` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from finetooth_kernels.cached_attention import CachedAttention
+from finetooth_kernels.contract import result_dtype
+from torch import Tensor
+
+from finetooth_torch.generation.cached_attention import attend_cached, attend_shared
+
+BLOCK = 32
+"""Columns by which a dense cache grows."""
+
+
+class KeyValueCache:
+    """The cache of P x n rows.
+
+    Args:
+        lengths: of the P prompts.
+        samples: n.
+        room: most tokens that any row will write.
+        layers, kv_heads, size: of the model; `size` is the head's.
+        like: gives dtype and device.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], samples: int, room: int, *, layers: int, kv_heads: int, size: int,
+        like: Tensor,
+    ) -> None:  # fmt: skip
+        self.prompts, self.samples = len(lengths), samples
+        self._like, self._heads, self._size, self._width = like, kv_heads, size, max(lengths)
+        self._lengths = list(lengths)
+        self._compiled = CachedAttention.ready(like, size)
+        self._dense = self._compiled is None and like.dtype != result_dtype(like.dtype)
+        shared = samples > 1
+        self.columns = 0 if shared else self._width
+        """Columns that hold a key."""
+        self._columns_1 = torch.tensor([self.columns])
+        most = self.columns + room
+        if self._dense:
+            most = -(-most // BLOCK) * BLOCK
+        self._most = most
+        self._capacity = min(most, (self.columns // BLOCK + 1) * BLOCK) if self._dense else most
+        numbers = 2 * self.rows * kv_heads * most * size
+        self._memory = [like.new_empty(numbers) for _ in range(layers)]
+        self._own = [self._laid_out(memory) for memory in self._memory]
+        self._shared: list[Tensor] | None = None
+        padding = _padding(lengths, self._width, like) if self._compiled is None else None
+        self._above_mask, self._mask = None, padding
+        if shared:
+            self._shared = [like.new_empty((2, self.prompts, kv_heads, self._width, size)) for _ in range(layers)]
+            self._above_mask, self._mask = padding, None
+        if self._dense:
+            self._hide_unwritten(most)
+        self._starts = self._width - torch.tensor(lengths, device=like.device)
+        self._from = (torch.arange(self._width, device=like.device) - self._starts.unsqueeze(-1)).clamp_min_(0)
+
+    @property
+    def rows(self) -> int:
+        """P x n."""
+        return self.prompts * self.samples
+
+    @property
+    def shared(self) -> bool:
+        """Whether prompts stand apart from what their rows wrote, also when one row of each is left."""
+        return self._shared is not None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self._like.element_size()
+
+    def write_prompts(self, layer: int, kv_nhd: Tensor, cells_pt: Tensor) -> None:
+        """Take the prompts' keys and values.
+
+        Args:
+            kv_nhd: (N, 2 K, D), keys first.
+            cells_pt: (P, T) the row of each token of each prompt, from the left.
+        """
+        rows = cells_pt.gather(1, self._from)
+        found = kv_nhd.index_select(0, rows.flatten()).view(*rows.shape, 2, self._heads, self._size)
+        place = self._own[layer][..., : self._width, :] if self._shared is None else self._shared[layer]
+        place.copy_(found.permute(2, 0, 3, 1, 4))
+
+    def advance(self) -> None:
+        """Open the next column."""
+        if self.columns == self._capacity:
+            self._capacity += BLOCK
+            self._lay_out_anew(None)
+        if self._dense and self._mask is not None:
+            self._mask[..., self.columns] = 0.0
+        self.columns += 1
+        self._columns_1.fill_(self.columns)
+
+    def attend(self, layer: int, qkv_rhd: Tensor, heads: int, scale: float, out: Tensor) -> None:
+        """Write the newest column and look at everything before it.
+
+        Args:
+            qkv_rhd: (R, H + 2 K, D) of the newest token of each row.
+            out: (R, H D), contiguous, for the result.
+        """
+        own = self._own[layer][:, : self.rows]
+        if self._compiled is not None:
+            self._compiled(
+                qkv_rhd.contiguous(), own, self._columns_1, scale, starts_p=self._starts, samples=self.samples,
+                above_hpkwd=None if self._shared is None else self._shared[layer], out=out,
+            )  # fmt: skip
+            return
+        own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
+        span = self._capacity if self._dense else self.columns
+        keys, values = own[:, :, :, :span].unbind(0)
+        queries = torch.unflatten(qkv_rhd[:, :heads], 1, (self._heads, -1))
+        mask = None if self._mask is None else self._mask[..., :span]
+        if self._shared is None:
+            attended = attend_cached(queries, keys, values, scale=scale, mask=mask)
+        else:
+            above = self._shared[layer][:, : self.prompts].unbind(0)
+            attended = attend_shared(
+                queries, keys, values, *above, scale=scale, mask=mask, above_mask=self._above_mask
+            )  # fmt: skip
+        out.copy_(attended.flatten(1))
+
+    def retire(self, alive: Sequence[bool]) -> list[int]:
+        """Drop rows that finished: a prompt's, when all its samples have, by moving the last prompt into its place.
+
+        Between prompts that still write, those with fewer rows left than others keep some that have finished.
+
+        Args:
+            alive: for each of the R rows.
+
+        Returns:
+            for each row that is left, which it was.
+        """
+        samples = self.samples
+        rows = [list(range(p * samples, (p + 1) * samples)) for p in range(self.prompts)]
+        place = 0
+        while place < len(rows):
+            if any(alive[row] for row in rows[place]):
+                place += 1
+                continue
+            last, length = rows.pop(), self._lengths.pop()
+            if place < len(rows):
+                self._move(len(rows), place)
+                rows[place], self._lengths[place] = last, length
+        self.prompts = len(rows)
+        self._starts = self._starts[: self.prompts]
+        for name in ("_mask", "_above_mask"):
+            mask = getattr(self, name)
+            if mask is not None and mask.shape[0] > 1:
+                setattr(self, name, mask[: max(1, self.prompts)])
+        most = max((sum(alive[row] for row in of) for of in rows), default=samples)
+        if most < samples:
+            kept = [sorted(of, key=lambda row: not alive[row])[:most] for of in rows]
+            index = [p * samples + of.index(row) for p, of in enumerate(rows) for row in kept[p]]
+            self.samples, rows = most, kept
+            self._lay_out_anew(torch.tensor(index, device=self._like.device))
+        return [row for of in rows for row in of]
+
+    def _move(self, source: int, place: int) -> None:
+        """The caches of prompt `source` over those of prompt `place`."""
+        n = self.samples
+        for own in self._own:
+            written = own[:, :, :, : self.columns]
+            written[:, place * n : (place + 1) * n] = written[:, source * n : (source + 1) * n]
+        for shared in self._shared or ():
+            shared[:, place] = shared[:, source]
+        self._starts[place] = self._starts[source]
+        for mask in (self._mask, self._above_mask):
+            if mask is not None and mask.shape[0] > 1:
+                mask[place] = mask[source]
+
+    def _laid_out(self, memory: Tensor) -> Tensor:
+        """(2, R, K, C, D) at the beginning of `memory`, columns not written to being zero where they are read."""
+        shape = 2, self.rows, self._heads, self._capacity, self._size
+        laid_out = memory[: 2 * self.rows * self._heads * self._capacity * self._size].view(shape)
+        if self._dense:
+            laid_out[:, :, :, self.columns :].zero_()
+        return laid_out
+
+    def _lay_out_anew(self, index: Tensor | None) -> None:
+        """For the present capacity and rows, `index` saying which rows they were (None: the first ones)."""
+        spare = torch.empty_like(self._memory[0])
+        for layer, memory in enumerate(self._memory):
+            written = self._own[layer][:, :, :, : self.columns]
+            fresh = self._laid_out(spare)
+            fresh[:, :, :, : self.columns] = (
+                written[:, : self.rows] if index is None else written.index_select(1, index)
+            )
+            self._own[layer], self._memory[layer] = fresh, spare
+            spare = memory
+
+    def _hide_unwritten(self, most: int) -> None:
+        """Mask the columns up to `most` that hold no key yet."""
+        hidden = torch.full((most,), -torch.inf, dtype=result_dtype(self._like.dtype), device=self._like.device)
+        hidden[: self.columns] = 0.0
+        hidden = hidden.expand(1 if self._mask is None else self.prompts, 1, 1, most).clone()
+        if self._mask is not None:
+            hidden[..., : self._width] = self._mask
+        self._mask = hidden
+
+
+def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
+    """One cache with the rows of both, those of the first in front; neither may be used any more. Both began
+    with one sample a prompt."""
+    both = first, second
+    lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
+    room = max(cache._most - cache.columns for cache in both)
+    layers, size, like = len(first._own), first._size, first._like
+    found = KeyValueCache(lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like)
+    for layer, own in enumerate(found._own):
+        begin = 0
+        for cache in both:
+            width = min(cache.columns, found.columns)  # the row that was longest may have left
+            rows = own[:, begin : begin + cache.rows]
+            rows[:, :, :, : found.columns - width].zero_()  # hidden, and must be finite
+            written = cache._own[layer][:, : cache.rows, :, cache.columns - width : cache.columns]
+            rows[:, :, :, found.columns - width : found.columns] = written
+            begin += cache.rows
+            cache._own[layer] = own  # let go of its memory layer by layer
+            cache._memory[layer] = own
+    return found
+
+
+def _padding(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:
+    """(P, 1, 1, W), -inf in the columns before a prompt begins; None where all are equally long."""
+    if min(lengths) == width:
+        return None
+    starts = width - torch.tensor(lengths, device=like.device)
+    hidden = torch.arange(width, device=like.device) < starts.unsqueeze(-1)
+    mask = torch.zeros(hidden.shape, dtype=result_dtype(like.dtype), device=like.device)
+    return mask.masked_fill_(hidden, -torch.inf)[:, None, None]

@@ -1,0 +1,113 @@
+"""Linear layers prepared for many products with few rows: what sampling spends its time in.
+
+A plain matrix product puts a weight into the order its kernel likes every time it is called. With a few dozen rows
+that costs as much as half the product itself, so while tokens are sampled each weight is kept in the order of the
+compiled kernel (`finetooth_kernels.few_rows`), or in oneDNN's own. A packed weight is a copy: it is of the weights at
+the time, and is dropped when sampling ends.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from finetooth_kernels.few_rows import FewRows
+from finetooth_kernels.low_rank_linear import Again
+from finetooth_kernels.memory import Arena
+from torch import Tensor, nn
+
+from finetooth_torch.decoder.layers import Group
+
+ALLOWED = {4: 1e-5, 2: 2e-2}
+"""Largest difference from a plain product, as a share of its largest number, by bytes of a number."""
+
+
+@cache
+def can_pack(dtype: torch.dtype, device: str) -> bool:
+    """Whether this torch has oneDNN's packed products for `dtype`, and they equal plain ones."""
+    if device != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
+    x = torch.arange(7 * 40).remainder(11).sub(5).view(7, 40).to(dtype)
+    weight = torch.arange(48 * 40).remainder(13).sub(6).view(48, 40).to(dtype)
+    bias = torch.arange(48).to(dtype)
+    expected = nn.functional.linear(x, weight, bias)
+    try:
+        found = _product(x, _reorder(weight), bias)
+    except RuntimeError:
+        return False
+    return bool((found - expected).abs().max() <= ALLOWED[dtype.itemsize] * expected.abs().max())
+
+
+def _reorder(weight_od: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_od.contiguous())
+    return packed
+
+
+def _product(x_nd: Tensor, packed_od: Tensor, bias_o: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x_nd, packed_od, bias_o, "none", [], "")
+    return product
+
+
+class PackedLinear:
+    """x W^T + b with a packed copy of W: in the compiled kernel's order, or in oneDNN's where there is none.
+
+    Args:
+        weight_od: (O, D); `can_pack` has said yes.
+        dtype: of results, where that costs no more: not in oneDNN's order. None: that of the weight.
+    """
+
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
+        self._own = FewRows.pack(weight_od, bias_o)
+        self._packed = _reorder(weight_od.detach()) if self._own is None else None
+        self._bias = None if bias_o is None else bias_o.detach()
+
+    def __call__(
+        self, x_nd: Tensor, *, base_no: Tensor | None = None, more: tuple[Tensor, PackedLinear] | None = None
+    ) -> Tensor:
+        """(N, D) to (N, O).
+
+        Args:
+            base_no: (N, O), of the dtype of `x_nd` or a wider one, which the result gets.
+            more: (N, L) and (O, L), whose product is added; packed alike.
+        """
+        if self._own is not None and (more is None or more[1]._own is not None):
+            second = None if more is None else (more[0], more[1]._own)
+            return self._own(x_nd, base_no=base_no, more=second, dtype=self._dtype)
+        y_no = _product(x_nd, self._packed, self._bias) if self._packed is not None else self._own(x_nd)
+        if more is not None:
+            y_no = y_no.add_(more[1](more[0]))
+        return y_no if base_no is None else base_no + y_no
+
+
+class PackedGroup:
+    """A `Group` as it is now: its weights as one packed matrix, and the A and B of its low-rank additions as two more.
+
+    Numbers are those of `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since in bfloat16 a small
+    addition would be lost in the weight.
+    """
+
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None) -> None:
+        self._linear = PackedLinear(weight_od, bias_o)
+        self._added = None if a_rd is None or b_or is None else (PackedLinear(a_rd), PackedLinear(b_or))
+
+    def __call__(
+        self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
+        *, passing: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """(N, D) to (N, O), added to `base_no`; the others are for `Group`'s sake: here nothing is kept."""
+        del again, arena, passing
+        if self._added is None:
+            return self._linear(x_nd, base_no=base_no)
+        a, b = self._added
+        return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
+
+
+def packed(group: Group) -> Group | PackedGroup:
+    """The group with packed weights, or as it is where that is not possible."""
+    parts = group.parts()
+    if parts is None or not can_pack(parts.weight.dtype, parts.weight.device.type):
+        return group
+    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b)

@@ -1,0 +1,160 @@
+"""Completions being written token by token: what each row wants, when it ends, and the step that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from finetooth_hooks import Completion, Sampling
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_kernels.contract import result_dtype
+from torch import Tensor
+
+from finetooth_torch.generation.cached_step import Decoding
+from finetooth_torch.generation.sampling import choose
+
+BYTES_OF_LETTER = 4
+"""Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
+
+TOKENS_BEFORE = 8
+"""Tokens decoded before those that a stop string can take, since a text's first letters may depend on where it
+begins."""
+
+
+@dataclass
+class Row:
+    """A completion that is being written.
+
+    Attributes:
+        prompt, sample: where it belongs in the result.
+        room: tokens it may still get.
+        stop_ids: end it.
+        trailing: 1 once a stop token ended it, which its text leaves out.
+    """
+
+    prompt: int
+    sample: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    stream: np.random.Generator
+    room: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str | None = None
+    trailing: int = 0
+    stopped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.room == 0
+
+    def take(self, token: int, logprob: float, tokenizer: Tokenizer) -> None:
+        """The next token, and whether it is the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self.room -= 1
+        if token in self.stop_ids:
+            self.stopped, self.trailing = True, 1
+        elif self.sampling.stop:
+            self._look_for_stop(tokenizer)
+
+    def _look_for_stop(self, tokenizer: Tokenizer) -> None:
+        """End the row if its newest token completed a stop string: first among the last tokens, then in the text."""
+        stops = self.sampling.stop
+        reach = BYTES_OF_LETTER * max(len(stop) for stop in stops) + TOKENS_BEFORE
+        if len(self.tokens) > reach:
+            tail = tokenizer.decode(self.tokens[-reach:])
+            if not any(stop in tail for stop in stops):
+                return
+        text = tokenizer.decode(self.tokens)
+        ends = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+        if ends:
+            self.stopped, self.text = True, text[: min(ends)]
+
+    def completion(self, tokenizer: Tokenizer, weights_version: int) -> Completion:
+        """What was written."""
+        text = self.text
+        if text is None:
+            text = tokenizer.decode(self.tokens[: len(self.tokens) - self.trailing])
+        return Completion(
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            text=text,
+            stop="stop" if self.stopped else "length",
+            weights_version=weights_version,
+        )
+
+
+class Writing:
+    """Rows that are written together.
+
+    Args:
+        decoding: reads their prompts and runs them through the layers.
+        rows: in the decoding's order.
+        logits: (R, D) states before the next token to (R, V) logits.
+    """
+
+    def __init__(
+        self, decoding: Decoding, rows: Sequence[Row], logits: Callable[[Tensor], Tensor], tokenizer: Tokenizer, *,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._decoding, self._logits, self._tokenizer, self._device = decoding, logits, tokenizer, device
+        self._held = list(rows)  # by row of the decoding; one that finished may stay for a while
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that still write."""
+        return [row for row in self._held if not row.finished]
+
+    def begin(self) -> list[Row]:
+        """Read the prompts and write the first token of each row; those that got one."""
+        return self._write(self._decoding.read())
+
+    def step(self) -> list[Row]:
+        """Write the next token; those that got one."""
+        last = torch.tensor([row.tokens[-1] for row in self._held], device=self._device)
+        return self._write(self._decoding.advance(last))
+
+    def join(self, other: Writing) -> bool:
+        """Take over the rows of another, both having begun; False if they cannot be run together."""
+        if not self._decoding.join(other._decoding):
+            return False
+        self._held += other._held
+        return True
+
+    def retire(self) -> None:
+        """Let rows that finished leave."""
+        if any(row.finished for row in self._held):
+            self._held = [self._held[i] for i in self._decoding.retire([row.finished for row in self._held])]
+
+    def _write(self, hidden: Tensor) -> list[Row]:
+        going = [i for i, row in enumerate(self._held) if not row.finished]
+        writing = [self._held[i] for i in going]
+        if len(going) < len(self._held):
+            hidden = hidden[torch.tensor(going, device=self._device)]
+        logits = self._logits(hidden)
+        tokens, logprobs = _chosen(logits, writing)
+        for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
+            row.take(token, logprob, self._tokenizer)
+        self.retire()
+        return writing
+
+
+def _chosen(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """(R,) the next token of each row and its log-probability; rows with the same settings are chosen for together."""
+    alike: dict[tuple[float, int, float], list[int]] = {}
+    for i, row in enumerate(rows):
+        settings = row.sampling.temperature, row.sampling.top_k, row.sampling.top_p
+        alike.setdefault(settings, []).append(i)
+    if len(alike) == 1:
+        return choose(logits, rows[0].sampling, [row.stream for row in rows])
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(len(rows), dtype=result_dtype(logits.dtype), device=logits.device)
+    for places in alike.values():
+        index = torch.tensor(places, device=logits.device)
+        tokens[index], logprobs[index] = choose(
+            logits[index], rows[places[0]].sampling, [rows[i].stream for i in places]
+        )
+    return tokens, logprobs

@@ -1,0 +1,200 @@
+"""Data that share a row of the model's input: what the model reads then, and whether it keeps them apart.
+
+In one row every segment has positions from 0. transformers' mask builders take positions that begin anew for another
+sequence and build a block-diagonal mask, with windows and chunks counted by position, or tell flash kernels where
+sequences begin; but only if no attention mask is given, since one of ones makes every position see every earlier one. A
+model whose code does not hand its positions on gets such masks ready made.
+
+Which models keep segments apart is not listed but tried: recurrent layers, convolutions and masks made otherwise show
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from finetooth_steps.row_filling import Filling
+from finetooth_steps.segments import WHOLE, positions_in
+from torch import Tensor, nn
+
+from finetooth_torch.decoder.trial_layers import narrow
+from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.planning.row_sharing import filling_of, obstacle
+
+Masks = Literal["own", "given"]
+"""Who makes the mask of a row with several segments: the model from its positions, or we."""
+
+MASKED = frozenset({"sdpa", "eager", "flex_attention"})
+"""Attention that takes a mask made by transformers' mask builders."""
+
+ALLOWED = {8: 1e-6, 4: 1e-3, 2: 0.2}
+"""Largest difference of a position's state in a shared row from that alone, as a share of its norm, by bytes of a
+number: only rounding."""
+INDEPENDENT = {8: 1e-9, 4: 1e-5, 2: 2e-2}
+"""The same for what another content of its neighbours changes: nothing, but for the order in which experts are fed."""
+
+TRIAL = (7, 9, 1, 15)
+"""Lengths of the segments that are tried. Windows are narrowed so that some are longer."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How data may share rows of a model's input.
+
+    Attributes:
+        filling: which of them do; None if none may.
+        masks: who keeps them apart.
+        obstacle: why segments of a row cannot be kept apart; empty if they can.
+    """
+
+    filling: Filling | None = None
+    masks: Masks = "own"
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows as the model reads them.
+
+    Attributes:
+        tokens, positions: (R, W) input ids and position ids, which begin anew with every segment. What pads a row
+            is a segment of its own.
+        cells_st: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
+        segments: lengths of all segments, padding included.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cells_st: Tensor
+    segments: tuple[int, ...]
+
+
+def pack(rectangle: Rectangle) -> Packed:
+    """The rows of a micro-batch whose data share rows (`MicroBatch.filled`) or have segments."""
+    batch = rectangle.batch
+    rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
+    width = max(sum(batch.lengths[place] for place in row) for row in rows)
+    positions = np.zeros((len(rows), width), dtype=np.int64)
+    source = np.zeros((len(rows), width), dtype=np.int64)  # cells of the rectangle; padding reads its first one
+    cells = np.zeros((len(batch.rows), batch.width), dtype=np.int64)
+    segments: list[int] = []
+    for r, row in enumerate(rows):
+        at = 0
+        for place in row:
+            length = batch.lengths[place]
+            starts = WHOLE if rectangle.starts is None else rectangle.starts[place]
+            inner = [start for start in starts if start < length]
+            positions[r, at : at + length] = positions_in(starts, length)
+            source[r, at : at + length] = place * batch.width + np.arange(length)
+            cells[place, :length] = r * width + at + np.arange(length)
+            segments += np.diff([*inner, length]).tolist()
+            at += length
+        positions[r, at:] = np.arange(width - at)
+        segments += [width - at] if at < width else []
+    device = rectangle.tokens.device
+    return Packed(
+        tokens=rectangle.tokens.flatten()[torch.from_numpy(source).to(device)],
+        positions=torch.from_numpy(positions).to(device),
+        cells_st=torch.from_numpy(cells).to(device),
+        segments=tuple(segments),
+    )
+
+
+def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
+    """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
+    mask = None if masks == "own" else _masks(body, packed.positions)
+    found = body(input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False)
+    states: Tensor = found.last_hidden_state
+    return states
+
+
+def _masks(body: nn.Module, positions: Tensor) -> Any:
+    """Masks as transformers would make them of these positions: one, or by the kind of layer."""
+    from transformers.masking_utils import create_masks_for_generate
+
+    config: Any = body.config
+    shaped = torch.zeros((), dtype=next(body.parameters()).dtype, device=positions.device).expand(*positions.shape, 1)
+    return create_masks_for_generate(
+        config=config, inputs_embeds=shaped, attention_mask=None, past_key_values=None, position_ids=positions
+    )
+
+
+@torch.no_grad()
+def find_rows(body: nn.Module, attention: str) -> Rows:
+    """How data may share rows of the body's input.
+
+    Args:
+        body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
+        attention: its implementation, by transformers' name.
+    """
+    config: Any = getattr(body, "config", None)
+    if config is None:
+        return Rows(obstacle="the model has no config of transformers that says how its layers attend")
+    reason = obstacle(config.to_dict(), attention)
+    if reason:
+        return Rows(obstacle=reason)
+    filling = filling_of(attention)
+    ways: tuple[Masks, ...] = ("own", "given") if attention in MASKED else ("own",)
+    with _narrowed(config):
+        for masks in ways:
+            try:
+                found = _leak(body, masks, one_row=filling == "stream")
+            except Exception as error:  # of the model's own code
+                found = f"the model failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if not found:
+                return Rows(filling, masks)
+            reason = reason or found
+    return Rows(obstacle=reason)
+
+
+@torch.no_grad()
+def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
+    """What is wrong with the states of segments that share rows; empty if nothing is."""
+    device, dtype = next(body.parameters()).device, next(body.parameters()).dtype
+    vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    numbers = [torch.arange(n, device=device) * (3 + 2 * i) + i for i, n in enumerate(TRIAL)]
+    parts = [of % (vocabulary - 1) + 1 for of in numbers]  # id 0 often is padding
+    others = [part if i % 2 else part % (vocabulary - 1) + 1 for i, part in enumerate(parts)]
+    grid = [[0, 1, 2, 3]] if one_row else [[0, 1], [2, 3]]
+
+    def together(segments: list[Tensor]) -> list[Tensor]:
+        tokens = torch.stack([torch.cat([segments[i] for i in row]) for row in grid])
+        counted = [torch.cat([torch.arange(TRIAL[i], device=device) for i in row]) for row in grid]
+        packed = Packed(tokens, torch.stack(counted), tokens, TRIAL)
+        rows = packed_states(body, packed, masks)
+        found = [part for states, row in zip(rows, grid, strict=True) for part in states.split([TRIAL[i] for i in row])]
+        return [part.double() for part in found]
+
+    alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].double() for part in parts]
+    shared, exchanged = together(parts), together(others)
+    size = torch.empty(0, dtype=dtype).element_size()
+    for i in (1, 3):
+        changed = _share(exchanged[i], shared[i])
+        if changed > INDEPENDENT[size]:
+            return f"a sequence sees the one before it in its row ({changed:.1e} of its states change with it)"
+    worst = max(_share(found, expected) for found, expected in zip(shared, alone, strict=True))
+    if worst > ALLOWED[size]:
+        return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
+    return ""
+
+
+def _share(found_nd: Tensor, expected_nd: Tensor) -> float:
+    """Largest difference of a position, as a share of its norm; infinite if it is no number."""
+    worst = float(((found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1).clamp_min(1e-30)).max())
+    return worst if np.isfinite(worst) else float("inf")
+
+
+@contextmanager
+def _narrowed(config: Any) -> Iterator[None]:
+    """Windows that mask builders read from the config are short meanwhile, so that a few positions show them."""
+    kept = dict(vars(config))
+    narrow(vars(config))
+    try:
+        yield
+    finally:
+        vars(config).update(kept)

@@ -1,0 +1,141 @@
+"""A micro-batch as one stream of tokens without padding, in which sequences that begin alike share their beginning.
+
+Rows go into a tree of segments: what several rows have in common at their start is one segment with the rests below it,
+and is computed once. In a causal model the states of a shared beginning do not depend on what follows, so every row
+gets the numbers it would get alone, and gradients of the rows meet in the shared part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from finetooth_kernels.segment_attention import Segment
+from finetooth_steps.layout import SHORTEST_SHARED
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetooth_torch.layout.rectangles import Rectangle
+
+
+@dataclass(frozen=True)
+class Stream:
+    """N positions.
+
+    Attributes:
+        tokens, positions: (N,) input ids and position ids.
+        segments: in depth-first order.
+        cells_st: (S, T) where in the stream each cell of the rectangle was computed; 0 for padding.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    segments: tuple[Segment, ...]
+    cells_st: Tensor
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+
+@dataclass
+class _Writer:
+    """Writes segments in depth-first order; `share` decides how many tokens two rows must have in common."""
+
+    tokens_st: NDArray[np.int64]
+    positions_st: NDArray[np.int64] | None
+    lengths: Sequence[int]
+    cells_st: NDArray[np.int64]
+    starts: Sequence[Sequence[int]] | None
+    share: bool
+    size: int = 0
+    tokens: list[NDArray[np.int64]] = field(default_factory=list)
+    positions: list[NDArray[np.int64]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+
+    def write(self, rows: Sequence[int], done: int) -> None:
+        """Segments for `rows`, of which the first `done` tokens are in the stream already."""
+        if self.starts is not None:
+            for row in rows:
+                self._apart(row, self.starts[row])
+            return
+        if not self.share or self.positions_st is not None:
+            for row in rows:
+                self._segment([row], done, self.lengths[row])
+            return
+        self._branch(rows, done, done)
+
+    def _apart(self, row: int, starts: Sequence[int]) -> None:
+        """The row's own segments, none of which sees another; each begins at position 0."""
+        length = self.lengths[row]
+        begins = [start for start in starts if start < length]
+        for begin, end in zip(begins, [*begins[1:], length], strict=True):
+            start = self.size
+            self.size += end - begin
+            self.tokens.append(self.tokens_st[row, begin:end])
+            self.positions.append(np.arange(end - begin))
+            self.cells_st[row, begin:end] = np.arange(start, self.size)
+            self.segments.append(Segment(start, self.size, self.size))
+
+    def _branch(self, rows: Sequence[int], done: int, at: int) -> None:
+        """Part `rows`, which have their tokens up to `at` in common, by the token there.
+
+        What they share may be too short for a segment of its own and what some of them share long enough: then these
+        are parted from the others further on.
+        """
+        firsts: dict[int, list[int]] = {}
+        for row in rows:
+            if self.lengths[row] > at:
+                firsts.setdefault(int(self.tokens_st[row, at]), []).append(row)
+            elif self.lengths[row] > done:  # it ends here, and what it has was not worth a segment
+                self._segment([row], done, self.lengths[row])
+        for alike in firsts.values():
+            common = self._common(alike, at)
+            if len(alike) == 1:
+                self._segment(alike, done, self.lengths[alike[0]])
+            elif common - done >= SHORTEST_SHARED:
+                self._segment(alike, done, common)
+            else:
+                self._branch(alike, done, common)
+
+    def _common(self, rows: Sequence[int], done: int) -> int:
+        """How many tokens all `rows` begin with."""
+        shortest = min(self.lengths[row] for row in rows)
+        block = self.tokens_st[list(rows), done:shortest]
+        differs = np.flatnonzero((block != block[0]).any(0))
+        return done + int(differs[0]) if differs.size else shortest
+
+    def _segment(self, rows: Sequence[int], done: int, until: int) -> None:
+        start, first = self.size, rows[0]
+        self.size += until - done
+        self.tokens.append(self.tokens_st[first, done:until])
+        given = self.positions_st
+        self.positions.append(np.arange(done, until) if given is None else given[first, done:until])
+        for row in rows:
+            self.cells_st[row, done:until] = np.arange(start, self.size)
+        place = len(self.segments)
+        self.segments.append(Segment(start, self.size, self.size))
+        if len(rows) > 1:
+            self.write(rows, until)
+            self.segments[place] = Segment(start, start + until - done, self.size)
+
+
+def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
+    """The stream of a rectangle; rows with position ids or segments of their own share nothing.
+
+    Args:
+        share: compute common beginnings once. False where a row must not see what another was given, as with dropout.
+    """
+    device = rectangle.tokens.device
+    tokens_st = rectangle.tokens.cpu().numpy()
+    positions_st = None if rectangle.positions is None else rectangle.positions.cpu().numpy()
+    cells_st = np.zeros(tokens_st.shape, dtype=np.int64)
+    writer = _Writer(tokens_st, positions_st, rectangle.batch.lengths, cells_st, rectangle.starts, share)
+    writer.write(range(tokens_st.shape[0]), 0)
+    return Stream(
+        tokens=torch.from_numpy(np.concatenate(writer.tokens)).to(device),
+        positions=torch.from_numpy(np.concatenate(writer.positions).astype(np.int64)).to(device),
+        segments=tuple(writer.segments),
+        cells_st=torch.from_numpy(writer.cells_st).to(device),
+    )

@@ -1,0 +1,1 @@
+"""What the backend decides before any weight is loaded: memory, cost, shared rows."""

@@ -1,0 +1,252 @@
+"""What the torch backend decides before any weight is loaded, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from finetooth_hooks import Decision, PlanError, TrainSettings
+from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
+from finetooth_steps.row_filling import Filling
+from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
+
+from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.row_sharing import filling_of, likely_steps, obstacle, padding
+from finetooth_torch.planning.step_cost import step_cost
+
+RECIPE = "the recipe says so"
+STREAM = "stream"
+CPU_MICRO_BATCH = 4096
+ACCELERATOR_MICRO_BATCH = 16384
+
+
+def decide(
+    request: PlanRequest, attention: str | None, decoder: str = "auto", packing: bool | None = None
+) -> BackendPlan:
+    """Decide precision, micro-batch and checkpointing, and estimate the memory.
+
+    Raises:
+        PlanError: a setting asks for what the hardware or the optimizer cannot do.
+    """
+    if request.head is not None and not has_classifier(request.model.model_type, request.head.exported_as):
+        raise no_classifier(request.model.model_type, request.head.exported_as)
+    precision = _precision(request.train.precision, request.hardware)
+    micro_batch = _micro_batch(request)
+    layers = _layers(request, attention, decoder, packing)
+    stream = layers[0].value == STREAM
+    checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
+    train = replace(
+        request.train,
+        precision=str(precision.value),
+        micro_batch_tokens=int(micro_batch.value),
+        gradient_checkpointing=bool(checkpointing.value),
+    )
+    memory = estimate(
+        request,
+        str(precision.value),
+        int(micro_batch.value),
+        checkpointing=train.gradient_checkpointing is True,
+        stream=stream,
+    )
+    shared, filling = _packing(request, str(layers[-1].value), packing, int(micro_batch.value), stream=stream)
+    decisions = (precision, micro_batch, checkpointing, *layers, shared, _head(request, train))
+    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
+    cost = step_cost(request, train, str(layers[-1].value), filling, stream=stream)
+    return BackendPlan(train, decisions, memory, of_steps, cost)
+
+
+def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
+    setting = "train.precision"
+    if asked is None:
+        best = hardware.precisions[0]
+        reason = f"computed natively by {hardware.label}"
+        if best != "bf16":
+            reason += ", and bf16 not" if "bf16" not in hardware.precisions else ""
+        return Decision(setting, best, reason)
+    if asked in hardware.precisions:
+        return Decision(setting, asked, RECIPE)
+    if asked in hardware.slow_precisions:
+        return Decision(setting, asked, f"{RECIPE}; works on {hardware.label}, but slower than fp32")
+    raise PlanError(
+        f"train.precision={asked}: not possible on {hardware.label}",
+        action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
+    )
+
+
+def _micro_batch(request: PlanRequest) -> Decision:
+    setting, asked = "train.micro_batch_tokens", request.train.micro_batch_tokens
+    if asked is not None:
+        if asked < 1:
+            raise PlanError(f"{setting}={asked}: it holds no token", action="set it to auto or a positive number")
+        reason = RECIPE
+        if request.mean_length and asked < request.longest:
+            row = f"row {request.longest_id}" if request.longest_id else "the longest row"
+            raise PlanError(
+                f"{setting}={asked}: {row} has {request.longest} tokens, which do not fit",
+                action=f"set it to auto or at least {request.longest}, or lower train.max_length below {asked + 1}",
+            )
+    else:
+        asked = CPU_MICRO_BATCH if request.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
+        reason = "enough rows to keep the GEMMs busy, little memory"
+        if asked < request.longest:
+            asked, reason = request.longest, "as much as the longest row"
+    if not request.accumulation:
+        whole = request.train.batch_size * max(request.longest, 1)
+        if request.train.micro_batch_tokens is not None and asked < whole:
+            raise PlanError(
+                f"{setting}={asked} cuts a step of up to {whole} tokens, and optimizer {request.optimizer} cannot "
+                "accumulate gradients",
+                action=f"set {setting} to auto, or choose another optimizer",
+            )
+        asked, reason = max(asked, whole), f"a whole step: optimizer {request.optimizer} cannot accumulate gradients"
+    return Decision(setting, asked, reason)
+
+
+def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, stream: bool) -> Decision:
+    setting, asked = "train.gradient_checkpointing", request.train.gradient_checkpointing
+    if asked and not request.checkpointing:
+        raise PlanError(
+            f"{setting}=true: optimizer {request.optimizer} does not work with it",
+            action=f"set {setting} to false, or choose another optimizer",
+        )
+    if asked is not None:
+        return Decision(setting, asked, RECIPE)
+    needed = estimate(request, precision, micro_batch, checkpointing=False, stream=stream).total
+    has = request.hardware.memory
+    figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
+    if needed <= has:
+        return Decision(setting, False, f"activations fit: {figures}")
+    if not request.checkpointing:
+        return Decision(setting, False, f"optimizer {request.optimizer} does not work with it ({figures} needed)")
+    return Decision(setting, True, f"without it the run would take {figures}")
+
+
+def _layers(
+    request: PlanRequest, attention: str | None, decoder: str, packing: bool | None
+) -> tuple[Decision, Decision]:
+    chosen = choose_decoder(request.facts, request.hardware, attention, decoder, packing)
+    return (chosen, _kernels()) if chosen.value == STREAM else (chosen, _attention(request, attention))
+
+
+def _kernels() -> Decision:
+    """What computes attention, norms and activations of the stream decoder."""
+    from finetooth_kernels.native import available
+
+    compiled = available()
+    return Decision("backend.kernels", "native" if compiled.available else "torch", compiled.reason)
+
+
+def choose_decoder(
+    facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str, packing: bool | None = None
+) -> Decision:
+    """How decoder layers are computed; see `TorchOptions.decoder`.
+
+    Raises:
+        PlanError: the stream decoder is asked for and cannot be used.
+    """
+    from finetooth_kernels.segment_attention import available
+
+    setting = "backend.decoder"
+    if facts.block is None:
+        reason = "the model's family does not describe its layers"
+    elif hardware.device != "cpu":
+        reason = f"it is written for CPUs, not for {hardware.label}"
+    elif not available().available:
+        reason = available().reason
+    elif attention is not None:
+        reason = f"backend.attention={attention} is transformers' own"
+    elif packing is False:
+        reason = "backend.packing=false asks for padding, and it has none"
+    else:
+        reason = ""
+    if asked == STREAM and reason:
+        raise PlanError(f"{setting}={STREAM}: {reason}", action=f"set {setting} to auto or transformers")
+    if asked == "transformers":
+        return Decision(setting, asked, RECIPE)
+    if reason:
+        return Decision(setting, "transformers", reason)
+    better = "no padding, linear layers of the same input as one product, common beginnings once"
+    return Decision(setting, STREAM, RECIPE if asked == STREAM else better)
+
+
+def _packing(
+    request: PlanRequest, attention: str, asked: bool | None, micro_batch: int, *, stream: bool
+) -> tuple[Decision, Filling | None]:
+    """Whether data share rows, and how.
+
+    Raises:
+        PlanError: the model cannot keep apart what is to share a row.
+    """
+    setting = "backend.packing"
+    steps = likely_steps(request.lengths, request.train.batch_size) if request.lengths else []
+    before = padding(steps, micro_batch, None)
+    if stream:
+        return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
+    found = obstacle(request.model.config, attention)
+    if found and asked:
+        raise PlanError(f"{setting}=true: {found}", action=f"set {setting} to auto or false")
+    if found and request.segmented:
+        raise PlanError(
+            f"method: its sequences hold several documents, which cannot be kept apart: {found}",
+            action="set method.isolate_documents: false",
+        )
+    if asked is False or found:
+        return Decision(setting, False, found or RECIPE), None
+    filling = filling_of(attention)
+    after = padding(steps, micro_batch, filling)
+    reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
+    return Decision(setting, True, RECIPE if asked and not steps else reason), filling
+
+
+def _instead(steps: Sequence[Sequence[int]], before: float) -> str:
+    return f" instead of about {before:.0%}" if steps and before else ""
+
+
+def _no_padding(steps: Sequence[Sequence[int]]) -> float:
+    del steps
+    return 0.0
+
+
+def _head(request: PlanRequest, train: TrainSettings) -> Decision:
+    """Which implementation computes log-probabilities through the head."""
+    from finetooth_kernels.implementations import choose
+
+    from finetooth_torch.precision import DTYPES
+
+    try:
+        chosen = choose(request.hardware.device, DTYPES[str(train.precision)])
+    except ValueError as error:
+        raise PlanError(f"backend.head: {error}", action="choose another hardware or train.precision") from error
+    return Decision("backend.head", chosen.implementation.name, chosen.reason)
+
+
+def possible_attention(facts: ModelFacts, hardware: HardwareFacts) -> tuple[str, ...]:
+    """Attention that both the machine and the model can compute, the better first.
+
+    Raises:
+        PlanError: there is none.
+    """
+    found = tuple(kind for kind in hardware.attention if not facts.attention or kind in facts.attention)
+    if not found:
+        raise PlanError(
+            f"the model's layers need attention {' or '.join(facts.attention)}, which {hardware.label} does not have",
+            action="choose another model or hardware",
+        )
+    return found
+
+
+def _attention(request: PlanRequest, asked: str | None) -> Decision:
+    known = possible_attention(request.facts, request.hardware)
+    if asked is None:
+        best = request.hardware.attention[0]
+        reason = f"the first choice on {request.hardware.label}"
+        return Decision("backend.attention", known[0], reason if known[0] == best else f"the model cannot take {best}")
+    if asked not in known:
+        of_model = asked in request.hardware.attention
+        where = "for this model" if of_model else f"on {request.hardware.label}"
+        raise PlanError(
+            f"backend.attention={asked!r}: not possible {where}",
+            action=f"set it to {' or '.join(known)}",
+        )
+    return Decision("backend.attention", asked, RECIPE)

@@ -1,0 +1,282 @@
+"""Floating-point operations that a step executes, counted from sizes: pure, no framework.
+
+A matrix product of (P, I) with (I, O) takes 2 P I O. For P positions that go through a layer, each linear module of I
+inputs and O outputs takes
+
+    forward      2 P I O,      and with a low-rank addition of rank r  2 P r (I + O)
+    backward     2 P I O       for the gradient of its input, if anything before it trains
+                 2 P I O       for the gradient of its weight, if that trains
+                 2 P r (I + O) for the gradients of the addition's two matrices, 2 P r O between them, and 2 P r I for
+                               the gradient of the addition's input, if anything before it trains
+
+Attention of width W (heads times head size) over segments of L positions looks at L (L + 1) / 2 pairs a segment where
+it skips what is masked, at L^2 where it does not. A product over the pairs takes 2 W each: two of them forward, four
+backward, and one more where the backward pass forms the scores again. The head of a vocabulary V over R rows is a
+linear module of D inputs and V outputs with one more product where its logits are formed again. Checkpointing adds the
+layers' forward to the backward pass.
+
+Not counted, since small beside these: norms, activations, rotations, softmax, losses, the optimizer, and what a
+particular adapter does beside its products (DoRA's lengths). Element-wise work therefore only shows as a lower
+utilisation, which is what the figure is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import linear_shapes
+
+LAST_OF_ATTENTION = ("o_proj", "out_proj", "dense")
+LAST_OF_FEED_FORWARD = ("down_proj", "fc2", "w2")
+"""Names of the linear modules that write back to the hidden state; all others read it."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a step or a part of one."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear module.
+
+    Attributes:
+        inputs, outputs: its sizes.
+        stage: where in the layer it stands: 0 reads the layer's input, 1 writes what attention found, 2 reads the
+            feed-forward's input, 3 writes its result.
+        trained: its weight trains.
+        rank: of the low-rank addition it carries; 0 is none.
+    """
+
+    inputs: int
+    outputs: int
+    stage: int = 0
+    trained: bool = False
+    rank: int = 0
+
+    def forward(self, positions: int) -> float:
+        return 2.0 * positions * (self.inputs * self.outputs + self.rank * (self.inputs + self.outputs))
+
+    def backward(self, positions: int, *, into_input: bool) -> float:
+        """
+        Args:
+            into_input: something before it trains.
+        """
+        size = self.inputs * self.outputs
+        addition = self.rank * (self.inputs + 2 * self.outputs + (self.inputs if into_input else 0))
+        return 2.0 * positions * (size * into_input + size * self.trained + addition)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A decoder layer.
+
+    Attributes:
+        linears: its linear modules, in any order.
+        norms: the weight of a norm in it trains.
+    """
+
+    linears: tuple[Linear, ...]
+    norms: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What there is to compute in a model, and what of it trains.
+
+    Attributes:
+        layers: from the embedding to the head.
+        attention_width: query heads times head size.
+        head: hidden state to vocabulary.
+        embedding: the embedding trains.
+    """
+
+    layers: tuple[Layer, ...]
+    attention_width: int
+    head: Linear
+    embedding: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How an implementation computes what it computes.
+
+    Attributes:
+        skips_masked: attention does not look at what comes after a position.
+        rescores: attention's backward pass forms its scores again.
+        relogits: the backward pass of a head that trains forms the logits again.
+        checkpointing: the backward pass computes the layers again.
+    """
+
+    skips_masked: bool = True
+    rescores: bool = True
+    relogits: bool = True
+    checkpointing: bool = False
+
+
+PLAIN = Execution(skips_masked=False, rescores=False, relogits=False)
+"""Products written out one by one, everything kept for the backward pass."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What one micro-batch computes.
+
+    Attributes:
+        segments: lengths of what attends to itself, padding included where it is computed; their sum is the number of
+            positions that go through the layers.
+        head_rows: positions that go through the head.
+        across: pairs of positions in different segments, where a shared beginning is a segment of its own.
+        last_rows: positions that go on behind the last layer's attention; None is all.
+    """
+
+    segments: tuple[int, ...]
+    head_rows: int
+    across: float = 0.0
+    last_rows: int | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions that go through the layers."""
+        return sum(self.segments)
+
+    def pairs(self, *, skips_masked: bool) -> float:
+        """Pairs of positions that attention looks at."""
+        own = sum(n * (n + 1) / 2 if skips_masked else float(n * n) for n in self.segments)
+        return own + self.across
+
+
+def count(model: ModelCost, batches: Iterable[Computed], how: Execution | None = None) -> Flops:
+    """Of one forward and backward over the micro-batches; a pass without gradients is the `forward` of it.
+
+    Args:
+        model: from `cost_of` or `planned_cost`; make it once, not every step.
+        how: default: as the engine computes where the loss foretells nothing of its gradient.
+    """
+    how = how or Execution()
+    found = Flops()
+    for batch in batches:
+        found += _layers(model, batch, how) + _head(model, batch, how)
+    return found
+
+
+def _layers(model: ModelCost, batch: Computed, how: Execution) -> Flops:
+    positions = batch.positions
+    product = 2.0 * model.attention_width * batch.pairs(skips_masked=how.skips_masked)
+    forward = backward = 0.0
+    trains = model.embedding
+    for place, layer in enumerate(model.layers):
+        for stage in range(4):
+            here = [linear for linear in layer.linears if linear.stage == stage]
+            # the norm in front of stages 0 and 2; one flag for both is exact unless only one of the two trains
+            into_input = trains or (layer.norms and stage in (0, 2))
+            if stage == 1 and place == len(model.layers) - 1 and batch.last_rows is not None:
+                positions = batch.last_rows
+            forward += sum(linear.forward(positions) for linear in here)
+            backward += sum(linear.backward(positions, into_input=into_input) for linear in here)
+            trains = into_input or any(linear.trained or linear.rank for linear in here)
+            if stage == 0:
+                forward += 2 * product
+                backward += (4 + how.rescores) * product if trains else 0.0
+    return Flops(forward, backward + (forward if how.checkpointing else 0.0))
+
+
+def _head(model: ModelCost, batch: Computed, how: Execution) -> Flops:
+    head, trains = model.head, bool(model.embedding or trained_layers(model))
+    forward = head.forward(batch.head_rows)
+    backward = head.backward(batch.head_rows, into_input=trains)
+    return Flops(forward, backward + (forward if how.relogits and (head.trained or head.rank) else 0.0))
+
+
+def trained_layers(model: ModelCost) -> int:
+    """How many layers hold something that trains."""
+    return sum(layer.norms or any(one.trained or one.rank for one in layer.linears) for layer in model.layers)
+
+
+def planned_cost(
+    facts: ModelFacts, *, full: bool = False, rank: int = 0, targets: Sequence[str] | None = None
+) -> ModelCost:
+    """From a family's facts alone, for layers built like Llama's.
+
+    Args:
+        full: everything trains.
+        rank: of a low-rank addition to `targets`; 0 is none.
+        targets: names of linear modules; default: all of a layer.
+    """
+    carries = facts.linear_targets if targets is None else targets
+    known, square = linear_shapes(facts), (facts.hidden_size, facts.hidden_size)
+    linears = tuple(
+        Linear(
+            *known.get(name.rsplit(".", 1)[-1], square),
+            stage=_stage(name, facts),
+            trained=full,
+            rank=rank if name in carries else 0,
+        )
+        for name in facts.linear_targets
+    )
+    head = Linear(facts.hidden_size, facts.vocab_size, trained=full)
+    return ModelCost((Layer(linears, norms=full),) * facts.layers, facts.heads * facts.head_dim, head, embedding=full)
+
+
+def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
+    """From a built model with its adapter in place, whatever the adapter is.
+
+    Args:
+        model: modules with `named_modules` and parameters that know whether they train; module paths as in `facts`.
+    """
+    layers = []
+    for layer in model.get_submodule(facts.layer_path):
+        named = dict(layer.named_modules())
+        found = {path: _linear(module, _stage(path, facts)) for path, module in named.items() if _named(path, facts)}
+        inside = {id(p) for path in found for p in named[path].parameters()}
+        norms = any(p.requires_grad for p in layer.parameters() if id(p) not in inside)
+        layers.append(Layer(tuple(linear for linear in found.values() if linear is not None), norms))
+    head = _linear(model.get_submodule(facts.head.module), 0)
+    embedding = any(p.requires_grad for p in model.get_input_embeddings().parameters())
+    return ModelCost(
+        tuple(layers),
+        facts.heads * facts.head_dim,
+        head or Linear(facts.hidden_size, facts.vocab_size),
+        embedding=embedding,
+    )
+
+
+def _named(path: str, facts: ModelFacts) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in facts.linear_targets)
+
+
+def _stage(path: str, facts: ModelFacts) -> int:
+    name = path.rsplit(".", 1)[-1]
+    attention = any(path == target or path.endswith(f".{target}") for target in facts.attention_targets)
+    if attention:
+        return 1 if name in LAST_OF_ATTENTION else 0
+    return 3 if name in LAST_OF_FEED_FORWARD else 2
+
+
+def _linear(module: Any, stage: int) -> Linear | None:
+    """A linear module, or one that an adapter put around it; None if there is none inside.
+
+    The rank is read off the number of parameters that the adapter added: r (I + O) for a low-rank addition.
+    """
+    inner = next((m for m in module.modules() if hasattr(m, "in_features") and not hasattr(m, "base_layer")), None)
+    if inner is None:
+        return None
+    own = {id(p) for p in inner.parameters(recurse=False)}
+    added = sum(p.numel() for p in module.parameters() if p.requires_grad and id(p) not in own)
+    trained = any(p.requires_grad for p in inner.parameters(recurse=False))
+    inputs, outputs = int(inner.in_features), int(inner.out_features)
+    return Linear(inputs, outputs, stage, trained, added // (inputs + outputs))

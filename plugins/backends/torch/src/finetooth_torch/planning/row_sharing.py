@@ -1,0 +1,110 @@
+"""Whether data may share rows, as far as a model's config says; and what that saves. No framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from finetooth_steps.layout import filled
+from finetooth_steps.row_filling import Filling
+
+ROWS = frozenset({"sdpa", "eager"})
+"""Attention that takes a dense mask: rows are as wide as their longest datum."""
+STREAMS = frozenset({"flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"})
+"""Attention that is told where sequences begin and computes nothing between them."""
+
+CARRIES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "ssm", "hybrid", "delta", "xlstm", "hyena")
+"""Parts of the names of layers that hand a state on from position to position."""
+LAYER_LISTS = ("layer_types", "layers_block_type", "block_types", "layers_type")
+"""Where configs name the kind of each layer."""
+CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache", "conv_kernel", "time_step_rank")
+"""Beginnings of settings that only such layers have."""
+ANGLES = ("dynamic", "longrope")
+"""Kinds of rotary scaling whose angles depend on the longest sequence beside."""
+
+STEPS = 20
+"""Steps whose layout is tried for the plan."""
+
+
+def filling_of(attention: str) -> Filling | None:
+    """How data may share rows under an attention implementation; None if it keeps nothing apart."""
+    if attention in ROWS:
+        return "rows"
+    return "stream" if attention in STREAMS else None
+
+
+WITH_TOWERS = ("vision_config", "audio_config")
+"""What the config of a model has that reads more than text."""
+
+
+def obstacle(config: Mapping[str, Any], attention: str) -> str:
+    """Why data cannot share a row, as far as attention and config show; empty if they may.
+
+    Args:
+        config: of the model, in transformers' shape.
+    """
+    if filling_of(attention) is None:
+        return f"attention {attention} takes no mask that keeps sequences apart"
+    if any(config.get(name) for name in WITH_TOWERS):
+        return "the model finds the places of images in a row by itself"
+    for part in _parts(config):
+        carrying = _carrying(part)
+        if carrying:
+            return f"{carrying} layers hand a state on from one sequence of a row to the next"
+        scaling = _scaling(part)
+        if scaling:
+            return f"the angles of its positions ({scaling}) depend on the longest sequence beside"
+    return ""
+
+
+def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The config, and the one of its language model."""
+    inner = [config[name] for name in ("text_config", "llm_config") if isinstance(config.get(name), Mapping)]
+    return [config, *inner]
+
+
+def _carrying(config: Mapping[str, Any]) -> str:
+    """What layers that hand a state on are called."""
+    kinds = [str(config.get("model_type", ""))]
+    for name in LAYER_LISTS:
+        listed = config.get(name)
+        kinds += [str(kind) for kind in listed] if isinstance(listed, list | tuple) else []
+    for kind in kinds:
+        found = next((word for word in CARRIES if word in kind), "")
+        if found:
+            return kind
+    settings = (key for key, value in config.items() if value is not None and key.startswith(CARRYING_SETTINGS))
+    return next(settings, "").split("_")[0]
+
+
+def _scaling(config: Mapping[str, Any]) -> str:
+    found = [config.get("rope_scaling"), config.get("rope_parameters")]
+    found += [inner for of in found if isinstance(of, Mapping) for inner in of.values()]
+    kinds = [of.get("rope_type", of.get("type")) for of in found if isinstance(of, Mapping)]
+    return next((str(kind) for kind in kinds if kind in ANGLES), "")
+
+
+def padding(steps: Sequence[Sequence[int]], budget: int, filling: Filling | None) -> float:
+    """Share of computed positions that is padding.
+
+    Args:
+        steps: positions of the data of each step.
+        budget: positions of a micro-batch.
+    """
+    used = sum(sum(step) for step in steps)
+    computed = sum(batch.positions for step in steps for batch in filled(step, budget, filling))
+    return 1 - used / computed if computed else 0.0
+
+
+def likely_steps(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Steps with data as long as those of the run.
+
+    Args:
+        lengths: positions of the data at equal shares, shortest first (`DataReport.lengths`).
+    """
+    generator = np.random.default_rng(0)
+    shares = np.linspace(0, 1, len(lengths))
+    drawn = np.interp(generator.random((STEPS, batch_size)), shares, lengths)
+    return [[max(1, math.floor(length)) for length in step] for step in drawn.tolist()]

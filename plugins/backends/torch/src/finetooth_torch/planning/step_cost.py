@@ -1,0 +1,110 @@
+"""What steps will take, reckoned from the model's config, the plan and the lengths of the data. No weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from finetooth_hooks import TrainSettings
+from finetooth_hooks.protocols import ModelFacts, PlanRequest, StepCost
+from finetooth_steps.layout import MicroBatch, filled
+from finetooth_steps.row_filling import Filling
+from finetooth_toolbox.llama_shape import linear_shapes
+
+from finetooth_torch.planning.flops import Computed, Execution, count, planned_cost
+
+UNKNOWN_SHARE = 0.1
+"""Parameters of the layers that the reckoning may miss or make up: norms, biases and what else is small."""
+
+
+def step_cost(
+    request: PlanRequest, train: TrainSettings, attention: str, filling: Filling | None, *, stream: bool
+) -> StepCost | str:
+    """See `BackendPlan.cost`.
+
+    Args:
+        train: as decided.
+        attention: implementation.
+        filling: how data share rows; None where they do not.
+        stream: the stream decoder computes the layers.
+    """
+    facts = request.facts
+    if not _counts_layers(facts, request.model.parameters):
+        return "what its layers compute does not follow from the model's config"
+    whole = request.trained_parameters >= request.model.parameters
+    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trained_parameters))
+    fused = stream or attention != "eager"
+    how = Execution(
+        skips_masked=fused,
+        rescores=fused,
+        checkpointing=bool(train.gradient_checkpointing),
+        relogits=not _logits_once(request, str(train.precision)),
+    )
+    layout = partial(_layout, budget=int(train.micro_batch_tokens or 0), filling=filling, stream=stream)
+
+    def flops(steps: Sequence[Sequence[int]], share: float) -> float:
+        computed: list[Computed] = []
+        for segments, across, used in (batch for step in steps for batch in layout(step)):
+            rows = round(share * used)
+            # behind the last layer's attention the stream decoder goes on only where something trains
+            computed.append(Computed(segments, rows, across, rows if stream else None))
+        return count(model, computed, how).total
+
+    def peak() -> float:
+        from finetooth_torch.planning.peak_flops import peak_flops
+
+        return peak_flops(request.hardware, str(train.precision))
+
+    return StepCost(flops, peak)
+
+
+def _logits_once(request: PlanRequest, precision: str) -> bool:
+    """Whether a head that trains computes its logits once: see `Network.outputs`."""
+    from finetooth_kernels.implementations import choose
+
+    from finetooth_torch.precision import DTYPES
+
+    if request.proportional_to is None:
+        return False
+    dtype = DTYPES[precision]
+    return choose(request.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
+
+
+def _layout(
+    step: Sequence[int], *, budget: int, filling: Filling | None, stream: bool
+) -> Iterator[tuple[tuple[int, ...], float, int]]:
+    """Micro-batches of a step: what attends to itself, pairs beyond that, and positions that are no padding."""
+    if stream:
+        yield tuple(step), 0.0, sum(step)
+        return
+    for batch in filled(step, budget, filling):
+        yield *_segments(batch, filling), sum(batch.lengths)
+
+
+def _segments(batch: MicroBatch, filling: Filling | None) -> tuple[tuple[int, ...], float]:
+    if not batch.filled:
+        return (batch.width,) * len(batch.rows), 0.0
+    if filling == "stream":
+        return batch.lengths, 0.0
+    rows = len(batch.filled)
+    width = batch.positions // rows
+    return (width,) * rows, rows * width * (width - 1) / 2  # a mask's other half is computed too
+
+
+def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
+    """The linear modules that are counted are all there is in the layers, but for what is small."""
+    known = linear_shapes(facts)
+    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
+    if not all(name in known for name in names):
+        return False
+    counted = facts.layers * sum(inputs * outputs for inputs, outputs in (known[name] for name in names))
+    layers = parameters - facts.vocab_size * facts.hidden_size * (1 if facts.tied else 2)
+    return abs(layers - counted) <= UNKNOWN_SHARE * counted
+
+
+def _rank(facts: ModelFacts, trained: int) -> int:
+    """The rank at which low-rank additions to all linear modules have as many parameters; what an adapter adds is
+    small beside the model, however it is spread."""
+    known = linear_shapes(facts)
+    a_rank = facts.layers * sum(sum(known[name.rsplit(".", 1)[-1]]) for name in facts.linear_targets)
+    return max(1, round(trained / a_rank))

@@ -1,0 +1,1 @@
+"""Recorded steps: where their time went."""

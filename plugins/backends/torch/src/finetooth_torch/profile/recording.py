@@ -1,0 +1,96 @@
+"""Records steps with torch's profiler and writes what it found into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from finetooth_torch.profile.table import table
+from finetooth_torch.profile.trace import break_down, memory_timeline
+
+P = ParamSpec("P")
+R = TypeVar("R")
+TRACE, MEMORY, TABLE = "trace.json", "memory.json", "table.md"
+
+_DROPPED = ("Ev Idx", "Record function id", "Concrete Inputs", "Input Strides", "Sequence number", "Fwd thread id")
+"""Arguments of events that nobody reads and that make up most of a trace."""
+
+
+class Recording:
+    """`finetooth_hooks.engine.Spans`. How many are under way is known to `span`, which then costs nothing."""
+
+    under_way = 0
+
+    def span(self, name: str) -> AbstractContextManager[Any]:
+        """While entered, what happens is recorded as part of `name`."""
+        return record_function(name)
+
+
+def span(name: str) -> AbstractContextManager[Any]:
+    """For the engine's own work (`LAYOUT_SPAN` of `finetooth_torch.profile.trace`, ...): a span while something is
+    recorded."""
+    return record_function(name) if Recording.under_way else nullcontext()
+
+
+def spanned(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function whose calls are recorded as part of `name` while something is recorded."""
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with span(name):
+                return function(*args, **kwargs)
+
+        return called
+
+    return around
+
+
+@contextmanager
+def record(folder: Path, device: torch.device) -> Iterator[Recording]:
+    """While entered, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it announces its start and end on stderr
+    recorded = profile(activities=activities, record_shapes=True, profile_memory=True)
+    recorded.start()
+    Recording.under_way += 1
+    try:
+        yield Recording()
+    finally:
+        Recording.under_way -= 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        recorded.stop()
+        folder.mkdir(parents=True, exist_ok=True)
+        recorded.export_chrome_trace(str(folder / TRACE))
+        write_findings(folder)
+
+
+def write_findings(folder: Path) -> None:
+    """`memory.json` and `table.md` from what the profiler wrote, and `trace.json` without what they hold: a third of
+    its size."""
+    trace = json.loads((folder / TRACE).read_text(encoding="utf-8"))
+    found = break_down(trace)
+    memory = memory_timeline(trace, on_device=found.on_device)
+    events = [_lean(event) for event in trace["traceEvents"] if event.get("name") != "[memory]"]
+    content = {"displayTimeUnit": "ms", "deviceProperties": trace.get("deviceProperties", []), "traceEvents": events}
+    (folder / TRACE).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+    (folder / MEMORY).write_text(json.dumps(memory) + "\n", encoding="utf-8")
+    (folder / TABLE).write_text(table(found, memory), encoding="utf-8")
+
+
+def _lean(event: Mapping[str, Any]) -> dict[str, Any]:
+    args = event.get("args")
+    if not isinstance(args, dict):
+        return dict(event)
+    return {**event, "args": {name: value for name, value in args.items() if name not in _DROPPED}}

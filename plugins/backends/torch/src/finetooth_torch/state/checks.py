@@ -1,0 +1,190 @@
+"""Whether a state is one that this engine can take; asked before anything is changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from finetooth_hooks import UserError
+from finetooth_hooks.protocols import EngineRequest
+from torch import Tensor
+
+from finetooth_torch.randomness import check_states
+from finetooth_torch.role_models import copies
+from finetooth_torch.state.optimizer import Options, check_optimizer
+from finetooth_torch.state.values import keys_of, unflatten
+
+if TYPE_CHECKING:
+    from finetooth_torch.engine import Parts
+    from finetooth_torch.state.training_state import State
+
+OTHER = "use another checkpoint"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a state holds beside weights and gradients.
+
+    Attributes:
+        optimizer: its state dict, with the state's own tensors.
+        options: of its groups, as the saved engine was built.
+        losses: states of losses by name, arrays as NumPy's.
+    """
+
+    optimizer: Mapping[str, Any]
+    options: Sequence[Options]
+    losses: dict[str, Mapping[str, Any]]
+    counters: Mapping[str, Any]
+
+
+def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> Checked:
+    """The parts of a state.
+
+    Args:
+        where: it comes from, for messages.
+
+    Raises:
+        UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
+    """
+    content, files = state.content, state.files
+    _check_model(where, content, request)
+    masters = dict(parts.parameters.named())
+    _check_weights(where, files["trained"], masters)
+    _check_gradients(where, files.get("gradients", {}), masters)
+    _check_copies(where, files, parts, masters)
+    check_states(f"{where}/random.safetensors", files["random"], parts.device)
+    optimizer = _nested(where, "optimizer", content, files["optimizer"])
+    options = _nested(where, "optimizer_options", content, files["optimizer"])
+    losses = _nested(where, "losses", content, files.get("losses", {}))
+    named = parts.parameters.named()
+    check_optimizer(where, optimizer, parts.optimizer, request.optimizer, named)
+    _check_all_used(where, "optimizer", (content["optimizer"], content["optimizer_options"]), files)
+    _check_all_used(where, "losses", (content["losses"],), files)
+    if not isinstance(options, tuple) or len(options) != len(parts.group_options):
+        raise UserError(f"{where}: optimizer_options are not those of its groups", action=OTHER)
+    if not isinstance(losses, dict) or not all(isinstance(of_loss, dict) for of_loss in losses.values()):
+        raise UserError(f"{where}: states of losses are missing", action=OTHER)
+    _check_numbers(where, content)
+    return Checked(
+        optimizer, options, {name: _arrays(of_loss) for name, of_loss in losses.items()}, content["counters"]
+    )
+
+
+def _check_model(where: str, content: Mapping[str, Any], request: EngineRequest) -> None:
+    from finetooth_torch.state.training_state import identity
+
+    saved_model = content.get("model")
+    for name, value in identity(request).items():
+        saved = saved_model.get(name) if isinstance(saved_model, dict) else None
+        if saved != value and saved and value:
+            raise UserError(
+                f"{where} was saved with the model's {name} {saved!r}, this one has {value!r}",
+                action="load it into the model it was saved from",
+            )
+    if content.get("precision") != request.plan.train.precision:
+        raise UserError(
+            f"{where} was saved with train.precision={content.get('precision')}, this run has "
+            f"{request.plan.train.precision}",
+            action=f"set train.precision to {content.get('precision')}",
+        )
+
+
+def _check_weights(where: str, trained: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:
+    mine = {name: tuple(master.shape) for name, master in masters.items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in trained.items()}
+    if mine != theirs:
+        odd = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        raise UserError(
+            f"{where} is not a state of this adapter: {len(odd)} trained parameters differ, the first is {odd[0]!r} "
+            f"(saved {theirs.get(odd[0])}, here {mine.get(odd[0])})",
+            action="use the adapter and its options of the saved run",
+        )
+    _check_types(where, "trained", trained, masters)
+
+
+def _check_copies(
+    where: str, files: Mapping[str, Mapping[str, Tensor]], parts: Parts, masters: Mapping[str, Tensor]
+) -> None:
+    """Copies of the policy as roles are those that the engine has, of the same weights."""
+    mine = {f"role-{role}" for role in copies(parts.network)}
+    theirs = {name for name in files if name.startswith("role-")}
+    if mine != theirs:
+        name = min(mine ^ theirs)
+        raise UserError(
+            f"{where} was saved {'without' if name in mine else 'with'} a copy of the policy as {name[5:]!r}",
+            action="use the method's reference of the saved run",
+        )
+    for name in theirs:
+        _check_weights(where, files[name], masters)
+
+
+def _check_gradients(where: str, gradients: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:
+    for name, gradient in gradients.items():
+        if name not in masters or gradient.shape != masters[name].shape:
+            raise UserError(
+                f"{where} holds a gradient {name!r} of shape {tuple(gradient.shape)}, which no trained parameter has",
+                action=OTHER,
+            )
+    _check_types(where, "gradients", gradients, masters)
+
+
+def _check_types(where: str, file: str, tensors: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype != masters[name].dtype:
+            raise UserError(
+                f"{where}/{file}.safetensors holds {name!r} in {tensor.dtype}, not {masters[name].dtype}", action=OTHER
+            )
+
+
+def _nested(where: str, name: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    try:
+        return unflatten(content[name], tensors)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{where}/state.json: {name} is not what an engine writes ({type(error).__name__}: {error})", action=OTHER
+        ) from error
+
+
+def _check_all_used(where: str, file: str, nested: Sequence[Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    extra = sorted(files.get(file, {}).keys() - keys_of(list(nested)))
+    if extra:
+        raise UserError(f"{where}/{file}.safetensors holds {extra[0]!r}, which no state has", action=OTHER)
+
+
+def _check_numbers(where: str, content: Mapping[str, Any]) -> None:
+    """Counters and loss scale are numbers that an engine can have come to."""
+    counters, scaler, schedule = content.get("counters"), content.get("scaler"), content.get("schedule")
+    wrong = (
+        not isinstance(counters, dict)
+        or counters.keys() != {"step", "accumulated", "loss", "rows"}
+        or not all(type(counters[name]) is int and counters[name] >= 0 for name in ("step", "accumulated"))
+        or not _finite(counters["loss"])
+        or not isinstance(counters["rows"], list)
+        or not all(isinstance(row, str) for row in counters["rows"])
+    )
+    if wrong:
+        raise UserError(f"{where}/state.json: counters are {counters!r:.200}", action=OTHER)
+    wrong = (
+        not isinstance(scaler, dict)
+        or scaler.keys() != {"scale", "good_steps"}
+        or not (_finite(scaler["scale"]) and scaler["scale"] > 0)
+        or not (type(scaler["good_steps"]) is int and scaler["good_steps"] >= 0)
+    )
+    if wrong:
+        raise UserError(f"{where}/state.json: the loss scale is {scaler!r:.200}", action=OTHER)
+    if not isinstance(schedule, dict):
+        raise UserError(f"{where}/state.json: the schedule's state is {schedule!r:.200}", action=OTHER)
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _arrays(of_loss: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.detach().cpu().numpy().copy() if isinstance(value, torch.Tensor) else value
+        for key, value in of_loss.items()
+    }

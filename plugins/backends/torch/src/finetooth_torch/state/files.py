@@ -1,0 +1,137 @@
+"""The folder of a state: written beside its place and moved there, and read by nobody who trusts it.
+
+A folder may come from anywhere. Only files of known names that are plain files are opened, each is compared with its
+SHA-256 in state.json, and the reader of safetensors checks every header against the size of its file; nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import UserError
+from finetooth_toolbox.files.manifests import sha256_of
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 2
+REQUIRED = ("trained", "optimizer", "random")
+OPTIONAL = ("gradients", "losses")
+ROLE = re.compile(r"role-[A-Za-z0-9_-]{1,64}")
+"""Files of copies of the policy, by their role."""
+LARGEST_JSON = 2**28
+"""Bytes of a state.json; one of a model with a hundred thousand trained tensors has a tenth of it."""
+
+Files = Mapping[str, Mapping[str, Tensor]]
+
+
+def write_state(path: Path, files: Files, content: Mapping[str, Any]) -> None:
+    """Write a state beside `path` and move it there; an existing folder keeps its other files."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        _write(staging, files, content)
+        if not path.exists():
+            staging.rename(path)
+            return
+        stale = [f"{name}.safetensors" for name in OPTIONAL] + [file.name for file in path.glob("role-*.safetensors")]
+        for name in stale:
+            if not (staging / name).exists():
+                (path / name).unlink(missing_ok=True)
+        for name in sorted(file.name for file in staging.iterdir() if file.name != "state.json"):
+            (staging / name).replace(path / name)
+        (staging / "state.json").replace(path / "state.json")
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Content and tensors of what `write_state` wrote; the tensors lie in the files until they are copied.
+
+    Raises:
+        UserError: it is no state, one of another format, a torn one, or one that names what it must not.
+    """
+    try:
+        file = _plain_file(path / "state.json")
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"state.json has {file.stat().st_size:,} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("state.json holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no saved engine state: {error}", action="give the folder that was saved") from error
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has state format {content.get('format')!r}, this version reads {FORMAT}",
+            action="load it with the version that wrote it",
+        )
+    named = content.get("files")
+    named = named if isinstance(named, dict) else {}
+    missing = [name for name in REQUIRED if f"{name}.safetensors" not in named]
+    if missing:
+        raise UserError(f"{path}/state.json names no {missing[0]}.safetensors", action="use another checkpoint")
+    return content, {name.removesuffix(".safetensors"): _tensors(path, name, hash_) for name, hash_ in named.items()}
+
+
+def _write(folder: Path, files: Files, content: Mapping[str, Any]) -> None:
+    hashes = {}
+    for name, tensors in files.items():
+        file = folder / f"{name}.safetensors"
+        save_file(_apart(tensors), file)
+        hashes[file.name] = sha256_of(file)
+    (folder / "state.json").write_text(json.dumps({**content, "files": hashes}, indent=1), encoding="utf-8")
+
+
+def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
+    stem = name.removesuffix(".safetensors")
+    if stem == name or not (stem in (*REQUIRED, *OPTIONAL) or ROLE.fullmatch(stem)):
+        raise UserError(
+            f"{path}/state.json names the file {name!r}, which no state has", action="use another checkpoint"
+        )
+    try:
+        file = _plain_file(path / name)
+        if sha256_of(file) != expected:
+            raise OSError("its SHA-256 is another")
+    except OSError as error:
+        raise UserError(
+            f"{path / name} is missing or not what was saved: {error.strerror or error}",
+            action="use another checkpoint",
+        ) from error
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path / name} is no safetensors file: {str(error).splitlines()[0]}", action="use another checkpoint"
+        ) from error
+
+
+def _plain_file(file: Path) -> Path:
+    """
+    Raises:
+        OSError: it is not there, or a link, a pipe, a folder: nothing that a state consists of.
+    """
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise OSError(f"{file.name} is not a plain file")
+    return file
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in host memory that share none of it with each other, as safetensors wants them."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        start = held.untyped_storage().data_ptr()
+        found[key] = held.clone() if start in seen or held.untyped_storage().nbytes() != held.nbytes else held
+        seen.add(start)
+    return found

@@ -1,0 +1,200 @@
+"""Everything that trains, in memory and on disk: safetensors for tensors, JSON for the rest, no pickle.
+
+    trained.safetensors     master weights by name
+    optimizer.safetensors   tensors of the optimizer's state
+    random.safetensors      states of torch's global generators, by device
+    gradients.safetensors   accumulated gradients by name (absent without any)
+    losses.safetensors      arrays of loss states (absent without any)
+    role-NAME.safetensors   weights of a role that is a copy of the policy
+    state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
+
+Dropout and sampling are keyed by seed, step and datum: counters are all their random state. Gradients are divided by
+the loss scale when they come in, so no unscaling is ever pending: what was accumulated and the scale are all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from finetooth_hooks import UserError
+from finetooth_hooks.protocols import EngineRequest
+from torch import Tensor
+
+from finetooth_torch.randomness import global_states, set_global
+from finetooth_torch.role_models import copies
+from finetooth_torch.state.files import FORMAT, read_files, write_state
+from finetooth_torch.state.optimizer import take_optimizer
+from finetooth_torch.state.values import flatten
+
+if TYPE_CHECKING:
+    from finetooth_torch.engine import Parts
+
+
+@dataclass
+class Counters:
+    """What an engine counts.
+
+    Attributes:
+        step: optimizer steps done, skipped ones included.
+        accumulated: calls whose gradients wait for the next step.
+        loss: sum of their losses, for a schedule that watches it.
+        rows: ids of their data, to be named if the gradient is not finite.
+    """
+
+    step: int = 0
+    accumulated: int = 0
+    loss: float = 0.0
+    rows: list[str] = field(default_factory=list)
+
+    def drop(self) -> None:
+        """Nothing is accumulated any more."""
+        self.accumulated, self.loss, self.rows = 0, 0.0, []
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
+
+    Attributes:
+        files: tensors by file and key.
+        content: the rest, JSON-able; `files` of what is written are added to it.
+        own: the tensors share no memory with the engine.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    content: Mapping[str, Any]
+    own: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors.values())
+
+    def to_host(self) -> State:
+        """The state in host memory, in memory of its own: pinned where it comes from an accelerator."""
+        if self.own and all(t.device.type == "cpu" for tensors in self.files.values() for t in tensors.values()):
+            return self
+        copied = {name: {key: _on_host(t) for key, t in tensors.items()} for name, tensors in self.files.items()}
+        return State(copied, self.content, own=True)
+
+    def save(self, path: Path) -> None:
+        """Write it beside `path` and move it there; an existing folder keeps its other files."""
+        write_state(path, self.files, self.content)
+
+
+def state_of(
+    request: EngineRequest,
+    parts: Parts,
+    counters: Counters,
+    loss_states: Mapping[str, Mapping[str, Any]],
+    *,
+    copy: bool = True,
+) -> State:
+    """The state as it is now.
+
+    Args:
+        copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
+            the engine, for whoever writes it at once.
+    """
+    files: dict[str, dict[str, Tensor]] = {"trained": {name: p.detach() for name, p in parts.parameters.named()}}
+    gradients = {name: p.grad for name, p in parts.parameters.named() if p.grad is not None}
+    if gradients:
+        files["gradients"] = gradients
+    files |= {f"role-{role}": copy_.named() for role, copy_ in copies(parts.network).items()}
+    files["optimizer"] = {}
+    optimizer = flatten(parts.optimizer.state_dict(), files["optimizer"])
+    options = flatten(parts.group_options, files["optimizer"])
+    arrays: dict[str, Tensor] = {}
+    losses = flatten(loss_states, arrays)
+    if arrays:
+        files["losses"] = arrays
+    content = {
+        "format": FORMAT,
+        "model": identity(request),
+        "precision": request.plan.train.precision,
+        "counters": asdict(counters),
+        "scaler": parts.scaler.state(),
+        "schedule": deepcopy(dict(request.schedule.state())),
+        "optimizer": optimizer,
+        "optimizer_options": options,
+        "losses": losses,
+    }
+    if copy:
+        files = {name: {key: t.detach().clone() for key, t in tensors.items()} for name, tensors in files.items()}
+    files["random"] = global_states(parts.device)
+    return State(files, content, own=copy)
+
+
+def read_state(path: Path) -> State:
+    """What `State.save` wrote.
+
+    Raises:
+        UserError: it is no state, or a torn one.
+    """
+    content, files = read_files(path)
+    return State(files, content)
+
+
+def restore_state(
+    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str
+) -> dict[str, Mapping[str, Any]]:
+    """Take a state back, as copies; returns the loss states. Everything is checked before anything is changed.
+
+    Args:
+        where: it comes from, for messages.
+
+    Raises:
+        UserError: one of another model, adapter, optimizer or precision, or none that an engine wrote.
+    """
+    from finetooth_torch.state.checks import checked
+
+    found = checked(state, request, parts, where)
+    _take_schedule(request, state.content["schedule"], where)
+    parts.parameters.zero_grad()
+    parts.parameters.restore(state.files["trained"])
+    gradients = state.files.get("gradients", {})
+    for name, master in parts.parameters.named():
+        if name in gradients:  # laid out in memory as backward would: a norm then sums in the same order
+            master.grad = torch.empty_like(master).copy_(gradients[name])
+    for role, held in copies(parts.network).items():
+        held.restore(state.files[f"role-{role}"])
+    take_optimizer(parts.optimizer, found.optimizer, found.options, parts.group_options)
+    parts.scaler.restore(state.content["scaler"])
+    for name, value in found.counters.items():
+        setattr(counters, name, deepcopy(value))
+    set_global(state.files["random"], parts.device)
+    return found.losses
+
+
+def identity(request: EngineRequest) -> dict[str, Any]:
+    """What a state must have been saved from."""
+    model = request.model
+    return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
+
+
+def _take_schedule(request: EngineRequest, saved: Any, where: str) -> None:
+    before = deepcopy(dict(request.schedule.state()))
+    try:
+        request.schedule.restore(deepcopy(saved))
+    except UserError:
+        request.schedule.restore(before)
+        raise
+    except Exception as error:
+        request.schedule.restore(before)
+        raise UserError(
+            f"{where}: its state of the schedule does not fit this schedule ({type(error).__name__}: {error})",
+            action="use the schedule of the saved run",
+        ) from error
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory. A pinned one is made without holding up the device."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    return held.copy_(tensor)

@@ -1,0 +1,1 @@
+"""finetooth-steps: what makes an optimizer step correct, for any array library."""

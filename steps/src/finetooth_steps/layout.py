@@ -1,0 +1,392 @@
+"""How the data of one step are cut into micro-batches. Pure: NumPy and plain numbers only.
+
+A micro-batch is a rectangle of rows padded on the right to its longest row; rows x width is its cost, and a token
+budget bounds it. Rows of similar length are put together so that little of the rectangle is padding, longest first, so
+that the largest rectangle (and an out-of-memory error, if there is to be one) comes first. Packed, rows stand one
+behind the other; what the rows of a group begin with then counts once, where it is computed once. Where the model's
+own attention keeps them apart, several data share a row of the rectangle (`row_filling`).
+
+Positions after the last target that counts can neither be seen by an earlier position (attention is causal) nor reach
+the loss; they are not computed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, ImageChunk
+from finetooth_hooks.entries import Together
+
+from finetooth_steps.row_filling import LEAST_SAVED, Filling, fill_rows, positions_of
+from finetooth_steps.segments import check_segments
+
+SHORTEST_SHARED = 16
+"""Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A rectangle of rows.
+
+    Attributes:
+        rows: indices into the data, ascending, so that groups stand together in the order the method gave.
+        lengths: for each row, how many of its positions are computed.
+        packed: rows stand one behind the other and nothing is padded.
+        shared: positions among these that are another row's of the same group as well, and are computed there.
+        filled: what stands one behind the other in each row that goes through the model, as places in `rows`; empty
+            where each has a row to itself.
+        pieces: a group that a loss must see whole and that exceeds the budget is computed in these.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    packed: bool = False
+    shared: int = 0
+    filled: tuple[tuple[int, ...], ...] = ()
+    pieces: tuple[MicroBatch, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Positions of the longest row."""
+        return max(self.lengths)
+
+    @property
+    def positions(self) -> int:
+        """Positions computed, padding included."""
+        if self.filled:
+            return positions_of(self.filled, self.lengths)
+        return sum(self.lengths) - self.shared if self.packed else len(self.rows) * self.width
+
+    @property
+    def computed(self) -> tuple[MicroBatch, ...]:
+        """What goes through the model at once."""
+        return self.pieces or (self,)
+
+
+def check_data(
+    data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False, obstacle: str = ""
+) -> None:
+    """Refuse what the engine cannot compute, before anything is computed.
+
+    Args:
+        vocab_size: ids must lie below it.
+        max_positions: longest sequence the model was made for; 0 is no bound.
+        images: the model takes them.
+        obstacle: why segments of a datum cannot be kept apart; empty if they can.
+
+    Raises:
+        DataError: no data, an empty datum, an image that cannot be read, segments that cannot be kept apart, an id
+            outside the vocabulary,
+            a sequence too long, a group that is torn apart, or one target a position beside several; names the datum.
+    """
+    if not data:
+        raise DataError("data", "the step holds no data", action="pass at least one datum")
+    target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
+    for datum in data:
+        where = datum.id or "a datum without id"
+        _check_images(datum, where, images)
+        if len(datum) == 0:
+            raise DataError(where, "it has no positions", action="remove it")
+        if max_positions and len(datum) > max_positions:
+            raise DataError(
+                where, f"{len(datum)} positions, but the model was made for {max_positions}",
+                action="lower train.max_length",
+            )  # fmt: skip
+        if (datum.targets.ndim, datum.targets.shape[1:]) != target_dims:
+            raise DataError(
+                where,
+                f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
+                action="give every position of a step the same number of targets",
+            )
+        _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
+        _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
+    check_segments(data, obstacle)
+    group_indices(data)
+
+
+def _check_images(datum: Datum, where: str, images: bool) -> None:
+    """
+    Raises:
+        DataError: the datum holds an image that this model or this backend cannot read.
+    """
+    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
+    if not found:
+        return
+    if not images:
+        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
+    if any(chunk.tokens is None for chunk in found):
+        raise DataError(
+            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
+        )
+    if datum.positions is not None:
+        raise DataError(
+            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
+        )
+
+
+def check_fields(data: Sequence[Datum]) -> None:
+    """Refuse data that a loss cannot read side by side, whichever of them share a micro-batch.
+
+    Raises:
+        DataError: a field (`weights` may be absent) or scalar that some data of the step have and others lack, or a
+            field of another shape per position; names the datum.
+    """
+    fields = {name for datum in data for name in datum.fields} - {"weights"}
+    scalars = {name for datum in data for name in datum.scalars}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for datum in data:
+        where = datum.id or "a datum without id"
+        for what, missing in (("field", fields - set(datum.fields)), ("scalar", scalars - set(datum.scalars))):
+            if missing:
+                raise DataError(
+                    where,
+                    f"it lacks the {what} {min(missing)!r}, which other data of the step have",
+                    action=f"give every datum of a step the same {what}s",
+                )
+        for name, values in datum.fields.items():
+            shape = shapes.setdefault(name, values.shape[1:])
+            if values.shape[1:] != shape:
+                raise DataError(
+                    where,
+                    f"field {name!r} has shape {values.shape[1:]} per position, in other data of the step {shape}",
+                    action="give it the same shape in every datum of a step",
+                )
+
+
+def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise DataError(
+            where,
+            f"{what} id {bad} is outside the model's vocabulary of {vocab_size}",
+            action="use the tokenizer that belongs to the model",
+        )
+
+
+def computed_length(datum: Datum) -> int:
+    """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
+    the row exists."""
+    counting = np.flatnonzero(datum.mask)
+    length = int(counting[-1]) + 1 if counting.size else 1
+    return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
+
+
+def group_indices(data: Sequence[Datum]) -> np.ndarray:
+    """(S,) int64: the group of each datum, 0-based and contiguous; a datum without a group is its own.
+
+    Raises:
+        DataError: the data of a group do not stand next to each other.
+    """
+    indices = np.zeros(len(data), dtype=np.int64)
+    seen: set[str] = set()
+    for i, datum in enumerate(data):
+        continues = i > 0 and datum.group is not None and datum.group == data[i - 1].group
+        if datum.group is not None and not continues:
+            if datum.group in seen:
+                raise DataError(
+                    datum.id or f"datum {i}",
+                    f"the data of group {datum.group!r} do not stand next to each other",
+                    action="order the data of a step by group",
+                )
+            seen.add(datum.group)
+        indices[i] = 0 if i == 0 else indices[i - 1] + (not continues)
+    return indices
+
+
+def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
+    """The normalizers of a whole step: sum of weights and number of positions that count, sequences with at least one,
+    groups; `none` is 1. With several targets a position, a weight per position counts once, one per target each."""
+    weights = 0.0
+    for datum in data:
+        given = datum.fields.get("weights")
+        weights += float(datum.mask.sum() if given is None else given[datum.mask].sum(dtype=np.float64))
+    return {
+        "weights": weights,
+        "tokens": float(sum(int(datum.mask.sum()) for datum in data)),
+        "sequences": float(sum(bool(datum.mask.any()) for datum in data)),
+        "groups": float(group_indices(data)[-1] + 1) if data else 0.0,
+        "none": 1.0,
+    }
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that stay together.
+
+    Attributes:
+        common: tokens that all of them begin with and that are computed once.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    common: int = 0
+
+    @property
+    def saved(self) -> int:
+        return (len(self.rows) - 1) * self.common
+
+    @property
+    def size(self) -> int:
+        return sum(self.lengths) - self.saved
+
+    def cut(self, budget: int) -> list[_Unit]:
+        """As few parts as have room in the budget each, nearly equal, in order."""
+        own = [length - self.common for length in self.lengths]
+        room = max(1, budget - self.common)
+        share = sum(own) / math.ceil(sum(own) / room) if any(own) else 1.0
+        parts: list[list[int]] = [[]]
+        filled = 0
+        for place, size in enumerate(own):
+            if parts[-1] and (filled + size > room or filled >= share):
+                parts.append([])
+                filled = 0
+            parts[-1].append(place)
+            filled += size
+        return [
+            _Unit(tuple(self.rows[i] for i in part), tuple(self.lengths[i] for i in part), self.common)
+            for part in parts
+        ]
+
+
+def lay_out(
+    data: Sequence[Datum],
+    *,
+    budget: int,
+    together: Together = "sequence",
+    whole: bool = False,
+    packed: bool = False,
+    shares: bool = False,
+    filling: Filling | None = None,
+) -> tuple[MicroBatch, ...]:
+    """Cut a step into micro-batches.
+
+    Args:
+        data: of the step; `check_data` has seen them.
+        budget: most positions of one micro-batch, padding included.
+        together: with `group`, a group is never cut, and one that exceeds the budget becomes a micro-batch with
+            pieces; otherwise every sequence goes where it fits.
+        whole: compute every position, also those after the last target that counts.
+        packed: rows stand one behind the other, so only their sum counts; micro-batches get equal shares.
+        shares: packed rows that begin alike share their beginning. Rows of a group then stay together as far as the
+            budget allows.
+        filling: how data may share rows, where that saves `LEAST_SAVED` of the positions; None for not at all. Groups
+            that must stay together, and data with images or position ids of their own, do not share.
+    """
+    lengths = [len(datum) if whole else computed_length(datum) for datum in data]
+    shares = packed and shares and all(datum.positions is None and datum.parents is None for datum in data)
+    units = [_Unit((i,), (lengths[i],)) for i in range(len(data))]
+    if together == "group" or shares:
+        starts = np.flatnonzero(np.diff(group_indices(data), prepend=-1))
+        rows = [tuple(int(i) for i in unit) for unit in np.split(np.arange(len(data)), starts[1:])]
+        units = [_Unit(of, tuple(lengths[i] for i in of), _common(data, of, lengths) if shares else 0) for of in rows]
+    alike = all(datum.positions is None and not datum.images for datum in data)
+    if filling is not None and together != "group" and alike:
+        return filled(lengths, budget, filling)
+    if together != "group":
+        units = [part for unit in units for part in (unit.cut(budget) if unit.size > budget else [unit])]
+    return tuple(_in_pieces(batch, budget) for batch in _batches(units, budget, packed=packed))
+
+
+def filled(lengths: Sequence[int], budget: int, filling: Filling | None) -> tuple[MicroBatch, ...]:
+    """Micro-batches of sequences in which data share rows, if that saves enough; else padded rectangles.
+
+    Args:
+        lengths: positions of each datum.
+    """
+    units = [_Unit((i,), (length,)) for i, length in enumerate(lengths)]
+    padded = _batches(units, budget, packed=False)
+    if filling is None:
+        return tuple(padded)
+    if filling == "stream":
+        shared = [_in_rows([[row for unit in batch for row in unit.rows]], lengths) for batch in _even(units, budget)]
+    else:
+        shared = [_in_rows(rows, lengths) for rows in fill_rows(lengths, budget)]
+    saved = 1 - sum(batch.positions for batch in shared) / sum(batch.positions for batch in padded)
+    return tuple(shared if saved >= LEAST_SAVED else padded)
+
+
+def _in_rows(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> MicroBatch:
+    """A micro-batch of rows that hold these data."""
+    members = sorted(index for row in rows for index in row)
+    if len(members) == len(rows):  # nothing shares a row
+        return MicroBatch(tuple(members), tuple(lengths[i] for i in members))
+    place = {index: at for at, index in enumerate(members)}
+    return MicroBatch(
+        tuple(members),
+        tuple(lengths[i] for i in members),
+        filled=tuple(tuple(place[index] for index in row) for row in rows),
+    )
+
+
+def _common(data: Sequence[Datum], rows: Sequence[int], lengths: Sequence[int]) -> int:
+    """Tokens that all rows begin with; 0 if they are too few to share."""
+    if len(rows) == 1:
+        return 0
+    shortest = min(lengths[row] for row in rows)
+    tokens = np.stack([data[row].tokens[:shortest] for row in rows])
+    differs = np.flatnonzero((tokens != tokens[0]).any(0))
+    common = int(differs[0]) if differs.size else shortest
+    return common if common >= SHORTEST_SHARED else 0
+
+
+def _batches(units: Sequence[_Unit], budget: int, *, packed: bool) -> list[MicroBatch]:
+    """Units into micro-batches within the budget, but for a unit that exceeds it."""
+    units = sorted(units, key=lambda unit: -max(unit.lengths))  # a stable sort: equal lengths keep their order
+    batches = _even(units, budget) if packed else _rectangles(units, budget)
+    made = []
+    for batch in batches:
+        rows = sorted((row, length) for unit in batch for row, length in zip(unit.rows, unit.lengths, strict=True))
+        shared = sum(unit.saved for unit in batch)
+        made.append(MicroBatch(tuple(row for row, _ in rows), tuple(length for _, length in rows), packed, shared))
+    return made
+
+
+def _in_pieces(batch: MicroBatch, budget: int) -> MicroBatch:
+    """The micro-batch; a group that exceeds the budget with pieces that do not."""
+    if batch.positions <= budget or len(batch.rows) == 1:
+        return batch
+    common = batch.shared // (len(batch.rows) - 1)
+    if batch.packed:
+        parts = _Unit(batch.rows, batch.lengths, common).cut(budget)
+        return replace(batch, pieces=tuple(one for part in parts for one in _batches([part], budget, packed=True)))
+    rows = [_Unit((row,), (length,)) for row, length in zip(batch.rows, batch.lengths, strict=True)]
+    return replace(batch, pieces=tuple(_batches(rows, budget, packed=False)))
+
+
+def _rectangles(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
+    """Longest first, each unit beside those before it as long as the padded rectangle fits."""
+    batches: list[list[_Unit]] = []
+    width = count = 0
+    for unit in units:
+        if not batches or (count + len(unit.rows)) * width > budget:
+            batches.append([])
+            width, count = max(unit.lengths), 0
+        batches[-1].append(unit)
+        count += len(unit.rows)
+    return batches
+
+
+def _even(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
+    """Share units out, longest first, each to the micro-batch that holds least; as few as the budget allows."""
+    order = sorted(units, key=lambda unit: -unit.size)
+    count = max(1, math.ceil(sum(unit.size for unit in units) / budget))
+    while True:
+        batches: list[list[_Unit]] = [[] for _ in range(count)]
+        loads = [(0, place) for place in range(count)]  # a heap
+        for unit in order:
+            load, place = loads[0]
+            heapq.heapreplace(loads, (load + unit.size, place))
+            batches[place].append(unit)
+        # one more helps where a micro-batch of several units is too full
+        if all(load <= budget or len(batches[place]) == 1 for load, place in loads):
+            return [batch for batch in batches if batch]
+        count += 1 + count // 50
+
+
+def one_batch(data: Sequence[Datum]) -> MicroBatch:
+    """All data as one rectangle, in their order: what a loss with `together: step` sees."""
+    return MicroBatch(tuple(range(len(data))), tuple(computed_length(datum) for datum in data))

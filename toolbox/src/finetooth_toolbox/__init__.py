@@ -1,0 +1,1 @@
+"""finetooth-toolbox: what plugins and the core share and no contract names. Importing it loads nothing heavy."""

@@ -1,0 +1,1 @@
+"""Files and folders: names, manifests, locks, packed content."""

@@ -1,0 +1,54 @@
+"""What is said of a file that is not there: one wording, and the name that was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetooth_hooks.errors import DataError
+
+from finetooth_toolbox.text.nearest import nearest_path
+
+
+def no_such_file(path: Path | str, *, advice: str = "check the path", endings: Sequence[str] = ()) -> tuple[str, str]:
+    """Problem and action for a path at which nothing is, as errors take them: `no such file: trian.jsonl` and
+    `did you mean train.jsonl?`.
+
+    Args:
+        advice: the action where no file has nearly that name.
+        endings: which the meant file may have; default is that of `path`.
+    """
+    shown, path = path if isinstance(path, str) else path.as_posix(), Path(path)
+    close = nearest_path(path.expanduser(), endings) or _of_another_kind(path.expanduser())
+    what = "file" if path.suffix else "file or folder"
+    return f"no such {what}: {shown}", f"did you mean {close.as_posix()}?" if close else advice
+
+
+def _of_another_kind(path: Path) -> Path | None:
+    """`rows.jsonl` beside a missing `rows.json`."""
+    try:
+        same = sorted(found for found in path.parent.iterdir() if found.stem == path.stem and found.is_file())
+    except OSError:
+        return None
+    return same[0] if path.suffix and same else None
+
+
+class MissingFile(DataError):
+    """A file of a source that is not there.
+
+    A source raises it as `MissingFile(path)`; who knows the setting that named the file, `data.train`, adds it.
+
+    Args:
+        path: of the file.
+        advice: the action where no file has nearly that name.
+        setting: dotted path of the setting.
+    """
+
+    def __init__(self, path: Path, *, advice: str = "check the path", setting: str = "") -> None:
+        problem, action = no_such_file(path, advice=advice)
+        super().__init__(setting, problem, action=action)
+        self.path, self.advice, self.setting = path, advice, setting
+
+    def of(self, setting: str) -> MissingFile:
+        """The same with the setting that named the file, unless it is known already."""
+        return self if self.setting else MissingFile(self.path, advice=self.advice, setting=setting)

@@ -1,0 +1,102 @@
+"""Files of rows: whose they are by their name, and their bytes, unpacked where they are compressed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from finetooth_hooks.entries import Claim
+from finetooth_hooks.errors import DataError
+
+from finetooth_toolbox.files.missing import MissingFile
+
+COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zstandard")}
+"""Endings of compressed files, the bytes that begin one, and what they are called."""
+
+FOREIGN_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def claim_file(reference: str, endings: Sequence[str]) -> Claim | None:
+    """The claim of a source on files of its own type, whether they are there or not. An address (`https://...`) is no
+    file, whatever it ends with: who fetches it finds the source for what it got.
+
+    Args:
+        endings: in lower case, with the dot; the longest that fits is named (`.jsonl.gz`).
+    """
+    if "://" in reference:
+        return None
+    fitting = [ending for ending in endings if reference.lower().endswith(ending)]
+    return Claim(2, f"a {max(fitting, key=len)} file") if fitting else None
+
+
+def unpacked_name(name: str) -> str:
+    """A file name without the ending that says it is compressed."""
+    ending = Path(name).suffix
+    return name[: -len(ending)] if ending.lower() in COMPRESSIONS else name
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """A file's bytes, read as they are asked for; unpacked if its name ends with `.gz` or `.zst`, which needs pyarrow
+    for the latter.
+
+    Raises:
+        DataError: the file is missing, a folder, not what its name says, cut off or damaged; also while it is read.
+    """
+    name = path.as_posix()
+    if path.is_dir():
+        raise DataError(name, "it is a folder", action="name a file in it")
+    try:
+        with _open(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise MissingFile(path) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(name, f"the gzip data are cut off or damaged ({error})", action="fetch it again") from error
+    except OSError as error:
+        if error.errno is None and path.suffix.lower() in COMPRESSIONS:
+            kind = COMPRESSIONS[path.suffix.lower()][1]
+            raise DataError(
+                name, f"the {kind} data are cut off or damaged ({error})", action="fetch it again"
+            ) from error
+        raise DataError(
+            name, f"it cannot be read: {error.strerror or error}", action="check its permissions"
+        ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    ending = path.suffix.lower()
+    if ending not in COMPRESSIONS:
+        return path.open("rb")
+    magic, kind = COMPRESSIONS[ending]
+    with path.open("rb") as file:
+        start = file.read(len(magic))
+    if start and start != magic:
+        raise DataError(
+            path.as_posix(),
+            f"it is named {ending} but holds no {kind} data",
+            action=f"rename it to {Path(path.stem).suffix or path.stem}, or pack it",
+        )
+    if ending == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    import pyarrow  # type: ignore[import-untyped]  # 0.2 s; its reader tells a cut file, where python-zstandard's ends early
+
+    return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 18))
+
+
+def without_mark(start: bytes, name: str) -> tuple[bytes, bool]:
+    """The first bytes of a text file without the byte order mark, and whether there was one.
+
+    Raises:
+        DataError: the mark of another encoding.
+    """
+    encoding = FOREIGN_ENCODINGS.get(start[:2])
+    if encoding:
+        raise DataError(name, f"it is {encoding}, not UTF-8", action="convert it to UTF-8")
+    return start.removeprefix(BYTE_ORDER_MARK), start.startswith(BYTE_ORDER_MARK)

@@ -1,0 +1,1 @@
+"""Conversations as marked-up text and tokens: what renderers share."""

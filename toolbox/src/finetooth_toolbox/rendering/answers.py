@@ -1,0 +1,121 @@
+"""Texts that a scalar head scores: a prompt with an answer, or an answer in steps. What methods, rewards and evaluators
+must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Conversation, Rendered, Side
+from finetooth_hooks.protocols import Tokenizer
+
+from finetooth_toolbox.rendering.prompts import text_opening
+
+NO_WORDS = "is empty"
+
+
+def has_words(side: Side) -> bool:
+    """Whether a side says anything."""
+    if isinstance(side, str):
+        return bool(side.strip())
+    return any(message.content.strip() or message.tool_calls or message.reasoning for message in side)
+
+
+def answer_tokens(
+    prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()
+) -> tuple[int, ...]:
+    """The tokens of a prompt with its answer, as a scalar head reads them: it scores the last one.
+
+    Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
+    end-of-text token after them. transformers' classifiers score the last token that is no padding; padding tokens at
+    the end (a model may end texts with the one it pads with) are therefore left out.
+
+    Raises:
+        DataError: one side is messages and the other text, or nothing is left to be scored.
+    """
+    tokenizer = context.tokenizer
+    if isinstance(prompt, str) and isinstance(answer, str):
+        end = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+        tokens = [*text_opening(tokenizer), *tokenizer.encode(prompt + answer), *end]
+    elif isinstance(prompt, str) or isinstance(answer, str):
+        if prompt:
+            raise DataError(
+                "", "the prompt and the answer are not both messages or both text", action="write both in one way"
+            )
+        assert not isinstance(answer, str)
+        tokens = list(context.renderer.render(Conversation(tuple(answer), tuple(tools))).tokens)
+    else:
+        tokens = list(context.renderer.render(Conversation((*prompt, *answer), tuple(tools))).tokens)
+    while tokens and tokens[-1] == tokenizer.pad_id:
+        tokens.pop()
+    if not tokens:
+        raise DataError("", "there is no token to be scored", action="remove the row")
+    return tuple(tokens)
+
+
+def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
+    """Tokens whose last position counts.
+
+    A datum reads all tokens but the last and counts what predicts a token of weight 1; so one more token follows, which
+    nobody reads.
+
+    Args:
+        about: fields of `Rendered`.
+    """
+    return Rendered((*tokens, tokens[-1]), (*(0.0 for _ in tokens), 1.0), **about)
+
+
+def text_datum(tokens: Sequence[int], counts: Sequence[int] = (), *, id: str = "") -> Datum:
+    """A datum that reads all tokens, for an engine's `scores` and `values`.
+
+    Args:
+        counts: positions that count; default: the last.
+    """
+    ids = np.asarray(tokens, dtype=np.int64)
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    mask[list(counts) or [-1]] = True
+    return Datum((TokenChunk(ids),), np.zeros_like(ids), mask=mask, id=id)
+
+
+def separator_tokens(separator: str, tokenizer: Tokenizer, setting: str) -> tuple[int, ...]:
+    """The tokens that end a step: one token where the separator is the spelling of one, else those of its text.
+
+    Raises:
+        RecipeError: it has no tokens.
+    """
+    known = tokenizer.token_id(separator)
+    tokens = (known,) if known is not None else tuple(tokenizer.encode(separator))
+    if not tokens:
+        raise RecipeError(setting, f"{separator!r} has no tokens", action='set it to "\\n", or to a special token')
+    return tokens
+
+
+def step_tokens(
+    prompt: Side, steps: Sequence[str], context: Context, separator: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a prompt with an answer in steps, and the position where each step ends: that of the separator's
+    last token.
+
+    Prompt, steps and separator are each encoded on their own, so that the ends are exact. A prompt in messages is
+    followed by what begins an answer.
+
+    Raises:
+        DataError: a step has no tokens.
+    """
+    tokenizer = context.tokenizer
+    if isinstance(prompt, str):
+        tokens = [*text_opening(tokenizer), *tokenizer.encode(prompt)]
+    else:
+        tokens = list(context.renderer.prompt(prompt))
+    ends = []
+    for number, step in enumerate(steps, start=1):
+        own = tokenizer.encode(step)
+        if not own:
+            raise DataError("", f"step {number} {NO_WORDS}", action="remove the step and its label")
+        tokens += [*own, *separator]
+        ends.append(len(tokens) - 1)
+    return tuple(tokens), tuple(ends)

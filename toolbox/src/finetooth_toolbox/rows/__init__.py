@@ -1,0 +1,1 @@
+"""Rows and data: read in portions, rendered, limited, counted."""

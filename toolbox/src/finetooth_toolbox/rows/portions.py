@@ -1,0 +1,59 @@
+"""What sources that are read in portions share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.examples import Row
+from finetooth_hooks.problems import SHOWN, Problems
+from finetooth_hooks.protocols import Portion
+
+
+class PortionedRows(ABC):
+    """`rows` of a `PortionedSource`, from its portions: base of classes that have `portions` and `read`.
+
+    Attributes:
+        name: of the source, which begins the id of every row: `NAME:17`, `NAME:row 17`.
+        noun: what a row is called, with its plural.
+    """
+
+    name: str
+    noun: tuple[str, str] = ("row", "rows")
+
+    @abstractmethod
+    def portions(self) -> Iterator[Portion]:
+        """See `PortionedSource`."""
+
+    @abstractmethod
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        """See `PortionedSource`."""
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            DataError: the source is missing or empty. Rows that cannot be read are named after the last good one, the
+                first few with the reason.
+        """
+        broken, good = Problems(), 0
+        for portion in self.portions():
+            for item in self.read(portion):
+                if isinstance(item, Row):
+                    good += 1
+                    yield item
+                else:
+                    broken.add(item)
+        if broken.count:
+            raise self.refusal(broken, good)
+
+    def refusal(self, broken: Problems, good: int) -> DataError:
+        """The error for a source with rows that cannot be read: names the first few, counts them all."""
+        said = []
+        for error in broken.first:
+            place = error.where.removeprefix(f"{self.name}:")
+            problem = error.problem.removeprefix(f"{error.where}: ")
+            said.append(f"{f'line {place}' if place.isdigit() else place}: {problem}")
+        more = f"; and {broken.count - SHOWN} more" if broken.count > SHOWN else ""
+        share = f"{broken.count} broken {self.noun[broken.count != 1]}, {good} good"
+        return DataError(self.name, f"{share}: {'; '.join(said)}{more}", action=broken.first[0].action)

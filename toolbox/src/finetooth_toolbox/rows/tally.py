@@ -1,0 +1,178 @@
+"""What became of rows, counted portion by portion, so that processes can share the work and the sum stays the same."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
+from typing import Any
+
+from finetooth_hooks.errors import DataError
+from finetooth_hooks.problems import SHOWN, Problems, raise_together
+from finetooth_hooks.reports import DataReport
+
+NOTHING_TRAINED = "nothing to train on"
+TOO_LONG = "longer than train.max_length"
+TRUNCATED = "truncated to train.max_length"
+SPLIT = "split at train.max_length"
+OCTAVE = 8
+"""Lengths are counted in so many steps an octave."""
+LENGTH_SHARES = 33
+"""So many lengths stand for those of all data."""
+NO_MESSAGE = "no message"
+"""Stands for the role of tokens that no message of a conversation holds, or where the renderer does not tell."""
+
+
+@dataclass
+class Tally:
+    """Counts over some rows; `merge` adds those of the rows that follow.
+
+    Attributes:
+        rows: rows that were read.
+        examples: what they gave: as many, unless the format makes several of a row.
+        used: examples that became data.
+        tokens: input positions.
+        squares: sum of the squares of each datum's positions, for their deviation.
+        by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
+        trained_tokens: targets that count.
+        trained_by_role: of those of conversations, how many are in messages of each role; `NO_MESSAGE` for the others.
+        longest: positions of the longest datum.
+        longest_id: its row.
+        truncated: rows that were cut.
+        split: rows that became several.
+        shortest: positions of the shortest row left out for its length, 0 if there is none.
+        dropped: rows left out, by reason.
+        dropped_ids: the first few of them.
+        remarks: rows by what was remarked on them (`Rendered.remarks`).
+        unusable: rows that cannot be rendered or train nothing.
+        refused: rows too long where that is an error.
+        notes: sentences for the user.
+    """
+
+    rows: int = 0
+    examples: int = 0
+    used: int = 0
+    tokens: int = 0
+    squares: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+    longest_id: str = ""
+    truncated: int = 0
+    split: int = 0
+    shortest: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    dropped_ids: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+    by_length: list[int] = field(default_factory=list)
+    trained_by_role: dict[str, int] = field(default_factory=dict)
+    unusable: Problems = field(default_factory=Problems)
+    refused: Problems = field(default_factory=Problems)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, id_: str) -> None:
+        """Count a row that is left out."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        ids = self.dropped_ids.setdefault(reason, [])
+        if len(ids) < SHOWN:
+            ids.append(id_)
+
+    def merge(self, later: Tally) -> None:
+        """Take over what is known of the rows that follow."""
+        for name in ("rows", "examples", "used", "tokens", "squares", "trained_tokens", "truncated", "split"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        if later.longest > self.longest:
+            self.longest, self.longest_id = later.longest, later.longest_id
+        self.by_length = [a + b for a, b in zip_longest(self.by_length, later.by_length, fillvalue=0)]
+        self.shortest = min(filter(None, (self.shortest, later.shortest)), default=0)
+        for counts, more in (
+            (self.dropped, later.dropped),
+            (self.remarks, later.remarks),
+            (self.trained_by_role, later.trained_by_role),
+        ):
+            for reason, count in more.items():
+                counts[reason] = counts.get(reason, 0) + count
+        for reason, ids in later.dropped_ids.items():
+            known = self.dropped_ids.setdefault(reason, [])
+            known += ids[: SHOWN - len(known)]
+        self.unusable.merge(later.unusable)
+        self.refused.merge(later.refused)
+        self.notes += [note for note in later.notes if note not in self.notes]
+
+    def check(self) -> None:
+        """
+        Raises:
+            DataError: rows are too long where that is an error, or cannot be used; all of it in one.
+        """
+        noun = "rows" if self.examples == self.rows else "examples"
+        wrong = self.refused.error(self.examples, noun, counted=True), self.unusable.error(self.examples, noun)
+        raise_together([error for error in wrong if error is not None])
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the data's positions."""
+        mean = self.tokens / max(1, self.used)
+        return math.sqrt(max(0.0, self.squares / max(1, self.used) - mean**2))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions of the data at equal shares, within 5 %; see `DataReport.lengths`."""
+        ends = list(accumulate(self.by_length))
+        if not self.used or not ends:
+            return ()
+        places = (share * (ends[-1] - 1) // (LENGTH_SHARES - 1) for share in range(LENGTH_SHARES))
+        found = (round(2 ** (bisect_right(ends, place) / OCTAVE)) for place in places)
+        return tuple(min(length, self.longest) for length in found)
+
+    def report(self, split: str) -> DataReport:
+        """The counts as they are shown."""
+        return DataReport(
+            split=split,
+            rows=self.rows,
+            examples=self.examples,
+            used=self.used,
+            dropped=dict(self.dropped),
+            dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
+            changed={what: n for what, n in ((TRUNCATED, self.truncated), (SPLIT, self.split)) if n},
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+            trained_by_role=dict(self.trained_by_role),
+            longest=self.longest,
+            longest_id=self.longest_id,
+            length_deviation=self.deviation,
+            lengths=self.lengths,
+            notes=(*self._given(), *self.notes),
+        )
+
+    def _given(self) -> tuple[str, ...]:
+        """That rows gave several examples, or none."""
+        if self.examples == self.rows:
+            return ()
+        rows, examples = (f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in
+                          ((self.rows, "row"), (self.examples, "example")))  # fmt: skip
+        return (f"{rows} gave {examples}",)
+
+    def nothing_left(self, split: str, max_length: int) -> DataError:
+        """The error for a split of which no row can be used."""
+        figures = {TOO_LONG: f" {max_length} (the shortest has {self.shortest} tokens)"}
+        for reason, ids in self.dropped_ids.items():
+            figures.setdefault(reason, f" ({', '.join(ids)}{', ...' if self.dropped[reason] > len(ids) else ''})")
+        reasons = "; ".join(f"{count} {reason}{figures.get(reason, '')}" for reason, count in self.dropped.items())
+        longer = any(TOO_LONG in reason or "trunca" in reason or "max_length" in reason for reason in self.dropped)
+        return DataError(
+            f"data.{split}",
+            f"no row can be used: {reasons or 'it has no rows'}",
+            action="raise train.max_length or change the data" if longer else "change the data, or what trains of them",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        content = {name: value for name, value in vars(self).items() if name not in ("unusable", "refused")}
+        return {**content, "unusable": self.unusable.as_json(), "refused": self.refused.as_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Tally:
+        """From `as_json`."""
+        problems = {name: Problems.from_json(content[name]) for name in ("unusable", "refused")}
+        return cls(**{**content, **problems})
