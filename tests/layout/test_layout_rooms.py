@@ -70,6 +70,12 @@ def test_import_rules_hold(root):
     assert "0 broken" in done.stdout
 
 
+def test_picture_of_the_rooms_is_up_to_date(root):
+    """It is drawn only where no room imports itself by a detour: a circle is an error of the script."""
+    done = run_python("tools/make_rooms.py", "--check", cwd=root)
+    assert done.returncode == 0, done.stderr or "run python tools/make_rooms.py"
+
+
 def test_index_is_up_to_date(root):
     done = run_python("tools/make_index.py", "--check", cwd=root)
     assert done.returncode == 0, done.stderr
