@@ -75,7 +75,7 @@ lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 types: $(TESTED)
-	$(BIN)/mypy hooks/src toolbox/src steps/src core/src kernels/src
+	$(BIN)/mypy $(addsuffix /src,$(PACKAGES))
 
 docs: $(TESTED)  ## regenerate the hook and recipe reference
 	$(BIN)/python tools/make_reference.py

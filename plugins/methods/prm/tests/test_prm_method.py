@@ -23,7 +23,7 @@ def test_conforms(check: Any) -> None:
     check()
 
 
-def steps(*texts: str, labels: tuple[bool | float, ...] = (), prompt: Any = "p ") -> Stepwise:
+def steps(*texts: str, labels: tuple[bool | float | None, ...] = (), prompt: Any = "p ") -> Stepwise:
     return Stepwise(prompt, texts, labels or tuple(i % 2 == 0 for i in range(len(texts))))
 
 
@@ -60,6 +60,15 @@ def test_only_the_last_step_may_train(context_of: Any) -> None:
     data = data_of(context, train_on="last")
     assert [int(datum.mask.sum()) for datum in data] == [1, 1]
     assert [float(datum.fields["labels"][datum.mask][0]) for datum in data] == [0.0, 1.0]
+
+
+def test_a_step_without_a_label_leads_to_the_next_and_trains_nothing(context_of: Any) -> None:
+    """As the format `stepwise` gives the alternatives of a step: what comes before them has no label of its own."""
+    context = context_of(steps("one", "two", "three", labels=(None, True, None)), steps("one", labels=(False,)))
+    datum, _ = data_of(context)
+    text = context.tokenizer.decode([int(t) for t in datum.tokens[: int(np.flatnonzero(datum.mask)[0]) + 1]])
+    assert int(datum.mask.sum()) == 1 and text == "p one\ntwo\n"
+    assert datum.fields["labels"][datum.mask].tolist() == [1.0]
 
 
 def test_a_separator_may_be_a_special_token(context_of: Any) -> None:

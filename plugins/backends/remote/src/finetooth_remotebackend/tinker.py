@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from finetooth_hooks import (
@@ -123,7 +124,7 @@ class TinkerTrainer:
             sampler.sample(self._types.ModelInput.from_ints(list(map(int, prompt))), sampling.n, params)
             for prompt in prompts
         ]
-        found = [self._done(lambda one=one: one) for one in promised]
+        found = [self._done(partial(_itself, one)) for one in promised]
         return [[self._completion(one, sampling, ids, version) for one in of.sequences] for of in found]
 
     def _completion(self, found: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
@@ -151,7 +152,7 @@ class TinkerTrainer:
                                 "them under the base model", action="choose a loss without a reference")  # fmt: skip
             whole = [*map(int, tokens), int(datum.targets[-1])]
             promised.append(self._reference.compute_logprobs(self._types.ModelInput.from_ints(whole)))
-        found = [self._done(lambda one=one: one) for one in promised]
+        found = [self._done(partial(_itself, one)) for one in promised]
         return [
             _counted(datum, [math.nan if v is None else v for v in of][1:])
             for datum, of in zip(data, found, strict=True)
@@ -180,7 +181,10 @@ class TinkerTrainer:
         return [
             self._types.Datum(
                 self._types.ModelInput.from_ints([int(token) for token in _tokens(datum)]),
-                {"target_tokens": np.asarray(datum.targets), "weights": np.asarray(given, np.float32)},
+                cast(
+                    Any,  # the client turns arrays into its own type
+                    {"target_tokens": np.asarray(datum.targets), "weights": np.asarray(given, np.float32)},
+                ),
             )
             for datum, given in zip(data, weights, strict=True)
         ]
@@ -233,6 +237,10 @@ def adam_of(request: EngineRequest) -> dict[str, float]:
         raise PlanError(f"optimizer: {name} cannot be had over the Tinker protocol", action="set optimizer: adamw")
     beta1, beta2 = options["betas"]
     return {"beta1": beta1, "beta2": beta2, "eps": options["eps"], "weight_decay": options.get("weight_decay", 0.0)}
+
+
+def _itself(promise: Any) -> Any:
+    return promise
 
 
 def _tokens(datum: Datum) -> NDArray[Any]:

@@ -121,7 +121,7 @@ class TrainedParameters:
     def publish(self) -> None:
         """Round the masters into the model."""
         if self.split:
-            torch._foreach_copy_(self.live, self.masters)
+            torch._foreach_copy_(list[Tensor](self.live), list[Tensor](self.masters))
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

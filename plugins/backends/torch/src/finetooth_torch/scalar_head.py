@@ -78,7 +78,8 @@ class AddedHead:
 
 def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype) -> nn.Linear:
     """A linear module not drawn yet: torch would draw from its global random state."""
-    made = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=device, dtype=dtype)
+    skip_init: Any = nn.utils.skip_init  # has no types
+    made = skip_init(nn.Linear, inputs, outputs, bias=bias, device=device, dtype=dtype)
     assert isinstance(made, nn.Linear)
     return made
 

@@ -78,7 +78,7 @@ class StepsEvaluator:
                     f"evaluator steps: {datum.id} has a value that is not finite",
                     action="train in another precision or at a lower learning rate",
                 )
-            answers.append((values, np.asarray(datum.fields["labels"])[datum.mask] > 0.5))
+            answers.append((values, np.asarray(datum.fields["labels"], np.float32)[datum.mask] > 0.5))
         metrics = step_metrics(answers, self._context.generator("evaluator", "steps"))
         right = np.concatenate([labels for _, labels in answers])
         baselines = {"always one answer": 0.5 if 0 < right.mean() < 1 else 1.0}

@@ -46,12 +46,13 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             return refused("it has no steps", "remove the row")
         if not all(has_words(step) for step in example.steps):
             return refused("a step is empty", "remove the step and its label")
-        if not all(0 <= float(label) <= 1 for label in example.labels):
+        if not all(label is None or 0 <= float(label) <= 1 for label in example.labels):
             return refused("a label is not true, false or a number from 0 to 1", "write every label so")
         tokens, ends = step_tokens(example.prompt, example.steps, context, separator)
         weights = [0.0] * (len(tokens) + 1)  # one token more, which nobody reads: see `answers.scored_at_end`
         for end, label in list(zip(ends, example.labels, strict=True))[-1 if last_only else 0 :]:
-            weights[end + 1] = 1.0 + float(label)
+            if label is not None:  # a step that only leads to the next ones
+                weights[end + 1] = 1.0 + float(label)
         return Rendered((*tokens, tokens[-1]), tuple(weights))
 
     return render
@@ -74,6 +75,6 @@ class LabelledSteps(LazySequence[Datum]):
 
     def make(self, place: int) -> Datum:
         datum = self._data[place]
-        weights = np.asarray(datum.fields["weights"])
+        weights = np.asarray(datum.fields["weights"], np.float32)
         labels = np.where(datum.mask, weights - 1.0, 0.0).astype(np.float32)
         return replace(datum, fields={"weights": datum.mask.astype(np.float32), "labels": labels})

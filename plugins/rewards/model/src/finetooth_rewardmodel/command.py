@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,9 +60,9 @@ def command(
     scorer = Scorer(opened, steps, separator)
     questions, left_out = read(scorer, limit, drops=unusable == "drop")
     summary, lines = Summary(), []
-    scored = iter(scorer.score_data([datum for _, data in questions for datum in data]))
-    for asked, data in questions:
-        found = [next(scored) for _ in data]
+    scored = iter(scorer.score_data([datum for _, rows in questions for datum in rows]))
+    for asked, rows in questions:
+        found = [next(scored) for _ in rows]
         add(summary, asked, found)
         lines.append(as_row(asked, found))
     if output is not None:
@@ -110,8 +111,9 @@ def add(summary: Summary, asked: Question, found: Sequence[Scored]) -> None:
     elif asked.kind == "labelled":
         summary.labels.append((scores[0], asked.labels[0]))
     elif asked.kind == "steps" and found[0].steps:
-        values, labels = np.array(found[0].steps) - 0.5, np.array(asked.labels) > 0.5
-        summary.steps.append((values, labels))
+        labels = np.array(asked.labels)
+        judged = ~np.isnan(labels)
+        summary.steps.append((np.array(found[0].steps)[judged] - 0.5, labels[judged] > 0.5))
     elif asked.kind == "choice":
         summary.best.append(max(scores))
         summary.gains.append(max(scores) - sum(scores) / len(scores))
@@ -134,9 +136,8 @@ def as_row(asked: Question, found: Sequence[Scored]) -> dict[str, Any]:
     if any(scored.steps for scored in found):
         line["steps"] = [list(scored.steps) for scored in found] if len(found) > 1 else list(found[0].steps)
     if asked.labels:
-        line["label" if asked.kind == "labelled" else "labels"] = (
-            asked.labels[0] if asked.kind == "labelled" else list(asked.labels)
-        )
+        given = [None if math.isnan(label) else label for label in asked.labels]
+        line["label" if asked.kind == "labelled" else "labels"] = given[0] if asked.kind == "labelled" else given
     return line
 
 

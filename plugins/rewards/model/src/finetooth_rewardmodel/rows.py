@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +34,7 @@ class Question:
 
     Attributes:
         texts: to be scored: chosen and rejected, all answers of a choice, or one.
-        labels: of the text (`labelled`) or of its steps.
+        labels: of the text (`labelled`) or of its steps; NaN for a step that has none.
     """
 
     id: str
@@ -62,7 +63,8 @@ def question(id_: str, example: Example) -> Question:
             return Question(id_, "labelled", one, (float(example.label),))
         case Stepwise():
             one = (Text(example.prompt, "", id=id_, steps=tuple(example.steps)),)
-            return Question(id_, "steps", one, tuple(map(float, example.labels)))
+            labels = tuple(math.nan if label is None else float(label) for label in example.labels)
+            return Question(id_, "steps", one, labels)
         case Conversation():
             return Question(id_, "text", texts(example.messages, prompt=(), tools=example.tools))
         case PromptCompletion():
