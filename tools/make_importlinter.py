@@ -17,10 +17,15 @@ ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("torch", "transformers", "datasets", "mlx", "peft", "trl")
 
 KIT = [
+    "finetooth_hooks.testing.** -> finetooth_steps.**",
     "finetooth_hooks.testing.** -> finetooth_toolbox.**",
     "finetooth_hooks.testing.templates -> transformers",
 ]
 """What the conformance kit alone may import: what engines and methods share, and a peer that it compares with."""
+
+
+DOCTOR = ["finetooth_core.doctor -> finetooth_hooks.testing.**", "finetooth_core.doctor -> finetooth_hooks.testing"]
+"""`ft plugins doctor` runs the conformance kit, and the kit's engine needs steps."""
 
 
 def packages(pattern: str) -> list[str]:
@@ -74,6 +79,7 @@ def render() -> str:
             **forbidden,
             source_modules=core,
             forbidden_modules=[*steps, *kernels, *plugins, *FRAMEWORKS],
+            ignore_imports=DOCTOR,
         ),
         block(
             "kernels",

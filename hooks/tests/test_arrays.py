@@ -208,6 +208,18 @@ def test_item_is_a_python_float(convert: Callable[..., Any]) -> None:
     assert type(got) is float and got == 3.5
 
 
+@pytest.mark.parametrize("convert", [np.asarray, _torch, _mlx], ids=["numpy", "torch", "mlx"])
+def test_to_numpy_is_a_constant_in_host_memory(convert: Callable[..., Any]) -> None:
+    got = xp.to_numpy(convert(np.array([[1.5, 2.0], [0.25, 0.0]])) * 2.0)
+    assert type(got) is np.ndarray and got.tolist() == [[3.0, 4.0], [0.5, 0.0]]
+
+
+def test_to_numpy_takes_what_has_a_graph() -> None:
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    assert xp.to_numpy(x * 2).tolist() == [2.0, 4.0] and xp.to_numpy(x * 2).dtype == np.float64
+    assert xp.to_numpy(2.5).item() == 2.5
+
+
 def test_subclasses_are_found() -> None:
     assert torch.is_tensor(xp.exp(torch.nn.Parameter(torch.zeros(2))))
 
@@ -248,7 +260,18 @@ def test_every_function_is_tried() -> None:
         for name, value in vars(xp).items()
         if callable(value) and getattr(value, "__module__", "") == xp.__name__ and not name.startswith("_")
     }
-    tried = {*FLOAT, *OTHER, "zeros_like", "ones_like", "full_like", "asarray", "item", "register", "library"}
+    tried = {
+        *FLOAT,
+        *OTHER,
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "asarray",
+        "item",
+        "to_numpy",
+        "register",
+        "library",
+    }
     assert public <= tried, public - tried
 
 

@@ -1,4 +1,4 @@
-"""The layout: every datum once, within the budget, groups whole; and the counts it is normalised by."""
+"""The layout: every datum once, within the budget, groups whole."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
-from finetooth_hooks import DataError, Datum, ImageChunk, TokenChunk
-from finetooth_steps.layout import (
-    SHORTEST_SHARED,
-    check_data,
-    computed_length,
-    count_normalizers,
-    group_indices,
-    lay_out,
-    one_batch,
-)
+from finetooth_hooks import Datum
+from finetooth_steps.layout import SHORTEST_SHARED, computed_length, lay_out, one_batch
 from finetooth_steps.row_filling import fill_rows, positions_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,20 +126,6 @@ def test_what_comes_after_the_last_target_is_not_computed() -> None:
     assert computed_length(Datum.from_tokens([1] * 9, [0.0] * 9)) == 1
 
 
-def test_normalizers_by_hand() -> None:
-    data = [
-        Datum.from_tokens([1, 2, 3], [0, 0.5, 2.0], group="a"),
-        Datum.from_tokens([1, 2], [0, 0.0], group="a"),
-        Datum.from_tokens([1, 2, 3]),
-    ]
-    assert count_normalizers(data) == {"weights": 4.5, "tokens": 4.0, "sequences": 2.0, "groups": 2.0, "none": 1.0}
-    wide = Datum((TokenChunk(np.arange(3)),), np.ones((3, 4), int), mask=np.array([True, False, True]))
-    assert count_normalizers([wide])["weights"] == 2.0
-    each = replace(wide, fields={"weights": np.full((3, 4), 0.5)})
-    assert count_normalizers([each])["weights"] == 4.0
-    assert count_normalizers([wide])["tokens"] == 2.0
-
-
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 300))
 def test_shared_rows_hold_every_datum_once_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = fill_rows(lengths, budget)
@@ -178,43 +155,3 @@ def test_rows_are_shared_only_where_that_saves(lengths: list[int], budget: int, 
     assert lay_out(data, budget=budget, together="group", filling=filling) == lay_out(
         data, budget=budget, together="group"
     )
-
-
-def test_groups_are_numbered_in_their_order() -> None:
-    data = [Datum.from_tokens([1, 2], group=key) for key in ("b", "b", None, None, "a")]
-    assert group_indices(data).tolist() == [0, 0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"input": (ImageChunk(b"", "png", 4),)}, "image"),
-        ({"parents": np.array([0, 1, 0, 0])}, "goes on behind another one"),
-        ({"input": (TokenChunk(np.array([1, 2, 3, 99])),)}, "input id 99"),
-        ({"targets": np.array([1, 2, -1, 1])}, "target id -1"),
-        ({"targets": np.ones((4, 2), int)}, "same number of targets"),
-    ],
-)
-def test_what_cannot_be_computed_is_refused_by_name(change: dict[str, Any], words: str) -> None:
-    good = Datum.from_tokens([1, 2, 3, 4, 5], id="good:1")
-    bad = replace(good, id="bad:7", **change)
-    with pytest.raises(DataError, match="bad:7") as caught:
-        check_data([good, bad], vocab_size=50, max_positions=0)
-    assert words in str(caught.value)
-
-
-def test_a_masked_target_may_be_anything() -> None:
-    datum = Datum((TokenChunk(np.array([1, 2])),), np.array([-100, 3]), mask=np.array([False, True]))
-    check_data([datum], vocab_size=50, max_positions=0)
-
-
-def test_empty_too_long_and_torn_data_are_refused() -> None:
-    empty = Datum((), np.zeros(0, int), id="none:1")
-    for data, words in (
-        ([], "no data"),
-        ([empty], "none:1: it has no positions"),
-        (_data([20]), "made for 10"),
-        (_data([2, 2, 2], [0, 1, 0]), "do not stand next to each other"),
-    ):
-        with pytest.raises(DataError, match=words):
-            check_data(data, vocab_size=50, max_positions=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import Completion, Forward, Interrupted, NotFinite, Sampling, UserError
 from finetooth_hooks.testing import CheckResult, engine_checks, run_check
-from toy_numpy import rectangles
+from finetooth_steps.normalizers import count_normalizers
 from toy_numpy.engine import NumpyEngine
 from toy_numpy.making import engine
 from toy_numpy.model import Pass, Toy
@@ -41,9 +41,10 @@ class Unmasked(NumpyEngine):
 
 
 class MeanOfMeans(NumpyEngine):
-    def _evaluate_loss(self, data: Any, outputs: Any, loss: Any, counts: Mapping[str, float]) -> Any:
-        share = 1 / (3 if self.budget < 100 else 1)
-        return super()._evaluate_loss(data, outputs, loss, {k: v / share for k, v in rectangles.counts(data).items()})
+    def _evaluate_loss(self, data: Any, batch: Any, outputs: Any, evaluated: Any) -> Any:
+        own = count_normalizers([data[i] for i in batch.rows])
+        evaluated.totals.counts = {name: count * evaluated.micro_batches for name, count in own.items()}
+        return super()._evaluate_loss(data, batch, outputs, evaluated)
 
 
 class IgnoresTotals(NumpyEngine):
@@ -80,22 +81,18 @@ class HandlesOutliveSteps(NumpyEngine):
 
 
 class CutsWholeSteps(NumpyEngine):
-    def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
-        if loss.together != "step":
-            return super()._evaluate(data, loss, normalizer)
-        counts = {**rectangles.counts(data), **(normalizer or {})}
-        whole = super()._evaluate(data[:3], loss, counts)
-        other = super()._evaluate(data[3:], loss, counts)
-        whole.add(other.grads)
-        whole.loss += other.loss
-        return whole
+    def _evaluate_loss(self, data: Any, batch: Any, outputs: Any, evaluated: Any) -> Any:
+        if evaluated.totals.spec.together != "step":
+            return super()._evaluate_loss(data, batch, outputs, evaluated)
+        halves = [replace(batch, rows=batch.rows[at], lengths=batch.lengths[at]) for at in (slice(3), slice(3, None))]
+        slopes = [super(CutsWholeSteps, self)._evaluate_loss(data, half, outputs, evaluated) for half in halves]
+        return {**slopes[0], **slopes[1]}
 
 
 class CutsGroups(NumpyEngine):
     def _evaluate(self, data: Any, loss: Any, normalizer: Any) -> Any:
-        if loss.together != "group":
-            return super()._evaluate(data, loss, normalizer)
-        return super()._evaluate([*data[1:], data[0]], loss, normalizer)
+        together = "sequence" if loss.together == "group" else loss.together
+        return super()._evaluate(data, replace(loss, together=together), normalizer)
 
 
 class ReferenceFollows(NumpyEngine):
@@ -273,7 +270,7 @@ class TakesAnyState(NumpyEngine):
         try:
             return super().forward_backward(data, loss, normalizer=normalizer)
         except Exception as error:
-            if "changes its state" in str(error):
+            if "returned a state" in str(error):
                 return Forward(loss=0.0)
             raise
 

@@ -65,7 +65,17 @@ if TYPE_CHECKING:
     )
     from finetooth_hooks.examples import Conversation, Example, Message, Parsed, PromptCompletion, Rendered, Row, Text
     from finetooth_hooks.format_functions import row_format
-    from finetooth_hooks.losses import Contribution, LossData, LossFn, LossResult, LossSpec, LossState, Metric, Outputs
+    from finetooth_hooks.losses import (
+        Contribution,
+        LossData,
+        LossFn,
+        LossResult,
+        LossSpec,
+        LossState,
+        LossTotals,
+        Metric,
+        Outputs,
+    )
     from finetooth_hooks.options import NoOptions, Options
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, Sample, StepReport
@@ -106,6 +116,7 @@ _LAZY = {
     "LossResult": "losses",
     "LossSpec": "losses",
     "LossState": "losses",
+    "LossTotals": "losses",
     "Metric": "losses",
     "Outputs": "losses",
     "NoOptions": "options",
@@ -167,6 +178,7 @@ __all__ = [
     "LossResult",
     "LossSpec",
     "LossState",
+    "LossTotals",
     "MemoryEstimate",
     "Message",
     "Method",

@@ -78,6 +78,11 @@ class ArrayLibrary:
     def item(self, x: Array) -> float:
         return float(x)
 
+    def to_numpy(self, x: Array) -> Array:
+        import numpy
+
+        return numpy.asarray(x)
+
 
 class TorchLibrary(ArrayLibrary):
     """torch wants tensors where others take scalars, and calls axes dims."""
@@ -198,6 +203,9 @@ class TorchLibrary(ArrayLibrary):
 
     def item(self, x: Array) -> float:
         return float(x.item())
+
+    def to_numpy(self, x: Array) -> Array:
+        return x.detach().cpu().numpy()
 
 
 class MlxLibrary(ArrayLibrary):

@@ -334,6 +334,11 @@ def stop_gradient(x: Array) -> Array:
     return library(x).stop_gradient(x)
 
 
+def to_numpy(x: Array) -> Array:
+    """x as a NumPy array in host memory, a constant."""
+    return library(x).to_numpy(x)
+
+
 def item(x: Array) -> float:
     """An array of one element as a Python float. It waits for the device: use it for states, not inside a loss's
     arithmetic."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.losses import LossSpec, LossTotals
 
 CAPABILITIES: Mapping[str, str] = {
     "handles": "forward keeps a graph that backward can be asked for later",
@@ -64,6 +64,8 @@ class Forward:
         micro_batches: into how many the data were cut.
         handle: for `backward`; None after `forward_backward` and without the capability `handles`.
         flops: floating-point operations that were executed, padding and recomputation included; 0 if not counted.
+        totals: what the loss added up to before it was divided, to be merged with that of other calls of the step;
+            None without a loss.
     """
 
     outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
@@ -76,6 +78,7 @@ class Forward:
     micro_batches: int = 1
     handle: Handle | None = None
     flops: float = 0.0
+    totals: LossTotals | None = None
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, ImageChunk
+from finetooth_hooks import Datum
 from finetooth_hooks.entries import Together
 
+from finetooth_steps.groups import group_indices
 from finetooth_steps.row_filling import LEAST_SAVED, Filling, fill_rows, positions_of
-from finetooth_steps.segments import check_segments
 
 SHORTEST_SHARED = 16
 """Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
@@ -67,150 +67,12 @@ class MicroBatch:
         return self.pieces or (self,)
 
 
-def check_data(
-    data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False, obstacle: str = ""
-) -> None:
-    """Refuse what the engine cannot compute, before anything is computed.
-
-    Args:
-        vocab_size: ids must lie below it.
-        max_positions: longest sequence the model was made for; 0 is no bound.
-        images: the model takes them.
-        obstacle: why segments of a datum cannot be kept apart; empty if they can.
-
-    Raises:
-        DataError: no data, an empty datum, an image that cannot be read, segments that cannot be kept apart, an id
-            outside the vocabulary,
-            a sequence too long, a group that is torn apart, or one target a position beside several; names the datum.
-    """
-    if not data:
-        raise DataError("data", "the step holds no data", action="pass at least one datum")
-    target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
-    for datum in data:
-        where = datum.id or "a datum without id"
-        _check_images(datum, where, images)
-        if len(datum) == 0:
-            raise DataError(where, "it has no positions", action="remove it")
-        if max_positions and len(datum) > max_positions:
-            raise DataError(
-                where, f"{len(datum)} positions, but the model was made for {max_positions}",
-                action="lower train.max_length",
-            )  # fmt: skip
-        if (datum.targets.ndim, datum.targets.shape[1:]) != target_dims:
-            raise DataError(
-                where,
-                f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
-                action="give every position of a step the same number of targets",
-            )
-        _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
-        _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
-    check_segments(data, obstacle)
-    group_indices(data)
-
-
-def _check_images(datum: Datum, where: str, images: bool) -> None:
-    """
-    Raises:
-        DataError: the datum holds an image that this model or this backend cannot read.
-    """
-    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
-    if not found:
-        return
-    if not images:
-        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
-    if any(chunk.tokens is None for chunk in found):
-        raise DataError(
-            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
-        )
-    if datum.positions is not None:
-        raise DataError(
-            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
-        )
-
-
-def check_fields(data: Sequence[Datum]) -> None:
-    """Refuse data that a loss cannot read side by side, whichever of them share a micro-batch.
-
-    Raises:
-        DataError: a field (`weights` may be absent) or scalar that some data of the step have and others lack, or a
-            field of another shape per position; names the datum.
-    """
-    fields = {name for datum in data for name in datum.fields} - {"weights"}
-    scalars = {name for datum in data for name in datum.scalars}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for datum in data:
-        where = datum.id or "a datum without id"
-        for what, missing in (("field", fields - set(datum.fields)), ("scalar", scalars - set(datum.scalars))):
-            if missing:
-                raise DataError(
-                    where,
-                    f"it lacks the {what} {min(missing)!r}, which other data of the step have",
-                    action=f"give every datum of a step the same {what}s",
-                )
-        for name, values in datum.fields.items():
-            shape = shapes.setdefault(name, values.shape[1:])
-            if values.shape[1:] != shape:
-                raise DataError(
-                    where,
-                    f"field {name!r} has shape {values.shape[1:]} per position, in other data of the step {shape}",
-                    action="give it the same shape in every datum of a step",
-                )
-
-
-def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
-        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-        raise DataError(
-            where,
-            f"{what} id {bad} is outside the model's vocabulary of {vocab_size}",
-            action="use the tokenizer that belongs to the model",
-        )
-
-
 def computed_length(datum: Datum) -> int:
     """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
     the row exists."""
     counting = np.flatnonzero(datum.mask)
     length = int(counting[-1]) + 1 if counting.size else 1
     return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
-
-
-def group_indices(data: Sequence[Datum]) -> np.ndarray:
-    """(S,) int64: the group of each datum, 0-based and contiguous; a datum without a group is its own.
-
-    Raises:
-        DataError: the data of a group do not stand next to each other.
-    """
-    indices = np.zeros(len(data), dtype=np.int64)
-    seen: set[str] = set()
-    for i, datum in enumerate(data):
-        continues = i > 0 and datum.group is not None and datum.group == data[i - 1].group
-        if datum.group is not None and not continues:
-            if datum.group in seen:
-                raise DataError(
-                    datum.id or f"datum {i}",
-                    f"the data of group {datum.group!r} do not stand next to each other",
-                    action="order the data of a step by group",
-                )
-            seen.add(datum.group)
-        indices[i] = 0 if i == 0 else indices[i - 1] + (not continues)
-    return indices
-
-
-def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
-    """The normalizers of a whole step: sum of weights and number of positions that count, sequences with at least one,
-    groups; `none` is 1. With several targets a position, a weight per position counts once, one per target each."""
-    weights = 0.0
-    for datum in data:
-        given = datum.fields.get("weights")
-        weights += float(datum.mask.sum() if given is None else given[datum.mask].sum(dtype=np.float64))
-    return {
-        "weights": weights,
-        "tokens": float(sum(int(datum.mask.sum()) for datum in data)),
-        "sequences": float(sum(bool(datum.mask.any()) for datum in data)),
-        "groups": float(group_indices(data)[-1] + 1) if data else 0.0,
-        "none": 1.0,
-    }
 
 
 @dataclass(frozen=True)
@@ -387,6 +249,11 @@ def _even(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
         count += 1 + count // 50
 
 
-def one_batch(data: Sequence[Datum]) -> MicroBatch:
-    """All data as one rectangle, in their order: what a loss with `together: step` sees."""
-    return MicroBatch(tuple(range(len(data))), tuple(computed_length(datum) for datum in data))
+def one_batch(data: Sequence[Datum], *, whole: bool = False) -> MicroBatch:
+    """All data as one rectangle, in their order: what a loss with `together: step` sees.
+
+    Args:
+        whole: every position counts as computed, also those after the last target that counts.
+    """
+    lengths = tuple(len(datum) if whole else computed_length(datum) for datum in data)
+    return MicroBatch(tuple(range(len(data))), lengths)

@@ -17,6 +17,7 @@ import numpy as np
 from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
 from finetooth_hooks.engine import Backward, Completion, Forward, Handle, Sampling, Stepped, StepSettings
 from finetooth_hooks.errors import DataError
+from finetooth_hooks.losses import Contribution, LossTotals, Metric
 from numpy.typing import NDArray
 
 Json = Any
@@ -242,6 +243,7 @@ def encode_forward(result: Forward, handle: Handle | None = None) -> Json:
         "micro_batches": result.micro_batches,
         "handle": None if handle is None else {"id": handle.id, "weights_version": handle.weights_version},
         "flops": result.flops,
+        "totals": None if result.totals is None else _encode_totals(result.totals),
     }
 
 
@@ -250,7 +252,38 @@ def decode_forward(value: Json) -> Forward:
     outputs = tuple({k: decode_array(a, f"outputs.{k}") for k, a in of.items()} for of in value["outputs"])
     handle = value.get("handle")
     rest = {k: value[k] for k in ("loss", "components", "metrics", "tokens", "padded", "targets", "micro_batches")}
-    return Forward(outputs, **rest, handle=None if handle is None else Handle(**handle), flops=value["flops"])
+    return Forward(
+        outputs,
+        **rest,
+        handle=None if handle is None else Handle(**handle),
+        flops=value["flops"],
+        totals=None if value["totals"] is None else _decode_totals(value["totals"]),
+    )
+
+
+def _encode_totals(totals: LossTotals) -> Json:
+    return {
+        "loss": totals.loss,
+        "contributions": {
+            name: {"total": _real(part.total), "per": part.per, "weight": part.weight}
+            for name, part in totals.contributions.items()
+        },
+        "metrics": {
+            name: {"total": _real(metric.total), "count": _real(float(metric.count)), "reduce": metric.reduce}
+            for name, metric in totals.metrics.items()
+        },
+    }
+
+
+def _decode_totals(value: Json) -> LossTotals:
+    contributions = {
+        name: Contribution(float(part["total"]), part["per"], part["weight"])
+        for name, part in value["contributions"].items()
+    }
+    metrics = {
+        name: Metric(float(one["total"]), float(one["count"]), one["reduce"]) for name, one in value["metrics"].items()
+    }
+    return LossTotals(value["loss"], contributions, metrics)
 
 
 def encode_backward(result: Backward) -> Json:

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finetooth_steps.data_checks import check_fields
+from finetooth_steps.layout import one_batch
+from finetooth_steps.loss_state import checked_state
+from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.outputs import side_by_side
+from finetooth_steps.rectangles import loss_data
+from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
@@ -23,7 +30,7 @@ from finetooth_hooks.engine import (
     StepSettings,
 )
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.losses import LossData, LossSpec
+from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Tokenizer
 
 
@@ -95,31 +102,25 @@ class FakeEngine:
         tokens, targets = sum(len(datum) for datum in data), sum(int(datum.mask.sum()) for datum in data)
         if loss is None:
             return Forward(outputs, tokens=tokens, padded=tokens, targets=targets)
-        rectangle = _rectangle(data)
-        scores = _padded([self._score(datum) for datum in data])
+        check_fields(data)
+        batch = one_batch(data, whole=True)
+        scores = side_by_side(batch, [self._score(datum) for datum in data])
         head = {
-            "values": _padded([_values(datum) for datum in data]),
+            "values": side_by_side(batch, [_values(datum) for datum in data]),
             "scores": np.array([_score_of(datum) for datum in data]),
         }
         wanted = {
             need: scores if need.startswith("logprobs") else head.get(need, np.zeros_like(scores))
             for need in loss.needs
         }
-        result = loss.fn(wanted, rectangle, self.states.get(loss.name, {}))
-        if loss.together == "step":
-            self.states[loss.name] = result.state
-        counts = normalizer or _counts(rectangle)
-        parts = {
-            name: float(part.total) / (1.0 if part.per == "none" else counts[part.per])
-            for name, part in result.contributions.items()
-        }
-        metrics = {
-            name: float(m.total) / float(m.count) if m.reduce == "mean" else float(m.total)
-            for name, m in result.metrics.items()
-            if m.reduce != "mean" or float(m.count)  # as engines: a mean over nothing is left out
-        }
-        total = sum(result.contributions[name].weight * value for name, value in parts.items())
-        return Forward(outputs, total, parts, metrics, tokens, tokens, targets)
+        before = self.states.get(loss.name, {})
+        result = loss.fn(wanted, loss_data(data, batch, np.asarray), before)
+        added = Totals(loss, count_normalizers(data) if normalizer is None else normalizer)
+        added.add(result, np.zeros(()))
+        if after := checked_state(loss, before, result.state):
+            self.states[loss.name] = after
+        components, metrics, totals = added.components, added.metrics, added.plain
+        return Forward(outputs, added.loss, components, metrics, tokens, tokens, targets, totals=totals)
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         self.calls.append("forward_backward")
@@ -196,41 +197,3 @@ def _values(datum: Datum) -> NDArray[np.float64]:
 def _score_of(datum: Datum) -> float:
     """The value at the last position that counts."""
     return float(_values(datum)[datum.mask][-1]) if datum.mask.any() else 0.0
-
-
-def _padded(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """(S, T, ...) with zeros where a row is shorter."""
-    longest = max((len(row) for row in rows), default=0)
-    return np.stack([np.pad(row, ((0, longest - len(row)), *[(0, 0)] * (row.ndim - 1))) for row in rows])
-
-
-def _rectangle(data: Sequence[Datum]) -> LossData:
-    names = sorted({name for datum in data for name in datum.fields} - {"weights"})
-    group: list[int] = []
-    keys: list[str | None] = []
-    for datum in data:
-        if datum.group is None or not keys or datum.group != keys[-1]:
-            group.append(group[-1] + 1 if group else 0)
-        else:
-            group.append(group[-1])
-        keys.append(datum.group)
-    weights = _padded([np.asarray(datum.fields.get("weights", datum.mask), dtype=np.float64) for datum in data])
-    fields = {
-        name: _padded([np.asarray(datum.fields.get(name, np.zeros(len(datum)))) for datum in data]) for name in names
-    }
-    scalars = {
-        name: np.array([datum.scalars.get(name, 0.0) for datum in data])
-        for name in {name for datum in data for name in datum.scalars}
-    }
-    mask = _padded([datum.mask for datum in data])
-    targets = _padded([datum.targets for datum in data])
-    return LossData(mask, targets, {**fields, "weights": weights}, scalars, np.array(group))
-
-
-def _counts(data: LossData) -> dict[str, float]:
-    return {
-        "weights": float((data.fields["weights"] * data.mask).sum()),
-        "tokens": float(data.mask.sum()),
-        "sequences": float(data.mask.any(axis=1).sum()),
-        "groups": float(data.group.max() + 1),
-    }

@@ -38,12 +38,12 @@ def test_value_and_gradient_are_those_of_the_formula() -> None:
     p = [one.astype(np.float64) for one in logprobs]
     nll = -sum((w * one).sum() for w, one in zip(weights, p, strict=True)) / total
     square = sum((one**2).sum() for one in p) / 2 / count
-    assert found.components == pytest.approx({"nll": nll, "square": square}, rel=1e-6)
-    assert found.loss == pytest.approx(nll + 0.25 * square, rel=1e-6)
+    assert found.totals.components == pytest.approx({"nll": nll, "square": square}, rel=1e-6)
+    assert found.totals.loss == pytest.approx(nll + 0.25 * square, rel=1e-6)
     for grad, w, one in zip(found.grads, weights, p, strict=True):
         np.testing.assert_allclose(grad, -w / total + 0.25 * one / count, rtol=1e-5, atol=1e-8)
         assert grad.dtype == np.float32
-    assert found.metrics == pytest.approx({"worst": min(map(np.min, p)), "mean": sum(map(np.sum, p)) / count})
+    assert found.totals.metrics == pytest.approx({"worst": min(map(np.min, p)), "mean": sum(map(np.sum, p)) / count})
 
 
 def test_a_step_in_two_calls_gives_the_gradient_of_one() -> None:
@@ -57,7 +57,7 @@ def test_a_step_in_two_calls_gives_the_gradient_of_one() -> None:
     parts = [evaluate(spec, data[a:b], {"logprobs": logprobs[a:b]}, counts=counts) for a, b in ((0, 2), (2, 3))]
     for a, b in zip(whole.grads, [grad for part in parts for grad in part.grads], strict=True):
         np.testing.assert_array_equal(a, b)
-    assert sum(part.loss for part in parts) == pytest.approx(whole.loss, rel=1e-6)
+    assert sum(part.totals.loss for part in parts) == pytest.approx(whole.totals.loss, rel=1e-6)
     with pytest.raises(EngineError, match="'tokens', which the normalizer given does not hold"):
         evaluate(spec, data, {"logprobs": logprobs}, counts={"weights": 1.0})
 
@@ -76,8 +76,8 @@ def test_groups_and_scalars_reach_the_loss() -> None:
     ]
     spec = LossSpec("test:pairs", pairs, frozenset({"logprobs", "logprobs@reference"}), "group")
     found = evaluate(spec, grouped, {"logprobs": logprobs, "logprobs@reference": logprobs})
-    assert found.loss == 3.0 and not any(grad.any() for grad in found.grads)
-    with pytest.raises(DataError, match="it has no 'label'"):
+    assert found.totals.loss == 3.0 and not any(grad.any() for grad in found.grads)
+    with pytest.raises(DataError, match="it lacks the scalar 'label'"):
         evaluate(spec, [grouped[0], data[1]], {"logprobs": logprobs[:2], "logprobs@reference": logprobs[:2]})
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_kernels.segment_attention import check_segments
-from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, count_normalizers, lay_out
+from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, lay_out
+from finetooth_steps.normalizers import count_normalizers
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.layout.rectangles import make_rectangle
 from finetooth_torch.layout.stream import make_stream

@@ -18,7 +18,6 @@ from finetooth_hooks import (
     Forward,
     Handle,
     Interrupted,
-    LossResult,
     LossSpec,
     NotFinite,
     PlanError,
@@ -27,10 +26,17 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.engine import Counts, Snapshot
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.data_checks import check_fields
+from finetooth_steps.layout import MicroBatch, lay_out, one_batch
+from finetooth_steps.loss_state import checked_state
+from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.not_finite import check_finite
+from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.rectangles import loss_data
+from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
-from toy_numpy import rectangles, sampling, state, tape
-from toy_numpy.metrics import Metrics
+from toy_numpy import sampling, state, tape
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
 from toy_numpy.running import RunningBatch
 
@@ -53,9 +59,7 @@ class _Pending:
 class _Evaluated:
     """Losses and gradients of a step's data."""
 
-    components: dict[str, float] = field(default_factory=dict)
-    loss: float = 0.0
-    metrics: Metrics = field(default_factory=Metrics)
+    totals: Totals | None = None
     grads: Grads = field(default_factory=dict)
     state: Mapping[str, Any] | None = None
     micro_batches: int = 0
@@ -142,87 +146,72 @@ class NumpyEngine:
         return self.model.backward(done, grad_logits, grad_values if "v" in self.model.delta else None)
 
     def _evaluate_loss(
-        self, data: list[Datum], outputs: list[Outputs], loss: LossSpec, counts: Mapping[str, float]
-    ) -> tuple[LossResult, dict[str, float], float, list[Outputs]]:
-        """The loss over some data: result, normalised components, their weighted sum, dL/d(outputs) per datum."""
-        rectangle = rectangles.loss_data(data)
-        arrays = {need: rectangles.pad([each[need] for each in outputs]) for need in sorted(loss.needs)}
-        policy = [need for need in arrays if "@" not in need]
-        given = self.states.get(loss.name, {})
-        kept: list[LossResult] = []
+        self, data: list[Datum], batch: MicroBatch, outputs: Mapping[int, Outputs], evaluated: _Evaluated
+    ) -> dict[int, Outputs]:
+        """Add the loss over a micro-batch; dL/d(outputs) by index of the datum."""
+        assert evaluated.totals is not None
+        spec, counts = evaluated.totals.spec, evaluated.totals.counts
+        seen, zero = loss_data(data, batch, np.asarray), np.zeros(())
+        given = {need: side_by_side(batch, {i: outputs[i][need] for i in batch.rows}) for need in sorted(spec.needs)}
+        policy = [need for need in given if "@" not in need]
+        before = self.states.get(spec.name, {})
 
         def total(*values: Any) -> Any:
-            result = loss.fn({**arrays, **dict(zip(policy, values, strict=True))}, rectangle, given)
-            kept[:] = [result]
-            parts = result.contributions.values()
-            return sum(part.weight * part.total / max(counts[part.per], 1e-300) for part in parts)
+            result = spec.fn({**given, **dict(zip(policy, values, strict=True))}, seen, before)
+            return Totals(spec, counts).add(result, zero)
 
-        loss_value, slopes = tape.gradients(total, [arrays[need] for need in policy])
-        total(*[arrays[need] for need in policy])  # again without the tape: plain numbers
-        result = kept[0]
-        if loss.together != "step" and dict(result.state) != dict(given):
-            raise EngineError(f"loss {loss.name} changes its state, but together is {loss.together!r}")
-        components = {n: float(p.total) / max(counts[p.per], 1e-300) for n, p in result.contributions.items()}
-        if not np.isfinite(loss_value):
-            rows = tuple(datum.id or "" for datum in data)
-            named = ", ".join(rows[:5])
-            raise NotFinite(f"loss {loss.name} is {loss_value} on {named}", action="look at these rows", rows=rows)
-        per_datum = [
-            {
-                need: slope[i] if slope.ndim == 1 else slope[i, : len(datum)]
-                for need, slope in zip(policy, slopes, strict=True)
-            }
-            for i, datum in enumerate(data)
-        ]
-        return result, components, loss_value, per_datum
+        _, slopes = tape.gradients(total, [given[need] for need in policy])
+        result = spec.fn(given, seen, before)  # again without the tape: plain numbers
+        objective = evaluated.totals.add(result, zero)
+        action = "look at these rows"
+        step = self.weights_version
+        check_finite(objective, spec, data=data, batch=batch, outputs=given, step=step, action=action)
+        evaluated.state = checked_state(spec, before, result.state)
+        cut = {need: per_datum(data, batch, slope) for need, slope in zip(policy, slopes, strict=True)}
+        return {i: {need: of[i] for need, of in cut.items()} for i in batch.rows}
 
     def _evaluate(self, data: list[Datum], loss: LossSpec, normalizer: Counts | None) -> _Evaluated:
         """A step's data, micro-batch by micro-batch; gradients are returned, not yet accumulated."""
-        counts = {**rectangles.counts(data), **(normalizer or {}), "none": 1.0}
-        evaluated = _Evaluated(metrics=Metrics())
-        cuts = rectangles.micro_batches(data, self.budget, loss.together)
-        evaluated.micro_batches = len(cuts)
+        check_fields(data)
+        evaluated = _Evaluated(Totals(loss, count_normalizers(data) if normalizer is None else normalizer))
+        batches = lay_out(data, budget=self.budget, together=loss.together, whole=True)
+        evaluated.micro_batches = len(batches)
         if loss.together == "step":
-            scored = []
-            for cut in cuts:
+            outputs: dict[int, Outputs] = {}
+            for batch in batches:
                 self._ask()
-                scored += [self._outputs(data[i], loss.needs)[1] for i in cut]
-            result, evaluated.components, evaluated.loss, slopes = self._evaluate_loss(data, scored, loss, counts)
-            evaluated.metrics.add(result)
-            evaluated.state = result.state
-            for cut in cuts:
+                outputs |= {i: self._outputs(data[i], loss.needs)[1] for i in batch.rows}
+            slopes = self._evaluate_loss(data, one_batch(data, whole=True), outputs, evaluated)
+            for batch in batches:
                 self._ask()
-                for i in cut:
+                for i in batch.rows:
                     done, _ = self._outputs(data[i], ())
                     evaluated.add(self._backpropagate(data[i], done, slopes[i]))
             return evaluated
-        for cut in cuts:
+        for batch in batches:
             self._ask()
-            batch = [data[i] for i in cut]
-            passes = [self._outputs(datum, loss.needs) for datum in batch]
-            result, parts, value, slopes = self._evaluate_loss(batch, [o for _, o in passes], loss, counts)
-            evaluated.metrics.add(result)
-            evaluated.loss += value
-            for name, part in parts.items():
-                evaluated.components[name] = evaluated.components.get(name, 0.0) + part
-            for datum, (done, _), slope in zip(batch, passes, slopes, strict=True):
-                evaluated.add(self._backpropagate(datum, done, slope))
+            passes = {i: self._outputs(data[i], loss.needs) for i in batch.rows}
+            slopes = self._evaluate_loss(data, batch, {i: found for i, (_, found) in passes.items()}, evaluated)
+            for i, (done, _) in passes.items():
+                evaluated.add(self._backpropagate(data[i], done, slopes[i]))
         return evaluated
 
     def _report(self, data: list[Datum], evaluated: _Evaluated | None, outputs: Any, handle: Handle | None) -> Forward:
         tokens, targets = sum(len(datum) for datum in data), sum(int(datum.mask.sum()) for datum in data)
         if evaluated is None:
             return Forward(outputs, tokens=tokens, padded=tokens, targets=targets, handle=handle)
+        assert evaluated.totals is not None
         return Forward(
             outputs,
-            evaluated.loss,
-            evaluated.components,
-            evaluated.metrics.values(),
+            evaluated.totals.loss,
+            evaluated.totals.components,
+            evaluated.totals.metrics,
             tokens,
             tokens,
             targets,
             evaluated.micro_batches,
             handle,
+            totals=evaluated.totals.plain,
         )
 
     # --- the primitives -----------------------------------------------------------------------------------------------
@@ -288,7 +277,7 @@ class NumpyEngine:
         self.rows += [datum.id or "" for datum in data]
         for name, grad in evaluated.grads.items():
             self.grads[name] = self.grads.get(name, 0.0) + grad
-        if loss is not None and evaluated.state is not None:
+        if loss is not None and evaluated.state:
             self.states[loss.name] = evaluated.state
 
     def _norm(self) -> float:

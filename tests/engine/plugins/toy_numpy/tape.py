@@ -55,10 +55,13 @@ class TapeLibrary(ArrayLibrary):
         return getval(x)
 
     def item(self, x: Any) -> float:
+        return float(self.to_numpy(x))
+
+    def to_numpy(self, x: Any) -> Any:
         value = x
         while value is not getval(value):
             value = getval(value)
-        return float(value)
+        return np.asarray(value)
 
 
 def join() -> None:

@@ -26,6 +26,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.engine import Counts, StepSettings
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.data_checks import check_gradients
 from finetooth_toolbox import wire
 from numpy.typing import NDArray
 
@@ -142,7 +143,7 @@ class RemoteEngine:
             grads = self._slopes(pending, normalizer)
         elif normalizer is not None:
             raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
-        _check_grads(pending.data, grads)
+        check_gradients(pending.data, grads)
         given = [np.asarray(one, dtype=np.float32) for one in grads]
         result = self._trainer.backward(pending.number, pending.data, given)
         del self._pending[handle.id]
@@ -156,7 +157,7 @@ class RemoteEngine:
             )
         evaluated = self._evaluated(pending.spec, pending.data, pending.outputs, normalizer or pending.counts)
         self._loss_states[pending.spec.name] = evaluated.state
-        self._loss += evaluated.loss
+        self._loss += evaluated.totals.loss
         return evaluated.grads
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
@@ -266,29 +267,18 @@ def _report(
     data: Sequence[Datum], logprobs: Sequence[NDArray[Any]] | None, evaluated: Evaluated | None, handle: Handle | None
 ) -> Forward:
     tokens = sum(len(datum) for datum in data)
+    totals = None if evaluated is None else evaluated.totals
     return Forward(
         outputs=tuple({} if logprobs is None else {"logprobs": logprobs[n]} for n in range(len(data))),
-        loss=None if evaluated is None else evaluated.loss,
-        components={} if evaluated is None else evaluated.components,
-        metrics={} if evaluated is None else evaluated.metrics,
+        loss=None if totals is None else totals.loss,
+        components={} if totals is None else totals.components,
+        metrics={} if totals is None else totals.metrics,
         tokens=tokens,
         padded=tokens,
         targets=sum(int(datum.mask.sum()) for datum in data),
         handle=handle,
+        totals=None if totals is None else totals.plain,
     )
-
-
-def _check_grads(data: Sequence[Datum], grads: Sequence[NDArray[Any]]) -> None:
-    if len(grads) != len(data):
-        raise EngineError(f"backward: {len(grads)} gradients for {len(data)} data", action="give one per datum")
-    for n, (datum, one) in enumerate(zip(data, grads, strict=True)):
-        if np.shape(one) != datum.targets.shape:
-            raise EngineError(
-                f"backward: gradient {n} has shape {np.shape(one)}, its targets {datum.targets.shape}",
-                action="shape it as the targets",
-            )
-        if not np.isfinite(one).all():
-            raise EngineError(f"backward: gradient {n} is not finite", action="give finite numbers")
 
 
 def _encoded(value: Any) -> Any:

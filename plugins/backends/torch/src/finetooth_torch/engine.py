@@ -27,7 +27,9 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
-from finetooth_steps.layout import check_data, check_fields, count_normalizers, lay_out
+from finetooth_steps.data_checks import check_data, check_fields, check_gradients
+from finetooth_steps.layout import lay_out
+from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.row_budget import check_rows
 from numpy.typing import NDArray
 
@@ -195,7 +197,7 @@ class TorchEngine:
         if grads is not None:
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
-            _check_grads(work.data, grads)
+            check_gradients(work.data, grads)
             with self._accumulating():
                 self._runner.backward_from(work, grads)
             self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
@@ -473,18 +475,5 @@ class TorchEngine:
             micro_batches=len(work.computed),
             handle=handle,
             flops=self._parts.network.executed(),
+            totals=None if totals is None else totals.plain,
         )
-
-
-def _check_grads(data: Sequence[Datum], grads: Sequence[NDArray[np.floating[Any]]]) -> None:
-    if len(grads) != len(data):
-        raise EngineError(f"backward: {len(grads)} gradients for {len(data)} data", action="give one array per datum")
-    for datum, gradient in zip(data, grads, strict=True):
-        if np.shape(gradient) != datum.targets.shape:
-            raise EngineError(
-                f"backward: the gradient of {datum.id!r} has shape {np.shape(gradient)}, its targets "
-                f"{datum.targets.shape}",
-                action="give dL/dlogprob for every target",
-            )
-        if not np.isfinite(gradient).all():
-            raise EngineError(f"backward: the gradient of {datum.id!r} is not finite", action="look at this row")

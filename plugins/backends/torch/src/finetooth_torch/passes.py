@@ -13,19 +13,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, NotFinite, PlanError
+from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, PlanError
 from finetooth_hooks.engine import Counts
 from finetooth_steps.layout import MicroBatch, one_batch
+from finetooth_steps.loss_state import checked_state
+from finetooth_steps.not_finite import check_finite
+from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle, per_datum
+from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
 from finetooth_torch.randomness import seeded
-from finetooth_torch.totals import Totals, checked_state, is_finite
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,7 @@ class Runner:
         """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
         for batch in work.computed:
             rectangle = self._rectangle(work, batch)
-            incoming = np.zeros(tuple(rectangle.targets.shape))
-            for s, (index, n) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
-                incoming[s, :n] = grads[index][:n]
-            given = torch.from_numpy(incoming).to(device=self._device, dtype=self._dtype)
+            given = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
             with self._as(work, batch, "policy", train=True), torch.enable_grad():
                 logprobs = self._network.outputs(rectangle, ("logprobs",), expected=given)["logprobs"]
                 self._backward((logprobs * given).sum())
@@ -235,14 +235,15 @@ class Runner:
         spec = totals.spec
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
         objective = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
-        if not is_finite(objective):
-            bad = _to_blame(rectangle.batch, outputs)
-            raise NotFinite(
-                f"loss {spec.name!r} is {float(objective.detach())} at step {work.step + 1}, with the data "
-                + _named(work.data, bad),
-                action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
-                rows=tuple(str(work.data[row].id or row) for row in bad),
-            )
+        check_finite(
+            objective,
+            spec,
+            data=work.data,
+            batch=rectangle.batch,
+            outputs=outputs,
+            step=work.step,
+            action="look at these rows, lower optimizer.learning_rate, or set train.precision to fp32",
+        )
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
 
@@ -290,21 +291,6 @@ class _Entered:
     def __exit__(self, *error: Any) -> None:
         self._streams.__exit__(*error)
         self._role.__exit__(*error)
-
-
-def _to_blame(batch: MicroBatch, outputs: Mapping[str, Tensor]) -> list[int]:
-    """Indices of the data to blame: those whose own outputs are not finite, else all of the rectangle."""
-    bad = [
-        row
-        for s, row in enumerate(batch.rows)
-        if any(not bool(torch.isfinite(values[s]).all()) for values in outputs.values())
-    ]
-    return bad or list(batch.rows)
-
-
-def _named(data: Sequence[Datum], rows: Sequence[int]) -> str:
-    ids = [repr(data[row].id or row) for row in rows]
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def _expected(spec: LossSpec, data: LossData) -> Tensor | None:

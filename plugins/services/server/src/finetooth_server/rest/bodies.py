@@ -196,6 +196,30 @@ class Sample(Body):
     prompt_logprobs: bool = False
 
 
+class ComponentTotal(BaseModel):
+    """Of a loss's component, before it is divided."""
+
+    total: float | str
+    per: Literal["weights", "tokens", "sequences", "groups", "none"]
+    weight: float
+
+
+class MetricTotal(BaseModel):
+    """Of a metric, before means are taken."""
+
+    total: float | str
+    count: float | str
+    reduce: Literal["mean", "sum", "max", "min"]
+
+
+class TotalsBody(BaseModel):
+    """See `finetooth_hooks.losses.LossTotals`; a number that is not finite is a text."""
+
+    loss: str
+    contributions: dict[str, ComponentTotal]
+    metrics: dict[str, MetricTotal]
+
+
 class ForwardResult(BaseModel):
     """Result of `forward` and `forward_backward`; see `finetooth_hooks.engine.Forward`."""
 
@@ -209,6 +233,7 @@ class ForwardResult(BaseModel):
     micro_batches: int
     handle: HandleBody | None
     flops: float
+    totals: TotalsBody | None
 
 
 class BackwardResult(BaseModel):

@@ -1,0 +1,132 @@
+"""What an engine refuses before it computes anything: data that cannot be computed, or not side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import DataError, Datum, EngineError, ImageChunk
+from numpy.typing import NDArray
+
+from finetooth_steps.groups import group_indices
+from finetooth_steps.segments import check_segments
+
+
+def check_data(
+    data: Sequence[Datum], *, vocab_size: int, max_positions: int, images: bool = False, obstacle: str = ""
+) -> None:
+    """Refuse what the engine cannot compute, before anything is computed.
+
+    Args:
+        vocab_size: ids must lie below it.
+        max_positions: longest sequence the model was made for; 0 is no bound.
+        images: the model takes them.
+        obstacle: why segments of a datum cannot be kept apart; empty if they can.
+
+    Raises:
+        DataError: no data, an empty datum, an image that cannot be read, segments that cannot be kept apart, an id
+            outside the vocabulary, a sequence too long, a group that is torn apart, or one target a position beside
+            several; names the datum.
+    """
+    if not data:
+        raise DataError("data", "the step holds no data", action="pass at least one datum")
+    target_dims = data[0].targets.ndim, data[0].targets.shape[1:]
+    for datum in data:
+        where = datum.id or "a datum without id"
+        _check_images(datum, where, images)
+        if len(datum) == 0:
+            raise DataError(where, "it has no positions", action="remove it")
+        if max_positions and len(datum) > max_positions:
+            raise DataError(
+                where, f"{len(datum)} positions, but the model was made for {max_positions}",
+                action="lower train.max_length",
+            )  # fmt: skip
+        if (datum.targets.ndim, datum.targets.shape[1:]) != target_dims:
+            raise DataError(
+                where,
+                f"targets have shape {datum.targets.shape}, those of {data[0].id!r} {data[0].targets.shape}",
+                action="give every position of a step the same number of targets",
+            )
+        _check_ids(where, "input", datum.placeholder_tokens, vocab_size)
+        _check_ids(where, "target", datum.targets[datum.mask], vocab_size)
+    check_segments(data, obstacle)
+    group_indices(data)
+
+
+def _check_images(datum: Datum, where: str, images: bool) -> None:
+    """
+    Raises:
+        DataError: the datum holds an image that this model or this backend cannot read.
+    """
+    found = [chunk for chunk in datum.input if isinstance(chunk, ImageChunk)]
+    if not found:
+        return
+    if not images:
+        raise DataError(where, "it holds an image, which the model cannot read", action="remove it")
+    if any(chunk.tokens is None for chunk in found):
+        raise DataError(
+            where, "an image comes without the placeholder tokens of its place", action="give ImageChunk.tokens"
+        )
+    if datum.positions is not None:
+        raise DataError(
+            where, "it has an image and positions, which a model with images decides itself", action="leave them out"
+        )
+
+
+def check_fields(data: Sequence[Datum]) -> None:
+    """Refuse data that a loss cannot read side by side, whichever of them share a micro-batch.
+
+    Raises:
+        DataError: a field (`weights` may be absent) or scalar that some data of the step have and others lack, or a
+            field of another shape per position; names the datum.
+    """
+    fields = {name for datum in data for name in datum.fields} - {"weights"}
+    scalars = {name for datum in data for name in datum.scalars}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for datum in data:
+        where = datum.id or "a datum without id"
+        for what, missing in (("field", fields - set(datum.fields)), ("scalar", scalars - set(datum.scalars))):
+            if missing:
+                raise DataError(
+                    where,
+                    f"it lacks the {what} {min(missing)!r}, which other data of the step have",
+                    action=f"give every datum of a step the same {what}s",
+                )
+        for name, values in datum.fields.items():
+            shape = shapes.setdefault(name, values.shape[1:])
+            if values.shape[1:] != shape:
+                raise DataError(
+                    where,
+                    f"field {name!r} has shape {values.shape[1:]} per position, in other data of the step {shape}",
+                    action="give it the same shape in every datum of a step",
+                )
+
+
+def _check_ids(where: str, what: str, ids: np.ndarray, vocab_size: int) -> None:
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        bad = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise DataError(
+            where,
+            f"{what} id {bad} is outside the model's vocabulary of {vocab_size}",
+            action="use the tokenizer that belongs to the model",
+        )
+
+
+def check_gradients(data: Sequence[Datum], grads: Sequence[NDArray[np.floating[Any]]]) -> None:
+    """Refuse gradients that do not belong to the data: dL/dlogprob, one array per datum, shaped as its targets.
+
+    Raises:
+        EngineError: another number of them, another shape, or a number that is not finite; names the datum.
+    """
+    if len(grads) != len(data):
+        raise EngineError(f"backward: {len(grads)} gradients for {len(data)} data", action="give one array per datum")
+    for datum, gradient in zip(data, grads, strict=True):
+        if np.shape(gradient) != datum.targets.shape:
+            raise EngineError(
+                f"backward: the gradient of {datum.id!r} has shape {np.shape(gradient)}, its targets "
+                f"{datum.targets.shape}",
+                action="give dL/dlogprob for every target",
+            )
+        if not np.isfinite(gradient).all():
+            raise EngineError(f"backward: the gradient of {datum.id!r} is not finite", action="look at this row")
