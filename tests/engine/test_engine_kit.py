@@ -52,6 +52,14 @@ class IgnoresTotals(NumpyEngine):
         return super()._evaluate(data, loss, None)
 
 
+class TotalsOfMeans(NumpyEngine):
+    def _report(self, data: Any, evaluated: Any, outputs: Any, handle: Any) -> Forward:
+        done = super()._report(data, evaluated, outputs, handle)
+        assert done.totals is not None
+        parts = {n: replace(p, total=done.components[n]) for n, p in done.totals.contributions.items()}
+        return replace(done, totals=replace(done.totals, contributions=parts))
+
+
 class KeepsGradients(NumpyEngine):
     def zero_grad(self) -> None: ...
 
@@ -414,6 +422,7 @@ BROKEN = {
     Unmasked: "forward_gives_log_probabilities",
     MeanOfMeans: "loss_is_normalised_over_the_step",
     IgnoresTotals: "calls_accumulate",
+    TotalsOfMeans: "totals_of_calls_merge",
     KeepsGradients: "zero_grad_drops",
     StepKeepsGradients: "step_drops_gradients",
     HandlesLast: "spent_handles_are_refused",

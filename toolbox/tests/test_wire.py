@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import Completion, DataError, Datum, Forward, Handle, ImageChunk, Sampling, TokenChunk
+from finetooth_hooks import (
+    Completion,
+    Contribution,
+    DataError,
+    Datum,
+    Forward,
+    Handle,
+    ImageChunk,
+    LossTotals,
+    Metric,
+    Sampling,
+    TokenChunk,
+)
 from finetooth_hooks.engine import Backward, Stepped, StepSettings
 from finetooth_toolbox import wire
 from hypothesis import given
@@ -76,10 +88,17 @@ def test_results_come_back_whole() -> None:
         1,
         Handle(7, 3),
         9.0,
+        LossTotals(
+            "core:x",
+            {"a": Contribution(2 / 3, "groups", 0.1)},
+            {"m": Metric(2.0, 3.0, "mean"), "none": Metric(float("-inf"), 0.0, "max")},
+        ),
     )
     back = wire.decode_forward(there_and_back(wire.encode_forward(forward)))
     assert np.array_equal(back.outputs[0]["logprobs"], forward.outputs[0]["logprobs"])
     assert (back.loss, back.components, back.metrics, back.handle) == (0.1, {"a": 1 / 3}, {"m": 2.0}, Handle(7, 3))
+    assert back.totals == forward.totals
+    assert wire.decode_forward(there_and_back(wire.encode_forward(Forward()))).totals is None
     assert (back.tokens, back.padded, back.targets, back.micro_batches, back.flops) == (2, 4, 2, 1, 9.0)
     for result, encode, decode in (
         (Backward(float("inf"), True, 3.0), wire.encode_backward, wire.decode_backward),

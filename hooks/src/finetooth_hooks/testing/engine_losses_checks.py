@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.totals import merge_totals
 from numpy.typing import NDArray
 
 from finetooth_hooks.errors import EngineError
@@ -14,11 +16,13 @@ from finetooth_hooks.testing.engine_cases import EngineCase, all_close, close, f
 from finetooth_hooks.testing.losses import (
     AGAINST_REFERENCE,
     CENTRED,
+    MIXED,
     NOT_FINITE,
     PAIR_MARGIN,
     SMUGGLED_STATE,
     WEIGHTED_NLL,
     centred_gradient,
+    mixed_by_hand,
     pair_margin_gradient,
 )
 
@@ -58,6 +62,27 @@ def _by_formula(case: EngineCase, spec: LossSpec, formula: Formula) -> None:
     same_footprint(
         engine, called, footprint(engine, data), footprint(other, data), "its gradient by hand, through backward"
     )
+
+
+def totals_of_calls_merge(case: EngineCase) -> None:
+    """However a step is split into calls, what they added up to gives the step's loss, components and metrics."""
+    data = case.data()
+    logprobs = [lp.astype(np.float64) for lp in case.engine().logprobs(data)]
+    keys = [datum.group or "" for datum in data]
+    loss, components, metrics = mixed_by_hand(logprobs, masks(data), [weights(datum) for datum in data], keys)
+    counts = count_normalizers(data)
+    for ends in ((6,), (2, 6), (2, 4, 6)):
+        engine, parts = case.engine(), [data[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+        given = [engine.forward_backward(part, MIXED, normalizer=counts).totals for part in reversed(parts)]
+        totals = [one for one in given if one is not None]
+        called = f"forward_backward in {len(parts)} calls, their Forward.totals merged"
+        expect(len(totals) == len(parts), called, f"{len(totals)} totals", "one of every call with a loss")
+        merged = merge_totals(totals, counts)
+        close(engine, f"{called}: loss", merged.loss, loss, "the formula over logprobs(data)", factor=10.0)
+        for what, got, wanted in (("component", merged.components, components), ("metric", merged.metrics, metrics)):
+            expect(set(got) == set(wanted), f"{called}: {what}s", sorted(got), sorted(wanted))
+            for name, value in wanted.items():
+                close(engine, f"{called}: {what} {name!r}", got[name], value, "its formula", factor=10.0)
 
 
 def groups_stay_together(case: EngineCase) -> None:
@@ -143,6 +168,7 @@ def state_of_a_partial_loss_is_refused(case: EngineCase) -> None:
 
 CHECKS = (
     loss_is_normalised_over_the_step,
+    totals_of_calls_merge,
     groups_stay_together,
     whole_steps_stay_together,
     loss_state_goes_from_step_to_step,

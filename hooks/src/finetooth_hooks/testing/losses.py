@@ -7,9 +7,12 @@ With l_s the sum of the log-probabilities of sequence s over its mask, and w the
     centred         sum (l_s - mean l)^2                per sequences, `together: step`, with a running mean as state
     score_pairs     -sum log_sigmoid(r_first - r_second)  per groups, r the scores of a scalar head
     value_distance  sum (v_t - 1)^2 over the mask       per tokens, v the values of a scalar head
+    mixed           a component for every normalizer, a metric for every way to combine them
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,9 @@ from finetooth_hooks import arrays as xp
 from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
 
 Grad = NDArray[np.float64]
+
+LEAST = -1e9
+"""Below every log-probability: the largest of none."""
 
 
 def weighted_nll(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
@@ -88,6 +94,27 @@ def centred_scores(outputs: Outputs, data: LossData, state: LossState) -> LossRe
     )
 
 
+def mixed(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
+    """A component for every normalizer, and a metric for every way to combine them."""
+    logprobs, tokens = outputs["logprobs"], xp.astype_like(data.mask, outputs["logprobs"])
+    sums = sums_of(outputs, data)
+    groups = xp.segment_sum(sums, data.group, int(xp.item(xp.max(data.group))) + 1)
+    contributions = {
+        "nll": Contribution(-xp.sum(logprobs * data.fields["weights"]), per="weights"),
+        "square": Contribution(xp.sum(xp.square(logprobs) * tokens), per="tokens", weight=0.25),
+        "sequences": Contribution(xp.sum(xp.square(sums)), per="sequences", weight=0.5),
+        "groups": Contribution(xp.sum(xp.square(groups)), per="groups", weight=-0.125),
+        "sum": Contribution(xp.sum(logprobs * tokens), per="none", weight=0.0625),
+    }
+    metrics = {
+        "logprob": Metric(xp.sum(logprobs * tokens), xp.sum(tokens)),
+        "targets": Metric(xp.sum(tokens), reduce="sum"),
+        "best": Metric(xp.max(xp.where(data.mask, logprobs, LEAST)), reduce="max"),
+        "worst": Metric(xp.min(xp.where(data.mask, logprobs, 0.0)), reduce="min"),
+    }
+    return LossResult(contributions, metrics, state)
+
+
 def not_finite(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
     """NaN, for the engine to refuse."""
     total = xp.sum(xp.where(data.mask, outputs["logprobs"], 0.0)) * float("nan")
@@ -101,6 +128,7 @@ def smuggled_state(outputs: Outputs, data: LossData, state: LossState) -> LossRe
 
 
 WEIGHTED_NLL = LossSpec("kit:weighted_nll", weighted_nll)
+MIXED = LossSpec("kit:mixed", mixed, together="group")
 PLAIN_SUM = LossSpec("kit:plain_sum", plain_sum)
 PAIR_MARGIN = LossSpec("kit:pair_margin", pair_margin, together="group")
 CENTRED = LossSpec("kit:centred", centred, together="step")
@@ -129,3 +157,36 @@ def centred_gradient(logprobs: list[Grad], masks: list[NDArray[np.bool_]]) -> tu
     loss = float(np.mean(deviations**2))
     factors = 2.0 * deviations / len(sums)
     return loss, [factor * mask.astype(np.float64) for factor, mask in zip(factors, masks, strict=True)]
+
+
+def mixed_by_hand(
+    logprobs: Sequence[Grad], masks: Sequence[NDArray[np.bool_]], weights: Sequence[Grad], groups: Sequence[str]
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Loss, components and metrics of `mixed` over a whole step: its formulas, in float64.
+
+    Args:
+        groups: of each sequence, its key.
+    """
+    counted = np.concatenate([lp[mask] for lp, mask in zip(logprobs, masks, strict=True)])
+    sums = [float(lp[mask].sum()) for lp, mask in zip(logprobs, masks, strict=True)]
+    by_group: dict[str, float] = {}
+    for key, total in zip(groups, sums, strict=True):
+        by_group[key] = by_group.get(key, 0.0) + total
+    weighed = [(w * mask, lp) for w, mask, lp in zip(weights, masks, logprobs, strict=True)]
+    divided = {
+        "nll": (-sum(float((w * lp).sum()) for w, lp in weighed), sum(float(w.sum()) for w, _ in weighed)),
+        "square": (float((counted**2).sum()), float(counted.size)),
+        "sequences": (sum(total**2 for total in sums), float(sum(bool(mask.any()) for mask in masks))),
+        "groups": (sum(total**2 for total in by_group.values()), float(len(by_group))),
+        "sum": (float(counted.sum()), 1.0),
+    }
+    components = {name: total / count if count else 0.0 for name, (total, count) in divided.items()}
+    metrics = {
+        "targets": float(counted.size),
+        "best": float(counted.max(initial=LEAST)),
+        "worst": float(counted.min(initial=0.0)),
+    }
+    if counted.size:
+        metrics["logprob"] = float(counted.mean())
+    factors = {"nll": 1.0, "square": 0.25, "sequences": 0.5, "groups": -0.125, "sum": 0.0625}
+    return sum(factors[name] * value for name, value in components.items()), components, metrics
