@@ -36,9 +36,9 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
     model.set_attn_implementation("eager")  # every model has that
     with narrowed(body.config):
         own = _states(body)
-        install(base, computes)
-        with checked():
-            found = _states(body)
+    install(base, computes)  # which is written in the config, so not while that is changed
+    with narrowed(body.config), checked():
+        found = _states(body)
     apart = share(found, own)
     if apart > ALLOWED[found.element_size()]:
         raise PlanError(
