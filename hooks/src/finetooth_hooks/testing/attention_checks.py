@@ -112,11 +112,10 @@ def value_and_gradients_are_the_reference(case: EntryCase) -> None:
             inputs = _inputs(torch, one, serves, dtypes[precision], device)
             called = f"attention in {precision}: {one.name}"
             found = _call(compute, one, inputs)
-            wanted_inputs = [None if x is None else x.detach().double().requires_grad_() for x in inputs]
+            wanted_inputs: list[Any] = [None if x is None else x.detach().double().requires_grad_() for x in inputs]
             wanted = _reference(torch, one, wanted_inputs)
-            expect(
-                tuple(found.shape) == tuple(wanted.shape), f"{called}, shape", tuple(found.shape), tuple(wanted.shape)
-            )
+            shape = tuple(wanted.shape)
+            expect(tuple(found.shape) == shape, f"{called}, shape", tuple(found.shape), f"{shape}")
             expect(found.dtype == inputs[0].dtype, f"{called}, type", found.dtype, f"{inputs[0].dtype}, the query's")
             _near(called, found, wanted, VALUES[precision])
             if not serves.backward or one.positions:

@@ -73,9 +73,9 @@ class EntryCase:
             CheckSkipped: the entry has required options and gives no example for them, or says that it needs a package
                 that is not installed.
         """
-        missing = missing_packages(self.entry.serves.packages) if isinstance(self.entry, Attention) else ""
-        if missing:
-            raise CheckSkipped(missing)
+        lacking = missing_packages(self.entry.serves.packages) if isinstance(self.entry, Attention) else ""
+        if lacking:
+            raise CheckSkipped(lacking)
         required = [name for name, field in options_model(self.entry).model_fields.items() if field.is_required()]
         missing = [name for name in required if name not in self.entry.example]
         if missing:
