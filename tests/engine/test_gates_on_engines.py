@@ -32,9 +32,8 @@ def torch_engine() -> Any:
 
     made = request(vocab=VOCAB, width=WIDTH, loader=TwinLoader(VOCAB, WIDTH))
     plan = replace(made.plan, train=replace(made.plan.train, precision="fp64"))
-    hardware = replace(made.hardware, attention=("eager",))
-    made = replace(made, plan=plan, hardware=hardware, adapter=TwinAdapter(), optimizer=TorchSgd(0.1))
-    return TorchBackend(TorchOptions()).engine(made)
+    made = replace(made, plan=plan, adapter=TwinAdapter(), optimizer=TorchSgd(0.1))
+    return TorchBackend(TorchOptions(attention="eager"), FakeContext(Path(), installed=True)).engine(made)
 
 
 def train(engine: Engine, steps: int) -> list[float]:

@@ -41,9 +41,8 @@ def torch_engine(budget: int = 16, rate: float = 0.1, adapter: TwinAdapter | Non
 
     made = request(vocab=VOCAB, width=WIDTH, budget=budget, loader=TwinLoader(VOCAB, WIDTH))
     plan = replace(made.plan, train=replace(made.plan.train, precision=PRECISION))
-    hardware = replace(made.hardware, attention=("eager",))
-    made = replace(made, plan=plan, hardware=hardware, adapter=adapter or TwinAdapter(), optimizer=TorchSgd(rate))
-    return TorchBackend(TorchOptions()).engine(made)
+    made = replace(made, plan=plan, adapter=adapter or TwinAdapter(), optimizer=TorchSgd(rate))
+    return TorchBackend(TorchOptions(attention="eager"), FakeContext(Path(), installed=True)).engine(made)
 
 
 def data(seed: int) -> list[Datum]:

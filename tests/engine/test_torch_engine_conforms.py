@@ -30,12 +30,11 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
         made,
         plan=replace(made.plan, train=replace(made.plan.train, precision=precision)),
         facts=FACTS,
-        hardware=replace(made.hardware, attention=("sdpa",)),
         adapter=adapter,
         optimizer=TorchSgd(0.05),
         head=head,
     )
-    return TorchBackend(TorchOptions()).engine(made)
+    return TorchBackend(TorchOptions(), FakeContext(Path(), installed=True)).engine(made)
 
 
 @parametrize_engine(engine, vocab_size=VOCAB, name="torch-fp32")

@@ -1,4 +1,4 @@
-"""A stranger's plugin: a wheel built outside the tree brings a loss, a reward, a family and a command."""
+"""A stranger's plugin: a wheel built outside the tree brings a loss, a reward, a family, an attention and a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 PLUGIN = """
-    from finetooth_hooks import Command, Family, Loss, Reward, hookimpl
+    from finetooth_hooks import Attention, AttentionServes, Command, Family, Loss, Reward, hookimpl
 
     @hookimpl
     def ft_losses():
@@ -23,6 +23,11 @@ PLUGIN = """
     @hookimpl
     def ft_families():
         yield Family(name="acme_family", build="acme_stranger.family:build", summary="like a llama")
+
+    @hookimpl
+    def ft_attention():
+        serves = AttentionServes(devices=frozenset({"cpu"}), precisions=frozenset({"fp32"}), fused=False)
+        yield Attention(name="acme_rows", build="acme_stranger.attention:build", summary="row by row", serves=serves)
 
     @hookimpl
     def ft_commands():
@@ -73,6 +78,26 @@ FAMILY = """
                 attention_targets=linear[:4], linear_targets=linear, renderer="chatml", first_loss=(0.0, 20.0),
             )
 """
+ATTENTION = """
+    from finetooth_hooks import Context, NoOptions
+
+    def build(options: NoOptions, context: Context):
+        import torch
+
+        def attend(query, key, value, *, scale, lengths, causal, window, softcap, sinks):
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+            cached, rows = key.shape[2] - query.shape[2], []
+            for row, sequences in enumerate(lengths):
+                owner = torch.tensor([n for n, length in enumerate(sequences) for _ in range(length)])
+                place = torch.arange(len(owner))
+                seen = owner[cached:, None] == owner
+                if causal:
+                    seen = seen & (place <= place[cached:, None])
+                scores = query[row] @ key[row].transpose(1, 2) * scale
+                rows.append(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value[row])
+            return torch.stack(rows)
+        return attend
+"""
 COMMAND = '''
     import click
 
@@ -87,7 +112,8 @@ COMMAND = '''
 @pytest.fixture(scope="module")
 def stranger(new_prefix: Callable[..., Any], distribution_files: Callable[..., dict[str, str]]) -> Any:
     prefix = new_prefix("stranger")
-    modules = {"loss.py": LOSS, "reward.py": REWARD, "family.py": FAMILY, "command.py": COMMAND}
+    modules = {"loss.py": LOSS, "reward.py": REWARD, "family.py": FAMILY, "attention.py": ATTENTION}
+    modules["command.py"] = COMMAND
     requires = ["finetooth-hooks>=1,<2", "click>=8.1"]
     prefix.install({"acme-stranger": distribution_files("acme-stranger", PLUGIN, requires=requires, modules=modules)})
     return prefix
@@ -98,7 +124,13 @@ def test_list_shows_it(stranger: Any) -> None:
     assert result.code == 0
     (line,) = (line for line in result.out.splitlines() if line.startswith("acme-stranger"))
     assert line.split()[1] == "1.2.3"
-    for entry in ("loss acme_margin", "reward acme_short", "family acme_family", "command acme_hello"):
+    for entry in (
+        "loss acme_margin",
+        "reward acme_short",
+        "family acme_family",
+        "attention acme_rows",
+        "command acme_hello",
+    ):
         assert entry in line
 
 
@@ -151,3 +183,32 @@ def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:
     kept = "".join(path.read_text() for path in (stranger.work / "run").rglob("*.json"))
     assert '"acme-stranger": "1.2.3"' in kept
     assert "acme-stranger:acme_family" in kept
+
+
+def test_its_attention_trains_as_the_models_own(stranger: Any, tiny_model: Path) -> None:
+    rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}"} for i in range(8)]
+    (stranger.work / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    losses = {}
+    for attention in ("acme_rows", "eager"):
+        recipe = {
+            "model": str(tiny_model),
+            "data": {"train": "sums.jsonl"},
+            "backend": {"name": "torch", "attention": attention},
+            "adapter": {"name": "lora", "rank": 2},
+            "train": {"max_steps": 3, "batch_size": 4, "max_length": 64, "precision": "fp32"},
+            "trackers": ["jsonl"],
+            "output": f"run-{attention}",
+        }
+        (stranger.work / "recipe.yaml").write_text(json.dumps(recipe))
+        result = stranger.ft("run", "recipe.yaml")
+        assert result.code == 0, result.err + result.out
+        lines = (stranger.work / f"run-{attention}/metrics.jsonl").read_text().splitlines()
+        losses[attention] = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+        plan = json.loads((stranger.work / f"run-{attention}/plan.json").read_text())
+        (decided,) = (one for one in plan["decisions"] if one["setting"] == "backend.attention")
+        assert decided["value"].endswith(f":{attention}") and decided["reason"] == "the recipe says so"
+    assert len(losses["eager"]) == 3
+    assert losses["acme_rows"] == pytest.approx(losses["eager"], rel=1e-5)
+    explained = stranger.ft("plugins", "explain", "attention:acme_rows")
+    assert "serves     devices cpu; precisions fp32;" in explained.out
+    assert "when the recipe names it in its backend, attention: acme_rows" in explained.out

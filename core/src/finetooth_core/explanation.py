@@ -6,7 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _CHOSEN = {
     "renderer": "when data.renderer is auto, by the model's family",
     "processor": "in data.processor, when a row has an image",
     "hardware": "when hardware is auto, if it is there: the one with the highest rank wins",
+    "attention": "when attention of the backend is auto, if it serves the model and the device: the highest rank wins",
     "tracker": "in the list 'trackers'",
     "evaluator": "in the list evaluate.evaluators",
     "command": "as a command of ft",
@@ -73,6 +74,8 @@ def choice_lines(catalog: Catalog, text: str, decisions: Sequence[tuple[str, str
 def _kind(setting: str) -> str:
     """The kind of entry a setting picks: `model.loader` a loader, `data.train.0` a source, `trackers` trackers."""
     parts = [part for part in setting.split(".") if not part.isdigit()]
+    if "attention" in parts:  # of one kind of layer
+        return "attention"
     if parts[0] == "data" and parts[-1] in ("train", "eval"):
         return "source"
     return parts[-1].removesuffix("s") if parts[-1] in ("trackers", "evaluators") else parts[-1]
@@ -94,14 +97,25 @@ def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
 def _declared(entry: Entry) -> Iterator[tuple[str, str]]:
     for field in fields(entry):
         value = getattr(entry, field.name)
-        if field.name not in _SHOWN_ELSEWHERE and value not in (None, frozenset(), ()):
-            yield field.name, ", ".join(sorted(value)) if isinstance(value, (frozenset, tuple)) else str(value)
+        if field.name not in _SHOWN_ELSEWHERE and value not in (None, "", frozenset(), ()):
+            yield field.name, _value(value)
+
+
+def _value(value: Any) -> str:
+    """A declared value; of one with fields those that say something."""
+    if is_dataclass(value):
+        said = {field.name: getattr(value, field.name) for field in fields(value)}
+        given = {name: one for name, one in said.items() if one not in (None, False, "", frozenset(), ())}
+        return "; ".join(name if one is True else f"{name} {_value(one)}" for name, one in given.items())
+    return ", ".join(sorted(value)) if isinstance(value, (frozenset, tuple)) else str(value)
 
 
 def _chosen(catalog: Catalog, registered: Registered) -> str:
     rivals = [r for r in catalog.all(registered.kind) if r.entry.name == registered.entry.name and r != registered]
     name = registered.full_name if rivals else registered.entry.name
     parts = [_CHOSEN.get(registered.kind, f"when the recipe names it, {registered.kind}: {name}")]
+    if registered.kind == "attention" and getattr(registered.entry, "rank", 0) is None:
+        parts = [f"when the recipe names it in its backend, attention: {name}"]
     if registered.entry.default:
         others = [r for r in catalog.defaults(registered.kind) if r != registered]
         also = f"; {', '.join(r.full_name for r in others)} says so too" if others else ""

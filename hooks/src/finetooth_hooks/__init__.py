@@ -9,9 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from finetooth_hooks.attention import AttentionServes
 from finetooth_hooks.entries import (
     ENTRY_TYPES,
     Adapter,
+    Attention,
     Backend,
     Claim,
     Command,
@@ -137,6 +139,8 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "Attention",
+    "AttentionServes",
     "Backend",
     "Backward",
     "CONTRACT_VERSION",

@@ -27,7 +27,7 @@ class HardwareFacts:
         memory: total bytes, not what happens to be free.
         precisions: what it computes natively, best first.
         slow_precisions: what it can compute, but slower than fp32.
-        attention: implementations that work on it, best first.
+        architecture: what kernels are compiled for, `sm_90`, `gfx942`, `avx512`; empty if it is not known.
         peak_flops: dense FLOP/s by precision as its maker states them; empty where they are not known, and are
             measured if asked for.
     """
@@ -38,8 +38,8 @@ class HardwareFacts:
     memory: int
     precisions: tuple[str, ...]
     slow_precisions: tuple[str, ...] = ()
-    attention: tuple[str, ...] = ("sdpa",)
     peak_flops: Mapping[str, float] = field(default_factory=dict)
+    architecture: str = ""
 
 
 class Hardware(Protocol):

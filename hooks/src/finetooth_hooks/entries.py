@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from finetooth_hooks.attention import AttentionServes
+
 Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
 
@@ -267,6 +269,28 @@ class Hardware(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attention(Entry):
+    """Computes attention for layers of a model.
+
+    Attributes:
+        serves: devices, types and shapes that it is for; the plan refuses it for anything else.
+        framework: whose arrays it takes.
+        rank: `auto` takes the one with the highest rank of those that serve; None: only when the recipe names it.
+        aliases: other names that a recipe may write. Several entries of one plugin may share an alias, which then means
+            the best of them that serves.
+        transformers: name under which transformers has the same implementation; a backend over models of
+            transformers takes that. Empty: the function that `build` returns is what computes.
+    """
+
+    kind = "attention"
+    serves: AttentionServes
+    framework: str = "torch"
+    rank: int | None = None
+    aliases: tuple[str, ...] = ()
+    transformers: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracker(Entry):
     """Receives the steps and evaluations of a run."""
 
@@ -342,6 +366,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Schedule,
             Backend,
             Hardware,
+            Attention,
             Tracker,
             Evaluator,
             Store,

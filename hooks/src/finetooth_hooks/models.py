@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from finetooth_hooks.attention import AttentionNeeds
 from finetooth_hooks.plan import Pick
 
 
@@ -179,7 +180,7 @@ class ModelFacts:
             family's to say.
         untargeted: names of linear modules that adapters leave alone unless a recipe names them: those that cannot be
             merged or served with one, such as the projections of linear attention.
-        attention: kinds of attention that its layers can be computed with, by transformers' names; empty: all.
+        attention: what its layers ask of attention beside products and a softmax.
         towers: module paths of what reads images or sound and hands it to the decoder, the modules between included.
         tower_parameters: how many parameters those have.
     """
@@ -203,7 +204,7 @@ class ModelFacts:
     block: Block | None = None
     new_tokens: tuple[int, ...] = ()
     untargeted: tuple[str, ...] = ()
-    attention: tuple[str, ...] = ()
+    attention: AttentionNeeds = field(default_factory=AttentionNeeds)
     towers: tuple[str, ...] = ()
     tower_parameters: int = 0
 

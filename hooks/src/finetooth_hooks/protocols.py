@@ -7,6 +7,7 @@ Engines and losses have modules of their own: `finetooth_hooks.engine`, `finetoo
 
 from __future__ import annotations
 
+from finetooth_hooks.attention import Attention, AttentionNeeds
 from finetooth_hooks.backends import (
     Backend,
     BackendPlan,
@@ -47,6 +48,8 @@ from finetooth_hooks.training import (
 
 __all__ = [
     "Adapter",
+    "Attention",
+    "AttentionNeeds",
     "Backend",
     "BackendPlan",
     "Block",

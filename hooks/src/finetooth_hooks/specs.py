@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from finetooth_hooks.entries import (
     Adapter,
+    Attention,
     Backend,
     Command,
     Evaluator,
@@ -200,6 +201,18 @@ def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_attention() -> Iterable[Attention]:  # type: ignore[empty-body]
+    """Yield attention: what computes it, and for which devices, types and shapes.
+
+    Example:
+        @hookimpl
+        def ft_attention():
+            serves = AttentionServes(devices=frozenset({"cpu", "cuda"}), precisions=frozenset({"fp32"}), window=True)
+            yield Attention(name="acme", build="acme.attention:build", summary="row by row", serves=serves)
+    """
+
+
+@hookspec
 def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
     """Yield trackers: where steps and evaluations are written.
 
@@ -344,6 +357,7 @@ REGISTRATION_HOOKS = {
     "ft_schedules": Schedule,
     "ft_backends": Backend,
     "ft_hardware": Hardware,
+    "ft_attention": Attention,
     "ft_trackers": Tracker,
     "ft_evaluators": Evaluator,
     "ft_stores": Store,

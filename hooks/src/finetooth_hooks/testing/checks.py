@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from finetooth_hooks.entries import Entry
+from finetooth_hooks.attention import missing_packages
+from finetooth_hooks.entries import Attention, Entry
 from finetooth_hooks.testing.builders import build, filled, options_model
 from finetooth_hooks.testing.fake_context import FakeContext
 
@@ -69,8 +70,12 @@ class EntryCase:
         """The instance built from the entry's example.
 
         Raises:
-            CheckSkipped: the entry has required options and gives no example for them.
+            CheckSkipped: the entry has required options and gives no example for them, or says that it needs a package
+                that is not installed.
         """
+        lacking = missing_packages(self.entry.serves.packages) if isinstance(self.entry, Attention) else ""
+        if lacking:
+            raise CheckSkipped(lacking)
         required = [name for name, field in options_model(self.entry).model_fields.items() if field.is_required()]
         missing = [name for name in required if name not in self.entry.example]
         if missing:

@@ -131,7 +131,6 @@ def facts_or_a_reason(case: EntryCase) -> None:
     expect(facts.precisions and set(facts.precisions) <= known, "facts().precisions", facts.precisions, f"of {known}")
     both = set(facts.precisions) & set(facts.slow_precisions)
     expect(not both, "facts()", f"{sorted(both)} both native and slow", "one or the other")
-    expect(facts.attention, "facts().attention", facts.attention, "at least one implementation")
     expect(hardware.facts() == facts, "facts(), a second time", hardware.facts(), f"{facts}")
 
 

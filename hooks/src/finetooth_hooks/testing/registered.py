@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetooth_hooks.testing import (
+    attention_checks,
     data_checks,
     entry_checks,
     loss_checks,
@@ -18,6 +19,7 @@ from finetooth_hooks.testing import (
 __all__ = [
     "data_checks",
     "entry_checks",
+    "attention_checks",
     "loss_checks",
     "method_checks",
     "model_checks",

@@ -16,6 +16,7 @@ import pytest
 import torch
 from finetooth_hooks import (
     Datum,
+    Entry,
     LossData,
     LossResult,
     LossSpec,
@@ -213,7 +214,7 @@ def facts_of(config: Any, **changes: Any) -> ModelFacts:
     return replace(facts, **changes)
 
 
-CPU = HardwareFacts("test:cpu", "cpu", "2 CPU cores", 8 * 2**30, ("bf16", "fp32"), ("fp16",), ("sdpa", "eager"))
+CPU = HardwareFacts("test:cpu", "cpu", "2 CPU cores", 8 * 2**30, ("bf16", "fp32"), ("fp16",))
 
 
 def make_engine(
@@ -230,14 +231,16 @@ def make_engine(
     decoder: str = "auto",
     roles: Mapping[str, protocols.RoleRequest] | None = None,
     head: ScalarHead | None = None,
+    entries: tuple[Entry, ...] = (),
     **train: Any,
 ) -> Any:
-    """An engine over a tiny model. `train` changes the `train` section: fp32, 64 tokens a micro-batch, no clipping."""
+    """An engine over a tiny model; installed plugins and `entries` may compute its attention. `train` changes the
+    `train` section: fp32, 64 tokens a micro-batch, no clipping."""
     from finetooth_torch.backend import TorchOptions, build
 
     config = config or tiny_config()
     decided = replace(TRAIN, **{"micro_batch_tokens": 64, "max_grad_norm": 0.0, **train})
-    context = FakeContext(Path(), seed=decided.seed)
+    context = FakeContext(Path(), entries=entries, installed=True, seed=decided.seed)
     plan = Plan({}, {}, {}, decided, (), MemoryEstimate({}), total_steps=10)
     adapter = adapter or FakeAdapter()
     request = EngineRequest(
@@ -306,6 +309,7 @@ def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
     """What tests share, once for each way to compute the decoder layers (the tiny models' families describe them, so
     `auto` is the stream decoder); pytest's import mode keeps test modules from importing each other."""
     return SimpleNamespace(
+        context=FakeContext(Path(), installed=True),
         decoder=request.param,
         engine=partial(make_engine, decoder=request.param),
         data=make_data,

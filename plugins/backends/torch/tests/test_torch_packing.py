@@ -4,6 +4,7 @@ cannot is refused or left padded; segments that a datum has itself are kept apar
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 import torch
 from finetooth_hooks import DataError, Datum, PlanError, Sampling
 from finetooth_hooks.protocols import Head, ModelInfo, PlanRequest
+from finetooth_hooks.testing import FakeContext, entries_of
 from finetooth_hooks.testing.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
 from finetooth_torch.layout.shared_rows import find_rows
+from finetooth_torch.planning.attention import AttentionChoice
 
 pytestmark = pytest.mark.parametrize("kit", ["transformers"], indirect=True)  # what is packed is its own forward
 
+EAGER = AttentionChoice({}, {"full": next(iter(entries_of("finetooth_eager.plugin")))}, ())  # type: ignore[dict-item]
 SIZES = {
     "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 256, "tie_word_embeddings": False,
@@ -132,9 +136,9 @@ def test_layers_that_carry_a_state_are_refused(kit: SimpleNamespace, kind: str) 
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     body = model.base_model
-    assert "hand a state on" in find_rows(body, "eager").obstacle
+    assert "hand a state on" in find_rows(body, EAGER).obstacle
     body.config.to_dict = lambda: {}  # a config that says nothing
-    rows = find_rows(body, "eager")
+    rows = find_rows(body, EAGER)
     assert rows.filling is None and "sequence" in rows.obstacle
 
 
@@ -150,7 +154,7 @@ def test_a_model_that_makes_its_mask_without_positions_is_given_one(kit: SimpleN
             torch.nn.init.normal_(parameter, std=0.2)
     body = model.base_model.decoder
     assert "sees the one before it" in _leak(body, "own", one_row=False)
-    assert find_rows(body, "eager").masks == "given"
+    assert find_rows(body, EAGER).masks == "given"
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_moe", "gemma3_text"])
@@ -164,7 +168,7 @@ def test_trying_leaves_the_config_as_it_was(kit: SimpleNamespace) -> None:
     config = config_of("mistral", sliding_window=100)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     before = dict(vars(model.base_model.config))
-    assert find_rows(model.base_model, "eager").filling == "rows"
+    assert find_rows(model.base_model, EAGER).filling == "rows"
     assert dict(vars(model.base_model.config)) == before
 
 
@@ -272,6 +276,7 @@ def test_checkpointing_and_dropout_go_with_it(kit: SimpleNamespace) -> None:
 
 
 def plan(kit: SimpleNamespace, config: Any, *, lengths: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+    context = more.pop("context", kit.context)
     request = PlanRequest(
         model=ModelInfo("tiny", "test:tiny", "x", config, 10_000, 0),
         facts=replace(kit.facts(kit.config()), block=None),
@@ -280,7 +285,7 @@ def plan(kit: SimpleNamespace, config: Any, *, lengths: tuple[int, ...] = (), **
         trained_parameters=1000, optimizer_bytes=8, optimizer="test:adamw", accumulation=True, checkpointing=True,
         longest=max(lengths, default=50), mean_length=30.0, lengths=lengths, segmented=more.pop("segmented", False),
     )  # fmt: skip
-    made = TorchBackend(TorchOptions(**more)).plan(request)
+    made = TorchBackend(TorchOptions(**more), context).plan(request)
     assert made.padding is not None
     return {"padding": made.padding, **{decision.setting: decision for decision in made.decisions}}
 
@@ -312,18 +317,19 @@ def test_what_a_config_rules_out(kit: SimpleNamespace, config: Any, reason: str)
 
 
 def test_attention_without_a_mask_is_refused(kit: SimpleNamespace) -> None:
-    kit = SimpleNamespace(**{**vars(kit), "hardware": replace(kit.hardware, attention=("xla_flash",))})
+    (sdpa,) = entries_of("finetooth_sdpa.plugin")
+    blind = replace(sdpa, name="xla_flash", serves=replace(sdpa.serves, segments="none"))
     with pytest.raises(PlanError, match="attention xla_flash takes no mask that keeps sequences apart"):
-        plan(kit, {}, packing=True)
+        plan(kit, {}, packing=True, context=FakeContext(Path(), entries=(blind,)))
 
 
 def test_padding_is_not_to_be_had_from_the_stream_decoder(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
     from finetooth_torch.planning.decisions import choose_decoder
 
-    assert choose_decoder(facts, kit.hardware, None, "auto", False).value == "transformers"
+    assert choose_decoder(facts, kit.hardware, "auto", "auto", False).value == "transformers"
     with pytest.raises(PlanError, match=r"backend\.decoder=stream: backend\.packing=false"):
-        choose_decoder(facts, kit.hardware, None, "stream", False)
+        choose_decoder(facts, kit.hardware, "auto", "stream", False)
 
 
 def test_a_row_larger_than_the_budget_is_refused_by_name(kit: SimpleNamespace) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import mmap
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import ModelInfo, PlanRequest
-from finetooth_hooks.testing.fake_context import TRAIN
+from finetooth_hooks.protocols import AttentionNeeds, ModelInfo, PlanRequest
+from finetooth_hooks.testing import entries_of
+from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
 from finetooth_torch.planning.memory import estimate, host_memory, peak_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+CONTEXT = FakeContext(Path(), installed=True)
 AUTO = replace(TRAIN, precision=None, micro_batch_tokens=None, gradient_checkpointing=None)
 
 
@@ -42,7 +45,7 @@ def request_for(kit: SimpleNamespace) -> Any:
 
 
 def plan(request: PlanRequest, **options: Any) -> tuple[Any, dict[str, Any]]:
-    made = TorchBackend(TorchOptions(**options)).plan(request)
+    made = TorchBackend(TorchOptions(**options), CONTEXT).plan(request)
     return made, {decision.setting: decision for decision in made.decisions}
 
 
@@ -110,22 +113,28 @@ def test_checkpointing_comes_only_when_memory_runs_out(request_for: Any) -> None
 
 
 def test_attention(request_for: Any) -> None:
-    assert plan(request_for(), decoder="transformers")[1]["backend.attention"].value == "sdpa"
-    assert plan(request_for(), attention="eager")[1]["backend.attention"].value == "eager"
-    with pytest.raises(PlanError, match=r"backend\.attention='flash'") as caught:
+    assert plan(request_for(), decoder="transformers")[1]["backend.attention"].value == "finetooth-sdpa:sdpa"
+    assert plan(request_for(), attention="eager")[1]["backend.attention"].value == "finetooth-eager:eager"
+    with pytest.raises(PlanError, match=r"backend\.attention='varlen': it is for cuda, not for 2 CPU cores") as caught:
+        plan(request_for(), attention="varlen")
+    assert "set backend.attention to auto or sdpa or eager" in str(caught.value)
+    with pytest.raises(PlanError, match=r"backend\.attention='flash': .*flash_attention_2: it is for cuda") as caught:
         plan(request_for(), attention="flash")
-    assert "sdpa" in str(caught.value)
+    assert "flash_attention_4: it is for cuda" in str(caught.value)
 
 
 def test_attention_that_the_model_cannot_take(request_for: Any) -> None:
     request = request_for()
-    capped = replace(request, facts=replace(request.facts, attention=("eager", "flex_attention"), block=None))
+    capped = replace(request, facts=replace(request.facts, attention=AttentionNeeds(softcap=50.0), block=None))
     found = plan(capped)[1]["backend.attention"]
-    assert found.value == "eager" and found.reason == "the model cannot take sdpa"
-    with pytest.raises(PlanError, match=r"backend\.attention='sdpa': not possible for this model"):
+    assert found.value == "finetooth-eager:eager"
+    assert found.reason.startswith("not sdpa: the model caps its scores, and it does not; not flash_attention_2: it is")
+    with pytest.raises(PlanError, match=r"backend\.attention='sdpa': the model caps its scores") as caught:
         plan(capped, attention="sdpa")
-    with pytest.raises(PlanError, match="need attention flex_attention"):
-        plan(replace(capped, facts=replace(capped.facts, attention=("flex_attention",))))
+    assert "set backend.attention to auto or eager" in str(caught.value)
+    alone = FakeContext(Path(), entries=tuple(entries_of("finetooth_sdpa.plugin")))
+    with pytest.raises(PlanError, match=r"nothing here computes the model's full layers .sdpa: the model caps"):
+        TorchBackend(TorchOptions(), alone).plan(capped)
 
 
 @given(

@@ -30,7 +30,7 @@ def asked(kit: SimpleNamespace, config: Any, parameters: int, trained: int, **ch
 
 
 def cost(kit: SimpleNamespace, request: PlanRequest, **options: Any) -> StepCost | str:
-    return TorchBackend(TorchOptions(decoder=kit.decoder, **options)).plan(request).cost
+    return TorchBackend(TorchOptions(decoder=kit.decoder, **options), kit.context).plan(request).cost
 
 
 @pytest.mark.parametrize("full", [False, True])

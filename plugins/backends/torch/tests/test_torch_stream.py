@@ -298,13 +298,13 @@ def test_full_weights_survive_a_round_trip(kit: SimpleNamespace, tmp_path: Path)
 
 def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
-    assert choose_decoder(facts, kit.hardware, None, "auto").value == "stream"
-    assert choose_decoder(facts, kit.hardware, None, "transformers").value == "transformers"
+    assert choose_decoder(facts, kit.hardware, "auto", "auto").value == "stream"
+    assert choose_decoder(facts, kit.hardware, "auto", "transformers").value == "transformers"
     unknown, gpu = replace(facts, block=None), replace(kit.hardware, device="cuda:0", label="a GPU")
     for arguments, words in (
-        ((unknown, kit.hardware, None), "does not describe its layers"),
-        ((facts, gpu, None), "not for a GPU"),
-        ((facts, kit.hardware, "eager"), "attention=eager is transformers' own"),
+        ((unknown, kit.hardware, "auto"), "does not describe its layers"),
+        ((facts, gpu, "auto"), "not for a GPU"),
+        ((facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
     ):
         chosen = choose_decoder(*arguments, "auto")
         assert chosen.value == "transformers" and words in chosen.reason

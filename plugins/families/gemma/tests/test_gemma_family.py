@@ -72,8 +72,8 @@ def test_the_head_caps_its_logits() -> None:
 
 def test_capped_scores_need_attention_that_can_cap() -> None:
     config = configured("gemma2").to_dict()
-    assert "sdpa" not in Gemma().facts(config).attention and "eager" in Gemma().facts(config).attention
-    assert Gemma().facts({**config, "attn_logit_softcapping": None}).attention == ()
+    assert Gemma().facts(config).attention.softcap == config["attn_logit_softcapping"] == 50.0
+    assert Gemma().facts({**config, "attn_logit_softcapping": None}).attention.softcap is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,7 +40,7 @@ def test_facts_of_this_machine() -> None:
     real = CpuHardware()
     facts = real.facts()
     assert real.missing() == ""
-    assert facts.device == "cpu" and facts.attention[0] == "sdpa"
+    assert facts.device == "cpu"
     assert 0 < facts.memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert facts.memory == total_memory()
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)

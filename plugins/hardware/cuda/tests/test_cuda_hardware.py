@@ -43,7 +43,7 @@ def test_precisions_follow_the_compute_capability(capability: Any, precisions: A
     assert (facts.precisions, facts.slow_precisions) == (precisions, slow)
     assert facts.device == "cuda:1" and facts.memory == 139 * 2**30
     assert f"{capability[0]}.{capability[1]}" in facts.label
-    assert facts.attention[0] == "sdpa" and facts.attention[-1] == "eager"
+    assert facts.architecture == f"sm_{capability[0]}{capability[1]}"
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
-from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, possible_attention
+from finetooth_torch.planning.attention import choose_attention
+from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.row_sharing import obstacle
 
 if TYPE_CHECKING:
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 class TorchOptions(Options):
     """Options of the torch backend."""
 
-    attention: str | None = None
-    """How attention is computed, by transformers' name (`sdpa`, `eager`, `flash_attention_2`). Default: the best one
-    that the hardware names."""
+    attention: str | Mapping[str, Any] = "auto"
+    """What computes attention: `auto`, the name of an entry of the kind `attention` (`sdpa`, `eager`, `flash`, ...), a
+    mapping with `name:` and its options, or one of these for layers that see everything and those that see a window:
+    `{full: flash, sliding: flex}`. `auto` takes the best that serves the model on the hardware; the plan says why."""
     decoder: Literal["auto", "stream", "transformers"] = "auto"
     """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
     their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
@@ -45,11 +48,13 @@ class TorchBackend:
         self._packing = None if options.packing == "auto" else options.packing
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        return decide(request, self._options.attention, self._options.decoder, self._packing)
+        options = self._options
+        return decide(request, options.attention, options.decoder, self._packing, self._context)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         import torch
 
+        from finetooth_torch.attention.agreement import attend_with
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
@@ -77,9 +82,10 @@ class TorchBackend:
 
         shares = self._options.share_base and request.adapter_can_disable
         base: Any = shared_base(request, precision, load) if shares else load()
-        attention = self._options.attention or possible_attention(request.facts, hardware)[0]
-        if base.config._attn_implementation != attention:
-            base.set_attn_implementation(attention)
+        attention = choose_attention(
+            self._context, self._options.attention, request.facts, request.model.config, hardware, train.precision
+        )
+        attend_with(base, base.get_submodule(request.facts.body), attention, self._context)
         original = {id(parameter) for parameter in base.parameters()}
         model = request.adapter.apply(base, request.facts, request.adapter_generator)
         scalar = None
@@ -103,8 +109,9 @@ class TorchBackend:
             packing=self._packing,
             processor=request.processor,
             scalar=scalar,
+            attention=attention,
         )
-        hold_roles(network, request, parameters, self._options)
+        hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know

@@ -19,6 +19,7 @@ from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.head import Projection
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Rows, find_rows
+from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.scalar_head import AddedHead
@@ -41,6 +42,7 @@ class Network:
         packing: whether data may share rows where the model's own code computes the layers; None if it can.
         processor: of images, if the model has towers that read them.
         scalar: the head for `values` and `scores`, if there is one.
+        attention: what computes it in the model's own code.
 
     Attributes:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
@@ -55,6 +57,7 @@ class Network:
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
         processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
+        attention: AttentionChoice,
     ) -> None:  # fmt: skip
         self.base, self.model, self.facts = base, model, facts
         self.scalar = scalar
@@ -63,7 +66,8 @@ class Network:
         module = base.get_submodule(facts.body)
         self.reads_images = bool(facts.towers) and processor is not None
         towers = tuple(base.get_submodule(path) for path in facts.towers)
-        self.rows = Rows() if stream else _rows(base, module, model, packing)
+        self._fused = attention.fused
+        self.rows = Rows() if stream else _rows(module, model, attention, packing)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
             module, masks=self.rows.masks, skips=skips, towers=towers, processor=processor
@@ -100,7 +104,7 @@ class Network:
     def _count(self, computed: Computed, *, relogits: bool) -> None:
         if self._cost is None:
             return
-        fused = self.body.packed or getattr(self.config, "_attn_implementation", "eager") != "eager"
+        fused = self.body.packed or self._fused
         how = Execution(skips_masked=fused, rescores=fused, relogits=relogits, checkpointing=self._checkpointing)
         found = count(self._cost, (computed,), how)
         self._flops += found.total if torch.is_grad_enabled() else found.forward
@@ -217,13 +221,12 @@ def last_true(mask_st: Tensor) -> Tensor:
     return (columns * mask_st).amax(1)
 
 
-def _rows(base: nn.Module, module: nn.Module, model: nn.Module, packing: bool | None) -> Rows:
+def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None) -> Rows:
     """How data may share rows of the model's own code.
 
     Raises:
         PlanError: `packing` is asked for, and they may not.
     """
-    attention = str(getattr(base.config, "_attn_implementation", None) or "eager")
     training = model.training
     model.eval()
     try:

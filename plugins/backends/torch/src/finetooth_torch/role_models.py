@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks import PlanError
+from finetooth_hooks import Context, PlanError
 from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
 
 from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.parameters import TrainedParameters
-from finetooth_torch.planning.decisions import STREAM, choose_decoder, possible_attention
+from finetooth_torch.planning.attention import choose_attention
+from finetooth_torch.planning.decisions import STREAM, choose_decoder
 
 if TYPE_CHECKING:
     from finetooth_torch.backend import TorchOptions
@@ -38,18 +39,22 @@ class NoAdapter:
         raise PlanError("a frozen model takes no weights", action="restore the policy")
 
 
-def hold_roles(network: Network, request: EngineRequest, parameters: TrainedParameters, options: TorchOptions) -> None:
+def hold_roles(
+    network: Network, request: EngineRequest, parameters: TrainedParameters, options: TorchOptions,
+    context: Context | None,
+) -> None:  # fmt: skip
     """Give the network what computes each role of the request."""
     for role, wanted in request.roles.items():
         other = wanted.model is not None
-        network.holders[role] = _other(request, wanted, options) if other else FrozenCopy(parameters)
+        network.holders[role] = _other(request, wanted, options, context) if other else FrozenCopy(parameters)
     others = [holder for holder in network.holders.values() if not isinstance(holder, FrozenCopy)]
     if any(other.rows.obstacle for other in others):  # rows that it cannot keep apart are padded for both
         network.rows = replace(network.rows, filling=None)
 
 
-def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions) -> Network:
+def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
     """Another model, frozen, in the policy's precision."""
+    from finetooth_torch.attention.agreement import attend_with
     from finetooth_torch.network import Network
 
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
@@ -58,13 +63,17 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions) -
     base = wanted.loader.load(
         wanted.model.reference, framework="torch", precision=precision, device=request.hardware.device
     )
-    attention = options.attention or possible_attention(wanted.facts, request.hardware)[0]
-    if base.config._attn_implementation != attention:
-        base.set_attn_implementation(attention)
+    attention = choose_attention(
+        context, options.attention, wanted.facts, wanted.model.config, request.hardware, precision
+    )
+    attend_with(base, base.get_submodule(wanted.facts.body), attention, context)
     base.requires_grad_(False)
     decoder = "auto" if options.decoder == STREAM else options.decoder
     stream = choose_decoder(wanted.facts, request.hardware, options.attention, decoder).value == STREAM
-    return Network(base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream)
+    return Network(
+        base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
+        attention=attention,
+    )  # fmt: skip
 
 
 def copies(network: Network) -> dict[str, FrozenCopy]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_hooks.protocols import AttentionNeeds, Head, ModelFacts
 from finetooth_toolbox.llama_shape import llama_facts
 
 TOWERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -25,9 +25,6 @@ PER_LAYER = ("per_layer_input_gate", "per_layer_projection")
 
 HIGH_FIRST_LOSS = (0.02, 14.0)
 """Small Gemma 4 models begin at about 12 nats per token."""
-
-CAPPED_ATTENTION = ("eager", "flash_attention_2", "flex_attention")
-"""What can cap attention's scores, as Gemma 2 does; torch's own fused attention cannot."""
 
 RENDERERS: Mapping[str, Pick] = {
     "gemma": {"name": "gemma", "system": False},
@@ -56,7 +53,7 @@ class Gemma:
         cap = values.get("final_logit_softcapping")
         facts = replace(facts, head=Head("lm_head", softcap=None if cap is None else float(cap)), block=None)
         if values.get("attn_logit_softcapping"):
-            facts = replace(facts, attention=CAPPED_ATTENTION)
+            facts = replace(facts, attention=AttentionNeeds(softcap=float(values["attn_logit_softcapping"])))
         if kind in TOWERS:
             towers = tuple(path for part, paths in TOWERS[kind].items() if config.get(part) for path in paths)
             layers = "model.language_model.layers"

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import NoOptions
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelFacts
+from finetooth_hooks.protocols import AttentionNeeds, ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
 
 HEAD_DIM = 64
@@ -26,8 +26,8 @@ class GPTOSS:
         """Sizes and module names of a model, from its config.
 
         Low-rank additions reach attention only: the experts are no linear modules. Attention has sinks and every other
-        layer a window, which no `Block` says, and which transformers computes with its eager attention here.
+        layer a window, which no `Block` says.
         """
         sized = {**config, "head_dim": config.get("head_dim") or HEAD_DIM}
         facts = llama_facts(sized, renderer="harmony", max_positions=131072)
-        return replace(facts, linear_targets=ATTENTION, attention=("eager",), block=None)
+        return replace(facts, linear_targets=ATTENTION, attention=AttentionNeeds(sinks=True), block=None)

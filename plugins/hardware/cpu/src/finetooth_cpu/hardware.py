@@ -58,7 +58,6 @@ class CpuHardware:
             memory=self._memory(),
             precisions=(*(("bf16",) if bf16 else ()), "fp32", *(("fp16",) if fp16 else ())),
             slow_precisions=(*(() if bf16 else ("bf16",)), *(() if fp16 else ("fp16",))),
-            attention=("sdpa", "eager"),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from finetooth_hooks import Context, Options
@@ -16,10 +15,6 @@ BF16_SINCE = (8, 0)
 
 FP16_SINCE = (7, 0)
 """Compute capability from which tensor cores take fp16 (Volta)."""
-
-
-FLASH_SINCE = (8, 0)
-"""Compute capability that the package flash-attn asks for."""
 
 
 class CudaOptions(Options):
@@ -81,14 +76,6 @@ class CudaHardware:
             memory=int(properties.total_memory),
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
-            attention=(
-                "sdpa",
-                *(("flash_attention_2",) if capability >= FLASH_SINCE and _has_flash() else ()),
-                "eager",
-            ),
             peak_flops=peak_flops(str(properties.name)),
+            architecture=f"sm_{properties.major}{properties.minor}",
         )
-
-
-def _has_flash() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None

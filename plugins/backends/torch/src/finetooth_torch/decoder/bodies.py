@@ -11,6 +11,7 @@ import torch
 from finetooth_hooks.protocols import Processor
 from torch import Tensor, nn
 
+from finetooth_torch.attention.handing import handing
 from finetooth_torch.decoder.layers import Decoder
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
@@ -89,7 +90,7 @@ class TransformersBody:
             packed = pack(rectangle)
             hidden = packed_states(self._body, packed, self._masks)
             rows, width = packed.tokens.shape
-            segments = packed.segments if self._skips else (width,) * rows
+            segments = tuple(n for row in packed.segments for n in row) if self._skips else (width,) * rows
             across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
         extra = self._images(rectangle) if rectangle.images else {}
@@ -106,6 +107,8 @@ class TransformersBody:
         if positions is not None and "attention_mask" not in extra:
             # without a mask transformers takes a jump in the positions for a packed second sequence
             extra["attention_mask"] = torch.ones_like(tokens)
+            with handing(((tokens.shape[1],),) * tokens.shape[0]):
+                return self.hidden(tokens, positions=positions, **extra)
         if positions is not None:
             extra["position_ids"] = positions
         if self._types and "past_key_values" not in extra:

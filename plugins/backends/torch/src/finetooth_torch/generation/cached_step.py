@@ -18,6 +18,7 @@ from finetooth_steps.layout import MicroBatch
 from torch import Tensor
 from transformers import DynamicCache
 
+from finetooth_torch.attention.handing import handing
 from finetooth_torch.decoder.bodies import TransformersBody
 from finetooth_torch.decoder.layers import Decoder, Group
 from finetooth_torch.generation.kv_cache import KeyValueCache, merged
@@ -196,7 +197,8 @@ class TransformersDecoding:
         self._body, self._prompts, self._samples, self._device = body, prompts, samples, device
         self._cache = DynamicCache(config=config)
         width = max(len(prompt) for prompt in prompts)
-        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        self._padding = [width - len(prompt) for prompt in prompts]
+        starts = torch.tensor(self._padding, device=device)
         self._mask = (torch.arange(width, device=device) >= starts.unsqueeze(-1)).long()
 
     def read(self) -> Tensor:
@@ -206,6 +208,7 @@ class TransformersDecoding:
         if self._samples > 1:  # a prompt is read once, whatever the number of its samples
             self._cache.batch_repeat_interleave(self._samples)
             self._mask = self._mask.repeat_interleave(self._samples, 0)
+            self._padding = [n for n in self._padding for _ in range(self._samples)]
         return hidden.repeat_interleave(self._samples, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
@@ -214,13 +217,15 @@ class TransformersDecoding:
 
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         padded = not bool(self._mask.all())
-        out = self._body.hidden(
-            tokens,
-            positions=positions,
-            attention_mask=self._mask if padded else None,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        width = self._mask.shape[1]
+        with handing(tuple((n, width - n) if n else (width,) for n in self._padding)):
+            out = self._body.hidden(
+                tokens,
+                positions=positions,
+                attention_mask=self._mask if padded else None,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         last: Tensor = out.last_hidden_state[:, -1]
         return last
 
@@ -230,6 +235,7 @@ class TransformersDecoding:
         if kept:
             self._cache.batch_select_indices(index)
         self._mask = self._mask[index]
+        self._padding = [self._padding[row] for row in kept]
         return kept
 
     def join(self, other: Decoding) -> bool:

@@ -18,19 +18,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from finetooth_hooks.attention import Lengths
 from finetooth_steps.row_filling import Filling
 from finetooth_steps.segments import WHOLE, positions_in
 from torch import Tensor, nn
 
+from finetooth_torch.attention.handing import handing
+from finetooth_torch.attention.interface import checked
 from finetooth_torch.decoder.trial_layers import narrow
 from finetooth_torch.layout.rectangles import Rectangle
-from finetooth_torch.planning.row_sharing import filling_of, obstacle
+from finetooth_torch.planning.attention import AttentionChoice
+from finetooth_torch.planning.row_sharing import obstacle
 
-Masks = Literal["own", "given"]
-"""Who makes the mask of a row with several segments: the model from its positions, or we."""
+Masks = Literal["own", "given", "told"]
+"""Who keeps segments of a row apart: the model by a mask that it makes of their positions, a mask that we make, or
+flash attention of transformers, which we tell where they begin."""
 
-MASKED = frozenset({"sdpa", "eager", "flex_attention"})
-"""Attention that takes a mask made by transformers' mask builders."""
+MASKED = frozenset({"mask", "blocks"})
+"""How sequences are kept apart by attention that takes masks of transformers' mask builders ready made."""
 
 ALLOWED = {8: 1e-6, 4: 1e-3, 2: 0.2}
 """Largest difference of a position's state in a shared row from that alone, as a share of its norm, by bytes of a
@@ -65,13 +70,13 @@ class Packed:
         tokens, positions: (R, W) input ids and position ids, which begin anew with every segment. What pads a row
             is a segment of its own.
         cells_st: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
-        segments: lengths of all segments, padding included.
+        segments: of each row the lengths of its segments, padding included.
     """
 
     tokens: Tensor
     positions: Tensor
     cells_st: Tensor
-    segments: tuple[int, ...]
+    segments: Lengths
 
 
 def pack(rectangle: Rectangle) -> Packed:
@@ -82,9 +87,10 @@ def pack(rectangle: Rectangle) -> Packed:
     positions = np.zeros((len(rows), width), dtype=np.int64)
     source = np.zeros((len(rows), width), dtype=np.int64)  # cells of the rectangle; padding reads its first one
     cells = np.zeros((len(batch.rows), batch.width), dtype=np.int64)
-    segments: list[int] = []
+    segments: list[tuple[int, ...]] = []
     for r, row in enumerate(rows):
         at = 0
+        parts: list[int] = []
         for place in row:
             length = batch.lengths[place]
             starts = WHOLE if rectangle.starts is None else rectangle.starts[place]
@@ -92,10 +98,10 @@ def pack(rectangle: Rectangle) -> Packed:
             positions[r, at : at + length] = positions_in(starts, length)
             source[r, at : at + length] = place * batch.width + np.arange(length)
             cells[place, :length] = r * width + at + np.arange(length)
-            segments += np.diff([*inner, length]).tolist()
+            parts += np.diff([*inner, length]).tolist()
             at += length
         positions[r, at:] = np.arange(width - at)
-        segments += [width - at] if at < width else []
+        segments.append((*parts, width - at) if at < width else tuple(parts))
     device = rectangle.tokens.device
     return Packed(
         tokens=rectangle.tokens.flatten()[torch.from_numpy(source).to(device)],
@@ -108,9 +114,22 @@ def pack(rectangle: Rectangle) -> Packed:
 def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
     """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
     mask = None if masks == "own" else _masks(body, packed.positions)
-    found = body(input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False)
+    told = _told(packed) if masks == "told" else {}
+    with handing(packed.segments):
+        found = body(
+            input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **told
+        )
     states: Tensor = found.last_hidden_state
     return states
+
+
+def _told(packed: Packed) -> dict[str, Any]:
+    """What flash attention of transformers would else find in the positions: all rows as one, and where segments
+    begin in it."""
+    segments = [length for row in packed.segments for length in row]
+    begins = torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32, device=packed.tokens.device)
+    longest = max(segments)
+    return {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins, "max_length_q": longest, "max_length_k": longest}
 
 
 def _masks(body: nn.Module, positions: Tensor) -> Any:
@@ -125,12 +144,12 @@ def _masks(body: nn.Module, positions: Tensor) -> Any:
 
 
 @torch.no_grad()
-def find_rows(body: nn.Module, attention: str) -> Rows:
+def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     """How data may share rows of the body's input.
 
     Args:
         body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
-        attention: its implementation, by transformers' name.
+        attention: what computes it.
     """
     config: Any = getattr(body, "config", None)
     if config is None:
@@ -138,10 +157,9 @@ def find_rows(body: nn.Module, attention: str) -> Rows:
     reason = obstacle(config.to_dict(), attention)
     if reason:
         return Rows(obstacle=reason)
-    filling = filling_of(attention)
-    ways: tuple[Masks, ...] = ("own", "given") if attention in MASKED else ("own",)
-    with _narrowed(config):
-        for masks in ways:
+    filling = attention.filling
+    with narrowed(config):
+        for masks in _ways(attention):
             try:
                 found = _leak(body, masks, one_row=filling == "stream")
             except Exception as error:  # of the model's own code
@@ -150,6 +168,12 @@ def find_rows(body: nn.Module, attention: str) -> Rows:
                 return Rows(filling, masks)
             reason = reason or found
     return Rows(obstacle=reason)
+
+
+def _ways(attention: AttentionChoice) -> tuple[Masks, ...]:
+    if not attention.implementation:  # its functions are handed the lengths with the mask that the model makes
+        return ("own",)
+    return ("own", "given") if attention.segments <= MASKED else ("told", "own")
 
 
 @torch.no_grad()
@@ -165,8 +189,10 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
     def together(segments: list[Tensor]) -> list[Tensor]:
         tokens = torch.stack([torch.cat([segments[i] for i in row]) for row in grid])
         counted = [torch.cat([torch.arange(TRIAL[i], device=device) for i in row]) for row in grid]
-        packed = Packed(tokens, torch.stack(counted), tokens, TRIAL)
-        rows = packed_states(body, packed, masks)
+        lengths = tuple(tuple(TRIAL[i] for i in row) for row in grid)
+        packed = Packed(tokens, torch.stack(counted), tokens, lengths)
+        with checked():
+            rows = packed_states(body, packed, masks)
         found = [part for states, row in zip(rows, grid, strict=True) for part in states.split([TRIAL[i] for i in row])]
         return [part.double() for part in found]
 
@@ -174,23 +200,23 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
     shared, exchanged = together(parts), together(others)
     size = torch.empty(0, dtype=dtype).element_size()
     for i in (1, 3):
-        changed = _share(exchanged[i], shared[i])
+        changed = share(exchanged[i], shared[i])
         if changed > INDEPENDENT[size]:
             return f"a sequence sees the one before it in its row ({changed:.1e} of its states change with it)"
-    worst = max(_share(found, expected) for found, expected in zip(shared, alone, strict=True))
+    worst = max(share(found, expected) for found, expected in zip(shared, alone, strict=True))
     if worst > ALLOWED[size]:
         return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
     return ""
 
 
-def _share(found_nd: Tensor, expected_nd: Tensor) -> float:
+def share(found_nd: Tensor, expected_nd: Tensor) -> float:
     """Largest difference of a position, as a share of its norm; infinite if it is no number."""
     worst = float(((found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1).clamp_min(1e-30)).max())
     return worst if np.isfinite(worst) else float("inf")
 
 
 @contextmanager
-def _narrowed(config: Any) -> Iterator[None]:
+def narrowed(config: Any) -> Iterator[None]:
     """Windows that mask builders read from the config are short meanwhile, so that a few positions show them."""
     kept = dict(vars(config))
     narrow(vars(config))

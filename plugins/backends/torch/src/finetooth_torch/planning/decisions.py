@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from finetooth_hooks import Decision, PlanError, TrainSettings
+from finetooth_hooks import Context, Decision, PlanError, TrainSettings
+from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
 
+from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.memory import estimate
-from finetooth_torch.planning.row_sharing import filling_of, likely_steps, obstacle, padding
+from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.step_cost import step_cost
 
 RECIPE = "the recipe says so"
@@ -22,9 +24,14 @@ ACCELERATOR_MICRO_BATCH = 16384
 
 
 def decide(
-    request: PlanRequest, attention: str | None, decoder: str = "auto", packing: bool | None = None
-) -> BackendPlan:
+    request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
+    context: Context | None = None,
+) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
+
+    Args:
+        attention, decoder, packing: see `TorchOptions`.
+        context: has the entries that may compute attention.
 
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
@@ -33,8 +40,10 @@ def decide(
         raise no_classifier(request.model.model_type, request.head.exported_as)
     precision = _precision(request.train.precision, request.hardware)
     micro_batch = _micro_batch(request)
-    layers = _layers(request, attention, decoder, packing)
-    stream = layers[0].value == STREAM
+    chosen = choose_decoder(request.facts, request.hardware, attention, decoder, packing)
+    stream = chosen.value == STREAM
+    attending = None if stream else _attention(request, attention, str(precision.value), context)
+    layers = (_kernels(),) if attending is None else attending.decisions
     checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
     train = replace(
         request.train,
@@ -49,10 +58,11 @@ def decide(
         checkpointing=train.gradient_checkpointing is True,
         stream=stream,
     )
-    shared, filling = _packing(request, str(layers[-1].value), packing, int(micro_batch.value), stream=stream)
-    decisions = (precision, micro_batch, checkpointing, *layers, shared, _head(request, train))
+    shared, filling = _packing(request, attending, packing, int(micro_batch.value))
+    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, _head(request, train))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
-    cost = step_cost(request, train, str(layers[-1].value), filling, stream=stream)
+    fused = attending is None or attending.fused
+    cost = step_cost(request, train, filling, stream=stream, fused=fused)
     return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
@@ -122,13 +132,6 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, st
     return Decision(setting, True, f"without it the run would take {figures}")
 
 
-def _layers(
-    request: PlanRequest, attention: str | None, decoder: str, packing: bool | None
-) -> tuple[Decision, Decision]:
-    chosen = choose_decoder(request.facts, request.hardware, attention, decoder, packing)
-    return (chosen, _kernels()) if chosen.value == STREAM else (chosen, _attention(request, attention))
-
-
 def _kernels() -> Decision:
     """What computes attention, norms and activations of the stream decoder."""
     from finetooth_kernels.native import available
@@ -138,7 +141,7 @@ def _kernels() -> Decision:
 
 
 def choose_decoder(
-    facts: ModelFacts, hardware: HardwareFacts, attention: str | None, asked: str, packing: bool | None = None
+    facts: ModelFacts, hardware: HardwareFacts, attention: Pick, asked: str, packing: bool | None = None
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
@@ -154,8 +157,8 @@ def choose_decoder(
         reason = f"it is written for CPUs, not for {hardware.label}"
     elif not available().available:
         reason = available().reason
-    elif attention is not None:
-        reason = f"backend.attention={attention} is transformers' own"
+    elif attention != AUTO:
+        reason = f"backend.attention={attention} is for the model's own code"
     elif packing is False:
         reason = "backend.packing=false asks for padding, and it has none"
     else:
@@ -171,9 +174,12 @@ def choose_decoder(
 
 
 def _packing(
-    request: PlanRequest, attention: str, asked: bool | None, micro_batch: int, *, stream: bool
+    request: PlanRequest, attention: AttentionChoice | None, asked: bool | None, micro_batch: int
 ) -> tuple[Decision, Filling | None]:
     """Whether data share rows, and how.
+
+    Args:
+        attention: of the model's own code; None: the stream decoder computes the layers.
 
     Raises:
         PlanError: the model cannot keep apart what is to share a row.
@@ -181,7 +187,7 @@ def _packing(
     setting = "backend.packing"
     steps = likely_steps(request.lengths, request.train.batch_size) if request.lengths else []
     before = padding(steps, micro_batch, None)
-    if stream:
+    if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
     found = obstacle(request.model.config, attention)
     if found and asked:
@@ -193,7 +199,7 @@ def _packing(
         )
     if asked is False or found:
         return Decision(setting, False, found or RECIPE), None
-    filling = filling_of(attention)
+    filling = attention.filling
     after = padding(steps, micro_batch, filling)
     reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
     return Decision(setting, True, RECIPE if asked and not steps else reason), filling
@@ -221,32 +227,5 @@ def _head(request: PlanRequest, train: TrainSettings) -> Decision:
     return Decision("backend.head", chosen.implementation.name, chosen.reason)
 
 
-def possible_attention(facts: ModelFacts, hardware: HardwareFacts) -> tuple[str, ...]:
-    """Attention that both the machine and the model can compute, the better first.
-
-    Raises:
-        PlanError: there is none.
-    """
-    found = tuple(kind for kind in hardware.attention if not facts.attention or kind in facts.attention)
-    if not found:
-        raise PlanError(
-            f"the model's layers need attention {' or '.join(facts.attention)}, which {hardware.label} does not have",
-            action="choose another model or hardware",
-        )
-    return found
-
-
-def _attention(request: PlanRequest, asked: str | None) -> Decision:
-    known = possible_attention(request.facts, request.hardware)
-    if asked is None:
-        best = request.hardware.attention[0]
-        reason = f"the first choice on {request.hardware.label}"
-        return Decision("backend.attention", known[0], reason if known[0] == best else f"the model cannot take {best}")
-    if asked not in known:
-        of_model = asked in request.hardware.attention
-        where = "for this model" if of_model else f"on {request.hardware.label}"
-        raise PlanError(
-            f"backend.attention={asked!r}: not possible {where}",
-            action=f"set it to {' or '.join(known)}",
-        )
-    return Decision("backend.attention", asked, RECIPE)
+def _attention(request: PlanRequest, asked: Pick, precision: str, context: Context | None) -> AttentionChoice:
+    return choose_attention(context, asked, request.facts, request.model.config, request.hardware, precision)

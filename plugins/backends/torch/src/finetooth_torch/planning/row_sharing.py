@@ -10,10 +10,7 @@ import numpy as np
 from finetooth_steps.layout import filled
 from finetooth_steps.row_filling import Filling
 
-ROWS = frozenset({"sdpa", "eager"})
-"""Attention that takes a dense mask: rows are as wide as their longest datum."""
-STREAMS = frozenset({"flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4"})
-"""Attention that is told where sequences begin and computes nothing between them."""
+from finetooth_torch.planning.attention import AttentionChoice
 
 CARRIES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "ssm", "hybrid", "delta", "xlstm", "hyena")
 """Parts of the names of layers that hand a state on from position to position."""
@@ -28,25 +25,18 @@ STEPS = 20
 """Steps whose layout is tried for the plan."""
 
 
-def filling_of(attention: str) -> Filling | None:
-    """How data may share rows under an attention implementation; None if it keeps nothing apart."""
-    if attention in ROWS:
-        return "rows"
-    return "stream" if attention in STREAMS else None
-
-
 WITH_TOWERS = ("vision_config", "audio_config")
 """What the config of a model has that reads more than text."""
 
 
-def obstacle(config: Mapping[str, Any], attention: str) -> str:
+def obstacle(config: Mapping[str, Any], attention: AttentionChoice) -> str:
     """Why data cannot share a row, as far as attention and config show; empty if they may.
 
     Args:
         config: of the model, in transformers' shape.
     """
-    if filling_of(attention) is None:
-        return f"attention {attention} takes no mask that keeps sequences apart"
+    if attention.filling is None:
+        return f"attention {attention.names} takes no mask that keeps sequences apart"
     if any(config.get(name) for name in WITH_TOWERS):
         return "the model finds the places of images in a row by itself"
     for part in _parts(config):

@@ -18,22 +18,21 @@ UNKNOWN_SHARE = 0.1
 
 
 def step_cost(
-    request: PlanRequest, train: TrainSettings, attention: str, filling: Filling | None, *, stream: bool
+    request: PlanRequest, train: TrainSettings, filling: Filling | None, *, stream: bool, fused: bool
 ) -> StepCost | str:
     """See `BackendPlan.cost`.
 
     Args:
         train: as decided.
-        attention: implementation.
         filling: how data share rows; None where they do not.
         stream: the stream decoder computes the layers.
+        fused: attention forms its scores piece by piece; see `AttentionServes`.
     """
     facts = request.facts
     if not _counts_layers(facts, request.model.parameters):
         return "what its layers compute does not follow from the model's config"
     whole = request.trained_parameters >= request.model.parameters
     model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trained_parameters))
-    fused = stream or attention != "eager"
     how = Execution(
         skips_masked=fused,
         rescores=fused,

@@ -1,0 +1,1 @@
+"""Attention as the model's own code writes it down, for finetooth."""

@@ -1,0 +1,13 @@
+"""Attention as models of transformers write it down."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Context, NoOptions
+from finetooth_hooks.protocols import Attention
+from finetooth_toolbox.torch.attention import by_name
+
+
+def build(options: NoOptions, context: Context) -> Attention:
+    """A model has its own; built alone, it is Gemma 2's, or with sinks that of gpt-oss."""
+    del options, context
+    return by_name("eager")

@@ -1,0 +1,22 @@
+"""Attention as the model's own code writes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Attention, AttentionServes, hookimpl
+
+
+@hookimpl
+def ft_attention() -> Iterator[Attention]:
+    yield Attention(
+        name="eager",
+        build="finetooth_eager.attention:build",
+        summary="products and a softmax, as the model's own code writes them down",
+        rank=10,
+        transformers="eager",
+        serves=AttentionServes(
+            devices=frozenset({"cpu", "cuda", "mps", "xpu"}), segments="mask", window=True, softcap=True, sinks=True,
+            chunks=True, dropout=True, fused=False,
+        ),
+    )  # fmt: skip

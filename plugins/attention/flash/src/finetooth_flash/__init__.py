@@ -1,0 +1,1 @@
+"""Flash attention 2, 3 and 4 for finetooth."""

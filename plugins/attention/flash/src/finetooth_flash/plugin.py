@@ -1,0 +1,33 @@
+"""Flash attention: one kernel for scores, softmax and values (Dao, 2023, arXiv:2307.08691; Shah and others, 2024,
+arXiv:2407.08608)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Attention, AttentionServes, hookimpl
+
+HALF = frozenset({"bf16", "fp16"})
+
+
+@hookimpl
+def ft_attention() -> Iterator[Attention]:
+    for version, package, architectures, rank, sinks in (
+        (2, "flash-attn", ("sm_8*", "sm_9*", "sm_1??"), 50, False),
+        (3, "flash-attn-3", ("sm_90",), None, False),
+        (4, "flash-attn-4", ("sm_9*", "sm_10?", "sm_11?"), None, False),
+    ):
+        name = f"flash_attention_{version}"
+        yield Attention(
+            name=name,
+            build=f"finetooth_flash.attention:build_{version}",
+            summary=f"flash attention {version}: told where sequences begin, nothing between them is computed",
+            rank=rank,
+            aliases=("flash",),
+            transformers=name,
+            serves=AttentionServes(
+                devices=frozenset({"cuda"}), architectures=architectures, precisions=HALF, largest_head=256,
+                head_multiple=8, segments="lengths", window=True, softcap=True, sinks=sinks, dropout=version == 2,
+                packages=(package,),
+            ),
+        )  # fmt: skip

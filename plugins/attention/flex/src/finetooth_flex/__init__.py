@@ -1,0 +1,1 @@
+"""torch's flex attention for finetooth."""

@@ -1,0 +1,13 @@
+"""Attention as transformers computes it with torch's `scaled_dot_product_attention`."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Context, NoOptions
+from finetooth_hooks.protocols import Attention
+from finetooth_toolbox.torch.attention import by_name
+
+
+def build(options: NoOptions, context: Context) -> Attention:
+    """Fused attention of torch."""
+    del options, context
+    return by_name("sdpa")

@@ -1,0 +1,1 @@
+"""torch's attention over sequences of any length, for finetooth."""

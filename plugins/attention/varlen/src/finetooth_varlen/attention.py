@@ -1,0 +1,55 @@
+"""Attention with `torch.nn.attention.varlen`, whose kernel takes all sequences of all rows one after the other."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks.attention import Lengths
+from finetooth_hooks.protocols import Attention
+from finetooth_toolbox.attention_choice import queries_of
+
+
+def build(options: NoOptions, context: Context) -> Attention:
+    """
+    Raises:
+        PlanError: this torch has none.
+    """
+    del options, context
+    import torch
+
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError as error:
+        raise PlanError(
+            f"backend.attention=varlen: torch {torch.__version__} does not have it", action="set it to auto"
+        ) from error
+
+    def attend(
+        query: Any, key: Any, value: Any, *, scale: float, lengths: Lengths, causal: bool, window: int | None,
+        softcap: float | None, sinks: Any | None,
+    ) -> Any:  # fmt: skip
+        del softcap, sinks  # declared as not served
+        if 0 in (query.shape[0], query.shape[2]):
+            return query.new_zeros(*query.shape[:3], value.shape[-1])
+        asked = queries_of(lengths, query.shape[2])
+        q, k, v = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query, key, value))
+        segments = [n for row in lengths for n in row]
+        back = -1 if window is None else window - 1
+        ahead = 0 if causal else back
+        found = varlen_attn(
+            q, k, v, _ends(asked, query.device), _ends(segments, query.device), max(asked), max(segments),
+            scale=scale, window_size=(back, ahead), enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+        assert isinstance(found, torch.Tensor)
+        return found.unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)
+
+    return attend
+
+
+def _ends(lengths: list[int], device: Any) -> Any:
+    """(sequences + 1,) where each begins, and the end."""
+    import torch
+
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -1,0 +1,12 @@
+"""The contract, with values and gradients against the float64 reference where this machine can compute it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetooth_hooks.testing import parametrize_with_checks
+
+
+@parametrize_with_checks("finetooth_varlen.plugin")
+def test_plugin_keeps_the_contract(check: Any) -> None:
+    check()

@@ -1,0 +1,1 @@
+"""Attention that entries bring, in models of transformers."""

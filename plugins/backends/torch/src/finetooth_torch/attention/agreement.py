@@ -1,0 +1,74 @@
+"""Puts attention of entries into a model, and makes sure that the model still computes what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from finetooth_hooks import Context, PlanError
+from torch import Tensor, nn
+
+from finetooth_torch.attention.interface import Computes, checked, install
+from finetooth_torch.layout.shared_rows import ALLOWED, narrowed, share
+from finetooth_torch.planning.attention import SETTING, AttentionChoice
+
+TRIAL = 23
+"""Positions that are tried. Windows are narrowed so that they are longer."""
+
+
+def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, context: Context | None) -> None:
+    """Have the chosen entries compute a model's attention.
+
+    Args:
+        base: a model of transformers, in evaluation mode.
+        body: the part of it that makes hidden states of tokens.
+        context: builds entries.
+
+    Raises:
+        PlanError: with them the model does not compute what it computes with its own attention.
+    """
+    computes = _built(choice, context)
+    if len(set(computes.values())) == 1 and choice.implementation:
+        install(base, computes)
+        return
+    model: Any = base
+    model.set_attn_implementation("eager")  # every model has that
+    with narrowed(body.config):
+        own = _states(body)
+    install(base, computes)  # which is written in the config, so not while that is changed
+    with narrowed(body.config), checked():
+        found = _states(body)
+    apart = share(found, own)
+    if apart > ALLOWED[found.element_size()]:
+        raise PlanError(
+            f"{SETTING}: with {choice.names} the model computes other states than with its own attention "
+            f"({apart:.1e} apart)",
+            action=f"set {SETTING} to auto",
+        )
+
+
+def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Computes]:
+    computes: dict[str, Computes] = {}
+    built: dict[str, Computes] = {}
+    for kind, entry in choice.entries.items():
+        pick = choice.picks[kind]
+        if entry.transformers:
+            computes[kind] = entry.transformers
+            continue
+        assert context is not None  # it gave the entry
+        if repr(pick) not in built:
+            built[repr(pick)] = context.build("attention", pick, setting=f"{SETTING}.{kind}")
+        computes[kind] = built[repr(pick)]
+    return computes
+
+
+@torch.no_grad()
+def _states(body: nn.Module) -> Tensor:
+    """(1, TRIAL, D) of some tokens."""
+    embedding: Any = body
+    rows = int(embedding.get_input_embeddings().weight.shape[0])
+    device = next(body.parameters()).device
+    tokens = (torch.arange(TRIAL, device=device) * 5) % (rows - 1) + 1  # id 0 often is padding
+    found: Tensor = body(input_ids=tokens[None], use_cache=False).last_hidden_state
+    return found

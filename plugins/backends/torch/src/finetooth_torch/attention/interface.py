@@ -1,0 +1,196 @@
+"""Attention of entries under names of their own in transformers' registers of attention and masks.
+
+A model's code makes a mask once for each kind of layer and hands it to every layer with its queries, keys and values.
+Where an entry's function computes, what stands in the mask's place is a `Rows`: the lengths of the sequences in each
+row as the layout knows them, and the window. It goes with the other arguments of a layer, so that a layer that is
+computed again in the backward pass gets it again. Where layers of two kinds have different entries, it says whose
+layers they are, and holds the mask that the implementation of transformers takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from finetooth_hooks import EngineError, PlanError
+from finetooth_hooks.attention import Lengths
+from finetooth_toolbox.torch.attention import implementation, visible
+from torch import Tensor, nn
+
+from finetooth_torch.attention.handing import handed, newest
+
+Computes = str | Callable[..., Tensor]
+"""The name of an implementation of transformers, or an entry's function."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What layers get for a mask.
+
+    Attributes:
+        kind: of the layers, `full` or `sliding`.
+        lengths: of the sequences in each row, those of the keys; empty where `mask` says it.
+        window: positions that are seen; None: all.
+        mask: for an implementation of transformers.
+    """
+
+    kind: str
+    lengths: Lengths = ()
+    window: int | None = None
+    mask: Any = None
+
+
+_NUMBERS = itertools.count(1)
+_REGISTERED: dict[tuple[tuple[str, Computes], ...], str] = {}
+_CHECKED: ContextVar[bool] = ContextVar("checked", default=False)
+
+
+def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
+    """Have a model's attention computed so.
+
+    Args:
+        base: a model of transformers.
+        computes: by kind of layer, `full` or `sliding`.
+
+    Returns:
+        Whether something else than one implementation of transformers computes it.
+    """
+    model: Any = base
+    only = set(computes.values())
+    if len(only) == 1 and isinstance(name := next(iter(only)), str):
+        if model.config._attn_implementation != name:
+            model.set_attn_implementation(name)
+        return False
+    name = registered(computes)
+    parts = {key: getattr(model.config, key, None) for key in getattr(model.config, "sub_configs", {})}
+    text = model.config.get_text_config()
+    towers = {key: part._attn_implementation for key, part in parts.items() if part is not None and part is not text}
+    model.set_attn_implementation({"": name, **{key: towers.get(key, name) for key in parts}} if parts else name)
+    return True
+
+
+def registered(computes: Mapping[str, Computes]) -> str:
+    """The name in transformers' registers."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    key = tuple(sorted(computes.items()))
+    if key not in _REGISTERED:
+        name = f"finetooth_{next(_NUMBERS)}"
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_of(computes))
+        ALL_ATTENTION_FUNCTIONS.register(name, _attention_of(computes))
+        _REGISTERED[key] = name
+    return _REGISTERED[key]
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """While entered, what the model's code would mask must be what lengths and window say."""
+    token = _CHECKED.set(True)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+def _mask_of(computes: Mapping[str, Computes]) -> Callable[..., Rows]:
+    def mask(**asked: Any) -> Rows:
+        """See `transformers.masking_utils.sdpa_mask`."""
+        window = asked.get("local_size")
+        kind = "full" if window is None else "sliding"
+        computing = _of(computes, kind)
+        if isinstance(computing, str):
+            from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+            return Rows(kind, mask=ALL_MASK_ATTENTION_FUNCTIONS[computing](**asked))
+        if asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
+            raise _refused("makes masks of its own, such as for images or both directions")
+        rows, keys = int(asked["batch_size"]), int(asked["kv_length"])
+        lengths = handed()
+        if lengths is None:
+            if asked.get("attention_mask") is not None or not asked.get("allow_is_causal_skip", True):
+                raise _refused("is given padding or several sequences a row, and nobody says their lengths")
+            lengths = ((keys,),) * rows
+        found = Rows(kind, newest(lengths, keys), window)
+        if _CHECKED.get():
+            _check(asked, found)
+        return found
+
+    return mask
+
+
+def _check(asked: Mapping[str, Any], rows: Rows) -> None:
+    """
+    Raises:
+        PlanError: the model's code masks otherwise.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    own = sdpa_mask(**{**asked, "allow_is_causal_skip": False})
+    whole = tuple((sum(row),) for row in rows.lengths)  # for code that does not hand its positions on
+    device, positions = asked.get("device", "cpu"), int(asked["q_length"])
+    said = [
+        visible(lengths, positions, causal=True, window=rows.window, device=device) for lengths in (rows.lengths, whole)
+    ]
+    if own is None or not any(torch.equal(own.expand_as(one), one) for one in said):
+        raise _refused("lets positions see others than those of a causal sequence and its window")
+
+
+def _attention_of(computes: Mapping[str, Computes]) -> Callable[..., tuple[Tensor, None]]:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, dropout: float = 0.0,
+        scaling: float | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **more: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """See `transformers.integrations.sdpa_attention.sdpa_attention_forward`."""
+        rows = attention_mask
+        if not isinstance(rows, Rows):
+            raise _refused("does not make its masks with transformers' mask builders")
+        computing = _of(computes, rows.kind)
+        if isinstance(computing, str):
+            given = {"dropout": dropout, "scaling": scaling, **more}
+            given |= {} if softcap is None else {"softcap": softcap}
+            given |= {} if s_aux is None else {"s_aux": s_aux}
+            named: Any = implementation(computing, module)
+            found: tuple[Tensor, None] = named(_as(module, computing), query, key, value, rows.mask, **given)
+            return found[0], None
+        if dropout or more.get("position_bias") is not None:
+            raise _refused("drops weights of attention or adds to its scores, which this attention does not")
+        if any(sum(row) != key.shape[2] for row in rows.lengths):
+            raise EngineError(f"attention: rows of {rows.lengths} positions meet {key.shape[2]} keys")
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        out = computing(
+            query, key, value, scale=scale, lengths=rows.lengths, causal=True, window=rows.window, softcap=softcap,
+            sinks=s_aux,
+        )  # fmt: skip
+        return out.transpose(1, 2).contiguous(), None
+
+    return attend
+
+
+def _of(computes: Mapping[str, Computes], kind: str) -> Computes:
+    return computes[kind] if kind in computes else next(iter(computes.values()))
+
+
+def _as(module: nn.Module, name: str) -> Any:
+    """The module, as one whose config names an implementation of transformers: some ask for it."""
+    return _Named(module, name)
+
+
+class _Named:
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self._module, self.config = module, SimpleNamespace(_attn_implementation=name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _refused(what: str) -> PlanError:
+    return PlanError(
+        f"backend.attention: the model's code {what}", action="set backend.attention to auto or one of transformers"
+    )

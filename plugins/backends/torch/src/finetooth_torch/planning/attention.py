@@ -1,0 +1,195 @@
+"""Which attention computes each kind of layer, with the reason. No weights, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import Attention, Context, Decision, PlanError
+from finetooth_hooks.attention import LayerKind, Segments
+from finetooth_hooks.context import Registered
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import HardwareFacts, ModelFacts
+from finetooth_steps.row_filling import Filling
+from finetooth_toolbox.attention_choice import Demand, demands_of, obstacle
+
+SETTING = "backend.attention"
+AUTO = "auto"
+KINDS: tuple[LayerKind, ...] = ("full", "sliding")
+RECIPE = "the recipe says so"
+FRAMEWORK = "torch"
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """What computes attention.
+
+    Attributes:
+        picks: for each kind of layer the pick, with its full name.
+        entries: the same as entries.
+        decisions: the same for the plan; one where all kinds have the same.
+    """
+
+    picks: Mapping[LayerKind, Pick]
+    entries: Mapping[LayerKind, Attention]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def names(self) -> str:
+        """Of the entries."""
+        return " and ".join(dict.fromkeys(entry.name for entry in self.entries.values()))
+
+    @property
+    def segments(self) -> frozenset[Segments]:
+        """How sequences that share a row are kept apart."""
+        return frozenset(entry.serves.segments for entry in self.entries.values())
+
+    @property
+    def filling(self) -> Filling | None:
+        """How data may share rows: side by side under a mask, or in one row of which nothing between them is computed;
+        None if they are not kept apart."""
+        if "none" in self.segments:
+            return None
+        return "rows" if "mask" in self.segments else "stream"
+
+    @property
+    def fused(self) -> bool:
+        """See `AttentionServes.fused`."""
+        return all(entry.serves.fused for entry in self.entries.values())
+
+    @property
+    def implementation(self) -> str:
+        """The one implementation of transformers that computes all layers; empty if there is none."""
+        found = {entry.transformers for entry in self.entries.values()}
+        return found.pop() if len(found) == 1 else ""
+
+
+def choose_attention(
+    context: Context | None, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
+    precision: str,
+) -> AttentionChoice:  # fmt: skip
+    """What computes each kind of a model's layers.
+
+    Args:
+        context: has the entries; without one there are none.
+        asked: `auto`, a name, a mapping with `name` and options, or one of these by kind of layer.
+        config: of the model, in transformers' shape.
+
+    Raises:
+        PlanError: what is asked for cannot serve, or nothing can.
+        PluginError: no entry has such a name.
+    """
+    found: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
+    entries = tuple(registered for registered in found if _entry(registered).framework == FRAMEWORK)
+    demands = demands_of(config, facts)
+    by_kind = _by_kind(asked, demands)
+    shared = not isinstance(asked, Mapping) or "name" in asked
+    picks: dict[LayerKind, Pick] = {}
+    chosen: dict[LayerKind, Attention] = {}
+    decided: dict[LayerKind, Decision] = {}
+    for demand in demands:
+        setting = SETTING if shared else f"{SETTING}.{demand.kind}"
+        pick = by_kind[demand.kind]
+        registered, reason = _choose(_Asked(setting, pick, demand, hardware, precision), entries, context)
+        options = {key: value for key, value in pick.items() if key != "name"} if isinstance(pick, Mapping) else {}
+        picks[demand.kind] = {"name": registered.full_name, **options} if options else registered.full_name
+        chosen[demand.kind] = _entry(registered)
+        decided[demand.kind] = Decision(f"{SETTING}.{demand.kind}", registered.full_name, reason)
+    same = len({(decision.value, decision.reason) for decision in decided.values()}) == 1
+    first = next(iter(decided.values()))
+    decisions = (Decision(SETTING, first.value, first.reason),) if same else tuple(decided.values())
+    return AttentionChoice(picks, chosen, decisions)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one kind of layer asks, and what the recipe names for it."""
+
+    setting: str
+    pick: Pick
+    demand: Demand
+    hardware: HardwareFacts
+    precision: str
+
+    @property
+    def name(self) -> str:
+        name = self.pick.get("name") if isinstance(self.pick, Mapping) else self.pick
+        if not isinstance(name, str):
+            raise PlanError(f"{self.setting}: the mapping has no name", action="add name: NAME, or full: and sliding:")
+        return name
+
+    def obstacle(self, registered: Registered) -> str:
+        return obstacle(_entry(registered), self.demand, self.hardware, self.precision)
+
+
+def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]:
+    """The pick for each kind of layer.
+
+    Raises:
+        PlanError: a kind that there is not.
+    """
+    if not isinstance(asked, Mapping) or "name" in asked:
+        return dict.fromkeys(KINDS, asked)
+    has = [demand.kind for demand in demands]
+    for kind in asked:
+        if kind not in KINDS:
+            raise PlanError(f"{SETTING}: {kind!r} is no kind of layer", action="give full: and sliding:, or one name")
+        if kind not in has:
+            raise PlanError(
+                f"{SETTING}.{kind}: the model has no such layers, only {' and '.join(has)} ones", action="leave it out"
+            )
+    return {kind: asked.get(kind, AUTO) for kind in KINDS}
+
+
+def _choose(asked: _Asked, entries: Sequence[Registered], context: Context | None) -> tuple[Registered, str]:
+    if asked.name == AUTO:
+        return _best(asked, [registered for registered in entries if _entry(registered).rank is not None])
+    alike = [registered for registered in entries if _meant(registered, asked.name)]
+    if len(alike) > 1 or (alike and asked.name in _entry(alike[0]).aliases):
+        return _best(asked, alike)[0], RECIPE
+    assert context is not None or not entries
+    if not entries or context is None:
+        raise PlanError(f"{asked.setting}: no plugin brings attention", action="install finetooth-sdpa")
+    registered = context.catalog.get("attention", asked.name, setting=asked.setting)
+    found = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
+    if found:
+        raise PlanError(f"{asked.setting}={asked.name!r}: {found}", action=_instead(asked, entries))
+    return registered, RECIPE
+
+
+def _best(asked: _Asked, candidates: Sequence[Registered]) -> tuple[Registered, str]:
+    """The one with the highest rank that serves."""
+    passed: list[str] = []
+    for registered in sorted(candidates, key=_order):
+        found = asked.obstacle(registered)
+        if not found:
+            first = f"the first choice on {asked.hardware.label}"
+            return registered, f"not {'; not '.join(passed)}" if passed else first
+        passed.append(f"{registered.entry.name}: {found}")
+    tried = "; ".join(passed) or "no plugin brings any"
+    asks = asked.setting if asked.name == AUTO else f"{asked.setting}={asked.name!r}"
+    action = "choose another model, precision or hardware" if asked.name == AUTO else f"set {asked.setting} to auto"
+    raise PlanError(f"{asks}: nothing here computes the model's {asked.demand.kind} layers ({tried})", action=action)
+
+
+def _instead(asked: _Asked, entries: Sequence[Registered]) -> str:
+    serving = [registered.entry.name for registered in sorted(entries, key=_order) if not asked.obstacle(registered)]
+    return f"set {asked.setting} to {' or '.join([AUTO, *serving])}"
+
+
+def _meant(registered: Registered, name: str) -> bool:
+    """Whether an alias of the entry is meant, and not its own name."""
+    source, _, bare = name.rpartition(":")
+    return bare in _entry(registered).aliases and (not source or source == registered.distribution)
+
+
+def _order(registered: Registered) -> tuple[float, str]:
+    rank = _entry(registered).rank
+    return (float("inf") if rank is None else -rank, registered.full_name)
+
+
+def _entry(registered: Registered) -> Attention:
+    entry = registered.entry
+    assert isinstance(entry, Attention)
+    return entry

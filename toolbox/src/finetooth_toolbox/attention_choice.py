@@ -1,0 +1,133 @@
+"""Which attention serves a model's layers: what they ask, as far as the model's config shows. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from finetooth_hooks import Attention
+from finetooth_hooks.attention import LayerKind, Lengths, missing_packages
+from finetooth_hooks.protocols import HardwareFacts, ModelFacts
+
+TEXT_CONFIGS = ("text_config", "llm_config")
+"""Where the config of a model that reads more than text has that of its language model."""
+WINDOWED = ("sliding", "local", "window")
+"""Parts of the names of layers that see a window."""
+WITHOUT = ("mamba", "linear", "conv", "recurrent", "rwkv", "ssm", "delta", "moe", "mlp")
+"""Parts of the names of layers that have no attention."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What layers of one kind ask of attention.
+
+    Attributes:
+        kind: of the layers.
+        head_size: elements of a head, of queries and keys.
+        window: positions that are seen, where the config says so; None: all.
+        chunks: a position sees its own chunk.
+        grouped: keys and values have fewer heads than queries.
+        dropout: weights are dropped at random in training.
+        softcap, sinks: see `AttentionNeeds`.
+    """
+
+    kind: LayerKind
+    head_size: int
+    window: int | None = None
+    chunks: bool = False
+    grouped: bool = False
+    dropout: bool = False
+    softcap: float | None = None
+    sinks: bool = False
+
+
+def demands_of(config: Mapping[str, Any], facts: ModelFacts) -> tuple[Demand, ...]:
+    """What a model's layers ask, one demand for each kind that it has; where a config names a window but not the layers
+    that have it, one for both.
+
+    Args:
+        config: of the model, in transformers' shape.
+    """
+    text = next((config[name] for name in TEXT_CONFIGS if isinstance(config.get(name), Mapping)), config)
+    window = text.get("sliding_window") if text.get("use_sliding_window", True) else None
+    window = window if isinstance(window, int) and window > 0 else None
+    chunk = text.get("attention_chunk_size")
+    listed = [str(kind) for kind in text.get("layer_types") or () if not any(word in str(kind) for word in WITHOUT)]
+    windowed = any(word in kind for kind in listed for word in WINDOWED)
+    chunked = any("chunk" in kind for kind in listed) if listed else bool(chunk)
+    whole = any("chunk" not in kind and not any(word in kind for word in WINDOWED) for kind in listed)
+    heads = [facts.head_dim, int(text.get("qk_nope_head_dim") or 0) + int(text.get("qk_rope_head_dim") or 0)]
+    full = Demand(
+        "full",
+        head_size=max(*heads, int(text.get("global_head_dim") or 0)),
+        grouped=facts.kv_heads < facts.heads,
+        dropout=bool(text.get("attention_dropout")),
+        softcap=facts.attention.softcap,
+        sinks=facts.attention.sinks,
+    )
+    sliding = replace(full, kind="sliding", head_size=max(heads), window=window, chunks=chunked)
+    if listed:
+        return (*((full,) if whole else ()), *((sliding,) if windowed or chunked else ())) or (full,)
+    return (full, sliding) if window or chunked else (full,)
+
+
+def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precision: str) -> str:
+    """Why an entry cannot compute attention of such layers there; empty if it can. The reason ends a sentence.
+
+    Args:
+        precision: of queries, keys and values.
+    """
+    serves = entry.serves
+    device = hardware.device.split(":")[0]
+    limit = serves.largest_head
+    patterns, architecture = serves.architectures, hardware.architecture
+    reasons = (
+        (device not in serves.devices, f"it is for {_listed(serves.devices)}, not for {hardware.label}"),
+        (
+            bool(patterns and architecture) and not any(fnmatchcase(architecture, pattern) for pattern in patterns),
+            f"it is for {_listed(patterns)}, and {hardware.label} is {architecture}",
+        ),
+        (precision not in serves.precisions, f"it computes {_listed(serves.precisions)}, not {precision}"),
+        (
+            limit is not None and demand.head_size > limit,
+            f"heads have {demand.head_size} elements, and it takes {limit}",
+        ),
+        (
+            demand.head_size % serves.head_multiple != 0,
+            f"heads have {demand.head_size} elements, and it takes multiples of {serves.head_multiple}",
+        ),
+        (
+            demand.window is not None and not serves.window,
+            f"layers see {demand.window} positions, and it has no window",
+        ),
+        (demand.chunks and not serves.chunks, "layers see chunks of positions, which it has no mask for"),
+        (demand.softcap is not None and not serves.softcap, "the model caps its scores, and it does not"),
+        (demand.sinks and not serves.sinks, "the model's heads have sinks, and it has none"),
+        (demand.grouped and not serves.grouped, "heads share keys and values, and it takes one of each a head"),
+        (demand.dropout and not serves.dropout, "the model drops weights of attention, and it does not"),
+        (not serves.backward, "it has no gradients"),
+    )
+    return next((reason for holds, reason in reasons if holds), "") or missing_packages(serves.packages)
+
+
+def _listed(names: Any) -> str:
+    return " and ".join(sorted(names))
+
+
+def queries_of(lengths: Lengths, positions: int) -> list[int]:
+    """How many queries each sequence has, row after row, where the queries of a row are those of its last positions.
+
+    Args:
+        lengths: as in `finetooth_hooks.attention.Attention`.
+    """
+    found: list[int] = []
+    for row in lengths:
+        left = positions
+        counts: list[int] = []
+        for length in reversed(row):
+            counts.append(min(length, left))
+            left -= counts[-1]
+        found += reversed(counts)
+    return found
