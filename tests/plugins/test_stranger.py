@@ -192,7 +192,7 @@ def test_its_attention_trains_as_the_models_own(stranger: Any, tiny_model: Path)
     for attention in ("acme_rows", "eager"):
         recipe = {
             "model": str(tiny_model),
-            "data": {"train": "sums.jsonl"},
+            "data": {"train": "sums.jsonl", "renderer": "chatml"},
             "backend": {"name": "torch", "attention": attention},
             "adapter": {"name": "lora", "rank": 2},
             "train": {"max_steps": 3, "batch_size": 4, "max_length": 64, "precision": "fp32"},
