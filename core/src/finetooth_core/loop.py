@@ -34,6 +34,7 @@ from finetooth_core.checkpoints.run_state import (
     restore_random,
     seed_random,
 )
+from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.endings import LEFT, Ending, failed, result
 from finetooth_core.events import Events, Progress, RunView
 from finetooth_core.interrupts import Interrupt, interrupts
@@ -108,8 +109,8 @@ class Loop:
         self.seconds = found.state.seconds
         self.resumed_from = found.folder
         self.saved_at = found.state.step
+        self.cursor = held(found.state.method)
         self.method.restore(found.state.method)
-        self.cursor = found.state.method
         self.take(found.state)
         restore_random(found.state.random)
 
@@ -222,7 +223,7 @@ class Loop:
             if report is None:
                 break
             report = self.meter.measured(report, time.perf_counter() - clock)
-            self.cursor = self.method.state()  # a step that fails has moved it already
+            self.cursor = held(self.method.state())  # a step that fails has moved it already
             with self.recorder.span(OBSERVERS_SPAN):
                 self.tell(report)
             self.recorder.after(report.step)
@@ -316,7 +317,7 @@ class Loop:
                 f"{BAD_IN_A_ROW} steps in a row were not finite; the last one: {error.problem}",
                 action="lower optimizer.learning_rate, or look at the data; nothing more is passed over",
             ) from error
-        step, cursor = self.progress.step + 1, self.method.state()  # which is behind the bad data
+        step, cursor = self.progress.step + 1, held(self.method.state())  # which is behind the bad data
         self.engine.zero_grad()
         if policy == "rollback":
             self.roll_back()
@@ -326,7 +327,7 @@ class Loop:
         rows = f" (rows {', '.join(error.rows[:3])}{', ...' if len(error.rows) > 3 else ''})" if error.rows else ""
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
         self.say(f"step {step} is passed over: {error.problem}{rows}{back}")
-        self.method.restore(cursor)
+        self.method.restore(held(cursor))
         self.cursor = cursor  # an interrupt from here on saves a state behind the bad data
         return self.method.steps(self.engine)
 
@@ -439,7 +440,7 @@ class Loop:
             run=str(self.manifest.get("run", "")),
             step=self.progress.step,
             epoch=self.epoch,
-            method=self.cursor or self.method.state(),
+            method=self.cursor or held(self.method.state()),
             plugins=self.events.state(),
             metrics=dict(self.progress.metrics),
             best=dict(self.record.best),

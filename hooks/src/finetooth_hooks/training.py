@@ -114,7 +114,9 @@ class Method(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able. Asked for after every step, so that the state before a failed one is known: keep it cheap.
+        """JSON, and NumPy arrays of any type but objects at any place in its mappings (with text keys) and lists;
+        `restore` gets them back with dtype, shape and content. Asked for after every step, so that the state before a
+        failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
 
         After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
         `steps` goes on with the next ones. So take the cursor on before the engine is called.
