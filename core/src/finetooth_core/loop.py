@@ -35,13 +35,13 @@ from finetooth_core.checkpoints.run_state import (
     seed_random,
 )
 from finetooth_core.checkpoints.state_arrays import held
-from finetooth_core.endings import LEFT, Ending, failed, result
 from finetooth_core.events import Events, Progress, RunView
 from finetooth_core.interrupts import Interrupt, interrupts
 from finetooth_core.meter import Meter
 from finetooth_core.plan import Job
 from finetooth_core.record import Record
 from finetooth_core.recording import Recorder
+from finetooth_core.run_ending import LEFT, Ending, failed, result
 
 BAD_IN_A_ROW = 10
 """After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""

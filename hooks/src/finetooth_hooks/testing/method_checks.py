@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from finetooth_hooks.engine import CAPABILITIES
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import NotFinite
