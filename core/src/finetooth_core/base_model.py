@@ -8,6 +8,7 @@ from typing import Any
 
 from finetooth_hooks.entries import Family as FamilyEntry
 from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
 
 from finetooth_core.catalog import Registered
@@ -121,7 +122,8 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> Built:
 def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> Built:
     """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
     another language; else what the model's family speaks."""
-    pick, setting = recipe.data.renderer, "data.renderer"
+    pick: Pick = recipe.data.renderer
+    setting = "data.renderer"
     if pick != AUTO:
         return builder.section("renderer", pick, setting)
     if model.run is not None:

@@ -29,9 +29,10 @@ def framework_of(recipe: Recipe, builder: Builder) -> str:
         return frameworks.pop()
     for registered in by_rank(builder.catalog):
         entry = registered.entry
-        if isinstance(entry, Hardware) and entry.framework in frameworks:
-            if not builder.build("hardware", registered.full_name, setting="hardware").part.missing():
-                return entry.framework
+        if not isinstance(entry, Hardware) or entry.framework not in frameworks:
+            continue
+        if not builder.build("hardware", registered.full_name, setting="hardware").part.missing():
+            return entry.framework
     return ""
 
 

@@ -39,9 +39,10 @@ from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext
 from finetooth_core.framework import by_rank
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
+from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.picked_options import check_picked_options
-from finetooth_core.recipe import AUTO
+from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import brought_roles, held_roles
 
 
@@ -451,17 +452,10 @@ def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
     content = as_json(plan)
     for volatile in ("memory", "notes", "hash", "decisions"):
         content.pop(volatile)
-    content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers", "profile")}
+    settings = frozenset(incidental_settings(Recipe))
+    content["recipe"] = without(content["recipe"], settings)
     content["picks"] = {k: v for k, v in content["picks"].items() if not k.startswith("tracker.")}
-    if isinstance(content["recipe"].get("data"), dict):
-        content["recipe"]["data"] = {
-            k: v for k, v in content["recipe"]["data"].items() if k not in ("cache", "cache_gb", "workers")
-        }
-    content["decided"] = {
-        d.setting: d.value
-        for d in plan.decisions
-        if d.setting != "trackers" and not d.setting.startswith(("data.cache", "data.workers"))
-    }
+    content["decided"] = {d.setting: d.value for d in plan.decisions if not is_among(d.setting, settings)}
     content["versions"] = dict(sorted(versions.items()))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -211,8 +211,9 @@ class FromRun:
             return loader.load(inner, framework=framework, precision=precision, device=device)
         fold = getattr(self._adapter.part, "fold", None)
         if fold is None:
+            name = self._adapter.registered.full_name
             raise PlanError(
-                f"model: the adapter of {self.folder} ({self._adapter.registered.full_name}) cannot be folded into its base",
+                f"model: the adapter of {self.folder} ({name}) cannot be folded into its base",
                 action="name a run with whole weights, or one with an adapter that can",
             )
         base = loader.load(inner, framework=framework, precision="fp32", device=device)

@@ -34,7 +34,7 @@ def key(context_of: Make, rendering_of: Make) -> Callable[..., str]:
         if tokenizer is not None:
             context.tokenizer = tokenizer
         how = rendering_of(context, **(options or {}))
-        return data_key(context, context.rows("train"), how, limit, DataCache().hashes).value
+        return data_key(context.data_parts, context.data.rows("train"), how, limit, DataCache().hashes).value
 
     return make
 
