@@ -11,7 +11,7 @@ from typing import Any
 
 import finetooth
 import pytest
-from finetooth_core.data import reading
+from finetooth_core.data import lazy_examples
 from finetooth_core.data.cache import DataCache
 from finetooth_hooks import DataError, RecipeError
 from PIL import Image
@@ -44,7 +44,7 @@ def own(captions: Path, tmp_path: Path) -> Path:
 
 def prepared(recipe: dict[str, Any]) -> Any:
     session = finetooth.session(recipe)
-    how = session.job.context.prepared_as["train"]
+    how = session.job.context.data.prepared_as["train"]
     return session, session.job.context.prepare("train", how.rendering, how.limit).data
 
 
@@ -116,7 +116,7 @@ def test_a_model_of_text_refuses_images_by_one_line(captions: Path, tmp_path: Pa
 class TestCache:
     @pytest.fixture(autouse=True)
     def _a_few_rows_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reading, "SMALL_ROWS", 4)
+        monkeypatch.setattr(lazy_examples, "SMALL_ROWS", 4)
 
     def test_another_image_is_another_key(self, recipe: Recipe, own: Path) -> None:
         _, rows = prepared(recipe(own))

@@ -34,7 +34,7 @@ def recipe(vision_model: Path, captions: Path) -> dict[str, Any]:
 @pytest.fixture
 def data(recipe: dict[str, Any]) -> list[Datum]:
     session = finetooth.session(recipe)
-    how = session.job.context.prepared_as["train"]
+    how = session.job.context.data.prepared_as["train"]
     rows = session.job.context.prepare("train", how.rendering, how.limit).data
     return [rows[i] for i in ROWS]
 

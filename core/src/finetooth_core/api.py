@@ -20,13 +20,14 @@ from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
 from finetooth_core.artifact import write_json, write_text
 from finetooth_core.collector import paused_collector
-from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, check_unused, outcome_of, plan_of, run_id
+from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, as_decided, check_unused, outcome_of, plan_of, run_id
 
 if TYPE_CHECKING:
+    from finetooth_hooks.context import Opened
     from finetooth_hooks.engine import Engine
 
-    from finetooth_core.checkpoints.resuming import Resuming
-    from finetooth_core.context import RunContext
+    from finetooth_core.checkpoints.resuming import Present, Resuming
+    from finetooth_core.context import OpenModel, RunContext
     from finetooth_core.loop import Loop
     from finetooth_core.manager import Plugins
     from finetooth_core.plan import Job
@@ -69,7 +70,13 @@ class Session:
         """What the parts of the run are built with."""
         from finetooth_core.context import RunContext
 
-        return RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins)
+        opens = opener(self.plugins)
+        return RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens)
+
+    @property
+    def planned_context(self) -> RunContext:
+        """The context with the plan in it."""
+        return self.job.context
 
     @cached_property
     def job(self) -> Job:
@@ -146,19 +153,29 @@ class Session:
 
         self.run_id = run_id(self.folder)
         try:
-            found = find(self, resuming)
+            present = self._present()
+            found = find(present, resuming)
         except NoCheckpoint:
             if resuming.at is not None:
                 raise
             return self._begin_anew()
         self.run_id = str(found.manifest.get("run", self.run_id))
-        resumed = check(self, resuming, found)
+        base = self.stands_on()["base"]
+        present = self._present()
+        resumed = check(present, resuming, found, base=base, environment=self.environment)
         loop = self._loop(epoch=found.state.epoch)
         loop.go_on(found, resumed)
         self._write_run()
         (self.folder / RESULT).unlink(missing_ok=True)  # it said how the run ended before
         self.say(f"going on after step {found.state.step}, from {found.folder}")
         return loop.run()
+
+    def _present(self) -> Present:
+        from finetooth_core.checkpoints.resuming import Present
+
+        keeping = self.job.keeping
+        assert keeping is not None
+        return Present(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
 
     def _begin_anew(self) -> Outcome:
         """What a run without a checkpoint comes to: one that has ended is left as it is, another one begins anew.
@@ -200,7 +217,7 @@ class Session:
 
         job, engine = self.job, self.engine
         assert job.method is not None
-        job.context.announce = self.say  # from now on notes come too late for the plan
+        job.context.log.announce = self.say  # from now on notes come too late for the plan
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)
         events = Events(self.plugins.events, progress, self.say)
         texts = {RECIPE: self.recipe.dump_yaml(), PLAN: json.dumps(as_json(job.plan), indent=2, sort_keys=True) + "\n"}
@@ -280,6 +297,60 @@ def session(
     return Session(loaded, started, name=name, say=say, data=data)
 
 
+def opener(plugins: Plugins) -> OpenModel:
+    """What opens models for a context, with the same plugins."""
+    from finetooth_core.opened_model import open_model
+    from finetooth_core.recipe import load
+
+    def opened(reference: str, changes: Mapping[str, Any] | None, say: Callable[[str], None]) -> Opened:
+        return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=say, data=False), changes)
+
+    return opened
+
+
+def resume_session(
+    run: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    recipe: Path | str | Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    blocked: Sequence[str] = (),
+    at: int | None = None,
+    accept_changes: bool = False,
+    strict: bool = False,
+    output: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Session:
+    """A session that goes on with a run.
+
+    Args:
+        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to, or of one of them.
+        recipe: in place of the run's own.
+        output: the run folder for what comes from a URL.
+
+    Raises:
+        UserError: there is no such run, or it left nothing to go on from.
+    """
+    from finetooth_core.checkpoints.resuming import Resuming, from_url, run_folder, split
+    from finetooth_core.recipe import load
+
+    say = say or (lambda line: None)
+    if "://" in str(run):
+        url, at = split(str(run), at)
+        folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
+    else:
+        folder, at = run_folder(Path(run), at)
+        if output is not None:
+            raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
+    own = load(folder / RECIPE if recipe is None else recipe, overrides)
+    given = as_decided(own.anchored(), plan_of(folder))
+    given["output"] = str(folder)
+    given["model"]["name"] = own.dump_model_name()
+    found = session(given, plugins=plugins, blocked=blocked, say=say)
+    found.resuming = Resuming(at, accept_changes, strict or found.recipe.checkpoint.strict)
+    return found
+
+
 def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Outcome:
     """Train a recipe, as `ft run` does, without its output.
 
@@ -298,8 +369,6 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
     Example:
         >>> outcome = finetooth.resume("runs/mine")  # doctest: +SKIP
     """
-    from finetooth_core.checkpoints.resuming import resume_session
-
     return resume_session(run, overrides, plugins=plugins, accept_changes=accept_changes).run()
 
 

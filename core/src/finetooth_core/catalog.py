@@ -85,8 +85,20 @@ class Catalog:
             raise ValueError(f"{kind!r} is no kind of entry; kinds are {', '.join(self._entries)}")
         return self._entries[kind]
 
-    def get(self, kind: str, name: str, *, setting: str = "") -> Registered:
+    def speaking(self, kind: str, framework: str) -> tuple[Registered, ...]:
+        """Entries of a kind that a backend of a framework can use: those that name it, and those that name none.
+
+        Args:
+            framework: empty is any.
+        """
+        return tuple(r for r in self.all(kind) if not framework or framework in (frameworks_of(r) or {framework}))
+
+    def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
         """The entry called `name`: bare, or `DISTRIBUTION:NAME`.
+
+        Args:
+            framework: of several entries with this name the one that speaks it; empty is any. One that is the only one
+                is returned whatever it speaks.
 
         Raises:
             PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
@@ -98,6 +110,17 @@ class Catalog:
             return found[0]
         if not found:
             raise self._unknown(kind, source, bare, setting)
+        speaking = [registered for registered in found if registered in self.speaking(kind, framework)]
+        if len(speaking) == 1:
+            return speaking[0]
+        if not speaking:
+            brought = " and ".join(f"{r.full_name} (for {', '.join(sorted(frameworks_of(r)))})" for r in found)
+            raise PluginError(
+                "",
+                f"{_prefix(setting)}{kind} {bare!r} is brought by {brought}, and the backend is {framework}",
+                action=f"pick another {kind} or backend",
+            )
+        found = speaking
         names = " and ".join(f"{r.full_name} ({r.version or r.file})" for r in found)
         raise PluginError(
             "",
@@ -105,21 +128,27 @@ class Catalog:
             action=f"write one of {', '.join(r.full_name for r in found)}",
         )
 
-    def defaults(self, kind: str) -> tuple[Registered, ...]:
+    def defaults(self, kind: str, framework: str = "") -> tuple[Registered, ...]:
         """Entries of a kind that are taken when the recipe leaves the choice open."""
-        return tuple(registered for registered in self.all(kind) if registered.entry.default)
+        return tuple(registered for registered in self.speaking(kind, framework) if registered.entry.default)
 
-    def default(self, kind: str, *, setting: str = "") -> Registered:
+    def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
         """The one entry of a kind that is taken when the recipe leaves the choice open.
+
+        Args:
+            framework: only entries that speak it are looked at; empty is all.
 
         Raises:
             PluginError: none or several say they are the default.
         """
-        found = self.defaults(kind)
+        found = self.defaults(kind, framework)
         if len(found) == 1:
             return found[0]
         if found:
             problem = f"several {kind} entries say they are the default: {', '.join(r.full_name for r in found)}"
+        elif framework and self.defaults(kind):
+            others = ", ".join(f"{r.full_name} for {', '.join(sorted(frameworks_of(r)))}" for r in self.defaults(kind))
+            problem = f"no {kind} is the default of backends that are {framework} (there is {others})"
         else:
             problem = f"no {kind} is the default; {_installed(self.all(kind))}"
         raise PluginError("", f"{_prefix(setting)}{problem}", action=f"name one in {setting or 'the recipe'}")
@@ -188,6 +217,13 @@ class Catalog:
         if elsewhere and not same_name and not near:
             actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
         return "; ".join(actions) or "see ft plugins list"
+
+
+def frameworks_of(registered: Registered) -> frozenset[str]:
+    """The frameworks that an entry names; empty if it works with all."""
+    one = getattr(registered.entry, "framework", "")
+    several: frozenset[str] = getattr(registered.entry, "frameworks", frozenset())
+    return frozenset({one}) if one else several
 
 
 def _same(distribution: str, source: str) -> bool:

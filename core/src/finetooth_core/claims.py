@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from finetooth_hooks.entries import Loader
+from finetooth_hooks.entries import Claim, Loader
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.plan import Pick
@@ -16,6 +16,10 @@ from finetooth_toolbox.text.nearest import nearest, nearest_path
 
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered
+from finetooth_core.recipe import Recipe
+
+Claimed = tuple[Registered, Claim]
+"""An entry, and its claim."""
 
 _ROOTED = re.compile(r"(/|~|\.\.?(/|$))")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,15}\Z")
@@ -53,6 +57,37 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
         f"no installed {kind} knows what {reference!r} is (installed: {installed})",
         action=meant or "check the spelling, or give a mapping with name: NAME",
     )
+
+
+def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference: str, framework: str = "") -> Claimed:
+    """The entry with the strongest claim on a reference of a recipe.
+
+    Args:
+        framework: only entries that speak it are asked; empty is all.
+
+    Raises:
+        RecipeError: nobody claims it, or several do.
+        DataError: it is misspelt.
+    """
+    claims: list[Claimed] = []
+    for registered in catalog.speaking(kind, framework):
+        claims_of = getattr(registered.entry, "claims", None)
+        claim = claims_of(reference) if claims_of is not None else None
+        if claim is not None:
+            claims.append((registered, claim))
+    strongest = max((claim.strength for _, claim in claims), default=0)
+    best = [one for one in claims if one[1].strength == strongest]
+    if not best:
+        raise unclaimed(catalog, kind, reference, setting)
+    if len(best) > 1:
+        names = " and ".join(sorted(registered.full_name for registered, _ in best))
+        raise RecipeError(setting, f"{names} both claim {reference!r}", action="pick one by name")
+    entry = best[0][0].entry
+    if isinstance(entry, Loader) and reference in entry.names:
+        recipe.model_is_name()
+    elif strongest > 1:  # a file by its ending: it is claimed whether it is there or not
+        refuse_misspelt(reference, setting)
+    return best[0]
 
 
 def refuse_misspelt(reference: str, setting: str) -> None:

@@ -8,7 +8,8 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.torch.classifiers import head_of
 
-from finetooth_core.context import AUTO, RunContext
+from finetooth_core.context import RunContext
+from finetooth_core.recipe import AUTO
 
 OUTPUTS = frozenset({"scores", "values"})
 """What a loss can read of a head."""

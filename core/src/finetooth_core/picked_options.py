@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
 
+from finetooth_core.catalog import Catalog
 from finetooth_core.problems import raise_problems
 from finetooth_core.recipe import AUTO, Recipe, validate_options
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
 
 SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")
 
 
-def check_picked_options(context: RunContext, *, data: bool) -> None:
+def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, data: bool) -> None:
     """Only picks with options of their own are looked at. An entry that is missing or broken is said when it is built.
 
     Args:
+        framework: that entries are chosen by; see `framework_of`.
         data: False where neither a method nor its data are built.
 
     Raises:
         RecipeError: options are wrong, one line each.
     """
     found: list[RecipeError] = []
-    for kind, setting, pick in _picks(context.recipe, data=data):
+    for kind, setting, pick in _picks(recipe, data=data):
         try:
             default = pick.get("name") == AUTO
-            name = context.catalog.default(kind, setting=setting).full_name if default else pick["name"]
-            validate_options(context.catalog, kind, {**pick, "name": name}, setting)
+            name = catalog.default(kind, setting=setting, framework=framework).full_name if default else pick["name"]
+            name = catalog.get(kind, name, setting=setting, framework=framework).full_name
+            validate_options(catalog, kind, {**pick, "name": name}, setting)
         except RecipeError as error:
             found.append(error)
         except (FinetoothError, KeyError):

@@ -12,10 +12,10 @@ from typing import Any
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Loader, Method, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.plan import MemoryEstimate, Plan
+from finetooth_hooks.plan import Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
@@ -36,9 +36,13 @@ from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
-from finetooth_core.context import AUTO, RunContext
+from finetooth_core.context import RunContext
+from finetooth_core.framework import by_rank
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
+from finetooth_core.incidental import incidental_settings, is_among, without
+from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.picked_options import check_picked_options
+from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import brought_roles, held_roles
 
 
@@ -87,14 +91,17 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         UserError: bad options, bad data, or a combination that cannot work.
     """
     recipe = context.recipe
-    check_picked_options(context, data=data)
-    backend, backend_entry = _part(context, "backend", recipe.backend, Backend)
+    check_picked_options(recipe, context.catalog, context.framework, data=data)
+    backend_built, backend_entry = _part(context, "backend", recipe.backend, Backend)
+    backend = backend_built.part
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts
-    adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
-    optimizer, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
-    schedule = context.section("schedule", _schedule_pick(context, data), "schedule")
-    _check_frameworks(context, backend_entry)
+    adapter_built, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    optimizer_built, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
+    adapter, optimizer = adapter_built.part, optimizer_built.part
+    schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
+    used = (adapter_built.registered, optimizer_built.registered, context.loading[0])
+    _check_frameworks(used, backend_built.registered, backend_entry)
     _check_length(context, facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
@@ -102,18 +109,22 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     trackers: list[BuiltTracker] = []
     reports: list[DataReport] = []
     needs: frozenset[str] = frozenset()
+    losses: list[tuple[str, LossSpec]] = []
     head = decide_head(context, backend_entry, data=data)
     roles: Mapping[str, RoleRequest] = {}
     if data:
-        method, method_entry = _part(context, "method", recipe.method, Method)
-        evaluators, evaluator_entries = _evaluators(context, method_entry)
+        method_built, method_entry = _part(context, "method", recipe.method, Method)
+        method = method_built.part
+        evaluators_built, evaluator_entries = _evaluators(context, method_entry)
+        evaluators = [built.part for built in evaluators_built]
+        losses = [loss for built in (method_built, *evaluators_built) for loss in built.losses]
         trackers = _trackers(context)
         needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
         brought = brought_roles(method, spared=_has_reference(backend_entry, adapter_entry))
-        for setting, spec in context.losses:
+        for setting, spec in losses:
             _check_loss(setting, spec, backend_entry, adapter_entry, brought)
             check_head_is_there(setting, spec, head)
-        roles = held_roles(context, brought, backend_entry)
+        roles = held_roles(context, [spec for _, spec in losses], brought, backend_entry)
         prepared = method.prepare()
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
@@ -128,33 +139,34 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             train=context.train,
             trained_parameters=trained,
             optimizer_bytes=optimizer_entry.state_bytes,
-            optimizer=context.picked["optimizer"],
+            optimizer=optimizer_built.registered.full_name,
             accumulation=optimizer_entry.accumulation,
             checkpointing=optimizer_entry.checkpointing,
             needs=needs,
             role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
             head=head,
-            proportional_to=common_field(spec for _, spec in context.losses),
+            proportional_to=common_field(spec for _, spec in losses),
             **_lengths(context, prepared.report, reports),
         )
     )
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
-    context.train = decided.train
-    context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
+    plan = _plan(context, decided, prepared.total_steps, versions)
+    context.planned(plan)
     request = replace(
-        _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware, roles),
+        _engine_request(context, plan, adapter, adapter_entry, optimizer, schedule, hardware, roles),
         head=head,
         head_generator=context.generator("head"),
     )
     return Job(
-        context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
+        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
 
 
 def _engine_request(
     context: RunContext,
+    plan: Plan,
     adapter: BuiltAdapter,
     adapter_entry: Adapter,
     optimizer: Any,
@@ -163,9 +175,8 @@ def _engine_request(
     roles: Mapping[str, RoleRequest],
 ) -> EngineRequest:
     """What the engine of the decided plan is made of."""
-    assert context.plan is not None
     return EngineRequest(
-        plan=context.plan,
+        plan=plan,
         model=context.model,
         facts=context.facts,
         hardware=hardware,
@@ -183,11 +194,11 @@ def _engine_request(
     )
 
 
-def evaluators_of(context: RunContext) -> list[BuiltEvaluator]:
+def evaluators_of(context: RunContext) -> list[Built]:
     """The evaluators that a recipe picks, built."""
     pick = context.recipe.method
-    left_open = AUTO in (pick, pick if isinstance(pick, str) else pick.get("name"))
-    registered = context.catalog.default("method") if left_open else context.entry("method", pick, setting="method")
+    builder = context.builder
+    registered = context.catalog.default("method") if is_auto(pick) else builder.entry("method", pick, setting="method")
     assert isinstance(registered.entry, Method)
     return _evaluators(context, registered.entry)[0]
 
@@ -205,10 +216,10 @@ def _schedule_pick(context: RunContext, data: bool) -> Any:
     return min(r.full_name for r in open_ended) if open_ended else pick
 
 
-def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Any, Any]:
-    """Build a single-choice section; return the part and its entry."""
-    built = context.section(kind, pick, kind)
-    entry = context.catalog.get(kind, context.picked[kind]).entry
+def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Built, Any]:
+    """Build a single-choice section; return what was built and its entry."""
+    built = context.builder.section(kind, pick, kind, framework=context.framework)
+    entry = built.registered.entry
     assert isinstance(entry, entry_type)
     return built, entry
 
@@ -217,16 +228,16 @@ def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> t
 def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     pick = context.recipe.hardware
     if pick != AUTO:
-        built: BuiltHardware = context.section("hardware", pick, "hardware")
+        named = context.builder.section("hardware", pick, "hardware")
+        built: BuiltHardware = named.part
         missing = built.missing()
         if missing:
             raise PlanError(
-                f"hardware: {context.picked['hardware']} cannot be used here: {missing}", action="set hardware: auto"
+                f"hardware: {named.registered.full_name} cannot be used here: {missing}", action="set hardware: auto"
             )
         return built.facts()
     passed: list[str] = []
-    candidates = [r for r in context.catalog.all("hardware") if getattr(r.entry, "framework", "") == backend.framework]
-    for registered in sorted(candidates, key=_rank, reverse=True):
+    for registered in by_rank(context.catalog, backend.framework):
         built = context.build("hardware", registered.full_name, setting="hardware")
         missing = built.missing()
         if missing:
@@ -235,7 +246,7 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
         facts = built.facts()
         reason = facts.label + (f"; {'; '.join(passed)}" if passed else "")
         context.decide("hardware", registered.full_name, reason)
-        context.picked["hardware"] = registered.full_name
+        context.log.pick("hardware", registered.full_name)
         return facts
     tried = "; ".join(passed) or "no plugin brings any"
     raise PlanError(
@@ -243,15 +254,10 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     )
 
 
-def _rank(registered: Registered) -> tuple[int, str]:
-    entry = registered.entry
-    return (entry.rank if isinstance(entry, Hardware) else 0, registered.full_name)
-
-
-def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltEvaluator], list[Evaluator]]:
+def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[Evaluator]]:
     picks = context.recipe.evaluate.evaluators
     if picks == AUTO:
-        if not context.has("eval"):
+        if not context.data.has("eval"):
             context.decide("evaluate.evaluators", [], "data.eval is not set")
             return [], []
         picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
@@ -260,11 +266,12 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltEvaluato
     built, entries = [], []
     for index, pick in enumerate(picks):
         setting = f"evaluate.evaluators.{index}"
-        registered = context.entry("evaluator", pick, setting=setting)
-        assert isinstance(registered.entry, Evaluator)
-        built.append(context.build("evaluator", pick, setting=setting))
-        entries.append(registered.entry)
-        context.picked[f"evaluator.{index}"] = registered.full_name
+        found = context.builder.build("evaluator", pick, setting=setting)
+        entry = found.registered.entry
+        assert isinstance(entry, Evaluator)
+        built.append(found)
+        entries.append(entry)
+        context.log.pick(f"evaluator.{index}", found.registered.full_name)
     return built, entries
 
 
@@ -275,20 +282,21 @@ def _trackers(context: RunContext) -> list[BuiltTracker]:
         context.decide("trackers", picks, "the defaults")
     built = []
     for index, pick in enumerate(picks):
-        built.append(context.build("tracker", pick, setting=f"trackers.{index}"))
-        context.picked[f"tracker.{index}"] = context.entry("tracker", pick).full_name
+        found = context.builder.build("tracker", pick, setting=f"trackers.{index}")
+        built.append(found.part)
+        context.log.pick(f"tracker.{index}", found.registered.full_name)
     return built
 
 
-def _check_frameworks(context: RunContext, backend: Backend) -> None:
-    for kind in ("adapter", "optimizer", "loader"):
-        entry = context.catalog.get(kind, context.picked[kind]).entry
+def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: Backend) -> None:
+    for registered in used:
+        kind, entry = registered.entry.kind, registered.entry
         assert isinstance(entry, (Adapter, Optimizer, Loader))
         if backend.framework not in entry.frameworks:
             speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
-                f"{kind}: {context.picked[kind]} works with {speaks}, "
-                f"but backend {context.picked['backend']} is {backend.framework}",
+                f"{kind}: {registered.full_name} works with {speaks}, "
+                f"but backend {picked.full_name} is {backend.framework}",
                 action=f"pick another {kind} or backend",
             )
 
@@ -424,15 +432,15 @@ def _check_room(context: RunContext, exported: int, trained: int, total_steps: i
         )
 
 
-def _plan(context: RunContext, memory: MemoryEstimate, total_steps: int | None, versions: Mapping[str, str]) -> Plan:
+def _plan(context: RunContext, decided: BackendPlan, total_steps: int | None, versions: Mapping[str, str]) -> Plan:
     recipe = context.recipe.as_dict()
     plan = Plan(
         recipe=recipe,
-        picks=dict(context.picked),
+        picks=dict(context.log.picks),
         options=dict(context.options),
-        train=context.train,
+        train=decided.train,
         decisions=tuple(context.decisions.values()),
-        memory=memory,
+        memory=decided.memory,
         total_steps=total_steps,
         notes=tuple(context.notes),
     )
@@ -444,17 +452,10 @@ def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
     content = as_json(plan)
     for volatile in ("memory", "notes", "hash", "decisions"):
         content.pop(volatile)
-    content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in ("output", "trackers", "profile")}
+    settings = frozenset(incidental_settings(Recipe))
+    content["recipe"] = without(content["recipe"], settings)
     content["picks"] = {k: v for k, v in content["picks"].items() if not k.startswith("tracker.")}
-    if isinstance(content["recipe"].get("data"), dict):
-        content["recipe"]["data"] = {
-            k: v for k, v in content["recipe"]["data"].items() if k not in ("cache", "cache_gb", "workers")
-        }
-    content["decided"] = {
-        d.setting: d.value
-        for d in plan.decisions
-        if d.setting != "trackers" and not d.setting.startswith(("data.cache", "data.workers"))
-    }
+    content["decided"] = {d.setting: d.value for d in plan.decisions if not is_among(d.setting, settings)}
     content["versions"] = dict(sorted(versions.items()))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

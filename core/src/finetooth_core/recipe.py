@@ -28,6 +28,7 @@ from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases, with_hints
 from finetooth_core.builders import options_model
 from finetooth_core.checkpoints import cadence
+from finetooth_core.incidental import Incidental
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.overrides import apply_overrides, parse_override
 from finetooth_core.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
@@ -235,15 +236,17 @@ class Recipe(Options):
     """How long and in which portions to train."""
     evaluate: EvaluateSection = EvaluateSection()
     """When and how to measure on the held-out rows."""
-    trackers: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]] = "auto"
+    trackers: Incidental[
+        Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]]
+    ] = "auto"
     """What shows or records steps and evaluations; `auto` takes the default trackers."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When to save the state of a run."""
-    profile: ProfileSection = ProfileSection()
+    profile: Incidental[ProfileSection] = ProfileSection()
     """Steps to record: where their time and memory go."""
     plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
     """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
-    output: Annotated[str, Field(min_length=1)] | None = None
+    output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
     """The run folder; left out, it gets a name of its own under `runs`."""
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)

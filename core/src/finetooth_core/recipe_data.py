@@ -11,6 +11,7 @@ from finetooth_hooks.options import Options
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from finetooth_core.incidental import Incidental
 from finetooth_core.problems import INVALID, parts_of, validate
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, SourceItem, checked_named_pick, picks
 from finetooth_core.yaml_text import Path
@@ -147,13 +148,13 @@ class DataSection(Options):
     """How messages become tokens; `auto` takes the renderer of the model's family."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
     """What turns images into inputs of the model; asked for when the first row has one."""
-    cache: Literal["auto", "off"] = "auto"
+    cache: Incidental[Literal["auto", "off"]] = "auto"
     """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
     they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
-    cache_gb: float = Field(default=20.0, ge=0)
+    cache_gb: Incidental[float] = Field(default=20.0, ge=0)
     """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
     removed, never those that a run is using."""
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    workers: Incidental[Literal["auto"] | Annotated[int, Field(ge=0)]] = "auto"
     """Processes that make tokens of large data; 0 is none beside the run itself, `auto` takes one for each core if
     there is enough to do. The result is the same in every way."""
 

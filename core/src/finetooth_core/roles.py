@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Backend
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import BringsRoles, Method, RoleRequest, Tokenizer
 
 from finetooth_core.context import RunContext
@@ -30,7 +31,7 @@ def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None
 
 
 def held_roles(
-    context: RunContext, brought: Mapping[str, RoleModel | None], backend: Backend
+    context: RunContext, losses: Sequence[LossSpec], brought: Mapping[str, RoleModel | None], backend: Backend
 ) -> dict[str, RoleRequest]:
     """What the engine shall hold beside the policy; the plan says what becomes of each role that a loss reads.
 
@@ -38,7 +39,7 @@ def held_roles(
         PlanError: the backend holds nothing beside the policy.
         RecipeError: a model is not there, or has another tokenizer than the policy.
     """
-    for role in sorted({role for _, spec in context.losses for role in spec.roles}):
+    for role in sorted({role for spec in losses for role in spec.roles}):
         if role not in brought:
             context.decide(f"method.{role}.policy", "adapter-off", "the policy without its adapter, no second model")
         elif brought[role] is None:
@@ -58,7 +59,7 @@ def _request(context: RunContext, role: str, reference: str) -> RoleRequest:
         context.decide(setting, "frozen-copy", "a copy of what trains, as it is before the first step")
         return RoleRequest()
     recipe = context.recipe.model_copy(update={"model": context.recipe.model.model_copy(update={"name": reference})})
-    theirs = RunContext(recipe, context.catalog, context.folder, context.plugins)
+    theirs = context.beside(recipe)
     try:
         difference = tokenizer_difference(context.tokenizer, theirs.tokenizer)
     except RecipeError as error:

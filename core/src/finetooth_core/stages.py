@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
 
+from finetooth_core.catalog import Registered
+from finetooth_core.claims import claimed
+from finetooth_core.decisions import Decisions
+from finetooth_core.part_builder import Builder, Built
+from finetooth_core.recipe import Recipe, load
 from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
 
 RUNS = Path("runs")
 """Where runs are that are named without a folder."""
@@ -98,81 +100,100 @@ def data_hashes(decisions: Any) -> dict[str, str]:
     }
 
 
+class Parent(Protocol):
+    """What a run was made with, as its own recipe says."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def builder(self) -> Builder: ...
+    @property
+    def framework(self) -> str: ...
+    @property
+    def loader(self) -> Loader: ...
+    @property
+    def loading(self) -> Loading:
+        """Who loads its base."""
+        ...
+
+    @property
+    def renderer_built(self) -> Built:
+        """How its rows became tokens."""
+        ...
+
+
+Loading = tuple[Registered, Mapping[str, Any]]
+"""The entry of a loader, and its options."""
+ParentOf = Callable[[Recipe, Path], Parent]
+"""From the recipe and the folder of a run to what it was made with."""
+
+
 class FromRun:
     """A `protocols.Loader` of what a run trained: whole weights as they are, an adapter folded into its base in fp32.
 
     Args:
-        context: of the recipe that names the run.
         folder: the run.
+        parent: makes what it was made with.
+        whole: loads its artifact, if that has whole weights; None for an adapter.
     """
 
-    def __init__(self, context: RunContext, folder: Path) -> None:
-        self._context, self.folder = context, folder
-        self.artifact = artifact_of(folder)
-        self.whole = (self.artifact / WHOLE).is_file()
+    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: Built | None) -> None:
+        self.folder, self.artifact = folder, artifact_of(folder)
+        self._parent, self._whole = parent, whole
 
     @cached_property
-    def parent(self) -> RunContext:
-        """A context of the run's own recipe."""
-        from finetooth_core.context import RunContext
-        from finetooth_core.recipe import load
+    def parent(self) -> Parent:
+        """What the run was made with."""
+        return self._parent()
 
-        recipe = load(recipe_of(self.folder), base=self.folder)
-        return RunContext(recipe, self._context.catalog, self.folder, self._context.plugins)
+    @property
+    def loading(self) -> Loading:
+        """Who loads the artifact, or the base of the adapter."""
+        if self._whole is not None:
+            return self._whole.registered, self._whole.plain_options
+        return self.parent.loading
 
-    @cached_property
+    @property
     def _inner(self) -> tuple[Loader, str]:
         """What loads the base, and under which reference: the artifact itself, if it is whole."""
-        if not self.whole:
-            return self.parent.loader, self.parent.recipe.model.name
-        registered, _ = self._context._claimed("loader", str(self.artifact), "model")
-        self._context.picked["loader"] = registered.full_name
-        loader: Loader = self._context._build(registered, registered.full_name, "model.loader", record="loader")
-        return loader, str(self.artifact)
+        if self._whole is not None:
+            return self._whole.part, str(self.artifact)
+        return self.parent.loader, self.parent.recipe.model.name
 
-    def tell(self) -> None:
-        """Say in the plan where the model comes from."""
-        loader, reference = self._inner
-        del loader
-        context, named = self._context, self._context.recipe.model.name
-        if not self.whole:
-            context.picked["loader"] = self.parent.picked["loader"]
-            context.options["loader"] = self.parent.options.get("loader", {})
+    def decide(self, log: Decisions, named: str) -> None:
+        """Say in the plan where the model comes from.
+
+        Args:
+            named: the run, as the recipe names it.
+        """
+        if self._whole is None:
+            registered, options = self.loading
+            log.pick("loader", registered.full_name, options)
         method = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["picks"].get("method", "")
         kind = method.rpartition(":")[2] or "a"
         how = (
             "its whole weights"
-            if self.whole
-            else f"its adapter is folded into {reference}, in fp32, and is the base now"
+            if self._whole is not None
+            else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
         )
-        context.decide("model", named, f"{kind} run: {how}; every file was checked")
+        log.decide("model", named, f"{kind} run: {how}; every file was checked")
         found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
         setting = "model.parent"
         while found:
             data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
             came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
-            context.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
+            log.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
             found, setting = found.get("parent"), f"{setting}.parent"
 
     def describe(self, reference: str) -> ModelInfo:
         """The model by whoever loads it, with the run's folder as its reference."""
         loader, inner = self._inner
-        del reference
         info = loader.describe(inner)
         digest = hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
         config = dict(info.config)
-        if not self.whole and (architecture := self._classifier()):
-            config |= architecture
+        if self._whole is None and (folded := getattr(self._adapter.part, "folded_config", None)) is not None:
+            config |= folded(self.artifact)
         return replace(info, reference=str(self.folder), revision=digest, config=config)
-
-    def _classifier(self) -> dict[str, Any]:
-        """What the config of the folded model says, if the adapter has a head: it is a classifier then."""
-        about = json.loads((self.artifact / "adapter_config.json").read_text(encoding="utf-8"))
-        kinds = {"SEQ_CLS": ("ForSequenceClassification", 1), "TOKEN_CLS": ("ForTokenClassification", 2)}
-        if about.get("task_type") not in kinds:
-            return {}
-        ending, labels = kinds[about["task_type"]]
-        return {"architectures": [ending], "id2label": {str(i): f"LABEL_{i}" for i in range(labels)}}
 
     def tokenizer(self, reference: str) -> Tokenizer:
         """Of the run."""
@@ -186,41 +207,57 @@ class FromRun:
             PlanError: its adapter cannot be folded into a base.
         """
         loader, inner = self._inner
-        if self.whole:
+        if self._whole is not None:
             return loader.load(inner, framework=framework, precision=precision, device=device)
-        fold = getattr(self._adapter, "fold", None)
+        fold = getattr(self._adapter.part, "fold", None)
         if fold is None:
+            name = self._adapter.registered.full_name
             raise PlanError(
-                f"model: the adapter of {self.folder} ({self.parent.picked['adapter']}) cannot be folded into its base",
+                f"model: the adapter of {self.folder} ({name}) cannot be folded into its base",
                 action="name a run with whole weights, or one with an adapter that can",
             )
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
-        return fold(base, self.artifact, precision=precision, device=device, pad_id=loader.tokenizer(inner).pad_id)
+        pad_id = loader.tokenizer(inner).pad_id
+        return fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
 
     @cached_property
-    def _adapter(self) -> Any:
-        return self.parent.section("adapter", self.parent.recipe.adapter, "adapter")
+    def _adapter(self) -> Built:
+        pick, builder = self.parent.recipe.adapter, self.parent.builder
+        return builder.section("adapter", pick, "adapter", framework=self.parent.framework)
 
 
-def from_run(context: RunContext) -> FromRun | None:
+def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf) -> FromRun | None:
     """The loader for a recipe whose model is a run; None if it is none.
+
+    Args:
+        framework: that the loader of whole weights must speak.
+        parent_of: makes what the run was made with.
 
     Raises:
         RecipeError: the name is also one that a loader knows.
         UserError: the run kept no artifact, or a file of it is damaged.
     """
-    name = context.recipe.model.name
+    name = recipe.model.name
     folder = run_of(name)
     if folder is None:
         return None
-    clash = next((r for r in context.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
+    clash = next((r for r in builder.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
     if clash is not None and folder == (RUNS / name).absolute():
         raise RecipeError(
             "model",
             f"{name!r} is a model of {clash.full_name} and a run in {RUNS}/",
             action=f"write {RUNS}/{name} for the run",
         )
-    loader = FromRun(context, folder)
-    context.recipe.model_is_at(folder)
-    loader.tell()
-    return loader
+    artifact = artifact_of(folder)
+    recipe.model_is_at(folder)
+    whole = None
+    if (artifact / WHOLE).is_file():
+        registered, _ = claimed(recipe, builder.catalog, "loader", "model", str(artifact), framework())
+        whole = builder.recorded(registered, registered.full_name, "model.loader")
+
+    def parent() -> Parent:
+        return parent_of(load(recipe_of(folder), base=folder), folder)
+
+    found = FromRun(folder, parent, whole)
+    found.decide(builder.log, name)
+    return found

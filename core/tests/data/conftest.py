@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_core import api
 from finetooth_core.context import RunContext
-from finetooth_core.data import reading
+from finetooth_core.data import lazy_examples, work
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 
 WIDE = Limit(100, "drop")
@@ -24,8 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FT_TEST_MAIN", str(os.getpid()))
-    monkeypatch.setattr(reading, "SMALL_ROWS", 4)
-    monkeypatch.setattr(reading, "PORTION_ROWS", 3)
+    monkeypatch.setattr(lazy_examples, "SMALL_ROWS", 4)
+    monkeypatch.setattr(work, "PORTION_ROWS", 3)
     return tmp_path
 
 

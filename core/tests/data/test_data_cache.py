@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def key(context_of: Make, rendering_of: Make) -> Callable[..., str]:
     def make(limit: Limit | None = LIMIT, options: Any = None, tokenizer: Any = None, **given: Any) -> str:
         context = context_of(**given)
         if tokenizer is not None:
-            context.tokenizer = tokenizer
+            context.base = replace(context.base, tokenizer=tokenizer)
         how = rendering_of(context, **(options or {}))
-        return data_key(context, context.rows("train"), how, limit, DataCache().hashes).value
+        return data_key(context.data_parts, context.data.rows("train"), how, limit, DataCache().hashes).value
 
     return make
 

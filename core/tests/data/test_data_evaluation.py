@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_core.data import reading
+from finetooth_core.data import lazy_examples
 from finetooth_core.data.cache import list_cache
 from finetooth_hooks import Completion, DataError
 
@@ -74,7 +74,7 @@ def test_many_rows_measure_as_few_do(
     name: str, kind: str, first: int | None, measure: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as held_in_memory:
-        held_in_memory.setattr(reading, "SMALL_ROWS", 10**6)
+        held_in_memory.setattr(lazy_examples, "SMALL_ROWS", 10**6)
         report, evaluation, asked, context = measure(name, kind, first=first)
         assert SETTING not in context.decisions and list_cache() == []
     assert report.rows == (first or 23) and evaluation.rows > 0

@@ -257,10 +257,10 @@ def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         from finetooth_core import api
         from finetooth_core.context import RunContext
-        from finetooth_core.data import reading
+        from finetooth_core.data import lazy_examples
         from finetooth_hooks.preparation import Rendering
         from pathlib import Path
-        reading.SMALL_ROWS = 4
+        lazy_examples.SMALL_ROWS = 4
         recipe = {{"model": {{"name": "toy", "family": "toy"}},
                    "data": {{"train": {{"name": "toy_portions", "path": "rows.txt"}}, "workers": 2}},
                    "plugins": [{str(folder / "preparation_plugin.py")!r}]}}

@@ -90,9 +90,9 @@ def test_max_rows_of_the_section_is_for_training_sources_that_say_nothing(
 @pytest.mark.parametrize("small", [True, False])
 def test_duplicates_are_never_parted(small: bool, both: Callable[..., Any], write: Write, monkeypatch: Any) -> None:
     if small:
-        from finetooth_core.data import reading
+        from finetooth_core.data import lazy_examples
 
-        monkeypatch.setattr(reading, "SMALL_ROWS", 1000)
+        monkeypatch.setattr(lazy_examples, "SMALL_ROWS", 1000)
     lines = [f"content {i % 40}" for i in range(200)]
     random.Random(0).shuffle(lines)
     write(lines[:150])

@@ -12,18 +12,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast, get_args
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
-import finetooth_hooks  # what the annotations of builders name is imported when they are looked up
 from finetooth_hooks.entries import Format
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import LeftOut, ReadRow
+from finetooth_hooks.examples import Example, LeftOut, ReadRow, Row
 from finetooth_hooks.markers import hookimpl
+
+if TYPE_CHECKING:
+    from finetooth_hooks.context import Context
+    from finetooth_hooks.options import NoOptions
 
 __all__ = ["row_format"]
 
 Function = TypeVar("Function", bound=Callable[[Mapping[str, Any]], Any])
 
+OPTIONS = f"{import_module.__name__}('finetooth_hooks.options').NoOptions"
+"""The annotation by which the options model of a builder is found, evaluated only then: it takes pydantic."""
 HOOK = "_row_formats"
 """The global of the decorated function's module that yields its formats."""
 
@@ -69,7 +75,7 @@ class FunctionFormat:
             return None
         return f"has the {'column' if len(self._columns) == 1 else 'columns'} {', '.join(map(repr, self._columns))}"
 
-    def read(self, row: finetooth_hooks.Row) -> ReadRow:
+    def read(self, row: Row) -> ReadRow:
         """What the function makes of the row.
 
         Raises:
@@ -85,7 +91,7 @@ class FunctionFormat:
         except Exception as error:
             problem = f"format {self._name} raised {type(error).__name__}: {error}"
             raise DataError(row.id, problem, action="mend its function, or the row") from error
-        kinds = (*get_args(finetooth_hooks.Example), LeftOut)
+        kinds = (*get_args(Example), LeftOut)
         for one in example if isinstance(example, list | tuple) else (example,):
             if not isinstance(one, kinds):
                 names = ", ".join(kind.__name__ for kind in kinds)
@@ -104,7 +110,8 @@ def _hook(entries: list[Format]) -> Callable[[], Iterator[Format]]:
 
 
 def _builder(format_: FunctionFormat) -> Callable[..., FunctionFormat]:
-    def build(options: finetooth_hooks.NoOptions, context: finetooth_hooks.Context) -> FunctionFormat:
+    def build(options: NoOptions, context: Context) -> FunctionFormat:
         return format_
 
+    build.__annotations__["options"] = OPTIONS
     return build

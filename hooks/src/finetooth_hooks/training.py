@@ -26,7 +26,9 @@ class Adapter(Protocol):
     And it may have `fold(model, folder, *, precision, device, pad_id) -> Any`: `model`, a base in fp32 as the loader
     gives it, with the artifact in `folder` folded in, nothing left of the adapter, in a precision and on a device. Then
     a run with the adapter can be the model of another. Of an artifact with a scalar head the result is a language model
-    that carries the head as `score`; `pad_id` is that of the tokenizer.
+    that carries the head as `score`; `pad_id` is that of the tokenizer. Such an adapter may also have
+    `folded_config(folder) -> Mapping[str, Any]`: what the config of that result says otherwise than the base's, such as
+    `architectures` and `id2label` of a classifier; read from the artifact, without weights.
     """
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
@@ -114,7 +116,9 @@ class Method(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able. Asked for after every step, so that the state before a failed one is known: keep it cheap.
+        """JSON, and NumPy arrays of any type but objects at any place in its mappings (with text keys) and lists;
+        `restore` gets them back with dtype, shape and content. Asked for after every step, so that the state before a
+        failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
 
         After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
         `steps` goes on with the next ones. So take the cursor on before the engine is called.

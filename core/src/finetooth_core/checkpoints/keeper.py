@@ -22,8 +22,8 @@ from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
-from finetooth_core.artifact import read_manifest, settle_folder, stage_folder, write_json, write_text
-from finetooth_core.checkpoints import history, run_state
+from finetooth_core.artifact import read_manifest, settle_folder, stage_folder, write_text
+from finetooth_core.checkpoints import history
 from finetooth_core.checkpoints.cadence import Cadence, Clock
 from finetooth_core.checkpoints.names import name_of, step_of
 from finetooth_core.checkpoints.quarantine import set_aside
@@ -145,7 +145,7 @@ class Keeper:
         work = Work(state, lines, snapshot, engine, about, folder or self.keeping.on_disk)
         if snapshot is not None:
             for store in self.keeping.device:
-                store.put(Kept(state.step, snapshot, state.as_json()))
+                store.put(Kept(state.step, snapshot, state.as_kept()))
         pending = Pending(lambda: self._keep(work), work.name)
         if snapshot is None or self.keeping.engine_gates:
             pending.run()
@@ -157,7 +157,7 @@ class Keeper:
     def hold(self, engine: Engine, state: RunState) -> None:
         """Keep a snapshot in memory only."""
         if isinstance(engine, Snapshotting):
-            kept = Kept(state.step, engine.snapshot(), state.as_json())
+            kept = Kept(state.step, engine.snapshot(), state.as_kept())
             for store in (*self.keeping.device, *self.keeping.host):
                 store.put(kept)
 
@@ -233,7 +233,7 @@ class Keeper:
         snapshot = work.snapshot.to_host() if work.snapshot is not None else None
         if snapshot is not None:
             for store in self.keeping.host:
-                store.put(Kept(work.state.step, snapshot, work.state.as_json()))
+                store.put(Kept(work.state.step, snapshot, work.state.as_kept()))
         if not work.folder:
             return
         self._make_known()
@@ -244,7 +244,7 @@ class Keeper:
                 snapshot.save(folder / "engine")
             else:
                 work.engine.save(folder / "engine")
-            write_json(folder / run_state.FILE, work.state.as_json(), strict=True)
+            work.state.write(folder)
             history.write(folder / history.FILE, work.lines)
             for name, text in self._texts.items():
                 write_text(folder / name, text)

@@ -97,7 +97,7 @@ def store_of(context: RunContext, pick: Any, setting: str) -> tuple[StoreEntry, 
             raise RecipeError(setting, f"{names} both claim {pick!r}", action="write {name: NAME, url: ...}")
         if claimed:
             pick = {"name": claimed[0].full_name, "url": pick}
-    registered = context.entry("store", pick, setting=setting)
+    registered = context.builder.entry("store", pick, setting=setting)
     assert isinstance(registered.entry, StoreEntry)
     return registered.entry, context.build("store", pick, setting=setting)
 
@@ -128,7 +128,7 @@ def _gates(context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     standing: dict[str, Any] = {}
     for index, pick in enumerate(picks):
         setting = f"checkpoint.gates.{index}"
-        registered = context.entry("gate", pick, setting=setting)
+        registered = context.builder.entry("gate", pick, setting=setting)
         assert isinstance(registered.entry, GateEntry)
         chosen = standing if registered.entry.engine else threaded
         name = registered.entry.name

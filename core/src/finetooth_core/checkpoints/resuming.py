@@ -1,4 +1,4 @@
-"""From a run folder or URL to a session that goes on with it."""
+"""From a run folder or URL to the checkpoint that a run goes on from, and what has changed since."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ from finetooth_core.checkpoints.resume import (
     versions,
 )
 from finetooth_core.checkpoints.run_state import Resumed
-from finetooth_core.run_folder import PLAN, RECIPE, RUN, as_decided, is_run_folder, plan_of
+from finetooth_core.run_folder import PLAN, RECIPE, RUN, is_run_folder
 
 if TYPE_CHECKING:
-    from finetooth_core.api import Session
+    from finetooth_hooks.plan import Plan
+
+    from finetooth_core.checkpoints.keeper import Keeping
     from finetooth_core.context import RunContext
+    from finetooth_core.manager import Plugins
+    from finetooth_core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -49,47 +53,25 @@ class Resuming:
     strict: bool = False
 
 
-def resume_session(
-    run: Path | str,
-    overrides: Sequence[str] = (),
-    *,
-    recipe: Path | str | Mapping[str, Any] | None = None,
-    plugins: Sequence[str] = (),
-    blocked: Sequence[str] = (),
-    at: int | None = None,
-    accept_changes: bool = False,
-    strict: bool = False,
-    output: str | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Session:
-    """A session that goes on with a run.
+@dataclass(frozen=True)
+class Present:
+    """The run as it is now, before it goes on.
 
-    Args:
-        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to, or of one of them.
-        recipe: in place of the run's own.
-        output: the run folder for what comes from a URL.
-
-    Raises:
-        UserError: there is no such run, or it left nothing to go on from.
+    Attributes:
+        folder: of the run.
+        run_id: of the run; empty if it is not known.
+        recipe, plan, keeping: decided now.
+        plugins: loaded.
+        say: tells the user one line.
     """
-    from finetooth_core import api
-    from finetooth_core.recipe import load
 
-    say = say or (lambda line: None)
-    if "://" in str(run):
-        url, at = split(str(run), at)
-        folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
-    else:
-        folder, at = _run_folder(Path(run), at)
-        if output is not None:
-            raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
-    own = load(folder / RECIPE if recipe is None else recipe, overrides)
-    given = as_decided(own.anchored(), plan_of(folder))
-    given["output"] = str(folder)
-    given["model"]["name"] = own.dump_model_name()
-    session = api.session(given, plugins=plugins, blocked=blocked, say=say)
-    session.resuming = Resuming(at, accept_changes, strict or session.recipe.checkpoint.strict)
-    return session
+    folder: Path
+    run_id: str
+    recipe: Recipe
+    plan: Plan
+    keeping: Keeping
+    plugins: Plugins
+    say: Callable[[str], None]
 
 
 def from_url(
@@ -189,7 +171,7 @@ def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
         yield getattr(registered.entry, "claims", None)
 
 
-def find(session: Session, resuming: Resuming) -> Found:
+def find(present: Present, resuming: Resuming) -> Found:
     """The checkpoint that a run goes on from: the newest in its stores, or in those that it had before, since a run may
     go on to another place.
 
@@ -200,24 +182,29 @@ def find(session: Session, resuming: Resuming) -> Found:
     from finetooth_core.context import RunContext
     from finetooth_core.recipe import load
 
-    own = session.job.keeping
-    assert own is not None
+    own = present.keeping
     places = [own]
-    recipe = load(session.folder / RECIPE)
-    if recipe.checkpoint.stores != session.recipe.checkpoint.stores:
+    recipe = load(present.folder / RECIPE)
+    if recipe.checkpoint.stores != present.recipe.checkpoint.stores:
         try:
-            places.append(keeping_of(RunContext(recipe, session.plugins.catalog, session.folder, session.plugins)))
+            places.append(keeping_of(RunContext(recipe, present.plugins.catalog, present.folder, present.plugins)))
         except FinetoothError as error:
-            session.say(f"where the run kept its checkpoints before cannot be asked: {error}")
+            present.say(f"where the run kept its checkpoints before cannot be asked: {error}")
     *others, last = sorted(places, key=lambda place: -newest_step(place))
     for place in others:
         with suppress(NoCheckpoint):
-            return newest_good(place, session.run_id, session.say, resuming.at, sends=place is own)
-    return newest_good(last, session.run_id, session.say, resuming.at, sends=last is own)
+            return newest_good(place, present.run_id, present.say, resuming.at, sends=place is own)
+    return newest_good(last, present.run_id, present.say, resuming.at, sends=last is own)
 
 
-def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
+def check(
+    present: Present, resuming: Resuming, found: Found, *, base: Mapping[str, str], environment: Mapping[str, str]
+) -> Resumed:
     """Compare what was with what is now; returns what to record.
+
+    Args:
+        base: hashes of the files of the base model, by name.
+        environment: what the numbers depend on beside the plan.
 
     Raises:
         UserError: something changed that alters what was done, and was not accepted; or versions differ and the run is
@@ -226,37 +213,37 @@ def check(session: Session, resuming: Resuming, found: Found) -> Resumed:
     from finetooth_core.recipe import load
 
     before = load(found.recipe)
-    changes = comparison.compare(before, session.recipe, session.plugins.catalog, found.plan)
-    data, parts = differences(found.plan, session.plan)
-    grave = (*changes.grave, *data, *base_changes(found.manifest, session.stands_on()["base"]))
+    changes = comparison.compare(before, present.recipe, present.plugins.catalog, found.plan)
+    data, parts = differences(found.plan, present.plan)
+    grave = (*changes.grave, *data, *base_changes(found.manifest, base))
     if grave and not resuming.accept_changes:
         raise UserError(
-            f"{session.folder}: what was trained so far does not go with the recipe any more: {'; '.join(grave)}",
+            f"{present.folder}: what was trained so far does not go with the recipe any more: {'; '.join(grave)}",
             action="undo the change, start a new run, or go on knowingly with --accept-changes",
         )
-    now = {"plugins": session.plugins.versions, "environment": session.environment}  # which builds the engine
+    now = {"plugins": present.plugins.versions, "environment": environment}
     others = (*versions(found.manifest, now), *parts)
     if others and resuming.strict:
         raise UserError(
-            f"{session.folder}: not the versions that the run began with: {'; '.join(others)}",
+            f"{present.folder}: not the versions that the run began with: {'; '.join(others)}",
             action="install those, or set checkpoint.strict=false",
         )
     for change in changes.harmless:
         if not change.startswith("output: "):  # the folder was moved, which one sees
-            session.say(f"changed: {change}")
+            present.say(f"changed: {change}")
     for change in grave:
-        session.say(f"changed and accepted: {change}")
+        present.say(f"changed and accepted: {change}")
     if others:
-        session.say(f"not as before, so the run is the same only within float tolerance: {'; '.join(others)}")
-    total, planned = session.plan.total_steps, found.plan.get("total_steps")
+        present.say(f"not as before, so the run is the same only within float tolerance: {'; '.join(others)}")
+    total, planned = present.plan.total_steps, found.plan.get("total_steps")
     if total != planned and planned is not None:
-        session.say(
+        present.say(
             f"the run has {total} steps now, it had {planned}; a schedule over the whole run follows the new number"
         )
     return Resumed(found.state.step, grave, changes.harmless, others)
 
 
-def _run_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
+def run_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
     """The run folder, and the step if the path is one of its checkpoints."""
     if is_run_folder(path) and step_of(path.name) is None:
         return path, at

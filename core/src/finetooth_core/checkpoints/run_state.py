@@ -6,13 +6,15 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from finetooth_hooks.errors import UserError
 
+from finetooth_core.artifact import write_json
+from finetooth_core.checkpoints import state_arrays
 from finetooth_core.checkpoints.history import plain, unplain
 
 FILE = "state.json"
@@ -63,7 +65,7 @@ class RunState:
         run: id of the run, the same over all its resumes.
         step: optimizer steps done.
         epoch: passes over the data done.
-        method: the method's cursor.
+        method: the method's cursor; may hold NumPy arrays, which the run no longer writes to.
         plugins: states of event plugins by name.
         metrics: the last value of every metric.
         best: the best value of each evaluation metric.
@@ -98,13 +100,30 @@ class RunState:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data.
+        """Plain data; in place of each array of the cursor stands None, and `arrays` says where they belong.
 
         Raises:
             TypeError: a cursor or a plugin's state holds what JSON does not have.
         """
-        content = {**asdict(self), "metrics": plain(self.metrics), "best": plain(self.best), "format": FORMAT}
-        return json.loads(json.dumps(content, allow_nan=False))  # type: ignore[no-any-return]
+        return self._separated()[0]
+
+    def as_kept(self) -> dict[str, Any]:
+        """`as_json` with the arrays in it, under `values`: for memory, not for a file."""
+        content, arrays = self._separated()
+        return {**content, "values": arrays} if arrays else content
+
+    def write(self, folder: Path) -> None:
+        """Write `state.json` into a folder, and beside it the arrays, if there are any."""
+        content, arrays = self._separated()
+        if arrays:
+            state_arrays.write(folder / state_arrays.FILE, arrays)
+        write_json(folder / FILE, content, strict=True)
+
+    def _separated(self) -> tuple[dict[str, Any], tuple[state_arrays.Array, ...]]:
+        method, places, arrays = state_arrays.separated(self.method)
+        content = {**asdict(replace(self, method=method)), "metrics": plain(self.metrics), "best": plain(self.best)}
+        content |= {"format": FORMAT, **({"arrays": places} if places else {})}
+        return json.loads(json.dumps(content, allow_nan=False)), arrays
 
 
 def read(path: Path) -> RunState:
@@ -121,14 +140,17 @@ def read(path: Path) -> RunState:
                 f"{path} has format {written!r}, this version reads {FORMAT}",
                 action="resume with the version that wrote it",
             )
+        if "arrays" in content:
+            content["values"] = state_arrays.read(path.with_name(state_arrays.FILE), len(content["arrays"]))
         return as_state(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no state of a run: {error}", action="use another checkpoint") from error
 
 
 def as_state(content: Mapping[str, Any]) -> RunState:
-    """A state from what `as_json` made of it."""
-    values = {key: value for key, value in content.items() if key != "format"}
+    """A state from what `as_json` or `as_kept` made of it."""
+    values = {key: value for key, value in content.items() if key not in ("format", "arrays", "values")}
+    values["method"] = state_arrays.joined(content["method"], content.get("arrays", ()), content.get("values", ()))
     values["bad_steps"] = tuple(BadStep(**{**bad, "rows": tuple(bad["rows"])}) for bad in content["bad_steps"])
     values["resumed"] = tuple(Resumed(**_tuples(one)) for one in content["resumed"])
     values["metrics"], values["best"] = unplain(content["metrics"]), unplain(content["best"])

@@ -57,7 +57,7 @@ def preview(
     session = state.session(recipe, with_output(overrides, output))
     error: DataError | None = None
     try:
-        how = session.job.context.prepared_as.get(split)
+        how = session.job.context.data.prepared_as.get(split)
     except DataError as found:  # some rows are broken: the others can be seen
         error = found
         how = prepared_as(session, split)
@@ -140,7 +140,7 @@ def prepare(state: State, recipe: str, overrides: tuple[str, ...], output: str |
     render.show(console, render.data_table(console, session.reports))
     for decision in decisions:
         click.echo(f"{decision.setting}  {decision.value}  {decision.reason}")
-    for split, reason in session.job.context.not_kept.items():
+    for split, reason in session.job.context.data.not_kept.items():
         click.echo(f"data.{split}: nothing is kept: {reason}")
 
 

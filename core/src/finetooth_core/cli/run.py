@@ -101,7 +101,7 @@ def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, 
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
     """Commands that do something with what was trained: the core's own, then those of plugins that say so. A run that
     was interrupted can go on."""
-    from finetooth_core.opened import is_scalar
+    from finetooth_core.opened_model import is_scalar
 
     if outcome.artifact is None:
         return []
@@ -114,5 +114,5 @@ def suggestions(session: Session, outcome: Outcome) -> list[str]:
         for r in session.plugins.catalog.all("command")
     ]
     brought = [f"ft {name} {arguments.format(run=quoted)}" for name, arguments in offered if arguments]
-    own = [] if is_scalar(session) else [f"ft chat {quoted}"]
+    own = [] if is_scalar(session.plan, session.plugins.catalog) else [f"ft chat {quoted}"]
     return [*own, *brought][:SUGGESTIONS]

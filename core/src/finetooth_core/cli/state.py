@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from finetooth_core.api import Session
     from finetooth_core.catalog import Catalog
     from finetooth_core.manager import Plugins
-    from finetooth_core.opened import OpenedModel
+    from finetooth_core.opened_model import OpenedModel
 
 
 class State:
@@ -81,8 +81,8 @@ class State:
         return session
 
     def resumed(self, run: str, overrides: Sequence[str] = (), **how: Any) -> Session:
-        """A session that goes on with a run; see `finetooth_core.checkpoints.resuming.resume_session`."""
-        from finetooth_core.checkpoints.resuming import resume_session
+        """A session that goes on with a run; see `finetooth_core.api.resume_session`."""
+        from finetooth_core.api import resume_session
 
         options = self.start_options
         session = resume_session(run, overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
@@ -98,10 +98,7 @@ class State:
 
     def context(self, recipe: Mapping[str, Any]) -> Context:
         """A context for a recipe: builds entries, reads data."""
-        from finetooth_core.context import RunContext
-
-        session = self.session(recipe)
-        return RunContext(session.recipe, session.plugins.catalog, session.folder, session.plugins)
+        return self.session(recipe).context
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
@@ -109,7 +106,7 @@ class State:
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
         """A trained run or a model, ready for use."""
-        from finetooth_core.opened import open_model
+        from finetooth_core.opened_model import open_model
 
         return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
 

@@ -37,7 +37,7 @@ from finetooth_core.data.fetched import Fetched, fetched, sweep_fetched
 from finetooth_core.data.file_hashes import FileHashes, file_sha256, signature
 from finetooth_core.data.folders import ABANDONED, cache_folder, remove_folder, write_whole
 from finetooth_core.data.in_use import all_unused, hold, unused
-from finetooth_core.data.rendering import Note
+from finetooth_core.decisions import Note
 
 ROWS = "rows.arrow"
 MANIFEST = "manifest.json"

@@ -7,9 +7,9 @@ earlier one are left out, then some are held out, and what is left is mixed. The
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from finetooth_hooks.errors import DataError, RecipeError
@@ -18,91 +18,17 @@ from finetooth_hooks.problems import Problems
 from finetooth_toolbox.rows.tally import Tally
 from numpy.typing import NDArray
 
+from finetooth_core.data.choice import Choice, Chosen, SourceChoice
 from finetooth_core.data.content import NearRows, digest, is_held_out
+from finetooth_core.data.picked import PickedFormat, PickedSource
+from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.slices import Slice
-
-if TYPE_CHECKING:
-    from finetooth_core.data.picked import PickedFormat, PickedSource
-    from finetooth_core.data.reading import Work
+from finetooth_core.data.work import broken_rows_first, no_rows, rows_of, work_of_source
 
 REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
 
 _LEFT, _TRAIN, _EVAL = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class SourceChoice:
-    """What the recipe asks of one source.
-
-    Attributes:
-        setting: that picked it, `data.train.0`.
-        slice: the part of its rows; None is all.
-        max_rows: at most so many of them.
-        weight: how often an epoch takes it.
-    """
-
-    setting: str
-    slice: Slice | None = None
-    max_rows: int | None = None
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the recipe asks of the rows of some sources.
-
-    Attributes:
-        sources: one for each.
-        deduplicate: whether rows that repeat an earlier one are left out.
-        near_threshold: similarity from which on rows are near.
-        fraction: share of the rows held out; 0 is none.
-        fraction_seed: decides which.
-        temperature, mix_rows, mix_seed: see `finetooth_core.recipe_data.Mix`; a temperature of None is `even`.
-    """
-
-    sources: tuple[SourceChoice, ...]
-    deduplicate: Literal["off", "exact", "near"] = "off"
-    near_threshold: float = 0.8
-    fraction: float = 0.0
-    fraction_seed: int = 0
-    temperature: float | None = 1.0
-    mix_rows: int | None = None
-    mix_seed: int = 0
-
-    @property
-    def takes_all(self) -> bool:
-        """Every row is taken once."""
-        plain = all((one.slice, one.max_rows, one.weight) == (None, None, 1.0) for one in self.sources)
-        return plain and not self.by_content and self.temperature == 1.0 and self.mix_rows is None
-
-    @property
-    def by_content(self) -> bool:
-        """Whether what the rows say decides."""
-        return self.deduplicate != "off" or self.fraction > 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, by which two choices are told apart."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """How often each row is taken.
-
-    Attributes:
-        sizes: by source, rows of each portion, as far as rows were gone through.
-        taken: by source, how often an epoch takes each of these rows, uint32.
-        held: by source, whether it is held out, 0 or 1.
-        dropped: rows left out because they repeat another, as they are reported.
-        said: (setting, rows, why) for the plan: of each source, and last of what is held out.
-    """
-
-    sizes: tuple[NDArray[np.int64], ...]
-    taken: tuple[NDArray[np.uint32], ...]
-    held: tuple[NDArray[np.uint32], ...]
-    dropped: Tally
-    said: tuple[tuple[str, int, str], ...]
 
 
 @dataclass
@@ -131,8 +57,6 @@ class _Pass:
     def read(
         self, one: SourceChoice, index: int, sources: Sequence[PickedSource], broken: dict[int, Problems]
     ) -> _Source:
-        from finetooth_core.data.reading import no_rows, rows_of, work_of_source
-
         size = _size(index, sources) if one.slice is not None and one.slice.needs_size else None
         wanted = _wanted(one, size)
         if size and not wanted:
@@ -197,9 +121,6 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
         DataError: a source is missing or has no rows, a slice or a split is empty; or a row of a slice cannot be read.
         RecipeError: the library for near duplicates is missing.
     """
-    from finetooth_core.data.read_so_far import Reading
-    from finetooth_core.data.reading import broken_rows_first
-
     going = _Pass(choice, formats)
     reading = Reading()
     with broken_rows_first(sources, reading):
@@ -295,8 +216,6 @@ def _wanted(one: SourceChoice, size: int | None) -> range:
 
 
 def _size(index: int, sources: Sequence[PickedSource]) -> int:
-    from finetooth_core.data.reading import rows_of, work_of_source
-
     return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
 
 
@@ -322,40 +241,3 @@ def _said(one: SourceChoice, found: _Source, trained: NDArray[np.uint32], times:
     if taken != available:
         parts.append(f"the {available:,} left are taken {taken / available:.3g} times an epoch")
     return f"{one.setting}.rows", taken, "; ".join(parts)
-
-
-def passes(times: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Iterator[list[tuple[int, ...]]]:
-    """For each time that rows are taken, the places within each portion of those that are."""
-    ends = np.cumsum(sizes)
-    for number in range(int(times.max(initial=0))):
-        yield [
-            tuple(np.flatnonzero(times[end - size : end] > number).tolist())
-            for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)
-        ]
-
-
-def taken_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: int) -> Iterator[Work]:
-    """The work of one source that holds rows which are taken, with their places.
-
-    Args:
-        taken: places by portion.
-        number: how often they were taken before.
-
-    Raises:
-        DataError: there are fewer rows than when they were gone through.
-    """
-    for places in taken:
-        item = next(work, None)
-        if item is None or (places and isinstance(item.rows, tuple) and places[-1] >= len(item.rows)):
-            raise fewer_rows()
-        if not places:
-            continue
-        if isinstance(item.rows, tuple):
-            yield replace(item, rows=tuple(item.rows[place] for place in places), time=number)
-        else:
-            yield replace(item, places=places, time=number)
-
-
-def fewer_rows() -> DataError:
-    """The error for a source that changed under our hands."""
-    return DataError("data", "a source has fewer rows than a moment ago", action="run it again when it is complete")

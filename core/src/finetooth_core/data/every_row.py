@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
@@ -14,6 +15,7 @@ from finetooth_hooks.problems import Problems
 from finetooth_hooks.protocols import Examples
 
 from finetooth_core.context import RunContext
+from finetooth_core.data.dataset import Dataset
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.reading import SplitRows
 
@@ -52,18 +54,23 @@ def every_row(rows: SplitRows) -> Iterator[tuple[str, Example | LeftOut] | DataE
         yield from heard.taken()
 
 
-class _OneRow(RunContext):
-    """A context in which every split has one row, the first that can be read."""
+class _OneRow(Dataset):
+    """Data of which every split has one row, the first that can be read."""
 
-    def examples(self, split: str, *, first: int | None = None) -> Examples:
-        if split not in self._examples:
-            rows = self.rows(split)
-            read = (item for item in every_row(rows) if not isinstance(item, DataError))
-            good = next(((id_, found) for id_, found in read if not isinstance(found, LeftOut)), None)
-            items = () if good is None else (good,)
-            formats = ", ".join(dict.fromkeys(picked.registered.full_name for picked in rows.formats))
-            self._examples[split] = Examples(split, items, formats)
-        return self._examples[split]
+    def _read(self, split: str) -> Examples:
+        rows = self.rows(split)
+        read = (item for item in every_row(rows) if not isinstance(item, DataError))
+        good = next(((id_, found) for id_, found in read if not isinstance(found, LeftOut)), None)
+        formats = ", ".join(dict.fromkeys(picked.registered.full_name for picked in rows.formats))
+        return Examples(split, () if good is None else (good,), formats)
+
+
+class _OneRowContext(RunContext):
+    """A context with such data."""
+
+    @cached_property
+    def data(self) -> Dataset:
+        return _OneRow(self.data_parts)
 
 
 def prepared_as(session: Session, split: str) -> PreparedAs | None:
@@ -71,14 +78,17 @@ def prepared_as(session: Session, split: str) -> PreparedAs | None:
     For a session whose rows are broken: then its parts may end before they say it."""
     from finetooth_core.plan import evaluators_of
 
-    known = session.context.prepared_as.get(split)
-    if known is not None or not session.context.has(split):
+    known = session.context.data.prepared_as.get(split)
+    if known is not None or not session.context.data.has(split):
         return known
-    context = _OneRow(session.recipe, session.plugins.catalog, session.folder, session.plugins)
-    parts = [context.section("method", session.recipe.method, "method")] if split == "train" else evaluators_of(context)
+    context = _OneRowContext(session.recipe, session.plugins.catalog, session.folder, session.plugins)
+    if split == "train":
+        parts = [context.builder.section("method", session.recipe.method, "method").part]
+    else:
+        parts = [built.part for built in evaluators_of(context)]
     for part in parts:
         with suppress(DataError):
             part.prepare()
-        if split in context.prepared_as:
+        if split in context.data.prepared_as:
             break
-    return context.prepared_as.get(split)
+    return context.data.prepared_as.get(split)

@@ -16,21 +16,21 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError, PluginError
+from finetooth_hooks.plan import Pick
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_hooks.protocols import IdentifiedSource
+from finetooth_hooks.protocols import IdentifiedSource, Tokenizer
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from finetooth_core.catalog import Catalog
 from finetooth_core.data.file_hashes import FileHashes
+from finetooth_core.data.parts import DataParts
 from finetooth_core.data.picked import PickedSource
 from finetooth_core.data.reading import SplitRows
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
 
 AUTO = "auto"
 LAYOUT = 3
@@ -56,7 +56,7 @@ class DataKey:
 
 
 def data_key(
-    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
 ) -> DataKey:
     """
     Raises:
@@ -64,23 +64,20 @@ def data_key(
         DataError: a source file is missing.
     """
     sources, files = named_sources(rows.sources, hashes)
-    _ = context.renderer  # decides what it is
-    kinds = ("loader", "family", "renderer")
-    parts: list[Registered] = [
-        context.catalog.get(kind, context.picked[kind]) for kind in kinds if kind in context.picked
-    ]
-    parts += [picked.registered for picked in (*rows.sources, *rows.formats)]
+    model, catalog, processor = parts.model(), parts.builder.catalog, parts.section.processor
+    taking_part: list[Registered] = [registered for registered, _ in model.entries.values()]
+    taking_part += [picked.registered for picked in (*rows.sources, *rows.formats)]
     relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
-    parts += [context.catalog.get("source", name) for name in sorted(relied_on)]
-    parts += _offering(context, rendering.build)
-    parts += _processor(context)
+    taking_part += [catalog.get("source", name) for name in sorted(relied_on)]
+    taking_part += _offering(catalog, rendering.build)
+    taking_part += _processor(catalog, processor)
     options = {
         "formats": [[picked.registered.full_name, picked.options] for picked in rows.formats],
         "rendering": [rendering.build, dict(rendering.options)],
-        "processor": context.recipe.data.processor,
-        **{kind: [context.picked[kind], context.options.get(kind)] for kind in kinds if kind in context.picked},
+        "processor": processor,
+        **{kind: [registered.full_name, chosen] for kind, (registered, chosen) in model.entries.items()},
     }
-    modules = {part.entry.build for part in parts} | {rendering.build, *OWN_PACKAGES}
+    modules = {part.entry.build for part in taking_part} | {rendering.build, *OWN_PACKAGES}
     content = {
         "layout": LAYOUT,
         "python": list(sys.version_info[:3]),
@@ -91,12 +88,12 @@ def data_key(
         "choice": None if rows.selection is None else rows.selection.choice.as_json(),
         "held_out": rows.held_out,
         "limit": None if limit is None else asdict(limit),
-        "model": dict(context.model.config),
-        "tokenizer": _tokenizer(context),
+        "model": dict(model.config),
+        "tokenizer": _tokenizer(model.tokenizer),
         "code": {
             name: code_hash(name) for name in sorted({module.partition(".")[0].partition(":")[0] for module in modules})
         },
-        "versions": versions(part.distribution for part in parts),
+        "versions": versions(part.distribution for part in taking_part),
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
@@ -146,21 +143,20 @@ def image_key(value: str, digests: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([value, sorted(digests.items())]).encode()).hexdigest()
 
 
-def _offering(context: RunContext, build: str) -> list[Registered]:
+def _offering(catalog: Catalog, build: str) -> list[Registered]:
     """Entries of the package that a builder is in."""
     package = build.partition(".")[0]
     kinds = ("method", "evaluator")
-    return [r for kind in kinds for r in context.catalog.all(kind) if r.entry.build.partition(".")[0] == package]
+    return [r for kind in kinds for r in catalog.all(kind) if r.entry.build.partition(".")[0] == package]
 
 
-def _processor(context: RunContext) -> list[Registered]:
+def _processor(catalog: Catalog, pick: Pick) -> list[Registered]:
     """What would turn images into inputs; whether there are any is not known before the rows are read."""
-    pick = context.recipe.data.processor
     name = pick if isinstance(pick, str) else pick.get("name", AUTO)
     try:
         if name == AUTO:
-            return [context.catalog.default("processor", setting="data.processor")]
-        return [context.catalog.get("processor", name, setting="data.processor")]
+            return [catalog.default("processor", setting="data.processor")]
+        return [catalog.get("processor", name, setting="data.processor")]
     except PluginError:
         return []  # told when an image comes
 
@@ -180,10 +176,10 @@ def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
         return {}
 
 
-def _tokenizer(context: RunContext) -> str:
+def _tokenizer(tokenizer: Tokenizer) -> str:
     """SHA-256 over the tokenizer's own files, as it writes them."""
     with tempfile.TemporaryDirectory() as folder:
-        context.tokenizer.save(Path(folder))
+        tokenizer.save(Path(folder))
         return tree_hash(Path(folder), "*")
 
 

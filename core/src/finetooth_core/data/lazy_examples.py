@@ -9,7 +9,12 @@ from typing import overload
 from finetooth_hooks.examples import Example
 
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SplitRows, broken_rows_first
+from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.work import broken_rows_first
+
+SMALL_ROWS = 2_000
+"""So many rows, if they have no more than `SMALL_CHARACTERS`, are held in memory and prepared in this process."""
+SMALL_CHARACTERS = 50_000_000
 
 
 class LazyExamples(Sequence[tuple[str, Example]]):
@@ -52,3 +57,20 @@ class LazyExamples(Sequence[tuple[str, Example]]):
         if one is None:
             raise IndexError(index)
         return one
+
+
+def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
+    """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then says what became of the
+    rows); else read anew whenever they are gone through."""
+    reading = Reading()
+    found: list[tuple[str, Example]] = []
+    size = 0
+    with broken_rows_first(rows.sources, reading):
+        for work in rows.work():
+            found += rows.read(work, reading)
+            size += work.size
+            if len(found) > SMALL_ROWS or size > SMALL_CHARACTERS:
+                return LazyExamples(rows)
+    rows.check(reading)
+    rows.read_to_end = reading
+    return tuple(found)

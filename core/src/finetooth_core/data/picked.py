@@ -11,7 +11,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.protocols import Format, KnownSource, Source
 from finetooth_toolbox.files.missing import MissingFile
 
-from finetooth_core.data.choosing import SourceChoice
+from finetooth_core.data.choice import SourceChoice
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.protocols import IdentifiedSource
 
 from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.picked import PickedSource
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
+from finetooth_core.decisions import Decisions
+from finetooth_core.recipe_data import Snapshot
 
 SHOWN = 5
 """Files that are named."""
@@ -25,7 +23,7 @@ def corpus_sha256(files: Iterable[tuple[str, str]]) -> str:
     return sha256("".join(sorted(f"{digest}  {name}\n" for name, digest in files)).encode(errors="replace")).hexdigest()
 
 
-def show_files(context: RunContext, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
+def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
     """Say the hash of each source in the plan.
 
     Raises:
@@ -46,18 +44,15 @@ def show_files(context: RunContext, sources: Sequence[PickedSource], hashes: Fil
                 setting, f"{_described(files)} changed: the recipe pins {picked.pin.lower()}, found is {found}",
                 action=f"restore the data, or set {setting} to what was found",
             )  # fmt: skip
-        context.decide(setting, found, _described(files) + (", as the recipe pins it" if picked.pin else ""))
+        log.decide(setting, found, _described(files) + (", as the recipe pins it" if picked.pin else ""))
 
 
-def check_snapshot(context: RunContext, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
-    """Compare all data files with `data.snapshot`.
+def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
+    """Compare all data files with what `data.snapshot` pins.
 
     Raises:
         DataError: they are not what it pins, or a source has no files to go by.
     """
-    snapshot = context.recipe.data.snapshot
-    if snapshot is None:
-        return
     everything: list[tuple[str, str]] = []
     for picked in sources:
         files = _files(picked, hashes, identity=True)
@@ -75,7 +70,7 @@ def check_snapshot(context: RunContext, sources: Sequence[PickedSource], hashes:
         )
     count = f"{len(everything)} {'file' if len(everything) == 1 else 'files'}"
     pinned = "as the recipe pins it" if snapshot.sha256 else "not pinned: add data.snapshot.sha256"
-    context.decide("data.snapshot", found, f"{snapshot.name}: {count}, {pinned}")
+    log.decide("data.snapshot", found, f"{snapshot.name}: {count}, {pinned}")
 
 
 def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[str, str]:

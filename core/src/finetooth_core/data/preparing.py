@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetooth_hooks.errors import UserError
+from finetooth_hooks.examples import Example
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_toolbox.rows import images as row_images
 from finetooth_toolbox.rows.preparing import finish, load_rendering, render_rows
@@ -27,14 +28,15 @@ from finetooth_core.data import rendering as rendering_work
 from finetooth_core.data.cache import ROWS, CacheEntry, DataCache
 from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.key import DataKey, Unknowable, data_key, image_key, with_images
+from finetooth_core.data.lazy_examples import SMALL_ROWS, examples_of
+from finetooth_core.data.parts import DataParts
 from finetooth_core.data.progress import PreparationProgress
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SMALL_ROWS, SplitRows, broken_rows_first
-from finetooth_core.data.rendering import Note, Rendered
+from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.rendering import Rendered
+from finetooth_core.data.work import broken_rows_first
 from finetooth_core.data.workers import Workers, usable_cores
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
+from finetooth_core.decisions import Note
 
 STARTUP = 3.0
 """Seconds: about what starting workers takes. `auto` starts them when the work has taken as long, so that it never
@@ -68,42 +70,59 @@ class Made:
 
 
 def prepare(
-    context: RunContext, split: str, rendering: Rendering, limit: Limit | None, first: int | None = None
-) -> Preparation:
-    """See `finetooth_hooks.Context.prepare`."""
-    examples = context.examples(split)
-    rows = context.rows(split).first(first)
-    if isinstance(examples.rows, tuple):
-        found = examples.rows if first is None else rows.examples()
-        portion, tally = render_rows(found, load_rendering(rendering, context), limit)
+    parts: DataParts,
+    whole: Sequence[tuple[str, Example]],
+    all_rows: SplitRows,
+    rendering: Rendering,
+    limit: Limit | None,
+    first: int | None = None,
+) -> tuple[Preparation, str]:
+    """See `finetooth_hooks.Context.prepare`.
+
+    Args:
+        whole: all examples of the split; a tuple if they are few.
+        all_rows: the rows that they come from.
+
+    Returns:
+        the preparation, and why the tokens are not kept where the recipe has no say.
+    """
+    split, rows = all_rows.split, all_rows.first(first)
+    if isinstance(whole, tuple):
+        found = whole if first is None else examples_of(rows)
+        portion, tally = render_rows(found, load_rendering(rendering, parts.context), limit)
         if rows.read_to_end is not None:
             tally.merge(rows.read_to_end.left)
             _count_unrendered(rows, rows.read_to_end, tally)
         few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
-        context.not_kept[split] = f"{few}; more than {SMALL_ROWS:,} are kept"
-        return finish(TokenRows([portion]), tally, split, limit)
-    if context.recipe.data.cache == "off":
-        return _uncached(context, rows, rendering, limit, "the recipe says so")
+        return finish(TokenRows([portion]), tally, split, limit), f"{few}; more than {SMALL_ROWS:,} are kept"
+    return _many(parts, rows, rendering, limit), ""
+
+
+def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> Preparation:
+    """More rows than are held in memory."""
+    split = rows.split
+    if parts.section.cache == "off":
+        return _uncached(parts, rows, rendering, limit, "the recipe says so")
     cache = DataCache()
     hashes = cache.hashes
     try:
-        key = data_key(context, rows, rendering, limit, hashes)
+        key = data_key(parts, rows, rendering, limit, hashes)
     except Unknowable as reason:
-        return _uncached(context, rows, rendering, limit, str(reason))
+        return _uncached(parts, rows, rendering, limit, str(reason))
     entry = cache.find(with_images(key.value, cache.image_files(key.value), hashes))
     if entry is None:
-        entry = _fill(context, rows, rendering, limit, cache, key, hashes)
+        entry = _fill(parts, rows, rendering, limit, cache, key, hashes)
         told = "made now and kept"
     else:
         told = f"from the cache, prepared {datetime.fromtimestamp(entry.made):%Y-%m-%d %H:%M}"
-    context.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
+    parts.log.decide(f"data.cache.{split}", key.value[:12], f"{entry.rows:,} rows {told}")
     for topic, text in entry.notes:
-        context.note(text, topic=topic)
+        parts.log.note(text, topic=topic)
     return finish(entry.data(), entry.tally, split, limit)
 
 
 def _fill(
-    context: RunContext,
+    parts: DataParts,
     rows: SplitRows,
     rendering: Rendering,
     limit: Limit | None,
@@ -114,7 +133,7 @@ def _fill(
     """Make an entry."""
     try:
         with cache.writing(key.value) as folder:
-            made, portions = _write(context, rows, rendering, limit, folder)
+            made, portions = _write(parts, rows, rendering, limit, folder)
             hashes.check_unchanged()
             names = [picked.options.get("path") or picked.registered.full_name for picked in rows.sources]
             notes = list(made.notes.items())
@@ -127,42 +146,40 @@ def _fill(
             )
     except OSError as error:
         raise _no_room(cache.root, error) from error
-    _bound(context, cache)
+    _bound(parts, cache)
     return entry
 
 
-def _bound(context: RunContext, cache: DataCache) -> None:
+def _bound(parts: DataParts, cache: DataCache) -> None:
     """Keep the cache within `data.cache_gb`, and say so."""
-    bound = context.recipe.data.cache_gb
+    bound = parts.section.cache_gb
     pruned = cache.prune(keep_bytes=int(bound * GIGABYTE))
     if pruned.removed:
         size = sum(entry.bytes for entry in pruned.removed) / GIGABYTE
-        context.note(
+        parts.log.note(
             f"prepared data of {len(pruned.removed)} earlier "
             f"{'run' if len(pruned.removed) == 1 else 'runs'} removed ({size:.3g} GB, those used longest ago) to keep "
             f"data.cache_gb: {bound:g}; {pruned.bytes / GIGABYTE:.3g} GB are left",
             topic="data.cache_gb",
         )
     elif pruned.bytes > bound * GIGABYTE:
-        context.note(
+        parts.log.note(
             f"prepared data take {pruned.bytes / GIGABYTE:.3g} GB, more than data.cache_gb: {bound:g}, and all of them "
             "are in use",
             topic="data.cache_gb",
         )
 
 
-def _uncached(
-    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str
-) -> Preparation:
+def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str) -> Preparation:
     """Data in a file that is gone when the process ends."""
     from finetooth_core.data.arrow_rows import ArrowPortions
 
-    context.decide(f"data.cache.{rows.split}", "off", reason)
+    parts.log.decide(f"data.cache.{rows.split}", "off", reason)
     scratch = tempfile.TemporaryDirectory(prefix="finetooth-data-")  # removed with the context, or at the end
-    context.scratch.append(scratch)
+    parts.scratch.append(scratch)
     folder = Path(scratch.name)
     try:
-        made, portions = _write(context, rows, rendering, limit, folder)
+        made, portions = _write(parts, rows, rendering, limit, folder)
     except OSError as error:
         raise _no_room(folder, error) from error
 
@@ -174,7 +191,7 @@ def _uncached(
 
 
 def _write(
-    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, folder: Path
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, folder: Path
 ) -> tuple[Made, list[tuple[int, int, int]]]:
     """Render every row into a file.
 
@@ -189,12 +206,12 @@ def _write(
         ArrowWriter(folder / ROWS) as writer,
         PreparationProgress(f"data.{rows.split}", _total(rows)) as progress,
     ):
-        for rendered in _rendered(context, rows, rendering, limit, made):
+        for rendered in _rendered(parts, rows, rendering, limit, made):
             made.reading.merge(rendered.reading)
             made.tally.merge(rendered.tally)
             for topic, text in rendered.notes:
                 made.notes.setdefault(topic, text)
-                context.note(text, topic=topic)
+                parts.log.note(text, topic=topic)
             if not made.failed:
                 writer.write(rendered.portion)
                 made.images.update(_image_files(rendered.portion))
@@ -205,7 +222,7 @@ def _write(
     if limit is not None and not made.tally.used:
         raise made.tally.nothing_left(rows.split, limit.max_length)
     reason = made.alone or f"{made.reading.rows:,} rows of data.{rows.split}"
-    context.decide(f"data.workers.{rows.split}", made.workers, reason)
+    parts.log.decide(f"data.workers.{rows.split}", made.workers, reason)
     return made, writer.portions
 
 
@@ -217,14 +234,14 @@ def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
 
 
 def _rendered(
-    context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: Made
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: Made
 ) -> Iterator[Rendered]:
     """All results in order: by this process first, and by workers if there is enough to do."""
-    wanted = context.recipe.data.workers
-    here = rendering_work.Rendering(context, rows, load_rendering(rendering, context), limit)
+    wanted = parts.section.workers
+    here = rendering_work.Rendering(parts.log, rows, load_rendering(rendering, parts.context), limit)
     work = rows.work()
     count = usable_cores() if wanted == "auto" else int(wanted)
-    if context.plugins is None:
+    if parts.plugins is None:
         count, made.alone = 0, "the plugins of this process cannot be started in another"
     elif wanted == 0:
         made.alone = "the recipe says so"
@@ -246,22 +263,22 @@ def _rendered(
 
     def note(told: Note) -> None:
         made.notes.setdefault(*told)
-        context.note(told[1], topic=told[0])
+        parts.log.note(told[1], topic=told[0])
 
     made.workers = count
-    with Workers(count, _job(context, rows, rendering, limit), here, note) as workers:
+    with Workers(count, _job(parts, rows, rendering, limit), here, note) as workers:
         yield from workers.render(work, lambda: not made.failed)
 
 
-def _job(context: RunContext, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> dict[str, Any]:
+def _job(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> dict[str, Any]:
     """What a worker needs to build the same."""
-    assert context.plugins is not None
+    assert parts.plugins is not None
     return {
-        "recipe": context.recipe.as_dict(),
-        "plugins": list(context.plugins.files),
-        "blocked": list(context.plugins.blocked),
-        "base": str(context.plugins.base or Path.cwd()),
-        "folder": str(context.folder),
+        "recipe": parts.recipe.as_dict(),
+        "plugins": list(parts.plugins.files),
+        "blocked": list(parts.plugins.blocked),
+        "base": str(parts.plugins.base or Path.cwd()),
+        "folder": str(parts.folder),
         "split": rows.split,
         "formats": [picked.registered.full_name for picked in rows.formats],
         "rendering": [rendering.build, dict(rendering.options)],

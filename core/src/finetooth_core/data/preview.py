@@ -163,12 +163,12 @@ def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> It
         RecipeError: the recipe gives no data for the split, or nothing renders them.
         DataError: a source is missing or cannot be read any further.
     """
-    if not context.has(split):
+    if not context.data.has(split):
         raise RecipeError(f"data.{split}", "the recipe gives no data for it", action=f"set data.{split}")
     if how is None:
         raise RecipeError(f"data.{split}", "no method or evaluator of the recipe turns its rows into tokens")
     render = load_rendering(how.rendering, context)
-    for number, item in enumerate(every_row(context.rows(split)), start=1):
+    for number, item in enumerate(every_row(context.data.rows(split)), start=1):
         if isinstance(item, DataError):
             yield _broken(number, item.where, item)
             continue

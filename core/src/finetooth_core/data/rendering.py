@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from finetooth_hooks.preparation import Limit, Render
 from finetooth_toolbox.rows.preparing import render_rows
@@ -11,13 +10,9 @@ from finetooth_toolbox.rows.tally import Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion
 
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SplitRows, Work
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
-
-Note = tuple[str, str]
-"""Topic and text of a note."""
+from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.work import Work
+from finetooth_core.decisions import Decisions, Note
 
 
 @dataclass(frozen=True)
@@ -43,21 +38,21 @@ class Rendering:
     """Reads and renders work.
 
     Args:
-        context: where notes are told.
+        log: where notes are told.
         rows: of the split.
         render: tokens of one example.
         limit: see `render_rows`.
     """
 
-    def __init__(self, context: RunContext, rows: SplitRows, render: Render, limit: Limit | None) -> None:
-        self._context, self._rows, self._render, self._limit = context, rows, render, limit
+    def __init__(self, log: Decisions, rows: SplitRows, render: Render, limit: Limit | None) -> None:
+        self._log, self._rows, self._render, self._limit = log, rows, render, limit
 
     def __call__(self, work: Work, *, render: bool = True) -> Rendered:
         """
         Args:
             render: False only reads, which is enough when nothing can come of the rows any more.
         """
-        told = len(self._context.told)
+        told = len(self._log.told)
         reading = Reading()
         examples = self._rows.read(work, reading)
         if render:
@@ -67,4 +62,4 @@ class Rendering:
                 pass
             portion, tally = render_rows((), self._render, self._limit)
         tally.merge(reading.left)
-        return Rendered(portion, tally, reading, tuple(self._context.told[told:]), work.size)
+        return Rendered(portion, tally, reading, tuple(self._log.told[told:]), work.size)

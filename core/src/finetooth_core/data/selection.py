@@ -10,23 +10,22 @@ from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from finetooth_hooks.errors import RecipeError
 from finetooth_toolbox.rows.tally import Tally
 
 from finetooth_core.data.cache import CHOICES, DataCache
-from finetooth_core.data.choosing import Choice, Chosen, SourceChoice, choose
+from finetooth_core.data.choice import Choice, Chosen, SourceChoice
+from finetooth_core.data.choosing import choose
 from finetooth_core.data.folders import write_whole
 from finetooth_core.data.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
 from finetooth_core.data.picked import PickedFormat, PickedSource
 from finetooth_core.data.slices import Slice, split_reference
+from finetooth_core.decisions import Decisions
 from finetooth_core.problems import plain_data, validate
 from finetooth_core.recipe_data import DataSection, HeldOut, SourceRows
-
-if TYPE_CHECKING:
-    from finetooth_core.context import RunContext
 
 REMEMBERED_FROM = 2_000_000
 """Bytes of source files from which on a choice is remembered: less is gone through as quickly."""
@@ -36,16 +35,24 @@ class Selection:
     """The rows of some sources that are taken, found when they are first asked for.
 
     Args:
-        context: of the recipe; takes what there is to say.
+        log: takes what there is to say.
         choice: what the recipe asks.
         sources, formats: read the rows, a format for each source.
+        remembers: whether the choice may be kept on disk.
     """
 
     def __init__(
-        self, context: RunContext, choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]
+        self,
+        log: Decisions,
+        choice: Choice,
+        sources: Sequence[PickedSource],
+        formats: Sequence[PickedFormat],
+        *,
+        remembers: bool = True,
     ) -> None:
         self.choice = choice
-        self._context, self._sources, self._formats = context, tuple(sources), tuple(formats)
+        self._log, self._remembers = log, remembers
+        self._sources, self._formats = tuple(sources), tuple(formats)
 
     @cached_property
     def chosen(self) -> Chosen:
@@ -53,17 +60,17 @@ class Selection:
         Raises:
             DataError, RecipeError: see `choose`.
         """
-        with self._context.unheard():  # what a format says of rows is heard when they are read for good
+        with self._log.unheard():  # what a format says of rows is heard when they are read for good
             chosen = self._remembered()
         for setting, rows, why in chosen.said:
-            self._context.decide(setting, rows, why)
+            self._log.decide(setting, rows, why)
         return chosen
 
     def _remembered(self) -> Chosen:
         def anew() -> Chosen:
             return choose(self.choice, self._sources, self._formats)
 
-        if self._context.recipe.data.cache == "off" or _are_small(self._sources):
+        if not self._remembers or _are_small(self._sources):
             return anew()
         cache = DataCache()
         hashes = cache.hashes

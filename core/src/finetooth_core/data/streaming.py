@@ -6,33 +6,29 @@ before one: it is an error in its place, which the method counts."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from finetooth_hooks.context import Context
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Example, LeftOut, Rendered
+from finetooth_hooks.preparation import Render, Rendering
 from finetooth_toolbox.rows.preparing import load_rendering
 
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import SplitRows, broken_rows_first
-
-if TYPE_CHECKING:
-    from finetooth_hooks.preparation import Render, Rendering
-
-    from finetooth_core.context import RunContext
+from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.work import broken_rows_first
 
 
 def stream(
-    context: RunContext, split: str, rendering: Rendering, skip: int
+    context: Context, rows: SplitRows, rendering: Rendering, skip: int
 ) -> Iterator[tuple[str, Rendered | DataError]]:
     """See `Context.stream`.
 
     Raises:
         RecipeError: which rows are taken is only known when all are read.
     """
-    rows = context.rows(split)
     if rows.selection is not None:
         raise RecipeError(
-            f"data.{split}",
+            f"data.{rows.split}",
             "the rows are to be trained as they come, and choosing among them (shares, weights, held-out or repeated "
             "rows) takes reading all of them first",
             action="leave the choice out, or do not stream",
@@ -41,7 +37,7 @@ def stream(
 
 
 def _rendered(
-    context: RunContext, rows: SplitRows, render: Render, skip: int
+    context: Context, rows: SplitRows, render: Render, skip: int
 ) -> Iterator[tuple[str, Rendered | DataError]]:
     passed = 0
     for work in rows.work():

@@ -96,7 +96,7 @@ class Findings:
 
 def survey(job: Job) -> Findings:
     """Look at all data of a run as they will train."""
-    known = {split: how for split, how in job.context.prepared_as.items() if not how.streamed}
+    known = {split: how for split, how in job.context.data.prepared_as.items() if not how.streamed}
     digests: dict[str, Digests] = {}
     surveys: list[Survey] = []
     for split, how in known.items():
@@ -106,7 +106,7 @@ def survey(job: Job) -> Findings:
         surveys.append(_survey(job, split, rows, digests[split], report))
     if "train" in known and "eval" in known:
         digests["eval"] = _as_trained(job, known) or digests["eval"]
-    unread = tuple(split for split in job.context.prepared_as if split not in known)
+    unread = tuple(split for split in job.context.data.prepared_as if split not in known)
     return Findings(tuple(surveys), shared(digests), unread)
 
 

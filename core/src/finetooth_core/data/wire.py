@@ -16,8 +16,8 @@ from finetooth_toolbox.rows.tally import Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion
 
 from finetooth_core.data.read_so_far import Reading
-from finetooth_core.data.reading import Work
 from finetooth_core.data.rendering import Rendered
+from finetooth_core.data.work import Work
 
 _LENGTHS = struct.Struct("<QQ")
 _TYPES = (np.int64, np.int32, np.int64, np.int32, np.float32)

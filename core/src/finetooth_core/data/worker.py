@@ -58,6 +58,7 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     from finetooth_toolbox.rows.preparing import load_rendering
 
     from finetooth_core import manager
+    from finetooth_core.api import opener
     from finetooth_core.context import RunContext
     from finetooth_core.data.rendering import Rendering
     from finetooth_core.recipe import load
@@ -65,11 +66,11 @@ def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     base = Path(job["base"])
     recipe = load(job["recipe"], base=base)
     plugins = manager.start(files=job["plugins"], blocked=job["blocked"], base=base)
-    context = RunContext(recipe, plugins.catalog, Path(job["folder"]), plugins)
-    rows = context.rows(job["split"], formats=job["formats"])
+    context = RunContext(recipe, plugins.catalog, Path(job["folder"]), plugins, open_model=opener(plugins))
+    rows = context.data.rows(job["split"], formats=job["formats"])
     limit = None if job["limit"] is None else Limit(*job["limit"])
     render = load_rendering(HowToRender(*job["rendering"]), context)
-    return Rendering(context, rows, render, limit), context.told
+    return Rendering(context.log, rows, render, limit), context.log.told
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from typing import Any, cast
 from finetooth_hooks.errors import EngineError
 
 from finetooth_core.data import wire
-from finetooth_core.data.reading import Work
-from finetooth_core.data.rendering import Note, Rendered
+from finetooth_core.data.rendering import Rendered
+from finetooth_core.data.work import Work
+from finetooth_core.decisions import Note
 
 AHEAD = 2
 """Portions that wait for each worker, so that none waits for rows."""

@@ -3,6 +3,7 @@ that takes seconds, and whoever only checks a recipe needs none of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
-from finetooth_toolbox.torch.classifiers import as_language_model, kind_of
+from finetooth_toolbox.torch.classifiers import LABELS, PEFT_TASKS, as_language_model, kind_of
 from pydantic import Field
 
 from finetooth_lora.merge import merged
@@ -111,6 +112,15 @@ class LoraAdapter:
         if kind_of(type(whole).__name__):
             whole = as_language_model(whole, made)
         return whole.requires_grad_(False).to(device=device, dtype=DTYPES[precision]).eval()
+
+    def folded_config(self, folder: Path) -> dict[str, Any]:
+        """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
+        about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        kind = next((kind for kind, task in PEFT_TASKS.items() if task == about.get("task_type")), None)
+        if kind is None:
+            return {}
+        labels = {str(index): f"LABEL_{index}" for index in range(LABELS[kind])}
+        return {"architectures": [f"For{kind.capitalize()}Classification"], "id2label": labels}
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.

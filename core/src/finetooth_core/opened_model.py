@@ -6,19 +6,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.entries import Method
 
 from finetooth_core.stages import run_of
 
 if TYPE_CHECKING:
-    from finetooth_hooks.context import Context
+    from finetooth_hooks.context import Catalog, Context
     from finetooth_hooks.engine import Engine
+    from finetooth_hooks.plan import Plan
 
-    from finetooth_core.api import Session
+    from finetooth_core.recipe import Recipe
 
-OpenSession = Callable[[Mapping[str, Any]], "Session"]
+
+class ModelSession(Protocol):
+    """A session without data, as far as an opened model needs it."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def planned_context(self) -> Context:
+        """With the plan in it."""
+        ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+OpenSession = Callable[[Mapping[str, Any]], ModelSession]
 """Makes a session without data for a recipe."""
 
 
@@ -34,7 +50,7 @@ class OpenedModel:
 
     reference: str
     folder: Path | None
-    session: Session
+    session: ModelSession
 
     @cached_property
     def engine(self) -> Engine:
@@ -49,7 +65,7 @@ class OpenedModel:
     @property
     def context(self) -> Context:
         """Of the model: its tokenizer, its renderer."""
-        return self.session.job.context
+        return self.session.planned_context
 
     @property
     def method(self) -> str:
@@ -97,8 +113,8 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
     return OpenedModel(reference, folder, session(recipe))
 
 
-def is_scalar(session: Session) -> bool:
-    """Whether the method of a session's recipe trains a scalar head: then there is nothing to talk to."""
-    name = session.plan.picks.get("method")
-    entry = None if name is None else session.plugins.catalog.get("method", name).entry
+def is_scalar(plan: Plan, catalog: Catalog) -> bool:
+    """Whether the method of a plan trains a scalar head: then there is nothing to talk to."""
+    name = plan.picks.get("method")
+    entry = None if name is None else catalog.get("method", name).entry
     return isinstance(entry, Method) and entry.head is not None

@@ -1,0 +1,113 @@
+"""NumPy arrays in the state of a method: taken out of it for `state.json`, kept beside it, and put back.
+
+They are kept as .npy files in one archive, `state.npz`, and not as safetensors: .npy has every type that NumPy has, and
+keeps byte order and memory order. Nothing in it is code: arrays of Python objects are refused on both ways.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE = "state.npz"
+
+Array = NDArray[Any]
+Place = list[str | int]
+"""Keys and indices that lead to an array."""
+
+
+def held(value: Any) -> Any:
+    """A state whose arrays nobody writes to any more: those that their owner may still change are copied."""
+    if isinstance(value, np.ndarray):
+        return value if _is_constant(value) else value.copy(order="K")
+    if isinstance(value, Mapping):
+        return {key: held(item) for key, item in value.items()}
+    return [held(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tuple[Array, ...]]:
+    """A state with None in place of each array; where the arrays belong; and the arrays.
+
+    Raises:
+        TypeError: an array of Python objects, or one below a key that is no text, which JSON would not give back.
+    """
+    places: list[Place] = []
+    arrays: list[Array] = []
+
+    def lean(value: Any, place: Place, named: bool) -> Any:
+        if isinstance(value, np.ndarray):
+            where = ".".join(map(str, place))
+            if value.dtype.hasobject:
+                raise TypeError(f"the array {where} of the method's state holds Python objects: give it another type")
+            if not named:
+                raise TypeError(f"the array {where} of the method's state lies below a key that is no text")
+            places.append(place)
+            arrays.append(value)
+            return None
+        if isinstance(value, Mapping):
+            return {key: lean(one, [*place, key], named and isinstance(key, str)) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [lean(one, [*place, index], named) for index, one in enumerate(value)]
+        return value
+
+    return lean(state, [], True), places, tuple(arrays)
+
+
+def joined(state: Mapping[str, Any], places: Sequence[Place], arrays: Sequence[Array]) -> Mapping[str, Any]:
+    """What `separated` took apart; mappings and lists on the way to an array are copied.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError: they do not belong together.
+    """
+    for place, array in zip(places, arrays, strict=True):
+        state = _with(state, place, array)
+    return state
+
+
+def _with(value: Any, place: Sequence[str | int], array: Array) -> Any:
+    if not place:
+        return array
+    copied = list(value) if isinstance(value, list) else dict(value)
+    copied[place[0]] = _with(copied[place[0]], place[1:], array)  # type: ignore[index]
+    return copied
+
+
+def write(path: Path, arrays: Sequence[Array]) -> None:
+    """One .npy file each, named by its number; the same arrays give the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, array in enumerate(arrays):
+            with archive.open(zipfile.ZipInfo(f"{number}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def read(path: Path, count: int) -> tuple[Array, ...]:
+    """
+    Raises:
+        OSError, ValueError: they are not there, damaged, or would need code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != sorted(f"{number}.npy" for number in range(count)):
+                raise ValueError(f"{path.name} does not hold {count} arrays")
+            found = []
+            for number in range(count):
+                with archive.open(f"{number}.npy") as file:
+                    found.append(np.lib.format.read_array(file, allow_pickle=False))
+            return tuple(found)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _is_constant(array: Array) -> bool:
+    """Whether neither the array nor what it is a view of can be written to."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return base is None or isinstance(base, bytes)

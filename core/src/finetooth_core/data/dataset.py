@@ -1,0 +1,157 @@
+"""The data of a recipe: rows, examples and tokens of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Rendered
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.protocols import Examples
+
+from finetooth_core.claims import claimed
+from finetooth_core.data.cache import DataCache
+from finetooth_core.data.formats import formats_of
+from finetooth_core.data.lazy_examples import examples_of
+from finetooth_core.data.parts import DataParts
+from finetooth_core.data.picked import PickedSource
+from finetooth_core.data.pins import check_snapshot, show_files
+from finetooth_core.data.prepared_as import PreparedAs
+from finetooth_core.data.preparing import prepare
+from finetooth_core.data.reading import SplitRows
+from finetooth_core.data.selection import Selection, choice_of, source_choice
+from finetooth_core.data.streaming import stream
+from finetooth_core.data.work import read_all
+
+
+class Dataset:
+    """Rows, examples and tokens of each split, each made when it is first asked for and then kept.
+
+    Args:
+        parts: what they are made with.
+
+    Attributes:
+        prepared_as: how rows of a split first became tokens.
+        not_kept: why tokens of a split are not kept, where the recipe has no say.
+    """
+
+    def __init__(self, parts: DataParts) -> None:
+        self._parts = parts
+        self._examples: dict[str, Examples] = {}
+        self._rows: dict[str, SplitRows] = {}
+        self.prepared_as: dict[str, PreparedAs] = {}
+        self.not_kept: dict[str, str] = {}
+
+    def has(self, split: str) -> bool:
+        """Whether the recipe gives data for the split."""
+        return getattr(self._parts.section, split) is not None
+
+    def examples(self, split: str, *, first: int | None = None) -> Examples:
+        """See `finetooth_hooks.Context.examples`."""
+        if split not in self._examples:
+            self._examples[split] = self._read(split)
+        found = self._examples[split]
+        return found if first is None else replace(found, rows=examples_of(self.rows(split).first(first)))
+
+    def _read(self, split: str) -> Examples:
+        rows = self.rows(split)
+        self._check_files(rows)
+        formats, names = (
+            ", ".join(dict.fromkeys(one.registered.full_name for one in picked))
+            for picked in (rows.formats, rows.sources)
+        )
+        return Examples(split, examples_of(rows), formats, names)
+
+    def prepare(
+        self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
+    ) -> Preparation:
+        """See `finetooth_hooks.Context.prepare`."""
+        self.prepared_as.setdefault(split, PreparedAs(rendering, limit, first))
+        examples = self.examples(split).rows
+        preparation, not_kept = prepare(self._parts, examples, self.rows(split), rendering, limit, first)
+        if not_kept:
+            self.not_kept[split] = not_kept
+        return preparation
+
+    def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
+        """See `finetooth_hooks.Context.stream`."""
+        self.prepared_as.setdefault(split, PreparedAs(rendering, None, streamed=True))
+        self.not_kept[split] = "its rows are read and tokenised while training"
+        self._check_files(self.rows(split), if_pinned=True)
+        return stream(self._parts.context, self.rows(split), rendering, skip)
+
+    def rows(self, split: str, *, formats: Sequence[str] = ()) -> SplitRows:
+        """The rows of a split, not yet read but for the first one of each source, which shows its format.
+
+        Args:
+            formats: full names of the formats, one for each source, if they are known already.
+        """
+        if split not in self._rows:
+            held_out = split == "eval" and self._parts.section.held_out is not None
+            self._rows[split] = self._held_out(formats) if held_out else self._own_rows(split, formats)
+        return self._rows[split]
+
+    def _own_rows(self, split: str, formats: Sequence[str]) -> SplitRows:
+        parts, sources = self._parts, self._sources(split)
+        try:
+            found = formats_of(parts.builder, parts.section.format, sources, formats)
+        except DataError:
+            read_all(sources)
+            raise
+        choice = choice_of(parts.section, split, sources)
+        remembers = parts.section.cache != "off"
+        selection = None if choice.takes_all else Selection(parts.log, choice, sources, found, remembers=remembers)
+        return SplitRows(split, sources, found, selection)
+
+    def _held_out(self, formats: Sequence[str]) -> SplitRows:
+        """Held-out rows that are a part of the training rows."""
+        if self._parts.section.train is None:
+            raise RecipeError("data.eval", "there are no training rows to hold some out", action="set data.train")
+        whole = self.rows("train", formats=formats)
+        return SplitRows("eval", whole.sources, whole.formats, whole.selection, held_out=True)
+
+    def _check_files(self, rows: SplitRows, *, if_pinned: bool = False) -> None:
+        """Say the hashes of the files in the plan, and compare them with those that the recipe pins.
+
+        Args:
+            if_pinned: do neither if it pins none.
+        """
+        log, snapshot = self._parts.log, self._parts.section.snapshot
+        pinned = snapshot is not None or any(picked.pin is not None for picked in rows.sources)
+        if rows.held_out or (if_pinned and not pinned):
+            return
+        hashes = DataCache().hashes
+        show_files(log, rows.sources, hashes)
+        if "data.snapshot" not in log.made and snapshot is not None:
+            splits = [split for split in ("train", "eval") if self.has(split)]
+            several = [self.rows(split) for split in splits]
+            sources = [picked for one in several if not one.held_out for picked in one.sources]
+            check_snapshot(log, snapshot, sources, hashes)
+
+    def _sources(self, split: str) -> list[PickedSource]:
+        setting = f"data.{split}"
+        given = getattr(self._parts.section, split)
+        if given is None:
+            raise RecipeError(setting, "no data are given", action=f"set {setting} to a file, a hub id or a source")
+        if not isinstance(given, list):
+            return [self._source(given, setting)]
+        return [self._source(item, f"{setting}.{index}") for index, item in enumerate(given)]
+
+    def _source(self, item: Any, setting: str) -> PickedSource:
+        pick: Pick
+        recipe, builder = self._parts.recipe, self._parts.builder
+        item, choice, own = source_choice(item, setting, self._parts.section)
+        if isinstance(item, Mapping):
+            pick, registered = item, builder.entry("source", item, setting=setting)
+            builder.log.decide(setting, registered.full_name, "the recipe says so")
+        elif any(item in (r.entry.name, r.full_name) for r in builder.catalog.all("source")):
+            pick, registered = item, builder.entry("source", item, setting=setting)
+        else:
+            registered, claim = claimed(recipe, builder.catalog, "source", setting, item)
+            builder.log.decide(setting, registered.full_name, f"{item}: {claim.reason}")
+            pick = {"name": registered.full_name, "path": item}
+        built = builder.built(registered, pick, setting)
+        return PickedSource(setting, registered, built.plain_options, built.part, choice, own.sha256, own.format)

@@ -1,0 +1,150 @@
+"""How a run is brought to its end: what was trained is kept, everybody is told, and result.json is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
+from finetooth_hooks.reports import Outcome
+
+from finetooth_core.artifact import write_folder, write_json
+from finetooth_core.checkpoints.names import newest_first
+from finetooth_core.live_run import LiveRun
+from finetooth_core.run_ending import Ending, failed, result
+
+
+class Finish:
+    """The end of a run.
+
+    Args:
+        run: its steps have ended.
+    """
+
+    def __init__(self, run: LiveRun) -> None:
+        self.run = run
+
+    def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
+        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights."""
+        if not self.run.progress.step:
+            return None, ending
+        ending = self.keep_state(ending)
+        target = self.run.job.context.folder / "artifact"
+        try:
+            self.save_artifact(target, selects=ending.status in ("done", "stopped"))
+        except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
+            return target, ending.stopped(stop)
+        except Exception as error:
+            if ending.error is not None:
+                self.run.say(f"what was trained could not be saved: {error}")
+            kept = target if target.exists() else None
+            return kept, ending if ending.error else failed(error)
+        return target, ending
+
+    def keep_state(self, ending: Ending) -> Ending:
+        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt or a step
+        that failed, so that nothing is lost."""
+        broken = ending.status == "interrupted" or isinstance(ending.error, EngineError)
+        wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
+        unsent = ""
+        try:
+            if wanted and self.run.saved_at != self.run.progress.step:
+                self.run.save_checkpoint(folder=True)
+            unsent = self.run.keeper.close()
+            self.run.tell_saved()
+        except StopRun as stop:
+            ending = ending.stopped(stop)
+        except Exception as error:
+            self.say_what_was_saved()
+            if ending.error is None and ending.status != "interrupted":
+                return failed(error)
+            self.run.say(f"the state after step {self.run.progress.step} could not be saved: {error}")
+            return ending
+        if unsent and ending.exit_code == 0:
+            ending = replace(ending, reason=unsent, exit_code=1)
+        if isinstance(ending.error, EngineError):
+            self.run.say(
+                f"the state after step {self.run.progress.step}, the last whole one, is in {self.run.checkpoint_folder}"
+            )
+        return ending
+
+    def end(self, ending: Ending, artifact: Path | None) -> Ending:
+        """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
+        a run that was done."""
+        for tracker in self.run.job.trackers:
+            try:
+                tracker.end(self.run.view, self.run.outcome(ending, artifact))
+            except Exception as error:
+                ending = ending if ending.error else failed(error)
+        try:
+            self.run.events.fire("ft_run_end", outcome=self.run.outcome(ending, artifact))
+        except StopRun as stop:
+            return ending.stopped(stop)
+        except FinetoothError as error:
+            return ending if ending.error else failed(error)
+        return ending
+
+    def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
+        """Write result.json; that it cannot be written never hides how the run ended otherwise."""
+        path = self.run.job.context.folder / "result.json"
+        try:
+            write_json(path, result(outcome, self.run.manifest, self.kept()))
+        except OSError as error:
+            problem = EngineError(f"{path} cannot be written: {error.strerror or error}", action="make room")
+            if ending.error is None and ending.status != "interrupted":
+                return failed(problem)
+            self.run.say(str(problem))
+        return ending
+
+    def save_artifact(self, target: Path, *, selects: bool) -> None:
+        """What was trained, in the layout that other tools load: of the last step, or of the best checkpoint."""
+        self.run.artifact_step = self.run.progress.step
+        metric = self.run.job.context.recipe.checkpoint.select_on
+        if metric is not None and selects:
+            self.run.artifact_step = self.select(metric)
+        about = {**self.run.manifest, "step": self.run.artifact_step, "kind": "artifact"}
+        write_folder(target, self.run.engine.export, about, replace=self.run.again)
+        self.run.events.fire("ft_checkpoint_saved", path=target)
+
+    def select(self, metric: str) -> int:
+        """Load the best checkpoint; returns its step."""
+        best = self.run.keeper.keeping.best
+        found = self.run.keeper.best_folder(best) if best is not None else None
+        if found is None:
+            self.run.say(
+                f"checkpoint.select_on: no checkpoint has the metric {metric}, measured at its step; the artifact is "
+                "of the last step"
+            )
+            return self.run.progress.step
+        step, folder = found
+        if step != self.run.progress.step:
+            self.run.engine.load(folder / "engine")
+        return step
+
+    def kept(self) -> dict[str, Any]:
+        """What result.json says beside the outcome."""
+        return {
+            "artifact_step": self.run.artifact_step,
+            "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
+            "resumed": [asdict(one) for one in self.run.record.resumed],
+            "checkpoints": {"saved": self.run.keeper.saved, "stalled_seconds": round(self.run.keeper.stalled, 6)},
+        }
+
+    def say_what_was_saved(self) -> None:
+        """Name the newest checkpoint that is in its place."""
+        folder = self.run.keeper.keeping.folder
+        names = newest_first(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if names:
+            run = self.run.job.context.folder
+            self.run.say(
+                f"the newest checkpoint that could be written is {names[0]}; go on from it with: ft resume {run}"
+            )
+
+    def what_is_kept(self, artifact: Path | None) -> str:
+        """One clause for a run that was interrupted."""
+        if not self.run.progress.step:
+            return "no step was done, nothing is kept"
+        if artifact is None:
+            return f"what was saved before is in {self.run.job.context.folder}"
+        return f"what was trained is in {artifact}; go on with: ft resume {self.run.job.context.folder}"

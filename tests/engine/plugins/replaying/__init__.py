@@ -1,0 +1,1 @@
+"""A method that remembers in arrays."""
