@@ -170,7 +170,7 @@ def test_it_matters_not_who_prepares(name: str, prepare: Prepare, write: Write) 
     wanted = expected(lines, limit, broken=True)
     assert outcome(prepare, limit=limit, data={"workers": 0}) == wanted
     assert outcome(prepare, limit=limit, data={"workers": 0}) == wanted  # from the cache, if it is no error
-    assert outcome(prepare, limit=limit, data={"workers": 3, "cache": "off"}) == wanted
+    assert outcome(prepare, limit=limit, data={"workers": 2, "cache": "off"}) == wanted
     assert bool(DataCache().entries()) == isinstance(wanted, dict)
 
 

@@ -20,6 +20,7 @@ from finetooth_hooks.testing.templates import (
     assert_reads_back,
     assert_trains,
     conversations,
+    draws,
     extends,
     official,
     spells_special,
@@ -52,7 +53,7 @@ def made(tokenizer: Any, options: tuple[tuple[str, Any], ...]) -> Harmony:
     return Harmony(tokenizer, HarmonyOptions(**{"today": TODAY, **dict(options)}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(SAID)
 def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, conversation: Conversation) -> None:
     tokenizer = tokenizers()
@@ -66,7 +67,7 @@ def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, conversation: 
             assert_identical(built(tokenizer), tokenizer, pending)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(SAID)
 def test_tokens_are_those_of_the_template_in_a_real_vocabulary(
     tokenizers: Tokenizers, conversation: Conversation
@@ -118,7 +119,7 @@ def schema(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 SCHEMA = schema(schema(schema(st.just({"type": "string"}))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(st.dictionaries(NAMES, SCHEMA, max_size=3), st.lists(NAMES, max_size=2))
 def test_schemas_of_tools_are_written_as_in_the_template(
     tokenizers: Tokenizers, properties: dict[str, Any], required: list[str]
@@ -196,7 +197,7 @@ def normal(message: Message) -> Message:
     return Message("assistant", "" if calls else message.content, reasoning=reasoning, tool_calls=calls)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(SAID, st.booleans())
 def test_answers_train_and_read_back(tokenizers: Tokenizers, conversation: Conversation, keep: bool) -> None:
     tokenizer = tokenizers()
@@ -278,7 +279,7 @@ MARKS = ("<|end|>", "<|start|>assistant", "<|start|>", "<|message|>", "<|channel
 SPELLED = st.lists(st.sampled_from(("a", "\n", *MARKS)), max_size=6).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(content=SPELLED, reasoning=SPELLED, calls=st.booleans())
 def test_spelled_markup_is_read_back_as_text(tokenizers: Tokenizers, content: str, reasoning: str, calls: bool) -> None:
     """Only control tokens are markup; text that spells them is not."""

@@ -17,6 +17,7 @@ from finetooth_hooks.testing.templates import (
     assert_reads_back,
     assert_trains,
     conversations,
+    draws,
     extends,
     golden,
     official,
@@ -155,7 +156,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     renderer, tokenizer = made(name)
     extended = []
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=draws(40), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assert_identical(renderer, tokenizer, conversation, **case.variables)
@@ -171,7 +172,7 @@ def test_tokens_over_a_real_vocabulary(real: Made, name: str) -> None:
     case = CASES[name]
     renderer, tokenizer = real(name)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=draws(15), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
@@ -195,7 +196,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         thought, content = message.reasoning.strip("\n"), message.content.lstrip("\n")
         return replace(message, content=content, reasoning=thought, tool_calls=calls)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
@@ -289,7 +290,7 @@ def test_extension_does_not_hold_where_reasoning_is_dropped(made: Made) -> None:
 def test_a_think_block_in_the_content_is_reasoning(made: Made, name: str) -> None:
     renderer, tokenizer = made(name)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(conversations(tools=True, reasoning=True).filter(unmarked))
     def check(conversation: Conversation) -> None:
         messages = tuple(
