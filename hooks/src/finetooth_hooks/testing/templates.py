@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -43,14 +42,6 @@ class _Noon:
     @staticmethod
     def now() -> datetime.datetime:
         return NOON
-
-
-def draws(count: int) -> int:
-    """How many examples a property is tried on: `count`, times the whole number in `FT_EXAMPLES`.
-
-    A few dozen prove a property at every change; before a release it is tried on many more (`make thorough`).
-    """
-    return count * int(os.environ.get("FT_EXAMPLES", "1"))
 
 
 def template_tokenizer(

@@ -12,7 +12,9 @@ from finetooth_hooks.testing import engine_checks, parametrize_with_checks
 NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", "bf16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fp16", "fp64"))]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: str) -> None:
     def make() -> Any:

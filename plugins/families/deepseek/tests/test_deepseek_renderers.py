@@ -17,13 +17,12 @@ from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
 from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     NOON,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     official,
     shaped,

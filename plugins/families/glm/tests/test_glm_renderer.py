@@ -13,13 +13,12 @@ import pytest
 from finetooth_glm.renderer import GLM4Moe, GLMOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     official,
     spells_special,

@@ -13,14 +13,13 @@ import pytest
 from finetooth_gptoss.renderer import Harmony, HarmonyOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     NOON,
     assert_identical,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     official,
     spells_special,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     NOON,
@@ -19,7 +19,6 @@ from finetooth_hooks.testing.templates import (
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     golden,
     official,

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     assert_identical,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     golden,
     spells_special,

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing import FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     golden,
     official,

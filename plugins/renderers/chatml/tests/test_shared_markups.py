@@ -13,14 +13,13 @@ from finetooth_chatml import classic, hermes
 from finetooth_chatml import renderer as chatml
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
     assert_reads_back,
     assert_trains,
     conversations,
-    draws,
     extends,
     golden,
     official,

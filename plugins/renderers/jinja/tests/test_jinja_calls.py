@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
-from finetooth_hooks.testing.templates import CLOCK, WEATHER, draws
+from finetooth_hooks.testing import FakeContext, draws
+from finetooth_hooks.testing.templates import CLOCK, WEATHER
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings

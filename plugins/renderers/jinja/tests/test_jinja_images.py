@@ -11,7 +11,7 @@ import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Image, Placed, Weighted, images_of
 from finetooth_hooks.protocols import ImagePlace
-from finetooth_hooks.testing.templates import draws
+from finetooth_hooks.testing import draws
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.template import ChatTemplate
 from finetooth_toolbox.text.tokenizers import FastTokenizer

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing.templates import CLOCK, conversations, draws
+from finetooth_hooks.testing import draws
+from finetooth_hooks.testing.templates import CLOCK, conversations
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole

@@ -9,11 +9,10 @@ from pathlib import Path
 import jinja2
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing import FakeContext, draws
 from finetooth_hooks.testing.templates import (
     assert_trains,
     conversations,
-    draws,
     extends,
     official,
     spells_special,
