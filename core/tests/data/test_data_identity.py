@@ -70,8 +70,15 @@ def test_a_dataset_saved_to_disk(
     assert "made now and kept" in said and texts == changed
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("source", ["toy_portions", "toy_plain"])
+@pytest.mark.parametrize(
+    ("source", "workers"),
+    [
+        ("toy_portions", 0),
+        ("toy_plain", 0),
+        ("toy_portions", 2),
+        pytest.param("toy_plain", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_rows_are_those_of_all(
     source: str, workers: int, prepare_first: Callable[..., Any], write: Write
 ) -> None:

@@ -13,7 +13,17 @@ NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # t
 
 
 @pytest.mark.parametrize(
-    "precision", ["fp32", "bf16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fp16", "fp64"))]
+    ("kit", "precision"),
+    [
+        ("auto", "fp32"),
+        ("auto", "bf16"),
+        ("transformers", "fp32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("auto", "fp16"), ("auto", "fp64"), *(("transformers", p) for p in ("bf16", "fp16", "fp64")))
+        ),
+    ],
+    indirect=["kit"],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: str) -> None:
