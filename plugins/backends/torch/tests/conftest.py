@@ -304,8 +304,8 @@ def relative(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
 @pytest.fixture(scope="session", params=["auto", pytest.param("transformers", marks=pytest.mark.slow)])
 def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
     """What tests share, once for each way to compute the decoder layers (the tiny models' families describe them, so
-    `auto` is the stream decoder); that of transformers is for `make slow`, beside the engine's contract. pytest's import
-    mode keeps test modules from importing each other."""
+    `auto` is the stream decoder); that of transformers is for `make slow`, beside the engine's contract. pytest's
+    import mode keeps test modules from importing each other."""
     return SimpleNamespace(
         decoder=request.param,
         engine=partial(make_engine, decoder=request.param),
