@@ -43,15 +43,15 @@ def digests(artifact: Path) -> dict[str, str]:
 
 def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Losses, tmp_path: Path) -> None:
     curves = {}
-    for budget in (96, 256, 1024, 8192):
+    for budget in (128, 256, 1024, 8192):
         sections = recipe(output=str(tmp_path / str(budget)))
         sections["train"] |= {"micro_batch_tokens": budget, "max_steps": 12}
         assert finetooth.run(sections).status == "done"
         curves[budget] = losses(tmp_path / str(budget))
-    assert len(curves[96]) == 12
+    assert len(curves[128]) == 12
     for budget in (256, 1024, 8192):
-        assert curves[budget] == pytest.approx(curves[96], rel=1e-3)
-    assert curves[96][-1] < curves[96][0] - 0.3
+        assert curves[budget] == pytest.approx(curves[128], rel=1e-3)
+    assert curves[128][-1] < curves[128][0] - 0.3
 
 
 @pytest.mark.slow
