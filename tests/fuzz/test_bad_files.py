@@ -151,6 +151,7 @@ def test_tools_in_a_string_are_tools(bad: Path, examples_of: Callable[..., Any],
     assert first.tools == second.tools != ()
 
 
+@pytest.mark.slow
 def test_a_long_line_is_read_and_left_out_with_a_count(ft: Ft, bad: Path) -> None:
     path = bad / "long_single_line.jsonl"
     said = ft(path)

@@ -38,8 +38,7 @@ class Prefix:
                 file = self.work / name / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(dedent(text).lstrip("\n"))
-            build = "import sys, hatchling.build; hatchling.build.build_wheel(sys.argv[1])"
-            _run([sys.executable, "-c", build, str(wheels)], self.work / name)
+        _run([sys.executable, "-c", BUILD, str(wheels), *distributions], self.work)
         found = sorted(map(str, wheels.glob("*.whl")))
         assert len(found) == len(distributions)
         pip = [
@@ -76,6 +75,14 @@ class Prefix:
         return results
 
 
+BUILD = """
+import os, sys
+import hatchling.build
+wheels, *folders = map(os.path.abspath, sys.argv[1:])
+for folder in folders:
+    os.chdir(folder)
+    hatchling.build.build_wheel(wheels)
+"""
 CALLS = """
 import contextlib, io, json, sys
 from finetooth_core.cli import main

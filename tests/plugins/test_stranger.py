@@ -119,8 +119,21 @@ def stranger(new_prefix: Callable[..., Any], distribution_files: Callable[..., d
     return prefix
 
 
-def test_list_shows_it(stranger: Any) -> None:
-    result = stranger.ft("plugins", "list")
+@pytest.fixture(scope="module")
+def said(stranger: Any) -> dict[str, Any]:
+    """What some commands say, in one fresh process."""
+    calls = {
+        "list": ["plugins", "list"],
+        "doctor": ["plugins", "doctor", "acme-stranger"],
+        "explain": ["plugins", "explain", "loss:acme_margin"],
+        "help": ["--help"],
+        "hello": ["acme_hello"],
+    }
+    return dict(zip(calls, stranger.fts(*calls.values()), strict=True))
+
+
+def test_list_shows_it(said: dict[str, Any]) -> None:
+    result = said["list"]
     assert result.code == 0
     (line,) = (line for line in result.out.splitlines() if line.startswith("acme-stranger"))
     assert line.split()[1] == "1.2.3"
@@ -134,23 +147,21 @@ def test_list_shows_it(stranger: Any) -> None:
         assert entry in line
 
 
-def test_doctor_passes_it(stranger: Any) -> None:
-    result = stranger.ft("plugins", "doctor", "acme-stranger")
+def test_doctor_passes_it(said: dict[str, Any]) -> None:
+    result = said["doctor"]
     assert result.code == 0, result.out
     assert result.out.startswith("ok     acme-stranger 1.2.3")
     assert int(result.out.split()[3]) > 20
 
 
-def test_explain_shows_its_options(stranger: Any) -> None:
-    result = stranger.ft("plugins", "explain", "loss:acme_margin")
-    assert "margin: float = 0.5\n      Nats below which a target counts no more." in result.out
+def test_explain_shows_its_options(said: dict[str, Any]) -> None:
+    assert "margin: float = 0.5\n      Nats below which a target counts no more." in said["explain"].out
 
 
-def test_its_command_runs_and_is_in_the_help(stranger: Any) -> None:
-    help_, result = stranger.fts(["--help"], ["acme_hello"])
-    assert "acme_hello" in help_.out
-    assert result.code == 0
-    assert result.out.startswith("hello, ")
+def test_its_command_runs_and_is_in_the_help(said: dict[str, Any]) -> None:
+    assert "acme_hello" in said["help"].out
+    assert said["hello"].code == 0
+    assert said["hello"].out.startswith("hello, ")
 
 
 def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:

@@ -139,6 +139,7 @@ PICKED = {
 }
 
 
+@pytest.mark.slow
 def test_only_a_run_that_picks_one_stops(siblings: Any) -> None:
     picks = [f"method={{name: sft, loss: {loss}}}" for loss in PICKED]
     full_name = "method={name: sft, loss: 'acme-two:acme_same'}"  # settles a name that two bring

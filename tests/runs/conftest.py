@@ -17,7 +17,7 @@ Recipe = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_llama: Path) -> Path:
-    """Two layers, 64 wide, random weights from a seed, SmolLM2's tokenizer."""
+    """Two layers, 64 wide, random weights from a seed, the first of SmolLM2's tokens."""
     return tiny_llama
 
 

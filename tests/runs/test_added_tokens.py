@@ -130,9 +130,9 @@ def test_the_plan_says_that_new_tokens_stay_as_they_began(asked: Callable[..., R
     assert len(said[1]) == 1 and "leaves the embeddings of 3 new tokens as they begin" in said[1][0]
 
 
-def test_they_do_not_change_the_renderer(asked: Callable[..., Recipe]) -> None:
+def test_they_do_not_change_the_renderer(asked: Callable[..., Recipe], tiny_smollm2: Path) -> None:
     """Families tell it by the size of the vocabulary, which is another one now."""
-    recipe = asked()
+    recipe = asked(model={"name": str(tiny_smollm2), "added_tokens": NEW})
     recipe["data"] = {"train": recipe["data"]["train"]}
     assert finetooth.session(recipe).plan.picks["renderer"] == "finetooth-chatml:chatml"
 
@@ -150,10 +150,12 @@ def test_new_rows_begin_as_the_mean(asked: Callable[..., Recipe], base: Path) ->
         assert torch.equal(new.weight[:-3], was.weight)
 
 
-def test_reserved_tokens_take_another_spelling(asked: Callable[..., Recipe], base: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(base)
+def test_reserved_tokens_take_another_spelling(
+    asked: Callable[..., Recipe], tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_smollm2)
     reserved = tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
-    model = {"name": str(base), "added_tokens_overrides": {str(reserved): "<tool>"}}
+    model = {"name": str(tiny_smollm2), "added_tokens_overrides": {str(reserved): "<tool>"}}
     context = finetooth.session(asked(model=model)).job.context
     assert context.tokenizer.token_id("<tool>") == reserved
     context.tokenizer.save(tmp_path / "saved")

@@ -12,6 +12,12 @@ import pytest
 from finetooth_hooks import UserError
 
 
+@pytest.fixture
+def tiny_model(tiny_smollm2: Path) -> Path:
+    """With a vocabulary of real size, which is what takes room here."""
+    return tiny_smollm2
+
+
 @pytest.mark.parametrize(("gates", "times"), [(["finite", "readback"], 2), (["finite"], 1)])
 def test_a_file_is_hashed_for_the_manifest_and_once_more_where_it_is_read_back(
     recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gates: list[str], times: int

@@ -260,15 +260,17 @@ def test_nothing_is_shown_of_a_file_that_is_not_there(ft: Run, written: Callable
     assert code == 2 and not out and "rows.jsonl" in err
 
 
-def test_a_row_too_long_where_that_is_an_error_is_shown(ft: Run, written: Callable[..., Path]) -> None:
-    path = written(*ROWS, train={"max_length": 64, "excess_length": "raise"})
+def test_a_row_too_long_where_that_is_an_error_is_shown(
+    ft: Run, written: Callable[..., Path], tiny_smollm2: Path
+) -> None:
+    path = written(*ROWS, model=str(tiny_smollm2), train={"max_length": 64, "excess_length": "raise"})
     code, out, err = ft("data", "preview", path)
     assert code == 2 and "more than train.max_length=64" in err and "[[Yes." in out
     assert "1 row cannot be used" in out and "row 3  " in out
 
 
-def test_targets_are_those_of_the_data(ft: Run, written: Callable[..., Path]) -> None:
-    path = written(*ROWS[:2])
+def test_targets_are_those_of_the_data(ft: Run, written: Callable[..., Path], tiny_smollm2: Path) -> None:
+    path = written(*ROWS[:2], model=str(tiny_smollm2))
     _, out, _ = ft("data", "preview", path, "--json", "--targets")
     data = finetooth.session(path).job.method._data
     for view, datum in zip(json.loads(out), data, strict=True):
@@ -281,8 +283,10 @@ def test_targets_are_those_of_the_data(ft: Run, written: Callable[..., Path]) ->
     assert "Targets of row 1" in out and "'Yes'" in out
 
 
-def test_the_page_says_what_each_token_predicts(ft: Run, written: Callable[..., Path], tmp_path: Path) -> None:
-    path = written(["Say <|im_end|>.", "Yes."])
+def test_the_page_says_what_each_token_predicts(
+    ft: Run, written: Callable[..., Path], tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    path = written(["Say <|im_end|>.", "Yes."], model=str(tiny_smollm2))
     ft("data", "preview", path, "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     titles = re.findall(r'<span class="([^"]*)" title="([^"]*)">([^<]*)</span>', page)

@@ -39,6 +39,12 @@ STEPS = {"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 6
 
 
 @pytest.fixture
+def tiny_model(tiny_smollm2: Path) -> Path:
+    """With a vocabulary of real size, which is what takes room here."""
+    return tiny_smollm2
+
+
+@pytest.fixture
 def ft(tmp_path: Path) -> Run:
     """Runs a command as a process; its exit code, and what it said on stderr."""
 

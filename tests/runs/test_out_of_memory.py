@@ -40,6 +40,13 @@ except EngineError as error:
 """
 
 
+@pytest.fixture
+def tiny_model(tiny_smollm2: Path) -> Path:
+    """With a vocabulary of real size, which is what takes room here."""
+    return tiny_smollm2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit on address space is Linux's")
 def test_a_real_limit_ends_a_run_in_one_line_with_its_state_kept(recipe: Callable[..., Any], tmp_path: Path) -> None:
     made = recipe(train={"batch_size": 8, "precision": "fp32", "max_length": 256, "micro_batch_tokens": 65536})

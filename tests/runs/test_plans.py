@@ -30,7 +30,7 @@ def test_the_hash_stands_for_what_decides_the_numbers_and_nothing_else(recipe: C
     assert finetooth.session(recipe(trackers=[], output="elsewhere")).plan.hash == first.hash
     del held
     assert finetooth.session(recipe(), ["train.seed=9"]).plan.hash != first.hash
-    assert finetooth.session(recipe(), ["train.micro_batch_tokens=96"]).plan.hash != first.hash
+    assert finetooth.session(recipe(), ["train.micro_batch_tokens=128"]).plan.hash != first.hash
 
 
 def test_a_recording_does_not_change_the_plan(recipe: Callable[..., Any]) -> None:
@@ -56,11 +56,13 @@ def test_a_loss_that_cannot_be_fed_is_refused_by_the_plan(recipe: Callable[..., 
         _ = finetooth.session(recipe(method={"name": "sft", "loss": "scored"}), plugins=plugins).plan
 
 
-def test_a_whole_model_must_fit_on_the_disk(recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_model_must_fit_on_the_disk(
+    recipe: Callable[..., Any], tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
-    assert finetooth.session(recipe()).plan.hash  # a small adapter fits
+    assert finetooth.session(recipe(model=str(tiny_smollm2))).plan.hash  # a small adapter fits
     with pytest.raises(PlanError, match=r"has 0\.00 GB free, and the run may write"):
-        _ = finetooth.session(recipe(adapter={"name": "freeze", "layers": 1})).plan
+        _ = finetooth.session(recipe(model=str(tiny_smollm2), adapter={"name": "freeze", "layers": 1})).plan

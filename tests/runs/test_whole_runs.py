@@ -43,15 +43,15 @@ def digests(artifact: Path) -> dict[str, str]:
 
 def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Losses, tmp_path: Path) -> None:
     curves = {}
-    for budget in (96, 256, 1024, 8192):
+    for budget in (128, 256, 1024, 8192):
         sections = recipe(output=str(tmp_path / str(budget)))
         sections["train"] |= {"micro_batch_tokens": budget, "max_steps": 12}
         assert finetooth.run(sections).status == "done"
         curves[budget] = losses(tmp_path / str(budget))
-    assert len(curves[96]) == 12
+    assert len(curves[128]) == 12
     for budget in (256, 1024, 8192):
-        assert curves[budget] == pytest.approx(curves[96], rel=1e-3)
-    assert curves[96][-1] < curves[96][0] - 0.3
+        assert curves[budget] == pytest.approx(curves[128], rel=1e-3)
+    assert curves[128][-1] < curves[128][0] - 0.3
 
 
 @pytest.mark.slow
@@ -111,6 +111,7 @@ def test_a_run_reports_and_keeps_what_others_load(recipe: Make, tmp_path: Path, 
     assert tokenizer.decode(tokenizer("Hello there,\nyou two.")["input_ids"]) == "Hello there,\nyou two."
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_says_what_is_kept(recipe: Make, tmp_path: Path) -> None:
     sections = recipe(plugins=["./stop.py"])
     sections["train"] |= {"max_steps": 500}
@@ -180,6 +181,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert sorted(workplace.rglob("*")) == before, "nothing may be left behind"
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_stands_for_a_full_disk(recipe: Make, tmp_path: Path) -> None:
     name = write(tmp_path, recipe())
     limited = (

@@ -62,6 +62,7 @@ async def tools(url: str, *calls: tuple[str, dict[str, Any]]) -> list[dict[str, 
     return [result.structured_content for result in results]
 
 
+@pytest.mark.slow
 def test_three_clients_of_one_server(serve: Any) -> None:
     served = serve("api", "tinker", "mcp")
     with finetooth.Client(served.url, patience=10) as client:

@@ -170,6 +170,7 @@ def test_a_run_over_the_tinker_protocol_is_the_run_here(apart: str, recipe: Reci
         np.testing.assert_allclose(theirs[name], values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_remote_is_an_option_of_run(
     apart: str, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_hooks.testing import draws
 from finetooth_toolbox.text.ascii_words import WORTH, ascii_words
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import HealthCheck, given, settings
@@ -89,7 +90,7 @@ TEXT = (
 )
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=draws(60), suppress_health_check=[HealthCheck.too_slow])
 @given(texts=st.lists(TEXT, max_size=3))
 def test_real_tokenizers(real: FastTokenizer, texts: list[str]) -> None:
     expected = [plain(real, text) for text in texts]
@@ -164,7 +165,7 @@ def test_a_change_is_noticed(name: str) -> None:
         assert one.encode_from([(text, None), (text * 2, 4)])[0][0] == plain(one, text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=draws(20))
 @given(steps=st.lists(st.sampled_from([*CHANGES, *TOLD]) | TEXT, max_size=12))
 def test_changes_one_after_another(steps: list[str]) -> None:
     one = trained()

@@ -304,10 +304,11 @@ def relative(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
     return math.sqrt(difference / sum(float((b[name] ** 2).sum()) for name in b))
 
 
-@pytest.fixture(scope="session", params=["auto", "transformers"])
+@pytest.fixture(scope="session", params=["auto", pytest.param("transformers", marks=pytest.mark.slow)])
 def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
     """What tests share, once for each way to compute the decoder layers (the tiny models' families describe them, so
-    `auto` is the stream decoder); pytest's import mode keeps test modules from importing each other."""
+    `auto` is the stream decoder); that of transformers is for `make slow`, beside the engine's contract. pytest's
+    import mode keeps test modules from importing each other."""
     return SimpleNamespace(
         context=FakeContext(Path(), installed=True),
         decoder=request.param,

@@ -12,7 +12,19 @@ from finetooth_hooks.testing import engine_checks, parametrize_with_checks
 NAMES = [check.name for check in engine_checks(lambda: None, vocab_size=8)]  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize(
+    ("kit", "precision"),
+    [
+        ("auto", "fp32"),
+        ("auto", "bf16"),
+        ("transformers", "fp32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("auto", "fp16"), ("auto", "fp64"), *(("transformers", p) for p in ("bf16", "fp16", "fp64")))
+        ),
+    ],
+    indirect=["kit"],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: str) -> None:
     def make() -> Any:

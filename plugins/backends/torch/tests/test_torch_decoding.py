@@ -17,6 +17,7 @@ import pytest
 import torch
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.protocols import LowRank
+from finetooth_hooks.testing import draws
 from finetooth_kernels import capture, native
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.decoder.layers import Group
@@ -48,7 +49,7 @@ def caches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(decode, "WASTE", 0)
 
 
-@pytest.mark.parametrize("config", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("config", ["llama", pytest.param("qwen2", marks=pytest.mark.slow), "qwen3"])
 @pytest.mark.usefixtures("caches")
 def test_greedy_tokens_are_those_of_transformers_generate(kit: SimpleNamespace, config: str) -> None:
     settings = {"head_dim": 8} if config == "qwen3" else {}  # heads wider than hidden / heads
@@ -80,7 +81,7 @@ def test_logprobs_are_the_scored_ones_while_caches_grow_and_rows_leave(
             assert np.allclose(one.logprobs, scored, atol=tolerance)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=draws(6), deadline=None)
 @given(data=st.data())
 def test_what_else_is_written_changes_nothing(kit: SimpleNamespace, data: st.DataObject) -> None:
     if not hasattr(kit, "one_engine"):
@@ -261,7 +262,7 @@ class Rows:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [4, 16], ids=["matrix products", "compiled"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=draws(12), deadline=None)
 @given(data=st.data())
 def test_the_cache_holds_what_was_written(size: int, dtype: torch.dtype, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -31,6 +31,7 @@ def given_back(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_what_is_let_go_of_is_kept() -> None:
     import ctypes

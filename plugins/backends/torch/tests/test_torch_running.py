@@ -71,7 +71,15 @@ def same(found: list[Completion], alone: list[Completion]) -> None:
 
 
 @pytest.mark.parametrize("waste", [decode.WASTE, 0], ids=["caches merge", "a cache each"])
-@pytest.mark.parametrize(("config", "size"), [("llama", None), ("qwen3", None), ("llama", 16), ("qwen2", 16)])
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        ("llama", None),
+        pytest.param("qwen3", None, marks=pytest.mark.slow),
+        ("llama", 16),
+        pytest.param("qwen2", 16, marks=pytest.mark.slow),
+    ],
+)
 def test_a_request_gets_what_it_gets_alone(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, config: str, size: int | None, waste: int
 ) -> None:

@@ -43,8 +43,11 @@ def train(kit: SimpleNamespace, engine: Any, steps: range) -> list[float]:
     return losses
 
 
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@PRECISIONS
 def test_a_restored_engine_continues_bit_for_bit(
     kit: SimpleNamespace, tmp_path: Path, kind: str, precision: str
 ) -> None:
@@ -83,7 +86,7 @@ def test_a_restored_engine_continues_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@PRECISIONS
 def test_a_snapshot_brings_everything_back(kit: SimpleNamespace, tmp_path: Path, kind: str, precision: str) -> None:
     """Rolled back twice the engine does the same thing twice, and the snapshot on disk is what `save` wrote."""
     optimizer, options = KINDS[kind]

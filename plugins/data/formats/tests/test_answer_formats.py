@@ -11,6 +11,7 @@ import pytest
 from finetooth_formats.sides import transcript
 from finetooth_hooks import DataError, Message, Row
 from finetooth_hooks.examples import Labelled, LeftOut, Pair, Stepwise, Task
+from finetooth_hooks.testing import draws
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -181,7 +182,7 @@ NAMES = ("chat", "instruction", "prompt_completion", "text", "segments", "prefer
 
 @pytest.mark.parametrize("name", NAMES)
 @given(values=st.dictionaries(COLUMNS, ANY, max_size=5))
-@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=draws(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_row_gives_an_example_or_a_named_refusal(format_of: Make, name: str, values: dict[str, Any]) -> None:
     try:
         format_of(name).detect(values)

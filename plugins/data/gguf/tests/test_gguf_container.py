@@ -30,6 +30,7 @@ def tiny_path(writer: Callable[..., Path]) -> Path:
     return writer("llama", TINY, LlamaForCausalLM(TINY))
 
 
+@pytest.mark.slow
 def test_metadata_and_tensors_equal_the_gguf_packages_reader(smollm2: Container, smollm2_path: Path) -> None:
     peer = GGUFReader(smollm2_path)
     stated = {key: field.contents() for key, field in peer.fields.items() if not key.startswith("GGUF.")}

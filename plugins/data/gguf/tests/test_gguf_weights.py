@@ -181,6 +181,7 @@ def test_smollm2_equals_what_transformers_dequantises(smollm2_path: Path, smollm
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_smollm2_saved_and_read_back_gives_equal_logits(smollm2_model: PreTrainedModel, tmp_path: Path) -> None:
     smollm2_model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)

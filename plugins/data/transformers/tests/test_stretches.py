@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from finetooth_hooks.testing import draws
 from finetooth_toolbox.text.ascii_words import ascii_words
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
@@ -71,7 +72,7 @@ TEXT = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
 
 
 @pytest.mark.parametrize("kind", [*CUTS, "metaspace", "normalised"])
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=draws(60))
 @given(stretches=st.lists(st.tuples(TEXT, st.none() | st.integers(0, 20)), max_size=4))
 def test_it_says_what_offsets_say(kind: str, stretches: list[tuple[str, int | None]]) -> None:
     one = tokenizer(kind)
@@ -110,7 +111,7 @@ WORDY = st.lists(
 
 
 @pytest.mark.parametrize("kind", CUTS)
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=draws(100))
 @given(text=ASCII | WORDY)
 def test_remembered_words_give_the_same_ids(kind: str, text: str) -> None:
     one = tokenizer(kind)

@@ -17,7 +17,7 @@ from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
 from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     NOON,
     assert_reads_back,
@@ -81,11 +81,16 @@ def text(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json_text(arguments)
 
 
+@cache
+def compiled(source: str) -> Any:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = json_text
+    return environment.from_string(source)
+
+
 def by_template(kind: str, tokenizer: FastTokenizer, messages: Any, *, ask: bool = False, **given: Any) -> list[int]:
     if kind == "r1":  # transformers leaves out what is null, on which the template depends
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.filters["tojson"] = json_text
-        template = environment.from_string(tokenizer.chat_template or "")
+        template = compiled(tokenizer.chat_template or "")
         chat = [shape(kind, message) for message in messages]
         said = template.render(messages=chat, add_generation_prompt=ask, bos_token=m.BEGIN, **given)
         return tokenizer.encode(said, special=True)
@@ -116,15 +121,15 @@ def check_identity(kind: str, tokenizers: Tokenizers, conversation: Conversation
         assert list(plain.prompt(messages[:i])) + left == asked
 
 
-@pytest.mark.parametrize("kind", ["v3", pytest.param("r1", marks=pytest.mark.slow), "v31"])
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("kind", TEMPLATES)
+@settings(max_examples=draws(40), deadline=None)
 @given(data=st.data())
 def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, kind: str, data: Any) -> None:
     check_identity(kind, tokenizers, data.draw(BESIDE if kind == "r1" else SAID), real=False)
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(data=st.data())
 def test_tokens_are_those_of_the_template_in_real_vocabularies(tokenizers: Tokenizers, kind: str, data: Any) -> None:
     check_identity(kind, tokenizers, data.draw(BESIDE if kind == "r1" else SAID), real=True)
@@ -205,7 +210,7 @@ def calls(kind: str, message: Message, *, lost: bool) -> str:
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(data=st.data())
 def test_answers_train(tokenizers: Tokenizers, kind: str, data: Any) -> None:
     """And read back, by the ways to write them that leave no opening out."""
@@ -239,7 +244,7 @@ def normal(kind: str, message: Message, thinks: bool) -> Message:
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(data=st.data())
 def test_extension_holds(tokenizers: Tokenizers, kind: str, data: Any) -> None:
     conversation = data.draw((BESIDE if kind == "r1" else SAID).filter(thinks_apart))

@@ -11,7 +11,7 @@ import pytest
 from finetooth_gemma.renderer import Gemma, GemmaOptions, build
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     assert_identical,
     assert_reads_back,
@@ -58,7 +58,7 @@ def drawn(template: str) -> st.SearchStrategy[Conversation]:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(data=st.data())
-@settings(SLOW, max_examples=200)
+@settings(SLOW, max_examples=draws(40))
 def test_identical_with_the_template(
     gemma: MakeRenderer, gemma_tokenizer: Make, template: str, data: st.DataObject
 ) -> None:
@@ -72,7 +72,7 @@ def test_identical_with_the_template(
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_identical_with_a_tokenizer_of_gemmas_kind(
     gemma: MakeRenderer, gemma_tokenizer: Make, template: str, data: st.DataObject
 ) -> None:
@@ -86,7 +86,7 @@ def test_identical_with_a_tokenizer_of_gemmas_kind(
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_reads_back_and_extends(gemma: MakeRenderer, template: str, data: st.DataObject) -> None:
     conversation = data.draw(drawn(template))
     renderer = gemma(template)
@@ -125,7 +125,7 @@ def test_text_that_spells_markup_stays_text(gemma: MakeRenderer) -> None:
     ends=st.lists(st.integers(0, 14), max_size=6, unique=True).map(sorted),
     trains=st.booleans(),
 )
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_ranges_weigh_what_they_say(
     tmp_path_factory: pytest.TempPathFactory, content: str, ends: list[int], trains: bool
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from finetooth_glm.renderer import GLM4Moe, GLMOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     assert_identical,
     assert_reads_back,
@@ -77,14 +77,14 @@ def check_identity(tokenizer: FastTokenizer, conversation: Conversation, thinkin
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(data=st.data(), thinking=st.booleans())
 def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, name: str, data: Any, thinking: bool) -> None:
     check_identity(tokenizers(name), data.draw(SAID if thinking else UNTHOUGHT), thinking)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(data=st.data(), thinking=st.booleans())
 def test_tokens_are_those_of_the_template_in_a_real_vocabulary(
     tokenizers: Tokenizers, name: str, data: Any, thinking: bool
@@ -163,7 +163,7 @@ def ambiguous(conversation: Conversation) -> bool:
     return any(isinstance(value, str) and value.strip()[:1] in tuple("0123456789-{[ntf") for value in values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(data=st.data(), thinking=st.booleans(), keep=st.booleans())
 def test_answers_train_and_read_back(tokenizers: Tokenizers, data: Any, thinking: bool, keep: bool) -> None:
     conversation = data.draw(SAID if thinking else UNTHOUGHT)
@@ -177,7 +177,7 @@ def test_answers_train_and_read_back(tokenizers: Tokenizers, data: Any, thinking
             assert_reads_back(renderer, conversation, normal, i)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(data=st.data())
 def test_extension_holds(tokenizers: Tokenizers, data: Any) -> None:
     for options, some in (({"keep_reasoning": True}, SAID), ({"thinking": False}, UNTHOUGHT)):
@@ -196,7 +196,7 @@ def test_extension_does_not_hold() -> None:
     assert built(ByteTokenizer(), keep_reasoning=True).render(Conversation(messages)).remarks == ()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(
     pieces=st.lists(st.sampled_from(["<think>", "</think>", "\n", " ", "a", "b"]), max_size=9).map("".join),
     more=st.booleans(),
@@ -216,7 +216,7 @@ def test_reasoning_inside_a_content_is_split_as_in_the_template(
         assert_identical(renderer, tokenizer, conversation)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(
     name=st.sampled_from(["f", "f<g", "f\ng", "<tool_call>"]),
     arguments=st.dictionaries(

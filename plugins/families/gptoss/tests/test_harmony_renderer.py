@@ -13,7 +13,7 @@ import pytest
 from finetooth_gptoss.renderer import Harmony, HarmonyOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     NOON,
     assert_identical,
@@ -52,7 +52,7 @@ def made(tokenizer: Any, options: tuple[tuple[str, Any], ...]) -> Harmony:
     return Harmony(tokenizer, HarmonyOptions(**{"today": TODAY, **dict(options)}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(SAID)
 def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, conversation: Conversation) -> None:
     tokenizer = tokenizers()
@@ -66,7 +66,7 @@ def test_tokens_are_those_of_the_template(tokenizers: Tokenizers, conversation: 
             assert_identical(built(tokenizer), tokenizer, pending)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 @given(SAID)
 def test_tokens_are_those_of_the_template_in_a_real_vocabulary(
     tokenizers: Tokenizers, conversation: Conversation
@@ -118,7 +118,7 @@ def schema(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 SCHEMA = schema(schema(schema(st.just({"type": "string"}))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(st.dictionaries(NAMES, SCHEMA, max_size=3), st.lists(NAMES, max_size=2))
 def test_schemas_of_tools_are_written_as_in_the_template(
     tokenizers: Tokenizers, properties: dict[str, Any], required: list[str]
@@ -196,7 +196,7 @@ def normal(message: Message) -> Message:
     return Message("assistant", "" if calls else message.content, reasoning=reasoning, tool_calls=calls)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(SAID, st.booleans())
 def test_answers_train_and_read_back(tokenizers: Tokenizers, conversation: Conversation, keep: bool) -> None:
     tokenizer = tokenizers()
@@ -278,7 +278,7 @@ MARKS = ("<|end|>", "<|start|>assistant", "<|start|>", "<|message|>", "<|channel
 SPELLED = st.lists(st.sampled_from(("a", "\n", *MARKS)), max_size=6).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(30), deadline=None)
 @given(content=SPELLED, reasoning=SPELLED, calls=st.booleans())
 def test_spelled_markup_is_read_back_as_text(tokenizers: Tokenizers, content: str, reasoning: str, calls: bool) -> None:
     """Only control tokens are markup; text that spells them is not."""

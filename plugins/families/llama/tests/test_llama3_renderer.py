@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from finetooth_hooks import Conversation, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_llama.renderer import Llama3Options, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def test_a_tokenizer_without_markup_is_refused(tmp_path: Path) -> None:
 
 
 @given(TEXT, st.lists(st.integers(0, 30), max_size=4), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=draws(20))
 def test_ranges_weigh_what_they_say(
     tmp_path_factory: pytest.TempPathFactory, content: str, ends: list[int], trains: bool
 ) -> None:

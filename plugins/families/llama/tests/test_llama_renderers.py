@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     NOON,
@@ -185,7 +185,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     made_, tokenizer = made(name)
     extended = []
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=draws(40), deadline=None)
     @given(of(case))
     def check(conversation: Conversation) -> None:
         assert_official(name, made_, tokenizer, conversation)
@@ -200,7 +200,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
 def test_tokens_over_a_real_vocabulary(made: Made, name: str) -> None:
     made_, tokenizer = made(name, real=True)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=draws(15), deadline=None)
     @given(of(CASES[name]))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
@@ -219,7 +219,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         content = message.content.lstrip("\n") if smol else message.content.strip()
         return replace(message, content=content, reasoning=message.reasoning.strip("\n"), tool_calls=calls)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(of(CASES[name]))
     def check(conversation: Conversation) -> None:
         for i, message in enumerate(conversation.messages):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     CLOCK,
     NOON,
@@ -101,7 +101,7 @@ def trained_texts(version: str, conversation: Conversation, metaspace: bool = Fa
 
 @pytest.mark.parametrize("version", VERSIONS)
 @given(data=st.data())
-@settings(SLOW, max_examples=200)
+@settings(SLOW, max_examples=draws(40))
 def test_identical_with_the_template(
     mistral: Callable[..., TurnRenderer], mistral_tokenizer: Make, version: str, data: st.DataObject
 ) -> None:
@@ -114,7 +114,7 @@ def test_identical_with_the_template(
 
 @pytest.mark.parametrize("version", ["v1", "v3"])
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_identical_with_a_tokenizer_of_llamas_kind(
     mistral: Callable[..., TurnRenderer], mistral_tokenizer: Make, version: str, data: st.DataObject
 ) -> None:
@@ -128,7 +128,7 @@ def test_identical_with_a_tokenizer_of_llamas_kind(
 
 @pytest.mark.parametrize("version", SYSTEM_IN_LAST)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_the_system_message_stays_when_an_answer_follows(
     mistral: Callable[..., TurnRenderer], mistral_tokenizer: Make, version: str, data: st.DataObject
 ) -> None:
@@ -152,7 +152,7 @@ def test_the_system_message_stays_when_an_answer_follows(
 @pytest.mark.parametrize("metaspace", [False, True])
 @pytest.mark.parametrize("version", VERSIONS)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_reads_back(
     mistral: Callable[..., TurnRenderer], mistral_tokenizer: Make, version: str, metaspace: bool, data: st.DataObject
 ) -> None:
@@ -197,7 +197,7 @@ def test_broken_calls_stay_in_the_content(
 
 @pytest.mark.parametrize("version", ["v1", "v7-tekken"])
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_extends(mistral: Callable[..., TurnRenderer], version: str, data: st.DataObject) -> None:
     assert mistral(version).extension and extends(mistral(version), data.draw(drawn(version)))
 
@@ -243,7 +243,7 @@ def test_golden(shared: Path, mistral: Callable[..., TurnRenderer], mistral_toke
     ends=st.lists(st.integers(0, 14), max_size=6, unique=True).map(sorted),
     trains=st.booleans(),
 )
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_ranges_weigh_what_they_say(
     tmp_path_factory: pytest.TempPathFactory, version: str, content: str, ends: list[int], trains: bool
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext, parametrize_with_checks
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_hooks.testing.templates import (
     assert_identical,
     assert_reads_back,
@@ -85,7 +85,7 @@ def assert_like_the_template(
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(data=st.data())
-@settings(SLOW, max_examples=200)
+@settings(SLOW, max_examples=draws(40))
 def test_identical_with_the_template(
     phi: MakeRenderer, phi_tokenizer: Make, template: str, data: st.DataObject
 ) -> None:
@@ -96,7 +96,7 @@ def test_identical_with_the_template(
 
 @pytest.mark.parametrize("template", OLD)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_identical_with_phi3s_own_tokenizer(
     phi: MakeRenderer, phi_tokenizer: Make, template: str, data: st.DataObject
 ) -> None:
@@ -113,7 +113,7 @@ def test_identical_with_phi3s_own_tokenizer(
 
 
 @given(conversations(reasoning=True))
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_identical_with_a_tokenizer_of_phi4s_kind(
     phi: MakeRenderer, phi_tokenizer: Make, conversation: Conversation
 ) -> None:
@@ -124,7 +124,7 @@ def test_identical_with_a_tokenizer_of_phi4s_kind(
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_reads_back_and_extends(phi: MakeRenderer, template: str, data: st.DataObject) -> None:
     conversation = data.draw(conversations(reasoning=template == "phi-4-reasoning"))
     renderer = phi(template)
@@ -137,7 +137,7 @@ def test_reads_back_and_extends(phi: MakeRenderer, template: str, data: st.DataO
 
 @pytest.mark.parametrize("template", OLD)
 @given(data=st.data())
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_reads_back_with_phi3s_own_tokenizer(phi: MakeRenderer, template: str, data: st.DataObject) -> None:
     conversation = data.draw(conversations())
     renderer = phi(template, "phi-3-mini")
@@ -191,7 +191,7 @@ def test_text_that_spells_markup_stays_text(phi: MakeRenderer, template: str) ->
     ends=st.lists(st.integers(0, 14), max_size=6, unique=True).map(sorted),
     trains=st.booleans(),
 )
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=draws(20))
 def test_ranges_weigh_what_they_say(
     tmp_path_factory: pytest.TempPathFactory,
     template: str,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing import FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
@@ -155,7 +155,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     renderer, tokenizer = made(name)
     extended = []
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=draws(40), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assert_identical(renderer, tokenizer, conversation, **case.variables)
@@ -171,7 +171,7 @@ def test_tokens_over_a_real_vocabulary(real: Made, name: str) -> None:
     case = CASES[name]
     renderer, tokenizer = real(name)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=draws(15), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
@@ -195,7 +195,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         thought, content = message.reasoning.strip("\n"), message.content.lstrip("\n")
         return replace(message, content=content, reasoning=thought, tool_calls=calls)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(drawn(name))
     def check(conversation: Conversation) -> None:
         answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
@@ -289,7 +289,7 @@ def test_extension_does_not_hold_where_reasoning_is_dropped(made: Made) -> None:
 def test_a_think_block_in_the_content_is_reasoning(made: Made, name: str) -> None:
     renderer, tokenizer = made(name)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(conversations(tools=True, reasoning=True).filter(unmarked))
     def check(conversation: Conversation) -> None:
         messages = tuple(

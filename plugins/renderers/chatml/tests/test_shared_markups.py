@@ -13,7 +13,7 @@ from finetooth_chatml import classic, hermes
 from finetooth_chatml import renderer as chatml
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
-from finetooth_hooks.testing import ByteTokenizer, FakeContext
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
@@ -125,7 +125,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     renderer, tokenizer = made(name)
     extended = []
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=draws(40), deadline=None)
     @given(of(case))
     def check(conversation: Conversation) -> None:
         assert_identical(renderer, tokenizer, conversation)
@@ -141,7 +141,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
 def test_tokens_over_a_real_vocabulary(made: Made, name: str) -> None:
     renderer, tokenizer = made(name, real=True)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=draws(15), deadline=None)
     @given(of(CASES[name]))
     def check(conversation: Conversation) -> None:
         assume(not spells_special(tokenizer, conversation))
@@ -159,7 +159,7 @@ def test_what_was_written_is_read_back(made: Made, name: str) -> None:
         content = message.content.strip() if name in ("zephyr", "vicuna") else message.content
         return replace(message, content=content, tool_calls=calls)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(of(CASES[name]))
     def check(conversation: Conversation) -> None:
         if name in ("zephyr", "vicuna") or not conversation.messages[-1].content.startswith("\n"):
@@ -202,7 +202,7 @@ def test_hermes_without_tools_is_chatml(made: Made) -> None:
     renderer, tokenizer = made("hermes")
     plain, _ = made("chatml")
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=draws(15), deadline=None)
     @given(conversations())
     def check(conversation: Conversation) -> None:
         first, *rest = renderer.render(conversation).tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing import FakeContext, draws
 from finetooth_hooks.testing.templates import CLOCK, WEATHER
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -81,7 +81,7 @@ def test_calls_are_read_as_the_template_writes_them(of: Any, way: str) -> None:
     renderer, _, context = of(WAYS[way])
     assert renderer.reads_calls and not context.notes
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(st.lists(ARGUMENTS, min_size=1, max_size=1 if way == "bare" else 3), st.sampled_from(["", "I look."]))
     def check(several: list[dict[str, Any]], content: str) -> None:
         content = "" if way == "bare" else content

@@ -11,6 +11,7 @@ import pytest
 from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.examples import Image, Placed, Weighted, images_of
 from finetooth_hooks.protocols import ImagePlace
+from finetooth_hooks.testing import draws
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.template import ChatTemplate
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -102,7 +103,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 def test_tokens_masks_and_places(family: str, shared: Path, byte_level: Callable[..., FastTokenizer]) -> None:
     bench = Bench(family, shared, byte_level)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=draws(30), deadline=None)
     @given(conversation=conversations())
     def holds(conversation: Conversation) -> None:
         rendered = bench.renderer.render(conversation)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
+from finetooth_hooks.testing import draws
 from finetooth_hooks.testing.templates import CLOCK, conversations
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.shapes import Shaper
@@ -77,7 +78,7 @@ def test_results_are_those_of_rendering_everything(qwen3: JinjaRenderer) -> None
         except DataError as refused:
             return str(refused)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=draws(20), deadline=None)
     @given(conversations(tools=True, reasoning=True))
     def check(conversation: Conversation) -> None:
         found = result(conversation)

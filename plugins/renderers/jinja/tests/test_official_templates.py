@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing import FakeContext, draws
 from finetooth_hooks.testing.templates import (
     assert_trains,
     conversations,
@@ -77,13 +77,14 @@ ANSWERS = {
 which the prompt ends, up to the end of the turn. Contents that spell special tokens are left out before."""
 
 
-def check_identity_and_mask(shared: Path, folder: Path, name: str, examples: int) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_and_mask(shared: Path, tmp_path: Path, name: str) -> None:
     """Tokens are transformers', and decoding exactly those that train gives the answers with their ends of turn."""
-    tokenizer, renderer = made(shared, folder, name)
+    tokenizer, renderer = made(shared, tmp_path, name)
     answers = re.compile(next(words for start, words in ANSWERS.items() if name.startswith(start)), re.DOTALL)
     seen: list[str] = []
 
-    @settings(deadline=None, max_examples=examples, derandomize=True)
+    @settings(deadline=None, max_examples=draws(20), derandomize=True)
     @given(conversations(tools=True, reasoning=True, turns=2))
     def check(conversation: Conversation) -> None:
         if spells_special(tokenizer, conversation):
@@ -119,17 +120,6 @@ def check_identity_and_mask(shared: Path, folder: Path, name: str, examples: int
 
 
 REFUSALS = "cannot be established|changes its text|leaves (the|its|all but 1 of its) (tools|calls|reasoning)"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_tokens_and_mask(shared: Path, tmp_path: Path, name: str) -> None:
-    check_identity_and_mask(shared, tmp_path, name, 40)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_tokens_and_mask_of_many_conversations(shared: Path, tmp_path: Path, name: str) -> None:
-    check_identity_and_mask(shared, tmp_path, name, 200)
 
 
 @pytest.mark.parametrize("effort", ["low", "high"])

@@ -26,6 +26,7 @@ def refused(*arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_held_folder_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder, key = tmp_path / "server", tmp_path / "key"
     serving = ("serve", "api", "--model", str(tiny), "--port", "0", "--folder", str(folder))

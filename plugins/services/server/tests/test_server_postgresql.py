@@ -35,6 +35,7 @@ def results(service: Any, ask: SimpleNamespace) -> list[Any]:
     return [*found, ask.result(service, ME, sampled)]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_as_on_sqlite(start: Any, ask: SimpleNamespace, databases: Any, tmp_path: Any) -> None:
     want = results(start(tmp_path / "sqlite"), ask)
     url = databases.url(databases.new())

@@ -310,6 +310,7 @@ def test_retries_leave_the_global_random_state_alone(proxy, store, checkpoint):
     assert random.getstate() == before
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_after_a_kill(proxy, store, checkpoint, kept_in, contents):
     """SIGKILL in the middle of a part: the next process sends that part and what follows."""
     folder = checkpoint(size=6 * PART)
