@@ -234,7 +234,7 @@ class Runner:
     ) -> Tensor:  # fmt: skip
         spec = totals.spec
         result = spec.fn(outputs, data, {name: self._array(value) for name, value in work.state.items()})
-        objective = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
+        objective: Tensor = totals.add(result, rectangle.mask.new_zeros((), dtype=self._dtype))
         check_finite(
             objective,
             spec,
