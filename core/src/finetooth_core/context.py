@@ -32,7 +32,7 @@ from finetooth_hooks.protocols import (
     Tokenizer,
 )
 
-from finetooth_core.builders import import_failure, load_builder
+from finetooth_core.builders import derived, import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.claims import refuse_misspelt, unclaimed
 from finetooth_core.collector import paused_collector
@@ -136,7 +136,7 @@ class RunContext:
             self.options[record] = options.model_dump(mode="json")
         builder = load_builder(registered)
         try:
-            return builder(options, self)
+            return derived(builder(options, self), registered.entry.kind, registered)
         except ImportError as error:
             what = f"{registered.entry.kind} {registered.entry.name!r}"
             raise import_failure(error, what, registered.distribution) from error
@@ -214,7 +214,9 @@ class RunContext:
     @cached_property
     @paused_collector()
     def tokenizer(self) -> Tokenizer:
-        return self.loader.tokenizer(self.recipe.model.name)
+        built = self.loader.tokenizer(self.recipe.model.name)
+        tokenizer: Tokenizer = derived(built, "tokenizer", self.catalog.get("loader", self.picked["loader"]))
+        return tokenizer
 
     @cached_property
     def renderer(self) -> Renderer:

@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import ResumingTracker
-from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine, Interruptible
+from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Engine
 from finetooth_hooks.errors import EngineError, FinetoothError, Interrupted, NotFinite, StopRun
-from finetooth_hooks.protocols import Method, ReadsBeginning
+from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.artifact import write_folder, write_json
@@ -99,9 +98,9 @@ class Loop:
         Raises:
             UserError: it does not fit the engine or the method.
         """
-        for part in (self.method, *self.job.evaluators):
-            if isinstance(part, ReadsBeginning):
-                part.read_beginning(self.engine)
+        self.method.read_beginning(self.engine)
+        for evaluator in self.job.evaluators:
+            evaluator.read_beginning(self.engine)
         self.engine.load(found.folder / "engine")
         self.record.history = found.history
         self.record.resumed = [*found.state.resumed, resumed]
@@ -135,7 +134,7 @@ class Loop:
         self.again = again or self.resumed_from is not None
         artifact: Path | None = None
         with interrupts(self.interrupt):
-            if isinstance(self.engine, Interruptible):
+            if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(self.interrupt.asked)
             try:
                 ending = self.steps()
@@ -145,7 +144,7 @@ class Loop:
                 ending = LEFT
             except Exception as error:
                 ending = failed(error)
-            if isinstance(self.engine, Interruptible):
+            if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(lambda: False)
             self.recorder.close(self.progress.step)
             left = ending is LEFT
@@ -253,7 +252,7 @@ class Loop:
 
     def start_tracker(self, tracker: Any) -> None:
         """`start`, or `resume` where there is something to go on from."""
-        if self.again and isinstance(tracker, ResumingTracker):
+        if self.again:
             tracker.resume(self.view, tuple(self.record.history.reports))
         else:
             tracker.start(self.view)
@@ -334,13 +333,13 @@ class Loop:
         """To the newest snapshot in memory."""
         kept = self.keeper.latest_snapshot()
         assert kept is not None  # one was taken before the first step
-        self.engine.rollback(kept.snapshot)  # type: ignore[attr-defined]
+        self.engine.rollback(kept.snapshot)
         bad = self.record.bad_steps
         self.take(as_state(kept.state))
         self.record.bad_steps = bad
         self.record.history.cut(kept.step)
         for tracker in self.job.trackers:
-            if isinstance(tracker, ResumingTracker):
+            if "resume" in tracker.capabilities:
                 tracker.resume(self.view, tuple(self.record.history.reports))
 
     # --- keeping ------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
-from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+from finetooth_hooks.protocols import Adapter, Loader, ModelInfo, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
 
 from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
@@ -98,7 +99,7 @@ def data_hashes(decisions: Any) -> dict[str, str]:
     }
 
 
-class FromRun:
+class FromRun(LoaderBase):
     """A `protocols.Loader` of what a run trained: whole weights as they are, an adapter folded into its base in fp32.
 
     Args:
@@ -188,18 +189,19 @@ class FromRun:
         loader, inner = self._inner
         if self.whole:
             return loader.load(inner, framework=framework, precision=precision, device=device)
-        fold = getattr(self._adapter, "fold", None)
-        if fold is None:
+        if "fold" not in self._adapter.capabilities:
             raise PlanError(
                 f"model: the adapter of {self.folder} ({self.parent.picked['adapter']}) cannot be folded into its base",
                 action="name a run with whole weights, or one with an adapter that can",
             )
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
-        return fold(base, self.artifact, precision=precision, device=device, pad_id=loader.tokenizer(inner).pad_id)
+        pad_id = loader.tokenizer(inner).pad_id
+        return self._adapter.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
 
     @cached_property
-    def _adapter(self) -> Any:
-        return self.parent.section("adapter", self.parent.recipe.adapter, "adapter")
+    def _adapter(self) -> Adapter:
+        built: Adapter = self.parent.section("adapter", self.parent.recipe.adapter, "adapter")
+        return built
 
 
 def from_run(context: RunContext) -> FromRun | None:

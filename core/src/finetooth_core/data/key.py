@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_hooks.protocols import IdentifiedSource
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -70,7 +69,7 @@ def data_key(
         context.catalog.get(kind, context.picked[kind]) for kind in kinds if kind in context.picked
     ]
     parts += [picked.registered for picked in (*rows.sources, *rows.formats)]
-    relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
+    relied_on = {name for picked in rows.sources for name in picked.source.relies_on}
     parts += [context.catalog.get("source", name) for name in sorted(relied_on)]
     parts += _offering(context, rendering.build)
     parts += _processor(context)
@@ -118,7 +117,7 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
             digests = {path: hashes.sha256(path) for path in made_of}
             files |= digests
             named = {path.as_posix(): digest for path, digest in digests.items()}
-        elif isinstance(picked.source, IdentifiedSource):
+        else:
             named = picked.source.identity()
         if named is None:
             raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")

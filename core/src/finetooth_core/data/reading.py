@@ -13,7 +13,7 @@ import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
 from finetooth_hooks.problems import Problems, raise_together
-from finetooth_hooks.protocols import Portion, PortionedSource
+from finetooth_hooks.protocols import Portion
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.rows.tally import Tally
 
@@ -235,7 +235,7 @@ def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
 
 def _work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
     source = picked.source
-    if isinstance(source, PortionedSource):
+    if "portions" in source.capabilities:
         for portion in source.portions():
             yield Work(index, portion, len(portion.content))
         return
@@ -286,7 +286,6 @@ def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataE
     if not isinstance(work.rows, Portion):
         return work.rows
     source = sources[work.source].source
-    assert isinstance(source, PortionedSource)
     rows = source.read(work.rows)
     return rows if work.places is None else _at(rows, work.places)
 
@@ -315,7 +314,6 @@ def _refusals(sources: Sequence[PickedSource], reading: Reading) -> list[DataErr
     found = []
     for index in sorted(reading.broken):
         source = sources[index].source
-        assert isinstance(source, PortionedSource)
         found.append(source.refusal(reading.broken[index], reading.good.get(index, 0)))
     return found
 

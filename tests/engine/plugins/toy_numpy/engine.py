@@ -25,11 +25,13 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.engine import Counts, Snapshot
+from finetooth_hooks.bases import EngineBase
+from finetooth_hooks.engine import Counts, Snapshot, Usage
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
 from toy_numpy import rectangles, sampling, state, tape
+from toy_numpy.capabilities import CAPABILITIES
 from toy_numpy.metrics import Metrics
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
 from toy_numpy.running import RunningBatch
@@ -65,14 +67,14 @@ class _Evaluated:
             self.grads[name] = self.grads.get(name, 0.0) + grad
 
 
-class NumpyEngine:
+class NumpyEngine(EngineBase):
     """Trains the deltas of a toy, and the vector of its scalar head. See `finetooth_hooks.Engine`."""
 
-    capabilities = frozenset({"handles", "gradients", "zero_grad", "generate", "continuous", "full_state", "reference"})
+    capabilities = CAPABILITIES - {"head"}
 
     def __init__(self, model: Toy, request: EngineRequest) -> None:
         if "v" in model.delta:
-            self.capabilities = self.capabilities | {"head"}
+            self.capabilities = CAPABILITIES
         self.model = model
         self.request = request
         self.named = sorted(model.delta)
@@ -362,5 +364,9 @@ class NumpyEngine:
     def set_total_steps(self, total: int | None) -> None:
         self.total_steps = total
 
-    def peak_memory(self) -> int:
-        return sum(array.nbytes for array in (*self.model.base.values(), *self.model.delta.values()))
+    def usage(self) -> Usage:
+        size = sum(array.nbytes for array in (*self.model.base.values(), *self.model.delta.values()))
+        return Usage(size, size)
+
+    def peak_flops(self) -> float:
+        return 0.0
