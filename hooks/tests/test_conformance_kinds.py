@@ -64,7 +64,8 @@ def test_schedules(plugin: Write, factor: str, restore: str, failed: set[str]) -
 
 TRACKER = """
 import json
-class Tried:
+from finetooth_hooks import TrackerBase
+class Tried(TrackerBase):
     def start(self, run): self.file = open(run.folder / "steps.txt", MODE)
     def step(self, run, report): self.file.write(TEXT)
     def evaluated(self, run, evaluation): pass
@@ -89,16 +90,20 @@ def test_trackers(plugin: Write, mode: str, text: str, end: str, failed: set[str
 
 def test_trackers_that_go_on(plugin: Write) -> None:
     parts = TRACKER.replace("MODE", '"a"').replace("TEXT", "'x'").replace("END", "pass")
-    sound = parts + "    def resume(self, run, history): self.start(run)\n"
+    says = '    capabilities = frozenset({"resume"})\n'
+    sound = parts + says + "    def resume(self, run, history): self.start(run)\n"
     assert _kind(plugin, "tracker", sound) == set()
-    closed = parts + "    def resume(self, run, history): self.file.close()\n"  # there is none in another process
+    closed = (
+        parts + says + "    def resume(self, run, history): self.file.close()\n"
+    )  # there is none in another process
     assert _kind(plugin, "tracker", closed) == {"tracker_goes_on_from_a_history"}
 
 
 SOURCE = """
 import itertools
 COUNT = itertools.count()
-class Tried:
+from finetooth_hooks import SourceBase
+class Tried(SourceBase):
     def rows(self):
         for i in range(3):
             yield Row(ID, {"text": TEXT})
@@ -116,7 +121,8 @@ def test_sources(plugin: Write, id_: str, text: str, broken: bool) -> None:
 
 RENDERER = """
 from finetooth_hooks.testing import PlainRenderer
-class Tried:
+from finetooth_hooks import RendererBase
+class Tried(RendererBase):
     def __getattr__(self, name): return getattr(PlainRenderer(self.context.tokenizer), name)
 """
 
@@ -149,7 +155,8 @@ def test_renderers(plugin: Write, extra: str, check: str) -> None:
 METHOD = """
 from finetooth_toolbox.methods.batches import Batches, train_step
 from finetooth_toolbox.rows.preparing import prepare
-class Tried:
+from finetooth_hooks import MethodBase
+class Tried(MethodBase):
     def prepare(self):
         done = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
         self.data, self.batches = done.data, Batches.of(len(done.data), self.context.train)
@@ -178,7 +185,8 @@ def test_methods(plugin: Write) -> None:
 
 
 EVALUATOR = """
-class Tried:
+from finetooth_hooks import EvaluatorBase
+class Tried(EvaluatorBase):
     def prepare(self): return None
     def evaluate(self, engine, step):
         data = [Datum.from_tokens([1, 2, 3])]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
@@ -48,14 +49,21 @@ if TYPE_CHECKING:
 
 
 class Capable:
-    """What every base class has."""
+    """What every base class has.
+
+    Attributes:
+        capabilities: the words of its kind that are true of this object.
+    """
 
     _contract: ClassVar[str] = ""
 
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """The words of its kind that are true of this object."""
-        return frozenset()
+    # facts are plain attributes at run time, so that an object may set them or define a property; both pass the types
+    if TYPE_CHECKING:
+
+        @property
+        def capabilities(self) -> frozenset[str]: ...
+    else:
+        capabilities = frozenset()
 
     def _cannot(self, do: str, word: str) -> FinetoothError:
         made = EngineError if self._contract == "engine" else PlanError
@@ -160,20 +168,22 @@ class MethodBase(Capable):
 
     Attributes:
         noun: what a datum is, in reports.
+        data: none are known ahead.
+        roles: none but the policy, with and without its adapter.
     """
 
     _contract = "method"
     noun: str = "row"
+    if TYPE_CHECKING:
 
-    @property
-    def data(self) -> Sequence[Datum]:
-        """Nothing is known of them ahead."""
-        return ()
+        @property
+        def data(self) -> Sequence[Datum]: ...
 
-    @property
-    def roles(self) -> Mapping[str, RoleModel | None]:
-        """None but the policy, with and without its adapter."""
-        return {}
+        @property
+        def roles(self) -> Mapping[str, RoleModel | None]: ...
+    else:
+        data = ()
+        roles = MappingProxyType({})
 
     def read_beginning(self, engine: Engine) -> None:
         """Nothing is needed from the first weights."""
@@ -184,15 +194,17 @@ class EvaluatorBase(Capable):
 
     Attributes:
         noun: what a datum is, in reports.
+        data: none are known ahead.
     """
 
     _contract = "evaluator"
     noun: str = "row"
+    if TYPE_CHECKING:
 
-    @property
-    def data(self) -> Sequence[Datum]:
-        """Nothing is known of them ahead."""
-        return ()
+        @property
+        def data(self) -> Sequence[Datum]: ...
+    else:
+        data = ()
 
     def read_beginning(self, engine: Engine) -> None:
         """Nothing is needed from the first weights."""

@@ -70,11 +70,11 @@ class _Evaluated:
 class NumpyEngine(EngineBase):
     """Trains the deltas of a toy, and the vector of its scalar head. See `finetooth_hooks.Engine`."""
 
-    capabilities = CAPABILITIES - {"head"}
+    capabilities = CAPABILITIES
 
     def __init__(self, model: Toy, request: EngineRequest) -> None:
-        if "v" in model.delta:
-            self.capabilities = CAPABILITIES
+        if "v" not in model.delta:
+            self.capabilities = self.capabilities - {"head"}
         self.model = model
         self.request = request
         self.named = sorted(model.delta)

@@ -47,7 +47,8 @@ def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, co
         return {**named, "path": str(path)}
     claims = []
     for registered in context.catalog.all("source"):
-        claim = registered.entry.claims(str(path)) if isinstance(registered.entry, entries.Source) else None
+        entry = registered.entry
+        claim = entry.claims(str(path)) if isinstance(entry, entries.Source) and entry.claims else None
         if claim is not None:
             claims.append((claim.strength, registered.full_name))
     best = sorted(name for strength, name in claims if strength == max(claims)[0])
