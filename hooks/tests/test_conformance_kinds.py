@@ -119,6 +119,26 @@ def test_sources(plugin: Write, id_: str, text: str, broken: bool) -> None:
     assert _kind(plugin, "source", SOURCE.replace("ID", id_).replace("TEXT", text)) == wanted
 
 
+PORTIONS = """
+    capabilities = frozenset({"portions"})
+    def portions(self): yield Portion(b"", (0,))
+    def read(self, portion): yield from list(self.rows())[:COUNT]
+    def refusal(self, broken, good): return broken.first[0]
+"""
+
+
+def test_what_a_source_says_it_can_do(plugin: Write) -> None:
+    plain = SOURCE.replace("ID", "f'a:{i}'").replace("TEXT", "'x'")
+    portions = "from finetooth_hooks.protocols import Portion\n" + plain + PORTIONS
+    assert _kind(plugin, "source", portions.replace("[:COUNT]", "[:3]")) == set()
+    assert _kind(plugin, "source", portions.replace("[:COUNT]", "[:2]")) == {"portions_are_the_rows"}
+    says = {"says_what_it_can_do"}
+    assert _kind(plugin, "source", plain.replace("Tried(SourceBase)", "Tried")) == says
+    assert _kind(plugin, "source", plain + "    capabilities = frozenset({'telepathy'})\n") == says
+    silent = portions.replace("[:COUNT]", "[:3]").replace("    capabilities", "    words")
+    assert _kind(plugin, "source", silent) == says
+
+
 RENDERER = """
 from finetooth_hooks.testing import PlainRenderer
 from finetooth_hooks import RendererBase
