@@ -11,7 +11,7 @@ from finetooth_hooks.entries import Adapter
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.problems import Problems
 from finetooth_hooks.sources import Portion
-from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, fail
+from finetooth_hooks.testing.checks import EntryCase, check_for, expect, fail
 
 _REFUSES: Mapping[str, Mapping[str, Callable[[Any, EntryCase], Any]]] = {
     "source": {
@@ -70,7 +70,7 @@ def portions_are_the_rows(case: EntryCase) -> None:
     """A source with the capability `portions` gives, portion by portion, the rows that `rows` gives."""
     source = case.build()
     if not isinstance(source, SourceBase) or "portions" not in source.capabilities:
-        raise CheckSkipped("it does not say that it is read in portions")
+        return
     rows = [row.id for row in source.rows()]
     read = [row.id for portion in source.portions() for row in source.read(portion)]
     expect(read == rows, "ids of rows read portion by portion", read[:5], f"{rows[:5]}, those of rows()")
