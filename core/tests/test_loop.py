@@ -21,15 +21,13 @@ from finetooth_core.events import Events, PluginFailed, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.meter import Meter
 from finetooth_hooks import EngineError, Evaluation, MemoryEstimate, Plan, StepReport, StopRun, UserError
+from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase
 from finetooth_hooks.engine import Usage
 from finetooth_hooks.reports import DataReport, Prepared
 
 
-class CountingEngine:
+class CountingEngine(EngineBase):
     """Writes what it was asked for; has no weights."""
-
-    def peak_memory(self) -> int:
-        return 1
 
     def export(self, path: Path) -> None:
         (path / "weights.txt").write_text("trained")
@@ -40,7 +38,7 @@ class CountingEngine:
 
 
 @dataclass
-class CountingMethod:
+class CountingMethod(MethodBase):
     """Yields `total` steps; `at` may raise or signal at a step."""
 
     total: int = 4
@@ -71,7 +69,7 @@ class Watching:
         self.seen.append(metrics)
 
 
-class Score:
+class Score(EvaluatorBase):
     """An evaluator that scores the step number."""
 
     def evaluate(self, engine: Any, step: int) -> Evaluation:
@@ -266,6 +264,8 @@ def test_a_state_that_cannot_be_saved_does_not_hide_the_failure(tmp_path: Path, 
 class MeteredEngine(CountingEngine):
     """Knows its memory and what it can do."""
 
+    capabilities = frozenset({"usage"})
+
     asked = 0
 
     def usage(self) -> Usage:
@@ -295,7 +295,7 @@ def test_without_a_meter_or_flops_there_is_no_utilisation() -> None:
     assert Meter(engine).measured(report, 2.0).mfu == 0.0  # type: ignore[arg-type]
     assert engine.asked == 0
     plain = Meter(CountingEngine()).measured(replace(report, flops=8.0), 2.0)  # type: ignore[arg-type]
-    assert (plain.mfu, plain.flops_per_second, plain.memory, plain.memory_now) == (0.0, 4.0, 1, 0)
+    assert (plain.mfu, plain.flops_per_second, plain.memory, plain.memory_now) == (0.0, 4.0, 0, 0)
 
 
 def test_a_plugin_the_user_named_fails_the_run_and_any_other_only_warns(tmp_path: Path) -> None:

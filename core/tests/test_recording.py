@@ -13,10 +13,13 @@ from finetooth_core.plan import _check_profile
 from finetooth_core.recipe import load
 from finetooth_core.recording import Recorder
 from finetooth_hooks import PlanError, RecipeError
+from finetooth_hooks.bases import EngineBase
 
 
-class RecordingEngine:
+class RecordingEngine(EngineBase):
     """Notes what is recorded."""
+
+    capabilities = frozenset({"profile"})
 
     def __init__(self, fails: bool = False) -> None:
         self.noted: list[str] = []
@@ -59,7 +62,7 @@ def test_only_the_steps_named_are_recorded() -> None:
 
 def test_off_is_off() -> None:
     assert drive(3, 0, 6) == ([], [])
-    assert drive(1, 2, 3, SimpleNamespace()) == ([], [])  # an engine that cannot: the plan has refused it
+    assert drive(1, 2, 3, EngineBase()) == ([], [])  # an engine that cannot: the plan has refused it
 
 
 def test_a_run_that_ends_early_says_what_is_missing() -> None:

@@ -64,7 +64,8 @@ def test_schedules(plugin: Write, factor: str, restore: str, failed: set[str]) -
 
 TRACKER = """
 import json
-class Tried:
+from finetooth_hooks import TrackerBase
+class Tried(TrackerBase):
     def start(self, run): self.file = open(run.folder / "steps.txt", MODE)
     def step(self, run, report): self.file.write(TEXT)
     def evaluated(self, run, evaluation): pass
@@ -89,16 +90,20 @@ def test_trackers(plugin: Write, mode: str, text: str, end: str, failed: set[str
 
 def test_trackers_that_go_on(plugin: Write) -> None:
     parts = TRACKER.replace("MODE", '"a"').replace("TEXT", "'x'").replace("END", "pass")
-    sound = parts + "    def resume(self, run, history): self.start(run)\n"
+    says = '    capabilities = frozenset({"resume"})\n'
+    sound = parts + says + "    def resume(self, run, history): self.start(run)\n"
     assert _kind(plugin, "tracker", sound) == set()
-    closed = parts + "    def resume(self, run, history): self.file.close()\n"  # there is none in another process
+    closed = (
+        parts + says + "    def resume(self, run, history): self.file.close()\n"
+    )  # there is none in another process
     assert _kind(plugin, "tracker", closed) == {"tracker_goes_on_from_a_history"}
 
 
 SOURCE = """
 import itertools
 COUNT = itertools.count()
-class Tried:
+from finetooth_hooks import SourceBase
+class Tried(SourceBase):
     def rows(self):
         for i in range(3):
             yield Row(ID, {"text": TEXT})
@@ -114,9 +119,30 @@ def test_sources(plugin: Write, id_: str, text: str, broken: bool) -> None:
     assert _kind(plugin, "source", SOURCE.replace("ID", id_).replace("TEXT", text)) == wanted
 
 
+PORTIONS = """
+    capabilities = frozenset({"portions"})
+    def portions(self): yield Portion(b"", (0,))
+    def read(self, portion): yield from list(self.rows())[:COUNT]
+    def refusal(self, broken, good): return broken.first[0]
+"""
+
+
+def test_what_a_source_says_it_can_do(plugin: Write) -> None:
+    plain = SOURCE.replace("ID", "f'a:{i}'").replace("TEXT", "'x'")
+    portions = "from finetooth_hooks.protocols import Portion\n" + plain + PORTIONS
+    assert _kind(plugin, "source", portions.replace("[:COUNT]", "[:3]")) == set()
+    assert _kind(plugin, "source", portions.replace("[:COUNT]", "[:2]")) == {"portions_are_the_rows"}
+    says = {"says_what_it_can_do"}
+    assert _kind(plugin, "source", plain.replace("Tried(SourceBase)", "Tried")) == says
+    assert _kind(plugin, "source", plain + "    capabilities = frozenset({'telepathy'})\n") == says
+    silent = portions.replace("[:COUNT]", "[:3]").replace("    capabilities", "    words")
+    assert _kind(plugin, "source", silent) == says
+
+
 RENDERER = """
 from finetooth_hooks.testing import PlainRenderer
-class Tried:
+from finetooth_hooks import RendererBase
+class Tried(RendererBase):
     def __getattr__(self, name): return getattr(PlainRenderer(self.context.tokenizer), name)
 """
 
@@ -149,7 +175,8 @@ def test_renderers(plugin: Write, extra: str, check: str) -> None:
 METHOD = """
 from finetooth_toolbox.methods.batches import Batches, train_step
 from finetooth_toolbox.rows.preparing import prepare
-class Tried:
+from finetooth_hooks import MethodBase
+class Tried(MethodBase):
     def prepare(self):
         done = prepare(self.context.examples("train"), self.context.renderer.render, self.context.train)
         self.data, self.batches = done.data, Batches.of(len(done.data), self.context.train)
@@ -178,7 +205,8 @@ def test_methods(plugin: Write) -> None:
 
 
 EVALUATOR = """
-class Tried:
+from finetooth_hooks import EvaluatorBase
+class Tried(EvaluatorBase):
     def prepare(self): return None
     def evaluate(self, engine, step):
         data = [Datum.from_tokens([1, 2, 3])]

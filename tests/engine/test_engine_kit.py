@@ -418,7 +418,28 @@ class Boasts(NumpyEngine):
     capabilities = NumpyEngine.capabilities | {"telepathy"}
 
 
+class SaysMore(NumpyEngine):
+    capabilities = NumpyEngine.capabilities | {"profile"}
+
+
+class SaysLess(NumpyEngine):
+    capabilities = NumpyEngine.capabilities - {"snapshots"}
+
+
+class Underived:
+    """Hands on what it is asked for and has nothing itself."""
+
+    def __init__(self, model: Toy, request: Any) -> None:
+        self.inner = NumpyEngine(model, request)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
 BROKEN = {
+    Underived: "derives_from_the_base",
+    SaysMore: "what_is_said_works",
+    SaysLess: "what_is_not_said_is_refused",
     Unmasked: "forward_gives_log_probabilities",
     MeanOfMeans: "loss_is_normalised_over_the_step",
     IgnoresTotals: "calls_accumulate",
@@ -507,8 +528,9 @@ def test_what_an_engine_does_not_claim_is_skipped() -> None:
         capabilities = frozenset()
 
     results = run(broken(Plain))
-    # it serves the reference role without claiming it: that must be refused by name
-    assert {result.check for result in results if result.status == "failed"} == {"unknown_role_is_refused"}
+    # it serves the reference role, and does more, without claiming it: that must be refused
+    failed = {result.check for result in results if result.status == "failed"}
+    assert failed == {"unknown_role_is_refused", "what_is_not_said_is_refused"}
     skipped = {result.check for result in results if result.status == "skipped"}
     assert {"seed_alone_decides", "spent_handles_are_refused", "restored_engine_continues_exactly"} <= skipped
 

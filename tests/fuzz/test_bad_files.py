@@ -177,7 +177,7 @@ def examples_of(recipe_of: Callable[..., Any], tmp_path: Path) -> Callable[..., 
 
 
 PAIRS = """
-from finetooth_hooks import Method, Options, Prepared, Rendered, hookimpl
+from finetooth_hooks import Method, MethodBase, Options, Prepared, Rendered, hookimpl
 from finetooth_hooks.preparation import Limit, Rendering
 
 
@@ -198,7 +198,7 @@ def rendering(options, context):
     return lambda pair: Rendered((1, 2, 3), (0.0, 1.0, 1.0))
 
 
-class Pairs:
+class Pairs(MethodBase):
     def __init__(self, context):
         self.context = context
 

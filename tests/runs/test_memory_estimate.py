@@ -14,7 +14,7 @@ import finetooth
 session = finetooth.session(json.loads(sys.argv[1]))
 for _ in session.job.method.steps(session.engine):
     pass
-print(json.dumps([session.plan.memory.total, session.engine.peak_memory()]))
+print(json.dumps([session.plan.memory.total, session.engine.usage().peak_memory]))
 """
 
 WORKLOADS = {

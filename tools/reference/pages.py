@@ -12,6 +12,8 @@ from typing import Any, cast
 from finetooth_hooks import (
     arrays,
     backends,
+    bases,
+    capabilities,
     context,
     datum,
     engine,
@@ -51,6 +53,7 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     losses,
     engine,
     *PROTOCOLS,
+    bases,
     plan,
     reports,
     run,
@@ -207,7 +210,15 @@ def types_page() -> str:
             described = read_class(cls)
             lines += [f"### {cls.__name__}", described.doc.text]
             lines += attribute_lines(described, linked=False) + method_lines(described, linked=False)
-    return page(lines)
+    return page([*lines, *capability_lines()])
+
+
+def capability_lines() -> list[str]:
+    """The words of `capabilities`, kind by kind."""
+    words = capabilities.CAPABILITIES
+    rows = [(kind, f"`{word}`", promise) for kind, of in words.items() for word, promise in of.items()]
+    doc = parse(capabilities.__doc__).text
+    return [f"## {capabilities.__name__}", doc, "\n".join(table(("kind", "word", "promises"), rows))]
 
 
 def arrays_page() -> str:

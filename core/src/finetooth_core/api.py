@@ -111,9 +111,13 @@ class Session:
     @cached_property
     def engine(self) -> Engine:
         """The engine, weights loaded."""
+        from finetooth_core.builders import derived
+
         job = self.job
         with paused_collector():
-            engine = job.backend.engine(job.request)
+            built = job.backend.engine(job.request)
+        backend = job.context.catalog.get("backend", job.plan.picks["backend"])
+        engine: Engine = derived(built, "engine", backend)
         engine.set_total_steps(job.prepared.total_steps or self.recipe.train.max_steps)
         return engine
 
@@ -239,7 +243,7 @@ class Session:
     @property
     def environment(self) -> dict[str, str]:
         """What the numbers depend on beside the plan."""
-        return {"python": platform.python_version(), **getattr(self.engine.info, "environment", {})}
+        return {"python": platform.python_version(), **self.engine.info.environment}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks.checkpoints import ResumingTracker
 from finetooth_hooks.errors import EngineError, NotFinite
 from finetooth_hooks.reports import StepReport
 
@@ -68,11 +67,11 @@ class BadSteps:
         """To the newest snapshot in memory."""
         kept = self.run.keeper.latest_snapshot()
         assert kept is not None  # one was taken before the first step
-        self.run.engine.rollback(kept.snapshot)  # type: ignore[attr-defined]
+        self.run.engine.rollback(kept.snapshot)
         bad = self.run.record.bad_steps
         self.run.take(as_state(kept.state))
         self.run.record.bad_steps = bad
         self.run.record.history.cut(kept.step)
         for tracker in self.run.job.trackers:
-            if isinstance(tracker, ResumingTracker):
+            if "resume" in tracker.capabilities:
                 tracker.resume(self.run.view, tuple(self.run.record.history.reports))

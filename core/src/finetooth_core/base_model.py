@@ -11,6 +11,7 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
 
+from finetooth_core.builders import derived
 from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
 from finetooth_core.collector import paused_collector
@@ -64,7 +65,7 @@ def base_model(recipe: Recipe, builder: Builder, framework: Callable[[], str], p
     loader = ChangedTokens(own, changes) if changes else own
     info = replace(loader.describe(name), loader=loading[0].full_name)
     family, facts = _facts(recipe, builder, info, loader)
-    tokenizer = loader.tokenizer(name)
+    tokenizer = derived(loader.tokenizer(name), "tokenizer", loading[0])
     return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)
 
 

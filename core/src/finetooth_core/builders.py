@@ -59,6 +59,26 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
     return found
 
 
+def derived(built: Any, kind: str, registered: Registered) -> Any:
+    """What a builder returned, once it is sure that it has every method and property of its contract.
+
+    Raises:
+        PluginError: it does not derive from the base class of its kind.
+    """
+    from finetooth_hooks.bases import BASES
+
+    base = BASES.get(kind)
+    if base is not None and not isinstance(built, base):
+        who = f"{registered.entry.kind} {registered.entry.name!r}"
+        what = "" if kind == registered.entry.kind else f"the {kind} of "
+        raise PluginError(
+            registered.distribution,
+            f"{what}{who} is a {type(built).__name__}, which lacks what is optional in its contract",
+            action=f"derive it from finetooth_hooks.{base.__name__}",
+        )
+    return built
+
+
 def _load(entry: Entry, distribution: str) -> Callable[..., Any]:
     module_name, _, attribute = entry.build.partition(":")
     blame = distribution or module_name
@@ -103,4 +123,4 @@ def import_failure(error: ImportError, what: str, distribution: str) -> PluginEr
     return PluginError(distribution, f"{what} cannot be imported: {error}", action=action)
 
 
-__all__ = ["import_failure", "load_builder", "options_model"]
+__all__ = ["derived", "import_failure", "load_builder", "options_model"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.protocols import Method, ReadsBeginning
+from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Outcome
 
 from finetooth_core.checkpoints.keeper import Keeper
@@ -78,9 +78,9 @@ class LiveRun:
         Raises:
             UserError: it does not fit the engine or the method.
         """
-        for part in (self.method, *self.job.evaluators):
-            if isinstance(part, ReadsBeginning):
-                part.read_beginning(self.engine)
+        self.method.read_beginning(self.engine)
+        for evaluator in self.job.evaluators:
+            evaluator.read_beginning(self.engine)
         self.engine.load(found.folder / "engine")
         self.record.history = found.history
         self.record.resumed = [*found.state.resumed, resumed]

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import ResumingTracker
-from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Interruptible
+from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
@@ -55,7 +54,7 @@ class Loop(LiveRun):
         self.again = again or self.resumed_from is not None
         artifact: Path | None = None
         with interrupts(self.interrupt):
-            if isinstance(self.engine, Interruptible):
+            if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(self.interrupt.asked)
             try:
                 ending = self.steps()
@@ -65,7 +64,7 @@ class Loop(LiveRun):
                 ending = LEFT
             except Exception as error:
                 ending = failed(error)
-            if isinstance(self.engine, Interruptible):
+            if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(lambda: False)
             self.recorder.close(self.progress.step)
             left = ending is LEFT
@@ -147,7 +146,7 @@ class Loop(LiveRun):
 
     def start_tracker(self, tracker: Any) -> None:
         """`start`, or `resume` where there is something to go on from."""
-        if self.again and isinstance(tracker, ResumingTracker):
+        if self.again:
             tracker.resume(self.view, tuple(self.record.history.reports))
         else:
             tracker.start(self.view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetooth_hooks.engine import Engine, Metered, Usage
+from finetooth_hooks.engine import Engine, Usage
 from finetooth_hooks.reports import StepReport
 
 
@@ -17,17 +17,14 @@ class Meter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._metered = engine if isinstance(engine, Metered) else None
+        self._metered = "usage" in engine.capabilities
         self._peak_flops: float | None = None
 
     def measured(self, report: StepReport, seconds: float) -> StepReport:
         """The report of a step that took so many seconds."""
         seconds = max(seconds, 1e-9)
-        if self._metered is None:
-            peak = self._engine.peak_memory()
-            usage, most = Usage(memory=0, peak_memory=peak), 0.0
-        else:
-            usage, most = self._metered.usage(), self._most(report)
+        usage = self._engine.usage() if self._metered else Usage(memory=0, peak_memory=0)
+        most = self._most(report)
         rate = report.flops / seconds
         most = max(most, rate) if most else 0.0  # a peak measured on a busy machine may be less than what a step does
         return replace(
@@ -43,6 +40,6 @@ class Meter:
 
     def _most(self, report: StepReport) -> float:
         """What the device can do, asked for once, and only when it will be needed: it may have to be measured."""
-        if self._peak_flops is None and report.flops and self._metered is not None:
-            self._peak_flops = self._metered.peak_flops()
+        if self._peak_flops is None and report.flops and self._metered:
+            self._peak_flops = self._engine.peak_flops()
         return self._peak_flops or 0.0

@@ -13,7 +13,7 @@ from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
 
-from finetooth_core.builders import import_failure, load_builder
+from finetooth_core.builders import derived, import_failure, load_builder
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.collector import paused_collector
 from finetooth_core.decisions import Decisions
@@ -107,7 +107,7 @@ class Builder:
         builder = load_builder(registered)
         before = len(self._losses)
         try:
-            part = builder(options, self.context)
+            part = derived(builder(options, self.context), registered.entry.kind, registered)
         except ImportError as error:
             what = f"{registered.entry.kind} {registered.entry.name!r}"
             raise import_failure(error, what, registered.distribution) from error

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.engine import Engine, Profiled, Spans
+from finetooth_hooks.engine import Engine, Spans
 
 FOLDER = "profile"
 """Inside the run folder."""
@@ -25,7 +25,7 @@ class Recorder:
     """
 
     def __init__(self, engine: Engine, start: int, steps: int, folder: Path, say: Callable[[str], None]) -> None:
-        self._engine = engine if steps and isinstance(engine, Profiled) else None
+        self._engine = engine if steps and "profile" in engine.capabilities else None
         self._start, self._last = start, start + steps - 1
         self._folder, self._say = folder / FOLDER, say
         self._open: ExitStack | None = None

@@ -8,7 +8,7 @@ from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Backend
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.protocols import BringsRoles, Method, RoleRequest, Tokenizer
+from finetooth_hooks.protocols import Method, RoleRequest, Tokenizer
 
 from finetooth_core.context import RunContext
 
@@ -22,10 +22,9 @@ def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None
     Args:
         spared: the policy without its adapter can be the reference.
     """
-    given = method.roles if isinstance(method, BringsRoles) else {}
     return {
         role: model
-        for role, model in given.items()
+        for role, model in method.roles.items()
         if not (role == "reference" and spared and model is not None and model.only_if_needed)
     }
 

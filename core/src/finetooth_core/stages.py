@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
@@ -128,7 +129,7 @@ ParentOf = Callable[[Recipe, Path], Parent]
 """From the recipe and the folder of a run to what it was made with."""
 
 
-class FromRun:
+class FromRun(LoaderBase):
     """A `protocols.Loader` of what a run trained: whole weights as they are, an adapter folded into its base in fp32.
 
     Args:
@@ -191,8 +192,8 @@ class FromRun:
         info = loader.describe(inner)
         digest = hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
         config = dict(info.config)
-        if self._whole is None and (folded := getattr(self._adapter.part, "folded_config", None)) is not None:
-            config |= folded(self.artifact)
+        if self._whole is None:
+            config |= self._adapter.part.folded_config(self.artifact)
         return replace(info, reference=str(self.folder), revision=digest, config=config)
 
     def tokenizer(self, reference: str) -> Tokenizer:
@@ -209,8 +210,7 @@ class FromRun:
         loader, inner = self._inner
         if self._whole is not None:
             return loader.load(inner, framework=framework, precision=precision, device=device)
-        fold = getattr(self._adapter.part, "fold", None)
-        if fold is None:
+        if "fold" not in self._adapter.part.capabilities:
             name = self._adapter.registered.full_name
             raise PlanError(
                 f"model: the adapter of {self.folder} ({name}) cannot be folded into its base",
@@ -218,7 +218,7 @@ class FromRun:
             )
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
         pad_id = loader.tokenizer(inner).pad_id
-        return fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
+        return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
 
     @cached_property
     def _adapter(self) -> Built:

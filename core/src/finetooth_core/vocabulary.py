@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
 from finetooth_toolbox.torch.vocabulary import TokenChanges, widen
@@ -13,7 +14,7 @@ from finetooth_toolbox.torch.vocabulary import TokenChanges, widen
 SETTING = "model.added_tokens"
 
 
-class ChangedTokens:
+class ChangedTokens(LoaderBase):
     """A `protocols.Loader` whose models and tokenizers have what a recipe changes about their tokens.
 
     Args:
@@ -50,12 +51,11 @@ class ChangedTokens:
         """
         if reference not in self._tokenizers:
             tokenizer = self._loader.tokenizer(reference)
-            changed = getattr(tokenizer, "changed", None)
-            if changed is None:
+            if "changes" not in tokenizer.capabilities:
                 raise RecipeError(
                     SETTING, "this model's tokenizer cannot be given other tokens", action="remove the setting"
                 )
-            self._tokenizers[reference] = changed(self._changes)
+            self._tokenizers[reference] = tokenizer.changed(self._changes)
         return self._tokenizers[reference]
 
     def config(self, reference: str) -> Mapping[str, Any]:

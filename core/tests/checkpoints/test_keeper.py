@@ -17,6 +17,7 @@ from finetooth_core.checkpoints.resume import newest_good
 from finetooth_core.checkpoints.retention import Best
 from finetooth_core.checkpoints.run_state import RunState
 from finetooth_hooks import EngineError, StoreError, UserError
+from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.checkpoints import Candidate
 
 
@@ -36,8 +37,10 @@ class Copy:
 
 
 @dataclass
-class Counting:
+class Counting(EngineBase):
     """An engine that is one number."""
+
+    capabilities = frozenset({"snapshots"})
 
     value: int = 0
 

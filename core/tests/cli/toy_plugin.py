@@ -26,6 +26,7 @@ from finetooth_hooks import (
     StopRun,
     hookimpl,
 )
+from finetooth_hooks.bases import AdapterBase, EvaluatorBase, LoaderBase, MethodBase, SourceBase
 from finetooth_toolbox.files.missing import MissingFile
 
 HERE = __name__
@@ -142,7 +143,7 @@ def ft_step(run, report):
         raise StopRun("the toy has had enough", exit_code=7)
 
 
-class ToyLoader:
+class ToyLoader(LoaderBase):
     def describe(self, reference):
         from finetooth_hooks.protocols import ModelInfo
 
@@ -154,7 +155,7 @@ class ToyLoader:
         return ByteTokenizer()
 
 
-class ToyPart:
+class ToyPart(AdapterBase):
     """An adapter, an optimizer and a schedule, as far as the core looks at them."""
 
     learning_rate = 1e-3
@@ -166,7 +167,7 @@ class ToyPart:
         pass
 
 
-class ToyRows:
+class ToyRows(SourceBase):
     def __init__(self, path):
         self.path = Path(path)
 
@@ -192,7 +193,7 @@ class ToyPairs:
         return Conversation((Message("user", row.values["question"]), Message("assistant", row.values["answer"])))
 
 
-class ToyMethod:
+class ToyMethod(MethodBase):
     def __init__(self, context):
         self.context = context
 
@@ -250,7 +251,7 @@ class ToyHardware:
         return HardwareFacts("toy", "toy", "a toy computer", 10**9, ("fp32",))
 
 
-class ToyScore:
+class ToyScore(EvaluatorBase):
     def prepare(self):
         return None
 

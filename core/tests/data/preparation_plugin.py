@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from finetooth_hooks import Claim, Family, Format, Loader, Options, Renderer, Row, Source, hookimpl
+from finetooth_hooks.bases import SourceBase
 
 HERE = __name__
 PARENT = os.getpid()
@@ -80,7 +81,7 @@ def build_renderer(options: TextOptions, context):
     return PlainRenderer(context.tokenizer)
 
 
-class Plain:
+class Plain(SourceBase):
     def __init__(self, options):
         self.path = Path(options.path)
 
@@ -98,6 +99,8 @@ def build_plain(options: LinesOptions, context):
 
 class Portions(Plain):
     """Lines beginning with `!` are broken."""
+
+    capabilities = frozenset({"portions"})
 
     def __init__(self, options):
         super().__init__(options)

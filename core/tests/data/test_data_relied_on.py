@@ -37,7 +37,11 @@ def test_code_of_a_source_that_is_relied_on(
     assert "made now" in told() and "from the cache" in told()
     reader.write_text(f"{READER}# changed\n")
     assert "from the cache" in told()  # it has no part in the rows
-    plugin.write_text(plain.replace("class Plain:", 'class Plain:\n    relies_on = ("reader.py:toy_reader",)\n'))
+    plugin.write_text(
+        plain.replace(
+            "class Plain(SourceBase):", 'class Plain(SourceBase):\n    relies_on = ("reader.py:toy_reader",)\n'
+        )
+    )
     assert "made now" in told() and "from the cache" in told()
     reader.write_text(f"{READER}# changed again\n")
     assert "made now" in told()

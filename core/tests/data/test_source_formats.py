@@ -18,7 +18,7 @@ PLUGIN = '''
 import json
 from pathlib import Path
 
-from finetooth_hooks import DataError, Options, Row, Source, Text, hookimpl, row_format
+from finetooth_hooks import DataError, Options, Row, Source, SourceBase, Text, hookimpl, row_format
 from finetooth_hooks.examples import LeftOut
 
 
@@ -27,7 +27,7 @@ class JsonOptions(Options):
     """The file."""
 
 
-class Json:
+class Json(SourceBase):
     def __init__(self, path):
         self.path = Path(path)
 

@@ -52,6 +52,17 @@ from finetooth_hooks.errors import (
 from finetooth_hooks.markers import hookimpl, hookspec
 
 if TYPE_CHECKING:
+    from finetooth_hooks.bases import (
+        AdapterBase,
+        EngineBase,
+        EvaluatorBase,
+        LoaderBase,
+        MethodBase,
+        RendererBase,
+        SourceBase,
+        TokenizerBase,
+        TrackerBase,
+    )
     from finetooth_hooks.checkpoints import Candidate
     from finetooth_hooks.context import Catalog, CommandContext, Context
     from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
@@ -87,6 +98,15 @@ CONTRACT_VERSION = "1.0.0"
 """Version of the contract; plugins require `finetooth-hooks>=1,<2`."""
 
 _LAZY = {
+    "AdapterBase": "bases",
+    "EngineBase": "bases",
+    "EvaluatorBase": "bases",
+    "LoaderBase": "bases",
+    "MethodBase": "bases",
+    "RendererBase": "bases",
+    "SourceBase": "bases",
+    "TokenizerBase": "bases",
+    "TrackerBase": "bases",
     "Catalog": "context",
     "CommandContext": "context",
     "Context": "context",
@@ -139,6 +159,7 @@ _LAZY = {
 
 __all__ = [
     "Adapter",
+    "AdapterBase",
     "Attention",
     "AttentionServes",
     "Backend",
@@ -160,11 +181,13 @@ __all__ = [
     "Decision",
     "ENTRY_TYPES",
     "Engine",
+    "EngineBase",
     "EngineError",
     "EngineInfo",
     "Entry",
     "Evaluation",
     "Evaluator",
+    "EvaluatorBase",
     "Example",
     "Family",
     "FinetoothError",
@@ -176,6 +199,7 @@ __all__ = [
     "ImageChunk",
     "Interrupted",
     "Loader",
+    "LoaderBase",
     "Loss",
     "LossData",
     "LossFn",
@@ -186,6 +210,7 @@ __all__ = [
     "MemoryEstimate",
     "Message",
     "Method",
+    "MethodBase",
     "Metric",
     "NoOptions",
     "NotFinite",
@@ -204,6 +229,7 @@ __all__ = [
     "RecipeError",
     "Rendered",
     "Renderer",
+    "RendererBase",
     "Reward",
     "Row",
     "Run",
@@ -212,6 +238,7 @@ __all__ = [
     "ScalarHead",
     "Schedule",
     "Source",
+    "SourceBase",
     "StepReport",
     "Stepped",
     "StopRun",
@@ -219,7 +246,9 @@ __all__ = [
     "StoreError",
     "Text",
     "TokenChunk",
+    "TokenizerBase",
     "Tracker",
+    "TrackerBase",
     "TrainSettings",
     "UserError",
     "hookimpl",

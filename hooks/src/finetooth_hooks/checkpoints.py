@@ -19,11 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from finetooth_hooks.engine import Engine, Snapshot
-from finetooth_hooks.reports import Evaluation, StepReport
-from finetooth_hooks.run import Run
 
 
 @dataclass(frozen=True)
@@ -134,26 +132,10 @@ class SnapshotStore(Protocol):
         ...
 
 
-@runtime_checkable
-class ResumingTracker(Protocol):
-    """A tracker that can go on where a run was interrupted. One without `resume` gets `start`, and afterwards what
-    comes next."""
-
-    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Called in place of `start`, when a run goes on after `run.step`: what an earlier process wrote beyond it must
-        go, and what is missing is in `history`, so that no step is there twice and none is missing.
-
-        Args:
-            history: every report of the run up to and with `run.step`, in the order in which they came.
-        """
-        ...
-
-
 __all__ = [
     "Candidate",
     "Gate",
     "Kept",
-    "ResumingTracker",
     "SnapshotStore",
     "Store",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from finetooth_hooks.engine import Completion, Sampling
 
@@ -75,13 +75,4 @@ class RunningBatch(Protocol):
     @property
     def waiting(self) -> int:
         """Requests among them with rows for which there was no room yet."""
-        ...
-
-
-@runtime_checkable
-class Continuous(Protocol):
-    """An engine with the capability `continuous`."""
-
-    def running_batch(self) -> RunningBatch:
-        """An empty batch that samples the weights as they are now. Several may be open; their steps are apart."""
         ...

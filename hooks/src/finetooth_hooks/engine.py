@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,8 @@ from numpy.typing import NDArray
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.losses import LossSpec, LossTotals
 
-CAPABILITIES: Mapping[str, str] = {
-    "handles": "forward keeps a graph that backward can be asked for later",
-    "gradients": "backward takes dL/dlogprob from the caller",
-    "zero_grad": "accumulated gradients can be dropped",
-    "generate": "samples with a KV cache",
-    "continuous": "requests join and leave a batch that is being sampled (`finetooth_hooks.continuous`)",
-    "full_state": "save and load carry everything that trains, bit for bit",
-    "reference": "the policy without its adapter serves as the reference role",
-    "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
-    "profile": "records what its steps spend time and memory on (`Profiled`)",
-    "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `HoldsRoles`)",
-    "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
-    "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
-    "release": "a handle can be given up (`Releasing`)",
-}
-"""What an engine may be able to do beyond forward_backward, step, logprobs, save and load."""
+if TYPE_CHECKING:
+    from finetooth_hooks.continuous import RunningBatch
 
 Counts = Mapping[str, float]
 """Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""
@@ -213,20 +199,6 @@ class Usage:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Metered(Protocol):
-    """An engine that can tell what it takes of its device; the run loop asks after every step."""
-
-    def usage(self) -> Usage:
-        """Memory now and at the peak; cheap."""
-        ...
-
-    def peak_flops(self) -> float:
-        """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
-        unknown."""
-        ...
-
-
 @dataclass(frozen=True)
 class RoleModel:
     """A frozen model that an engine holds beside the policy, known by the name of its role.
@@ -238,19 +210,6 @@ class RoleModel:
 
     reference: str = ""
     only_if_needed: bool = False
-
-
-@runtime_checkable
-class HoldsRoles(Protocol):
-    """An engine with the capability `roles`. Copies are part of what `save` writes."""
-
-    def move_role(self, role: str, mix: float) -> None:
-        """Move a copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own.
-
-        Raises:
-            PlanError: the role is no copy.
-        """
-        ...
 
 
 class Snapshot(Protocol):
@@ -272,46 +231,6 @@ class Snapshot(Protocol):
         ...
 
 
-@runtime_checkable
-class Snapshotting(Protocol):
-    """An engine that can copy its state in memory, at the price of one copy on its device."""
-
-    def snapshot(self) -> Snapshot:
-        """The state now.
-
-        Raises:
-            EngineError: the state is not whole, after a failed step.
-        """
-        ...
-
-    def rollback(self, snapshot: Snapshot) -> None:
-        """Take a state back; the snapshot can be used again.
-
-        Raises:
-            EngineError: it is not of this kind of engine.
-        """
-        ...
-
-
-@runtime_checkable
-class Interruptible(Protocol):
-    """An engine that can break off a primitive between two micro-batches."""
-
-    def interrupt_when(self, asked: Callable[[], bool]) -> None:
-        """From now on ask before every micro-batch; once the answer is yes, the primitive raises `Interrupted`, and
-        what it had accumulated is dropped."""
-        ...
-
-
-@runtime_checkable
-class Releasing(Protocol):
-    """An engine with the capability `release`."""
-
-    def release(self, handle: Handle) -> None:
-        """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already."""
-        ...
-
-
 STEP_SPAN = "step"
 """The span that the run loop puts around every recorded step."""
 OBSERVERS_SPAN = "trackers and hooks"
@@ -326,26 +245,20 @@ class Spans(Protocol):
         ...
 
 
-@runtime_checkable
-class Profiled(Protocol):
-    """An engine with the capability `profile`."""
-
-    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
-        """While entered, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome trace,
-        `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went."""
-        ...
-
-
-@runtime_checkable
 class Engine(Protocol):
     """The eight primitives, and what is needed around them. See `finetooth_hooks.testing` for the checks every engine
-    passes."""
+    passes.
+
+    An engine derives from `finetooth_hooks.EngineBase`, where every method with a capability of its own refuses.
+    """
 
     @property
     def info(self) -> EngineInfo: ...
 
     @property
-    def capabilities(self) -> frozenset[str]: ...
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.ENGINE`."""
+        ...
 
     @property
     def weights_version(self) -> int:
@@ -378,7 +291,8 @@ class Engine(Protocol):
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
-        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum.
+        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum. Capability `handles`;
+        gradients from the caller also need `gradients`.
 
         Raises:
             EngineError: the handle is unknown, used up, or from before a `step`.
@@ -412,11 +326,11 @@ class Engine(Protocol):
         ...
 
     def zero_grad(self) -> None:
-        """Drop accumulated gradients."""
+        """Drop accumulated gradients. Capability `zero_grad`."""
         ...
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """Sample `sampling.n` completions for each prompt, batched, with a KV cache."""
+        """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`."""
         ...
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
@@ -453,6 +367,57 @@ class Engine(Protocol):
         """Tell the schedule how many optimizer steps are planned."""
         ...
 
-    def peak_memory(self) -> int:
-        """Peak memory of the process or device in bytes, since the engine was built."""
+    def release(self, handle: Handle) -> None:
+        """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already. Capability
+        `release`."""
+        ...
+
+    def running_batch(self) -> RunningBatch:
+        """An empty batch that samples the weights as they are now. Several may be open; their steps are apart.
+        Capability `continuous`."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Copy the state in memory, at the price of one copy on the device. Capability `snapshots`.
+
+        Raises:
+            EngineError: the state is not whole, after a failed step.
+        """
+        ...
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        """Take a state back; the snapshot can be used again. Capability `snapshots`.
+
+        Raises:
+            EngineError: it is not of this kind of engine.
+        """
+        ...
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        """From now on ask before every micro-batch; once the answer is yes, the primitive raises `Interrupted`, and
+        what it had accumulated is dropped. Capability `interrupt`."""
+        ...
+
+    def move_role(self, role: str, mix: float) -> None:
+        """Move a frozen copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own. Copies
+        are part of what `save` writes. Capability `roles`.
+
+        Raises:
+            PlanError: the role is no copy.
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """Memory now and at the peak; cheap, since the run loop asks after every step. Capability `usage`."""
+        ...
+
+    def peak_flops(self) -> float:
+        """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
+        unknown. Capability `usage`."""
+        ...
+
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        """While entered, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome trace,
+        `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went. Capability
+        `profile`."""
         ...

@@ -150,7 +150,7 @@ class Method(Entry):
     Attributes:
         needs: engine capabilities the method relies on, checked by the plan.
         roles: models it needs beside the policy (`reference`, ...). A method whose options decide that says it itself:
-            `protocols.BringsRoles`.
+            `protocols.Method.roles`.
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
             empty: the defaults.

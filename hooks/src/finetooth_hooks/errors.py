@@ -106,7 +106,7 @@ class NotFinite(EngineError):
 
 class Interrupted(EngineError):
     """A primitive was broken off between two micro-batches, because whoever drives the engine asked for it
-    (`Interruptible`). What the call had accumulated was dropped."""
+    (`Engine.interrupt_when`). What the call had accumulated was dropped."""
 
 
 class StoreError(FinetoothError):

@@ -13,7 +13,12 @@ from finetooth_hooks.plan import Pick
 
 class Tokenizer(Protocol):
     """Text to ids and back, for any library. `finetooth_toolbox.text.tokenizers.FastTokenizer` wraps a transformers
-    tokenizer."""
+    tokenizer; others derive from `finetooth_hooks.TokenizerBase`, where what has a capability of its own refuses."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.TOKENIZER`."""
+        ...
 
     @property
     def vocab_size(self) -> int:
@@ -56,15 +61,23 @@ class Tokenizer(Protocol):
         """Write it so that transformers' AutoTokenizer reads back the same ids."""
         ...
 
-
-class StretchTokenizer(Tokenizer, Protocol):
-    """A tokenizer that encodes several texts at once, and tells where a part of each begins."""
-
     def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
         """Ids of each text, none of them special, and the index of the first token that starts at or after a character.
+        Capability `stretches`.
 
         Args:
             stretches: texts and characters; None stands for the end.
+        """
+        ...
+
+    def changed(self, changes: Any) -> Tokenizer:
+        """A copy with other tokens. Capability `changes`.
+
+        Args:
+            changes: `finetooth_toolbox.torch.vocabulary.TokenChanges`.
+
+        Raises:
+            RecipeError: a token that should be new is there already, or one that should be there is not.
         """
         ...
 
@@ -210,7 +223,13 @@ class ModelFacts:
 
 
 class Loader(Protocol):
-    """Built from the recipe's `model` section (options: whatever the loader adds)."""
+    """Built from the recipe's `model` section (options: whatever the loader adds). A loader derives from
+    `finetooth_hooks.LoaderBase`."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities`; for loaders there are none yet."""
+        ...
 
     def describe(self, reference: str) -> ModelInfo:
         """Config and sizes; reads no weights.

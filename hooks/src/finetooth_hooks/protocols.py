@@ -1,7 +1,9 @@
 """What builders return. An entry declares (`finetooth_hooks.Loss`), the protocol of the same name here is the thing
 itself.
 
-Import them from here; they are written down by subject, in `models`, `renderers`, `sources`, `training` and `backends`.
+What a builder returns derives from the base class of its kind (`finetooth_hooks.bases`), which has every method that is
+optional. Import the protocols from here; they are written down by subject, in `models`, `renderers`, `sources`,
+`training` and `backends`.
 Engines and losses have modules of their own: `finetooth_hooks.engine`, `finetooth_hooks.losses`.
 """
 
@@ -28,19 +30,15 @@ from finetooth_hooks.models import (
     LowRank,
     ModelFacts,
     ModelInfo,
-    StretchTokenizer,
     Tokenizer,
 )
 from finetooth_hooks.renderers import ImagePlace, Processor, Renderer
-from finetooth_hooks.sources import Examples, Format, IdentifiedSource, KnownSource, Portion, PortionedSource, Source
+from finetooth_hooks.sources import Examples, Format, Portion, Source
 from finetooth_hooks.training import (
     Adapter,
-    BringsRoles,
     Evaluator,
-    KnownData,
     Method,
     Optimizer,
-    ReadsBeginning,
     Reward,
     Schedule,
     Tracker,
@@ -53,7 +51,6 @@ __all__ = [
     "Backend",
     "BackendPlan",
     "Block",
-    "BringsRoles",
     "Engine",
     "EngineRequest",
     "Evaluator",
@@ -64,10 +61,7 @@ __all__ = [
     "Hardware",
     "HardwareFacts",
     "Head",
-    "IdentifiedSource",
     "ImagePlace",
-    "KnownData",
-    "KnownSource",
     "Loader",
     "LowRank",
     "Method",
@@ -76,9 +70,7 @@ __all__ = [
     "Optimizer",
     "PlanRequest",
     "Portion",
-    "PortionedSource",
     "Processor",
-    "ReadsBeginning",
     "Renderer",
     "Reward",
     "RoleRequest",
@@ -86,7 +78,6 @@ __all__ = [
     "Source",
     "StepCost",
     "Store",
-    "StretchTokenizer",
     "Tokenizer",
     "Tracker",
 ]

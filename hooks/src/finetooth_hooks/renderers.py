@@ -13,10 +13,20 @@ from finetooth_hooks.examples import Conversation, Image, Message, Parsed, Rende
 class Renderer(Protocol):
     """Messages to tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`).
 
-    A renderer may also say `extension`, a bool: whether the prompt for turn k + 1 begins with the tokens of the
-    conversation up to and with turn k, for every conversation. Then a rollout of several turns can keep its key-value
-    cache, and one sequence can train all its turns. Without it the answer is no.
+    A renderer derives from `finetooth_hooks.RendererBase`, where `extension` is False.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities`; for renderers there are none yet."""
+        ...
+
+    @property
+    def extension(self) -> bool:
+        """The prompt for turn k + 1 begins with the tokens of the conversation up to and with turn k, for every
+        conversation: then a rollout of several turns can keep its key-value cache, and one sequence can train all its
+        turns."""
+        ...
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Example, ReadRow, Row
 from finetooth_hooks.problems import Problems
-
-
-class Source(Protocol):
-    """Rows, in the same order every time; as far as possible one by one, without holding all of them."""
-
-    def rows(self) -> Iterator[Row]:
-        """
-        Raises:
-            DataError: a file is missing, empty or broken; names file and line. It may come after the last good row.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -36,12 +25,50 @@ class Portion:
     place: tuple[int, ...] = ()
 
 
-@runtime_checkable
-class PortionedSource(Source, Protocol):
-    """A source whose rows lie in bytes that are quickly cut into portions, so that several processes can read them."""
+class Source(Protocol):
+    """Rows, in the same order every time; as far as possible one by one, without holding all of them.
+
+    A source derives from `finetooth_hooks.SourceBase`, which has everything but `rows`: no files, no identity, no
+    portions.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond `rows`: words of `finetooth_hooks.capabilities.SOURCE`."""
+        ...
+
+    def rows(self) -> Iterator[Row]:
+        """
+        Raises:
+            DataError: a file is missing, empty or broken; names file and line. It may come after the last good row.
+        """
+        ...
+
+    def files(self) -> tuple[Path, ...] | None:
+        """Every file that is read. With its options and the versions of its packages they decide every row; None if
+        they do not. Only rows of known files, or with an `identity`, may be cached.
+
+        Raises:
+            DataError: they are not there.
+        """
+        ...
+
+    def identity(self) -> str | None:
+        """A text that is another one whenever the rows are others (a commit, a fingerprint), for rows that somebody
+        else keeps; None if there is none. Asked only where `files` are None.
+
+        Raises:
+            DataError: the rows are not there.
+        """
+        ...
+
+    @property
+    def relies_on(self) -> tuple[str, ...]:
+        """Full names of the entries that read rows for it: their code and versions decide the rows too."""
+        ...
 
     def portions(self) -> Iterator[Portion]:
-        """All rows, in order, a few hundred kilobytes at a time.
+        """All rows, in order, a few hundred kilobytes at a time. Capability `portions`.
 
         Raises:
             DataError: the source is missing, empty, or of another kind.
@@ -49,48 +76,15 @@ class PortionedSource(Source, Protocol):
         ...
 
     def read(self, portion: Portion) -> Iterator[Row | DataError]:
-        """The rows of a portion, in order; an error for each that cannot be read."""
+        """The rows of a portion, in order; an error for each that cannot be read. Capability `portions`."""
         ...
 
     def refusal(self, broken: Problems, good: int) -> DataError:
-        """The error for a source with rows that cannot be read.
+        """The error for a source with rows that cannot be read. Capability `portions`.
 
         Args:
             broken: errors of `read`.
             good: how many rows could be read.
-        """
-        ...
-
-
-@runtime_checkable
-class KnownSource(Source, Protocol):
-    """A source that says what its rows are made of; only of such rows, and those of an `IdentifiedSource`, may a cache
-    be kept.
-
-    A source that has other sources read its rows also has `relies_on`, the full names of their entries: then their code
-    and versions decide the rows too.
-    """
-
-    def files(self) -> tuple[Path, ...] | None:
-        """Every file that is read. With its options and the versions of its packages they decide every row; None if
-        they do not.
-
-        Raises:
-            DataError: they are not there.
-        """
-        ...
-
-
-@runtime_checkable
-class IdentifiedSource(Source, Protocol):
-    """A source whose rows are kept by somebody who says which they are: by a commit, by a fingerprint. Such rows may be
-    cached too; asked only if there are no files (`KnownSource`) to go by."""
-
-    def identity(self) -> str | None:
-        """A text that is another one whenever the rows are others; None if there is none.
-
-        Raises:
-            DataError: the rows are not there.
         """
         ...
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
-from finetooth_hooks.models import ModelFacts, ModelInfo
+from finetooth_hooks.models import LowRank, ModelFacts, ModelInfo
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, StepReport
 from finetooth_hooks.run import Run
 
@@ -19,17 +19,14 @@ from finetooth_hooks.run import Run
 class Adapter(Protocol):
     """Decides which parameters of a model train.
 
-    An adapter may also have `low_rank(module) -> LowRank | None`: what a module of the adapted model computes, if it is
-    at this moment (dropout, switched off) nothing but its base and a low-rank addition; then a backend may compute it
-    together with its neighbours. Without the method, or where it says None, the module is called as it is.
-
-    And it may have `fold(model, folder, *, precision, device, pad_id) -> Any`: `model`, a base in fp32 as the loader
-    gives it, with the artifact in `folder` folded in, nothing left of the adapter, in a precision and on a device. Then
-    a run with the adapter can be the model of another. Of an artifact with a scalar head the result is a language model
-    that carries the head as `score`; `pad_id` is that of the tokenizer. Such an adapter may also have
-    `folded_config(folder) -> Mapping[str, Any]`: what the config of that result says otherwise than the base's, such as
-    `architectures` and `id2label` of a classifier; read from the artifact, without weights.
+    An adapter derives from `finetooth_hooks.AdapterBase`, where `low_rank` says None and what has a capability of its
+    own refuses.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.ADAPTER`."""
+        ...
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """How many will train, for the memory estimate; `parameters` is the size of the base."""
@@ -45,7 +42,33 @@ class Adapter(Protocol):
         ...
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """While entered, the model computes as the base does. Only with `can_disable`."""
+        """While entered, the model computes as the base does. Capability `disable`, which the
+        entry states as `can_disable`."""
+        ...
+
+    def low_rank(self, module: Any) -> LowRank | None:
+        """What a module of the adapted model computes, if it is at this moment (dropout, switched off) nothing but its
+        base and a low-rank addition; then a backend may compute it together with its neighbours. None: the module is
+        called as it is."""
+        ...
+
+    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+        """`model`, a base in fp32 as the loader gives it, with the artifact in `folder` folded in and nothing left of
+        the adapter, in a precision and on a device; then a run with the adapter can be the model of another. Capability
+        `fold`.
+
+        Args:
+            pad_id: of the tokenizer. Of an artifact with a scalar head the result is a language model that carries the
+                head as `score`.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        ...
+
+    def folded_config(self, folder: Path) -> Mapping[str, Any]:
+        """What the config of a folded model says otherwise than the base's, such as `architectures` and `id2label` of
+        a classifier; read from the artifact, without weights."""
         ...
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
@@ -104,8 +127,32 @@ class Schedule(Protocol):
 class Method(Protocol):
     """Turns examples into data and drives the engine: a generator of steps.
 
-    What outlives a `yield` (cursor, replay buffer, controllers) is in `state()`.
+    What outlives a `yield` (cursor, replay buffer, controllers) is in `state()`. A method derives from
+    `finetooth_hooks.MethodBase`, where `noun`, `data`, `roles` and `read_beginning` have the answers of one that needs
+    none of them.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities`; for methods there are none yet."""
+        ...
+
+    @property
+    def noun(self) -> str:
+        """What a datum is, in reports: `row`, `window`, `pair`."""
+        ...
+
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What it trains, in the order of the rows, if that is known once it is prepared, and stays the same; else
+        empty. Lengths are asked for with `token_rows.positions_of`."""
+        ...
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """What the engine shall hold for each role; None: nothing, the method gives the role's numbers with the data.
+        A role that is not named is the policy without its adapter."""
+        ...
 
     def prepare(self) -> Prepared:
         """Read and tokenise the data. Called once, before the engine is built, so that bad data fail early."""
@@ -127,41 +174,15 @@ class Method(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
-
-@runtime_checkable
-class KnownData(Protocol):
-    """A method or an evaluator whose data are known once they are prepared, and stay the same."""
-
-    @property
-    def data(self) -> Sequence[Datum]:
-        """What it trains or scores, in the order of the rows; empty before `prepare`. Lengths are asked for with
-        `token_rows.positions_of`."""
-        ...
-
-
-@runtime_checkable
-class ReadsBeginning(Protocol):
-    """A method or an evaluator that takes something from the weights as they are before the first step of a run. What
-    it takes is in no checkpoint, so a run that goes on lets it look again."""
-
     def read_beginning(self, engine: Engine) -> None:
-        """Called when a run goes on, after `prepare` and before the saved state is loaded; not in a run that begins,
+        """Take what is needed from the weights as they are before the first step of a run, which is in no checkpoint.
+
+        Called when a run goes on, after `prepare` and before the saved state is loaded; not in a run that begins,
         whose first step or evaluation finds the weights as they are.
 
         Raises:
             FinetoothError: it could not be had.
         """
-        ...
-
-
-@runtime_checkable
-class BringsRoles(Protocol):
-    """A method that says by its options which models it needs beside the policy."""
-
-    @property
-    def roles(self) -> Mapping[str, RoleModel | None]:
-        """What the engine shall hold for each role; None: nothing, the method gives the role's numbers with the data.
-        A role that is not named is the policy without its adapter."""
         ...
 
 
@@ -180,7 +201,30 @@ class Reward(Protocol):
 
 
 class Evaluator(Protocol):
-    """Measures the engine on held-out examples."""
+    """Measures the engine on held-out examples.
+
+    An evaluator derives from `finetooth_hooks.EvaluatorBase`, where `noun`, `data` and `read_beginning` have the
+    answers of one that needs none of them.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities`; for evaluators there are none yet."""
+        ...
+
+    @property
+    def noun(self) -> str:
+        """What a datum is, in reports: `row`, `window`, `pair`."""
+        ...
+
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What it scores, in the order of the rows, if that is known once it is prepared; else empty."""
+        ...
+
+    def read_beginning(self, engine: Engine) -> None:
+        """As `Method.read_beginning`."""
+        ...
 
     def prepare(self) -> DataReport | None:
         """Read the held-out examples once, before training; None if it reads none."""
@@ -190,9 +234,28 @@ class Evaluator(Protocol):
 
 
 class Tracker(Protocol):
-    """Receives the steps and evaluations of a run; must be cheap."""
+    """Receives the steps and evaluations of a run; must be cheap.
+
+    A tracker derives from `finetooth_hooks.TrackerBase`, where `resume` calls `start`.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.TRACKER`."""
+        ...
 
     def start(self, run: Run) -> None: ...
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Called in place of `start`, when a run goes on after `run.step`. With the capability `resume`, what an
+        earlier process wrote beyond it goes, and what is missing is in `history`, so that no step is there twice and
+        none is missing; such a tracker is also called when a run goes back to an earlier step. Without it: `start`.
+
+        Args:
+            history: every report of the run up to and with `run.step`, in the order in which they came.
+        """
+        ...
+
     def step(self, run: Run, report: StepReport) -> None: ...
     def evaluated(self, run: Run, evaluation: Evaluation) -> None: ...
     def end(self, run: Run, outcome: Outcome) -> None: ...

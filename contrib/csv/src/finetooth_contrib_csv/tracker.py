@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetooth_hooks import Context, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+from finetooth_hooks.bases import TrackerBase
 
 STEP_COLUMNS = (
     "step",
@@ -64,8 +65,10 @@ class Table:
         self._file.close()
 
 
-class CsvTracker:
+class CsvTracker(TrackerBase):
     """`finetooth_hooks.protocols.Tracker` over two tables."""
+
+    capabilities = frozenset({"resume"})
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}

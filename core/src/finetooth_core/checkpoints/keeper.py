@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
-from finetooth_hooks.engine import Engine, Snapshot, Snapshotting
+from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
@@ -141,7 +141,7 @@ class Keeper:
         """
         begun = time.perf_counter()
         self.settle()
-        snapshot = engine.snapshot() if isinstance(engine, Snapshotting) else None
+        snapshot = engine.snapshot() if "snapshots" in engine.capabilities else None
         work = Work(state, lines, snapshot, engine, about, folder or self.keeping.on_disk)
         if snapshot is not None:
             for store in self.keeping.device:
@@ -155,11 +155,14 @@ class Keeper:
         self.stalled += time.perf_counter() - begun
 
     def hold(self, engine: Engine, state: RunState) -> None:
-        """Keep a snapshot in memory only."""
-        if isinstance(engine, Snapshotting):
-            kept = Kept(state.step, engine.snapshot(), state.as_kept())
-            for store in (*self.keeping.device, *self.keeping.host):
-                store.put(kept)
+        """Keep a snapshot in memory only.
+
+        Raises:
+            EngineError: the engine makes none.
+        """
+        kept = Kept(state.step, engine.snapshot(), state.as_kept())
+        for store in (*self.keeping.device, *self.keeping.host):
+            store.put(kept)
 
     def arrived(self) -> list[Path]:
         """Folders that are in their place since this was last asked.

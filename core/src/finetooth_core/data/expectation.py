@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from finetooth_hooks.protocols import KnownData
 from finetooth_toolbox.rows.token_rows import positions_of
 
 from finetooth_core.data.survey import training_steps
@@ -75,7 +74,7 @@ def expectation(job: Job, survey: Survey | None) -> Expectation:
 def _time(job: Job, survey: Survey | None) -> Time | str:
     """The estimate, or why there is none."""
     report, total = job.prepared.report, job.prepared.total_steps
-    if survey is None or not isinstance(job.method, KnownData):
+    if survey is None or job.method is None or not len(job.method.data):
         return "the data are read while the run trains"
     if total is None:
         return "the number of steps is open"

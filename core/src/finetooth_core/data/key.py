@@ -22,7 +22,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.preparation import Limit, Rendering
-from finetooth_hooks.protocols import IdentifiedSource, Tokenizer
+from finetooth_hooks.protocols import Tokenizer
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -67,7 +67,7 @@ def data_key(
     model, catalog, processor = parts.model(), parts.builder.catalog, parts.section.processor
     taking_part: list[Registered] = [registered for registered, _ in model.entries.values()]
     taking_part += [picked.registered for picked in (*rows.sources, *rows.formats)]
-    relied_on = {name for picked in rows.sources for name in getattr(picked.source, "relies_on", ())}
+    relied_on = {name for picked in rows.sources for name in picked.source.relies_on}
     taking_part += [catalog.get("source", name) for name in sorted(relied_on)]
     taking_part += _offering(catalog, rendering.build)
     taking_part += _processor(catalog, processor)
@@ -115,7 +115,7 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
             digests = {path: hashes.sha256(path) for path in made_of}
             files |= digests
             named = {path.as_posix(): digest for path, digest in digests.items()}
-        elif isinstance(picked.source, IdentifiedSource):
+        else:
             named = picked.source.identity()
         if named is None:
             raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")

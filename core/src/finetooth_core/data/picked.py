@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.protocols import Format, KnownSource, Source
+from finetooth_hooks.protocols import Format, Source
 from finetooth_toolbox.files.missing import MissingFile
 
 from finetooth_core.data.choice import SourceChoice
@@ -51,8 +51,6 @@ class PickedSource(Picked):
         Raises:
             DataError: they are not there.
         """
-        if not isinstance(self.source, KnownSource):
-            return None
         try:
             files = self.source.files()
             missing = next((path for path in files or () if not path.exists()), None)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.protocols import IdentifiedSource
 
 from finetooth_core.data.file_hashes import FileHashes
 from finetooth_core.data.picked import PickedSource
@@ -83,7 +82,7 @@ def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[
     if made_of is not None:
         folder = os.path.commonpath([path.parent for path in made_of]) if made_of else ""
         return {path.relative_to(folder or ".").as_posix(): hashes.sha256(path) for path in made_of}
-    named = picked.source.identity() if identity and isinstance(picked.source, IdentifiedSource) else None
+    named = picked.source.identity() if identity else None
     return {} if named is None else {str(picked.options.get("path", "rows")): sha256(named.encode()).hexdigest()}
 
 

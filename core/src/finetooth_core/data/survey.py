@@ -16,7 +16,6 @@ import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.preparation import Limit
-from finetooth_hooks.protocols import KnownData
 from finetooth_toolbox.methods.batches import Batches
 from finetooth_toolbox.rows.tally import SPLIT
 from finetooth_toolbox.rows.token_rows import positions_of
@@ -111,7 +110,7 @@ def survey(job: Job) -> Findings:
 
 
 def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
-    data = _data(job, split, rows)
+    data, noun = _data(job, split, rows)
     positions = positions_of(data)
     train, trains = job.plan.train, split == "train"
     budget = int(train.micro_batch_tokens or 0)
@@ -119,7 +118,7 @@ def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: 
     windows = data is not rows and len(data) != len(rows)
     return Survey(
         split=split,
-        noun=str(getattr(data, "noun", "row")),
+        noun=noun,
         data=len(data),
         quantiles=quantiles(positions),
         histogram=histogram(positions),
@@ -134,11 +133,10 @@ def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: 
     )
 
 
-def _data(job: Job, split: str, rows: PreparedRows) -> Sequence[Datum]:
-    """What of a split trains or is scored."""
-    holders: Sequence[object] = (job.method,) if split == "train" else job.evaluators
-    found = (holder.data for holder in holders if isinstance(holder, KnownData))
-    return next((data for data in found if len(data)), rows)
+def _data(job: Job, split: str, rows: PreparedRows) -> tuple[Sequence[Datum], str]:
+    """What of a split trains or is scored, and what one of it is called."""
+    holders: Sequence[Any] = (job.method,) if split == "train" else job.evaluators
+    return next(((holder.data, holder.noun) for holder in holders if len(holder.data)), (rows, "row"))
 
 
 def _cut(limit: Limit | None, report: DataReport | None) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.problems import Problems, raise_together
-from finetooth_hooks.protocols import Portion, PortionedSource
+from finetooth_hooks.protocols import Portion
 from finetooth_toolbox.files.missing import MissingFile
 from numpy.typing import NDArray
 
@@ -76,7 +76,7 @@ def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
 
 def _work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
     source = picked.source
-    if isinstance(source, PortionedSource):
+    if "portions" in source.capabilities:
         for portion in source.portions():
             yield Work(index, portion, len(portion.content))
         return
@@ -127,7 +127,6 @@ def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataE
     if not isinstance(work.rows, Portion):
         return work.rows
     source = sources[work.source].source
-    assert isinstance(source, PortionedSource)
     rows = source.read(work.rows)
     return rows if work.places is None else _at(rows, work.places)
 
@@ -157,7 +156,6 @@ def refusals(sources: Sequence[PickedSource], reading: Reading) -> list[DataErro
     found = []
     for index in sorted(reading.broken):
         source = sources[index].source
-        assert isinstance(source, PortionedSource)
         found.append(source.refusal(reading.broken[index], reading.good.get(index, 0)))
     return found
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from finetooth_hooks.testing.byte_tokenizer import ByteTokenizer
 from finetooth_hooks.testing.checks import Check, CheckFailed, CheckResult, CheckSkipped, run_check
 from finetooth_hooks.testing.collection import collect, entries_of, failures, run_checks
+from finetooth_hooks.testing.delegating import declared, delegating
 from finetooth_hooks.testing.draws import draws
 from finetooth_hooks.testing.engine_checks import engine_checks, parametrize_engine
 from finetooth_hooks.testing.fake_context import FakeCatalog, FakeContext, PlainRenderer, conversations
@@ -36,6 +37,8 @@ __all__ = [
     "collect",
     "conversations",
     "draws",
+    "declared",
+    "delegating",
     "engine_checks",
     "entries_of",
     "failures",

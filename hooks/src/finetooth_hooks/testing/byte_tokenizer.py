@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetooth_hooks.bases import TokenizerBase
+
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>")
 _BRACKETED = re.compile(r"<[^<>\s]{1,40}>|\[/?[^\[\]\s]{1,40}\]")
 
@@ -16,7 +18,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class ByteTokenizer:
+class ByteTokenizer(TokenizerBase):
     """Ids 0 to 255 are UTF-8 bytes, special tokens follow.
 
     Args:

@@ -23,7 +23,18 @@ from finetooth_hooks.testing.collection import expecting
 from finetooth_hooks.testing.engine_cases import EngineCase
 from finetooth_hooks.testing.parametrize import parametrize
 
-_MODULES = ("scoring", "gradients", "losses", "heads", "not_finite", "interruption", "sampling", "running", "state")
+_MODULES = (
+    "capability",
+    "scoring",
+    "gradients",
+    "losses",
+    "heads",
+    "not_finite",
+    "interruption",
+    "sampling",
+    "running",
+    "state",
+)
 
 
 def engine_checks(

@@ -1,4 +1,4 @@
-"""Checks of an engine that can be broken off between two micro-batches (`finetooth_hooks.engine.Interruptible`)."""
+"""Checks of an engine that can be broken off between two micro-batches (the capability `interrupt`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.engine import Backward, Engine, Forward, Interruptible, Sampling
+from finetooth_hooks.engine import Backward, Engine, Forward, Sampling
 from finetooth_hooks.errors import Interrupted
-from finetooth_hooks.testing.checks import CheckSkipped, expect, fail
+from finetooth_hooks.testing.checks import expect, fail
 from finetooth_hooks.testing.engine_cases import EngineCase
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
 
@@ -52,13 +52,6 @@ _PRIMITIVES: Mapping[str, tuple[tuple[str, ...], Callable[[Engine, Sequence[Datu
 """What each needs, and how it is made ready for an engine, data and prompts."""
 
 
-def _interruptible(case: EngineCase) -> Any:
-    engine = case.engine()
-    if not isinstance(engine, Interruptible):
-        raise CheckSkipped("the engine cannot be broken off")
-    return engine
-
-
 def _possible(engine: Engine) -> list[str]:
     return [name for name, (needs, _) in _PRIMITIVES.items() if set(needs) <= engine.capabilities]
 
@@ -71,8 +64,8 @@ def asked_before_every_micro_batch(case: EngineCase) -> None:
     """Every primitive that computes over data asks at least once for each micro-batch, `generate` for each token of
     its longest completion; and an answer that is always no changes nothing."""
     batches = case.engine().forward_backward(case.data(), WEIGHTED_NLL).micro_batches
-    for name in _possible(_interruptible(case)):
-        engine, asked = _interruptible(case), _Asked()
+    for name in _possible(case.engine("interrupt")):
+        engine, asked = case.engine("interrupt"), _Asked()
         call = _made_ready(name, engine, case)
         engine.interrupt_when(asked)
         call()
@@ -84,7 +77,7 @@ def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
     """Broken off at its first, a middle and its last question, a primitive raises Interrupted; afterwards the engine
     goes on bit for bit as one that never was: gradients accumulated before stay, those of the call are gone, handles
     and states of losses are as they were."""
-    for name in _possible(_interruptible(case)):
+    for name in _possible(case.engine("interrupt")):
         wanted, count = _story(name, case, 0)
         for stop_at in sorted({1, (count + 1) // 2, count}):
             found, _ = _story(name, case, stop_at)
@@ -98,7 +91,7 @@ def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
 def _story(name: str, case: EngineCase, stop_at: int) -> tuple[dict[str, Any], int]:
     """Gradients before, the call (broken off once, unless `stop_at` is 0), more gradients, a step; what each gave, and
     how many questions the call asked."""
-    engine, asked = _interruptible(case), _Asked()
+    engine, asked = case.engine("interrupt"), _Asked()
     engine.forward_backward(case.data(4, seed=1), CENTRED)
     call = _made_ready(name, engine, case)
     if stop_at:

@@ -80,7 +80,7 @@ def totals_of_calls_merge(case: EngineCase) -> None:
         merged = merge_totals(totals, counts)
         close(engine, f"{called}: loss", merged.loss, loss, "the formula over logprobs(data)", factor=10.0)
         for what, got, wanted in (("component", merged.components, components), ("metric", merged.metrics, metrics)):
-            expect(set(got) == set(wanted), f"{called}: {what}s", sorted(got), sorted(wanted))
+            expect(set(got) == set(wanted), f"{called}: {what}s", ", ".join(sorted(got)), ", ".join(sorted(wanted)))
             for name, value in wanted.items():
                 close(engine, f"{called}: {what} {name!r}", got[name], value, "its formula", factor=10.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from finetooth_hooks.continuous import Continuous, RunningBatch, Written
+from finetooth_hooks.continuous import RunningBatch, Written
 from finetooth_hooks.engine import Completion, Engine, Sampling
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.testing.checks import expect
@@ -24,12 +24,6 @@ def _requests(case: EngineCase) -> list[Request]:
     )
     prompts = case.prompts()
     return [(prompts[i % len(prompts)], kinds[i % len(kinds)]) for i in range(2 * len(kinds))]
-
-
-def _batch(engine: Engine) -> RunningBatch:
-    expect(isinstance(engine, Continuous), "an engine that claims `continuous`", "no running_batch()", "one")
-    assert isinstance(engine, Continuous)
-    return engine.running_batch()
 
 
 def _driven(batch: RunningBatch, arriving: Mapping[int, Sequence[Request]]) -> dict[int, list[Written]]:
@@ -67,7 +61,7 @@ def a_running_batch_writes_what_generate_writes(case: EngineCase) -> None:
     """Requests that come at once, and requests that join while others are written, get what they get alone."""
     engine, asked = case.engine("generate", "continuous"), _requests(case)
     for arriving in ({0: asked}, {0: asked[:1], 2: asked[1:4], 5: asked[4:]}):
-        batch = _batch(engine)
+        batch = engine.running_batch()
         written = _driven(batch, arriving)
         expect(len(batch) == 0 and batch.waiting == 0, "a running batch at its end", f"{len(batch)} left", "none")
         expect(batch.step() == [], "step() of an empty batch", "tokens", "none")
@@ -79,7 +73,7 @@ def equal_prompts_count_on(case: EngineCase) -> None:
     """`add(first=n)` gives the samples that a prompt's second place in `generate` gets."""
     engine, prompt = case.engine("generate", "continuous"), case.prompts()[0]
     sampling = Sampling(max_tokens=5, n=2, seed=7, stop_ids=())
-    batch = _batch(engine)
+    batch = engine.running_batch()
     numbers = [batch.add(prompt, sampling), batch.add(prompt, sampling, first=sampling.n)]
     written = [one for _ in range(sampling.max_tokens) for one in batch.step()]
     for number, alone in zip(numbers, engine.generate([prompt, prompt], sampling), strict=True):
@@ -90,7 +84,7 @@ def equal_prompts_count_on(case: EngineCase) -> None:
 def a_cancelled_request_leaves(case: EngineCase) -> None:
     """What is cancelled is written no more, and the others do not notice; an unknown number is no error."""
     engine, asked = case.engine("generate", "continuous"), _requests(case)[:3]
-    batch = _batch(engine)
+    batch = engine.running_batch()
     numbers = [batch.add(*request) for request in asked]
     written = batch.step()
     batch.cancel(numbers[0])
@@ -108,7 +102,7 @@ def a_cancelled_request_leaves(case: EngineCase) -> None:
 def changed_weights_end_a_running_batch(case: EngineCase) -> None:
     """After `step` a batch that was made before is refused; a new one samples the new weights."""
     engine, (prompt, sampling) = case.engine("generate", "continuous"), _requests(case)[0]
-    batch = _batch(engine)
+    batch = engine.running_batch()
     batch.add(prompt, sampling)
     batch.step()
     engine.forward_backward(case.data(), WEIGHTED_NLL)
@@ -119,14 +113,14 @@ def changed_weights_end_a_running_batch(case: EngineCase) -> None:
         pass
     else:
         raise AssertionError("step() of a running batch whose weights changed: nothing was said; wanted an EngineError")
-    (written,) = _driven(_batch(engine), {0: [(prompt, sampling)]}).values()
+    (written,) = _driven(engine.running_batch(), {0: [(prompt, sampling)]}).values()
     _same(engine, "a request after a step", written, engine.generate([prompt], sampling)[0])
 
 
 def an_empty_prompt_is_refused_by_a_running_batch(case: EngineCase) -> None:
     """As `generate` refuses it; the batch goes on."""
     engine, (prompt, sampling) = case.engine("generate", "continuous"), _requests(case)[0]
-    batch = _batch(engine)
+    batch = engine.running_batch()
     try:
         batch.add([], sampling)
     except EngineError:

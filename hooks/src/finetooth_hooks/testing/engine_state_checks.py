@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetooth_hooks.engine import Engine, Snapshotting
+from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.testing.checks import CheckSkipped, expect, fail
+from finetooth_hooks.testing.checks import expect, fail
 from finetooth_hooks.testing.engine_cases import EngineCase, all_close
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
 
@@ -80,9 +80,7 @@ def accumulated_gradients_are_saved(case: EngineCase) -> None:
 def a_snapshot_stays_what_it_was(case: EngineCase) -> None:
     """What a snapshot copied, between forward_backward and step, does not change while the engine goes on; rolled back
     twice and read from disk once, the engine trains on with the same bits."""
-    engine, data = case.engine("full_state"), case.data()
-    if not isinstance(engine, Snapshotting):
-        raise CheckSkipped("the engine makes no snapshots")
+    engine, data = case.engine("full_state", "snapshots"), case.data()
     engine.set_total_steps(6)
     _train(engine, case, range(2))
     engine.forward_backward(data, WEIGHTED_NLL)

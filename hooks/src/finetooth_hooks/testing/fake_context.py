@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from finetooth_toolbox.rows.preparing import first_examples, load_rendering, prepare_examples
 
+from finetooth_hooks.bases import LoaderBase, RendererBase
 from finetooth_hooks.context import Opened
 from finetooth_hooks.entries import Entry, Loss
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
@@ -71,7 +72,7 @@ def conversations(split: str, count: int = 10) -> Examples:
     return Examples(split, tuple(rows), format="made by the kit", source="made by the kit")
 
 
-class PlainRenderer:
+class PlainRenderer(RendererBase):
     """`role: content` and an end token, over bytes; what a fake context gives when no renderer is under test."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -120,7 +121,7 @@ MODEL = ModelInfo(
 
 
 @dataclass(frozen=True)
-class FakeLoader:
+class FakeLoader(LoaderBase):
     """Describes the toy; there are no weights to load."""
 
     bytes: Tokenizer

@@ -17,17 +17,17 @@ from finetooth_steps.rectangles import loss_data
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
+from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import (
-    Backward,
     Completion,
     Counts,
     EngineInfo,
     Forward,
-    Handle,
     Sampling,
     Stepped,
     StepSettings,
+    Usage,
 )
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.losses import LossSpec
@@ -35,7 +35,7 @@ from finetooth_hooks.protocols import Tokenizer
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(EngineBase):
     """Implements the engine's protocol over a random table of next-token log-probabilities, with a scalar head.
 
     Attributes:
@@ -65,7 +65,7 @@ class FakeEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"zero_grad", "generate", "reference", "head"})
+        return frozenset({"zero_grad", "generate", "reference", "head", "usage"})
 
     def _score(self, datum: Datum) -> NDArray[np.float64]:
         rows = self.table[datum.tokens]
@@ -131,15 +131,6 @@ class FakeEngine:
         self.losses.append(result.loss or 0.0)
         return result
 
-    def backward(
-        self,
-        handle: Handle,
-        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
-        *,
-        normalizer: Counts | None = None,
-    ) -> Backward:
-        raise EngineError("the fake engine keeps no handles")
-
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         if settings is not None:
             raise EngineError("the fake engine takes no step settings")
@@ -184,8 +175,11 @@ class FakeEngine:
     def set_total_steps(self, total: int | None) -> None:
         self.calls.append("set_total_steps")
 
-    def peak_memory(self) -> int:
-        return int(self.table.nbytes)
+    def usage(self) -> Usage:
+        return Usage(self.table.nbytes, self.table.nbytes)
+
+    def peak_flops(self) -> float:
+        return 0.0
 
 
 def _values(datum: Datum) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from finetooth_hooks.engine import CAPABILITIES
+from finetooth_hooks.capabilities import ENGINE
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import NotFinite
 from finetooth_hooks.protocols import Method as Driver
@@ -37,8 +37,8 @@ def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepare
 def method_needs_known_capabilities(case: EntryCase) -> None:
     """`needs` names capabilities of the contract."""
     assert isinstance(case.entry, Method)
-    unknown = sorted(set(case.entry.needs) - set(CAPABILITIES))
-    expect(not unknown, "entry.needs", unknown, f"of {sorted(CAPABILITIES)}")
+    unknown = sorted(set(case.entry.needs) - set(ENGINE))
+    expect(not unknown, "entry.needs", unknown, f"of {sorted(ENGINE)}")
 
 
 @check_for("method")

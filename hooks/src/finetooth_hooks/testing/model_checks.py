@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from finetooth_hooks.engine import CAPABILITIES
+from finetooth_hooks.capabilities import ENGINE
 from finetooth_hooks.entries import Backend, Family, Loader
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
@@ -141,9 +141,9 @@ def capabilities_are_known(case: EntryCase) -> None:
     The engine itself has its own checks: `finetooth_hooks.testing.parametrize_engine`.
     """
     assert isinstance(case.entry, Backend)
-    unknown = sorted(set(case.entry.capabilities) - set(CAPABILITIES))
-    expect(not unknown, "entry.capabilities", unknown, f"of {sorted(CAPABILITIES)}")
+    unknown = sorted(set(case.entry.capabilities) - set(ENGINE))
+    expect(not unknown, "entry.capabilities", unknown, f"of {sorted(ENGINE)}")
     expect(case.entry.framework in _FRAMEWORKS, "entry.framework", case.entry.framework, f"of {sorted(_FRAMEWORKS)}")
     backend = case.build()
     for name in ("plan", "engine"):
-        expect(callable(getattr(backend, name, None)), f"built.{name}", "missing", "a method")
+        expect(name in dir(backend), f"built.{name}", "missing", "a method")

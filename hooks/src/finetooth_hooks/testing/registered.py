@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetooth_hooks.testing import (
     attention_checks,
+    capability_checks,
     data_checks,
     entry_checks,
     loss_checks,
@@ -23,6 +24,7 @@ __all__ = [
     "loss_checks",
     "method_checks",
     "model_checks",
+    "capability_checks",
     "observer_checks",
     "processor_checks",
     "renderer_checks",

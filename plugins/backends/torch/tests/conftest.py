@@ -27,6 +27,7 @@ from finetooth_hooks import (
     protocols,
 )
 from finetooth_hooks import arrays as xp
+from finetooth_hooks.bases import AdapterBase, LoaderBase, TokenizerBase
 from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.protocols import EngineRequest, HardwareFacts, Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
@@ -60,8 +61,10 @@ class LowRank(nn.Module):
 
 
 @dataclass
-class FakeAdapter:
+class FakeAdapter(AdapterBase):
     """`full` trains everything, otherwise a low-rank addition trains; B starts at zero with `zero`."""
+
+    capabilities = frozenset({"disable"})
 
     full: bool = False
     targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj")
@@ -123,7 +126,7 @@ class FakeAdapter:
 
 
 @dataclass
-class FakeLoader:
+class FakeLoader(LoaderBase):
     """Builds a tiny random model, the same one each time."""
 
     config: Any
@@ -174,7 +177,7 @@ class FakeSchedule:
         self.seen = [{}] * int(state["seen"])
 
 
-class LetterTokenizer:
+class LetterTokenizer(TokenizerBase):
     """One letter an id; ids 0 and 1 are padding and the end."""
 
     vocab_size, bos_id, eos_id, pad_id, chat_template, adds_bos = VOCAB, None, 1, 0, None, False

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from finetooth_hooks import UserError
-from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN, Metered, Profiled
+from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_torch.profile.command import command
 from finetooth_torch.profile.table import table
 from finetooth_torch.profile.trace import (
@@ -34,7 +34,7 @@ from finetooth_torch.profile.trace import (
 def recorded(kit: SimpleNamespace, tmp_path: Path) -> Path:
     """A folder with the recording of two steps of a tiny model."""
     engine, data = kit.engine(), kit.data()
-    assert isinstance(engine, Profiled) and isinstance(engine, Metered) and "profile" in engine.capabilities
+    assert {"profile", "usage"} <= engine.capabilities
     with engine.profile(tmp_path / "profile") as spans:
         for _ in range(2):
             with spans.span(STEP_SPAN):

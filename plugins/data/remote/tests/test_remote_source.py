@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError, RecipeError
-from finetooth_hooks.protocols import KnownSource, PortionedSource
 from finetooth_hooks.testing import FakeContext, parametrize_with_checks
 from finetooth_remote import download
 from finetooth_remote.address import read_address
@@ -54,7 +53,7 @@ def kept(context: FakeContext) -> list[Path]:
 def test_rows_of_a_file_elsewhere(web: Any, context: FakeContext) -> None:
     web.files["/a/train.jsonl"] = LINES
     built = source(context, f"{web.address}/a/train.jsonl?version=2")
-    assert isinstance(built, PortionedSource) and isinstance(built, KnownSource)
+    assert built.capabilities == {"portions"}
     rows = list(built.rows())
     assert [dict(row.values) for row in rows] == ROWS
     assert [row.id for row in rows[:2]] == [f"{web.address}/a/train.jsonl?version=2:{n}" for n in (1, 2)]

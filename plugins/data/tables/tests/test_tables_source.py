@@ -21,7 +21,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from finetooth_hooks import DataError, RecipeError, Row
-from finetooth_hooks.protocols import KnownSource, PortionedSource
+from finetooth_hooks.protocols import Source
 from finetooth_hooks.testing import FakeContext, entries_of, parametrize_with_checks
 from finetooth_tables import columnar, delimited, json_rows
 from finetooth_tables.plugin import claims
@@ -46,7 +46,7 @@ def bad() -> Path:
     return folder
 
 
-def source(path: Path, notes: list[str] | None = None, **options: Any) -> KnownSource:
+def source(path: Path, notes: list[str] | None = None, **options: Any) -> Source:
     context = FakeContext(path.parent, notes=[] if notes is None else notes)
     return build(TablesOptions(path=str(path), **options), context)
 
@@ -123,7 +123,7 @@ def test_portions_change_nothing(tmp_path_factory: pytest.TempPathFactory, table
 
     def read() -> list[Any]:
         built = source(path)
-        assert isinstance(built, PortionedSource)
+        assert "portions" in built.capabilities
         found = [item for portion in built.portions() for item in built.read(portion)]
         return [item if isinstance(item, Row) else str(item) for item in found]
 
@@ -222,7 +222,7 @@ def test_portions_of_columns_change_nothing(
         patch.setattr(columnar, "PORTION_ROWS", rows_)
         found = rows(path)
         built = source(path)
-        assert isinstance(built, PortionedSource)
+        assert "portions" in built.capabilities
         assert len(list(built.portions())) >= len(data) / rows_
     assert [row.values["n"] for row in found] == data
     assert [row.id.rsplit(":", 1)[1] for row in found] == [f"row {n + 1}" for n in range(len(data))]

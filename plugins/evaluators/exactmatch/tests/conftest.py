@@ -19,6 +19,7 @@ from finetooth_hooks import (
     Text,
     TrainSettings,
 )
+from finetooth_hooks.bases import TokenizerBase
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.rows.preparing import first_examples, prepare_examples
@@ -28,7 +29,7 @@ BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
 
 
 @dataclass
-class Tokenizer:
+class Tokenizer(TokenizerBase):
     adds_bos: bool = False
     bos_id: int = BOS
     eos_id: int = EOS

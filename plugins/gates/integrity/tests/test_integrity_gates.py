@@ -120,6 +120,8 @@ class Loading(FakeEngine):
 class Snapshotting(Loading):
     """One that keeps its state in memory."""
 
+    capabilities = frozenset({"snapshots"})
+
     def snapshot(self):
         self.calls.append("snapshot")
         return self.table.copy()

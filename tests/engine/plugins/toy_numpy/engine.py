@@ -24,7 +24,8 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.engine import Counts, Snapshot
+from finetooth_hooks.bases import EngineBase
+from finetooth_hooks.engine import Counts, Snapshot, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_fields
 from finetooth_steps.layout import MicroBatch, lay_out, one_batch
@@ -37,6 +38,7 @@ from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
 from toy_numpy import sampling, state, tape
+from toy_numpy.capabilities import CAPABILITIES
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
 from toy_numpy.running import RunningBatch
 
@@ -69,14 +71,14 @@ class _Evaluated:
             self.grads[name] = self.grads.get(name, 0.0) + grad
 
 
-class NumpyEngine:
+class NumpyEngine(EngineBase):
     """Trains the deltas of a toy, and the vector of its scalar head. See `finetooth_hooks.Engine`."""
 
-    capabilities = frozenset({"handles", "gradients", "zero_grad", "generate", "continuous", "full_state", "reference"})
+    capabilities = CAPABILITIES
 
     def __init__(self, model: Toy, request: EngineRequest) -> None:
-        if "v" in model.delta:
-            self.capabilities = self.capabilities | {"head"}
+        if "v" not in model.delta:
+            self.capabilities = self.capabilities - {"head"}
         self.model = model
         self.request = request
         self.named = sorted(model.delta)
@@ -351,5 +353,9 @@ class NumpyEngine:
     def set_total_steps(self, total: int | None) -> None:
         self.total_steps = total
 
-    def peak_memory(self) -> int:
-        return sum(array.nbytes for array in (*self.model.base.values(), *self.model.delta.values()))
+    def usage(self) -> Usage:
+        size = sum(array.nbytes for array in (*self.model.base.values(), *self.model.delta.values()))
+        return Usage(size, size)
+
+    def peak_flops(self) -> float:
+        return 0.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, NoOptions, Options, UserError
+from finetooth_hooks.bases import AdapterBase, LoaderBase
 from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
 from pydantic import Field
@@ -30,7 +31,7 @@ class ToyOptions(Options):
 
 
 @dataclass(frozen=True)
-class ToyLoader:
+class ToyLoader(LoaderBase):
     """Makes a toy from the seed in its name."""
 
     vocab: int
@@ -89,8 +90,10 @@ def build_renderer(options: NoOptions, context: Context) -> Renderer:
     return PlainRenderer(context.tokenizer)
 
 
-class DeltaAdapter:
+class DeltaAdapter(AdapterBase):
     """Adds a zero matrix to E, W and H; these train."""
+
+    capabilities = frozenset({"disable"})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         return 2 * facts.vocab_size * facts.hidden_size + facts.hidden_size**2

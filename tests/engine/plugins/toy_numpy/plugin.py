@@ -16,6 +16,8 @@ from finetooth_hooks import (
     hookimpl,
 )
 
+from toy_numpy.capabilities import CAPABILITIES
+
 NUMPY = frozenset({"numpy"})
 
 
@@ -70,8 +72,6 @@ def ft_backends() -> Iterator[Backend]:
         build="toy_numpy.backend:build",
         summary="float64 NumPy, for tests",
         framework="numpy",
-        capabilities=frozenset(
-            {"handles", "gradients", "zero_grad", "generate", "continuous", "full_state", "reference", "head"}
-        ),
+        capabilities=CAPABILITIES,
         outputs=frozenset({"logprobs", "entropy", "values", "scores"}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.protocols import Head, ModelFacts, ModelInfo
 from finetooth_hooks.testing import ByteTokenizer
 
@@ -29,7 +30,7 @@ FACTS = ModelFacts(
 
 
 @dataclass(frozen=True)
-class LlamaLoader:
+class LlamaLoader(LoaderBase):
     """A tiny Llama with random weights, the same ones each time."""
 
     def describe(self, reference: str) -> ModelInfo:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import UserError
+from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -74,8 +75,10 @@ class TwinLoader(ToyLoader):
 
 
 @dataclass
-class TwinAdapter:
+class TwinAdapter(AdapterBase):
     """Adds a zero matrix to E, W and H; remembers the model it was applied to."""
+
+    capabilities = frozenset({"disable"})
 
     models: list[Twin] = field(default_factory=list)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
@@ -14,7 +15,7 @@ from finetooth_hooks.reports import StepReport
 from finetooth_toolbox.methods.batches import Batches, train_step
 
 
-class BatchedMethod:
+class BatchedMethod(MethodBase):
     """The stepping part of a `protocols.Method`; a method that derives from it writes `prepare`, which calls `begin`.
 
     Args:
@@ -36,7 +37,7 @@ class BatchedMethod:
 
     @property
     def data(self) -> Sequence[Datum]:
-        """What the run trains, in the order of the rows (`protocols.KnownData`)."""
+        """What the run trains, in the order of the rows (`protocols.Method`)."""
         return self._data
 
     def begin(self, data: Sequence[Datum], *, of_row: int = 1) -> Batches:

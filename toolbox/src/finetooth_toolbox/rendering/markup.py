@@ -9,10 +9,10 @@ for a family.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from finetooth_hooks.examples import Conversation, Example, Message, Segments, TrainOn, Weighted
-from finetooth_hooks.protocols import StretchTokenizer, Tokenizer
+from finetooth_hooks.protocols import Tokenizer
 
 
 class Control(NamedTuple):
@@ -79,9 +79,8 @@ def _weights(stretch: Stretch, tokenizer: Tokenizer) -> list[float]:
 
 def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
     """Tokens of each stretch, and the index of the first that trains."""
-    if hasattr(tokenizer, "encode_from"):  # isinstance would read every property of the tokenizer
-        able = cast(StretchTokenizer, tokenizer)
-        return able.encode_from([(stretch.text, stretch.trained_from) for stretch in stretches])
+    if "stretches" in tokenizer.capabilities:
+        return tokenizer.encode_from([(stretch.text, stretch.trained_from) for stretch in stretches])
     found = []
     for stretch in stretches:
         ids, offsets = tokenizer.encode_with_offsets(stretch.text)

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar
 
+from finetooth_hooks.bases import RendererBase
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
@@ -40,7 +41,7 @@ TEXT_ROLES = ("system", "user", "assistant")
 OTHER = "remove them, or set data.renderer: jinja"
 
 
-class TurnRenderer(ABC):
+class TurnRenderer(RendererBase, ABC):
     """A `protocols.Renderer` made of `write` and `read` (or `read_tokens`).
 
     Attributes:

@@ -5,30 +5,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
 from finetooth_hooks.problems import SHOWN, Problems
 from finetooth_hooks.protocols import Portion
 
 
-class PortionedRows(ABC):
-    """`rows` of a `PortionedSource`, from its portions: base of classes that have `portions` and `read`.
+class PortionedRows(SourceBase, ABC):
+    """`rows` of a source with the capability `portions`, made of them: base of classes that have `portions` and `read`.
 
     Attributes:
         name: of the source, which begins the id of every row: `NAME:17`, `NAME:row 17`.
         noun: what a row is called, with its plural.
     """
 
+    capabilities = frozenset({"portions"})
+
     name: str
     noun: tuple[str, str] = ("row", "rows")
 
     @abstractmethod
     def portions(self) -> Iterator[Portion]:
-        """See `PortionedSource`."""
+        """See `protocols.Source`."""
 
     @abstractmethod
     def read(self, portion: Portion) -> Iterator[Row | DataError]:
-        """See `PortionedSource`."""
+        """See `protocols.Source`."""
 
     def rows(self) -> Iterator[Row]:
         """

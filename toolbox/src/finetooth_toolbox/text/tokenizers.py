@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.bases import TokenizerBase
 from finetooth_hooks.errors import RecipeError
 
 from finetooth_toolbox.text.ascii_words import WordMemory
@@ -17,12 +18,14 @@ REMEMBERED = 4096
 """How many beginnings of texts are remembered with their ids."""
 
 
-class FastTokenizer:
+class FastTokenizer(TokenizerBase):
     """Wraps a `PreTrainedTokenizerFast`; this module imports nothing of transformers.
 
     Args:
         tokenizer: the tokenizer; its `chat_template`, EOS and pad token must already be right.
     """
+
+    capabilities = frozenset({"stretches", "changes"})
 
     def __init__(self, tokenizer: Any) -> None:
         self.wrapped = tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError, RecipeError
+from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
 from pydantic import Field, model_validator
@@ -41,7 +42,7 @@ class FreezeOptions(Options):
 
 
 @dataclass(frozen=True)
-class FreezeAdapter:
+class FreezeAdapter(AdapterBase):
     """`protocols.Adapter` that freezes everything below the top layers."""
 
     options: FreezeOptions

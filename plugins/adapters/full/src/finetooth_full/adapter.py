@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
 
@@ -22,7 +23,7 @@ class FullOptions(Options):
 
 
 @dataclass(frozen=True)
-class FullAdapter:
+class FullAdapter(AdapterBase):
     """`protocols.Adapter` that trains every parameter, or all but those of the towers."""
 
     options: FullOptions = field(default_factory=FullOptions)

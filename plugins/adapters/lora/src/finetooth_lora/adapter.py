@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import Context, Options
+from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from finetooth_toolbox.torch.classifiers import LABELS, PEFT_TASKS, as_language_model, kind_of
 from pydantic import Field
@@ -51,12 +52,14 @@ class LoraOptions(Options):
 
 
 @dataclass(frozen=True)
-class LoraAdapter:
+class LoraAdapter(AdapterBase):
     """`protocols.Adapter` over peft.
 
     The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
     `model.layers.0` stay valid. The matrices are float32 whatever the base is held in.
     """
+
+    capabilities = frozenset({"disable", "fold"})
 
     options: LoraOptions
 

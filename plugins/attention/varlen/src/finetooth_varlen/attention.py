@@ -43,7 +43,7 @@ def build(options: NoOptions, context: Context) -> Attention:
             scale=scale, window_size=(back, ahead), enable_gqa=query.shape[1] != key.shape[1],
         )  # fmt: skip
         assert isinstance(found, torch.Tensor)
-        return found.unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)
+        return found.view(query.shape[0], query.shape[2], *found.shape[1:]).transpose(1, 2)
 
     return attend
 

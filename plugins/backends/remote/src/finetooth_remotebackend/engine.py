@@ -24,12 +24,14 @@ from finetooth_hooks import (
     Stepped,
     UserError,
 )
+from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, StepSettings
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_gradients
 from finetooth_toolbox import wire
 from numpy.typing import NDArray
 
+from finetooth_remotebackend.capabilities import CAPABILITIES
 from finetooth_remotebackend.local_loss import Evaluated, evaluate
 from finetooth_remotebackend.trainer import Trainer
 
@@ -54,7 +56,7 @@ class Pending:
     counts: Counts | None
 
 
-class RemoteEngine:
+class RemoteEngine(EngineBase):
     """See `finetooth_hooks.engine.Engine`. `logprobs` is the only output; a loss that reads others is refused by the
     plan. The weights and the optimizer's state stay at the server: `save` keeps them there and writes down where."""
 
@@ -84,8 +86,7 @@ class RemoteEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        common = {"handles", "gradients", "zero_grad", "generate", "full_state"}
-        return frozenset({*common, "reference"} if self._request.adapter_can_disable else common)
+        return CAPABILITIES if self._request.adapter_can_disable else CAPABILITIES - {"reference"}
 
     @property
     def weights_version(self) -> int:
@@ -223,9 +224,6 @@ class RemoteEngine:
     def restore(self, path: Path) -> None:
         self._trainer.load(self._read(path)["kept"], optimizer=False)
         self._pending.clear()
-
-    def peak_memory(self) -> int:
-        return 0
 
     def _name(self, kind: str) -> str:
         """Of a checkpoint at the server: never one that was there."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Backend, hookimpl
 
+from finetooth_remotebackend.capabilities import CAPABILITIES
+
 
 @hookimpl
 def ft_backends() -> Iterator[Backend]:
@@ -14,7 +16,7 @@ def ft_backends() -> Iterator[Backend]:
         build="finetooth_remotebackend.backend:build",
         summary="an engine at a finetooth server, or at one that speaks the Tinker protocol",
         framework="torch",
-        capabilities=frozenset({"handles", "gradients", "zero_grad", "generate", "full_state", "reference"}),
+        capabilities=CAPABILITIES,
         outputs=frozenset({"logprobs"}),
         remote=True,
     )

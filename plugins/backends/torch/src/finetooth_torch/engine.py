@@ -25,6 +25,7 @@ from finetooth_hooks import (
     Stepped,
     UserError,
 )
+from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
@@ -33,6 +34,7 @@ from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.row_budget import check_rows
 from numpy.typing import NDArray
 
+from finetooth_torch.capabilities import CAPABILITIES
 from finetooth_torch.environment import environment
 from finetooth_torch.exhaustion import guarded
 from finetooth_torch.generation.generator import Generator
@@ -40,7 +42,7 @@ from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
-from finetooth_torch.planning.memory import GENERATION_BATCHES, peak_memory
+from finetooth_torch.planning.memory import GENERATION_BATCHES
 from finetooth_torch.planning.peak_flops import peak_flops
 from finetooth_torch.profile.recording import record, spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
@@ -52,22 +54,6 @@ from finetooth_torch.state.optimizer import Options
 from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
 from finetooth_torch.state.update_guard import Wholeness
 from finetooth_torch.usage import usage
-
-CAPABILITIES = frozenset(
-    {
-        "handles",
-        "gradients",
-        "zero_grad",
-        "generate",
-        "continuous",
-        "full_state",
-        "profile",
-        "roles",
-        "step_settings",
-        "release",
-        "shared_base",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,7 @@ class Parts:
     group_options: tuple[Options, ...]
 
 
-class TorchEngine:
+class TorchEngine(EngineBase):
     """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
 
     Dropout is on in `forward` (with the policy role), `backward` and `forward_backward`, and off in `logprobs`, in
@@ -147,8 +133,8 @@ class TorchEngine:
     @property
     def capabilities(self) -> frozenset[str]:
         has_reference = self._request.adapter_can_disable or "reference" in self._request.roles
-        own = {"reference"} if has_reference else set()
-        return CAPABILITIES | own | (set() if self._parts.network.scalar is None else {"head"})
+        lacking = set() if has_reference else {"reference"}
+        return CAPABILITIES - lacking - ({"head"} if self._parts.network.scalar is None else set())
 
     @property
     def weights_version(self) -> int:
@@ -347,9 +333,6 @@ class TorchEngine:
         taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
         with self._parts.parameters.as_given(take=True), taking as model:
             self._request.adapter.restore(model, Path(path))
-
-    def peak_memory(self) -> int:
-        return peak_memory(self._parts.device)
 
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         self._runner.asked = asked

@@ -84,9 +84,8 @@ class Network:
         self._cost = _cost(base, facts)
         self._flops = 0.0
         if stream:
-            low_rank = getattr(adapter, "low_rank", None) or (lambda module: None)
-            check_decoder(module, model, facts, low_rank)
-            decoder = Decoder(module, facts, low_rank, checkpointing=checkpointing)
+            check_decoder(module, model, facts, adapter.low_rank)
+            decoder = Decoder(module, facts, adapter.low_rank, checkpointing=checkpointing)
             decoder.lay_out()
             self.body = StreamBody(decoder, model)
         elif checkpointing:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Backend, Command, hookimpl
 
+from finetooth_torch.capabilities import CAPABILITIES
+
 
 @hookimpl
 def ft_backends() -> Iterator[Backend]:
@@ -15,23 +17,7 @@ def ft_backends() -> Iterator[Backend]:
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",
-        capabilities=frozenset(
-            {
-                "handles",
-                "gradients",
-                "zero_grad",
-                "generate",
-                "continuous",
-                "full_state",
-                "reference",
-                "head",
-                "profile",
-                "roles",
-                "step_settings",
-                "release",
-                "shared_base",
-            }
-        ),
+        capabilities=CAPABILITIES,
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import Context, PlanError
+from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
 
 from finetooth_torch.frozen_copy import FrozenCopy
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from finetooth_torch.network import Network
 
 
-class NoAdapter:
+class NoAdapter(AdapterBase):
     """The adapter of a model that is used as it is."""
+
+    capabilities = frozenset({"disable"})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         return 0
@@ -82,7 +85,7 @@ def copies(network: Network) -> dict[str, FrozenCopy]:
 
 
 def move_copy(network: Network, role: str, mix: float) -> None:
-    """See `finetooth_hooks.engine.HoldsRoles.move_role`."""
+    """See `finetooth_hooks.engine.Engine.move_role`."""
     copy = copies(network).get(role)
     if copy is None:
         raise PlanError(

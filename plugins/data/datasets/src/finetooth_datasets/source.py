@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_toolbox.files.hub import why_unreachable, without_retries
 from finetooth_toolbox.text.nearest import nearest_path
@@ -45,7 +46,7 @@ def build(options: DatasetsOptions, context: Context) -> DatasetsSource:
     return DatasetsSource(options)
 
 
-class DatasetsSource:
+class DatasetsSource(SourceBase):
     """Rows by the datasets library. Tables fill absent values with null; formats read null as absent."""
 
     def __init__(self, options: DatasetsOptions) -> None:

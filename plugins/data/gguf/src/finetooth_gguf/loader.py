@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
@@ -19,7 +20,7 @@ from finetooth_gguf.reference import find
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-class GgufLoader:
+class GgufLoader(LoaderBase):
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from finetooth_hooks import DataError, Options, PluginError, RecipeError, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from pydantic import Field, PositiveInt
 
@@ -53,7 +54,7 @@ def base_seed(seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"reasoning_gym:{seed}".encode()).digest()[:4], "big") >> 1
 
 
-class ReasoningGym:
+class ReasoningGym(SourceBase):
     """Rows `{"prompt", "completion", "task", "metadata"}`."""
 
     def __init__(self, options: ReasoningGymOptions) -> None:

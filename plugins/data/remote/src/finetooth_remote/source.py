@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import DataError, Options, RecipeError, Row
+from finetooth_hooks import DataError, Options, RecipeError, Row, entries
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.problems import Problems
-from finetooth_hooks.protocols import KnownSource, Portion, PortionedSource, Source
+from finetooth_hooks.protocols import Portion, Source
 
 from finetooth_remote.address import Address, read_address
 from finetooth_remote.download import Downloads
@@ -34,8 +35,7 @@ def build(options: RemoteOptions, context: Context) -> RemoteRows:
     pick = _reader(options.source, path, address, context)
     registered = context.catalog.get("source", pick["name"])
     inner: Source = context.build("source", pick)
-    made = RemotePortions if isinstance(inner, PortionedSource) else RemoteRows
-    return made(inner, path, address, registered.full_name)
+    return RemoteRows(inner, path, address, registered.full_name)
 
 
 def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, context: Context) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, co
         return {**named, "path": str(path)}
     claims = []
     for registered in context.catalog.all("source"):
-        claims_of = getattr(registered.entry, "claims", None)
-        claim = claims_of(str(path)) if claims_of is not None else None
+        entry = registered.entry
+        claim = entry.claims(str(path)) if isinstance(entry, entries.Source) and entry.claims else None
         if claim is not None:
             claims.append((claim.strength, registered.full_name))
     best = sorted(name for strength, name in claims if strength == max(claims)[0])
@@ -58,7 +58,7 @@ def _reader(given: str | dict[str, Any] | None, path: Path, address: Address, co
     return {"name": best[0], "path": str(path)}
 
 
-class RemoteRows:
+class RemoteRows(SourceBase):
     """Rows of a fetched file; their ids and errors name the address.
 
     Args:
@@ -71,9 +71,14 @@ class RemoteRows:
         self._inner, self._path, self._address = inner, path, address
         self.relies_on = (entry,)
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Those of the inner source."""
+        return self._inner.capabilities
+
     def files(self) -> tuple[Path, ...] | None:
         """What the inner source says; the file lies under the hash of its content."""
-        return self._inner.files() if isinstance(self._inner, KnownSource) else None
+        return self._inner.files()
 
     def rows(self) -> Iterator[Row]:
         """
@@ -97,15 +102,6 @@ class RemoteRows:
     def _said(self, text: str) -> str:
         return text.replace(self._path.as_posix(), self._address.shown)
 
-
-class RemotePortions(RemoteRows):
-    """The same where the inner source is read in portions."""
-
-    @property
-    def _portioned(self) -> PortionedSource:
-        assert isinstance(self._inner, PortionedSource)
-        return self._inner
-
     def portions(self) -> Iterator[Portion]:
         """Those of the inner source.
 
@@ -113,19 +109,19 @@ class RemotePortions(RemoteRows):
             DataError: what the inner source says.
         """
         try:
-            yield from self._portioned.portions()
+            yield from self._inner.portions()
         except DataError as error:
             raise self._renamed(error) from error
 
     def read(self, portion: Portion) -> Iterator[Row | DataError]:
         """The rows of a portion."""
-        for item in self._portioned.read(portion):
+        for item in self._inner.read(portion):
             yield self._named(item) if isinstance(item, Row) else self._renamed(item)
 
     def refusal(self, broken: Problems, good: int) -> DataError:
         """The inner source's error."""
         local = Problems(broken.count, [self._localised(error) for error in broken.first])
-        return self._renamed(self._portioned.refusal(local, good))
+        return self._renamed(self._inner.refusal(local, good))
 
     def _localised(self, error: DataError) -> DataError:
         """An error of `read` as the inner source made it, which takes its own name off."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import DataError, Options, RecipeError, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from pydantic import model_validator
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -50,7 +51,7 @@ def build(options: SqlOptions, context: Context) -> QueryRows:
     return QueryRows(Database(options.url), options.query)
 
 
-class QueryRows:
+class QueryRows(SourceBase):
     """Rows of a query; their ids are `DATABASE#QUERY:row NUMBER`, from 1, with a short hash of the query."""
 
     def __init__(self, database: Database, query: str) -> None:

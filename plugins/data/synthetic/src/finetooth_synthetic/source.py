@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import DataError, Options, RecipeError, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from pydantic import Field
@@ -45,7 +46,7 @@ def build(options: SyntheticOptions, context: Context) -> DrawnRows:
     return DrawnRows(options, context.tokenizer, context.note)
 
 
-class DrawnRows:
+class DrawnRows(SourceBase):
     """Rows; their ids are `synthetic-SEED:NUMBER`, from 1.
 
     Args:

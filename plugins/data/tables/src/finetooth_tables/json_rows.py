@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetooth_hooks import DataError, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.problems import SHOWN
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 from finetooth_toolbox.text.strict_json import JsonProblem, decode_from, type_name
@@ -20,7 +21,7 @@ VALUE_LIMIT = 1 << 28
 """Characters of the longest row: a quote that is never closed is found before a large file is in memory."""
 
 
-class JsonTable:
+class JsonTable(SourceBase):
     """Rows of one file; the id of a row is `FILE:row NUMBER`, from 1.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import KnownSource
+from finetooth_hooks.protocols import Source
 from finetooth_toolbox.files.packed import unpacked_name
 from pydantic import Field
 
@@ -25,7 +25,7 @@ class TablesOptions(Options):
     """For a `.json` file that is an object with several lists: the key under which the rows are."""
 
 
-def build(options: TablesOptions, context: Context) -> KnownSource:
+def build(options: TablesOptions, context: Context) -> Source:
     path = Path(options.path)
     name = unpacked_name(path.name).lower()
     ending = Path(name).suffix

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
@@ -52,7 +53,7 @@ class TasksOptions(Options):
     """`train` or `eval`; no question is in both."""
 
 
-class TasksSource:
+class TasksSource(SourceBase):
     """Rows `{"prompt": ..., "completion": ...}` with ids such as `tasks:family:train:17`.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.files.packed import open_bytes, without_mark
@@ -25,7 +26,7 @@ def build(options: TextOptions, context: Context) -> TextFiles:
     return TextFiles(Path(options.path), context.note)
 
 
-class TextFiles:
+class TextFiles(SourceBase):
     """One row `{"text": ...}` a file; its id is the file. Line ends stay as they are.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from finetooth_hooks import Options, RecipeError
+from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo
 from finetooth_toolbox.files.hub import without_retries
@@ -39,7 +40,7 @@ def build(options: TransformersOptions, context: Context) -> TransformersLoader:
     return TransformersLoader(options, context)
 
 
-class TransformersLoader:
+class TransformersLoader(LoaderBase):
     """Loads folders and hub ids."""
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:

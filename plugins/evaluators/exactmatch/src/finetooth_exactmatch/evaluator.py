@@ -16,6 +16,7 @@ from finetooth_hooks import (
     Sample,
     Sampling,
 )
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.protocols import Reward
 from pydantic import Field
 
@@ -41,7 +42,7 @@ class ExactMatchOptions(AnswerOptions):
     """Ask only the first rows; left out, all of them."""
 
 
-class ExactMatchEvaluator:
+class ExactMatchEvaluator(EvaluatorBase):
     """`protocols.Evaluator`: mean score of greedy answers, beside the majority answer's.
 
     The second metric, `unfinished`, is the share of answers cut off at `max_tokens`.

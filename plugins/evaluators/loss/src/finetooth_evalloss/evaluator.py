@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from finetooth_hooks import Context, DataReport, Datum, Engine, EngineError, Evaluation, Options, Text
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.preparation import Limit, Rendering
 from pydantic import Field
@@ -24,7 +25,7 @@ class LossOptions(Options):
     """Which messages of a conversation count: every `assistant` message, the `last` one, or `all`."""
 
 
-class LossEvaluator:
+class LossEvaluator(EvaluatorBase):
     """`protocols.Evaluator`: sum(weight * -logprob) / sum(weight) over all held-out targets, in nats, and exp of it.
 
     It says how rows are rendered, so that the number means the same whatever method trains: conversations by the
@@ -40,7 +41,7 @@ class LossEvaluator:
 
     @property
     def data(self) -> Sequence[Datum]:
-        """What is scored (`protocols.KnownData`)."""
+        """What is scored (`protocols.Evaluator`)."""
         return self._data
 
     def prepare(self) -> DataReport:
@@ -62,6 +63,7 @@ class LossEvaluator:
         if texts:
             windows = Windows(preparation.data, self._context.train.max_length)
             self._data, self._rows, report = windows, report.rows, windows.report(report)
+            self.noun = windows.noun
         else:
             self._data, self._rows = preparation.data, report.used
         if preparation.report.rows == self._options.rows:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from finetooth_hooks import Candidate, Context, Datum, Engine, FinetoothError, Options, TokenChunk
-from finetooth_hooks.engine import Snapshotting
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -76,7 +75,7 @@ class ProbeGate:
 
 def _way_back(engine: Engine) -> Callable[[], None]:
     """Remembers the state of the engine; call what it returns to have it back."""
-    if isinstance(engine, Snapshotting):
+    if "snapshots" in engine.capabilities:
         snapshot = engine.snapshot()
         return lambda: engine.rollback(snapshot)
     scratch = tempfile.TemporaryDirectory(prefix="finetooth-probe-")

@@ -58,7 +58,7 @@ class Kto(BatchedMethod):
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """See `protocols.BringsRoles`."""
+        """See `protocols.Method.roles`."""
         return self._policy.roles
 
     def prepare(self) -> Prepared:
@@ -78,7 +78,7 @@ class Kto(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.ReadsBeginning`: the reference's numbers, if they are to be known before."""
+        """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
         if self._policy.precomputed and self._known is None:
             self._known = known_reference(self._context, engine, self._data)
 

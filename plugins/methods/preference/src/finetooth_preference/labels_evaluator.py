@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum, Engine, Evaluation
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Limit, Rendering
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ def build(options: LabelsOptions, context: Context) -> LabelsEvaluator:
     return LabelsEvaluator(options, context)
 
 
-class LabelsEvaluator:
+class LabelsEvaluator(EvaluatorBase):
     """`rewards/auc`: over all pairs of a desirable and an undesirable answer, ties half."""
 
     def __init__(self, options: LabelsOptions, context: Context) -> None:
@@ -44,7 +45,7 @@ class LabelsEvaluator:
         return preparation.report
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.ReadsBeginning`."""
+        """See `protocols.Evaluator.read_beginning`."""
         if not self._data:
             self.prepare()
         self._rewards.read_beginning(engine, self._data)

@@ -102,7 +102,7 @@ class PairMethod(BatchedMethod):
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """See `protocols.BringsRoles`."""
+        """See `protocols.Method.roles`."""
         return self._policy.roles if self._reads_reference else {}
 
     def prepare(self) -> Prepared:
@@ -120,7 +120,7 @@ class PairMethod(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.ReadsBeginning`: the reference's numbers, if they are to be known before."""
+        """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
         if self._reads_reference and self._policy.precomputed and self._pairs.known is None:
             self._pairs.known = known_reference(self._context, engine, self._pairs.rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from finetooth_hooks import DataReport, Datum, Engine, Evaluation
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Limit, Rendering
 
@@ -19,7 +20,7 @@ def build(options: PairsOptions, context: Context) -> PairsEvaluator:
     return PairsEvaluator(options, context)
 
 
-class PairsEvaluator:
+class PairsEvaluator(EvaluatorBase):
     """`rewards/accuracies` with its 95 % interval, beside what the lengths of the answers alone would say. Answers
     that tie count half: before the first step every reward is 0."""
 
@@ -42,7 +43,7 @@ class PairsEvaluator:
         return report_of(preparation.report, len(pairs))
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.ReadsBeginning`."""
+        """See `protocols.Evaluator.read_beginning`."""
         if not self._data:
             self.prepare()
         self._rewards.read_beginning(engine, self._data)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from finetooth_hooks import Engine, LossSpec, PlanError, RecipeError
 from finetooth_hooks.combining import with_known_role
-from finetooth_hooks.engine import HoldsRoles, RoleModel
+from finetooth_hooks.engine import RoleModel
 
 from finetooth_preference.options import ADAPTER_OFF, AUTO, FROZEN_COPY, PRECOMPUTED, ReferenceOptions
 
@@ -33,7 +33,7 @@ class ReferencePolicy:
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """What the engine shall hold, for `protocols.BringsRoles`."""
+        """What the engine shall hold, for `protocols.Method.roles`."""
         policy = self.options.policy
         if policy == ADAPTER_OFF:
             return {}
@@ -56,6 +56,6 @@ class ReferencePolicy:
         every = self.options.sync_every
         if every is None or step % every:
             return
-        if not isinstance(engine, HoldsRoles):
+        if "roles" not in engine.capabilities:
             raise PlanError("method.reference.sync_every: the engine holds no copy", action="leave it out")
         engine.move_role(ROLE, self.options.mix)

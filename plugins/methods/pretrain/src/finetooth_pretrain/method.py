@@ -46,6 +46,7 @@ class Pretrain(BatchedMethod):
     is too long.
     """
 
+    noun = Windows.noun
     first_loss_high = "a wrong tokenizer or a language the model does not know"
     first_loss_low = "it knows these texts already"
 

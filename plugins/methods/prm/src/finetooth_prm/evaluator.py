@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from finetooth_hooks import Context, DataReport, Datum, Engine, EngineError, Evaluation, Options
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_toolbox.methods.intervals import bootstrap, calibration_error
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class StepsOptions(Options):
     """What happens to rows that cannot be used: an error that names them, or they are left out and counted."""
 
 
-class StepsEvaluator:
+class StepsEvaluator(EvaluatorBase):
     """`protocols.Evaluator`: a step is called right where its value is above 0. Accuracy is given balanced, the mean of
     that of right and that of wrong steps, since most steps are right; the interval draws whole answers anew."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from finetooth_hooks import Context, DataError, DataReport, Datum, Engine, EngineError, Evaluation, Options
+from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.preparation import Rendering
 from finetooth_toolbox.methods.intervals import calibration_error, wilson
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class RewardOptions(Options):
     left out and counted."""
 
 
-class RewardEvaluator:
+class RewardEvaluator(EvaluatorBase):
     """`protocols.Evaluator`. Of pairs: the share whose chosen answer scores higher (a tie counts half) with its 95 %
     interval, and what the length alone would tell; of labelled answers: the mean squared error."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
+from finetooth_hooks.bases import RendererBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Placed, TrainOn
 from finetooth_hooks.protocols import Processor, Tokenizer
@@ -101,7 +102,7 @@ def _no_processor() -> Processor:
     raise DataError("", "it has an image, and there is no processor of images", action="remove the row")
 
 
-class JinjaRenderer:
+class JinjaRenderer(RendererBase):
     """Renders with one chat template.
 
     Args:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, UserError
-from finetooth_hooks.engine import Releasing
 from finetooth_hooks.losses import LossSpec
 from sqlalchemy import Row, select, update
 
@@ -199,7 +198,7 @@ class Models:
         for number in [number for number in model.handles if model.since.get(number, limit) < limit]:
             handle = model.handles.pop(number)
             model.since.pop(number, None)
-            if isinstance(model.engine, Releasing):
+            if "release" in model.engine.capabilities:
                 model.engine.release(handle)
 
     def close(self) -> None:

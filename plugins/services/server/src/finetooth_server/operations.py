@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Handle, Sampling, UserError
-from finetooth_hooks.continuous import Continuous, RunningBatch
-from finetooth_hooks.engine import Releasing
+from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.losses import LossSpec
 from finetooth_toolbox import wire
 
@@ -59,7 +58,7 @@ def forward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     if result.handle is None:
         return wire.encode_forward(result)
     if arguments.get("keep") is False:
-        if isinstance(model.engine, Releasing):
+        if "release" in model.engine.capabilities:
             model.engine.release(result.handle)
         return wire.encode_forward(replace(result, handle=None))
     model.handles[seq] = result.handle
@@ -115,7 +114,7 @@ def zero_grad(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Sample from the weights as they are now."""
     prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
-    if "continuous" in model.engine.capabilities and isinstance(model.engine, Continuous):
+    if "continuous" in model.engine.capabilities:
         completions = _written(model.engine.running_batch(), prompts, sampling, model.written)
     else:
         completions = model.engine.generate(prompts, sampling)
@@ -162,7 +161,7 @@ def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 def likeliest(model: LiveModel, datum: Datum, top: int, role: str = "policy") -> tuple[Any, Any]:
     """The `top` likeliest next tokens at each position: ids (N, top) int64 and log-probabilities (N, top) float32."""
     result = model.engine.forward([datum], role=role, returns=("logits",))
-    if result.handle is not None and isinstance(model.engine, Releasing):
+    if result.handle is not None and "release" in model.engine.capabilities:
         model.engine.release(result.handle)
     logits = np.asarray(result.outputs[0]["logits"], dtype=np.float64)
     top = min(top, logits.shape[-1])

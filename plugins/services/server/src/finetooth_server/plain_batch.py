@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetooth_hooks import Engine, Sampling
-from finetooth_hooks.continuous import Continuous, RunningBatch, Written
+from finetooth_hooks.continuous import RunningBatch, Written
 
 
 class PlainBatch:
@@ -55,6 +55,6 @@ class PlainBatch:
 
 def running_batch(engine: Engine) -> RunningBatch:
     """The engine's own, or one that stands in for it."""
-    if "continuous" in engine.capabilities and isinstance(engine, Continuous):
+    if "continuous" in engine.capabilities:
         return engine.running_batch()
     return PlainBatch(engine)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport
+from finetooth_hooks.bases import TrackerBase
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -30,7 +31,7 @@ class ConsoleOptions(Options):
     """Show the loss curve at the end."""
 
 
-class ConsoleTracker:
+class ConsoleTracker(TrackerBase):
     """`protocols.Tracker` for people.
 
     Args:
@@ -38,6 +39,8 @@ class ConsoleTracker:
         console: where to print.
         clock: seconds, for tests.
     """
+
+    capabilities = frozenset({"resume"})
 
     def __init__(self, options: ConsoleOptions, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.options, self.console, self.clock = options, console, clock

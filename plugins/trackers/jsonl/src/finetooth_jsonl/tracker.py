@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetooth_hooks import Context, EngineError, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+from finetooth_hooks.bases import TrackerBase
 
 FILE = "metrics.jsonl"
 
 
-class JsonlTracker:
+class JsonlTracker(TrackerBase):
     """`protocols.Tracker` that appends to `metrics.jsonl` in the run folder.
 
     Every line has `event` (`start`, `resume`, `step`, `evaluation`, `end`) and `step`; the rest is the report of
     that name.
     """
+
+    capabilities = frozenset({"resume"})
 
     def __init__(self) -> None:
         self._file: TextIO | None = None

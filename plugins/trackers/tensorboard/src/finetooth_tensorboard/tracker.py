@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport, UserError
+from finetooth_hooks.bases import TrackerBase
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
@@ -25,8 +26,10 @@ class TensorboardOptions(Options):
     """Where the event files go, one folder a run inside it; left out, `tensorboard` in the run folder."""
 
 
-class TensorboardTracker:
+class TensorboardTracker(TrackerBase):
     """`protocols.Tracker` that writes `train/...` for steps and `eval/...` for evaluations."""
+
+    capabilities = frozenset({"resume"})
 
     def __init__(self, options: TensorboardOptions) -> None:
         self._options = options

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks import Backend, CommandContext, UserError
 from finetooth_hooks.faces import StdioFace
 
 from finetooth_server.commands.place import FOLDER, database_url, records_of
@@ -236,7 +236,8 @@ def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dic
 def _one_base(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with adapters of all tenants on one copy of the base, if the backend can."""
     default = next((one.entry for one in obj.catalog.all("backend") if one.entry.default), None)
-    if "backend" in recipe or "shared_base" not in getattr(default, "capabilities", ()):
+    shares = isinstance(default, Backend) and "shared_base" in default.capabilities
+    if "backend" in recipe or not shares:
         return dict(recipe)
     return {**recipe, "backend": {"name": "auto", "share_base": True}}
 

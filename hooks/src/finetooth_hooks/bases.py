@@ -1,0 +1,281 @@
+"""What plugins' objects derive from: everything that is optional in a contract, there and harmless, or refusing.
+
+    class AcmeSource(SourceBase):
+        def rows(self): ...
+
+A method with a word in `finetooth_hooks.capabilities` refuses until a class overrides it and says the word in its own
+`capabilities`. What has an answer for everybody has it here: no files, no roles, a tracker that is started again. The
+whole contract of a kind, the optional part included, is the protocol of its name in `finetooth_hooks.protocols`; an
+object that stands in front of another derives from the base too and hands on all of it
+(`finetooth_hooks.testing.delegating`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from finetooth_hooks.continuous import RunningBatch
+    from finetooth_hooks.datum import Datum
+    from finetooth_hooks.engine import (
+        Backward,
+        Completion,
+        Counts,
+        Engine,
+        Handle,
+        RoleModel,
+        Sampling,
+        Snapshot,
+        Spans,
+        Usage,
+    )
+    from finetooth_hooks.errors import DataError
+    from finetooth_hooks.examples import Row
+    from finetooth_hooks.models import LowRank, Tokenizer
+    from finetooth_hooks.problems import Problems
+    from finetooth_hooks.reports import Evaluation, StepReport
+    from finetooth_hooks.run import Run
+    from finetooth_hooks.sources import Portion
+    from finetooth_hooks.training import Tracker
+
+
+class Capable:
+    """What every base class has.
+
+    Attributes:
+        capabilities: the words of its kind that are true of this object.
+    """
+
+    _contract: ClassVar[str] = ""
+
+    # facts are plain attributes at run time, so that an object may set them or define a property; both pass the types
+    if TYPE_CHECKING:
+
+        @property
+        def capabilities(self) -> frozenset[str]: ...
+    else:
+        capabilities = frozenset()
+
+    def _cannot(self, do: str, word: str) -> FinetoothError:
+        made = EngineError if self._contract == "engine" else PlanError
+        who = f"the {self._contract} {type(self).__name__}"
+        return made(f"{who} cannot {do}", action=f"choose one with the capability {word!r}")
+
+
+class EngineBase(Capable):
+    """Base of engines (`finetooth_hooks.engine.Engine`). What is behind a capability raises EngineError."""
+
+    _contract = "engine"
+
+    def backward(
+        self,
+        handle: Handle,
+        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
+        *,
+        normalizer: Counts | None = None,
+    ) -> Backward:
+        raise self._cannot("keep a forward pass for its backward", "handles")
+
+    def zero_grad(self) -> None:
+        raise self._cannot("drop accumulated gradients", "zero_grad")
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        raise self._cannot("sample", "generate")
+
+    def running_batch(self) -> RunningBatch:
+        raise self._cannot("let requests join a batch", "continuous")
+
+    def snapshot(self) -> Snapshot:
+        raise self._cannot("copy its state in memory", "snapshots")
+
+    def rollback(self, snapshot: Snapshot) -> None:
+        raise self._cannot("go back to a copy of its state", "snapshots")
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        raise self._cannot("be broken off between two micro-batches", "interrupt")
+
+    def move_role(self, role: str, mix: float) -> None:
+        raise self._cannot("hold a copy of the policy", "roles")
+
+    def release(self, handle: Handle) -> None:
+        raise self._cannot("give up a handle", "release")
+
+    def usage(self) -> Usage:
+        raise self._cannot("say what it takes of its device", "usage")
+
+    def peak_flops(self) -> float:
+        raise self._cannot("say what its device can do", "usage")
+
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        raise self._cannot("record its steps", "profile")
+
+
+class SourceBase(Capable):
+    """Base of sources (`finetooth_hooks.protocols.Source`).
+
+    Attributes:
+        relies_on: full names of the entries that read rows for it.
+    """
+
+    _contract = "source"
+    relies_on: tuple[str, ...] = ()
+
+    def files(self) -> tuple[Path, ...] | None:
+        """None: the rows are not decided by files."""
+        return None
+
+    def identity(self) -> str | None:
+        """None: nobody says which rows they are."""
+        return None
+
+    def portions(self) -> Iterator[Portion]:
+        raise self._cannot("cut its rows into portions", "portions")
+
+    def read(self, portion: Portion) -> Iterator[Row | DataError]:
+        raise self._cannot("read a portion", "portions")
+
+    def refusal(self, broken: Problems, good: int) -> DataError:
+        raise self._cannot("pass over rows that cannot be read", "portions")
+
+
+class AdapterBase(Capable):
+    """Base of adapters (`finetooth_hooks.protocols.Adapter`)."""
+
+    _contract = "adapter"
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        raise self._cannot("be switched off", "disable")
+
+    def low_rank(self, module: Any) -> LowRank | None:
+        """None: the module is called as it is."""
+        return None
+
+    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+        raise self._cannot("be folded into its base", "fold")
+
+    def folded_config(self, folder: Path) -> Mapping[str, Any]:
+        """Nothing is otherwise than in the base's config."""
+        return {}
+
+
+class MethodBase(Capable):
+    """Base of methods (`finetooth_hooks.protocols.Method`).
+
+    Attributes:
+        noun: what a datum is, in reports.
+        data: none are known ahead.
+        roles: none but the policy, with and without its adapter.
+    """
+
+    _contract = "method"
+    noun: str = "row"
+    if TYPE_CHECKING:
+
+        @property
+        def data(self) -> Sequence[Datum]: ...
+
+        @property
+        def roles(self) -> Mapping[str, RoleModel | None]: ...
+    else:
+        data = ()
+        roles = MappingProxyType({})
+
+    def read_beginning(self, engine: Engine) -> None:
+        """Nothing is needed from the first weights."""
+
+
+class EvaluatorBase(Capable):
+    """Base of evaluators (`finetooth_hooks.protocols.Evaluator`).
+
+    Attributes:
+        noun: what a datum is, in reports.
+        data: none are known ahead.
+    """
+
+    _contract = "evaluator"
+    noun: str = "row"
+    if TYPE_CHECKING:
+
+        @property
+        def data(self) -> Sequence[Datum]: ...
+    else:
+        data = ()
+
+    def read_beginning(self, engine: Engine) -> None:
+        """Nothing is needed from the first weights."""
+
+
+class TrackerBase(Capable):
+    """Base of trackers (`finetooth_hooks.protocols.Tracker`)."""
+
+    _contract = "tracker"
+
+    def resume(self: Tracker, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Begins again: what was written stays, and what comes next follows it."""
+        self.start(run)
+
+
+class LoaderBase(Capable):
+    """Base of loaders (`finetooth_hooks.protocols.Loader`)."""
+
+    _contract = "loader"
+
+
+class TokenizerBase(Capable):
+    """Base of tokenizers (`finetooth_hooks.protocols.Tokenizer`)."""
+
+    _contract = "tokenizer"
+
+    def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
+        raise self._cannot("encode several texts at once", "stretches")
+
+    def changed(self, changes: Any) -> Tokenizer:
+        raise self._cannot("be given other tokens", "changes")
+
+
+class RendererBase(Capable):
+    """Base of renderers (`finetooth_hooks.protocols.Renderer`).
+
+    Attributes:
+        extension: see the protocol.
+    """
+
+    _contract = "renderer"
+    extension: bool = False
+
+
+BASES: Mapping[str, type[Capable]] = {
+    "adapter": AdapterBase,
+    "engine": EngineBase,
+    "evaluator": EvaluatorBase,
+    "loader": LoaderBase,
+    "method": MethodBase,
+    "renderer": RendererBase,
+    "source": SourceBase,
+    "tokenizer": TokenizerBase,
+    "tracker": TrackerBase,
+}
+"""The base of each kind that has one; their words are in `finetooth_hooks.capabilities`."""
+
+__all__ = [
+    "BASES",
+    "AdapterBase",
+    "Capable",
+    "EngineBase",
+    "EvaluatorBase",
+    "LoaderBase",
+    "MethodBase",
+    "RendererBase",
+    "SourceBase",
+    "TokenizerBase",
+    "TrackerBase",
+]

@@ -1,0 +1,69 @@
+"""What an object may be able to do beyond the least that its contract asks: words, each with what it promises.
+
+`capabilities` of an object holds the words that are true of it, and is the only question that is asked. A method behind
+a word is in the base class of its kind (`finetooth_hooks.bases`), where it refuses. What has an answer for everybody
+(`Source.files`, `Adapter.low_rank`, `Method.roles`, ...) needs no word: the base class gives the answer "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ENGINE: Mapping[str, str] = {
+    "handles": "forward keeps a graph that backward can be asked for later (`backward`)",
+    "gradients": "backward takes dL/dlogprob from the caller",
+    "zero_grad": "accumulated gradients can be dropped (`zero_grad`)",
+    "generate": "samples with a KV cache (`generate`)",
+    "continuous": "requests join and leave a batch that is being sampled (`running_batch`)",
+    "full_state": "save and load carry everything that trains, bit for bit",
+    "snapshots": "its state can be copied in memory and taken back (`snapshot`, `rollback`)",
+    "interrupt": "a primitive can be broken off between two micro-batches (`interrupt_when`)",
+    "reference": "the policy without its adapter serves as the reference role",
+    "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
+    "usage": "says what it takes of its device, and what the device can do (`usage`, `peak_flops`)",
+    "profile": "records what its steps spend time and memory on (`profile`)",
+    "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `move_role`)",
+    "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
+    "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
+    "release": "a handle can be given up (`release`)",
+}
+"""Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its
+engines can at most; an engine what it can as it was built."""
+
+SOURCE: Mapping[str, str] = {
+    "portions": "rows lie in bytes that are quickly cut into portions, so that several processes can read them "
+    "(`portions`, `read`, `refusal`)",
+}
+"""Beyond `rows`."""
+
+ADAPTER: Mapping[str, str] = {
+    "disable": "the model can compute as its base does (`disabled`); the entry says so too (`can_disable`)",
+    "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
+}
+"""Beyond `trained_parameters`, `apply`, `export` and `restore`."""
+
+TRACKER: Mapping[str, str] = {
+    "resume": "takes back what lies beyond the step at which a run goes on (`resume`); others are started again",
+}
+"""Beyond `start`, `step`, `evaluated` and `end`."""
+
+TOKENIZER: Mapping[str, str] = {
+    "stretches": "encodes several texts at once and says where a part of each begins (`encode_from`)",
+    "changes": "gives a copy of itself with other tokens (`changed`)",
+}
+"""Beyond encoding and decoding."""
+
+CAPABILITIES: Mapping[str, Mapping[str, str]] = {
+    "engine": ENGINE,
+    "source": SOURCE,
+    "adapter": ADAPTER,
+    "tracker": TRACKER,
+    "tokenizer": TOKENIZER,
+    "method": {},
+    "evaluator": {},
+    "loader": {},
+    "renderer": {},
+}
+"""The words of each kind. Of methods, evaluators, loaders and renderers there are none yet."""
+
+__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "SOURCE", "TOKENIZER", "TRACKER"]
