@@ -80,6 +80,7 @@ class RunContext:
         self.prepared_as: dict[str, PreparedAs] = {}  # how rows of a split first became tokens
         self.not_kept: dict[str, str] = {}  # why tokens of a split are not kept, where the recipe has no say
         self.scratch: list[Any] = []  # folders that go with this context
+        self.opened: list[OpenedModel] = []  # what its parts opened beside the model of the recipe
 
     @property
     def cache(self) -> Path:
@@ -395,7 +396,9 @@ class RunContext:
         if self.plugins is None:
             raise PluginError("", f"{reference}: this context cannot open models", action="build it with its plugins")
         plugins = self.plugins
-        return open_model(reference, lambda recipe: Session(load(recipe), plugins, say=self.note, data=False), changes)
+        made = open_model(reference, lambda recipe: Session(load(recipe), plugins, say=self.note, data=False), changes)
+        self.opened.append(made)
+        return made
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()

@@ -12,19 +12,24 @@ from typing import Any
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer, Quantizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
-from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
     BackendPlan,
+    BasePart,
+    DataPart,
     EngineRequest,
     HardwareFacts,
+    PlacePart,
     PlanRequest,
     RoleRequest,
     StepCost,
+    TextPart,
+    TrainsPart,
+    UpdatesPart,
 )
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
@@ -39,6 +44,7 @@ from finetooth_core.collector import paused_collector
 from finetooth_core.context import AUTO, RunContext
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.picked_options import check_picked_options
+from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.roles import brought_roles, held_roles
 
 
@@ -92,9 +98,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts
     adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    quantizer = build_quantizer(context)
     optimizer, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
     schedule = context.section("schedule", _schedule_pick(context, data), "schedule")
     _check_frameworks(context, backend_entry)
+    check_quantised(context, adapter_entry, quantizer)
     _check_length(context, facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
@@ -119,68 +127,41 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
     trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
-    _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained, prepared.total_steps)
+    base = BasePart(model, facts, context.loader, quantizer)
+    trains = TrainsPart(
+        adapter, trained, adapter_entry.can_disable, adapter_entry.base_frozen, adapter_entry.accepts_quantised,
+        head, context.generator("adapter"), context.generator("head"),
+    )  # fmt: skip
+    updates = UpdatesPart(
+        optimizer, schedule, context.picked["optimizer"], optimizer_entry.state_bytes, optimizer_entry.accumulation,
+        optimizer_entry.checkpointing,
+    )  # fmt: skip
+    place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
+    _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
-            model=model,
-            facts=facts,
-            hardware=hardware,
             train=context.train,
-            trained_parameters=trained,
-            optimizer_bytes=optimizer_entry.state_bytes,
-            optimizer=context.picked["optimizer"],
-            accumulation=optimizer_entry.accumulation,
-            checkpointing=optimizer_entry.checkpointing,
+            base=base,
+            trains=trains,
+            updates=updates,
+            place=place,
+            data=_lengths(context, prepared.report, reports),
             needs=needs,
-            role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
-            head=head,
+            roles=roles,
+            opened=tuple(opened.session.context.model for opened in context.opened),
             proportional_to=common_field(spec for _, spec in context.losses),
-            **_lengths(context, prepared.report, reports),
         )
     )
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
     context.train = decided.train
     context.plan = _plan(context, decided.memory, prepared.total_steps, versions)
-    request = replace(
-        _engine_request(context, adapter, adapter_entry, optimizer, schedule, hardware, roles),
-        head=head,
-        head_generator=context.generator("head"),
-    )
+    text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
+    request = EngineRequest(context.plan, base, trains, updates, text, place, roles)
     return Job(
         context, context.plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
-
-
-def _engine_request(
-    context: RunContext,
-    adapter: BuiltAdapter,
-    adapter_entry: Adapter,
-    optimizer: Any,
-    schedule: Any,
-    hardware: HardwareFacts,
-    roles: Mapping[str, RoleRequest],
-) -> EngineRequest:
-    """What the engine of the decided plan is made of."""
-    assert context.plan is not None
-    return EngineRequest(
-        plan=context.plan,
-        model=context.model,
-        facts=context.facts,
-        hardware=hardware,
-        loader=context.loader,
-        adapter=adapter,
-        adapter_can_disable=adapter_entry.can_disable,
-        optimizer=optimizer,
-        schedule=schedule,
-        tokenizer=context.tokenizer,
-        stop_ids=context.renderer.stop_ids,
-        processor=lambda: context.processor,
-        generator_seed=int(context.generator("engine").integers(2**31)),
-        adapter_generator=context.generator("adapter"),
-        roles=roles,
-    )
 
 
 def evaluators_of(context: RunContext) -> list[BuiltEvaluator]:
@@ -281,9 +262,9 @@ def _trackers(context: RunContext) -> list[BuiltTracker]:
 
 
 def _check_frameworks(context: RunContext, backend: Backend) -> None:
-    for kind in ("adapter", "optimizer", "loader"):
+    for kind in ("adapter", "optimizer", "loader", *(["quantizer"] if "quantizer" in context.picked else [])):
         entry = context.catalog.get(kind, context.picked[kind]).entry
-        assert isinstance(entry, (Adapter, Optimizer, Loader))
+        assert isinstance(entry, (Adapter, Optimizer, Loader, Quantizer))
         if backend.framework not in entry.frameworks:
             speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
@@ -293,18 +274,18 @@ def _check_frameworks(context: RunContext, backend: Backend) -> None:
             )
 
 
-def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> dict[str, Any]:
+def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> DataPart:
     """How long the data are: the average of those that train, and the longest of all, since held-out rows are computed
     too."""
     longest = max((train, *reports), key=lambda report: report.longest)
-    return {
-        "longest": longest.longest or context.train.max_length,
-        "longest_id": longest.longest_id,
-        "mean_length": train.tokens / max(1, train.used),
-        "length_deviation": train.length_deviation,
-        "lengths": train.lengths,
-        "segmented": train.segmented,
-    }
+    return DataPart(
+        longest=longest.longest or context.train.max_length,
+        longest_id=longest.longest_id,
+        mean_length=train.tokens / max(1, train.used),
+        length_deviation=train.length_deviation,
+        lengths=train.lengths,
+        segmented=train.segmented,
+    )
 
 
 def _check_capabilities(
@@ -401,19 +382,23 @@ def _check_length(context: RunContext, max_positions: int) -> None:
         )
 
 
-def _check_room(context: RunContext, exported: int, trained: int, total_steps: int | None) -> None:
-    """The artifact (fp32) and every state that will be on the disk at once (weights, two moments, gradients in fp32)
-    must fit on the disk of the run folder.
+def _check_room(
+    context: RunContext, trains: TrainsPart, parameters: int, state_bytes: float, total_steps: int | None
+) -> None:
+    """The artifact (fp32) and every state that will be on the disk at once (weights and gradients in fp32, what the
+    optimizer keeps) must fit on the disk of the run folder.
 
     Args:
-        exported: parameters in the artifact; an adapter that cannot be switched off writes the whole model.
+        parameters: of the base; an adapter that trains it writes the whole model.
+        state_bytes: of the optimizer, for each trained parameter.
     """
     section = context.recipe.checkpoint
     states = cadence.parse(section.every).times(total_steps or context.train.max_steps, context.train.epochs)
     if section.keep_last:  # one more while the oldest is still there
         best = section.keep_best.n if section.keep_best is not None else int(section.select_on is not None)
         states = min(states, section.keep_last + best + 1)
-    needed = 4 * exported + 16 * trained * states
+    exported = trains.parameters if trains.base_frozen else parameters
+    needed = 4 * exported + int((8 + state_bytes) * trains.parameters) * states
     folder = context.folder
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free

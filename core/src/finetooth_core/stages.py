@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
-from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
 
 from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
@@ -179,15 +179,19 @@ class FromRun:
         loader, inner = self._inner
         return loader.tokenizer(inner)
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """The model that the run trained.
 
         Raises:
-            PlanError: its adapter cannot be folded into a base.
+            PlanError: its adapter cannot be folded into a base, or the model is to be quantised as it is loaded and
+                only comes to be by folding.
         """
         loader, inner = self._inner
         if self.whole:
-            return loader.load(inner, framework=framework, precision=precision, device=device)
+            return loader.load(inner, framework=framework, precision=precision, device=device, quantizer=quantizer)
+        self._check_unquantised(quantizer)
         fold = getattr(self._adapter, "fold", None)
         if fold is None:
             raise PlanError(
@@ -196,6 +200,21 @@ class FromRun:
             )
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
         return fold(base, self.artifact, precision=precision, device=device, pad_id=loader.tokenizer(inner).pad_id)
+
+    def _check_unquantised(self, quantizer: Quantizer | None) -> None:
+        if self.parent.recipe.quantization is not None:
+            raise PlanError(
+                f"model: {self.folder} was trained over a quantised base (quantization: "
+                f"{self.parent.picked.get('quantizer') or self.parent.recipe.quantization}), into which its adapter "
+                "cannot be folded",
+                action="train it again without quantization, or name its base as the model",
+            )
+        if quantizer is not None:
+            raise PlanError(
+                f"quantization: the model is a run whose adapter is folded into its base in fp32 ({self.folder}), and "
+                "what is folded cannot be quantised as it is loaded",
+                action="merge the run first (ft merge) and name the folder that it writes",
+            )
 
     @cached_property
     def _adapter(self) -> Any:

@@ -10,14 +10,22 @@ from __future__ import annotations
 from finetooth_hooks.backends import (
     Backend,
     BackendPlan,
+    BasePart,
+    DataPart,
+    Device,
     EngineRequest,
     Hardware,
     HardwareFacts,
+    PlacePart,
     PlanRequest,
     RoleRequest,
     StepCost,
+    TextPart,
+    TrainsPart,
+    UpdatesPart,
 )
 from finetooth_hooks.checkpoints import Gate, Store
+from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.models import (
     Block,
@@ -30,6 +38,7 @@ from finetooth_hooks.models import (
     StretchTokenizer,
     Tokenizer,
 )
+from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import ImagePlace, Processor, Renderer
 from finetooth_hooks.sources import Examples, Format, IdentifiedSource, KnownSource, Portion, PortionedSource, Source
 from finetooth_hooks.training import (
@@ -49,8 +58,12 @@ __all__ = [
     "Adapter",
     "Backend",
     "BackendPlan",
+    "BasePart",
     "Block",
     "BringsRoles",
+    "Collective",
+    "DataPart",
+    "Device",
     "Engine",
     "EngineRequest",
     "Evaluator",
@@ -71,10 +84,12 @@ __all__ = [
     "ModelFacts",
     "ModelInfo",
     "Optimizer",
+    "PlacePart",
     "PlanRequest",
     "Portion",
     "PortionedSource",
     "Processor",
+    "Quantizer",
     "ReadsBeginning",
     "Renderer",
     "Reward",
@@ -83,7 +98,11 @@ __all__ = [
     "Source",
     "StepCost",
     "Store",
+    "Stored",
     "StretchTokenizer",
+    "TextPart",
     "Tokenizer",
     "Tracker",
+    "TrainsPart",
+    "UpdatesPart",
 ]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from finetooth_hooks import (
     Backward,
-    Completion,
     Datum,
     EngineError,
     EngineInfo,
     Forward,
+    Generated,
     Handle,
     LossSpec,
     NotFinite,
@@ -29,6 +29,7 @@ from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.layout import check_data, check_fields, count_normalizers, lay_out
 from finetooth_steps.row_budget import check_rows
+from finetooth_toolbox.torch.quantised import stored_weights
 from numpy.typing import NDArray
 
 from finetooth_torch.environment import environment
@@ -43,6 +44,7 @@ from finetooth_torch.planning.peak_flops import peak_flops
 from finetooth_torch.profile.recording import record, spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.randomness import global_states, seed_global, set_global
+from finetooth_torch.ranks import Ranks
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.settings import applied, check_settings
@@ -93,28 +95,28 @@ class TorchEngine:
     every other role and in `generate`.
 
     Operations are counted where a result can report them: `forward`, `backward` (with the forward pass that it makes
-    again) and `forward_backward`. What `logprobs` and `generate` execute is not reported, since they return bare arrays
-    and completions.
+    again), `forward_backward` and `generate`. What `logprobs` executes is not reported, since it returns bare arrays.
     """
 
     def __init__(self, request: EngineRequest, parts: Parts) -> None:
         self._request, self._parts = request, parts
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
+        self._ranks = Ranks(parts.parameters, request.place.collective)
         self._budget, self._max_grad_norm = train.micro_batch_tokens, train.max_grad_norm
-        pad = request.tokenizer.pad_id
+        pad = request.text.tokenizer.pad_id
         self._runner = Runner(
             parts.network,
             device=parts.device,
             dtype=parts.dtype,
-            pad_id=pad if pad is not None and pad < request.facts.vocab_size else 0,
-            seed=request.generator_seed,
+            pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
+            seed=request.place.seed,
             scale=lambda: parts.scaler.scale,
         )
         self._generator = Generator(
             parts.network,
-            request.tokenizer,
-            request.stop_ids,
+            request.text.tokenizer,
+            request.text.stop_ids,
             device=parts.device,
             tokens=GENERATION_BATCHES * self._budget,
         )
@@ -131,12 +133,12 @@ class TorchEngine:
             framework="torch",
             device=str(parts.device),
             precision=train.precision,
-            parameters=sum(p.numel() for p in network.model.parameters()),
+            parameters=sum(p.numel() for p in network.model.parameters()) + stored_weights(network.model),
             trained=sum(p.numel() for p in parts.parameters.masters),
-            max_length=request.facts.max_positions,
-            environment=environment(parts.device, request.hardware.label),
+            max_length=request.base.facts.max_positions,
+            environment=environment(parts.device, request.place.hardware.label),
         )
-        seed_global(parts.device, request.generator_seed)
+        seed_global(parts.device, request.place.seed)
 
     @property
     def info(self) -> EngineInfo:
@@ -144,7 +146,7 @@ class TorchEngine:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        has_reference = self._request.adapter_can_disable or "reference" in self._request.roles
+        has_reference = self._request.trains.can_disable or "reference" in self._request.roles
         own = {"reference"} if has_reference else set()
         return CAPABILITIES | own | (set() if self._parts.network.scalar is None else {"head"})
 
@@ -209,7 +211,7 @@ class TorchEngine:
             work = replace(work, state=self._loss_state(work.spec))
             self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
-        norm = self._parts.parameters.norm()
+        norm = self._ranks.norm()
         return Backward(grad_norm=norm, overflow=not math.isfinite(norm), flops=self._parts.network.executed())
 
     @guarded("forward_backward")
@@ -239,20 +241,21 @@ class TorchEngine:
         settings = settings or StepSettings()
         check_settings(settings, self._parts.optimizer)
         parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
-        if not self._counters.accumulated and not parameters.gradients():
+        if not self._ranks.any(bool(self._counters.accumulated or parameters.gradients())):
             raise EngineError(
                 f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
                 action="call forward_backward or backward first",
             )
         rate = settings.learning_rate
         if rate is None:
-            factor = self._request.schedule.factor(self._counters.step, self._total_steps)
-            rate = self._request.optimizer.learning_rate * factor
+            factor = self._request.updates.schedule.factor(self._counters.step, self._total_steps)
+            rate = self._request.updates.optimizer.learning_rate * factor
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
+        self._ranks.share_gradients()
         norm = parameters.norm()
         overflow = not math.isfinite(norm)
         if overflow and not scaler.can_lower:
-            rows = tuple(self._counters.rows)
+            rows = self._ranks.rows(self._counters.rows)
             self.zero_grad()
             lowest = ", at the lowest loss scale too" if scaler.enabled else ""
             raise NotFinite(
@@ -270,13 +273,13 @@ class TorchEngine:
             with applied(settings, optimizer), self._whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()
-        seen = {"loss": self._counters.loss, **(metrics or {})}
+        seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}
         self._counters.step += 1
         self._changes += 1
         self._pending.clear()
         self.zero_grad()
         scaler.update(overflow=overflow)
-        self._request.schedule.observe(seen)
+        self._request.updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=overflow)
 
     def set_total_steps(self, total: int | None) -> None:
@@ -288,13 +291,15 @@ class TorchEngine:
     # --- sample -------------------------------------------------------------------------------------------------------
 
     @guarded("generate")
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        return self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        self._parts.network.executed()  # count from here
+        found = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+        return Generated(found, self._parts.network.executed())
 
     def running_batch(self) -> TorchRunningBatch:
         return TorchRunningBatch(
             self._generator,
-            self._request.tokenizer,
+            self._request.text.tokenizer,
             tokens=GENERATION_BATCHES * self._budget,
             changes=lambda: self._changes,
             weights_version=self.weights_version,
@@ -331,9 +336,9 @@ class TorchEngine:
         network = self._parts.network
         with self._parts.parameters.as_given():
             model = network.model if network.scalar is None else network.scalar.classifier(network.model)
-            self._request.adapter.export(model, path, self._request.model)
-        self._request.tokenizer.save(path)
-        if network.reads_images and self._request.processor is not None:
+            self._request.trains.adapter.export(model, path, self._request.base.model)
+        self._request.text.tokenizer.save(path)
+        if network.reads_images and self._request.text.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
                 self._request.processor().save(path)
 
@@ -344,7 +349,7 @@ class TorchEngine:
         network = self._parts.network
         taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
         with self._parts.parameters.as_given(take=True), taking as model:
-            self._request.adapter.restore(model, Path(path))
+            self._request.trains.adapter.restore(model, Path(path))
 
     def peak_memory(self) -> int:
         return peak_memory(self._parts.device)
@@ -358,7 +363,7 @@ class TorchEngine:
         return usage(self._parts.device)
 
     def peak_flops(self) -> float:
-        return peak_flops(self._request.hardware, self._info.precision)
+        return peak_flops(self._request.place.hardware, self._info.precision)
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
         return record(Path(folder), self._parts.device)
@@ -378,7 +383,7 @@ class TorchEngine:
         if role not in ROLES and role not in self._parts.network.holders:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
-        facts, network = self._request.facts, self._parts.network
+        facts, network = self._request.base.facts, self._parts.network
         check_data(
             data,
             vocab_size=facts.vocab_size,

@@ -56,14 +56,15 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions) -
     precision = request.plan.train.precision
     assert precision is not None
     base = wanted.loader.load(
-        wanted.model.reference, framework="torch", precision=precision, device=request.hardware.device
+        wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device
     )
-    attention = options.attention or possible_attention(wanted.facts, request.hardware)[0]
+    attention = options.attention or possible_attention(wanted.facts, request.place.hardware)[0]
     if base.config._attn_implementation != attention:
         base.set_attn_implementation(attention)
     base.requires_grad_(False)
     decoder = "auto" if options.decoder == STREAM else options.decoder
-    stream = choose_decoder(wanted.facts, request.hardware, options.attention, decoder).value == STREAM
+    hardware, stored = request.place.hardware, wanted.model.stored
+    stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
     return Network(base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
-from finetooth_hooks.protocols import ModelInfo
+from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
@@ -56,7 +56,9 @@ class GgufLoader:
 
         return FastTokenizer(build_tokenizer(self._container(find(reference).path)))
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """A transformers model in eval mode with the dequantised weights.
 
         Raises:
@@ -72,7 +74,11 @@ class GgufLoader:
 
         file = self._container(find(reference).path)
         model: Any = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
-        return model.to(device)
+        if quantizer is None:
+            return model.to(device)
+        from finetooth_toolbox.torch.quantised import quantise
+
+        return quantise(model, quantizer, device)
 
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""

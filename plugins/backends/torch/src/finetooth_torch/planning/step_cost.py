@@ -28,11 +28,11 @@ def step_cost(
         filling: how data share rows; None where they do not.
         stream: the stream decoder computes the layers.
     """
-    facts = request.facts
-    if not _counts_layers(facts, request.model.parameters):
+    facts = request.base.facts
+    if not _counts_layers(facts, request.base.model.parameters):
         return "what its layers compute does not follow from the model's config"
-    whole = request.trained_parameters >= request.model.parameters
-    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trained_parameters))
+    whole = request.trains.parameters >= request.base.model.parameters
+    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trains.parameters))
     fused = stream or attention != "eager"
     how = Execution(
         skips_masked=fused,
@@ -53,7 +53,7 @@ def step_cost(
     def peak() -> float:
         from finetooth_torch.planning.peak_flops import peak_flops
 
-        return peak_flops(request.hardware, str(train.precision))
+        return peak_flops(request.place.hardware, str(train.precision))
 
     return StepCost(flops, peak)
 
@@ -67,7 +67,7 @@ def _logits_once(request: PlanRequest, precision: str) -> bool:
     if request.proportional_to is None:
         return False
     dtype = DTYPES[precision]
-    return choose(request.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
+    return choose(request.place.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
 
 
 def _layout(
