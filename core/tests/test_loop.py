@@ -138,7 +138,7 @@ def make(
         plan=plan,
         evaluators=(Score(),),
         trackers=(),
-        request=SimpleNamespace(schedule=Watching()),
+        request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching())),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )
     progress = Progress("run", tmp_path, plan, 4)

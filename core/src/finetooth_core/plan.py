@@ -12,10 +12,21 @@ from typing import Any
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Hardware, Loader, Method, Optimizer, Quantizer
+from finetooth_hooks.entries import (
+    Adapter,
+    Backend,
+    Evaluator,
+    Hardware,
+    Loader,
+    Method,
+    Optimizer,
+    Quantizer,
+    ScalarHead,
+)
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import MemoryEstimate, Plan
+from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
     BackendPlan,
@@ -96,14 +107,12 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_picked_options(context, data=data)
     backend, backend_entry = _part(context, "backend", recipe.backend, Backend)
     hardware = _hardware(context, backend_entry)
-    model, facts = context.model, context.facts
     adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
     quantizer = build_quantizer(context)
-    optimizer, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
-    schedule = context.section("schedule", _schedule_pick(context, data), "schedule")
+    updates = _updates(context, data)
     _check_frameworks(context, backend_entry)
     check_quantised(context, adapter_entry, quantizer)
-    _check_length(context, facts.max_positions)
+    _check_length(context, context.facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
     evaluators: list[BuiltEvaluator] = []
@@ -126,18 +135,10 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
-    trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
-    base = BasePart(model, facts, context.loader, quantizer)
-    trains = TrainsPart(
-        adapter, trained, adapter_entry.can_disable, adapter_entry.base_frozen, adapter_entry.accepts_quantised,
-        head, context.generator("adapter"), context.generator("head"),
-    )  # fmt: skip
-    updates = UpdatesPart(
-        optimizer, schedule, context.picked["optimizer"], optimizer_entry.state_bytes, optimizer_entry.accumulation,
-        optimizer_entry.checkpointing,
-    )  # fmt: skip
+    base = BasePart(context.model, context.facts, context.loader, quantizer)
+    trains = _trains(context, adapter, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
+    _check_room(context, trains, base.model.parameters, updates.state_bytes, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
             train=context.train,
@@ -184,6 +185,29 @@ def _schedule_pick(context: RunContext, data: bool) -> Any:
         return pick
     open_ended = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
     return min(r.full_name for r in open_ended) if open_ended else pick
+
+
+def _updates(context: RunContext, data: bool) -> UpdatesPart:
+    """Optimizer and schedule, built."""
+    optimizer, entry = _part(context, "optimizer", context.recipe.optimizer, Optimizer)
+    schedule = context.section("schedule", _schedule_pick(context, data), "schedule")
+    name = context.picked["optimizer"]
+    return UpdatesPart(optimizer, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing)
+
+
+def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
+    """The adapter and what its entry says of it, with the head."""
+    trained = adapter.trained_parameters(context.facts, context.model.parameters) + head_size(head, context.facts)
+    return TrainsPart(
+        adapter,
+        trained,
+        can_disable=entry.can_disable,
+        base_frozen=entry.base_frozen,
+        accepts_quantised=entry.accepts_quantised,
+        head=head,
+        generator=context.generator("adapter"),
+        head_generator=context.generator("head"),
+    )
 
 
 def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +87,9 @@ def _reports(content: bytes) -> Iterator[Report]:
 
 
 def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
-    return tuple(Sample(**{**sample, "score": unplain(sample["score"])}) for sample in found)
+    """Samples; their scores are the only numbers in them."""
+    made = (Sample(**sample) for sample in found)
+    return tuple(replace(sample, score=unplain(sample.score)) for sample in made)
 
 
 def plain(value: Any) -> Any:

@@ -194,13 +194,12 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_plain(merge: Merge, recipe: Any, loader: Loader) -> None:
+def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None:
     """
     Raises:
         UserError: the base is quantised: by the recipe, or as its file stores it.
     """
-    given = recipe if isinstance(recipe, Mapping) else recipe.as_dict()
-    pick = given.get("quantization")
+    pick = recipe.get("quantization")
     name = pick.get("name") if isinstance(pick, Mapping) else pick
     if name is not None:
         raise UserError(
