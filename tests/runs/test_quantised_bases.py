@@ -41,7 +41,7 @@ def test_a_lora_trains_over_int8(
     code, out, err = ft("run", file)
     assert code == 0, out + err
     seen = losses(tmp_path / "run")
-    assert np.mean(seen[-3:]) < 0.8 * seen[0]
+    assert np.mean(seen[-3:]) < seen[0] - 0.4
     plan = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
     assert plan["picks"]["quantizer"].endswith(":int8")
     decisions = {decision["setting"]: decision for decision in plan["decisions"]}
@@ -77,8 +77,6 @@ def test_its_bytes_are_planned(asked: Callable[..., Recipe]) -> None:
     """In fp32 a stored weight takes a quarter, to the byte."""
     quantised = finetooth.session(asked()).plan.memory
     plain = finetooth.session(asked(quantization=None, backend={"name": "torch", "decoder": "transformers"}))
-    stored = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192) if False else None
-    del stored
     model = plain.context.facts
     heads, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
     weights = model.layers * (2 * model.hidden_size * (heads + kv) + 3 * model.hidden_size * model.ffn_size)

@@ -107,12 +107,13 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_picked_options(context, data=data)
     backend, backend_entry = _part(context, "backend", recipe.backend, Backend)
     hardware = _hardware(context, backend_entry)
+    model, facts = context.model, context.facts
     adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
     quantizer = build_quantizer(context)
     updates = _updates(context, data)
     _check_frameworks(context, backend_entry)
     check_quantised(context, adapter_entry, quantizer)
-    _check_length(context, context.facts.max_positions)
+    _check_length(context, facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
     evaluators: list[BuiltEvaluator] = []
@@ -135,10 +136,10 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
-    base = BasePart(context.model, context.facts, context.loader, quantizer)
+    base = BasePart(model, facts, context.loader, quantizer)
     trains = _trains(context, adapter, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    _check_room(context, trains, base.model.parameters, updates.state_bytes, prepared.total_steps)
+    _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
             train=context.train,

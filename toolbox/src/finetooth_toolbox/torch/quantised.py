@@ -25,6 +25,11 @@ class QuantisedLinear(nn.Module):
         self.in_features, self.out_features = inputs, outputs
         self.register_buffer("bias", None if bias is None else bias.detach())
 
+    @property
+    def qweight(self) -> Tensor:
+        """The first of what is stored: under this name peft looks for the device of a quantised layer."""
+        return next(buffer for name, buffer in self.named_buffers() if name != "bias")
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 

@@ -61,6 +61,7 @@ def put_in(
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
+            warnings.filterwarnings("ignore", message="Unsupported layer type")  # QuantisedLinear is registered above
             model = inject_adapter_in_model(config, model, NAME)
     except (ValueError, AttributeError) as error:  # the latter where it takes a name for that of fused experts
         said = " ".join(str(error).split()).rstrip(".")
