@@ -340,7 +340,7 @@ class TorchEngine:
         self._request.text.tokenizer.save(path)
         if network.reads_images and self._request.text.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
-                self._request.processor().save(path)
+                self._request.text.processor().save(path)
 
     def restore(self, path: Path) -> None:
         self._changes += 1
