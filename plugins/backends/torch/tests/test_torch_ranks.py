@@ -35,6 +35,8 @@ class Recorded:
 
 def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, tmp_path: Path) -> None:
     """Half the data each, gradients summed over gloo and clipped by the global norm; three steps, one seed."""
+    if kit.decoder != "auto":
+        pytest.skip("ranks see gradients, however the layers made them; two more processes take long to start")
     whole = kit.engine(max_grad_norm=LIMIT)
     data, norms = kit.data(8, seed=2), []
     for step in range(3):
@@ -47,7 +49,7 @@ def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, tmp_path: Path
         subprocess.Popen([sys.executable, str(RANK), str(rank), str(store), str(tmp_path), kit.decoder])
         for rank in (0, 1)
     ]
-    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
     found = [np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1)]
     said = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert said[0] == said[1]
