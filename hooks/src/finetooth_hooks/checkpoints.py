@@ -111,7 +111,7 @@ class Kept:
     Attributes:
         step: optimizer steps done.
         snapshot: of the engine.
-        state: the content of `state.json`.
+        state: the content of `state.json`; under `values` the arrays of the method's state, if it has any.
     """
 
     step: int
