@@ -30,7 +30,7 @@ class AttentionServes:
         devices: types of devices, as the framework calls them: `cpu`, `cuda`, `mps`.
         architectures: patterns such as `sm_9*`, of which the device's architecture must match one; empty: all. A device
             whose hardware plugin does not know its architecture is taken.
-        precisions: of queries, keys and values: `fp32`, `bf16`, `fp16`.
+        precisions: of queries, keys and values: `fp64`, `fp32`, `bf16`, `fp16`.
         largest_head: largest number of elements of a head; None: no limit.
         head_multiple: heads have a multiple of this many elements.
         segments: how rows that hold several sequences are kept apart.

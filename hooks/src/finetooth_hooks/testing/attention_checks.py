@@ -16,7 +16,8 @@ from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, e
 
 VALUES = {"fp32": 2e-6, "bf16": 1.5e-2, "fp16": 2e-3}
 GRADIENTS = {"fp32": 4e-6, "bf16": 2.5e-2, "fp16": 4e-3}
-"""Largest norm of a difference as a share of the reference's norm, by precision: rounding of a few products."""
+"""Largest norm of a difference as a share of the reference's norm, by precision: rounding of a few products.
+References smaller than 1 count as 1: some gradients are nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -248,5 +249,5 @@ def _reference(torch: Any, one: AttentionCase, inputs: list[Any]) -> Any:
 
 def _near(called: str, found: Any, wanted: Any, tolerance: float) -> None:
     wide = found.detach().double()
-    apart = float((wide - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1e-2))
+    apart = float((wide - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1.0))
     expect(apart <= tolerance, called, f"{apart:.1e} from float64, as a share of the norm", f"at most {tolerance:.1e}")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Attention, AttentionServes, hookimpl
 
+PRECISIONS = frozenset({"fp64", "fp32", "bf16", "fp16"})
+
 
 @hookimpl
 def ft_attention() -> Iterator[Attention]:
@@ -16,6 +18,11 @@ def ft_attention() -> Iterator[Attention]:
         rank=100,
         transformers="sdpa",
         serves=AttentionServes(
-            devices=frozenset({"cpu", "cuda", "mps", "xpu"}), segments="mask", window=True, chunks=True, dropout=True
+            devices=frozenset({"cpu", "cuda", "mps", "xpu"}),
+            precisions=PRECISIONS,
+            segments="mask",
+            window=True,
+            chunks=True,
+            dropout=True,
         ),
     )
