@@ -136,7 +136,7 @@ def make(
         plan=plan,
         evaluators=(Score(),),
         trackers=(),
-        request=SimpleNamespace(schedule=Watching()),
+        request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching())),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )
     progress = Progress("run", tmp_path, plan, 4)
@@ -160,7 +160,7 @@ def test_a_run_to_the_end_evaluates_before_and_after_and_keeps_the_artifact(tmp_
     assert (outcome.status, outcome.exit_code, outcome.steps) == ("done", 0, 4)
     assert [e.step for e in loop.record.evaluations] == [0, 4]
     assert outcome.best == {"eval/score": 1.0}
-    assert loop.job.request.schedule.seen == [{"eval/score": 0.0}, {"eval/score": 1.0}]
+    assert loop.job.request.updates.schedule.seen == [{"eval/score": 0.0}, {"eval/score": 1.0}]
     assert listener.told == [
         "ft_run_start", "ft_evaluated", *["ft_step"] * 4, "ft_evaluated", "ft_checkpoint_saved", "ft_run_end"
     ]  # fmt: skip

@@ -72,11 +72,18 @@ def make(optimizer: str, precision: str, adapter: str) -> Any:
     made = replace(
         made,
         plan=replace(made.plan, train=replace(made.plan.train, precision=precision, max_grad_norm=1.0)),
-        facts=FACTS,
-        adapter=context.build("adapter", {"name": adapter, **ADAPTERS[adapter]}),
-        adapter_can_disable=adapter == "lora",
-        optimizer=context.build("optimizer", {"name": kind, "learning_rate": 1e-2, **OPTIMIZERS[optimizer]}),
-        schedule=context.build("schedule", {"name": "reduce_on_plateau", "patience": 1}),
+        base=replace(made.base, facts=FACTS),
+        trains=replace(
+            made.trains,
+            adapter=context.build("adapter", {"name": adapter, **ADAPTERS[adapter]}),
+            can_disable=adapter == "lora",
+            base_frozen=adapter == "lora",
+        ),
+        updates=replace(
+            made.updates,
+            optimizer=context.build("optimizer", {"name": kind, "learning_rate": 1e-2, **OPTIMIZERS[optimizer]}),
+            schedule=context.build("schedule", {"name": "reduce_on_plateau", "patience": 1}),
+        ),
     )
     engine = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True)).engine(made)
     if precision == "fp16":  # low enough that it grows, and soon so high that a step overflows

@@ -27,8 +27,8 @@ def test_the_decoder_alone_trains_with_frozen_towers(vision_model: Path) -> None
     engine = engine_of(vision_model, {"name": "full", "freeze_mm_modules": True})
     wanted = {name for name in named(engine) if name.startswith(("model.language_model.", "lm_head."))}
     assert trained(engine) == wanted < named(engine)
-    assert engine.info.trained == engine._request.adapter.trained_parameters(
-        engine._request.facts, engine._request.model.parameters
+    assert engine.info.trained == engine._request.trains.adapter.trained_parameters(
+        engine._request.base.facts, engine._request.base.model.parameters
     )
     assert trained(engine_of(vision_model, "full")) == named(engine)
 

@@ -238,7 +238,7 @@ class Session:
 
         hashes = DataCache().hashes
         data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}
-        return {"base": {path.name: hashes.sha256(path) for path in self.job.request.model.files}, "data": data}
+        return {"base": {path.name: hashes.sha256(path) for path in self.job.request.base.model.files}, "data": data}
 
     @property
     def environment(self) -> dict[str, str]:

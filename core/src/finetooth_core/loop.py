@@ -182,7 +182,7 @@ class Loop(LiveRun):
         self.record.history.add(evaluation)
         metrics = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
         self.progress.metrics |= metrics
-        self.job.request.schedule.observe(metrics)  # for a schedule that watches an evaluation
+        self.job.request.updates.schedule.observe(metrics)  # for a schedule that watches an evaluation
         first = next(iter(evaluation.metrics), None)
         if first is not None and math.isfinite(evaluation.metrics[first]):
             name, value = f"eval/{first}", evaluation.metrics[first]

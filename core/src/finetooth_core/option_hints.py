@@ -16,7 +16,7 @@ from finetooth_core.overrides import apply_overrides
 from finetooth_core.problems import RecipeProblems, plain_data
 from finetooth_core.recipe import AUTO, load
 
-SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware")
+SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantization")
 """Sections that are one pick, in the order in which an option is looked for."""
 
 _UNKNOWN = "unknown setting"

@@ -12,7 +12,7 @@ from typing import Any
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Loader, Method, Optimizer
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Loader, Method, Optimizer, Quantizer, ScalarHead
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Plan
@@ -20,11 +20,17 @@ from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
     BackendPlan,
+    BasePart,
+    DataPart,
     EngineRequest,
     HardwareFacts,
+    PlacePart,
     PlanRequest,
     RoleRequest,
     StepCost,
+    TextPart,
+    TrainsPart,
+    UpdatesPart,
 )
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
@@ -42,6 +48,7 @@ from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.picked_options import check_picked_options
+from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import brought_roles, held_roles
 
@@ -97,11 +104,14 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts
     adapter_built, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    quantizer_built = build_quantizer(context)
+    quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
-    adapter, optimizer = adapter_built.part, optimizer_built.part
-    schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
-    used = (adapter_built.registered, optimizer_built.registered, context.loading[0])
+    updates = _updates(context, optimizer_built, optimizer_entry, data)
+    used = [adapter_built.registered, optimizer_built.registered, context.loading[0]]
+    used += [] if quantizer_built is None else [quantizer_built.registered]
     _check_frameworks(used, backend_built.registered, backend_entry)
+    check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
@@ -129,69 +139,34 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
-    trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
-    _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained, prepared.total_steps)
+    base = BasePart(model, facts, context.loader, quantizer)
+    trains = _trains(context, adapter_built.part, adapter_entry, head)
+    place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
+    _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
     decided: BackendPlan = backend.plan(
         PlanRequest(
-            model=model,
-            facts=facts,
-            hardware=hardware,
             train=context.train,
-            trained_parameters=trained,
-            optimizer_bytes=optimizer_entry.state_bytes,
-            optimizer=optimizer_built.registered.full_name,
-            accumulation=optimizer_entry.accumulation,
-            checkpointing=optimizer_entry.checkpointing,
+            base=base,
+            trains=trains,
+            updates=updates,
+            place=place,
+            data=_lengths(context, prepared.report, reports),
             needs=needs,
-            role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
-            head=head,
+            roles=roles,
+            opened=tuple(opened.context.model for opened in context.opened),
             proportional_to=common_field(spec for _, spec in losses),
-            **_lengths(context, prepared.report, reports),
         )
     )
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
     plan = _plan(context, decided, prepared.total_steps, versions)
     context.planned(plan)
-    request = replace(
-        _engine_request(context, plan, adapter, adapter_entry, optimizer, schedule, hardware, roles),
-        head=head,
-        head_generator=context.generator("head"),
-    )
+    text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
+    request = EngineRequest(plan, base, trains, updates, text, place, roles)
     return Job(
         context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
-
-
-def _engine_request(
-    context: RunContext,
-    plan: Plan,
-    adapter: BuiltAdapter,
-    adapter_entry: Adapter,
-    optimizer: Any,
-    schedule: Any,
-    hardware: HardwareFacts,
-    roles: Mapping[str, RoleRequest],
-) -> EngineRequest:
-    """What the engine of the decided plan is made of."""
-    return EngineRequest(
-        plan=plan,
-        model=context.model,
-        facts=context.facts,
-        hardware=hardware,
-        loader=context.loader,
-        adapter=adapter,
-        adapter_can_disable=adapter_entry.can_disable,
-        optimizer=optimizer,
-        schedule=schedule,
-        tokenizer=context.tokenizer,
-        stop_ids=context.renderer.stop_ids,
-        processor=lambda: context.processor,
-        generator_seed=int(context.generator("engine").integers(2**31)),
-        adapter_generator=context.generator("adapter"),
-        roles=roles,
-    )
 
 
 def evaluators_of(context: RunContext) -> list[Built]:
@@ -214,6 +189,28 @@ def _schedule_pick(context: RunContext, data: bool) -> Any:
         return pick
     open_ended = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
     return min(r.full_name for r in open_ended) if open_ended else pick
+
+
+def _updates(context: RunContext, optimizer: Built, entry: Optimizer, data: bool) -> UpdatesPart:
+    """Optimizer and schedule, built."""
+    schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
+    name = optimizer.registered.full_name
+    return UpdatesPart(optimizer.part, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing)
+
+
+def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
+    """The adapter and what its entry says of it, with the head."""
+    trained = adapter.trained_parameters(context.facts, context.model.parameters) + head_size(head, context.facts)
+    return TrainsPart(
+        adapter,
+        trained,
+        can_disable=entry.can_disable,
+        base_frozen=entry.base_frozen,
+        accepts_quantised=entry.accepts_quantised,
+        head=head,
+        generator=context.generator("adapter"),
+        head_generator=context.generator("head"),
+    )
 
 
 def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Built, Any]:
@@ -291,7 +288,7 @@ def _trackers(context: RunContext) -> list[BuiltTracker]:
 def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: Backend) -> None:
     for registered in used:
         kind, entry = registered.entry.kind, registered.entry
-        assert isinstance(entry, (Adapter, Optimizer, Loader))
+        assert isinstance(entry, (Adapter, Optimizer, Loader, Quantizer))
         if backend.framework not in entry.frameworks:
             speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
@@ -301,18 +298,18 @@ def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: B
             )
 
 
-def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> dict[str, Any]:
+def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> DataPart:
     """How long the data are: the average of those that train, and the longest of all, since held-out rows are computed
     too."""
     longest = max((train, *reports), key=lambda report: report.longest)
-    return {
-        "longest": longest.longest or context.train.max_length,
-        "longest_id": longest.longest_id,
-        "mean_length": train.tokens / max(1, train.used),
-        "length_deviation": train.length_deviation,
-        "lengths": train.lengths,
-        "segmented": train.segmented,
-    }
+    return DataPart(
+        longest=longest.longest or context.train.max_length,
+        longest_id=longest.longest_id,
+        mean_length=train.tokens / max(1, train.used),
+        length_deviation=train.length_deviation,
+        lengths=train.lengths,
+        segmented=train.segmented,
+    )
 
 
 def _check_capabilities(
@@ -409,19 +406,23 @@ def _check_length(context: RunContext, max_positions: int) -> None:
         )
 
 
-def _check_room(context: RunContext, exported: int, trained: int, total_steps: int | None) -> None:
-    """The artifact (fp32) and every state that will be on the disk at once (weights, two moments, gradients in fp32)
-    must fit on the disk of the run folder.
+def _check_room(
+    context: RunContext, trains: TrainsPart, parameters: int, state_bytes: float, total_steps: int | None
+) -> None:
+    """The artifact (fp32) and every state that will be on the disk at once (weights and gradients in fp32, what the
+    optimizer keeps) must fit on the disk of the run folder.
 
     Args:
-        exported: parameters in the artifact; an adapter that cannot be switched off writes the whole model.
+        parameters: of the base; an adapter that trains it writes the whole model.
+        state_bytes: of the optimizer, for each trained parameter.
     """
     section = context.recipe.checkpoint
     states = cadence.parse(section.every).times(total_steps or context.train.max_steps, context.train.epochs)
     if section.keep_last:  # one more while the oldest is still there
         best = section.keep_best.n if section.keep_best is not None else int(section.select_on is not None)
         states = min(states, section.keep_last + best + 1)
-    needed = 4 * exported + 16 * trained * states
+    exported = trains.parameters if trains.base_frozen else parameters
+    needed = 4 * exported + int((8 + state_bytes) * trains.parameters) * states
     folder = context.folder
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free

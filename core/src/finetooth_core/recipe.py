@@ -224,6 +224,9 @@ class Recipe(Options):
     """How it trains."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
     """Which parameters train."""
+    quantization: Annotated[str | PickMapping, Checked, picks("quantizer", auto=False)] | None = None
+    """What stores the linear weights of the base in fewer bits; null leaves them as they are. The base then stays
+    frozen: an adapter that trains it is refused."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
     """What applies the gradients."""
     schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO

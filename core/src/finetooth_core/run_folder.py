@@ -25,6 +25,7 @@ FIXED = {
     "renderer": ("data", "renderer"),
     "processor": ("data", "processor"),
     "adapter": ("adapter",),
+    "quantizer": ("quantization",),
 }
 """Where in a recipe the picks stand that decide what the trained weights mean."""
 

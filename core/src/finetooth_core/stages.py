@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
-from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
 
 from finetooth_core.catalog import Registered
@@ -201,15 +201,19 @@ class FromRun(LoaderBase):
         loader, inner = self._inner
         return loader.tokenizer(inner)
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """The model that the run trained.
 
         Raises:
-            PlanError: its adapter cannot be folded into a base.
+            PlanError: its adapter cannot be folded into a base, or the model is to be quantised as it is loaded and
+                only comes to be by folding.
         """
         loader, inner = self._inner
         if self._whole is not None:
-            return loader.load(inner, framework=framework, precision=precision, device=device)
+            return loader.load(inner, framework=framework, precision=precision, device=device, quantizer=quantizer)
+        self._check_unquantised(quantizer)
         if "fold" not in self._adapter.part.capabilities:
             name = self._adapter.registered.full_name
             raise PlanError(
@@ -219,6 +223,22 @@ class FromRun(LoaderBase):
         base = loader.load(inner, framework=framework, precision="fp32", device=device)
         pad_id = loader.tokenizer(inner).pad_id
         return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
+
+    def _check_unquantised(self, quantizer: Quantizer | None) -> None:
+        pick = self.parent.recipe.quantization
+        if pick is not None:
+            name = pick if isinstance(pick, str) else pick["name"]
+            raise PlanError(
+                f"model: {self.folder} was trained over a quantised base (quantization: {name}), into which its "
+                "adapter cannot be folded",
+                action="train it again without quantization, or name its base as the model",
+            )
+        if quantizer is not None:
+            raise PlanError(
+                f"quantization: the model is a run whose adapter is folded into its base in fp32 ({self.folder}), and "
+                "what is folded cannot be quantised as it is loaded",
+                action="merge the run first (ft merge) and name the folder that it writes",
+            )
 
     @cached_property
     def _adapter(self) -> Built:

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.protocols import Loader, ModelInfo, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Tokenizer
 from finetooth_toolbox.torch.vocabulary import TokenChanges, widen
 
 SETTING = "model.added_tokens"
@@ -74,13 +74,17 @@ class ChangedTokens(LoaderBase):
         added = (tokenizer.token_id(token.text) for token in self._changes.added)
         return tuple(sorted({*(id_ for id_ in added if id_ is not None), *self._changes.renamed}))
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """The model with a row for every token, the new ones the mean of the others.
 
         Raises:
             PlanError: the framework's models cannot be given more rows.
         """
-        model = self._loader.load(reference, framework=framework, precision=precision, device=device)
+        model = self._loader.load(
+            reference, framework=framework, precision=precision, device=device, quantizer=quantizer
+        )
         tokenizer = self.tokenizer(reference)
         new = self.new_tokens(reference)
         if new:

@@ -52,7 +52,8 @@ def some() -> History:
     found = History()
     for step in (1, 2, 3):
         found.add(StepReport(step, step / 3, math.nan if step == 2 else 1.0 / step, 8, 4, 2, 1e-3, math.inf,
-                             metrics={"kl": -math.inf, "n": 1.0}))  # fmt: skip
+                             metrics={"kl": -math.inf, "n": 1.0},
+                             samples=(Sample("NaN", "p", "", "a", 0.5),) if step == 3 else ()))  # fmt: skip
     found.add(Evaluation("e", 3, {"x": 0.1}, {"guess": 0.5}, (Sample("NaN", "p", "NaN", "a", 0.5),), 3))
     return found
 
@@ -65,7 +66,7 @@ def test_a_history_comes_back_and_the_same_gives_the_same_bytes(tmp_path: Path) 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert again.lines() == found.lines()
     assert math.isnan(again.reports[1].loss) and again.reports[3] == found.reports[3]  # type: ignore[union-attr]
-    assert again.reports[0] == found.reports[0]
+    assert again.reports[0] == found.reports[0] and again.reports[2] == found.reports[2]
 
 
 def test_a_history_is_cut_behind_a_step() -> None:

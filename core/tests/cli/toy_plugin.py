@@ -238,7 +238,7 @@ class ToyBackend:
     def engine(self, request):
         from finetooth_hooks.testing import FakeEngine
 
-        return FakeEngine(request.tokenizer, request.stop_ids)
+        return FakeEngine(request.text.tokenizer, request.text.stop_ids)
 
 
 class ToyHardware:
@@ -246,9 +246,9 @@ class ToyHardware:
         return ""
 
     def facts(self):
-        from finetooth_hooks.protocols import HardwareFacts
+        from finetooth_hooks.protocols import Device, HardwareFacts
 
-        return HardwareFacts("toy", "toy", "a toy computer", 10**9, ("fp32",))
+        return HardwareFacts("toy", (Device("toy", "a toy computer", 10**9),), ("fp32",))
 
 
 class ToyScore(EvaluatorBase):

@@ -3,43 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
+from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import ScalarHead
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings
+from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import Processor
 from finetooth_hooks.training import Adapter, Optimizer, Schedule
 
 
 @dataclass(frozen=True)
-class HardwareFacts:
+class Device:
     """One device.
 
     Attributes:
-        name: full name of the hardware's entry.
-        device: what the framework calls it, `cpu`, `cuda:0`.
+        name: what the framework calls it, `cpu`, `cuda:0`.
         label: what a person calls it, `2 CPU cores (avx512_bf16)`.
         memory: total bytes, not what happens to be free.
-        precisions: what it computes natively, best first.
-        slow_precisions: what it can compute, but slower than fp32.
         architecture: what kernels are compiled for, `sm_90`, `gfx942`, `avx512`; empty if it is not known.
-        peak_flops: dense FLOP/s by precision as its maker states them; empty where they are not known, and are
-            measured if asked for.
+        index: among those of its kind, as the framework counts them.
     """
 
     name: str
-    device: str
     label: str
     memory: int
+    architecture: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class HardwareFacts:
+    """Devices of one kind, and what each of them can do.
+
+    Attributes:
+        name: full name of the hardware's entry.
+        devices: at least one. The first is the one that an engine computes on; a strategy gives each rank its own with
+            `only`.
+        precisions: what they compute natively, best first.
+        slow_precisions: what they can compute, but slower than fp32.
+        peak_flops: dense FLOP/s by precision as their maker states them; empty where they are not known, and are
+            measured if asked for.
+        host_memory: total bytes of the machine that they are in; 0 if it is not known. On a CPU the device's own.
+        nodes: machines like this one that take part.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
     precisions: tuple[str, ...]
     slow_precisions: tuple[str, ...] = ()
     peak_flops: Mapping[str, float] = field(default_factory=dict)
-    architecture: str = ""
+    host_memory: int = 0
+    nodes: int = 1
+
+    @property
+    def device(self) -> str:
+        """What the framework calls the first device."""
+        return self.devices[0].name
+
+    @property
+    def label(self) -> str:
+        """What a person calls the first device."""
+        return self.devices[0].label
+
+    @property
+    def memory(self) -> int:
+        """Total bytes of the first device."""
+        return self.devices[0].memory
+
+    @property
+    def architecture(self) -> str:
+        """What kernels for the first device are compiled for; empty if it is not known."""
+        return self.devices[0].architecture
+
+    def only(self, place: int) -> HardwareFacts:
+        """The same with one device, by its place in `devices`."""
+        return replace(self, devices=(self.devices[place],))
 
 
 class Hardware(Protocol):
@@ -53,47 +97,160 @@ class Hardware(Protocol):
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What a backend needs to decide its settings.
+class BasePart:
+    """The base model.
 
     Attributes:
-        train: the `train` section; None fields are `auto`.
-        longest: positions of the longest datum; `train.max_length` when data are not read yet.
-        longest_id: the row of that datum; empty if it is not known.
-        mean_length: positions of the average datum; 0 when data are not read yet.
-        length_deviation: standard deviation of that.
-        lengths: positions of the data at equal shares, shortest first; empty if they are not known.
-        segmented: data hold several segments (`Datum.parents`), which must be kept apart.
-        needs: engine capabilities that the method and the evaluators rely on.
-        head: the scalar head that the method asks for.
-        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
-        role_parameters: parameters of frozen models held beside the policy.
-        trained_parameters: how many parameters train, those of the head included.
-        optimizer_bytes: optimizer state per trained parameter.
-        optimizer: full name, for messages.
-        accumulation: the optimizer can accumulate gradients.
-        checkpointing: the optimizer works with gradient checkpointing.
+        quantizer: what its linear weights are stored with; None: they are loaded as they are.
     """
 
     model: ModelInfo
     facts: ModelFacts
+    loader: Loader
+    quantizer: Quantizer | None = None
+
+    @property
+    def stored(self) -> Stored | None:
+        """How the linear weights are stored in memory; None: as plain numbers."""
+        return self.model.stored if self.quantizer is None else self.quantizer.stored
+
+    def load(self, *, framework: str, precision: str, device: str) -> Any:
+        """The framework's model with its weights; see `Loader.load`."""
+        return self.loader.load(
+            self.model.reference, framework=framework, precision=precision, device=device, quantizer=self.quantizer
+        )
+
+
+@dataclass(frozen=True)
+class TrainsPart:
+    """What trains.
+
+    Attributes:
+        parameters: how many, those of the head included.
+        can_disable, base_frozen, accepts_quantised: what the adapter's entry says of it.
+        head: a scalar head to build; one that the model brings is continued, else it is new.
+        generator: draws the adapter's new parameters.
+        head_generator: draws a new head's weights.
+    """
+
+    adapter: Adapter
+    parameters: int
+    can_disable: bool = False
+    base_frozen: bool = False
+    accepts_quantised: bool = False
+    head: ScalarHead | None = None
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    head_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+@dataclass(frozen=True)
+class UpdatesPart:
+    """What applies the gradients.
+
+    Attributes:
+        name: full name of the optimizer, for messages.
+        state_bytes, accumulation, checkpointing: what the optimizer's entry says of it.
+    """
+
+    optimizer: Optimizer
+    schedule: Schedule
+    name: str = ""
+    state_bytes: float = 8.0
+    accumulation: bool = True
+    checkpointing: bool = True
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """How tokens and images are read and written.
+
+    Attributes:
+        stop_ids: token ids that end an answer, from the renderer.
+        processor: gives what turns images into inputs, built when the first image comes; None: there is none.
+    """
+
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...] = ()
+    processor: Callable[[], Processor] | None = None
+
+
+@dataclass(frozen=True)
+class PlacePart:
+    """Where an engine computes.
+
+    Attributes:
+        collective: the other ranks that train the same parameters; None: there are none.
+        seed: key for the engine's own random streams (dropout, sampling).
+    """
+
     hardware: HardwareFacts
-    train: TrainSettings
-    trained_parameters: int
-    optimizer_bytes: float
-    optimizer: str
-    accumulation: bool
-    checkpointing: bool
+    collective: Collective | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """How long the data are, in positions.
+
+    Attributes:
+        longest: of the longest datum; `train.max_length` when data are not read yet.
+        mean_length: of the average datum; 0 when data are not read yet.
+        longest_id: the row of the longest datum; empty if it is not known.
+        length_deviation: standard deviation of the lengths.
+        lengths: of the data at equal shares, shortest first; empty if they are not known.
+        segmented: data hold several segments (`Datum.parents`), which must be kept apart.
+    """
+
     longest: int
-    mean_length: float
+    mean_length: float = 0.0
     longest_id: str = ""
     length_deviation: float = 0.0
     lengths: tuple[int, ...] = ()
     segmented: bool = False
+
+
+@dataclass(frozen=True)
+class RoleRequest:
+    """A frozen model that the engine shall hold for a role.
+
+    Attributes:
+        model, facts, loader: of another model than the policy's; None: a copy of the policy.
+    """
+
+    model: ModelInfo | None = None
+    facts: ModelFacts | None = None
+    loader: Loader | None = None
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a backend needs to decide its settings. The parts are those of the `EngineRequest` that follows.
+
+    Attributes:
+        train: the `train` section; None fields are `auto`.
+        needs: engine capabilities that the method and the evaluators rely on.
+        roles: frozen models beside the policy, by role; see the capability `roles`.
+        opened: models that parts of the run opened for themselves, such as a reward model: each has an engine of its
+            own in the same memory.
+        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
+    """
+
+    train: TrainSettings
+    base: BasePart
+    trains: TrainsPart
+    updates: UpdatesPart
+    place: PlacePart
+    data: DataPart
     needs: frozenset[str] = frozenset()
-    head: ScalarHead | None = None
-    role_parameters: int = 0
+    roles: Mapping[str, RoleRequest] = field(default_factory=dict)
+    opened: tuple[ModelInfo, ...] = ()
     proportional_to: str | None = None
+
+    @property
+    def role_parameters(self) -> int:
+        """Parameters of all frozen models that are held beside the policy."""
+        held = (self.trains.parameters if r.model is None else r.model.parameters for r in self.roles.values())
+        return sum(held) + sum(model.parameters for model in self.opened)
 
 
 @dataclass(frozen=True)
@@ -129,49 +286,20 @@ class BackendPlan:
 
 
 @dataclass(frozen=True)
-class RoleRequest:
-    """A frozen model that the engine shall hold for a role.
-
-    Attributes:
-        model, facts, loader: of another model than the policy's; None: a copy of the policy.
-    """
-
-    model: ModelInfo | None = None
-    facts: ModelFacts | None = None
-    loader: Loader | None = None
-
-
-@dataclass(frozen=True)
 class EngineRequest:
     """The parts an engine is made of.
 
     Attributes:
-        stop_ids: token ids that end an answer, from the renderer.
-        processor: gives what turns images into inputs, built when the first image comes; None: there is none.
-        generator_seed: key for the engine's own random streams (dropout, sampling).
-        adapter_generator: draws the adapter's new parameters.
         roles: frozen models beside the policy, by role; see the capability `roles`.
-        head: a scalar head to build; one that the model brings is gone on with, else it is new.
-        head_generator: draws a new head's weights.
     """
 
     plan: Plan
-    model: ModelInfo
-    facts: ModelFacts
-    hardware: HardwareFacts
-    loader: Loader
-    adapter: Adapter
-    adapter_can_disable: bool
-    optimizer: Optimizer
-    schedule: Schedule
-    tokenizer: Tokenizer
-    stop_ids: tuple[int, ...]
-    processor: Callable[[], Processor] | None = None
-    generator_seed: int = 0
-    adapter_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    base: BasePart
+    trains: TrainsPart
+    updates: UpdatesPart
+    text: TextPart
+    place: PlacePart
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
-    head: ScalarHead | None = None
-    head_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 class Backend(Protocol):

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from finetooth_hooks.datum import Datum
     from finetooth_hooks.engine import (
         Backward,
-        Completion,
         Counts,
         Engine,
+        Generated,
         Handle,
         RoleModel,
         Sampling,
@@ -88,7 +88,7 @@ class EngineBase(Capable):
     def zero_grad(self) -> None:
         raise self._cannot("drop accumulated gradients", "zero_grad")
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         raise self._cannot("sample", "generate")
 
     def running_batch(self) -> RunningBatch:

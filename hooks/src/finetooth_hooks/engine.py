@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,29 @@ class Completion:
     text: str
     stop: Literal["stop", "length"]
     weights_version: int
+
+
+@dataclass(frozen=True)
+class Generated(Sequence[list[Completion]]):
+    """Result of `generate`: a sequence with the completions of each prompt, in the prompts' order.
+
+    Attributes:
+        completions: `sampling.n` for each prompt.
+        flops: floating-point operations that were executed, padding included; 0 if not counted.
+    """
+
+    completions: list[list[Completion]]
+    flops: float = field(default=0.0, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @overload
+    def __getitem__(self, place: int) -> list[Completion]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[list[Completion]]: ...
+    def __getitem__(self, place: int | slice) -> list[Completion] | list[list[Completion]]:
+        return self.completions[place]
 
 
 @dataclass(frozen=True)
@@ -329,7 +352,7 @@ class Engine(Protocol):
         """Drop accumulated gradients. Capability `zero_grad`."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         """Sample `sampling.n` completions for each prompt, batched, with a KV cache. Capability `generate`."""
         ...
 

@@ -198,11 +198,28 @@ class Adapter(Entry):
 
     Attributes:
         can_disable: the base can be evaluated without it, so it can serve as its own reference.
+        base_frozen: the base's own weights stay as they are; what trains is added beside them.
+        accepts_quantised: it can be put over a base whose linear weights are stored in fewer bits, which only
+            multiply; not one that trains, reads or writes those weights.
         frameworks: what it adapts.
     """
 
     kind = "adapter"
     can_disable: bool = False
+    base_frozen: bool = False
+    accepts_quantised: bool = False
+    frameworks: frozenset[str] = frozenset({"torch"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer(Entry):
+    """Stores a base's linear weights in fewer bits and computes with them.
+
+    Attributes:
+        frameworks: whose modules it replaces.
+    """
+
+    kind = "quantizer"
     frameworks: frozenset[str] = frozenset({"torch"})
 
 
@@ -362,6 +379,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Loss,
             Reward,
             Adapter,
+            Quantizer,
             Optimizer,
             Schedule,
             Backend,

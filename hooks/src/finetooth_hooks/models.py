@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from finetooth_hooks.attention import AttentionNeeds
 from finetooth_hooks.plan import Pick
+from finetooth_hooks.quantizers import Quantizer, Stored
 
 
 class Tokenizer(Protocol):
@@ -95,6 +96,9 @@ class ModelInfo:
         weight_bytes: on disk.
         files: what it is made of.
         revision: hub revision or content hash, as far as known.
+        resident_bytes: what its weights take in memory once they are loaded, where that does not follow from their
+            number and the precision of the run; None: it does.
+        stored: how the file stores its linear weights, if they stay so in memory; None: as plain numbers.
     """
 
     reference: str
@@ -105,6 +109,8 @@ class ModelInfo:
     weight_bytes: int
     files: tuple[Path, ...] = ()
     revision: str = ""
+    resident_bytes: int | None = None
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class LowRank:
     """What an adapted linear module computes, if it is its base and a low-rank addition: base(x) + scale (x A^T) B^T.
 
     Attributes:
-        base: the framework's linear module.
+        base: the framework's linear module, its weight as plain numbers: of a quantised one there is no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
     """
 
@@ -241,11 +247,15 @@ class Loader(Protocol):
 
     def tokenizer(self, reference: str) -> Tokenizer: ...
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """The framework's model with its weights: for `torch` a transformers model in eval mode.
 
         Args:
             precision: of the weights, `fp32`, `bf16`, `fp16`.
+            quantizer: stores the linear weights, one after the other while the model is loaded; None: they stay in
+                `precision`.
         """
         ...
 

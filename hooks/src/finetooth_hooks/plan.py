@@ -28,14 +28,26 @@ class Decision:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory in bytes, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`)."""
+    """Peak memory in bytes, in two pools.
+
+    Attributes:
+        parts: of the device, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`). On a
+            CPU the device's memory is the host's, and this is all there is.
+        host: of the host, by part, where the device has memory of its own.
+    """
 
     parts: Mapping[str, int]
+    host: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """Sum of the parts, in bytes."""
+        """Sum of the device's parts, in bytes."""
         return sum(self.parts.values())
+
+    @property
+    def host_total(self) -> int:
+        """Sum of the host's parts, in bytes; 0 where the device's memory is the host's."""
+        return sum(self.host.values())
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,22 @@ from finetooth_hooks.attention import Attention, AttentionNeeds
 from finetooth_hooks.backends import (
     Backend,
     BackendPlan,
+    BasePart,
+    DataPart,
+    Device,
     EngineRequest,
     Hardware,
     HardwareFacts,
+    PlacePart,
     PlanRequest,
     RoleRequest,
     StepCost,
+    TextPart,
+    TrainsPart,
+    UpdatesPart,
 )
 from finetooth_hooks.checkpoints import Gate, Store
+from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.models import (
     Block,
@@ -32,6 +40,7 @@ from finetooth_hooks.models import (
     ModelInfo,
     Tokenizer,
 )
+from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import ImagePlace, Processor, Renderer
 from finetooth_hooks.sources import Examples, Format, Portion, Source
 from finetooth_hooks.training import (
@@ -50,7 +59,11 @@ __all__ = [
     "AttentionNeeds",
     "Backend",
     "BackendPlan",
+    "BasePart",
     "Block",
+    "Collective",
+    "DataPart",
+    "Device",
     "Engine",
     "EngineRequest",
     "Evaluator",
@@ -68,9 +81,11 @@ __all__ = [
     "ModelFacts",
     "ModelInfo",
     "Optimizer",
+    "PlacePart",
     "PlanRequest",
     "Portion",
     "Processor",
+    "Quantizer",
     "Renderer",
     "Reward",
     "RoleRequest",
@@ -78,6 +93,10 @@ __all__ = [
     "Source",
     "StepCost",
     "Store",
+    "Stored",
+    "TextPart",
     "Tokenizer",
     "Tracker",
+    "TrainsPart",
+    "UpdatesPart",
 ]

@@ -89,6 +89,7 @@ class StepReport:
             does not count them.
         flops_per_second: over the step.
         mfu: model FLOP/s utilisation, `flops_per_second` as a share of what the device can do; 0 if either is unknown.
+        samples: answers that the step learned from, a few of them; empty for a method that samples none.
     """
 
     step: int
@@ -109,18 +110,19 @@ class StepReport:
     flops: float = 0.0
     flops_per_second: float = 0.0
     mfu: float = 0.0
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out question with the model's answer.
+    """One question with the model's answer: of a held-out row, or of one that the model trains on.
 
     Attributes:
         id: row id.
         prompt: what was asked, as text.
-        expected: the right answer.
+        expected: the right answer; empty where there is none.
         answer: what the model said.
-        score: 0 to 1.
+        score: 0 to 1 in an evaluation; in a step the reward.
     """
 
     id: str

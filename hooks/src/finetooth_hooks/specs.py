@@ -27,6 +27,7 @@ from finetooth_hooks.entries import (
     Method,
     Optimizer,
     Processor,
+    Quantizer,
     Renderer,
     Reward,
     Schedule,
@@ -152,6 +153,17 @@ def ft_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
         @hookimpl
         def ft_adapters():
             yield Adapter(name="lora", build="acme.lora:build", can_disable=True, default=True)
+    """
+
+
+@hookspec
+def ft_quantizers() -> Iterable[Quantizer]:  # type: ignore[empty-body]
+    """Yield quantizers: what stores the weights of a frozen base in fewer bits.
+
+    Example:
+        @hookimpl
+        def ft_quantizers():
+            yield Quantizer(name="int8", build="acme.int8:build", summary="8 bits a weight, a scale a row")
     """
 
 
@@ -353,6 +365,7 @@ REGISTRATION_HOOKS = {
     "ft_losses": Loss,
     "ft_rewards": Reward,
     "ft_adapters": Adapter,
+    "ft_quantizers": Quantizer,
     "ft_optimizers": Optimizer,
     "ft_schedules": Schedule,
     "ft_backends": Backend,

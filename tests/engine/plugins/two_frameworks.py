@@ -51,9 +51,9 @@ class Metal:
         return "" if os.environ.get("FT_TEST_METAL") else "no Apple silicon"
 
     def facts(self) -> object:
-        from finetooth_hooks.protocols import HardwareFacts
+        from finetooth_hooks.protocols import Device, HardwareFacts
 
-        return HardwareFacts("mlx", "mlx", "a toy of a chip", 10**9, ("fp32",))
+        return HardwareFacts("mlx", (Device("mlx", "a toy of a chip", 10**9),), ("fp32",))
 
 
 def build_hardware(options: NoOptions, context: object) -> Metal:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
-from finetooth_hooks.engine import Backward, Completion, Forward, Handle, Sampling, Stepped, StepSettings
+from finetooth_hooks.engine import Backward, Completion, Forward, Generated, Handle, Sampling, Stepped, StepSettings
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.losses import Contribution, LossTotals, Metric
 from numpy.typing import NDArray
@@ -320,6 +320,17 @@ def encode_completion(result: Completion) -> Json:
         "stop": result.stop,
         "weights_version": result.weights_version,
     }
+
+
+def encode_generated(result: Generated) -> Json:
+    """The completions of several prompts."""
+    return {"completions": [[encode_completion(one) for one in of] for of in result], "flops": result.flops}
+
+
+def decode_generated(value: Json) -> Generated:
+    """What `encode_generated` wrote."""
+    found = [[decode_completion(one) for one in of] for of in value["completions"]]
+    return Generated(found, float(value.get("flops", 0.0)))
 
 
 def decode_completion(value: Json) -> Completion:

@@ -11,7 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,10 @@ class History:
         """Append a report."""
         kind = "step" if isinstance(report, StepReport) else "evaluation"
         self.reports.append(report)
-        self._lines.append(json.dumps({kind: plain(asdict(report))}, allow_nan=False).encode() + b"\n")
+        values = asdict(report)
+        if kind == "step" and not report.samples:
+            del values["samples"]
+        self._lines.append(json.dumps({kind: plain(values)}, allow_nan=False).encode() + b"\n")
 
     def cut(self, step: int) -> None:
         """Forget what came after `step`."""
@@ -75,12 +78,18 @@ def _reports(content: bytes) -> Iterator[Report]:
     for line in content.splitlines():
         found: Mapping[str, Any] = json.loads(line)
         if "step" in found:
-            values = {key: unplain(value) for key, value in found["step"].items()}
-            yield StepReport(**values)
+            values = {key: unplain(value) for key, value in found["step"].items() if key != "samples"}
+            yield StepReport(**values, samples=_samples(found["step"].get("samples", ())))
         else:
             values = {key: unplain(value) for key, value in found["evaluation"].items() if key != "samples"}
-            samples = tuple(Sample(**sample) for sample in found["evaluation"]["samples"])
+            samples = _samples(found["evaluation"]["samples"])
             yield Evaluation(**{**values, "name": found["evaluation"]["name"], "samples": samples})
+
+
+def _samples(found: Sequence[Mapping[str, Any]]) -> tuple[Sample, ...]:
+    """Samples; their scores are the only numbers in them."""
+    made = (Sample(**sample) for sample in found)
+    return tuple(replace(sample, score=unplain(sample.score)) for sample in made)
 
 
 def plain(value: Any) -> Any:

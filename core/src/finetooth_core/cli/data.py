@@ -117,7 +117,7 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
         *([survey_text.choice(chosen)] if chosen else []),
         *(survey_text.render(one) for one in findings.surveys),
         survey_text.verdict(
-            findings, ahead, job.plan.notes, f"{job.request.hardware.label}, {job.plan.train.precision}"
+            findings, ahead, job.plan.notes, f"{job.request.place.hardware.label}, {job.plan.train.precision}"
         ),
     )
 

@@ -88,5 +88,5 @@ def _time(job: Job, survey: Survey | None) -> Time | str:
     peak = job.cost.peak_flops()
     if not peak or not flops:
         return "what the device does at most is not known"
-    measured = str(job.plan.train.precision) not in job.request.hardware.peak_flops
+    measured = str(job.plan.train.precision) not in job.request.place.hardware.peak_flops
     return Time(flops / peak / UTILISATION, flops / peak, flops, peak, measured)

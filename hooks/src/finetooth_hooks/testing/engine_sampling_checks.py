@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ _GREEDY = Sampling(max_tokens=6, temperature=0.0, stop_ids=())
 _SAMPLED = Sampling(max_tokens=6, temperature=1.0, stop_ids=(), n=2, seed=7)
 
 
-def _tokens(completions: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
+def _tokens(completions: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[completion.tokens for completion in several] for several in completions]
 
 
@@ -93,7 +94,7 @@ def stop_ids_end_a_completion(case: EngineCase) -> None:
 
 
 def completions_name_their_weights(case: EngineCase) -> None:
-    """`weights_version` of a completion is the engine's, and generating touches no gradient."""
+    """`weights_version` of a completion is the engine's, operations are counted or 0, and no gradient is touched."""
     engine, data = case.engine("generate"), case.data()
     engine.forward_backward(data, WEIGHTED_NLL)
     engine.generate(case.prompts(), _SAMPLED)
@@ -101,7 +102,9 @@ def completions_name_their_weights(case: EngineCase) -> None:
     other = case.engine()
     other.forward_backward(data, WEIGHTED_NLL)
     close(engine, "grad_norm with generate before the step", norm, other.step().grad_norm, "the same without")
-    version = engine.generate(case.prompts(), _GREEDY)[0][0].weights_version
+    found = engine.generate(case.prompts(), _GREEDY)
+    expect(np.isfinite(found.flops) and found.flops >= 0, "generate(...).flops", found.flops, "a number, 0 or more")
+    version = found[0][0].weights_version
     expect(version == 1, "generate(...) after one step", f"weights_version {version}", "1")
     again = np.array(engine.generate(case.prompts(), _GREEDY)[0][0].logprobs)
     expect(np.isfinite(again).all() and (again <= 1e-6).all(), "completion.logprobs", again, "finite, at most 0")

@@ -132,7 +132,7 @@ class FakeLoader(LoaderBase):
     def tokenizer(self, reference: str) -> Tokenizer:
         return self.bytes
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
         raise RecipeError("model", f"{reference!r} has no weights: this is the conformance kit's stand-in")
 
 

@@ -24,6 +24,7 @@ from finetooth_hooks.engine import (
     Counts,
     EngineInfo,
     Forward,
+    Generated,
     Sampling,
     Stepped,
     StepSettings,
@@ -141,10 +142,11 @@ class FakeEngine(EngineBase):
     def zero_grad(self) -> None:
         self.calls.append("zero_grad")
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         self.calls.append("generate")
         stops = self.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        return [[self._complete(prompt, sampling, stops, n) for n in range(sampling.n)] for prompt in prompts]
+        found = [[self._complete(prompt, sampling, stops, n) for n in range(sampling.n)] for prompt in prompts]
+        return Generated(found)
 
     def _complete(self, prompt: Sequence[int], sampling: Sampling, stops: tuple[int, ...], n: int) -> Completion:
         random = np.random.default_rng([sampling.seed, n, *prompt])

@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks.reports import DataReport, Evaluation, Outcome, StepReport
+from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample, StepReport
 from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance
 from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.fake_run import FakeRun
 from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
 
-_STEP = StepReport(1, 0.5, 2.5, 100, 40, 4, 1e-3, 0.7, metrics={"accuracy": 0.5}, seconds=0.1, tokens_per_second=1e3)
+_STEP = StepReport(
+    1, 0.5, 2.5, 100, 40, 4, 1e-3, 0.7, metrics={"accuracy": 0.5}, seconds=0.1, tokens_per_second=1e3,
+    samples=(Sample("row:1", "2 + 2 =", "", "4", 1.0),),
+)  # fmt: skip
 _EVALUATION = Evaluation("check", 0, {"exact_match": 0.25, "loss": 1.5}, {"majority answer": 0.2}, rows=4)
 _OUTCOME = Outcome("done", 0, "", 3, {"loss": 2.0}, {"exact_match": 0.5}, None, "0" * 64, 1.0)
 

@@ -45,11 +45,14 @@ class Commands:
     def context(self, recipe: Any) -> Any:
         self.asked.append(recipe)
 
-        def load(reference: str, *, framework: str, precision: str, device: str) -> Any:
+        def load(reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
             assert (reference, framework, device) == ("tiny", "torch", "cpu")
             return self.make(tied=self.tied).model.to(DTYPES[precision])
 
-        return SimpleNamespace(loader=SimpleNamespace(load=load, tokenizer=lambda reference: Tokenizer()))
+        loader = SimpleNamespace(
+            load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: SimpleNamespace(stored=None)
+        )
+        return SimpleNamespace(loader=loader)
 
 
 def logits(model, tokens):

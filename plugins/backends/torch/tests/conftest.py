@@ -29,7 +29,21 @@ from finetooth_hooks import (
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.bases import AdapterBase, LoaderBase, TokenizerBase
 from finetooth_hooks.losses import Contribution, Metric
-from finetooth_hooks.protocols import EngineRequest, HardwareFacts, Head, ModelFacts, ModelInfo
+from finetooth_hooks.protocols import (
+    BasePart,
+    DataPart,
+    Device,
+    EngineRequest,
+    HardwareFacts,
+    Head,
+    ModelFacts,
+    ModelInfo,
+    PlacePart,
+    PlanRequest,
+    TextPart,
+    TrainsPart,
+    UpdatesPart,
+)
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
 from finetooth_toolbox.llama_shape import llama_block
 from torch import Tensor, nn
@@ -132,7 +146,7 @@ class FakeLoader(LoaderBase):
     config: Any
     prepare: Callable[[Any], None] | None = None
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
         from finetooth_torch.precision import DTYPES
         from transformers import AutoModelForCausalLM
 
@@ -217,7 +231,7 @@ def facts_of(config: Any, **changes: Any) -> ModelFacts:
     return replace(facts, **changes)
 
 
-CPU = HardwareFacts("test:cpu", "cpu", "2 CPU cores", 8 * 2**30, ("bf16", "fp32"), ("fp16",))
+CPU = HardwareFacts("test:cpu", (Device("cpu", "2 CPU cores", 8 * 2**30),), ("bf16", "fp32"), ("fp16",))
 
 
 def make_engine(
@@ -235,6 +249,7 @@ def make_engine(
     roles: Mapping[str, protocols.RoleRequest] | None = None,
     head: ScalarHead | None = None,
     entries: tuple[Entry, ...] = (),
+    collective: protocols.Collective | None = None,
     **train: Any,
 ) -> Any:
     """An engine over a tiny model; installed plugins and `entries` may compute its attention. `train` changes the
@@ -248,22 +263,48 @@ def make_engine(
     adapter = adapter or FakeAdapter()
     request = EngineRequest(
         plan=plan,
-        model=replace(ModelInfo("tiny", "test:tiny", config.model_type, {}, 10_000, 0, revision="r1"), **(model or {})),
-        facts=facts_of(config, **(facts or {})),
-        hardware=CPU,
-        loader=FakeLoader(config, prepare),  # type: ignore[arg-type]
-        adapter=adapter,
-        adapter_can_disable=can_disable and not adapter.full,
-        optimizer=optimizer or FakeOptimizer(),
-        schedule=schedule or FakeSchedule(),
-        tokenizer=LetterTokenizer(),  # type: ignore[arg-type]
-        stop_ids=(1,),
-        generator_seed=decided.seed,
-        adapter_generator=np.random.default_rng([decided.seed, 5]),
+        base=BasePart(
+            replace(ModelInfo("tiny", "test:tiny", config.model_type, {}, 10_000, 0, revision="r1"), **(model or {})),
+            facts_of(config, **(facts or {})),
+            FakeLoader(config, prepare),  # type: ignore[arg-type]
+        ),
+        trains=TrainsPart(
+            adapter,
+            1000,
+            can_disable=can_disable and not adapter.full,
+            base_frozen=can_disable and not adapter.full,
+            head=head,
+            generator=np.random.default_rng([decided.seed, 5]),
+        ),
+        updates=UpdatesPart(optimizer or FakeOptimizer(), schedule or FakeSchedule()),
+        text=TextPart(LetterTokenizer(), (1,)),  # type: ignore[arg-type]
+        place=PlacePart(CPU, collective, decided.seed),
         roles=roles or {},
-        head=head,
     )
     return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
+
+
+def plan_request(
+    facts: ModelFacts,
+    *,
+    model: ModelInfo | None = None,
+    hardware: HardwareFacts = CPU,
+    train: Any = TRAIN,
+    trained: int = 1000,
+    base_frozen: bool = True,
+    data: DataPart | None = None,
+    **more: Any,
+) -> PlanRequest:
+    """What a plan is asked for: a tiny model with a low-rank adapter, unless it says otherwise."""
+    return PlanRequest(
+        train=train,
+        base=BasePart(model or ModelInfo("tiny", "test:tiny", "llama", {}, 10_000, 0), facts, FakeLoader(None)),  # type: ignore[arg-type]
+        trains=TrainsPart(FakeAdapter(full=not base_frozen), trained, base_frozen=base_frozen),
+        updates=UpdatesPart(FakeOptimizer(), FakeSchedule(), "test:adamw"),
+        place=PlacePart(hardware),
+        data=data or DataPart(50, 30.0),
+        **more,
+    )
 
 
 def make_data(count: int = 7, seed: int = 0, longest: int = 30, **changes: Any) -> list[Datum]:
@@ -329,5 +370,6 @@ def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
         relative=relative,
         nll=NLL,
         hardware=CPU,
+        plan_request=plan_request,
         vocab=VOCAB,
     )

@@ -101,7 +101,7 @@ def test_completions_know_their_weights(kit: SimpleNamespace) -> None:
     engine.forward_backward(kit.data(), kit.nll)
     engine.step()
     assert engine.generate(PROMPTS, FREE)[0][0].weights_version == 1
-    assert engine.generate([], FREE) == []
+    assert engine.generate([], FREE).completions == []
 
 
 def chi_square(counts: Any, expected: Any) -> float:
@@ -215,3 +215,19 @@ def test_the_last_share_of_a_draw_stays_inside() -> None:
     assert choose(logits, Sampling(), [Top()] * 200)[0].tolist() == [579] * 200  # type: ignore[list-item]
     last = logits[:1].argsort(descending=True, stable=True)[0]
     assert choose(logits[:1], Sampling(top_k=7), [Top()])[0].item() == int(last[6])  # type: ignore[list-item]
+
+
+def test_what_sampling_took_is_counted(kit: Any) -> None:
+    """Against torch's own counter of the products that transformers' code makes; the stream decoder makes no more."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    engine = kit.engine(config=kit.config(hidden_size=64, intermediate_size=160, vocab_size=512), facts={"block": None})
+    sampling = Sampling(max_tokens=7, stop_ids=(), n=2, seed=1)  # fewer than packs the head, which torch does not count
+    with FlopCounterMode(display=False) as counter:
+        found = engine.generate(PROMPTS, sampling)
+    assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    if kit.decoder == "auto":
+        config = kit.config(hidden_size=64, intermediate_size=160, vocab_size=512)
+        assert 0.6 * found.flops < kit.engine(config=config).generate(PROMPTS, sampling).flops < 1.05 * found.flops
+    assert engine.forward_backward(kit.data(), kit.nll).flops > 0  # and nothing of it is left for the next call
+    assert engine.generate([], sampling).flops == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import DataError, Datum, PlanError, Sampling
-from finetooth_hooks.protocols import Head, ModelInfo, PlanRequest
+from finetooth_hooks.protocols import DataPart, Head, ModelInfo
 from finetooth_hooks.testing import FakeContext, entries_of
 from finetooth_hooks.testing.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
@@ -276,15 +276,14 @@ def test_checkpointing_and_dropout_go_with_it(kit: SimpleNamespace) -> None:
 
 
 def plan(kit: SimpleNamespace, config: Any, *, lengths: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
-    context = more.pop("context", kit.context)
-    request = PlanRequest(
-        model=ModelInfo("tiny", "test:tiny", "x", config, 10_000, 0),
-        facts=replace(kit.facts(kit.config()), block=None),
+    context, segmented = more.pop("context", kit.context), more.pop("segmented", False)
+    request = kit.plan_request(
+        replace(kit.facts(kit.config()), block=None),
         hardware=kit.hardware,
+        model=ModelInfo("tiny", "test:tiny", "x", config, 10_000, 0),
         train=replace(TRAIN, micro_batch_tokens=4096, batch_size=32),
-        trained_parameters=1000, optimizer_bytes=8, optimizer="test:adamw", accumulation=True, checkpointing=True,
-        longest=max(lengths, default=50), mean_length=30.0, lengths=lengths, segmented=more.pop("segmented", False),
-    )  # fmt: skip
+        data=DataPart(max(lengths, default=50), 30.0, lengths=lengths, segmented=segmented),
+    )
     made = TorchBackend(TorchOptions(**more), context).plan(request)
     assert made.padding is not None
     return {"padding": made.padding, **{decision.setting: decision for decision in made.decisions}}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import AttentionNeeds, ModelInfo, PlanRequest
+from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanRequest
 from finetooth_hooks.testing import entries_of
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
@@ -25,21 +25,19 @@ AUTO = replace(TRAIN, precision=None, micro_batch_tokens=None, gradient_checkpoi
 
 @pytest.fixture
 def request_for(kit: SimpleNamespace) -> Any:
-    def make(hardware: Any = None, train: Any = None, **changes: Any) -> PlanRequest:
-        base = PlanRequest(
-            model=ModelInfo("tiny", "test:tiny", "llama", {}, 10_000, 0),
-            facts=kit.facts(kit.config()),
-            hardware=replace(kit.hardware, **(hardware or {})),
+    def make(hardware: Any = None, train: Any = None, memory: int = 0, facts: Any = None, model: Any = None,
+             updates: Any = None, data: Any = None) -> PlanRequest:  # fmt: skip
+        device = kit.hardware.devices[0]
+        base: PlanRequest = kit.plan_request(
+            facts or kit.facts(kit.config()),
+            model=model,
+            hardware=replace(
+                kit.hardware, **{"devices": (replace(device, memory=memory or device.memory),), **(hardware or {})}
+            ),
             train=replace(AUTO, **(train or {})),
-            trained_parameters=1000,
-            optimizer_bytes=8,
-            optimizer="test:adamw",
-            accumulation=True,
-            checkpointing=True,
-            longest=50,
-            mean_length=30.0,
+            data=replace(DataPart(50, 30.0), **(data or {})),
         )
-        return replace(base, **changes)
+        return replace(base, updates=replace(base.updates, **(updates or {})))
 
     return make
 
@@ -79,37 +77,36 @@ def test_the_plan_leaves_nothing_open_and_gives_every_reason(request_for: Any) -
 
 def test_a_budget_below_the_longest_row_is_refused(request_for: Any) -> None:
     with pytest.raises(PlanError, match="micro_batch_tokens=49: row train:7 has 50 tokens") as caught:
-        plan(request_for(train={"micro_batch_tokens": 49}, longest_id="train:7"))
+        plan(request_for(train={"micro_batch_tokens": 49}, data={"longest_id": "train:7"}))
     assert "at least 50" in str(caught.value) and caught.value.exit_code == 2
     with pytest.raises(PlanError, match="the longest row has 50 tokens"):
         plan(request_for(train={"micro_batch_tokens": 20}))
     assert plan(request_for(train={"micro_batch_tokens": 50}))[0].train.micro_batch_tokens == 50
-    unread = request_for(train={"micro_batch_tokens": 20}, mean_length=0.0)  # the caller brings the rows later
+    unread = request_for(train={"micro_batch_tokens": 20}, data={"mean_length": 0.0})  # rows come later
     assert plan(unread)[0].train.micro_batch_tokens == 20
-    assert plan(request_for(longest=5000))[0].train.micro_batch_tokens == 5000
+    assert plan(request_for(data={"longest": 5000}))[0].train.micro_batch_tokens == 5000
     with pytest.raises(PlanError, match="micro_batch_tokens=0"):
         plan(request_for(train={"micro_batch_tokens": 0}))
 
 
 def test_an_optimizer_that_cannot_accumulate_takes_the_step_whole(request_for: Any) -> None:
-    made, decisions = plan(request_for(accumulation=False, train={"batch_size": 300}))
+    made, decisions = plan(request_for(updates={"accumulation": False}, train={"batch_size": 300}))
     assert made.train.micro_batch_tokens == 300 * 50
     assert "cannot accumulate" in decisions["train.micro_batch_tokens"].reason
     with pytest.raises(PlanError, match="test:adamw cannot accumulate"):
-        plan(request_for(accumulation=False, train={"micro_batch_tokens": 60}))
+        plan(request_for(updates={"accumulation": False}, train={"micro_batch_tokens": 60}))
 
 
 def test_checkpointing_comes_only_when_memory_runs_out(request_for: Any) -> None:
     made, decisions = plan(request_for())
     assert made.train.gradient_checkpointing is False and "fit" in decisions["train.gradient_checkpointing"].reason
-    small = {"memory": 1000}
-    made, decisions = plan(request_for(hardware=small))
+    made, decisions = plan(request_for(memory=1000))
     assert made.train.gradient_checkpointing is True
     assert "without it" in decisions["train.gradient_checkpointing"].reason
-    made, _ = plan(request_for(hardware=small, checkpointing=False))
+    made, _ = plan(request_for(memory=1000, updates={"checkpointing": False}))
     assert made.train.gradient_checkpointing is False
     with pytest.raises(PlanError, match="gradient_checkpointing=true: optimizer test:adamw"):
-        plan(request_for(checkpointing=False, train={"gradient_checkpointing": True}))
+        plan(request_for(updates={"checkpointing": False}, train={"gradient_checkpointing": True}))
 
 
 def test_attention(request_for: Any) -> None:
@@ -123,9 +120,9 @@ def test_attention(request_for: Any) -> None:
     assert "flash_attention_4: it is for cuda" in str(caught.value)
 
 
-def test_attention_that_the_model_cannot_take(request_for: Any) -> None:
-    request = request_for()
-    capped = replace(request, facts=replace(request.facts, attention=AttentionNeeds(softcap=50.0), block=None))
+def test_attention_that_the_model_cannot_take(kit: SimpleNamespace, request_for: Any) -> None:
+    facts = replace(kit.facts(kit.config()), attention=AttentionNeeds(softcap=50.0), block=None)
+    capped = request_for(facts=facts)
     found = plan(capped)[1]["backend.attention"]
     assert found.value == "finetooth-eager:eager"
     assert found.reason.startswith("not sdpa: the model caps its scores, and it does not; not flash_attention_2: it is")
@@ -139,18 +136,39 @@ def test_attention_that_the_model_cannot_take(request_for: Any) -> None:
 
 @given(
     st.sampled_from(["fp32", "bf16", "fp16"]), st.booleans(), st.booleans(), st.integers(1, 10_000),
-    st.integers(1, 10_000), st.integers(1, 40), st.integers(1, 40),
+    st.integers(1, 10_000), st.integers(1, 40), st.integers(1, 40), st.booleans(),
 )  # fmt: skip
 def test_more_of_anything_never_takes_less(
-    precision: str, checkpointing: bool, stream: bool, trained: int, more: int, layers: int, deeper: int
+    precision: str,
+    checkpointing: bool,
+    stream: bool,
+    trained: int,
+    more: int,
+    layers: int,
+    deeper: int,
+    frozen: bool,
 ) -> None:
-    from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts
+    from finetooth_hooks.protocols import (
+        BasePart,
+        Device,
+        HardwareFacts,
+        Head,
+        ModelFacts,
+        PlacePart,
+        TrainsPart,
+        UpdatesPart,
+    )
 
     facts = ModelFacts(64, layers, 4, 2, 16, 128, 500, 512, "model.layers", "model", Head(), (), (), "plain")
-    hardware = HardwareFacts("t:c", "cuda:0", "a GPU", 2**34, ("bf16",))
-    train = replace(AUTO, batch_size=8)
+    hardware = HardwareFacts("t:c", (Device("cuda:0", "a GPU", 2**34),), ("bf16",))
+    nothing: Any = None
     base = PlanRequest(
-        ModelInfo("m", "t:m", "llama", {}, 10_000, 0), facts, hardware, train, trained, 8, "t:o", True, True, 50, 30.0
+        replace(AUTO, batch_size=8),
+        BasePart(ModelInfo("m", "t:m", "llama", {}, 10_000, 0), facts, nothing),
+        TrainsPart(nothing, trained, base_frozen=frozen),
+        UpdatesPart(nothing, nothing, "t:o"),
+        PlacePart(hardware),
+        DataPart(50, 30.0),
     )
 
     def total_of(request: PlanRequest, recompute: bool = checkpointing) -> int:
@@ -158,13 +176,13 @@ def test_more_of_anything_never_takes_less(
 
     total = total_of(base)
     bigger = [
-        replace(base, trained_parameters=min(10_000, trained + more)),
-        replace(base, optimizer_bytes=16),
-        replace(base, longest=50 + more),
-        replace(base, facts=replace(facts, layers=layers + deeper)),
-        replace(base, model=replace(base.model, parameters=10_000 + 2 * more)),
+        replace(base, trains=replace(base.trains, parameters=min(10_000, trained + more))),
+        replace(base, updates=replace(base.updates, state_bytes=16)),
+        replace(base, data=replace(base.data, longest=50 + more)),
+        replace(base, base=replace(base.base, facts=replace(facts, layers=layers + deeper))),
+        replace(base, opened=(ModelInfo("r", "t:r", "llama", {}, more, 0),)),
     ]
-    assert all(total_of(one) >= total for one in bigger[:4])
+    assert all(total_of(one) >= total for one in bigger)
     assert total_of(base, True) <= total_of(base, False) or layers == 1
 
 
@@ -226,6 +244,6 @@ def test_the_plan_loads_no_weights(request_for: Any) -> None:
     plan(request_for())  # the framework itself is loaded to be measured
     before = host_memory("VmRSS")
     big = ModelInfo("big", "t:big", "llama", {}, 70_000_000_000, 0)
-    made, _ = plan(request_for(model=big, hardware={"memory": 2**40}))
+    made, _ = plan(request_for(model=big, memory=2**40))
     assert made.memory.total > 140e9
     assert host_memory("VmRSS") - before < 10 * 2**20 and "torch" in sys.modules

@@ -70,7 +70,7 @@ def test_a_restored_engine_continues_bit_for_bit(
     train(kit, restored, range(5, 6))  # whatever it did before does not matter
     restored.load(tmp_path / "state")
     assert restored.weights_version == 2
-    assert len(restored._request.schedule.seen) == 2
+    assert len(restored._request.updates.schedule.seen) == 2
     ends = []
     for one in (engine, restored):
         one.forward_backward(kit.data(4, seed=78), RUNNING)

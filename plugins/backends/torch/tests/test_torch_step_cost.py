@@ -7,24 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_hooks.protocols import ModelInfo, PlanRequest, StepCost
+from finetooth_hooks.protocols import DataPart, ModelInfo, PlacePart, PlanRequest, StepCost
 from finetooth_hooks.testing.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
 
 
 def asked(kit: SimpleNamespace, config: Any, parameters: int, trained: int, **changes: Any) -> PlanRequest:
-    request = PlanRequest(
+    request: PlanRequest = kit.plan_request(
+        kit.facts(config),
         model=ModelInfo("tiny", "test:tiny", "llama", {}, parameters, 0),
-        facts=kit.facts(config),
-        hardware=kit.hardware,
         train=replace(TRAIN, micro_batch_tokens=64),
-        trained_parameters=trained,
-        optimizer_bytes=8,
-        optimizer="test:adamw",
-        accumulation=True,
-        checkpointing=True,
-        longest=30,
-        mean_length=20.0,
+        trained=trained,
+        base_frozen=trained < parameters,
+        data=DataPart(30, 20.0),
     )
     return replace(request, **changes)
 
@@ -85,5 +80,5 @@ def test_the_peak_is_that_of_the_planned_precision(kit: SimpleNamespace) -> None
     whole = 2 * (24 * (24 + 12 + 12 + 24) + 3 * 24 * 40) + 2 * 61 * 24
     for precision, peak in hardware.peak_flops.items():
         train = replace(TRAIN, micro_batch_tokens=64, precision=precision)
-        found = cost(kit, asked(kit, kit.config(), whole, 1000, hardware=hardware, train=train))
+        found = cost(kit, asked(kit, kit.config(), whole, 1000, place=PlacePart(hardware), train=train))
         assert isinstance(found, StepCost) and found.peak_flops() == peak

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, PlanError
+from finetooth_hooks.protocols import Device
 from finetooth_kernels.segment_attention import check_segments
 from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, lay_out
 from finetooth_steps.normalizers import count_normalizers
@@ -300,7 +301,7 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
     assert choose_decoder(facts, kit.hardware, "auto", "auto").value == "stream"
     assert choose_decoder(facts, kit.hardware, "auto", "transformers").value == "transformers"
-    unknown, gpu = replace(facts, block=None), replace(kit.hardware, device="cuda:0", label="a GPU")
+    unknown, gpu = replace(facts, block=None), replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
     for arguments, words in (
         ((unknown, kit.hardware, "auto"), "does not describe its layers"),
         ((facts, gpu, "auto"), "not for a GPU"),

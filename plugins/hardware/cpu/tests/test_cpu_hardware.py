@@ -34,6 +34,8 @@ def test_precisions_follow_the_instruction_sets(flags: Any, precisions: Any, slo
 def test_label_names_cores_and_what_matters() -> None:
     assert hardware("avx512f", "avx512_bf16").facts().label == "2 CPU cores (avx512_bf16)"
     assert hardware("avx2", cores=1).facts().label == "1 CPU core (avx2)"
+    assert hardware("avx2", "avx512f").facts().architecture == "avx512"
+    assert hardware("asimd", "bf16").facts().architecture == "neon"
 
 
 def test_facts_of_this_machine() -> None:
@@ -41,6 +43,7 @@ def test_facts_of_this_machine() -> None:
     facts = real.facts()
     assert real.missing() == ""
     assert facts.device == "cpu"
+    assert facts.host_memory == facts.memory > 0 and len(facts.devices) == 1
     assert 0 < facts.memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert facts.memory == total_memory()
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -43,7 +43,18 @@ def test_precisions_follow_the_compute_capability(capability: Any, precisions: A
     assert (facts.precisions, facts.slow_precisions) == (precisions, slow)
     assert facts.device == "cuda:1" and facts.memory == 139 * 2**30
     assert f"{capability[0]}.{capability[1]}" in facts.label
-    assert facts.architecture == f"sm_{capability[0]}{capability[1]}"
+    assert facts.architecture == f"sm_{capability[0]}{capability[1]}" and facts.host_memory > 0
+
+
+def test_all_gpus_like_the_first_are_offered() -> None:
+    facts = CudaHardware(torch=fake_torch(count=3)).facts()
+    assert [(device.name, device.index) for device in facts.devices] == [("cuda:0", 0), ("cuda:1", 1), ("cuda:2", 2)]
+    assert facts.device == "cuda:0" and facts.only(2).device == "cuda:2"
+    mixed = fake_torch(count=2)
+    first = mixed.cuda.get_device_properties(0)
+    other = SimpleNamespace(**{**vars(first), "name": "NVIDIA L4"})
+    mixed.cuda.get_device_properties = lambda index: other if index else first
+    assert [device.name for device in CudaHardware(torch=mixed).facts().devices] == ["cuda:0"]
 
 
 @pytest.mark.parametrize(

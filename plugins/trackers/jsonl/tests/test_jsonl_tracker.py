@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from finetooth_hooks import NoOptions, UserError
+from finetooth_hooks import NoOptions, Sample, UserError
 from finetooth_jsonl.tracker import build
 
 
@@ -27,11 +27,13 @@ def tracker():
 def test_every_report_is_a_line_with_all_its_fields(tracker, run, report, evaluation, outcome):
     tracker.start(run)
     tracker.evaluated(run, evaluation)
-    tracker.step(run, report(1, metrics={"entropy": 0.1}))
+    sampled = report(1, metrics={"entropy": 0.1}, samples=(Sample("row:1", "2 + 2 =", "", "4", 1.0),))
+    tracker.step(run, sampled)
     tracker.end(run, outcome)
     start, evaluated, step, end = lines(run)
     assert start == {"event": "start", "step": 0, "total_steps": 60, "run": "mine"}
-    assert step == {"event": "step", **asdict(report(1, metrics={"entropy": 0.1}))}
+    assert step == {"event": "step", **json.loads(json.dumps(asdict(sampled)))}
+    assert step["samples"][0]["answer"] == "4"
     assert evaluated["samples"][0]["prompt"] == "What is Søren to Ana?"
     assert (evaluated["event"], evaluated["metrics"]["exact_match"]) == ("evaluation", 0.25)
     assert (end["status"], end["artifact"], end["best"]) == ("done", "artifact", {"eval/exact_match": 0.75})
@@ -68,7 +70,7 @@ def test_a_killed_run_goes_on_from_its_history(tracker, run, report, evaluation)
     found = lines(run)
     wanted = [("start", 0), ("evaluation", 0), *(("step", step) for step in range(1, 6)), ("resume", 5), ("step", 6)]
     assert [(line["event"], line["step"]) for line in found] == wanted
-    assert found[2] == {"event": "step", **asdict(report(1))}
+    assert found[2] == {"event": "step", **{key: value for key, value in asdict(report(1)).items() if key != "samples"}}
     assert found[1]["samples"][0]["prompt"] == "What is Søren to Ana?"
     assert [path.name for path in run.folder.iterdir()] == ["metrics.jsonl"]
 

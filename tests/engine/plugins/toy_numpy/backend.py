@@ -27,16 +27,16 @@ class NumpyBackend:
             chosen = value if asked is None else asked
             decisions.append(Decision(f"train.{name}", chosen, reason if asked is None else "the recipe says so"))
             given = replace(given, **{name: chosen})
-        weights = 8 * (request.model.parameters + request.trained_parameters)
-        optimizer = int(request.optimizer_bytes * request.trained_parameters)
-        parts = {"weights": weights, "gradients": 8 * request.trained_parameters, "optimizer": optimizer}
+        weights = 8 * (request.base.model.parameters + request.trains.parameters)
+        optimizer = int(request.updates.state_bytes * request.trains.parameters)
+        parts = {"weights": weights, "gradients": 8 * request.trains.parameters, "optimizer": optimizer}
         return BackendPlan(given, tuple(decisions), MemoryEstimate(parts))
 
     def engine(self, request: EngineRequest) -> Engine:
-        base = request.loader.load(request.model.reference, framework="numpy", precision="fp64", device="cpu")
-        model = request.adapter.apply(base, request.facts, request.adapter_generator)
-        if request.head is not None:
-            model.delta |= new_head(request.head_generator, request.facts.hidden_size)
+        base = request.base.load(framework="numpy", precision="fp64", device="cpu")
+        model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
+        if request.trains.head is not None:
+            model.delta |= new_head(request.trains.head_generator, request.base.facts.hidden_size)
         return NumpyEngine(model, request)
 
 

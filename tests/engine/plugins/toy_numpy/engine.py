@@ -16,6 +16,7 @@ from finetooth_hooks import (
     EngineError,
     EngineInfo,
     Forward,
+    Generated,
     Handle,
     Interrupted,
     LossSpec,
@@ -82,7 +83,7 @@ class NumpyEngine(EngineBase):
         self.model = model
         self.request = request
         self.named = sorted(model.delta)
-        self.optimizer = request.optimizer.create([(name, model.delta[name]) for name in self.named])
+        self.optimizer = request.updates.optimizer.create([(name, model.delta[name]) for name in self.named])
         self.budget = request.plan.train.micro_batch_tokens or 16
         self.grads: Grads = {}
         self.states: dict[str, Mapping[str, Any]] = {}
@@ -292,13 +293,12 @@ class NumpyEngine(EngineBase):
             self.zero_grad()
             raise NotFinite(f"the gradient norm is {norm}", action="lower optimizer.learning_rate", rows=rows)
         scale = limit / norm if limit and norm > limit else 1.0
-        rate = (
-            self.request.schedule.factor(self.weights_version, self.total_steps) * self.request.optimizer.learning_rate
-        )
+        updates = self.request.updates
+        rate = updates.schedule.factor(self.weights_version, self.total_steps) * updates.optimizer.learning_rate
         for name in self.named:
             grad = self.grads.get(name, np.zeros_like(self.model.delta[name])) * scale
             self.model.delta[name] = self.optimizer.updated(name, self.model.delta[name], grad, rate)
-        self.request.schedule.observe(metrics or {})
+        self.request.updates.schedule.observe(metrics or {})
         self.zero_grad()
         self.weights_version += 1
         return Stepped(self.weights_version, rate, norm)
@@ -306,13 +306,13 @@ class NumpyEngine(EngineBase):
     def zero_grad(self) -> None:
         self.grads, self.rows = {}, []
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling_: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling_: Sampling) -> Generated:
         found, seen = [], dict[tuple[int, ...], int]()
         for prompt in prompts:
             first = seen.get(tuple(prompt), 0)  # equal prompts count their samples on
             seen[tuple(prompt)] = first + sampling_.n
             found.append([self.complete(prompt, n, sampling_) for n in range(first, first + sampling_.n)])
-        return found
+        return Generated(found)
 
     def complete(self, prompt: Sequence[int], n: int, sampling_: Sampling) -> Completion:
         """Sample number n of a prompt."""
@@ -345,10 +345,10 @@ class NumpyEngine(EngineBase):
         self._handles.clear()
 
     def export(self, path: Path) -> None:
-        self.request.adapter.export(self.model, path, self.request.model)
+        self.request.trains.adapter.export(self.model, path, self.request.base.model)
 
     def restore(self, path: Path) -> None:
-        self.request.adapter.restore(self.model, path)
+        self.request.trains.adapter.restore(self.model, path)
 
     def set_total_steps(self, total: int | None) -> None:
         self.total_steps = total

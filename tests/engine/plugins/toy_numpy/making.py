@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.protocols import EngineRequest, Optimizer
+from finetooth_hooks.protocols import BasePart, EngineRequest, Optimizer, PlacePart, TextPart, TrainsPart, UpdatesPart
 from finetooth_hooks.testing import ByteTokenizer, plan_of
 
 from toy_numpy.engine import NumpyEngine
@@ -39,26 +39,23 @@ def request(
     loader = loader or ToyLoader(vocab, width)
     info = loader.describe("toy:3")
     facts = facts_of({"vocab_size": vocab, "hidden_size": width})
+    adapter = DeltaAdapter()
+    trained = adapter.trained_parameters(facts, info.parameters)
     return EngineRequest(
         plan=plan,
-        model=info,
-        facts=facts,
-        hardware=NumpyHardware().facts(),
-        loader=loader,
-        adapter=DeltaAdapter(),
-        adapter_can_disable=True,
-        optimizer=optimizer or Factory(0.1, Sgd),
-        schedule=Constant(),
-        tokenizer=ByteTokenizer(),
-        stop_ids=(),
+        base=BasePart(info, facts, loader),
+        trains=TrainsPart(adapter, trained, can_disable=True, base_frozen=True),
+        updates=UpdatesPart(optimizer or Factory(0.1, Sgd), Constant()),
+        text=TextPart(ByteTokenizer()),
+        place=PlacePart(NumpyHardware().facts()),
     )
 
 
 def engine(**sizes: Any) -> NumpyEngine:
     """A fresh engine of the same toy."""
     made = request(**sizes)
-    base = made.loader.load("toy:3", framework="numpy", precision="fp64", device="cpu")
+    base = made.base.loader.load("toy:3", framework="numpy", precision="fp64", device="cpu")
     assert isinstance(base, Toy)
-    model = made.adapter.apply(base, made.facts, made.adapter_generator)
-    model.delta |= new_head(np.random.default_rng(2), made.facts.hidden_size)
+    model = made.trains.adapter.apply(base, made.base.facts, made.trains.generator)
+    model.delta |= new_head(np.random.default_rng(2), made.base.facts.hidden_size)
     return NumpyEngine(model, made)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Context, NoOptions, Options, UserError
 from finetooth_hooks.bases import AdapterBase, LoaderBase
-from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
+from finetooth_hooks.protocols import Device, HardwareFacts, Head, ModelFacts, ModelInfo, Renderer, Tokenizer
 from finetooth_hooks.testing import ByteTokenizer, PlainRenderer
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
@@ -45,7 +45,7 @@ class ToyLoader(LoaderBase):
     def tokenizer(self, reference: str) -> Tokenizer:
         return ByteTokenizer(size=self.vocab)
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Toy:
+    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Toy:
         return Toy.random(int(reference.partition(":")[2]), self.vocab, self.width)
 
 
@@ -163,7 +163,7 @@ class NumpyHardware:
         return ""
 
     def facts(self) -> HardwareFacts:
-        return HardwareFacts("toy-numpy:numpy", "cpu", "NumPy", 2**30, ("fp64", "fp32"))
+        return HardwareFacts("toy-numpy:numpy", (Device("cpu", "NumPy", 2**30),), ("fp64", "fp32"))
 
 
 def build_hardware(options: NoOptions, context: Context) -> NumpyHardware:

@@ -50,6 +50,7 @@ def ft_adapters() -> Iterator[Adapter]:
         build="toy_numpy.parts:build_adapter",
         summary="adds a matrix to each matrix",
         can_disable=True,
+        base_frozen=True,
         frameworks=NUMPY,
     )
 

@@ -37,7 +37,7 @@ def complete(
 ) -> Completion:
     """Sample number n for a prompt; `ask` is called before every token."""
     random = np.random.default_rng([sampling.seed, n, *prompt])
-    stops = request.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+    stops = request.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
     E, W, H = (model.weight(name) for name in ("E", "W", "H"))
     seen, count, last = E[list(prompt)].sum(axis=0), len(prompt), prompt[-1]
     tokens: list[int] = []
@@ -54,7 +54,7 @@ def complete(
         scores.append(float(logp[last]))
         seen, count = seen + E[last], count + 1
         stop = last in stops
-        text = request.tokenizer.decode(tokens[:-1] if stop else tokens, skip_special=True)
+        text = request.text.tokenizer.decode(tokens[:-1] if stop else tokens, skip_special=True)
         for ending in sampling.stop:
             if ending in text:
                 text, stop = text[: text.index(ending)], True

@@ -41,7 +41,7 @@ class Copied:
             "weights_version": engine.weights_version,
             "rows": list(engine.rows),
             "optimizer": engine.optimizer.numbers(),
-            "schedule": dict(engine.request.schedule.state()),
+            "schedule": dict(engine.request.updates.schedule.state()),
             "losses": {name: dict(state) for name, state in engine.states.items()},
         }
         return cls({name: np.array(value) for name, value in arrays.items()}, deepcopy(numbers))
@@ -68,7 +68,7 @@ class Copied:
         engine.model.delta = part("delta.")
         engine.grads = part("grad.")
         engine.optimizer.restore(part("optimizer."), numbers["optimizer"])
-        engine.request.schedule.restore(numbers["schedule"])
+        engine.request.updates.schedule.restore(numbers["schedule"])
         engine.states = numbers["losses"]
         engine.weights_version, engine.rows = numbers["weights_version"], numbers["rows"]
 

@@ -39,7 +39,7 @@ class LlamaLoader(LoaderBase):
     def tokenizer(self, reference: str) -> ByteTokenizer:
         return ByteTokenizer()
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 

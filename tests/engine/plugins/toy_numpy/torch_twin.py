@@ -70,7 +70,7 @@ class Twin(nn.Module):
 class TwinLoader(ToyLoader):
     """Loads the toy as its twin."""
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
         return Twin(super().load(reference, framework="numpy", precision="fp64", device="cpu"))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import LowRank, ModelFacts
+from finetooth_toolbox.torch.quantised import QuantisedLinear, reads_as_numbers
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -54,11 +55,13 @@ def put_in(
         task_type="CAUSAL_LM",
         trainable_token_indices=_token_rows(model, facts) if token_rows else None,
     )
+    config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight of it
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
+            warnings.filterwarnings("ignore", message="Unsupported layer type")  # QuantisedLinear is registered above
             model = inject_adapter_in_model(config, model, NAME)
     except (ValueError, AttributeError) as error:  # the latter where it takes a name for that of fused experts
         said = " ".join(str(error).split()).rstrip(".")
@@ -96,8 +99,8 @@ def switched_off(model: Any) -> Iterator[None]:
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
-    """What a layer adds; None with DoRA, or while dropout is on, or for any other layer."""
-    if type(module) is not Linear or options.dora or module.merged:
+    """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
+    if type(module) is not Linear or options.dora or module.merged or not reads_as_numbers(module.base_layer):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks.protocols import Loader
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.torch.classifiers import PEFT_TASKS, as_classifier
 from finetooth_toolbox.torch.whole_weights import export_weights
@@ -105,8 +106,15 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         pad_id: for the config of a classifier.
 
     Raises:
-        UserError: the adapter was made for another model, or its file is damaged.
+        UserError: the adapter was made for another model, its file is damaged, or the base is quantised.
     """
+    from finetooth_toolbox.torch.quantised import is_quantised
+
+    if is_quantised(model):
+        raise UserError(
+            f"{adapter}: its base is quantised, and a sum cannot be stored in its bits",
+            action="keep the adapter beside its base",
+        )
     kind = classifier_kind(adapter)
     if kind is not None:
         model = as_classifier(model, kind, pad_id=pad_id)
@@ -186,6 +194,27 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None:
+    """
+    Raises:
+        UserError: the base is quantised: by the recipe, or as its file stores it.
+    """
+    pick = recipe.get("quantization")
+    name = pick.get("name") if isinstance(pick, Mapping) else pick
+    if name is not None:
+        raise UserError(
+            f"{merge.adapter} was trained over {merge.base} with quantization: {name}, and a sum cannot be stored in "
+            "its bits",
+            action="keep the adapter beside its base: ft chat and ft serve take the run as it is",
+        )
+    stored = loader.describe(merge.base).stored
+    if stored is not None:
+        raise UserError(
+            f"model: {merge.base} is stored as {stored.name}, and a sum cannot be stored in its bits",
+            action="keep the adapter beside its base",
+        )
+
+
 @click.command("merge")
 @click.argument("source", metavar="RUN_OR_ADAPTER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write; default: merged in the run folder.")
@@ -205,6 +234,7 @@ def command(obj: CommandContext, source: Path, output: Path | None, precision: P
     merge = find(source, output)
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
     loader = obj.context(recipe).loader  # knows the tokens that the recipe added
+    check_plain(merge, recipe, loader)
     click.echo(f"loading {merge.base} in {precision}")
     model = loader.load(merge.base, framework="torch", precision=precision, device="cpu")
     tokenizer = loader.tokenizer(merge.base)

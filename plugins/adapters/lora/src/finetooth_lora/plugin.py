@@ -16,6 +16,8 @@ def ft_adapters() -> Iterable[Adapter]:
         summary="train a low-rank addition to the linear modules; the base stays frozen",
         default=True,
         can_disable=True,
+        base_frozen=True,
+        accepts_quantised=True,
         example={"rank": 4},
     )
 

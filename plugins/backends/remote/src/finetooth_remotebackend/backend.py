@@ -69,13 +69,18 @@ class RemoteBackend:
 
     def plan(self, request: PlanRequest) -> BackendPlan:
         """Nothing is loaded here: precision, micro-batches and memory are the server's."""
-        if request.segmented:
+        if request.data.segmented:
             raise PlanError("backend: remote engines take no packed data", action="leave packing to the server")
+        if request.base.quantizer is not None:
+            raise PlanError(
+                "quantization: the base of a remote engine is loaded at the server",
+                action="remove quantization; the server decides how it holds the base",
+            )
         asked = request.train
         train = replace(
             asked,
             precision=asked.precision or "server",
-            micro_batch_tokens=asked.micro_batch_tokens or max(1, request.longest),
+            micro_batch_tokens=asked.micro_batch_tokens or max(1, request.data.longest),
             gradient_checkpointing=bool(asked.gradient_checkpointing),
         )
         theirs = [

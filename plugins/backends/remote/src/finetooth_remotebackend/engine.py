@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import (
     Backward,
-    Completion,
     Datum,
     EngineError,
     EngineInfo,
     Forward,
+    Generated,
     Handle,
     LossSpec,
     Sampling,
@@ -74,9 +74,9 @@ class RemoteEngine(EngineBase):
             framework="torch",
             device=url,
             precision=str(request.plan.train.precision),
-            parameters=made.parameters or request.model.parameters,
+            parameters=made.parameters or request.base.model.parameters,
             trained=made.trained,
-            max_length=request.facts.max_positions,
+            max_length=request.base.facts.max_positions,
             environment={"server": url, "protocol": trainer.protocol},
         )
 
@@ -86,7 +86,7 @@ class RemoteEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return CAPABILITIES if self._request.adapter_can_disable else CAPABILITIES - {"reference"}
+        return CAPABILITIES if self._request.trains.can_disable else CAPABILITIES - {"reference"}
 
     @property
     def weights_version(self) -> int:
@@ -180,7 +180,7 @@ class RemoteEngine(EngineBase):
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         if settings is not None:
             raise EngineError("a remote engine takes no settings with a step", action="set them in the recipe")
-        schedule, optimizer = self._request.schedule, self._request.optimizer
+        schedule, optimizer = self._request.updates.schedule, self._request.updates.optimizer
         rate = optimizer.learning_rate * schedule.factor(self._version, self._total)
         chosen = StepSettings(learning_rate=rate, max_grad_norm=self._request.plan.train.max_grad_norm)
         stepped = self._trainer.step(self._version + 1, chosen)
@@ -195,7 +195,7 @@ class RemoteEngine(EngineBase):
 
     # --- sample -------------------------------------------------------------------------------------------------------
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         return self._trainer.generate(prompts, sampling, self._version)
 
     # --- keep ---------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class RemoteEngine(EngineBase):
     def save(self, path: Path) -> None:
         kept = self._trainer.save(self._name("state"))
         states = {name: {k: _encoded(v) for k, v in of.items()} for name, of in self._loss_states.items()}
-        schedule = dict(self._request.schedule.state())
+        schedule = dict(self._request.updates.schedule.state())
         self._write(path, {"kept": kept, "losses": states, "schedule": schedule, "loss": self._loss})
 
     def load(self, path: Path) -> None:
@@ -212,7 +212,7 @@ class RemoteEngine(EngineBase):
             raise UserError(f"{path}: it is an artifact, not a state", action="give a checkpoint")
         self._trainer.load(found["kept"], optimizer=True)
         self._loss_states = {n: {k: _decoded(v) for k, v in of.items()} for n, of in found["losses"].items()}
-        self._request.schedule.restore(found["schedule"])
+        self._request.updates.schedule.restore(found["schedule"])
         self._version, self._loss = found["step"], found["loss"]
         self._pending.clear()
 

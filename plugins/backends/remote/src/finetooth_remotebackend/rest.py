@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Backward, Completion, Datum, EngineError, Sampling, Stepped, UserError
+from finetooth_hooks import Backward, Datum, EngineError, Generated, Sampling, Stepped, UserError
 from finetooth_hooks.engine import StepSettings
 from finetooth_toolbox import wire
 from numpy.typing import NDArray
@@ -57,10 +57,9 @@ class RestTrainer:
     def zero_grad(self) -> None:
         self._call("zero_grad", {})
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
         sent = {"prompts": [list(map(int, one)) for one in prompts], "sampling": wire.encode_sampling(sampling)}
-        found = self._call("generate", sent)["completions"]
-        return [[wire.decode_completion(one) for one in of] for of in found]
+        return wire.decode_generated(self._call("generate", sent))
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]:
         result = self._call("logprobs", {"data": _sent(data), "role": role})

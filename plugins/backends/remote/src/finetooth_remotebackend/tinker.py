@@ -19,6 +19,7 @@ from finetooth_hooks import (
     DataError,
     Datum,
     EngineError,
+    Generated,
     PlanError,
     Sampling,
     Stepped,
@@ -103,7 +104,7 @@ class TinkerTrainer:
     def zero_grad(self) -> None:
         raise EngineError("the Tinker protocol cannot drop gradients", action="take a step, or load a checkpoint")
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
         if self._sampler is None or self._sampler[0] != version:
             made = self._done(lambda: self._training.save_weights_and_get_sampling_client())
             self._sampler = (version, made)
@@ -111,7 +112,7 @@ class TinkerTrainer:
         stops: list[Any] = list(sampling.stop)
         if sampling.stop_ids is not None and stops:
             raise EngineError("the Tinker protocol takes stop texts or stop ids, not both", action="give one of them")
-        ids = list(self._request.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
+        ids = list(self._request.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
         params = self._types.SamplingParams(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
@@ -125,12 +126,12 @@ class TinkerTrainer:
             for prompt in prompts
         ]
         found = [self._done(partial(_itself, one)) for one in promised]
-        return [[self._completion(one, sampling, ids, version) for one in of.sequences] for of in found]
+        return Generated([[self._completion(one, sampling, ids, version) for one in of.sequences] for of in found])
 
     def _completion(self, found: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
         tokens = tuple(int(token) for token in found.tokens)
         said = tokens[:-1] if tokens and tokens[-1] in ids else tokens
-        text = self._request.tokenizer.decode(list(said), skip_special=True)
+        text = self._request.text.tokenizer.decode(list(said), skip_special=True)
         for stop in sampling.stop:
             text = text.partition(stop)[0]
         ended = "stop" if str(found.stop_reason) == "stop" else "length"
@@ -169,7 +170,7 @@ class TinkerTrainer:
     def export(self, name: str, path: Path) -> Json:
         sampler = self._done(lambda: self._training.save_weights_for_sampler(name)).path
         self._note(f"artifact: the weights stay at {self._url}, as {sampler}; the Tinker protocol does not send them")
-        self._request.tokenizer.save(path)
+        self._request.text.tokenizer.save(path)
         return {**self.save(name), "sampler": sampler}
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from finetooth_hooks import Backward, Completion, Datum, Sampling, Stepped
+from finetooth_hooks import Backward, Datum, Generated, Sampling, Stepped
 from finetooth_hooks.engine import StepSettings
 from numpy.typing import NDArray
 
@@ -51,7 +51,7 @@ class Trainer(Protocol):
 
     def zero_grad(self) -> None: ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
         """Sample from the weights as they are; `version` is another number whenever they are others."""
         ...
 

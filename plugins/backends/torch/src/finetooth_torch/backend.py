@@ -66,57 +66,58 @@ class TorchBackend:
         from finetooth_torch.shared_base import shared_base
         from finetooth_torch.state.optimizer import group_options
 
-        train, hardware = request.plan.train, request.hardware
+        train, hardware = request.plan.train, request.place.hardware
         assert train.precision is not None
         device, dtype = torch.device(hardware.device), DTYPES[train.precision]
-        # An adapter that can be switched off leaves the base as it is. Else weights of the base may train, and their
-        # masters begin as the checkpoint has them: from rounded ones, the next steps would round to the same again.
-        rounds = result_dtype(dtype) != dtype and not request.adapter_can_disable
+        # Where weights of the base may train, their masters begin as the checkpoint has them: from rounded ones, the
+        # next steps would round to the same again.
+        rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
         precision = "fp32" if rounds else train.precision
 
         def load() -> torch.nn.Module:
-            model: torch.nn.Module = request.loader.load(
-                request.model.reference, framework="torch", precision=precision, device=hardware.device
-            )
+            model: torch.nn.Module = request.base.load(framework="torch", precision=precision, device=hardware.device)
             return model
 
-        shares = self._options.share_base and request.adapter_can_disable
+        shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
         attention = choose_attention(
-            self._context, self._options.attention, request.facts, request.model.config, hardware, train.precision
-        )
-        attend_with(base, base.get_submodule(request.facts.body), attention, self._context)
+            self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
+            train.precision,
+        )  # fmt: skip
+        attend_with(base, base.get_submodule(request.base.facts.body), attention, self._context)
         original = {id(parameter) for parameter in base.parameters()}
-        model = request.adapter.apply(base, request.facts, request.adapter_generator)
+        model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         scalar = None
-        if request.head is not None:
-            pad = request.tokenizer.pad_id  # without a row of its own it could not be saved
-            pad = pad if pad is not None and pad < request.facts.vocab_size else None
-            scalar = AddedHead(base, request.head, request.facts.hidden_size, request.head_generator, pad)
+        if request.trains.head is not None:
+            pad = request.text.tokenizer.pad_id  # without a row of its own it could not be saved
+            pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
+            size, generator = request.base.facts.hidden_size, request.trains.head_generator
+            scalar = AddedHead(base, request.trains.head, size, generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
         parameters = TrainedParameters(model, original, dtype, scaler)
         if rounds:
             round_frozen(base, dtype)
-        chosen = choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder, self._packing)
+        asked, decoder = self._options.attention, self._options.decoder
+        chosen = choose_decoder(request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored)
         network = Network(
             base,
             model,
-            request.facts,
-            request.adapter,
-            can_disable=request.adapter_can_disable,
+            request.base.facts,
+            request.trains.adapter,
+            can_disable=request.trains.can_disable,
             checkpointing=bool(train.gradient_checkpointing),
             stream=chosen.value == STREAM,
             packing=self._packing,
-            processor=request.processor,
+            processor=request.text.processor,
             scalar=scalar,
             attention=attention,
         )
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
-        if found and self._packing is None and self._context and not obstacle(request.model.config, attention):
+        if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
         if device.type == "cpu":  # from here on: what loading let go of has gone back
             keep_freed()
-        optimizer = request.optimizer.create(parameters.named())
+        optimizer = request.updates.optimizer.create(parameters.named())
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
         return TorchEngine(request, parts)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from finetooth_hooks import (
     Backward,
-    Completion,
     Datum,
     EngineError,
     EngineInfo,
     Forward,
+    Generated,
     Handle,
     LossSpec,
     NotFinite,
@@ -32,6 +32,7 @@ from finetooth_steps.data_checks import check_data, check_fields, check_gradient
 from finetooth_steps.layout import lay_out
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.row_budget import check_rows
+from finetooth_toolbox.torch.quantised import stored_weights
 from numpy.typing import NDArray
 
 from finetooth_torch.capabilities import CAPABILITIES
@@ -47,6 +48,7 @@ from finetooth_torch.planning.peak_flops import peak_flops
 from finetooth_torch.profile.recording import record, spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
 from finetooth_torch.randomness import global_states, seed_global, set_global
+from finetooth_torch.ranks import Ranks
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.scaler import LossScaler
 from finetooth_torch.settings import applied, check_settings
@@ -81,28 +83,28 @@ class TorchEngine(EngineBase):
     every other role and in `generate`.
 
     Operations are counted where a result can report them: `forward`, `backward` (with the forward pass that it makes
-    again) and `forward_backward`. What `logprobs` and `generate` execute is not reported, since they return bare arrays
-    and completions.
+    again), `forward_backward` and `generate`. What `logprobs` executes is not reported, since it returns bare arrays.
     """
 
     def __init__(self, request: EngineRequest, parts: Parts) -> None:
         self._request, self._parts = request, parts
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
+        self._ranks = Ranks(parts.parameters, request.place.collective)
         self._budget, self._max_grad_norm = train.micro_batch_tokens, train.max_grad_norm
-        pad = request.tokenizer.pad_id
+        pad = request.text.tokenizer.pad_id
         self._runner = Runner(
             parts.network,
             device=parts.device,
             dtype=parts.dtype,
-            pad_id=pad if pad is not None and pad < request.facts.vocab_size else 0,
-            seed=request.generator_seed,
+            pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
+            seed=request.place.seed,
             scale=lambda: parts.scaler.scale,
         )
         self._generator = Generator(
             parts.network,
-            request.tokenizer,
-            request.stop_ids,
+            request.text.tokenizer,
+            request.text.stop_ids,
             device=parts.device,
             tokens=GENERATION_BATCHES * self._budget,
         )
@@ -119,12 +121,12 @@ class TorchEngine(EngineBase):
             framework="torch",
             device=str(parts.device),
             precision=train.precision,
-            parameters=sum(p.numel() for p in network.model.parameters()),
+            parameters=sum(p.numel() for p in network.model.parameters()) + stored_weights(network.model),
             trained=sum(p.numel() for p in parts.parameters.masters),
-            max_length=request.facts.max_positions,
-            environment=environment(parts.device, request.hardware.label),
+            max_length=request.base.facts.max_positions,
+            environment=environment(parts.device, request.place.hardware.label),
         )
-        seed_global(parts.device, request.generator_seed)
+        seed_global(parts.device, request.place.seed)
 
     @property
     def info(self) -> EngineInfo:
@@ -132,7 +134,7 @@ class TorchEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        has_reference = self._request.adapter_can_disable or "reference" in self._request.roles
+        has_reference = self._request.trains.can_disable or "reference" in self._request.roles
         lacking = set() if has_reference else {"reference"}
         return CAPABILITIES - lacking - ({"head"} if self._parts.network.scalar is None else set())
 
@@ -197,7 +199,7 @@ class TorchEngine(EngineBase):
             work = replace(work, state=self._loss_state(work.spec))
             self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
-        norm = self._parts.parameters.norm()
+        norm = self._ranks.norm()
         return Backward(grad_norm=norm, overflow=not math.isfinite(norm), flops=self._parts.network.executed())
 
     @guarded("forward_backward")
@@ -227,20 +229,21 @@ class TorchEngine(EngineBase):
         settings = settings or StepSettings()
         check_settings(settings, self._parts.optimizer)
         parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
-        if not self._counters.accumulated and not parameters.gradients():
+        if not self._ranks.any(bool(self._counters.accumulated or parameters.gradients())):
             raise EngineError(
                 f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
                 action="call forward_backward or backward first",
             )
         rate = settings.learning_rate
         if rate is None:
-            factor = self._request.schedule.factor(self._counters.step, self._total_steps)
-            rate = self._request.optimizer.learning_rate * factor
+            factor = self._request.updates.schedule.factor(self._counters.step, self._total_steps)
+            rate = self._request.updates.optimizer.learning_rate * factor
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
+        self._ranks.share_gradients()
         norm = parameters.norm()
         overflow = not math.isfinite(norm)
         if overflow and not scaler.can_lower:
-            rows = tuple(self._counters.rows)
+            rows = self._ranks.rows(self._counters.rows)
             self.zero_grad()
             lowest = ", at the lowest loss scale too" if scaler.enabled else ""
             raise NotFinite(
@@ -258,13 +261,13 @@ class TorchEngine(EngineBase):
             with applied(settings, optimizer), self._whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()
-        seen = {"loss": self._counters.loss, **(metrics or {})}
+        seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}
         self._counters.step += 1
         self._changes += 1
         self._pending.clear()
         self.zero_grad()
         scaler.update(overflow=overflow)
-        self._request.schedule.observe(seen)
+        self._request.updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=overflow)
 
     def set_total_steps(self, total: int | None) -> None:
@@ -276,13 +279,15 @@ class TorchEngine(EngineBase):
     # --- sample -------------------------------------------------------------------------------------------------------
 
     @guarded("generate")
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        return self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        self._parts.network.executed()  # count from here
+        found = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+        return Generated(found, self._parts.network.executed())
 
     def running_batch(self) -> TorchRunningBatch:
         return TorchRunningBatch(
             self._generator,
-            self._request.tokenizer,
+            self._request.text.tokenizer,
             tokens=GENERATION_BATCHES * self._budget,
             changes=lambda: self._changes,
             weights_version=self.weights_version,
@@ -319,11 +324,11 @@ class TorchEngine(EngineBase):
         network = self._parts.network
         with self._parts.parameters.as_given():
             model = network.model if network.scalar is None else network.scalar.classifier(network.model)
-            self._request.adapter.export(model, path, self._request.model)
-        self._request.tokenizer.save(path)
-        if network.reads_images and self._request.processor is not None:
+            self._request.trains.adapter.export(model, path, self._request.base.model)
+        self._request.text.tokenizer.save(path)
+        if network.reads_images and self._request.text.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
-                self._request.processor().save(path)
+                self._request.text.processor().save(path)
 
     def restore(self, path: Path) -> None:
         self._changes += 1
@@ -332,7 +337,7 @@ class TorchEngine(EngineBase):
         network = self._parts.network
         taking = nullcontext(network.model) if network.scalar is None else network.scalar.taking(network.model)
         with self._parts.parameters.as_given(take=True), taking as model:
-            self._request.adapter.restore(model, Path(path))
+            self._request.trains.adapter.restore(model, Path(path))
 
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         self._runner.asked = asked
@@ -343,7 +348,7 @@ class TorchEngine(EngineBase):
         return usage(self._parts.device)
 
     def peak_flops(self) -> float:
-        return peak_flops(self._request.hardware, self._info.precision)
+        return peak_flops(self._request.place.hardware, self._info.precision)
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
         return record(Path(folder), self._parts.device)
@@ -363,7 +368,7 @@ class TorchEngine(EngineBase):
         if role not in ROLES and role not in self._parts.network.holders:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
-        facts, network = self._request.facts, self._parts.network
+        facts, network = self._request.base.facts, self._parts.network
         check_data(
             data,
             vocab_size=facts.vocab_size,

@@ -158,7 +158,7 @@ def situation(engine: Any, call: str, given: Any) -> Situation:
         call=call,
         step=engine.weights_version,
         plan=request.plan,
-        total=_limit(request.hardware.memory) if device.type == "cpu" else request.hardware.memory,
+        total=_limit(request.place.hardware.memory) if device.type == "cpu" else request.place.hardware.memory,
         used=taken.memory,
         peak=taken.peak_memory,
         trained=info.trained,

@@ -100,6 +100,12 @@ class Network:
         total, self._flops = self._flops, 0.0
         return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
 
+    def sampled(self, read: Computed, written: Computed) -> None:
+        """Count what a batch of completions took: prompts that were read, and rows that were written token by token."""
+        with torch.no_grad():
+            self._count(read, relogits=False)
+            self._count(written, relogits=False)
+
     def _count(self, computed: Computed, *, relogits: bool) -> None:
         if self._cost is None:
             return

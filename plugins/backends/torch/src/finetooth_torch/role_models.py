@@ -64,15 +64,14 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     precision = request.plan.train.precision
     assert precision is not None
     base = wanted.loader.load(
-        wanted.model.reference, framework="torch", precision=precision, device=request.hardware.device
+        wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device
     )
-    attention = choose_attention(
-        context, options.attention, wanted.facts, wanted.model.config, request.hardware, precision
-    )
+    hardware, stored = request.place.hardware, wanted.model.stored
+    attention = choose_attention(context, options.attention, wanted.facts, wanted.model.config, hardware, precision)
     attend_with(base, base.get_submodule(wanted.facts.body), attention, context)
     base.requires_grad_(False)
     decoder = "auto" if options.decoder == STREAM else options.decoder
-    stream = choose_decoder(wanted.facts, request.hardware, options.attention, decoder).value == STREAM
+    stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
         attention=attention,

@@ -22,15 +22,17 @@ def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Mo
         precision: that the base is loaded in.
         load: loads it.
     """
-    model, facts = request.model, request.facts
+    model, facts = request.base.model, request.base.facts
     key = (
         model.reference,
         model.revision,
         model.loader,
         precision,
-        request.hardware.device,
+        request.place.hardware.device,
         facts.vocab_size,
         facts.new_tokens,
+        request.plan.picks.get("quantizer"),
+        repr(request.plan.options.get("quantizer")),
     )
     with _LOADING:
         base = _BASES.get(key)

@@ -10,7 +10,7 @@ from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import NoOptions
-from finetooth_hooks.protocols import ModelInfo
+from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
@@ -57,7 +57,9 @@ class GgufLoader(LoaderBase):
 
         return FastTokenizer(build_tokenizer(self._container(find(reference).path)))
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """A transformers model in eval mode with the dequantised weights.
 
         Raises:
@@ -73,7 +75,11 @@ class GgufLoader(LoaderBase):
 
         file = self._container(find(reference).path)
         model: Any = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
-        return model.to(device)
+        if quantizer is None:
+            return model.to(device)
+        from finetooth_toolbox.torch.quantised import quantise
+
+        return quantise(model, quantizer, device)
 
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""

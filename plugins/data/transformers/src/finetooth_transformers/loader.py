@@ -11,10 +11,11 @@ import transformers
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelInfo
+from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
+from finetooth_toolbox.torch.quantised import quantise
 
 from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
@@ -88,7 +89,9 @@ class TransformersLoader(LoaderBase):
             self._context.note(said)
         return FastTokenizer(tokenizer)
 
-    def load(self, reference: str, *, framework: str, precision: str, device: str) -> Any:
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
         """The model with its weights, in eval mode. Of a reward model (a classifier with one label, or with two for
         each token) the language model without a trained head for words, its own head beside it as `score`.
 
@@ -120,7 +123,7 @@ class TransformersLoader(LoaderBase):
             )
         if head is not None:  # a reward model: a language model that carries its head
             model = as_language_model(model, MODELS._model_mapping[type(config)])
-        return model.to(device).eval()
+        return (model.to(device) if quantizer is None else quantise(model, quantizer, device)).eval()
 
     @contextmanager
     def _reading(self, reference: str, part: str = "config.json") -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetooth_hooks import Context, NoOptions
-from finetooth_hooks.protocols import HardwareFacts
+from finetooth_hooks.protocols import Device, HardwareFacts
 
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 """Instruction sets whose matrix products take bf16; `bf16` is Arm's own name. Measured on AVX512-BF16: a bf16 GEMM is
@@ -17,6 +17,10 @@ about four times as fast as an fp32 one, whereas without such instructions it is
 
 FP16_FLAGS = ("amx_fp16", "avx512_fp16")
 """Instruction sets whose matrix products take fp16."""
+
+
+WIDEST = (("avx512f", "avx512"), ("avx2", "avx2"), ("asimd", "neon"))
+"""The widest vectors of a CPU by the flag that says so, and what kernels for them are called."""
 
 
 def build(options: NoOptions, context: Context) -> CpuHardware:
@@ -51,11 +55,13 @@ class CpuHardware:
         bf16 = next((flag for flag in BF16_FLAGS if flag in flags), None)
         fp16 = any(flag in flags for flag in FP16_FLAGS)
         named = bf16 or next((flag for flag in ("avx512f", "avx2", "asimd") if flag in flags), platform.machine())
+        memory = self._memory()
+        label = f"{cores} CPU {'core' if cores == 1 else 'cores'} ({named})"
+        widest = next((name for flag, name in WIDEST if flag in flags), platform.machine())
         return HardwareFacts(
             name="finetooth-cpu:cpu",
-            device="cpu",
-            label=f"{cores} CPU {'core' if cores == 1 else 'cores'} ({named})",
-            memory=self._memory(),
+            devices=(Device("cpu", label, memory, widest),),
+            host_memory=memory,
             precisions=(*(("bf16",) if bf16 else ()), "fp32", *(("fp16",) if fp16 else ())),
             slow_precisions=(*(() if bf16 else ("bf16",)), *(() if fp16 else ("fp16",))),
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from finetooth_hooks import Context, Options
-from finetooth_hooks.protocols import HardwareFacts
+from finetooth_hooks.protocols import Device, HardwareFacts
 from pydantic import Field
 
 from finetooth_cuda.peaks import peak_flops
@@ -20,12 +21,13 @@ FP16_SINCE = (7, 0)
 class CudaOptions(Options):
     """Options of the hardware `cuda`."""
 
-    index: int = Field(default=0, ge=0)
-    """Which GPU, counted as torch counts them (after CUDA_VISIBLE_DEVICES)."""
+    index: int | None = Field(default=None, ge=0)
+    """Which GPU, counted as torch counts them (after CUDA_VISIBLE_DEVICES). Left out: all like the first one, of which
+    a run without a strategy takes the first."""
 
 
 def build(options: CudaOptions, context: Context) -> CudaHardware:
-    """The GPU with the index of the options."""
+    """The GPU with the index of the options, or all."""
     del context
     return CudaHardware(options.index)
 
@@ -37,11 +39,11 @@ class CudaHardware:
     agree with other devices; bf16 is the fast precision.
 
     Args:
-        index: of the device.
+        index: of the only device; None takes all that are like the first.
         torch: the framework; tests pass a stand-in.
     """
 
-    def __init__(self, index: int = 0, torch: Any = None) -> None:
+    def __init__(self, index: int | None = None, torch: Any = None) -> None:
         self._index, self._given = index, torch
 
     @property
@@ -60,22 +62,50 @@ class CudaHardware:
         if not torch.cuda.is_available():
             return "torch finds no NVIDIA driver or GPU"
         count = torch.cuda.device_count()
-        if self._index >= count:
-            return f"there is no GPU {self._index}: torch sees {count}"
+        if (self._index or 0) >= count:
+            return f"there is no GPU {self._index or 0}: torch sees {count}"
         return ""
 
     def facts(self) -> HardwareFacts:
-        properties = self._torch.cuda.get_device_properties(self._index)
+        properties = self._torch.cuda.get_device_properties(self._index or 0)
         capability = (properties.major, properties.minor)
         native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
         precisions = tuple(name for name, since in native if capability >= since)
         return HardwareFacts(
             name="finetooth-cuda:cuda",
-            device=f"cuda:{self._index}",
-            label=f"{properties.name} (compute capability {properties.major}.{properties.minor})",
-            memory=int(properties.total_memory),
+            devices=self._devices(str(properties.name), capability),
+            host_memory=_host_memory(),
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
             peak_flops=peak_flops(str(properties.name)),
-            architecture=f"sm_{properties.major}{properties.minor}",
         )
+
+    def _devices(self, name: str, capability: tuple[int, int]) -> tuple[Device, ...]:
+        """The one that was asked for, or all with the first one's name and capability: facts are of all of them."""
+        cuda = self._torch.cuda
+        if self._index is not None:
+            return (_device(self._index, cuda.get_device_properties(self._index)),)
+        found = [(index, cuda.get_device_properties(index)) for index in range(max(1, cuda.device_count()))]
+        return tuple(
+            _device(index, properties)
+            for index, properties in found
+            if str(properties.name) == name and (properties.major, properties.minor) == capability
+        )
+
+
+def _device(index: int, properties: Any) -> Device:
+    return Device(
+        name=f"cuda:{index}",
+        label=f"{properties.name} (compute capability {properties.major}.{properties.minor})",
+        memory=int(properties.total_memory),
+        architecture=f"sm_{properties.major}{properties.minor}",
+        index=index,
+    )
+
+
+def _host_memory() -> int:
+    """Bytes of the machine's memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0

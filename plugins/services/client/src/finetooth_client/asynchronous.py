@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2 as httpx
 import numpy as np
-from finetooth_hooks import Backward, Completion, Datum, Forward, Handle, Sampling, Stepped
+from finetooth_hooks import Backward, Completion, Datum, Forward, Generated, Handle, Sampling, Stepped
 from finetooth_hooks.engine import StepSettings
 from numpy.typing import NDArray
 
@@ -257,9 +257,9 @@ class AsyncSession:
         """Drop accumulated gradients."""
         await self._calls.call(m.zero_grad())
 
-    async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+    async def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         """Sample from the weights as they are now."""
-        found: list[list[Completion]] = await self._calls.call(m.generate(prompts, sampling))
+        found: Generated = await self._calls.call(m.generate(prompts, sampling))
         return found
 
     def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> AsyncTokenStream:

@@ -144,7 +144,7 @@ def zero_grad() -> Sent:
 def generate(prompts: Sequence[Sequence[int]], sampling: Sampling) -> Sent:
     """`Engine.generate`."""
     body = {"prompts": [[int(t) for t in prompt] for prompt in prompts], "sampling": wire.encode_sampling(sampling)}
-    return Sent("generate", body, lambda result: [_completions(of) for of in result["completions"]])
+    return Sent("generate", body, wire.decode_generated)
 
 
 def logprobs(data: Sequence[Datum], role: str) -> Sent:

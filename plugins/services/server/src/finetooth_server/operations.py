@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Handle, Sampling, UserError
+from finetooth_hooks import Completion, DataError, Datum, EngineError, Forward, Generated, Handle, Sampling, UserError
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.losses import LossSpec
 from finetooth_toolbox import wire
@@ -115,10 +115,10 @@ def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Sample from the weights as they are now."""
     prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
     if "continuous" in model.engine.capabilities:
-        completions = _written(model.engine.running_batch(), prompts, sampling, model.written)
+        found = Generated(_written(model.engine.running_batch(), prompts, sampling, model.written))
     else:
-        completions = model.engine.generate(prompts, sampling)
-    return {"completions": [[wire.encode_completion(one) for one in of] for of in completions]}
+        found = model.engine.generate(prompts, sampling)
+    return wire.encode_generated(found)
 
 
 def _written(

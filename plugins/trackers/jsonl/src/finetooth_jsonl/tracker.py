@@ -57,14 +57,14 @@ class JsonlTracker(TrackerBase):
             self._file = beside.open("w", encoding="utf-8", newline="\n")
             self._write(run, "start", {"step": 0, "total_steps": run.total_steps, "run": run.id})
             for report in history:
-                self._write(run, "step" if isinstance(report, StepReport) else "evaluation", asdict(report))
+                self._write(run, "step" if isinstance(report, StepReport) else "evaluation", _values(report))
             self._write(run, "resume", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
             os.fsync(self._file.fileno())
             beside.replace(path)  # the file that is open is the one in its place now
 
     def step(self, run: Run, report: StepReport) -> None:
         """One line for the step."""
-        self._write(run, "step", asdict(report))
+        self._write(run, "step", _values(report))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """One line for the evaluation."""
@@ -94,6 +94,14 @@ class JsonlTracker(TrackerBase):
             raise EngineError(
                 f"trackers: {run.folder / FILE} cannot be written: {error.strerror}", action="make room"
             ) from error
+
+
+def _values(report: StepReport | Evaluation) -> dict[str, Any]:
+    """The fields of a report; a step that sampled nothing says nothing of samples."""
+    values = asdict(report)
+    if isinstance(report, StepReport) and not report.samples:
+        del values["samples"]
+    return values
 
 
 @contextmanager

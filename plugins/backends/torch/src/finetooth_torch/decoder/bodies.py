@@ -15,7 +15,7 @@ from finetooth_torch.attention.handing import handing
 from finetooth_torch.decoder.layers import Decoder
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
-from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.layout.stream import Stream, make_stream
 from finetooth_torch.planning.flops import Computed
 
 
@@ -154,11 +154,7 @@ class StreamBody:
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         stream = make_stream(rectangle, share=self.shares or not self._model.training)
-        computed = Computed(
-            tuple(segment.stop - segment.start for segment in stream.segments),
-            0,
-            sum((segment.below - segment.stop) * (segment.stop - segment.start) for segment in stream.segments),
-        )
+        computed = computed_of(stream)
         if everywhere:
             return States(self.decoder.hidden(stream), stream.cells_st, computed)
         wanted, inverse = torch.unique(stream.cells_st[rectangle.mask], return_inverse=True)
@@ -167,3 +163,17 @@ class StreamBody:
         if len(wanted) == 0:  # a row that trains nothing still has a graph
             wanted = wanted.new_zeros(1)
         return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
+
+
+def computed_of(stream: Stream, *, last_rows: int | None = None) -> Computed:
+    """What a pass over a stream takes, the head aside.
+
+    Args:
+        last_rows: positions that go on behind the last layer's attention; None is all.
+    """
+    return Computed(
+        tuple(segment.stop - segment.start for segment in stream.segments),
+        0,
+        sum((segment.below - segment.stop) * (segment.stop - segment.start) for segment in stream.segments),
+        last_rows,
+    )

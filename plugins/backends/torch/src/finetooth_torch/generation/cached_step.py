@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from finetooth_torch.attention.handing import handing
-from finetooth_torch.decoder.bodies import TransformersBody
+from finetooth_torch.decoder.bodies import TransformersBody, computed_of
 from finetooth_torch.decoder.layers import Decoder, Group
 from finetooth_torch.generation.kv_cache import KeyValueCache, merged
 from finetooth_torch.generation.packed_layers import PackedGroup, packed
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.planning.flops import Computed
 
 WASTE = 256 * 1024
 """Bytes of padding that a step would read in each layer from which rows get a cache of their own; another cache costs
@@ -32,7 +33,15 @@ each layer the calls of another attention."""
 
 
 class Decoding(Protocol):
-    """Rows that are being written. A prompt's samples stand next to each other."""
+    """Rows that are being written. A prompt's samples stand next to each other.
+
+    Attributes:
+        computed: what reading the prompts took; known once they were read.
+        contexts: for each prompt, the positions that its rows' first token looks back at, padding included.
+    """
+
+    computed: Computed
+    contexts: Sequence[int]
 
     def read(self) -> Tensor:
         """Read the prompts. (R, D), the state before each row's next token."""
@@ -81,6 +90,8 @@ class StreamDecoding:
         self._prompts, self._samples, self._room, self._device = prompts, samples, room, device
         self._caches: list[KeyValueCache] = []
         lengths = [len(prompt) for prompt in prompts]
+        self.contexts: Sequence[int] = lengths
+        self.computed = Computed((), 0)
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
         self._step = Repeated()
 
@@ -93,6 +104,7 @@ class StreamDecoding:
         given = torch.from_numpy(tokens).to(self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
         stream = make_stream(Rectangle(batch, given, None, given >= 0, given), share=True)
+        self.computed = computed_of(stream, last_rows=len(prompts))
         last = stream.cells_st.gather(1, torch.tensor(lengths, device=self._device).unsqueeze(-1) - 1).squeeze(-1)
 
         cells: list[Tensor] = []
@@ -197,12 +209,15 @@ class TransformersDecoding:
         self._body, self._prompts, self._samples, self._device = body, prompts, samples, device
         self._cache = DynamicCache(config=config)
         width = max(len(prompt) for prompt in prompts)
+        self.contexts: Sequence[int] = [width] * len(prompts)
+        self.computed = Computed((), 0)
         self._padding = [width - len(prompt) for prompt in prompts]
         starts = torch.tensor(self._padding, device=device)
         self._mask = (torch.arange(width, device=device) >= starts.unsqueeze(-1)).long()
 
     def read(self) -> Tensor:
         width = self._mask.shape[1]
+        self.computed = Computed((width,) * len(self._prompts), 0)
         tokens = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
         hidden = self._run(torch.tensor(tokens, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0))
         if self._samples > 1:  # a prompt is read once, whatever the number of its samples

@@ -85,6 +85,7 @@ class Generator:
                 while writing.rows:
                     self.check_asked()
                     writing.step()
+                self._network.sampled(*writing.computed(rows))
                 for row in rows:
                     results[row.prompt][row.sample] = row.completion(self._tokenizer, weights_version)
         return [[one for one in of_prompt if one is not None] for of_prompt in results]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import choose
+from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
 """Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
@@ -116,6 +117,14 @@ class Writing:
         """Write the next token; those that got one."""
         last = torch.tensor([row.tokens[-1] for row in self._held], device=self._device)
         return self._write(self._decoding.advance(last))
+
+    def computed(self, rows: Sequence[Row]) -> tuple[Computed, Computed]:
+        """What it took to read the prompts, and to write `rows`: all that it began with, once they are finished."""
+        contexts, samples = self._decoding.contexts, len(rows) // len(self._decoding.contexts)
+        fed = [len(row.tokens) - 1 for row in rows]  # the last token is not read again
+        pairs = sum(n * contexts[i // samples] + n * (n - 1) / 2 for i, n in enumerate(fed))
+        written = Computed((1,) * sum(fed), sum(len(row.tokens) for row in rows), pairs)
+        return self._decoding.computed, written
 
     def join(self, other: Writing) -> bool:
         """Take over the rows of another, both having begun; False if they cannot be run together."""

@@ -8,7 +8,7 @@ from functools import partial
 
 from finetooth_hooks import Context, Decision, PlanError, TrainSettings
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest, Stored
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
 
@@ -36,11 +36,14 @@ def decide(
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
-    if request.head is not None and not has_classifier(request.model.model_type, request.head.exported_as):
-        raise no_classifier(request.model.model_type, request.head.exported_as)
-    precision = _precision(request.train.precision, request.hardware)
+    if request.trains.head is not None and not has_classifier(
+        request.base.model.model_type, request.trains.head.exported_as
+    ):
+        raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
+    precision = _precision(request.train.precision, request.place.hardware)
     micro_batch = _micro_batch(request)
-    chosen = choose_decoder(request.facts, request.hardware, attention, decoder, packing)
+    base = request.base
+    chosen = choose_decoder(base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored)
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, str(precision.value), context)
     layers = (_kernels(),) if attending is None else attending.decisions
@@ -90,45 +93,46 @@ def _micro_batch(request: PlanRequest) -> Decision:
         if asked < 1:
             raise PlanError(f"{setting}={asked}: it holds no token", action="set it to auto or a positive number")
         reason = RECIPE
-        if request.mean_length and asked < request.longest:
-            row = f"row {request.longest_id}" if request.longest_id else "the longest row"
+        if request.data.mean_length and asked < request.data.longest:
+            row = f"row {request.data.longest_id}" if request.data.longest_id else "the longest row"
             raise PlanError(
-                f"{setting}={asked}: {row} has {request.longest} tokens, which do not fit",
-                action=f"set it to auto or at least {request.longest}, or lower train.max_length below {asked + 1}",
+                f"{setting}={asked}: {row} has {request.data.longest} tokens, which do not fit",
+                action=f"set it to auto or at least {request.data.longest}, "
+                f"or lower train.max_length below {asked + 1}",
             )
     else:
-        asked = CPU_MICRO_BATCH if request.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
+        asked = CPU_MICRO_BATCH if request.place.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
         reason = "enough rows to keep the GEMMs busy, little memory"
-        if asked < request.longest:
-            asked, reason = request.longest, "as much as the longest row"
-    if not request.accumulation:
-        whole = request.train.batch_size * max(request.longest, 1)
+        if asked < request.data.longest:
+            asked, reason = request.data.longest, "as much as the longest row"
+    if not request.updates.accumulation:
+        whole = request.train.batch_size * max(request.data.longest, 1)
         if request.train.micro_batch_tokens is not None and asked < whole:
             raise PlanError(
-                f"{setting}={asked} cuts a step of up to {whole} tokens, and optimizer {request.optimizer} cannot "
+                f"{setting}={asked} cuts a step of up to {whole} tokens, and optimizer {request.updates.name} cannot "
                 "accumulate gradients",
                 action=f"set {setting} to auto, or choose another optimizer",
             )
-        asked, reason = max(asked, whole), f"a whole step: optimizer {request.optimizer} cannot accumulate gradients"
+        asked, reason = max(asked, whole), f"a whole step: optimizer {request.updates.name} cannot accumulate gradients"
     return Decision(setting, asked, reason)
 
 
 def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, stream: bool) -> Decision:
     setting, asked = "train.gradient_checkpointing", request.train.gradient_checkpointing
-    if asked and not request.checkpointing:
+    if asked and not request.updates.checkpointing:
         raise PlanError(
-            f"{setting}=true: optimizer {request.optimizer} does not work with it",
+            f"{setting}=true: optimizer {request.updates.name} does not work with it",
             action=f"set {setting} to false, or choose another optimizer",
         )
     if asked is not None:
         return Decision(setting, asked, RECIPE)
     needed = estimate(request, precision, micro_batch, checkpointing=False, stream=stream).total
-    has = request.hardware.memory
+    has = request.place.hardware.memory
     figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
     if needed <= has:
         return Decision(setting, False, f"activations fit: {figures}")
-    if not request.checkpointing:
-        return Decision(setting, False, f"optimizer {request.optimizer} does not work with it ({figures} needed)")
+    if not request.updates.checkpointing:
+        return Decision(setting, False, f"optimizer {request.updates.name} does not work with it ({figures} needed)")
     return Decision(setting, True, f"without it the run would take {figures}")
 
 
@@ -141,9 +145,18 @@ def _kernels() -> Decision:
 
 
 def choose_decoder(
-    facts: ModelFacts, hardware: HardwareFacts, attention: Pick, asked: str, packing: bool | None = None
+    facts: ModelFacts,
+    hardware: HardwareFacts,
+    attention: Pick,
+    asked: str,
+    packing: bool | None = None,
+    *,
+    stored: Stored | None = None,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
+
+    Args:
+        stored: how the base's linear weights are stored, if not as plain numbers.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
@@ -157,6 +170,8 @@ def choose_decoder(
         reason = f"it is written for CPUs, not for {hardware.label}"
     elif not available().available:
         reason = available().reason
+    elif stored is not None:
+        reason = f"the base is stored as {stored.name}, with which only its own modules compute"
     elif attention != AUTO:
         reason = f"backend.attention={attention} is for the model's own code"
     elif packing is False:
@@ -185,14 +200,14 @@ def _packing(
         PlanError: the model cannot keep apart what is to share a row.
     """
     setting = "backend.packing"
-    steps = likely_steps(request.lengths, request.train.batch_size) if request.lengths else []
+    steps = likely_steps(request.data.lengths, request.train.batch_size) if request.data.lengths else []
     before = padding(steps, micro_batch, None)
     if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
-    found = obstacle(request.model.config, attention)
+    found = obstacle(request.base.model.config, attention)
     if found and asked:
         raise PlanError(f"{setting}=true: {found}", action=f"set {setting} to auto or false")
-    if found and request.segmented:
+    if found and request.data.segmented:
         raise PlanError(
             f"method: its sequences hold several documents, which cannot be kept apart: {found}",
             action="set method.isolate_documents: false",
@@ -221,11 +236,12 @@ def _head(request: PlanRequest, train: TrainSettings) -> Decision:
     from finetooth_torch.precision import DTYPES
 
     try:
-        chosen = choose(request.hardware.device, DTYPES[str(train.precision)])
+        chosen = choose(request.place.hardware.device, DTYPES[str(train.precision)])
     except ValueError as error:
         raise PlanError(f"backend.head: {error}", action="choose another hardware or train.precision") from error
     return Decision("backend.head", chosen.implementation.name, chosen.reason)
 
 
 def _attention(request: PlanRequest, asked: Pick, precision: str, context: Context | None) -> AttentionChoice:
-    return choose_attention(context, asked, request.facts, request.model.config, request.hardware, precision)
+    base, hardware = request.base, request.place.hardware
+    return choose_attention(context, asked, base.facts, base.model.config, hardware, precision)

@@ -28,11 +28,11 @@ def step_cost(
         stream: the stream decoder computes the layers.
         fused: attention forms its scores piece by piece; see `AttentionServes`.
     """
-    facts = request.facts
-    if not _counts_layers(facts, request.model.parameters):
+    facts = request.base.facts
+    if not _counts_layers(facts, request.base.model.parameters):
         return "what its layers compute does not follow from the model's config"
-    whole = request.trained_parameters >= request.model.parameters
-    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trained_parameters))
+    whole = request.trains.parameters >= request.base.model.parameters
+    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trains.parameters))
     how = Execution(
         skips_masked=fused,
         rescores=fused,
@@ -52,7 +52,7 @@ def step_cost(
     def peak() -> float:
         from finetooth_torch.planning.peak_flops import peak_flops
 
-        return peak_flops(request.hardware, str(train.precision))
+        return peak_flops(request.place.hardware, str(train.precision))
 
     return StepCost(flops, peak)
 
@@ -66,7 +66,7 @@ def _logits_once(request: PlanRequest, precision: str) -> bool:
     if request.proportional_to is None:
         return False
     dtype = DTYPES[precision]
-    return choose(request.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
+    return choose(request.place.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
 
 
 def _layout(

@@ -60,7 +60,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     options = _nested(where, "optimizer_options", content, files["optimizer"])
     losses = _nested(where, "losses", content, files.get("losses", {}))
     named = parts.parameters.named()
-    check_optimizer(where, optimizer, parts.optimizer, request.optimizer, named)
+    check_optimizer(where, optimizer, parts.optimizer, request.updates.optimizer, named)
     _check_all_used(where, "optimizer", (content["optimizer"], content["optimizer_options"]), files)
     _check_all_used(where, "losses", (content["losses"],), files)
     if not isinstance(options, tuple) or len(options) != len(parts.group_options):

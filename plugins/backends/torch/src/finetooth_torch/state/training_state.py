@@ -119,7 +119,7 @@ def state_of(
         "precision": request.plan.train.precision,
         "counters": asdict(counters),
         "scaler": parts.scaler.state(),
-        "schedule": deepcopy(dict(request.schedule.state())),
+        "schedule": deepcopy(dict(request.updates.schedule.state())),
         "optimizer": optimizer,
         "optimizer_options": options,
         "losses": losses,
@@ -173,19 +173,19 @@ def restore_state(
 
 def identity(request: EngineRequest) -> dict[str, Any]:
     """What a state must have been saved from."""
-    model = request.model
+    model = request.base.model
     return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
 
 
 def _take_schedule(request: EngineRequest, saved: Any, where: str) -> None:
-    before = deepcopy(dict(request.schedule.state()))
+    before = deepcopy(dict(request.updates.schedule.state()))
     try:
-        request.schedule.restore(deepcopy(saved))
+        request.updates.schedule.restore(deepcopy(saved))
     except UserError:
-        request.schedule.restore(before)
+        request.updates.schedule.restore(before)
         raise
     except Exception as error:
-        request.schedule.restore(before)
+        request.updates.schedule.restore(before)
         raise UserError(
             f"{where}: its state of the schedule does not fit this schedule ({type(error).__name__}: {error})",
             action="use the schedule of the saved run",

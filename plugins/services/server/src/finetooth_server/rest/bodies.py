@@ -267,6 +267,7 @@ class GenerateResult(BaseModel):
     """Completions by prompt."""
 
     completions: list[list[CompletionBody]]
+    flops: float = 0.0
 
 
 class SampleResult(BaseModel):

@@ -1,0 +1,52 @@
+"""Bases in fewer bits: what stores a linear weight, and what is said of a model that is stored so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the linear weights of a model are stored.
+
+    Attributes:
+        name: of the format, for messages: `int8 by row`.
+        bytes_per_weight: what a weight takes, its share of scales and the like included.
+    """
+
+    name: str
+    bytes_per_weight: float
+
+
+class Quantizer(Protocol):
+    """Stores the linear weights of a frozen base in fewer bits, and computes with them.
+
+    A loader hands it one module after the other while it loads, so that the whole model is never held in full
+    precision on the device: for torch with `finetooth_toolbox.torch.quantised.quantise`.
+    """
+
+    @property
+    def stored(self) -> Stored:
+        """What it makes of a weight; the memory estimate counts with that."""
+        ...
+
+    def takes(self, path: str, shape: tuple[int, int]) -> bool:
+        """Whether it stores this weight.
+
+        Args:
+            path: of the linear module in the model, `model.layers.0.mlp.up_proj`.
+            shape: (outputs, inputs).
+        """
+        ...
+
+    def linear(self, module: Any, *, device: str) -> Any:
+        """A module in its place, on `device`, that gives what the stored weight gives, and a gradient for its input.
+
+        For torch it has `in_features`, `out_features` and `bias`, keeps what it stores in buffers, has nothing that
+        trains, and is no `torch.nn.Linear`: whoever reads the weight of one would read something else.
+
+        Args:
+            module: the framework's linear module with its weight in the precision of the run; dropped afterwards.
+        """
+        ...

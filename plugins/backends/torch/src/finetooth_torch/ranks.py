@@ -1,0 +1,66 @@
+"""What an engine asks of the other ranks that train the same parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from finetooth_hooks.protocols import Collective
+from torch import nn
+
+from finetooth_torch.parameters import TrainedParameters
+
+
+class Ranks:
+    """One rank's gradients beside those of the others.
+
+    Each rank holds gradients of its own data, normalised over the step of all; their sum is the step's gradient. It
+    is the same bits at every rank, so all of them clip alike, skip alike and come to the same weights.
+
+    Args:
+        collective: None: there are no others.
+    """
+
+    def __init__(self, parameters: TrainedParameters, collective: Collective | None) -> None:
+        self._parameters, self._collective = parameters, collective
+
+    def norm(self) -> float:
+        """Global L2 norm of what all ranks have accumulated, in fp32; their gradients stay as they are."""
+        if self._collective is None:
+            return self._parameters.norm()
+        summed = self._summed(self._collective)
+        return float(nn.utils.get_total_norm(list(summed.values()))) if summed else 0.0
+
+    def share_gradients(self) -> None:
+        """Every rank's gradients become the sum over all ranks."""
+        if self._collective is None:
+            return
+        for place, gradient in self._summed(self._collective).items():
+            self._parameters.masters[place].grad = gradient
+
+    def any(self, own: bool) -> bool:
+        """Whether it is so at some rank."""
+        return own if self._collective is None else any(self._collective.gather(own))
+
+    def total(self, own: float) -> float:
+        """The sum over all ranks, in their order."""
+        return own if self._collective is None else float(sum(self._collective.gather(own)))
+
+    def rows(self, own: Iterable[str]) -> tuple[str, ...]:
+        """Ids of rows at all ranks, in their order."""
+        own = list(own)
+        return tuple(
+            own if self._collective is None else [row for rows in self._collective.gather(own) for row in rows]
+        )
+
+    def _summed(self, collective: Collective) -> dict[int, torch.Tensor]:
+        """Sums by place among the masters; a rank without a gradient that others have gives zeros."""
+        masters = self._parameters.masters
+        held = collective.gather([master.grad is not None for master in masters])
+        places = [place for place in range(len(masters)) if any(of_rank[place] for of_rank in held)]
+        own = [masters[place].grad for place in places]
+        given = [
+            torch.zeros_like(masters[place]) if gradient is None else gradient.detach()
+            for place, gradient in zip(places, own, strict=True)
+        ]
+        return dict(zip(places, collective.sum(given) if given else [], strict=True))

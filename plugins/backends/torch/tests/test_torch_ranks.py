@@ -1,0 +1,95 @@
+"""Several ranks that train one set of parameters, against one engine with all the data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import EngineError, NotFinite
+from finetooth_steps.layout import count_normalizers
+
+RANK = Path(__file__).with_name("one_rank.py")
+LIMIT = 0.05
+
+
+class Recorded:
+    """Two ranks in one process, of which the other one's gradients are known beforehand."""
+
+    rank, world = 0, 2
+
+    def __init__(self, other: dict[int, Any], *, held: bool = True) -> None:
+        self.other, self.held = other, held
+
+    def sum(self, arrays: Any) -> list[Any]:
+        return [array + self.other.get(place, 0.0) for place, array in enumerate(arrays)]
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+
+def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, tmp_path: Path) -> None:
+    """Half the data each, gradients summed over gloo and clipped by the global norm; three steps, one seed."""
+    if kit.decoder != "auto":
+        pytest.skip("ranks see gradients, however the layers made them; two more processes take long to start")
+    whole = kit.engine(max_grad_norm=LIMIT)
+    data, norms = kit.data(8, seed=2), []
+    for step in range(3):
+        for part in (data[:4], data[4:]):  # accumulated over two calls, as each rank does
+            whole.forward_backward(part, kit.nll, normalizer=count_normalizers(data))
+        norms.append(whole.step().grad_norm)
+        assert norms[step] > LIMIT  # it clips
+    store = tmp_path / "store"
+    ranks = [
+        subprocess.Popen([sys.executable, str(RANK), str(rank), str(store), str(tmp_path), kit.decoder])
+        for rank in (0, 1)
+    ]
+    assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
+    found = [np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1)]
+    said = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert said[0] == said[1]
+    np.testing.assert_allclose(said[0]["norms"], norms, rtol=1e-5)
+    np.testing.assert_allclose(said[0]["backward"], norms[0], rtol=1e-5)
+    for name, weight in kit.weights(whole).items():
+        assert np.array_equal(found[0][name], found[1][name]), name
+        np.testing.assert_allclose(found[0][name], weight, atol=2e-5, err_msg=name)
+
+
+def test_without_others_nothing_changes_by_a_bit(kit: SimpleNamespace) -> None:
+    class Alone:
+        rank, world = 0, 1
+
+        def sum(self, arrays: Any) -> list[Any]:
+            return [array.clone() for array in arrays]
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value]
+
+    made = [kit.engine(max_grad_norm=LIMIT, collective=collective) for collective in (None, Alone())]
+    for engine in made:
+        for _ in range(2):
+            engine.forward_backward(kit.data(), kit.nll)
+            engine.step()
+    one, other = (kit.weights(engine) for engine in made)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_gradient_that_is_not_finite_elsewhere_stops_every_rank(kit: SimpleNamespace) -> None:
+    engine = kit.engine(max_grad_norm=LIMIT, collective=Recorded({0: float("inf")}))
+    before = kit.weights(engine)
+    engine.forward_backward(kit.data(2), kit.nll)
+    with pytest.raises(NotFinite, match="the gradient norm is") as caught:
+        engine.step()
+    assert caught.value.rows == ("row:0", "row:1", "row:0", "row:1")  # of both ranks
+    assert all(np.array_equal(before[name], weight) for name, weight in kit.weights(engine).items())
+
+
+def test_no_rank_has_a_gradient(kit: SimpleNamespace) -> None:
+    engine = kit.engine(collective=Recorded({}))
+    with pytest.raises(EngineError, match="no gradients were accumulated"):
+        engine.step()

@@ -1,0 +1,114 @@
+"""The slot for quantizers, by use: a plugin of an outsider stores the base as int8, and a LoRA trains over it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import numpy as np
+import pytest
+import torch
+import yaml
+from finetooth_hooks import Datum, PlanError
+
+Recipe = dict[str, Any]
+INT8 = Path(__file__).with_name("int8_plugin.py")
+
+
+@pytest.fixture
+def asked(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    def make(**sections: Any) -> Recipe:
+        sections = {"quantization": "int8", "plugins": [str(INT8)], **sections}
+        return recipe(**{key: value for key, value in sections.items() if value is not None})
+
+    return make
+
+
+def codes(engine: Any) -> dict[str, torch.Tensor]:
+    """What is stored of the base, by name."""
+    network = engine._parts.network
+    return {name: tensor.clone() for name, tensor in network.base.named_buffers() if name.endswith(("codes", "scale"))}
+
+
+def test_a_lora_trains_over_int8(
+    asked: Callable[..., Recipe], ft: Callable[..., Any], losses: Callable[[Path], list[float]], tmp_path: Path
+) -> None:
+    file = tmp_path / "int8.yaml"
+    file.write_text(yaml.safe_dump(asked(train={"epochs": 8, "batch_size": 8, "precision": "fp32"})), encoding="utf-8")
+    code, out, err = ft("run", file)
+    assert code == 0, out + err
+    seen = losses(tmp_path / "run")
+    assert np.mean(seen[-3:]) < seen[0] - 0.4
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["picks"]["quantizer"].endswith(":int8")
+    decisions = {decision["setting"]: decision for decision in plan["decisions"]}
+    assert "stored as int8 by row" in decisions["backend.decoder"]["reason"]
+    assert sorted(path.name for path in (tmp_path / "run" / "artifact").glob("adapter_*"))
+    code, out, err = ft("merge", tmp_path / "run")
+    assert code == 2 and "quantization: int8" in err and "cannot be stored in its bits" in err
+
+
+def test_the_base_stays_as_it_was_stored(asked: Callable[..., Recipe]) -> None:
+    session = finetooth.session(asked(train={"max_steps": 4, "batch_size": 8, "precision": "fp32"}))
+    before = codes(session.engine)
+    assert len(before) == 2 * 7 * 2  # two layers of seven linear modules, codes and scales
+    session.run()
+    after = codes(session.engine)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    # the numbers are those of the base with the rounded weights, the adapter over it
+    engine = session.engine
+    datum = Datum.from_tokens(list(range(20, 60)))
+    found = engine.logprobs([datum])[0]
+    plain = finetooth.session(asked(quantization=None, output=str(session.folder) + "-plain")).engine
+    plain.restore(session.folder / "artifact")
+    with torch.no_grad():
+        for name, codes_ in before.items():
+            if name.endswith("codes"):
+                path = name.removesuffix(".codes")
+                weight = codes_.float() * before[f"{path}.scale"]
+                plain._parts.network.base.get_submodule(path).weight.copy_(weight)
+    np.testing.assert_allclose(found, plain.logprobs([datum])[0], atol=2e-5)
+
+
+def test_its_bytes_are_planned(asked: Callable[..., Recipe]) -> None:
+    """In fp32 a stored weight takes a quarter, to the byte."""
+    quantised = finetooth.session(asked()).plan.memory
+    plain = finetooth.session(asked(quantization=None, backend={"name": "torch", "decoder": "transformers"}))
+    model = plain.context.facts
+    heads, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    weights = model.layers * (2 * model.hidden_size * (heads + kv) + 3 * model.hidden_size * model.ffn_size)
+    saved = plain.plan.memory.parts["weights"] - quantised.parts["weights"]
+    assert saved == pytest.approx(weights * (4 - 1 - 4 / 256), abs=1)
+    kept = finetooth.session(asked(quantization={"name": "int8", "skip": ["down_proj"]})).plan.memory
+    assert quantised.parts["weights"] < kept.parts["weights"] < plain.plan.memory.parts["weights"]
+
+
+@pytest.mark.parametrize("adapter", ["full", {"name": "freeze", "layers": 1}])
+def test_an_adapter_that_trains_the_base_is_refused(asked: Callable[..., Recipe], adapter: Any) -> None:
+    session = finetooth.session(asked(adapter=adapter))
+    with pytest.raises(PlanError, match=r"quantization: .*int8 stores .* and adapter: finetooth-(full|freeze)"):
+        _ = session.plan
+
+
+def test_the_stream_decoder_is_refused_over_it(asked: Callable[..., Recipe]) -> None:
+    session = finetooth.session(asked(backend={"name": "torch", "decoder": "stream"}))
+    with pytest.raises(PlanError, match=r"backend\.decoder=stream: the base is stored as int8 by row"):
+        _ = session.plan
+
+
+def test_a_run_over_it_is_no_base_to_fold_into(asked: Callable[..., Recipe], tmp_path: Path) -> None:
+    finetooth.session(asked(train={"max_steps": 1, "batch_size": 8, "precision": "fp32"})).run()
+    model, output = str(tmp_path / "run"), str(tmp_path / "next")
+    session = finetooth.session(asked(model=model, output=output, quantization=None))
+    with pytest.raises(PlanError, match="trained over a quantised base"):
+        _ = session.engine
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_conforms() -> None:
+    from finetooth_hooks.testing import run_checks
+
+    assert run_checks(str(INT8))

@@ -1,0 +1,88 @@
+"""Linear modules of torch whose weight is stored in fewer bits: what they are, and how they get into a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.protocols import Quantizer
+from torch import Tensor, nn
+
+
+class QuantisedLinear(nn.Module):
+    """A linear module without a weight that could be read: what a quantizer puts in the place of `torch.nn.Linear`.
+
+    What it stores lies in buffers. Adapters and backends know it by this class: they may call it, and nothing else.
+
+    Args:
+        inputs, outputs: sizes.
+        bias: (outputs,), which stays as it is; None: there is none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    @property
+    def qweight(self) -> Tensor:
+        """The first of what is stored: under this name peft looks for the device of a quantised layer."""
+        return next(buffer for name, buffer in self.named_buffers() if name != "bias")
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
+    """Store the linear weights of a model that lies in host memory and move it to a device, module by module: of what
+    is quantised only the result gets there, and each weight is let go of before the next one is read. `model` is
+    changed in place. Head and embeddings stay as they are.
+
+    Raises:
+        RecipeError: the quantizer takes no module of the model, or what it gave is none.
+    """
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    found = 0
+    for path, module in list(model.named_modules()):
+        if not isinstance(module, nn.Linear) or module is head:
+            continue
+        if not quantizer.takes(path, (module.out_features, module.in_features)):
+            continue
+        made = quantizer.linear(module, device=device)
+        if not isinstance(made, QuantisedLinear):
+            raise RecipeError(
+                "quantization",
+                f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
+                action="its `linear` must give a finetooth_toolbox.torch.quantised.QuantisedLinear",
+            )
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, made)
+        found += 1
+        del module, made
+    if not found:
+        raise RecipeError(
+            "quantization",
+            f"{quantizer.stored.name} takes no linear module of this model",
+            action="remove quantization, or choose another",
+        )
+    return model.to(device)
+
+
+def stored_weights(model: nn.Module) -> int:
+    """How many weights of the model are stored by a quantizer, and so are no parameters."""
+    found = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    return sum(module.in_features * module.out_features for module in found)
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether a linear weight of the model is stored in fewer bits, whoever put it there."""
+    return any(isinstance(module, QuantisedLinear) or not reads_as_numbers(module) for module in model.modules())
+
+
+def reads_as_numbers(module: Any) -> bool:
+    """Whether a linear module's weight can be read and multiplied with as it is: not one of packed bits."""
+    if isinstance(module, QuantisedLinear):
+        return False
+    weight = getattr(module, "weight", None)
+    return not isinstance(module, nn.Linear) or (isinstance(weight, Tensor) and torch.is_floating_point(weight))
