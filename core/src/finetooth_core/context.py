@@ -73,7 +73,7 @@ class RunContext:
         self.log = Decisions(recipe.notes)
         self.builder = Builder(catalog, self.log, self)
         self._open_model, self._framework = open_model, framework
-        self.opened: list[Opened] = []
+        self.opened: list[Opened] = []  # what its parts opened beside the model of the recipe
 
     def beside(self, recipe: Recipe, folder: Path | None = None) -> RunContext:
         """A context of another recipe for the same plugins and the same framework.
@@ -233,9 +233,9 @@ class RunContext:
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
         if self._open_model is None:
             raise PluginError("", f"{reference}: this context cannot open models", action="build it with its plugins")
-        opened = self._open_model(reference, changes, self.note)
-        self.opened.append(opened)
-        return opened
+        made = self._open_model(reference, changes, self.note)
+        self.opened.append(made)
+        return made
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         digest = hashlib.sha256(repr((self.train.seed, *keys)).encode()).digest()

@@ -103,12 +103,15 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     backend = backend_built.part
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts
-    adapter, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
-    quantizer = build_quantizer(context)
-    updates, optimizer = _updates(context, data)
-    used = [adapter.registered, optimizer, context.loading[0], *([] if quantizer is None else [quantizer.registered])]
+    adapter_built, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    quantizer_built = build_quantizer(context)
+    quantizer = None if quantizer_built is None else quantizer_built.part
+    optimizer_built, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
+    updates = _updates(context, optimizer_built, optimizer_entry, data)
+    used = [adapter_built.registered, optimizer_built.registered, context.loading[0]]
+    used += [] if quantizer_built is None else [quantizer_built.registered]
     _check_frameworks(used, backend_built.registered, backend_entry)
-    check_quantised(context, adapter, quantizer)
+    check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
     method: BuiltMethod | None = None
     prepared = NO_DATA
@@ -136,8 +139,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
         _check_profile(context, backend_entry, prepared.total_steps)
     keeping = keeping_of(context) if data else None
-    base = BasePart(model, facts, context.loader, None if quantizer is None else quantizer.part)
-    trains = _trains(context, adapter.part, adapter_entry, head)
+    base = BasePart(model, facts, context.loader, quantizer)
+    trains = _trains(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
     decided: BackendPlan = backend.plan(
@@ -188,13 +191,11 @@ def _schedule_pick(context: RunContext, data: bool) -> Any:
     return min(r.full_name for r in open_ended) if open_ended else pick
 
 
-def _updates(context: RunContext, data: bool) -> tuple[UpdatesPart, Registered]:
-    """Optimizer and schedule, built, and the optimizer with where it came from."""
-    built, entry = _part(context, "optimizer", context.recipe.optimizer, Optimizer)
+def _updates(context: RunContext, optimizer: Built, entry: Optimizer, data: bool) -> UpdatesPart:
+    """Optimizer and schedule, built."""
     schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
-    name = built.registered.full_name
-    updates = UpdatesPart(built.part, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing)
-    return updates, built.registered
+    name = optimizer.registered.full_name
+    return UpdatesPart(optimizer.part, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing)
 
 
 def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetooth_hooks.entries import Adapter
 from finetooth_hooks.errors import PlanError
+from finetooth_hooks.protocols import Stored
 
 from finetooth_core.context import RunContext
 from finetooth_core.part_builder import Built
@@ -23,21 +24,23 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
     Raises:
         PlanError: it trains or reads the weights, or the file is quantised already.
     """
-    stored, named = context.model.stored, "" if quantizer is None else quantizer.registered.full_name
+    stored, entry = context.model.stored, adapter.registered.entry
+    assert isinstance(entry, Adapter)
     if quantizer is not None and stored is not None:
         raise PlanError(
-            f"quantization: {named}, and model {context.recipe.model.name} is stored as {stored.name} already",
+            f"quantization: {quantizer.registered.full_name}, and model {context.recipe.model.name} is stored as "
+            f"{stored.name} already",
             action="remove quantization, or name a model that is not quantised",
         )
-    stored = stored if quantizer is None else quantizer.part.stored
-    entry = adapter.registered.entry
-    if stored is None or (isinstance(entry, Adapter) and entry.accepts_quantised):
+    if quantizer is not None:
+        made: Stored = quantizer.part.stored
+        which = f"quantization: {quantizer.registered.full_name} stores the base as {made.name}"
+    elif stored is not None:
+        which = f"model: {context.recipe.model.name} is stored as {stored.name}"
+    else:
         return
-    which = (
-        f"model: {context.recipe.model.name} is stored as {stored.name}"
-        if quantizer is None
-        else f"quantization: {named} stores the base as {stored.name}"
-    )
+    if entry.accepts_quantised:
+        return
     raise PlanError(
         f"{which}, and adapter: {adapter.registered.full_name} needs its weights as plain numbers",
         action="pick a low-rank adapter, or " + ("another model" if quantizer is None else "remove quantization"),

@@ -225,10 +225,12 @@ class FromRun(LoaderBase):
         return self._adapter.part.fold(base, self.artifact, precision=precision, device=device, pad_id=pad_id)
 
     def _check_unquantised(self, quantizer: Quantizer | None) -> None:
-        if self.parent.recipe.quantization is not None:
+        pick = self.parent.recipe.quantization
+        if pick is not None:
+            name = pick if isinstance(pick, str) else pick["name"]
             raise PlanError(
-                f"model: {self.folder} was trained over a quantised base (quantization: "
-                f"{self.parent.recipe.quantization}), into which its adapter cannot be folded",
+                f"model: {self.folder} was trained over a quantised base (quantization: {name}), into which its "
+                "adapter cannot be folded",
                 action="train it again without quantization, or name its base as the model",
             )
         if quantizer is not None:

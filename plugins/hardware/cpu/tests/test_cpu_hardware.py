@@ -44,6 +44,7 @@ def test_facts_of_this_machine() -> None:
     assert real.missing() == ""
     assert facts.host_memory == facts.memory > 0 and len(facts.devices) == 1
     assert facts.device == "cpu"
+    assert facts.host_memory == facts.memory > 0 and len(facts.devices) == 1
     assert 0 < facts.memory <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert facts.memory == total_memory()
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -82,9 +82,10 @@ class TorchBackend:
         base: Any = shared_base(request, precision, load) if shares else load()
         base_part = request.base
         attention = choose_attention(
-            self._context, self._options.attention, base_part.facts, base_part.model.config, hardware, train.precision
-        )
-        attend_with(base, base.get_submodule(base_part.facts.body), attention, self._context)
+            self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
+            train.precision,
+        )  # fmt: skip
+        attend_with(base, base.get_submodule(request.base.facts.body), attention, self._context)
         original = {id(parameter) for parameter in base.parameters()}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         scalar = None

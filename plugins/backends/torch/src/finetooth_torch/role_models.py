@@ -66,12 +66,11 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     base = wanted.loader.load(
         wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device
     )
-    hardware = request.place.hardware
+    hardware, stored = request.place.hardware, wanted.model.stored
     attention = choose_attention(context, options.attention, wanted.facts, wanted.model.config, hardware, precision)
     attend_with(base, base.get_submodule(wanted.facts.body), attention, context)
     base.requires_grad_(False)
     decoder = "auto" if options.decoder == STREAM else options.decoder
-    stored = wanted.model.stored
     stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,

@@ -42,8 +42,8 @@ def decide(
         raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
     precision = _precision(request.train.precision, request.place.hardware)
     micro_batch = _micro_batch(request)
-    base, hardware = request.base, request.place.hardware
-    chosen = choose_decoder(base.facts, hardware, attention, decoder, packing, stored=base.stored)
+    base = request.base
+    chosen = choose_decoder(base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored)
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, str(precision.value), context)
     layers = (_kernels(),) if attending is None else attending.decisions
@@ -243,5 +243,5 @@ def _head(request: PlanRequest, train: TrainSettings) -> Decision:
 
 
 def _attention(request: PlanRequest, asked: Pick, precision: str, context: Context | None) -> AttentionChoice:
-    base = request.base
-    return choose_attention(context, asked, base.facts, base.model.config, request.place.hardware, precision)
+    base, hardware = request.base, request.place.hardware
+    return choose_attention(context, asked, base.facts, base.model.config, hardware, precision)
