@@ -19,6 +19,7 @@ from finetooth_hooks import (
     engine,
     errors,
     examples,
+    faces,
     losses,
     models,
     options,
@@ -58,6 +59,7 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     reports,
     run,
     context,
+    faces,
 )
 """Modules whose public classes the page of types shows."""
 

@@ -22,6 +22,7 @@ from finetooth_hooks.backends import (
 )
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.faces import Face
 from finetooth_hooks.models import (
     Block,
     Family,
@@ -55,6 +56,7 @@ __all__ = [
     "EngineRequest",
     "Evaluator",
     "Examples",
+    "Face",
     "Family",
     "Format",
     "Gate",
