@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_serve_refuses_it_before_anything_is_made(
     assert main(["-p", "no:finetooth-mcp", "serve", "mcp", "--model", "nothing"]) == 2
     assert "no face 'mcp'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_serve_says_where_a_strangers_face_is(
+    stranger: State, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+    from click.testing import CliRunner
+    from finetooth_server.commands.serve import command
+
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    options = ["--model", recipe["model"], "--port", "0", "--folder", str(tmp_path / "server")]
+    said = CliRunner().invoke(command, ["bases", *options], obj=stranger, catch_exceptions=False).output
+    (url,) = re.findall(r"at (http://\S+) \(bases\)", said)
+    assert f"bases: {url}/bases\n" in said
 
 
 def test_a_face_is_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,8 @@ def command(
     listening = _listen(host, port)
     scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    _say(url, served, faces, shown, private=private)
+    paths = {name: load(obj, name).path for name in faces if name not in OWN}
+    _say(url, served, faces, paths, shown, private=private)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -138,16 +139,23 @@ def command(
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _say(url: str, served: Collection[str], faces: Sequence[str], shown: Certificate | None, *, private: bool) -> None:
+def _say(
+    url: str,
+    served: Collection[str],
+    faces: Sequence[str],
+    paths: Mapping[str, str],
+    shown: Certificate | None,
+    *,
+    private: bool,
+) -> None:
     """Where the server is, and what to do with it."""
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
     if shown is not None:
         click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
-    for name in faces:
-        if name not in OWN:
-            click.echo(f"{name}: {url}{load(name).path}")
+    for name, path in paths.items():
+        click.echo(f"{name}: {url}{path}")
     if "tinker" in faces:
         click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
 
