@@ -19,6 +19,7 @@ from finetooth_hooks import (
     engine,
     errors,
     examples,
+    faces,
     losses,
     models,
     options,
@@ -58,6 +59,7 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     reports,
     run,
     context,
+    faces,
 )
 """Modules whose public classes the page of types shows."""
 
@@ -170,9 +172,10 @@ def builder_lines(cls: type[Entry]) -> list[str]:
     described = read_class(built)
     gathered = built.__module__ in {module.__name__ for module in PROTOCOLS}
     module = protocols.__name__ if gathered else built.__module__
+    context = "CommandContext" if cls.kind == "face" else "Context"
     lines.append(
-        f"`build(options: MyOptions, context: Context) -> {built.__name__}`, where `MyOptions` is a subclass of"
-        f" {link('Options')} and the {link('Context')} reaches the rest of the run. `{built.__name__}` is the protocol"
+        f"`build(options: MyOptions, context: {context}) -> {built.__name__}`, where `MyOptions` is a subclass of"
+        f" {link('Options')} and the {link(context)} reaches the rest of the run. `{built.__name__}` is the protocol"
         f" `{module}.{built.__name__}`:"
     )
     return [*lines, described.doc.text, *attribute_lines(described), *method_lines(described)]

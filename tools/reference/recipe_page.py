@@ -38,7 +38,7 @@ this page lists every setting. `ft schema` prints the same as JSON Schema, with 
 def recipe_page(workspace: Workspace) -> str:
     """The whole page."""
     root = Recipe.model_json_schema()
-    kinds = [kind for kind in ENTRY_TYPES if kind != "command"]
+    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "command")]
     lines = ["# Recipe reference", WRITTEN, INTRODUCTION]
     lines += [f"The recipe of `make demo`, [{EXAMPLE.name}](recipes/{EXAMPLE.name}):"]
     lines += [f"```yaml\n{(ROOT / EXAMPLE).read_text(encoding='utf-8').strip()}\n```"]

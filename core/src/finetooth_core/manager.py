@@ -16,9 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pluggy
-from finetooth_hooks import CONTRACT_VERSION, PluginError, specs
-from finetooth_hooks.markers import PROJECT
+from finetooth_hooks import CONTRACT_VERSION, PluginError
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
 from finetooth_core import local_files, registration, versions
@@ -90,9 +88,7 @@ class EventPlugin:
         """Call one event hook with those of `arguments` that it takes and return what it returns; does nothing if the
         plugin has no such hook."""
         found = self.hooks.get(hook)
-        if found is None:
-            return None
-        return found.function(**{name: arguments[name] for name in found.arguments})
+        return None if found is None else found(**arguments)
 
 
 @dataclass(frozen=True)
@@ -184,10 +180,6 @@ class _Manager:
     events: list[EventPlugin] = field(default_factory=list)
     modules: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.pluggy = _Registrar(PROJECT)
-        self.pluggy.add_hookspecs(specs)
-
     def check_blocked(self) -> None:
         """A misspelt block would load what the user wanted to keep out.
 
@@ -263,7 +255,6 @@ class _Manager:
             self._faults(name, version, problems, found, file)
             return
         self.modules[module.__name__] = name
-        self.pluggy.register(module, f"{name}:{module.__name__}")
         entries = tuple(Registered(e, name, version, module.__name__, file) for e in found.entries)
         self.loaded.append(Loaded(name, version, module.__name__, file, entries, sha256, named is not None))
         if found.events or hasattr(module, "plugin_options") or given is not None:
@@ -279,7 +270,6 @@ class _Manager:
 
     def plugins(self) -> Plugins:
         """What was collected."""
-        self.pluggy.check_pending()
         entries = [entry for plugin in self.loaded for entry in plugin.entries]
         return Plugins(
             Catalog(entries, self.faults, tuple(self.blocked)),
@@ -313,15 +303,6 @@ def _contract_problem(installed: Installed) -> Problem | None:
                 str(installed.folder / "METADATA"),
             )
     return None
-
-
-class _Registrar(pluggy.PluginManager):
-    """Registers only functions that carry our decorator: a module imported under a hook's name is none."""
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        value = vars(plugin).get(name)
-        options = getattr(value, f"{PROJECT}_impl", None) if callable(value) else None
-        return options if isinstance(options, dict) else None
 
 
 def _import_problem(error: BaseException, module: str, name: str, requires: Sequence[str], file: str = "") -> Problem:

@@ -1,7 +1,7 @@
 """Reading one plugin module: its hooks, checked, and the entries they yield.
 
-pluggy alone stays silent about a misspelt hook, a forgotten decorator and an argument with a default (which it never
-passes); each of these is a problem here.
+Whatever would leave a hook uncalled without a word is a problem here: a misspelt name, a forgotten decorator, an
+argument that the hook does not have. Why this is not pluggy's work: docs/decisions/0027.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from finetooth_hooks import Entry, specs
-from finetooth_hooks.markers import PROJECT
+from finetooth_hooks.markers import Implementation, implementation
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 """What an entry may be called."""
@@ -25,7 +25,6 @@ REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*\Z")
 """`package.module:attribute`."""
 
 PREFIX = "ft_"
-_ORDERING = ("wrapper", "hookwrapper", "tryfirst", "trylast")
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ class Hook:
     name: str
     function: Callable[..., Any]
     arguments: tuple[str, ...]
+
+    def __call__(self, **given: Any) -> Any:
+        """Call the function with those of the hook's arguments that it takes."""
+        return self.function(**{name: given[name] for name in self.arguments})
 
 
 @dataclass(frozen=True)
@@ -103,17 +106,17 @@ def _find_hooks(module: ModuleType) -> tuple[list[Hook], list[Problem]]:
     hooks: list[Hook] = []
     problems: list[Problem] = []
     for attribute, value in list(vars(module).items()):
-        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isfunction(value) else None
-        if isinstance(options, dict):
-            name = options.get("specname") or attribute
-            found = _check_decorated(name, value, options)
+        marked = implementation(value)
+        if marked is not None:
+            name = marked.specname or attribute
+            found = _check_decorated(name, value, marked)
         elif attribute.startswith(PREFIX) and not isinstance(value, ModuleType):
             name, found = attribute, _check_undecorated(attribute, value)
         else:
             continue
         if found is not None:
             problems.append(found)
-        elif isinstance(options, dict) and name in hook_arguments():
+        elif marked is not None and name in hook_arguments():
             if any(hook.name == name for hook in hooks):
                 problems.append(Problem(f"it implements {name} twice", "keep one of the two", _position(value)))
             taken = tuple(a for a in inspect.signature(value).parameters if a in hook_arguments()[name])
@@ -123,17 +126,16 @@ def _find_hooks(module: ModuleType) -> tuple[list[Hook], list[Problem]]:
     return hooks, problems
 
 
-def _check_decorated(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Problem | None:
+def _check_decorated(name: str, function: Callable[..., Any], marked: Implementation) -> Problem | None:
     where = _position(function)
     if name not in hook_arguments():
-        if options.get("optionalhook"):
+        if marked.optionalhook:
             return None
         return Problem(f"{name} is no hook{_nearest(name)}", _rename_action(name), where)
-    used = [option for option in _ORDERING if options.get(option)]
-    if used:
+    for option, value in marked.unsupported.items():
         return Problem(
-            f"{name} is decorated with {used[0]}=True, which finetooth does not support: plugins are called one by one",
-            f"remove {used[0]}=True",
+            f"{name} is decorated with {option}={value}, which finetooth does not support: it calls plugins one by one",
+            f"remove {option}={value}",
             where,
         )
     if name in specs.EVENT_HOOKS and (inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function)):
@@ -192,7 +194,7 @@ def _collect(hook: Hook) -> tuple[list[Entry], list[Problem]]:
     entries: list[Entry] = []
     problems: list[Problem] = []
     try:
-        for item in _items(hook.function()):
+        for item in _items(hook()):
             problem = _check_entry(item, expected, hook.name)
             if problem:
                 problems.append(Problem(problem, needs, where))

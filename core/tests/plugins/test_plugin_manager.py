@@ -71,6 +71,11 @@ BROKEN = {
         "wrapper=True, which finetooth does not support",
         "remove wrapper=True",
     ),
+    "misspells an option of the decorator": (
+        f"{HEAD}@hookimpl(optionalhok=True)\ndef ft_step(run): pass",
+        "ft_step is decorated with optionalhok=True, which finetooth does not support",
+        "plugin.py:2",
+    ),
     "yields in an event": (f"{HEAD}@hookimpl\ndef ft_step(run):\n    yield 1", "would never run", "plain function"),
     "yields a dict": (f"{HEAD}@hookimpl\ndef ft_losses():\n    yield dict(name='x')", "yields a dict", "Loss entries"),
     "yields a tuple": (f"{HEAD}@hookimpl\ndef ft_losses():\n    yield ('x', 'y')", "yields a tuple", "Loss entries"),

@@ -13,10 +13,12 @@ from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
+from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import Outcome
+from finetooth_hooks.sources import Examples
 
 
 class Registered(Protocol):
@@ -232,6 +234,18 @@ class CommandContext(Protocol):
 
     @property
     def catalog(self) -> Catalog: ...
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
+        """Build an entry that belongs to no recipe, such as a face; its builder gets this object as its context.
+
+        Args:
+            setting: who picks it, for messages.
+
+        Raises:
+            PluginError: no such entry, or it is broken.
+            RecipeError: its options are wrong.
+        """
+        ...
 
     def load(self, recipe: Path | str | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """Read a recipe, a file or a mapping, with overrides; checked, `auto` not yet decided."""

@@ -354,6 +354,14 @@ class Evaluator(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Face(Entry):
+    """A protocol under which a server offers its models to clients; `ft serve NAME` picks it, no recipe does. Its
+    builder gets the server's `CommandContext` as its context."""
+
+    kind = "face"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command(Entry):
     """A command of `ft`; `build` names a click command, imported when it is called."""
 
@@ -389,6 +397,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Evaluator,
             Store,
             Gate,
+            Face,
             Command,
         )
     }

@@ -1,11 +1,7 @@
 """Faces: protocols under which a server offers its models to clients, brought by distributions of their own.
 
-A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A server
-finds faces by entry points in the group `finetooth.faces`; the name is what the user types, the object a `Face` without
-arguments to be made with:
-
-    [project.entry-points."finetooth.faces"]
-    acme = "finetooth_acme.face:AcmeFace"
+A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A plugin
+yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.
 """
 
 from __future__ import annotations
@@ -15,9 +11,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from finetooth_hooks.context import CommandContext
-
-GROUP = "finetooth.faces"
-"""The group of entry points."""
 
 Asgi = Callable[
     [

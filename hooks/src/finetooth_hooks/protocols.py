@@ -30,6 +30,7 @@ from finetooth_hooks.backends import (
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.faces import Face
 from finetooth_hooks.models import (
     Block,
     Family,
@@ -68,6 +69,7 @@ __all__ = [
     "EngineRequest",
     "Evaluator",
     "Examples",
+    "Face",
     "Family",
     "Format",
     "Gate",

@@ -18,6 +18,7 @@ from finetooth_hooks.entries import (
     Backend,
     Command,
     Evaluator,
+    Face,
     Family,
     Format,
     Gate,
@@ -269,6 +270,17 @@ def ft_gates() -> Iterable[Gate]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_faces() -> Iterable[Face]:  # type: ignore[empty-body]
+    """Yield faces: protocols under which a server offers its models to clients.
+
+    Example:
+        @hookimpl
+        def ft_faces():
+            yield Face(name="acme", build="acme.face:build", summary="for clients that speak Acme's protocol")
+    """
+
+
+@hookspec
 def ft_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     """Yield commands of `ft`.
 
@@ -375,6 +387,7 @@ REGISTRATION_HOOKS = {
     "ft_evaluators": Evaluator,
     "ft_stores": Store,
     "ft_gates": Gate,
+    "ft_faces": Face,
     "ft_commands": Command,
 }
 """Registration hooks and the entry type each must yield."""

@@ -16,7 +16,7 @@ from finetooth_core.cli.start_options import StartOptions
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context
     from finetooth_hooks.engine import Engine
-    from finetooth_hooks.plan import Plan
+    from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.reports import Outcome
 
     from finetooth_core.api import Session
@@ -51,6 +51,18 @@ class State:
     def catalog(self) -> Catalog:
         """Entries of `plugins`."""
         return self.plugins.catalog
+
+    def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
+        """Build an entry that belongs to no recipe, with this object as its context."""
+        from finetooth_core.builders import import_failure, load_builder
+        from finetooth_core.recipe import pick_name, validate_options
+
+        registered = self.catalog.get(kind, pick_name(pick, setting), setting=setting)
+        options = validate_options(self.catalog, kind, pick, setting)
+        try:
+            return load_builder(registered)(options, self)
+        except ImportError as error:
+            raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
 
     def session(
         self,

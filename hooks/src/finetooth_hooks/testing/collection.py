@@ -16,7 +16,7 @@ from typing import Any
 
 from finetooth_hooks import specs
 from finetooth_hooks.entries import Entry
-from finetooth_hooks.markers import PROJECT
+from finetooth_hooks.markers import implementation
 from finetooth_hooks.testing.checks import Check, CheckResult, checks_for, entry_check, expect, fail, run_check
 
 Subject = str | ModuleType | Entry
@@ -47,8 +47,8 @@ def _hook_functions(module: ModuleType) -> dict[str, Any]:
     those whose decorator names one (`@hookimpl(specname=...)`)."""
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
-        options = getattr(value, f"{PROJECT}_impl", None) if inspect.isfunction(value) else None
-        named = options.get("specname") if isinstance(options, dict) else None
+        marked = implementation(value)
+        named = marked.specname if marked is not None else ""
         if named or (name.startswith("ft_") and not isinstance(value, ModuleType)):
             found[named or name] = value
     return found
@@ -58,7 +58,7 @@ def _yielded(module: ModuleType) -> list[tuple[str, Any]]:
     """What the registration hooks of a module yield, with the name of the hook."""
     found: list[tuple[str, Any]] = []
     for name, function in _hook_functions(module).items():
-        if name in specs.REGISTRATION_HOOKS and hasattr(function, f"{PROJECT}_impl"):
+        if name in specs.REGISTRATION_HOOKS and implementation(function) is not None:
             found += [(name, value) for value in function() or ()]
     return found
 
@@ -82,13 +82,14 @@ def hooks_exist_and_are_marked(subject: str | ModuleType) -> None:
     module = _module(subject)
     known = {name for name in vars(specs) if name.startswith("ft_")}
     for name, function in _hook_functions(module).items():
-        options: Any = getattr(function, f"{PROJECT}_impl", None)
+        marked = implementation(function)
         called = f"{module.__name__}.{name}"
-        expect(options is not None, called, "a function without @hookimpl", "@hookimpl above it, or another name")
+        if marked is None:
+            fail(called, "a function without @hookimpl", "@hookimpl above it, or another name")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"one of the contract's hooks, perhaps {near[0]}" if near else "one of the contract's hooks"
-            expect(options["optionalhook"], called, "a hook that does not exist", hint)
+            expect(marked.optionalhook, called, "a hook that does not exist", hint)
             continue
         given = inspect.signature(getattr(specs, name)).parameters
         for parameter in inspect.signature(function).parameters:

@@ -7,6 +7,7 @@ from finetooth_hooks.testing import (
     capability_checks,
     data_checks,
     entry_checks,
+    face_checks,
     loss_checks,
     method_checks,
     model_checks,
@@ -19,9 +20,10 @@ from finetooth_hooks.testing import (
 )
 
 __all__ = [
+    "attention_checks",
     "data_checks",
     "entry_checks",
-    "attention_checks",
+    "face_checks",
     "loss_checks",
     "method_checks",
     "model_checks",

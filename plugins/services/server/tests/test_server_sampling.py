@@ -137,7 +137,7 @@ def test_a_stream_of_what_fails_or_has_no_tokens(client: Any, ask: SimpleNamespa
         list(client.sampler("tiny").stream([], Sampling(max_tokens=3)))
     assert type(caught.value).__name__ == "CallFailed"
     session = client.session("tiny")
-    call = session._calls.submit(messages.zero_grad())
+    call = session._submit(messages.zero_grad())
     answer = httpx.get(f"{client.url}/v1/calls/{call['id']}/stream").text
     assert answer.count("event: ") == 1 and "event: end" in answer
     assert httpx.get(f"{client.url}/v1/calls/nothing/stream").status_code == 404
@@ -148,7 +148,7 @@ def test_a_tenant_follows_its_own_calls_only(serve: Any, recipe: dict[str, Any],
     keys = Keys(served.service.records)
     mine, other = keys.create("mine", ("train", "sample")), keys.create("other", ("train", "sample"))
     with finetooth.Client(served.url, mine, patience=5) as client:
-        call = client.sampler("tiny")._calls.submit(messages.sample([5], Sampling(max_tokens=2), False))
+        call = client.sampler("tiny")._submit(messages.sample([5], Sampling(max_tokens=2), False))
         path = f"{served.url}/v1/calls/{call['id']}/stream"
         assert httpx.get(path, headers={"X-API-Key": other}).status_code == 404
         refused = httpx.get(path, headers={"X-API-Key": mine})

@@ -18,7 +18,7 @@ def ft_attention() -> Iterator[Attention]:
         rank=10,
         transformers="eager",
         serves=AttentionServes(
-            devices=frozenset({"cpu", "cuda", "mps", "xpu"}), precisions=PRECISIONS, segments="mask", window=True, softcap=True, sinks=True,
-            chunks=True, dropout=True, fused=False,
+            devices=frozenset({"cpu", "cuda", "mps", "xpu"}), precisions=PRECISIONS, segments="mask", window=True,
+            softcap=True, sinks=True, chunks=True, dropout=True, fused=False,
         ),
     )  # fmt: skip

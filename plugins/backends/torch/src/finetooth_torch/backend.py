@@ -80,7 +80,6 @@ class TorchBackend:
 
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
-        base_part = request.base
         attention = choose_attention(
             self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
             train.precision,

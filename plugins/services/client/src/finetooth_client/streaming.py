@@ -14,6 +14,7 @@ from finetooth_hooks import Completion
 from finetooth_toolbox import wire
 
 from finetooth_client import messages as m
+from finetooth_client.dialogues import Patience
 
 
 @dataclass(frozen=True)
@@ -74,30 +75,12 @@ class _Reader:
         return [wire.decode_completion(one) for one in flat]
 
 
-class _Patience:
-    """When to try again, and when to give up."""
-
-    def __init__(self, url: str, seconds: float) -> None:
-        self._url, self._seconds = url, seconds
-        self.reset()
-
-    def reset(self) -> None:
-        self._end, self._pause = time.monotonic() + self._seconds, 0.1
-
-    def pause(self, error: Exception) -> float:
-        """Seconds to wait; raises when the time is over."""
-        if time.monotonic() + self._pause > self._end:
-            raise error if isinstance(error, m.ServerError) else m.unreachable(self._url, self._seconds, error)
-        now, self._pause = self._pause, min(2 * self._pause, 5.0)
-        return now
-
-
 class TokenStream:
     """Iterate over it once, to the end; then `completions` are there. A connection that breaks is made again, and no
     token is told twice."""
 
     def __init__(self, http: httpx.Client, url: str, patience: float, submit: Callable[[], Any]) -> None:
-        self._http, self._reader, self._patience = http, _Reader(), _Patience(url, patience)
+        self._http, self._reader, self._patience = http, _Reader(), Patience(url, patience)
         self.call: str = submit()["id"]
         """Id of the call on the server."""
 
@@ -127,7 +110,7 @@ class AsyncTokenStream:
     def __init__(
         self, http: httpx.AsyncClient, url: str, patience: float, submit: Callable[[], Awaitable[Any]]
     ) -> None:
-        self._http, self._reader, self._patience = http, _Reader(), _Patience(url, patience)
+        self._http, self._reader, self._patience = http, _Reader(), Patience(url, patience)
         self._submit = submit
         self.call = ""
         """Id of the call on the server, once iteration began."""

@@ -2,22 +2,129 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx2 as httpx
-import numpy as np
-from finetooth_hooks import Backward, Completion, Datum, Forward, Generated, Handle, Sampling, Stepped
-from finetooth_hooks.engine import StepSettings
-from numpy.typing import NDArray
+from finetooth_hooks import Sampling
 
 from finetooth_client import messages as m
-from finetooth_client.messages import Normalizer, Pick
-from finetooth_client.pinning import trust, untrusted
+from finetooth_client.dialogues import (
+    Answer,
+    CallDialogues,
+    Dialogue,
+    Pause,
+    SamplerDialogues,
+    ServerDialogues,
+    SessionDialogues,
+    describe,
+)
+from finetooth_client.pinning import trust
 from finetooth_client.streaming import TokenStream
+
+P = ParamSpec("P")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def _hold(http: httpx.Client, dialogue: Dialogue[T]) -> T:
+    """Do what a dialogue asks for, until it ends."""
+    came: Answer | Exception | None = None
+    while True:
+        try:
+            asked = dialogue.send(came)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if isinstance(asked, Pause):
+            time.sleep(asked.seconds)
+            came = None
+            continue
+        try:
+            answer = http.request(asked.method, asked.path, json=asked.body, params=asked.query)
+            came = Answer(answer.status_code, answer.content)
+        except httpx.TransportError as error:
+            came = error
+
+
+def _waits(dialogue: Callable[Concatenate[Any, P], Dialogue[T]]) -> Callable[Concatenate[Any, P], T]:
+    """A method that returns when the dialogue has ended."""
+
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _hold(self._http, dialogue(self._calls, *args, **kwargs))
+
+    describe(method, dialogue)
+    return method
+
+
+def _opens(
+    dialogue: Callable[Concatenate[Any, P], Dialogue[T]], made: Callable[[Client, T], U]
+) -> Callable[Concatenate[Any, P], U]:
+    """A method that returns what is `made` of the dialogue's end."""
+
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> U:
+        return made(self, _hold(self._http, dialogue(self._calls, *args, **kwargs)))
+
+    describe(method, dialogue, made.__name__)
+    return method
+
+
+class _Calling:
+    """Something at the server that takes calls."""
+
+    _calls: CallDialogues
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._http = client, client._http
+
+    _submit = _waits(CallDialogues.submit)
+
+    def _stream(self, sent: m.Sent) -> TokenStream:
+        server = self._client._calls
+        return TokenStream(self._http, server.url, server.patience, lambda: self._submit(sent))
+
+
+class RemoteSession(_Calling):
+    """A model that the server trains: the eight primitives, with the words of `finetooth_hooks.engine.Engine`. Losses
+    are named, not passed.
+
+    Attributes:
+        id: for `Client.attach`.
+    """
+
+    def __init__(self, client: Client, calls: SessionDialogues) -> None:
+        super().__init__(client)
+        self.id, self._calls = calls.id, calls
+
+    forward = _waits(SessionDialogues.forward)
+    backward = _waits(SessionDialogues.backward)
+    forward_backward = _waits(SessionDialogues.forward_backward)
+    step = _waits(SessionDialogues.step)
+    zero_grad = _waits(SessionDialogues.zero_grad)
+    generate = _waits(SessionDialogues.generate)
+    logprobs = _waits(SessionDialogues.logprobs)
+    save = _waits(SessionDialogues.save)
+    load = _waits(SessionDialogues.load)
+    close = _waits(SessionDialogues.close)
+
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> TokenStream:
+        """`generate`, token by token: iterate over the pieces, then read `completions`."""
+        return self._stream(m.generate(prompts, sampling))
+
+
+class Sampler(_Calling):
+    """Weights to sample from."""
+
+    def __init__(self, client: Client, calls: SamplerDialogues) -> None:
+        super().__init__(client)
+        self.id, self._calls = calls.id, calls
+
+    generate = _waits(SamplerDialogues.generate)
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seeded: bool = False) -> TokenStream:
+        """`generate`, token by token: iterate over the pieces, then read `completions`."""
+        return self._stream(m.sample(prompt, sampling, seeded))
 
 
 class Client:
@@ -46,7 +153,8 @@ class Client:
         verify: bool | str = True,
         fingerprint: str | None = None,
     ) -> None:
-        self.url, self._patience = url.rstrip("/"), patience
+        self._calls = ServerDialogues(url, patience)
+        self.url = self._calls.url
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=m.WAIT + 30, verify=trust(verify, fingerprint)
@@ -62,245 +170,12 @@ class Client:
         """Close the connections; sessions stay on the server."""
         self._http.close()
 
-    def session(
-        self,
-        base: str = "",
-        *,
-        adapter: Pick | None = None,
-        optimizer: Pick | None = None,
-        schedule: Pick | None = None,
-        train: Mapping[str, Any] | None = None,
-        strategy: Pick | None = None,
-        checkpoint: str | None = None,
-        restore_optimizer: bool = True,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> RemoteSession:
-        """Make a model to train.
-
-        Args:
-            base: name of a base model that the server offers.
-            strategy: over several devices (`ddp`, `zero-2`, ...); one that a session cannot have is refused.
-            checkpoint: begin with this one, and with the recipe that it was made with.
-
-        Raises:
-            ServerError: the server does not take it.
-            CallFailed: the model cannot be built.
-        """
-        sections = {
-            "adapter": adapter,
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "train": train,
-            "strategy": strategy,
-        }
-        id_ = secrets.token_hex(16)
-        body = {
-            **{name: value for name, value in sections.items() if value is not None},
-            "id": id_,
-            "base": base,
-            "checkpoint": checkpoint,
-            "restore_optimizer": restore_optimizer,
-            "metadata": dict(metadata or {}),
-        }
-        made = self._finished(self._request("POST", "/v1/sessions", body, {"wait": m.WAIT}))
-        m.read_call(made, m.Sent("create"))
-        return RemoteSession(self, id_, 1)
-
-    def attach(self, id: str) -> RemoteSession:
-        """Go on with a session that was made earlier."""
-        return RemoteSession(self, id, self.describe(id).next_seq)
-
-    def describe(self, id: str) -> m.Session:
-        """Facts of a session."""
-        return m.session(self._request("GET", f"/v1/sessions/{id}"))
-
-    def sessions(self) -> list[m.Session]:
-        """Sessions that are not closed."""
-        return [m.session(one) for one in self._request("GET", "/v1/sessions")]
-
-    def sampler(self, base: str = "", *, checkpoint: str | None = None) -> Sampler:
-        """Sample from a base model or a checkpoint, beside other clients."""
-        made = self._request("POST", "/v1/samplers", {"base": base, "checkpoint": checkpoint})
-        return Sampler(self, made["id"])
-
-    def models(self) -> list[str]:
-        """Names of base models that are served."""
-        return [one["name"] for one in self._request("GET", "/v1/models")]
-
-    def checkpoints(self, session: str | None = None) -> list[m.Checkpoint]:
-        """Checkpoints, oldest first; of one session if asked."""
-        found = self._request("GET", "/v1/checkpoints", query={"session": session} if session else None)
-        return [m.checkpoint(one) for one in found]
-
-    def delete_checkpoint(self, id: str) -> None:
-        """Remove a checkpoint."""
-        self._request("DELETE", f"/v1/checkpoints/{id}")
-
-    def health(self) -> Mapping[str, Any]:
-        """Whether the server works, and how many calls wait."""
-        found: Mapping[str, Any] = self._request("GET", "/health")
-        return found
-
-    # --- requests -----------------------------------------------------------------------------------------------------
-
-    def _request(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        end, pause = time.monotonic() + self._patience, 0.1
-        last: Exception | None = None
-        while True:
-            try:
-                answer = self._http.request(method, path, json=body, params=query)
-                if answer.status_code not in m.RETRIED:
-                    break
-                last = m.read_refusal(answer.status_code, answer.text)
-            except httpx.TransportError as error:
-                if untrusted(error):
-                    raise m.not_trusted(self.url, error) from error
-                last = error
-            if time.monotonic() + pause > end:
-                raise last if isinstance(last, m.ServerError) else m.unreachable(self.url, self._patience, last)
-            time.sleep(pause)
-            pause = min(2 * pause, 5.0)
-        if answer.status_code >= 400:
-            raise m.read_refusal(answer.status_code, answer.text)
-        return answer.json() if answer.content else None
-
-    def _finished(self, call: Any) -> Any:
-        while call["state"] == "queued":
-            call = self._request("GET", f"/v1/calls/{call['id']}", query={"wait": m.WAIT})
-        return call
-
-
-class _Sequence:
-    """Calls in a row, each with a number, so that one that is sent twice is done once."""
-
-    def __init__(self, client: Client, path: str, first: int) -> None:
-        self._client, self._path, self._next = client, path, first
-        self._lock = threading.Lock()
-
-    def call(self, sent: m.Sent) -> Any:
-        return m.read_call(self._client._finished(self.submit(sent, m.WAIT)), sent)
-
-    def submit(self, sent: m.Sent, wait: float = 0.0) -> Any:
-        """The call as the server has it after at most `wait` seconds."""
-        with self._lock:
-            seq = self._next
-            self._next += 1
-        try:
-            return self._client._request("POST", f"{self._path}/{sent.name}", sent.body, {"seq": seq, "wait": wait})
-        except m.ServerError:
-            with self._lock:
-                if self._next == seq + 1:  # it was not taken, and nothing came after it
-                    self._next = seq
-            raise
-
-    def stream(self, sent: m.Sent) -> TokenStream:
-        client = self._client
-        return TokenStream(client._http, client.url, client._patience, lambda: self.submit(sent))
-
-
-class RemoteSession:
-    """A model that the server trains: the eight primitives, with the words of `finetooth_hooks.engine.Engine`. Losses
-    are named, not passed.
-
-    Attributes:
-        id: for `Client.attach`.
-    """
-
-    def __init__(self, client: Client, id: str, first: int) -> None:
-        self.id, self._client = id, client
-        self._calls = _Sequence(client, f"/v1/sessions/{id}", first)
-
-    def forward(
-        self,
-        data: Sequence[Datum],
-        loss: Pick | None = None,
-        *,
-        role: str = "policy",
-        returns: Collection[str] = ("logprobs",),
-        normalizer: Normalizer | None = None,
-        keep: bool = True,
-        positions: Sequence[Sequence[int]] | None = None,
-    ) -> Forward:
-        """Evaluate.
-
-        Args:
-            keep: keep a handle for `backward`.
-            positions: for each datum, where `logits` and `hidden` are returned; default is everywhere.
-        """
-        found: Forward = self._calls.call(m.forward(data, loss, role, returns, normalizer, keep, positions))
-        return found
-
-    def backward(
-        self,
-        handle: Handle,
-        grads: Sequence[NDArray[np.floating[Any]]] | None = None,
-        *,
-        normalizer: Normalizer | None = None,
-    ) -> Backward:
-        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum."""
-        found: Backward = self._calls.call(m.backward(handle, grads, normalizer))
-        return found
-
-    def forward_backward(
-        self, data: Sequence[Datum], loss: Pick = "cross_entropy", *, normalizer: Normalizer | None = None
-    ) -> Forward:
-        """forward and backward, micro-batch by micro-batch."""
-        found: Forward = self._calls.call(m.forward_backward(data, loss, normalizer))
-        return found
-
-    def step(self, *, settings: StepSettings | None = None, metrics: Mapping[str, float] | None = None) -> Stepped:
-        """Clip, optimizer, schedule; gradients are dropped afterwards."""
-        found: Stepped = self._calls.call(m.step(settings, metrics))
-        return found
-
-    def zero_grad(self) -> None:
-        """Drop accumulated gradients."""
-        self._calls.call(m.zero_grad())
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
-        """Sample from the weights as they are now."""
-        found: Generated = self._calls.call(m.generate(prompts, sampling))
-        return found
-
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> TokenStream:
-        """`generate`, token by token: iterate over the pieces, then read `completions`."""
-        return self._calls.stream(m.generate(prompts, sampling))
-
-    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        """Score targets without a graph."""
-        found: list[NDArray[np.float32]] = self._calls.call(m.logprobs(data, role))
-        return found
-
-    def save(self, name: str, *, kind: str = "state", overwrite: bool = False, ttl: float | None = None) -> str:
-        """Write a checkpoint on the server; returns its id."""
-        found: str = self._calls.call(m.save(name, kind, overwrite, ttl))
-        return found
-
-    def load(self, checkpoint: str, *, optimizer: bool = True) -> None:
-        """Take a checkpoint's state, or its weights alone."""
-        self._calls.call(m.load(checkpoint, optimizer))
-
-    def close(self) -> None:
-        """End the session; its checkpoints stay."""
-        self._client._request("DELETE", f"/v1/sessions/{self.id}")
-
-
-class Sampler:
-    """Weights to sample from."""
-
-    def __init__(self, client: Client, id: str) -> None:
-        self.id = id
-        self._calls = _Sequence(client, f"/v1/samplers/{id}", 1)
-
-    def generate(self, prompt: Sequence[int], sampling: Sampling, *, seeded: bool = False) -> list[Completion]:
-        """Sample `sampling.n` completions of one prompt.
-
-        Args:
-            seeded: `sampling.seed` was chosen: the same one gives the same tokens.
-        """
-        found: list[Completion] = self._calls.call(m.sample(prompt, sampling, seeded))
-        return found
-
-    def stream(self, prompt: Sequence[int], sampling: Sampling, *, seeded: bool = False) -> TokenStream:
-        """`generate`, token by token: iterate over the pieces, then read `completions`."""
-        return self._calls.stream(m.sample(prompt, sampling, seeded))
+    session = _opens(ServerDialogues.session, RemoteSession)
+    attach = _opens(ServerDialogues.attach, RemoteSession)
+    sampler = _opens(ServerDialogues.sampler, Sampler)
+    describe = _waits(ServerDialogues.describe)
+    sessions = _waits(ServerDialogues.sessions)
+    models = _waits(ServerDialogues.models)
+    checkpoints = _waits(ServerDialogues.checkpoints)
+    delete_checkpoint = _waits(ServerDialogues.delete_checkpoint)
+    health = _waits(ServerDialogues.health)

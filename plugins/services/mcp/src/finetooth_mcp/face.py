@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import mcp_types as types
-from finetooth_hooks import FinetoothError
+from finetooth_hooks import CommandContext, FinetoothError, NoOptions
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -51,6 +51,11 @@ class McpFace:
         server = make_server(service)
         async with stdio_server() as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())
+
+
+def build(options: NoOptions, context: CommandContext) -> McpFace:
+    """Builder of the entry `mcp`."""
+    return McpFace()
 
 
 def key_of(scope: Mapping[str, Any]) -> str | None:

@@ -1,1 +1,12 @@
-"""MCP tools on a finetooth server; a face (`finetooth.faces`), and no entry."""
+"""A face of the server for assistants: tools of the Model Context Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetooth_hooks import Face, hookimpl
+
+
+@hookimpl
+def ft_faces() -> Iterable[Face]:
+    yield Face(name="mcp", build="finetooth_mcp.face:build", summary="MCP tools by which an assistant fine-tunes")

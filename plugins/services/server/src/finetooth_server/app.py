@@ -29,7 +29,7 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
         UserError: what a face needs is not installed.
     """
 
-    brought = {name: load(name) for name in faces if name not in OWN}
+    brought = {name.rpartition(":")[2]: load(service.context, name) for name in faces if name not in OWN}
     serving = {name: face.app(Desk(service, name)) for name, face in brought.items()}
 
     @asynccontextmanager

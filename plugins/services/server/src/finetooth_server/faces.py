@@ -1,13 +1,13 @@
-"""Faces of other distributions: found by their entry points, and what they are given (`finetooth_hooks.faces`)."""
+"""Faces of other plugins: entries of the catalog, and what they are given (`finetooth_hooks.faces`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetooth_hooks import CommandContext, UserError
-from finetooth_hooks.faces import GROUP, Asgi, Face, FaceCaller
+from finetooth_hooks.faces import Asgi, Face, FaceCaller
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
@@ -16,24 +16,33 @@ OWN = ("api", "tinker")
 """Faces that this distribution brings."""
 
 
-def names() -> list[str]:
+def names(context: CommandContext) -> list[str]:
     """Every face that can be served here."""
-    return [*OWN, *sorted({found.name for found in entry_points(group=GROUP)} - set(OWN))]
+    brought = {registered.entry.name for registered in context.catalog.all("face")}
+    return [*OWN, *sorted(brought - set(OWN))]
 
 
-def load(name: str) -> Face:
-    """A face of another distribution.
+def check(context: CommandContext, faces: Collection[str]) -> None:
+    """
+    Raises:
+        UserError: no plugin in use brings one of them.
+    """
+    for name in faces:
+        if name in OWN:
+            continue
+        near = nearest(name, OWN)
+        if near and name not in names(context):
+            raise UserError(f"ft serve {name}: no face {name!r}", action=f"did you mean {near}?")
+        context.catalog.get("face", name, setting=f"ft serve {name}")
+
+
+def load(context: CommandContext, name: str) -> Face:
+    """A face of another plugin.
 
     Raises:
-        UserError: none of this name is installed, or what it needs is missing.
+        UserError: no plugin in use brings it, or what it needs is missing.
     """
-    found: list[EntryPoint] = list(entry_points(group=GROUP, name=name))
-    if not found:
-        raise UserError(f"no face {name!r} is installed", action=f"choose among {', '.join(names())}, or install it")
-    try:
-        made: Face = found[0].load()()
-    except ImportError as error:
-        raise UserError(f"face {name!r} cannot be used: {error}", action="install what it names") from error
+    made: Face = context.build("face", name, setting=f"ft serve {name}")
     return made
 
 

@@ -13,7 +13,7 @@ from finetooth_hooks import Backend, CommandContext, UserError
 from finetooth_hooks.faces import StdioFace
 
 from finetooth_server.commands.place import FOLDER, database_url, records_of
-from finetooth_server.faces import OWN, Desk, load, names
+from finetooth_server.faces import OWN, Desk, check, load, names
 from finetooth_server.folder_lock import folder_lock
 from finetooth_server.keys import Keys
 from finetooth_server.settings import Limits, Settings
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 PORT = 8420
 
 
+def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
+    return [name for name in names(ctx.obj) if name.startswith(begun)] if ctx.obj is not None else []
+
+
 @click.command(name="serve")
-@click.argument("faces", nargs=-1, required=True, type=click.Choice(names()), metavar="api|tinker|mcp...")
+@click.argument("faces", nargs=-1, required=True, metavar="api|tinker|mcp...", shell_complete=_complete)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A recipe whose model, "
               "precision and other settings are served.")  # fmt: skip
@@ -90,7 +94,8 @@ def command(
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
-    spoken = _stdio_face(faces) if stdio else None
+    check(obj, faces)
+    spoken = _stdio_face(obj, faces) if stdio else None
     private = stdio or _loopback(host)
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
@@ -108,7 +113,7 @@ def command(
         limits=Limits(queued=queued, live=live, results=results * 3600),
     )
     if spoken is not None:
-        _speak(spoken, faces[0], Service(obj, settings))
+        _speak(spoken, faces[0].rpartition(":")[2], Service(obj, settings))
         return
     shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
@@ -120,7 +125,8 @@ def command(
     listening = _listen(host, port)
     scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    _say(url, served, faces, shown, private=private)
+    paths = {name: load(obj, name).path for name in faces if name not in OWN}
+    _say(url, served, faces, paths, shown, private=private)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -133,16 +139,23 @@ def command(
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _say(url: str, served: Collection[str], faces: Sequence[str], shown: Certificate | None, *, private: bool) -> None:
+def _say(
+    url: str,
+    served: Collection[str],
+    faces: Sequence[str],
+    paths: Mapping[str, str],
+    shown: Certificate | None,
+    *,
+    private: bool,
+) -> None:
     """Where the server is, and what to do with it."""
     click.echo(f"serving {', '.join(served)} at {url} ({', '.join(faces)}); Ctrl-C ends it")
     if shown is not None:
         click.echo(f"certificate {shown.file}, fingerprint {shown.fingerprint}")
     if "api" in faces:
         click.echo(f"pages: {url}/docs")
-    for name in faces:
-        if name not in OWN:
-            click.echo(f"{name}: {url}{load(name).path}")
+    for name, path in paths.items():
+        click.echo(f"{name}: {url}{path}")
     if "tinker" in faces:
         click.echo(f"for tinker scripts: TINKER_BASE_URL={url} TINKER_API_KEY=tml-{'local' if private else 'KEY'}")
 
@@ -185,12 +198,12 @@ def _certificate(
     return found
 
 
-def _stdio_face(faces: tuple[str, ...]) -> StdioFace:
+def _stdio_face(obj: CommandContext, faces: tuple[str, ...]) -> StdioFace:
     """
     Raises:
         UserError: it is not one face, or one that does not speak through standard input and output.
     """
-    face = None if len(faces) != 1 or faces[0] in OWN else load(faces[0])
+    face = None if len(faces) != 1 or faces[0] in OWN else load(obj, faces[0])
     if not isinstance(face, StdioFace):
         raise UserError(f"--stdio does not go with {' '.join(faces)}", action="give one face that can, such as mcp")
     return face

@@ -1,0 +1,124 @@
+"""A face that a plugin brings is served like any other entry: found in the catalog, blocked, missing, broken."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_core.cli import main
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
+from finetooth_hooks import PluginError, UserError
+from finetooth_server.faces import check, load, names
+
+PLUGIN = '''
+"""A face that says which bases are served."""
+import json
+from contextlib import nullcontext
+
+from finetooth_hooks import CommandContext, Face, NoOptions, hookimpl
+
+
+@hookimpl
+def ft_faces():
+    yield Face(name="bases", build=f"{__name__}:build", summary="names of the bases")
+
+
+class Bases:
+    path = "/bases"
+
+    def app(self, service):
+        async def answer(scope, receive, send):
+            body = json.dumps(sorted(service.served)).encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+        return answer, nullcontext()
+
+
+def build(options: NoOptions, context: CommandContext) -> Bases:
+    return Bases()
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> State:
+    """A context of a user who named a local plugin file with a face."""
+    file = tmp_path / "bases.py"
+    file.write_text(PLUGIN)
+    return State(StartOptions(plugins=(str(file),)))
+
+
+def test_a_strangers_face_answers_at_its_path(stranger: State, recipe: dict[str, Any], tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+    from finetooth_server.app import make_app
+    from finetooth_server.service import Service
+    from finetooth_server.settings import Settings
+
+    assert "bases" in names(stranger)
+    check(stranger, ["api", "bases"])
+    service = Service(stranger, Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+    with TestClient(make_app(service, ("bases",)), base_url="http://127.0.0.1") as client:
+        answer = client.get("/bases")
+    assert (answer.status_code, json.loads(answer.content)) == (200, ["tiny"])
+
+
+def test_a_strangers_face_passes_the_kit(stranger: State) -> None:
+    from finetooth_hooks.testing import run_checks
+
+    (face,) = (found.entry for found in stranger.catalog.all("face") if found.entry.name == "bases")
+    results = run_checks(face)
+    assert not [result for result in results if result.status == "failed"]
+    assert any(result.check == "face_has_a_path_of_its_own" for result in results)
+
+
+def test_the_kit_names_a_face_without_a_path(stranger: State, tmp_path: Path) -> None:
+    from finetooth_hooks.testing import run_checks
+
+    (tmp_path / "bases.py").write_text(PLUGIN.replace('path = "/bases"', 'path = "bases"'))
+    (face,) = (found.entry for found in stranger.catalog.all("face") if found.entry.name == "bases")
+    assert {r.check for r in run_checks(face) if r.status == "failed"} == {"face_has_a_path_of_its_own"}
+
+
+def test_a_face_that_is_not_there_is_named_with_the_remedy() -> None:
+    with pytest.raises(PluginError, match=r"ft serve mpc: no face 'mpc'.*did you mean 'mcp'"):
+        check(State(StartOptions()), ["mpc"])
+    with pytest.raises(UserError, match=r"ft serve apj: no face 'apj' \(did you mean api\?\)"):
+        check(State(StartOptions()), ["apj"])
+    blocked = State(StartOptions(blocked=("finetooth-mcp",)))
+    assert "mcp" not in names(blocked)
+    with pytest.raises(PluginError, match=r"finetooth-mcp brings it and is blocked: leave out -p no:finetooth-mcp"):
+        load(blocked, "mcp")
+
+
+def test_serve_refuses_it_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["-p", "no:finetooth-mcp", "serve", "mcp", "--model", "nothing"]) == 2
+    assert "no face 'mcp'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_serve_says_where_a_strangers_face_is(
+    stranger: State, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uvicorn
+    from click.testing import CliRunner
+    from finetooth_server.commands.serve import command
+
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    options = ["--model", recipe["model"], "--port", "0", "--folder", str(tmp_path / "server")]
+    said = CliRunner().invoke(command, ["bases", *options], obj=stranger, catch_exceptions=False).output
+    (url,) = re.findall(r"at (http://\S+) \(bases\)", said)
+    assert f"bases: {url}/bases\n" in said
+
+
+def test_a_face_is_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "list", "--kind", "face"]) == 0
+    assert "face mcp" in capsys.readouterr().out
+    assert main(["plugins", "explain", "face:mcp"]) == 0
+    assert "when a server is started" in capsys.readouterr().out
