@@ -20,6 +20,7 @@ from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
     BackendPlan,
+    ComputePart,
     EngineRequest,
     HardwareFacts,
     PlanRequest,
@@ -41,6 +42,7 @@ from finetooth_core.framework import by_rank
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.part_builder import Built, is_auto
+from finetooth_core.kernels import KernelPicker
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import brought_roles, held_roles
@@ -131,6 +133,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     keeping = keeping_of(context) if data else None
     trained = adapter.trained_parameters(facts, model.parameters) + head_size(head, facts)
     _check_room(context, trained if adapter_entry.can_disable else model.parameters, trained, prepared.total_steps)
+    kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     decided: BackendPlan = backend.plan(
         PlanRequest(
             model=model,
@@ -146,17 +149,20 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             role_parameters=sum(trained if r.model is None else r.model.parameters for r in roles.values()),
             head=head,
             proportional_to=common_field(spec for _, spec in losses),
+            kernels=kernels,
             **_lengths(context, prepared.report, reports),
         )
     )
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
+    kernels.tell()
     plan = _plan(context, decided, prepared.total_steps, versions)
     context.planned(plan)
     request = replace(
         _engine_request(context, plan, adapter, adapter_entry, optimizer, schedule, hardware, roles),
         head=head,
         head_generator=context.generator("head"),
+        compute=ComputePart(kernels.picked),
     )
     return Job(
         context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),

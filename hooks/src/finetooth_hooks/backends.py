@@ -10,6 +10,7 @@ import numpy as np
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import ScalarHead
+from finetooth_hooks.kernels import ComputePart, PickKernels
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings
 from finetooth_hooks.renderers import Processor
@@ -73,6 +74,8 @@ class PlanRequest:
         optimizer: full name, for messages.
         accumulation: the optimizer can accumulate gradients.
         checkpointing: the optimizer works with gradient checkpointing.
+        kernels: picks providers for the operations that the engine will compute; what it picks reaches the engine's
+            request. None: nobody does.
     """
 
     model: ModelInfo
@@ -94,6 +97,7 @@ class PlanRequest:
     head: ScalarHead | None = None
     role_parameters: int = 0
     proportional_to: str | None = None
+    kernels: PickKernels | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class EngineRequest:
         roles: frozen models beside the policy, by role; see the capability `roles`.
         head: a scalar head to build; one that the model brings is gone on with, else it is new.
         head_generator: draws a new head's weights.
+        compute: the kernels that were picked.
     """
 
     plan: Plan
@@ -172,6 +177,7 @@ class EngineRequest:
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
     head: ScalarHead | None = None
     head_generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    compute: ComputePart = field(default_factory=ComputePart)
 
 
 class Backend(Protocol):

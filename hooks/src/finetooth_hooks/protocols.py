@@ -22,6 +22,7 @@ from finetooth_hooks.backends import (
 )
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
 from finetooth_hooks.models import (
     Block,
     Family,
@@ -51,6 +52,7 @@ __all__ = [
     "Backend",
     "BackendPlan",
     "Block",
+    "ComputePart",
     "Engine",
     "EngineRequest",
     "Evaluator",
@@ -62,12 +64,15 @@ __all__ = [
     "HardwareFacts",
     "Head",
     "ImagePlace",
+    "Kernel",
     "Loader",
     "LowRank",
     "Method",
     "ModelFacts",
     "ModelInfo",
     "Optimizer",
+    "PickKernels",
+    "PickedKernel",
     "PlanRequest",
     "Portion",
     "Processor",
@@ -80,4 +85,5 @@ __all__ = [
     "Store",
     "Tokenizer",
     "Tracker",
+    "Wanted",
 ]

@@ -55,6 +55,7 @@ class TorchBackend:
         import torch
 
         from finetooth_torch.attention.agreement import attend_with
+        from finetooth_torch.compute import Compute
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
@@ -94,7 +95,8 @@ class TorchBackend:
             pad = pad if pad is not None and pad < request.facts.vocab_size else None
             scalar = AddedHead(base, request.head, request.facts.hidden_size, request.head_generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
-        parameters = TrainedParameters(model, original, dtype, scaler)
+        compute = Compute.of(request.compute.kernels)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute)
         if rounds:
             round_frozen(base, dtype)
         chosen = choose_decoder(request.facts, hardware, self._options.attention, self._options.decoder, self._packing)
@@ -110,6 +112,7 @@ class TorchBackend:
             processor=request.processor,
             scalar=scalar,
             attention=attention,
+            compute=compute,
         )
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle

@@ -8,6 +8,7 @@ a cache, so that little of it is padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,7 +58,8 @@ class PackedLayers:
 
     def __init__(self, decoder: Decoder, *, pack: bool) -> None:
         self.decoder = decoder
-        self.layers = [layer.prepared(packed if pack else _unchanged) for layer in decoder.layers]
+        prepare = partial(packed, pack=decoder.compute.packed_linear) if pack else _unchanged
+        self.layers = [layer.prepared(prepare) for layer in decoder.layers]
 
 
 def _unchanged(group: Group) -> Group | PackedGroup:
@@ -115,6 +117,7 @@ class StreamDecoding:
             KeyValueCache(
                 lengths[place], self._samples, self._room,
                 layers=facts.layers, kv_heads=facts.kv_heads, size=facts.head_dim, like=like,
+                kernel=self._decoder.compute.cached_attention,
             )
             for place in places
         ]  # fmt: skip
