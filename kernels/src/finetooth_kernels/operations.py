@@ -8,7 +8,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 |---|---|---|
 | `linear_logprob` | hidden states through the head to log-probabilities, entropy, likeliest id | full |
 | `logits_statistics` | log-probabilities of chosen or likeliest ids, and the entropy, of given logits | full |
-| `rms_norm` | rows by their root mean square, times a weight whose dtype it has; with `residual` also the rows | input |
+| `rms_norm` | rows by their root mean square, times a weight whose dtype it has; `residual`: and the rows | input |
 | `rotary` | the first heads of rows, turned by angles | input |
 | `gated_mlp` | the activated gate times up | input |
 | `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |

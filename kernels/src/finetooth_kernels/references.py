@@ -131,9 +131,13 @@ def segment_attention(
     seen.tril_()
     q, k, v = torch.split(qkv_nhd.double().transpose(0, 1), [heads, kv_heads, kv_heads])
     k, v = (x.repeat_interleave(heads // kv_heads, 0) for x in (k, v))
-    scores = (q @ k.transpose(1, 2) * scale).masked_fill(~seen, -torch.inf)
-    attended: Tensor = scores.softmax(-1) @ v
-    return attended.transpose(0, 1).to(qkv_nhd.dtype)
+    out = []
+    for row in range(rows):  # one at a time: what a row does not see must not reach it, not even times 0
+        at = seen[row].nonzero().squeeze(1)
+        scores = torch.einsum("hd,hcd->hc", q[:, row], k[:, at]) * scale
+        out.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), v[:, at]))
+    attended = torch.stack(out) if out else q.transpose(0, 1)
+    return attended.to(qkv_nhd.dtype)
 
 
 def cached_attention(like: Tensor, size: int) -> Callable[..., Tensor]:

@@ -72,6 +72,8 @@ def segment_attention(
         ValueError: the segments are no tree over the N rows.
     """
     del arena
+    if qkv_nhd.stride(-1) != 1:  # torch's kernel takes numbers of a head for neighbours, and does not look
+        qkv_nhd = qkv_nhd.contiguous()
     check_segments(segments, qkv_nhd.shape[0])
     return apply(_SegmentAttention, qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return]
 
