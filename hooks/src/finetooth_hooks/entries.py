@@ -313,6 +313,12 @@ class Serves:
     rank: int | None = 0
     features: frozenset[str] = frozenset()
 
+    def __str__(self) -> str:
+        where = " ".join(sorted(self.devices)) or "any device"
+        backward = "" if self.backward else "; no gradients"
+        rank = "by name only" if self.rank is None else f"rank {self.rank}"
+        return f"{self.operation} ({where}; {' '.join(sorted(self.dtypes))}{backward}; {rank})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel(Entry):
