@@ -18,7 +18,12 @@ UNKNOWN_SHARE = 0.1
 
 
 def step_cost(
-    request: PlanRequest, train: TrainSettings, filling: Filling | None, *, stream: bool, fused: bool,
+    request: PlanRequest,
+    train: TrainSettings,
+    filling: Filling | None,
+    *,
+    stream: bool,
+    fused: bool,
     kernels: Mapping[str, PickedKernel],
 ) -> StepCost | str:
     """See `BackendPlan.cost`.
