@@ -96,7 +96,7 @@ $(KERNELS)/.installed: constraints.txt kernels/pyproject.toml plugins/kernels/tr
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
 	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks -e toolbox -e kernels -e plugins/kernels/triton
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks -e toolbox -e steps -e kernels -e plugins/kernels/triton
 	@touch $@
 kernels-test: $(KERNELS)/.installed  ## the Triton kernels' tests: interpreted on the CPU, compiled for GPUs that are not here
 	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests -n 2 -p no:cacheprovider
