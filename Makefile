@@ -89,17 +89,17 @@ docs: $(TESTED)  ## regenerate the hook and recipe reference
 index:  ## regenerate which package brings which entry
 	$(BIN)/python tools/make_index.py
 
-$(KERNELS)/.installed: constraints.txt kernels/pyproject.toml
+$(KERNELS)/.installed: constraints.txt kernels/pyproject.toml plugins/kernels/triton/pyproject.toml
 	@echo "Making $(KERNELS). Downloads torch (about 200 MB as a CPU build) and Triton (about 200 MB)."
 	@$(PYTHON) -m venv $(KERNELS)
 # torch by pip and first, as above: nothing after it replaces it
 	@$(KERNELS)/bin/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(KERNELS)/.constraints
-	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pytest pytest-xdist hypothesis hatchling editables
-	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e kernels
+	@$(KERNELS)/bin/python -m pip install --quiet -c $(KERNELS)/.constraints triton numpy pydantic pluggy pytest pytest-xdist hypothesis hatchling editables
+	@$(KERNELS)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e hooks -e toolbox -e steps -e kernels -e plugins/kernels/triton
 	@touch $@
 kernels-test: $(KERNELS)/.installed  ## the Triton kernels' tests: interpreted on the CPU, compiled for GPUs that are not here
-	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest kernels/tests/test_triton_*.py -n 2 -p no:cacheprovider
+	OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest plugins/kernels/triton/tests -n 2 -p no:cacheprovider
 
 $(COOKBOOK)/.installed: constraints.txt requirements-cookbook.txt
 	@echo "Making $(COOKBOOK). Downloads torch (about 200 MB as a CPU build) and about 150 MB more."

@@ -1,6 +1,6 @@
 """Write .importlinter: which rooms may import which, over every package of the workspace.
 
-hooks   imports no room and no framework; its conformance kit imports toolbox and steps
+hooks   imports no room and no framework; its conformance kit imports toolbox, steps and the kernels' references
 toolbox imports hooks
 steps   imports hooks
 core    imports hooks and toolbox
@@ -20,6 +20,8 @@ KIT = [
     "finetooth_hooks.testing.** -> finetooth_steps.**",
     "finetooth_hooks.testing.** -> finetooth_toolbox.**",
     "finetooth_hooks.testing.templates -> transformers",
+    "finetooth_hooks.testing.kernel_checks -> finetooth_kernels.**",
+    "finetooth_hooks.testing.kernel_checks -> torch",
 ]
 """What the conformance kit alone may import: what engines and methods share, and a peer that it compares with."""
 

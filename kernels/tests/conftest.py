@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 
 import pytest
-from finetooth_kernels import native
-from finetooth_kernels.native import build
-
-
-def switch_off(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(build, "_outcome", build._Outcome(None, "off in this test"))
-
-
-@pytest.fixture
-def native_off() -> Callable[[], AbstractContextManager[None]]:
-    """While it is open there are no compiled kernels."""
-
-    @contextmanager
-    def off() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            switch_off(patch)
-            yield
-
-    return off
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Kernels as torch operations and, where they can be compiled, as compiled ones."""
+    """The operations that a test module names, as torch has them and, where they can be compiled, with compiled
+    kernels."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            switch_off(patch)
-        elif not (answer := native.available()).available:
-            pytest.skip(answer.reason)
+        if request.param == "native":
+            operations = pytest.importorskip("finetooth_native.operations")
+            build = pytest.importorskip("finetooth_native.build")
+            if not (answer := build.available()).available:
+                pytest.skip(answer.reason)
+            for name in set(operations.__all__) & set(vars(request.module)):
+                patch.setattr(request.module, name, getattr(operations, name))
         yield request.param
-
-
-@pytest.fixture(scope="session")
-def compiled() -> native.Library:
-    """The compiled kernels."""
-    kernels = native.library()
-    if kernels is None:
-        pytest.skip(native.available().reason)
-    return kernels

@@ -11,7 +11,8 @@ from finetooth_kernels.gated import ACTIVATIONS, gated
 from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_kernels.rms_norm import rms_norm
 from finetooth_kernels.rotary import rotate
-from finetooth_kernels.segment_attention import Segment, available, check_segments, segment_attention
+from finetooth_kernels.segment_attention import available, segment_attention
+from finetooth_kernels.segments import Segment, check_segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

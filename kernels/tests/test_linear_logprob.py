@@ -242,7 +242,10 @@ def test_the_reference_equals_the_oracle(case: Case, entropy: bool, train_head: 
 
 
 def test_the_reference_takes_the_same_arguments() -> None:
-    assert inspect.signature(linear_logprob) == inspect.signature(linear_logprob_reference)
+    """All but who computes part of it."""
+    ours = dict(inspect.signature(linear_logprob).parameters)
+    del ours["compiled"]
+    assert ours == dict(inspect.signature(linear_logprob_reference).parameters)
 
 
 @pytest.mark.parametrize("function", [linear_logprob, linear_logprob_reference])

@@ -1,4 +1,4 @@
-"""Bad input to linear_logprob and its reference, and the choice between them."""
+"""Bad input to linear_logprob and its reference."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_kernels import implementations
-from finetooth_kernels.contract import Availability
-from finetooth_kernels.implementations import IMPLEMENTATIONS, Implementation, choose
+from finetooth_kernels import linear_logprob, reference
+from finetooth_kernels.contract import LinearLogprob
 
-ON_A_CPU = [implementation for implementation in IMPLEMENTATIONS if implementation.available("cpu", None).available]
+Function = Callable[..., LinearLogprob]
+ON_A_CPU: dict[str, Function] = {
+    "torch": linear_logprob.linear_logprob,
+    "reference": reference.linear_logprob_reference,
+}
 
 
 def good() -> dict[str, Any]:
@@ -57,34 +60,28 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda implementation: str(implementation.name))
+@pytest.mark.parametrize("function", ON_A_CPU.values(), ids=ON_A_CPU)
 @pytest.mark.parametrize(("name", "change", "says"), BAD, ids=[f"{name}-{says}" for name, _, says in BAD])
 def test_bad_input_is_one_line_that_names_the_argument(
-    implementation: Implementation, name: str, change: dict[str, Any], says: str
+    function: Function, name: str, change: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        implementation.function(**{**good(), **change})
+        function(**{**good(), **change})
     message = str(caught.value)
     assert message.startswith(name) and says in message and "\n" not in message
 
 
-@pytest.mark.parametrize("implementation", ON_A_CPU, ids=lambda implementation: str(implementation.name))
-def test_targets_of_masked_rows_are_not_looked_at(implementation: Implementation) -> None:
+@pytest.mark.parametrize("function", ON_A_CPU.values(), ids=ON_A_CPU)
+def test_targets_of_masked_rows_are_not_looked_at(function: Function) -> None:
     arguments = {**good(), "targets": torch.tensor([0, 6, -100])}
-    logprobs = implementation.function(**arguments).logprobs
+    logprobs = function(**arguments).logprobs
     expected = torch.tensor([-1.0, -1.0, 0.0]) * torch.log(torch.tensor(7.0))
     torch.testing.assert_close(logprobs, expected)
 
 
-def test_what_cannot_run_is_passed_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(reason: str) -> Callable[[torch.device | str, torch.dtype | None], Availability]:
-        return lambda device, dtype: Availability(False, reason)
-
-    first, last = ON_A_CPU
-    broken = Implementation(first.name, first.function, refusing("no compiler"))
-    monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken, last))
-    choice = choose("cpu")
-    assert choice.implementation is last and "chunked not used: no compiler" in choice.reason
-    monkeypatch.setattr(implementations, "IMPLEMENTATIONS", (broken,))
-    with pytest.raises(ValueError, match=r"no implementation.*no compiler"):
-        choose("cpu")
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_dtype_that_nothing_takes_is_one_line(dtype: torch.dtype) -> None:
+    for module in (linear_logprob, reference):
+        answer = module.available("cpu", dtype)
+        assert not answer.available and "is not supported, only float32" in answer.reason
+        assert "\n" not in answer.reason

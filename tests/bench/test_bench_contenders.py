@@ -118,16 +118,16 @@ def test_a_generation_reads_shared_beginnings_once():
 def test_native_kernels_are_reported_whether_they_are_there_or_not(monkeypatch):
     import native_compile
 
-    fake = types.ModuleType("finetooth_kernels.native")
+    fake = types.ModuleType("finetooth_native.build")
     fake.library = lambda: None
     fake.available = lambda: types.SimpleNamespace(reason="no compiler")
-    package = types.ModuleType("finetooth_kernels")
-    package.native = fake
-    monkeypatch.setitem(sys.modules, "finetooth_kernels", package)
-    monkeypatch.setitem(sys.modules, "finetooth_kernels.native", fake)
+    package = types.ModuleType("finetooth_native")
+    package.build = fake
+    monkeypatch.setitem(sys.modules, "finetooth_native", package)
+    monkeypatch.setitem(sys.modules, "finetooth_native.build", fake)
     assert native_compile.load() == {"reason": "no compiler"}
     fake.library = object
     assert native_compile.load()["seconds"] >= 0
-    del package.native
-    monkeypatch.delitem(sys.modules, "finetooth_kernels.native")
+    del package.build
+    monkeypatch.delitem(sys.modules, "finetooth_native.build")
     assert native_compile.load() == {"reason": "this version has no native kernels"}

@@ -40,7 +40,7 @@ def main() -> None:
     load_builder = import_module("finetooth_core.builders").load_builder
     for registered in (one for kind in KINDS for one in catalog.all(kind)):
         load_builder(registered)
-    import_module("finetooth_kernels.native").library()  # compiled once
+    import_module("finetooth_native.build").library()  # compiled once
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise RuntimeError("something that was imported has begun a thread, which no child would have")
     for line in sys.stdin:

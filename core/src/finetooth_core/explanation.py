@@ -19,6 +19,8 @@ from finetooth_core.catalog import Catalog, Registered
 _SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "example_rows", "claims")
 
 _CHOSEN = {
+    "kernel": "for each operation that it can serve where none ranks higher, or that the recipe gives it: "
+    "kernels: {OPERATION: NAME}",
     "loader": "when model.loader is auto, by its claim on the reference in 'model': the strongest claim wins",
     "source": "by its claim on the text in data.train or data.eval, or by name: {name: NAME, ...}",
     "format": "when data.format is auto, by the columns of each source's first row; formats are asked in order of rank",
@@ -108,7 +110,7 @@ def _value(value: Any) -> str:
         said = {field.name: getattr(value, field.name) for field in fields(value)}
         given = {name: one for name, one in said.items() if one not in (None, False, "", frozenset(), ())}
         return "; ".join(name if one is True else f"{name} {_value(one)}" for name, one in given.items())
-    return ", ".join(sorted(value)) if isinstance(value, (frozenset, tuple)) else str(value)
+    return ", ".join(sorted(map(str, value))) if isinstance(value, (frozenset, tuple)) else str(value)
 
 
 def _chosen(catalog: Catalog, registered: Registered) -> str:

@@ -21,6 +21,7 @@ from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (
     BackendPlan,
     BasePart,
+    ComputePart,
     DataPart,
     EngineRequest,
     HardwareFacts,
@@ -46,6 +47,7 @@ from finetooth_core.context import RunContext
 from finetooth_core.framework import by_rank
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
+from finetooth_core.kernels import KernelPicker
 from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
@@ -143,6 +145,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     trains = _trains(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
+    kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     decided: BackendPlan = backend.plan(
         PlanRequest(
             train=context.train,
@@ -155,14 +158,16 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             roles=roles,
             opened=tuple(opened.context.model for opened in context.opened),
             proportional_to=common_field(spec for _, spec in losses),
+            kernels=kernels,
         )
     )
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
+    kernels.tell()
     plan = _plan(context, decided, prepared.total_steps, versions)
     context.planned(plan)
     text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
-    request = EngineRequest(plan, base, trains, updates, text, place, roles)
+    request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
     return Job(
         context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
         _by_split(reports), keeping, decided.padding, decided.cost,

@@ -235,6 +235,9 @@ class Recipe(Options):
     """What computes."""
     hardware: Annotated[str | PickMapping, Checked, picks("hardware")] = AUTO
     """The device it computes on; `auto` takes the best one that is here."""
+    kernels: Literal["auto"] | dict[str, Annotated[str | PickMapping, Checked, picks("kernel")]] = "auto"
+    """Which provider computes an operation, such as `{rms_norm: torch}`; `auto`, and each operation that is left out,
+    takes the best that can serve the device and the precision."""
     train: TrainSection = TrainSection()
     """How long and in which portions to train."""
     evaluate: EvaluateSection = EvaluateSection()

@@ -24,6 +24,7 @@ from finetooth_hooks.entries import (
     Format,
     Gate,
     Hardware,
+    Kernel,
     Loader,
     Loss,
     Method,
@@ -34,6 +35,7 @@ from finetooth_hooks.entries import (
     Reward,
     ScalarHead,
     Schedule,
+    Serves,
     Source,
     Store,
     Tracker,
@@ -68,17 +70,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import Candidate
     from finetooth_hooks.context import Catalog, CommandContext, Context
     from finetooth_hooks.datum import Chunk, Datum, ImageChunk, TokenChunk
-    from finetooth_hooks.engine import (
-        Backward,
-        Completion,
-        Engine,
-        EngineInfo,
-        Forward,
-        Generated,
-        Handle,
-        Sampling,
-        Stepped,
-    )
+    from finetooth_hooks.engine import Backward, Engine, EngineInfo, Forward, Handle, Stepped
     from finetooth_hooks.examples import Conversation, Example, Message, Parsed, PromptCompletion, Rendered, Row, Text
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.losses import (
@@ -96,6 +88,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.plan import Decision, MemoryEstimate, Pick, Plan, TrainSettings
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Prepared, Sample, StepReport
     from finetooth_hooks.run import Run
+    from finetooth_hooks.sampling import Completion, Generated, Sampling
 
 CONTRACT_VERSION = "1.0.0"
 """Version of the contract; plugins require `finetooth-hooks>=1,<2`."""
@@ -119,13 +112,13 @@ _LAZY = {
     "ImageChunk": "datum",
     "TokenChunk": "datum",
     "Backward": "engine",
-    "Completion": "engine",
+    "Completion": "sampling",
     "Engine": "engine",
     "EngineInfo": "engine",
     "Forward": "engine",
-    "Generated": "engine",
+    "Generated": "sampling",
     "Handle": "engine",
-    "Sampling": "engine",
+    "Sampling": "sampling",
     "Stepped": "engine",
     "Conversation": "examples",
     "Example": "examples",
@@ -202,6 +195,7 @@ __all__ = [
     "Generated",
     "Handle",
     "Hardware",
+    "Kernel",
     "ImageChunk",
     "Interrupted",
     "Loader",
@@ -244,6 +238,7 @@ __all__ = [
     "Sampling",
     "ScalarHead",
     "Schedule",
+    "Serves",
     "Source",
     "SourceBase",
     "StepReport",

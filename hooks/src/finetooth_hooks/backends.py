@@ -11,6 +11,7 @@ import numpy as np
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import ScalarHead
+from finetooth_hooks.kernels import ComputePart, PickKernels
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings
 from finetooth_hooks.quantizers import Quantizer, Stored
@@ -233,6 +234,8 @@ class PlanRequest:
         opened: models that parts of the run opened for themselves, such as a reward model: each has an engine of its
             own in the same memory.
         proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
+        kernels: picks providers for the operations that the engine will compute; what it picks reaches the engine's
+            request. None: nobody does.
     """
 
     train: TrainSettings
@@ -245,6 +248,7 @@ class PlanRequest:
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
     opened: tuple[ModelInfo, ...] = ()
     proportional_to: str | None = None
+    kernels: PickKernels | None = None
 
     @property
     def role_parameters(self) -> int:
@@ -291,6 +295,7 @@ class EngineRequest:
 
     Attributes:
         roles: frozen models beside the policy, by role; see the capability `roles`.
+        compute: the kernels that were picked.
     """
 
     plan: Plan
@@ -300,6 +305,7 @@ class EngineRequest:
     text: TextPart
     place: PlacePart
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
+    compute: ComputePart = field(default_factory=ComputePart)
 
 
 class Backend(Protocol):

@@ -31,6 +31,7 @@ from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.faces import Face
+from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
 from finetooth_hooks.models import (
     Block,
     Family,
@@ -63,6 +64,7 @@ __all__ = [
     "BasePart",
     "Block",
     "Collective",
+    "ComputePart",
     "DataPart",
     "Device",
     "Engine",
@@ -77,12 +79,15 @@ __all__ = [
     "HardwareFacts",
     "Head",
     "ImagePlace",
+    "Kernel",
     "Loader",
     "LowRank",
     "Method",
     "ModelFacts",
     "ModelInfo",
     "Optimizer",
+    "PickKernels",
+    "PickedKernel",
     "PlacePart",
     "PlanRequest",
     "Portion",
@@ -101,4 +106,5 @@ __all__ = [
     "Tracker",
     "TrainsPart",
     "UpdatesPart",
+    "Wanted",
 ]

@@ -23,6 +23,7 @@ from finetooth_hooks.entries import (
     Format,
     Gate,
     Hardware,
+    Kernel,
     Loader,
     Loss,
     Method,
@@ -226,6 +227,17 @@ def ft_attention() -> Iterable[Attention]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_kernels() -> Iterable[Kernel]:  # type: ignore[empty-body]
+    """Yield providers of kernels: ways to compute named operations, such as the head's log-probabilities.
+
+    Example:
+        @hookimpl
+        def ft_kernels():
+            yield Kernel(name="acme", build="acme.kernels:build", serves=(Serves(operation="rms_norm", rank=30),))
+    """
+
+
+@hookspec
 def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
     """Yield trackers: where steps and evaluations are written.
 
@@ -383,6 +395,7 @@ REGISTRATION_HOOKS = {
     "ft_backends": Backend,
     "ft_hardware": Hardware,
     "ft_attention": Attention,
+    "ft_kernels": Kernel,
     "ft_trackers": Tracker,
     "ft_evaluators": Evaluator,
     "ft_stores": Store,

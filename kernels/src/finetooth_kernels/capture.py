@@ -9,6 +9,7 @@ cannot see who reads or writes a tensor's memory without torch (`numpy()`, `toli
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetooth_kernels.memory import Blocks, new_empty, private
-from finetooth_kernels.native.library import NOTED, Call
 
-__all__ = ["WORTH_CAPTURING", "Captured", "Repeated", "capture"]
+__all__ = ["NOTED", "WORTH_CAPTURING", "Call", "Captured", "Repeated", "capture"]
 
 WORTH_CAPTURING = 4
 """Times that something is computed as it is before it is captured: about what a capture costs."""
@@ -32,6 +32,20 @@ _VIEWS = (
     *(_ATEN.t.default, _ATEN.transpose.int, _ATEN.permute.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim),
 )
 """Operations that make a view, whatever they are given; others that may do so may also copy."""
+
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+"""A kernel with its arguments."""
+
+
+class _Noted(threading.local):
+    """The kernels that a thread calls, while somebody wants to know them."""
+
+    calls: list[Call] | None = None
+
+
+NOTED = _Noted()
+"""Where a provider's compiled kernels say what they are called with: each appends to `calls` while it is a list."""
 
 
 class Captured:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import new_empty
 from finetooth_kernels.mm import mm, sums_wide
@@ -82,21 +83,25 @@ class Sizes:
             yield slice(start, min(start + size, rows))
 
 
-def linear_dtype(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
+def linear_dtype(hidden: Tensor, weight: Tensor, bias: Tensor | None, compiled: Compiled = NOTHING) -> torch.dtype:
     """Of the linear layer's output: of float32 where that is as fast, since rounded to bfloat16 a logit of 20 is off by
     up to 0.06; else that of the inputs."""
-    return result_dtype(hidden.dtype) if sums_wide(hidden, weight, *(() if bias is None else (bias,))) else hidden.dtype
+    wide = sums_wide(hidden, weight, *(() if bias is None else (bias,)), compiled=compiled)
+    return result_dtype(hidden.dtype) if wide else hidden.dtype
 
 
 class Workspace:
     """The one buffer of logits and the scratch that all chunks of a pass reuse; hidden (M, D), weight (V, D)."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, compiled: Compiled = NOTHING
+    ) -> None:
+        self.compiled = compiled
         self.hidden, self.weight, self.bias, self.sizes = hidden, weight, bias, sizes
         longest = max((rows.stop - rows.start for rows in sizes.chunks(hidden.shape[0])), default=0)
         vocabulary, work = weight.shape[0], result_dtype(hidden.dtype)
         block = min(sizes.block, longest)
-        self._linear = new_empty(hidden, (longest, vocabulary), linear_dtype(hidden, weight, bias))
+        self._linear = new_empty(hidden, (longest, vocabulary), linear_dtype(hidden, weight, bias, compiled))
         self._narrow = self._linear.view(hidden.dtype)[:, :vocabulary]  # the beginnings of its rows
         self._scratch = hidden.new_empty((block, vocabulary), dtype=work)
         self._work = None if self._linear.dtype == work else torch.empty_like(self._scratch)
@@ -106,7 +111,7 @@ class Workspace:
         """The linear layer's output for `rows`, (rows, V), see `linear_dtype`; valid until the next call."""
         out = self._linear[: rows.stop - rows.start]
         if out.dtype != self.hidden.dtype:
-            return mm(self.hidden[rows], self.weight.t(), bias_o=self.bias, out=out)
+            return mm(self.hidden[rows], self.weight.t(), bias_o=self.bias, out=out, compiled=self.compiled)
         if self.bias is None:
             return torch.mm(self.hidden[rows], self.weight.t(), out=out)
         return torch.addmm(self.bias, self.hidden[rows], self.weight.t(), out=out)
@@ -145,7 +150,8 @@ class Workspace:
 class WeightGradient:
     """Sum over chunks of (d linear)^T hidden, in float32 (or float64) even where each product is in half precision."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, compiled: Compiled = NOTHING) -> None:
+        self._compiled = compiled
         self._like, self._work = weight, result_dtype(weight.dtype)
         self._sum: Tensor | None = None
         self._part: Tensor | None = None
@@ -154,16 +160,16 @@ class WeightGradient:
         """Add one chunk's part."""
         d_linear_vc = d_linear_cv.t()
         if self._sum is None:
-            self._sum = mm(d_linear_vc, hidden_cd, out=new_empty(self._like))
+            self._sum = mm(d_linear_vc, hidden_cd, out=new_empty(self._like), compiled=self._compiled)
         elif d_linear_cv.dtype == self._work:
             self._sum.addmm_(d_linear_vc, hidden_cd)
-        elif sums_wide(d_linear_vc, hidden_cd):
-            self._sum = scaled(self._sum, self._work)
-            mm(d_linear_vc, hidden_cd, base_no=self._sum, out=self._sum)
+        elif sums_wide(d_linear_vc, hidden_cd, compiled=self._compiled):
+            self._sum = scaled(self._sum, self._work, compiled=self._compiled)
+            mm(d_linear_vc, hidden_cd, base_no=self._sum, out=self._sum, compiled=self._compiled)
         else:
             if self._part is None:
-                self._sum, self._part = scaled(self._sum, self._work), self._sum
-            add_(self._sum, torch.mm(d_linear_vc, hidden_cd, out=self._part))
+                self._sum, self._part = scaled(self._sum, self._work, compiled=self._compiled), self._sum
+            add_(self._sum, torch.mm(d_linear_vc, hidden_cd, out=self._part), self._compiled)
 
     def total(self) -> Tensor:
         """The sum, as precise as it is; zeros where there was no row."""
@@ -171,4 +177,4 @@ class WeightGradient:
 
     def result(self) -> Tensor:
         """The sum in the weight's dtype."""
-        return scaled(self.total(), self._like.dtype)
+        return scaled(self.total(), self._like.dtype, compiled=self._compiled)

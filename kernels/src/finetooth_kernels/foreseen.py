@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.contract import Gradients
 from finetooth_kernels.sums import scaled
 
@@ -34,7 +35,7 @@ class Foreseen(NamedTuple):
     expected_m1: Tensor | None = None
     d_weight_vd: Tensor | None = None
 
-    def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype) -> Gradients | None:
+    def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype, compiled: Compiled = NOTHING) -> Gradients | None:
         """Scaled by the gradients that came; None where those are not what was expected.
 
         Args:
@@ -47,7 +48,8 @@ class Foreseen(NamedTuple):
             factor = _common_factor(d_logprobs_m1, self.expected_m1)
             if factor is None:
                 return None
-            d_weight = scaled(self.d_weight_vd, dtype, factor)  # not in place: the graph may be gone through again
+            # not in place: the graph may be gone through again
+            d_weight = scaled(self.d_weight_vd, dtype, factor, compiled)
         if self.slopes_md is not None:
             d_hidden = (self.slopes_md * d_logprobs_m1).to(dtype)
         return d_hidden, d_weight, None

@@ -3,7 +3,7 @@
     y = act(gate) * up
 
 Kept for backward: gate and up, which stand side by side in one tensor as one matrix product made them.
-Compiled for CPUs (`native`) where it can be, in float32 between reading and writing; the torch operations here round
+Compiled kernels stay in float32 between reading and writing; the torch operations here round
 the activation to the dtype before they multiply.
 """
 
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetooth_kernels import native
 from finetooth_kernels.autograd import apply, once_differentiable
+from finetooth_kernels.compiled import NOTHING, Compiled, Library
 
 __all__ = ["ACTIVATIONS", "gated"]
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 
-def gated(gate_up_nf: Tensor, activation: str = "silu") -> Tensor:
+def gated(gate_up_nf: Tensor, activation: str = "silu", *, compiled: Compiled = NOTHING) -> Tensor:
     """The activated gate times up.
 
     Args:
@@ -38,7 +38,7 @@ def gated(gate_up_nf: Tensor, activation: str = "silu") -> Tensor:
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown; there are {', '.join(ACTIVATIONS)}")
-    return apply(_Gated, gate_up_nf, activation)  # type: ignore[no-any-return]
+    return apply(_Gated, gate_up_nf, activation, compiled)  # type: ignore[no-any-return]
 
 
 def _activate(gate: Tensor, activation: str) -> Tensor:
@@ -55,18 +55,19 @@ def _activate_backward(grad: Tensor, gate: Tensor, activation: str, out: Tensor)
         torch.ops.aten.gelu_backward.grad_input(grad, gate, approximate=approximate, grad_input=out)
 
 
-def _kernels(gate_up_nf: Tensor, *rest: Tensor) -> native.Library | None:
+def _kernels(compiled: Compiled, gate_up_nf: Tensor, *rest: Tensor) -> Library | None:
     if gate_up_nf.dim() != 2 or gate_up_nf.shape[1] % 2:
         return None
-    return native.library_for(gate_up_nf, *rest)
+    found: Library | None = compiled.library_for(gate_up_nf, *rest)
+    return found
 
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_up_nf: Tensor, activation: str) -> Tensor:
-        ctx.activation = activation
+    def forward(ctx: Any, gate_up_nf: Tensor, activation: str, compiled: Compiled) -> Tensor:
+        ctx.activation, ctx.compiled = activation, compiled
         ctx.save_for_backward(gate_up_nf)
-        kernels = _kernels(gate_up_nf)
+        kernels = _kernels(compiled, gate_up_nf)
         if kernels is not None:
             return kernels.gated(gate_up_nf, activation)
         gate, up = gate_up_nf.chunk(2, -1)
@@ -76,12 +77,12 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_nf: Tensor) -> tuple[Tensor | None, ...]:
         (gate_up,) = ctx.saved_tensors
-        kernels = _kernels(gate_up, grad_nf)
+        kernels = _kernels(ctx.compiled, gate_up, grad_nf)
         if kernels is not None:
-            return kernels.gated_backward(grad_nf, gate_up, ctx.activation), None
+            return kernels.gated_backward(grad_nf, gate_up, ctx.activation), None, None
         gate, up = gate_up.chunk(2, -1)
         d_gate_up = torch.empty_like(gate_up)
         d_gate, d_up = d_gate_up.chunk(2, -1)
         torch.mul(grad_nf, _activate(gate, ctx.activation), out=d_up)
         _activate_backward(grad_nf * up, gate, ctx.activation, d_gate)
-        return d_gate_up, None
+        return d_gate_up, None, None

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetooth_kernels import native
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace, linear_dtype
+from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,
     Availability,
@@ -89,6 +89,7 @@ def linear_logprob(
     top1: bool = False,
     expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    compiled: Compiled = NOTHING,
 ) -> LinearLogprob:
     """Log-probability of each row's target(s) under the head, and the entropy, both differentiable.
 
@@ -126,6 +127,7 @@ def linear_logprob(
             where the caller knows. It saves computing the logits a second time where the weight trains; the gradients
             are the same, but for rounding, whether it proves right or wrong.
         chunk_bytes: upper bound, counted in float32 logits, of what is held at once.
+        compiled: kernels that take part of the work.
 
     Raises:
         ValueError: naming the argument, for shapes, dtypes or devices that do not fit, a target out of range in a row
@@ -138,11 +140,11 @@ def linear_logprob(
     )  # fmt: skip
     counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0], expected)
     head = Head(scale, softcap, temperature)
-    linear = linear_dtype(counted.hidden_md, weight_vd, bias_v)
+    linear = linear_dtype(counted.hidden_md, weight_vd, bias_v, compiled)
     sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device, linear)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
         counted.hidden_md, weight_vd, bias_v, counted.targets_mk, counted.expected_mk, head, sizes, entropy, top1,
-        torch.is_grad_enabled(),
+        torch.is_grad_enabled(), compiled,
     )  # fmt: skip
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
@@ -172,6 +174,7 @@ class _LinearLogprob(torch.autograd.Function):
         want_entropy: bool,
         want_top1: bool,
         grad_enabled: bool,
+        compiled: Compiled,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         targets = targets_mk.shape[1]
@@ -179,14 +182,14 @@ class _LinearLogprob(torch.autograd.Function):
         if needs_weight:
             at_once &= expected_mk is not None and foresees(hidden_md.dtype, targets, trains_bias=needs_bias)
         with without_autocast(hidden_md.device):
-            space = Workspace(hidden_md, weight_vd, bias_v, sizes)
+            space = Workspace(hidden_md, weight_vd, bias_v, sizes, compiled)
             expected_m1 = expected_mk if at_once and needs_weight else None
             scores, foreseen = _score(
                 space, targets_mk, head, expected_m1,
                 want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once and needs_hidden,
             )  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.head, ctx.sizes, ctx.dtype = head, sizes, hidden_md.dtype
+        ctx.head, ctx.sizes, ctx.dtype, ctx.compiled = head, sizes, hidden_md.dtype, compiled
         certain = at_once and not needs_weight and not want_entropy
         again = (hidden_md, weight_vd, bias_v, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
         ctx.save_for_backward(*foreseen, *(() if certain else again))
@@ -205,7 +208,7 @@ class _LinearLogprob(torch.autograd.Function):
         d_entropy_m1 = None if d_entropy_m is None else d_entropy_m.unsqueeze(1) * ctx.head.slope
         grads: Gradients | None = None
         if d_logprobs_mk is not None and d_entropy_m1 is None:
-            grads = foreseen.gradients(d_logprobs_mk, ctx.dtype)
+            grads = foreseen.gradients(d_logprobs_mk, ctx.dtype, ctx.compiled)
         if grads is None and (d_logprobs_mk is not None or d_entropy_m1 is not None):
             hidden_md, weight_vd, bias_v, targets_mk, log_normalizer_m1, entropy_m = again
             if d_logprobs_mk is None:
@@ -218,9 +221,9 @@ class _LinearLogprob(torch.autograd.Function):
                 d_entropy_m1,
             )
             with without_autocast(hidden_md.device):
-                space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes)
+                space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes, ctx.compiled)
                 grads = _gradients(space, ctx.head, incoming, ctx.needs_input_grad[:3])
-        return (*(grads or (None, None, None)), None, None, None, None, None, None, None)
+        return (*(grads or (None, None, None)), *(None,) * 8)
 
 
 def _score(
@@ -237,11 +240,11 @@ def _score(
         top1_m=targets_mk.new_empty(rows if want_top1 else 0),
     )
     slopes_md = space.hidden.new_empty(space.hidden.shape) if want_slopes else None
-    d_weight = WeightGradient(space.weight) if expected_m1 is not None else None
+    d_weight = WeightGradient(space.weight, space.compiled) if expected_m1 is not None else None
     want_gradient = want_slopes or d_weight is not None
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
-        kernels = native.library_for(linear) if head.softcap is None else None
+        kernels = space.compiled.library_for(linear) if head.softcap is None else None
         if kernels is None:
             _score_blocks(space, chunk, targets_mk, head, scores, want_gradient=want_gradient)
         else:
@@ -257,7 +260,7 @@ def _score(
             )
         d_linear = space.gradient(len(linear))
         if slopes_md is not None:
-            mm(d_linear, space.weight, out=slopes_md[chunk])
+            mm(d_linear, space.weight, out=slopes_md[chunk], compiled=space.compiled)
         if d_weight is not None and expected_m1 is not None:
             d_weight.add(d_linear, (space.hidden[chunk] * expected_m1[chunk]).to(space.hidden.dtype))
     return scores, Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
@@ -345,7 +348,7 @@ def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[
     """Compute each chunk's logits again and send the gradients through them; `wanted`: hidden, weight, bias."""
     needs_hidden, needs_weight, needs_bias = wanted
     d_hidden = space.hidden.new_empty(space.hidden.shape) if needs_hidden else None
-    d_weight = WeightGradient(space.weight) if needs_weight else None
+    d_weight = WeightGradient(space.weight, space.compiled) if needs_weight else None
     d_bias = incoming.d_logprobs_mk.new_zeros(space.weight.shape[0]) if needs_bias else None
     for chunk in space.sizes.chunks(space.hidden.shape[0]):
         linear = space.linear(chunk)
@@ -358,7 +361,7 @@ def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[
             space.keep_gradient(chunk, block, gradient)
         d_linear = space.gradient(len(linear))
         if d_hidden is not None:
-            mm(d_linear, space.weight, out=d_hidden[chunk])
+            mm(d_linear, space.weight, out=d_hidden[chunk], compiled=space.compiled)
         if d_weight is not None:
             d_weight.add(d_linear, space.hidden[chunk])
     return (

@@ -1,26 +1,32 @@
 """What is needed of logits that somebody already holds: entropy, and log-probabilities of chosen ids, without a copy.
 
 Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. All functions take any strides
-(transposed, thinned out, expanded) and hold a few rows in full precision at a time. On a CUDA or ROCm device with
-Triton they read the logits once, in kernels; elsewhere, and for float64, torch operations do it block by block. While
-no graph is built, log-probabilities of contiguous logits on a CPU come from a compiled kernel (`native`).
+(transposed, thinned out, expanded) and hold a few rows in full precision at a time. Torch operations do it block by
+block. A provider may give them `RowKernels`, which read the logits once where they lie, or compiled kernels, from which
+log-probabilities of contiguous logits come while no graph is built.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetooth_kernels import native, triton_device
 from finetooth_kernels.autograd import once_differentiable
+from finetooth_kernels.compiled import NOTHING, Compiled, Library
 from finetooth_kernels.contract import SUPPORTED_DTYPES, result_dtype
 
-__all__ = ["entropy_from_logits", "most_likely", "selective_log_softmax"]
+__all__ = [
+    "LogitsStatistics",
+    "RowKernels",
+    "entropy_from_logits",
+    "logits_statistics",
+    "most_likely",
+    "selective_log_softmax",
+]
 
 _LOWEST_LOG_PROBABILITY = -1000.0
 """Stands in for -inf (an id switched off), where 0 * inf is NaN."""
@@ -28,7 +34,60 @@ _BLOCK_BYTES = 8 * 2**20
 """Of logits in full precision at a time, in `selective_log_softmax`."""
 
 
-def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
+class RowKernels(NamedTuple):
+    """Kernels of a device that read rows of logits once.
+
+    Attributes:
+        take: whether they take these logits; torch's operations compute the others.
+        entropy: of detached logits, (...) float32.
+        selected: logits and index (..., K) to log-probabilities (..., K), and (...) each, the largest logit and the log
+            of sum(exp(logit - largest)).
+        gradient: with respect to the logits, of those, the index, `selected`'s two numbers and the incoming gradient.
+    """
+
+    take: Callable[[Tensor], bool]
+    entropy: Callable[[Tensor], Tensor]
+    selected: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class LogitsStatistics(NamedTuple):
+    """What is known of rows of logits.
+
+    Attributes:
+        ids: as asked for, or each row's likeliest, (...) int64.
+        logprobs: at the ids, in their shape; float32, or float64 for float64 logits.
+        entropy: (...), likewise; None unless it was asked for.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    entropy: Tensor | None = None
+
+
+def logits_statistics(
+    logits: Tensor, index: Tensor | None = None, *, entropy: bool = False, compiled: Compiled = NOTHING,
+    rows: RowKernels | None = None,
+) -> LogitsStatistics:  # fmt: skip
+    """Log-probabilities of chosen ids, or of the likeliest, and the entropy, of logits that somebody already holds.
+
+    Args:
+        logits: (..., V), any strides; float32, bfloat16, float16 or float64. -inf switches an id off.
+        index: (...) or (..., K), int64 ids in [0, V): `selective_log_softmax`, differentiable. None: `most_likely`.
+        entropy: whether to return that too (`entropy_from_logits`); no gradient goes through it.
+        compiled, rows: kernels that take part of the work.
+
+    Raises:
+        ValueError: naming the argument, as those functions do.
+    """
+    if index is None:
+        ids, logprobs = most_likely(logits, compiled=compiled, rows=rows)
+    else:
+        ids, logprobs = index, selective_log_softmax(logits, index, compiled=compiled, rows=rows)
+    return LogitsStatistics(ids, logprobs, entropy_from_logits(logits, rows=rows) if entropy else None)
+
+
+def entropy_from_logits(logits: Tensor, chunk_size: int = 128, *, rows: RowKernels | None = None) -> Tensor:
     """Entropy -sum(p log p) of p = softmax(logits), in nats; no gradient.
 
     With m the largest logit, s = sum(exp(x - m)) and t = sum(exp(x - m) (x - m)), it is log s - t / s: both terms are
@@ -48,10 +107,8 @@ def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 row, got {chunk_size}")
     logits = logits.detach()
-    if _has_kernels(logits.device, logits.dtype):
-        from finetooth_kernels.triton_logits import entropy_from_logits_triton
-
-        return entropy_from_logits_triton(logits)
+    if rows is not None and rows.take(logits):
+        return rows.entropy(logits)
     entropy = torch.empty(logits.shape[:-1], dtype=result_dtype(logits.dtype), device=logits.device)
     for block in _blocks(logits.shape[:-1], chunk_size):
         x = logits[block].to(entropy.dtype)
@@ -63,7 +120,9 @@ def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
     return entropy
 
 
-def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
+def selective_log_softmax(
+    logits: Tensor, index: Tensor, *, compiled: Compiled = NOTHING, rows: RowKernels | None = None
+) -> Tensor:
     """log_softmax(logits) at the ids in `index`, differentiable in `logits`.
 
     Keeps two numbers per row for the backward pass beside its inputs: d x_j = sum_k g_k ([j = index_k] - p_j).
@@ -81,14 +140,16 @@ def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
     _check_logits(logits)
     _check_index(index, logits)
     single = index.dim() == logits.dim() - 1
-    compiled = None if torch.is_grad_enabled() else native.library_for(logits)
-    if compiled is not None:
-        return _scored(compiled, logits, index.contiguous())
-    result: Tensor = _SelectiveLogSoftmax.apply(logits, index.unsqueeze(-1) if single else index)  # type: ignore[no-untyped-call]
+    library = None if torch.is_grad_enabled() else compiled.library_for(logits)
+    if library is not None:
+        return _scored(library, logits, index.contiguous())
+    result: Tensor = _selected_at(logits, index.unsqueeze(-1) if single else index, rows)
     return result.squeeze(-1) if single else result
 
 
-def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+def most_likely(
+    logits: Tensor, *, compiled: Compiled = NOTHING, rows: RowKernels | None = None
+) -> tuple[Tensor, Tensor]:
     """The id with the largest logit, the lowest of equal ones, and its log-probability; no gradient.
 
     Args:
@@ -102,21 +163,21 @@ def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     _check_logits(logits)
     logits = logits.detach()
-    compiled = native.library_for(logits)
-    if compiled is None:
+    library = compiled.library_for(logits)
+    if library is None:
         ids = logits.argmax(-1)
-        return ids, _SelectiveLogSoftmax.apply(logits, ids.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-untyped-call]
+        return ids, _selected_at(logits, ids.unsqueeze(-1), rows).squeeze(-1)
     ids = logits.new_empty(logits.shape[:-1], dtype=torch.int64)
-    return ids, _scored(compiled, logits, ids, top1=ids)
+    return ids, _scored(library, logits, ids, top1=ids)
 
 
-def _scored(compiled: native.Library, logits: Tensor, index: Tensor, top1: Tensor | None = None) -> Tensor:
+def _scored(library: Library, logits: Tensor, index: Tensor, top1: Tensor | None = None) -> Tensor:
     """Log-probabilities at `index`, (...) or (..., K), by the compiled kernel, which first writes `top1`."""
     logits_nv = logits.view(-1, logits.shape[-1])
     logprobs = logits.new_empty(index.shape, dtype=torch.float32)
     index_nk = index.view(len(logits_nv), -1) if len(logits_nv) else index.view(0, 1)
     normalizers_n1 = logits.new_empty((len(logits_nv), 1), dtype=torch.float32)
-    compiled.head_rows(logits_nv, index_nk, logprobs, normalizers_n1, None, top1, 1.0, gradient=None)
+    library.head_rows(logits_nv, index_nk, logprobs, normalizers_n1, None, top1, 1.0, gradient=None)
     return logprobs
 
 
@@ -145,11 +206,6 @@ def _check_index(index: Tensor, logits: Tensor) -> None:
         raise ValueError(f"index holds id {int(index[at])} at {at}, outside the vocabulary of {logits.shape[-1]}")
 
 
-@functools.cache
-def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    return triton_device.available(device, dtype).available
-
-
 def _blocks(leading: torch.Size, rows: int) -> Iterator[tuple[int | slice, ...]]:
     """Cut rows numbered by any leading dimensions into views of at most `rows` rows each."""
     if not leading:
@@ -166,29 +222,25 @@ def _blocks(leading: torch.Size, rows: int) -> Iterator[tuple[int | slice, ...]]
         yield (slice(start, start + size),)
 
 
+def _selected_at(logits: Tensor, index: Tensor, rows: RowKernels | None) -> Tensor:
+    kernels = rows if rows is not None and rows.take(logits) else _TORCH
+    return _SelectiveLogSoftmax.apply(logits, index, kernels)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class _SelectiveLogSoftmax(torch.autograd.Function):
     """index is (..., K)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
-        if _has_kernels(logits.device, logits.dtype):
-            from finetooth_kernels.triton_logits import selected
-
-            logprobs, peak, log_total = selected(logits, index)
-        else:
-            logprobs, peak, log_total = _selected(logits, index)
+    def forward(ctx: Any, logits: Tensor, index: Tensor, kernels: RowKernels) -> Tensor:
+        logprobs, peak, log_total = kernels.selected(logits, index)
+        ctx.kernels = kernels
         ctx.save_for_backward(logits, index, peak, log_total)
         return logprobs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_logprobs: Tensor) -> tuple[Tensor, None]:
-        logits, index, peak, log_total = ctx.saved_tensors
-        if _has_kernels(logits.device, logits.dtype):
-            from finetooth_kernels.triton_logits import selected_gradient
-
-            return selected_gradient(logits, index, peak, log_total, d_logprobs), None
-        return _selected_gradient(logits, index, peak, log_total, d_logprobs), None
+    def backward(ctx: Any, d_logprobs: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.kernels.gradient(*ctx.saved_tensors, d_logprobs), None, None
 
 
 def _rows_at_once(logits: Tensor) -> int:
@@ -216,3 +268,6 @@ def _selected_gradient(logits: Tensor, index: Tensor, peak: Tensor, log_total: T
         part = shifted.sub_(log_total[block]).exp_().mul_(-d_logprobs[block].sum(-1, keepdim=True))
         gradient[block] = part.scatter_add_(-1, index[block], d_logprobs[block])
     return gradient
+
+
+_TORCH = RowKernels(lambda logits: True, entropy_from_logits, _selected, _selected_gradient)

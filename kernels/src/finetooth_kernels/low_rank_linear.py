@@ -14,6 +14,7 @@ What is kept, or is likely to be by who takes the result, can be cut from an `Ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels.autograd import apply, once_differentiable
+from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
@@ -45,6 +47,7 @@ def low_rank_linear(
     arena: Arena | None = None,
     *,
     passing: bool = False,
+    compiled: Compiled = NOTHING,
 ) -> Tensor:
     """All layers of the group.
 
@@ -71,7 +74,8 @@ def low_rank_linear(
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
     make, sources = (None, ()) if again is None else again
     rest = (*a, *b, *weights, *(source.detach() for source in sources))
-    how, arenas = _How(tuple(sizes), scales, places, make, len(sources)), (arena, None if passing else arena)
+    how = _How(tuple(sizes), scales, places, make, len(sources), compiled)
+    arenas = arena, None if passing else arena
     return apply(_LowRankLinear, x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return]
 
 
@@ -83,6 +87,7 @@ class _How(NamedTuple):
         scales: of its addition, None without one.
         places: of the layers whose weight trains.
         make, sources: what makes the rows once more, and from how many tensors.
+        compiled: what multiplies.
     """
 
     sizes: tuple[int, ...]
@@ -90,6 +95,7 @@ class _How(NamedTuple):
     places: tuple[int, ...]
     make: Callable[..., Tensor] | None
     sources: int
+    compiled: Compiled
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -104,6 +110,7 @@ class _LowRankLinear(torch.autograd.Function):
         """
         sizes, scales = how.sizes, how.scales
         count = len(scales) - scales.count(None)
+        multiply = partial(mm, compiled=how.compiled)
         a, b = matrices[:count], matrices[count : 2 * count]
         needed = bool(count or how.places)
         ctx.how, ctx.make = how, how.make if needed else None
@@ -114,15 +121,15 @@ class _LowRankLinear(torch.autograd.Function):
         out = cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
         if not count:
             ctx.save_for_backward(*kept, weight_od)
-            return mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
+            return multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
-        h_nr = mm(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
+        h_nr = multiply(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
         ctx.ranks = ranks = _ranks(a, scales)
         if max(ranks) <= WIDEST_DIAGONAL:
             b_or = diagonal(b, sizes, scales)
             ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, b_or)
-            return mm(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
-        y_no = mm(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
+            return multiply(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
+        y_no = multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
             y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
         ctx.save_for_backward(*kept, weight_od, h_nr, a_rd, *b)
@@ -134,6 +141,7 @@ class _LowRankLinear(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
         kept, (weight_od, *rest) = saved[: ctx.kept], saved[ctx.kept :]
         how: _How = ctx.how
+        multiply = partial(mm, compiled=how.compiled)
         x_nd = kept[0] if ctx.make is None else ctx.make(*kept)
         d_base = grad_no if ctx.needs_input_grad[3] else None
         if grad_no.dtype != weight_od.dtype:
@@ -147,19 +155,19 @@ class _LowRankLinear(torch.autograd.Function):
             ranks, scales = ctx.ranks, _given(how.scales)
             places = _places(how.sizes, how.scales, ranks)
             if max(ranks) <= WIDEST_DIAGONAL:
-                d_h = mm(grad_no, b[0])
-                d_b_or = mm(grad_no.t(), h_nr)
+                d_h = multiply(grad_no, b[0])
+                d_b_or = multiply(grad_no.t(), h_nr)
                 d_b = [d_b_or[place] * scale for place, scale in zip(places, scales, strict=True)]
             else:
                 d_h = torch.empty_like(h_nr)
                 for (rows, columns), factor, scale in zip(places, b, scales, strict=True):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
-            d_a = torch.split(mm(d_h.t(), x_nd), [r for r in ranks if r])
+            d_a = torch.split(multiply(d_h.t(), x_nd), [r for r in ranks if r])
             below = d_h, a_rd
-        d_x = mm(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
+        d_x = multiply(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
         starts = [0, *accumulate(how.sizes)]
-        d_weights = [mm(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
+        d_weights = [multiply(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
         return d_x, None, d_bias, d_base, None, None, *d_a, *d_b, *d_weights, *((None,) * how.sources)
 
 

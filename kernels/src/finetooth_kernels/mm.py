@@ -4,7 +4,7 @@ Rounding once matters. Added to a product that was rounded already, what is smal
 always lost: in bfloat16 most of what a low-rank addition does in its first steps. Rounded with the sum it comes through
 on average.
 
-Compiled for CPUs (`native`) where that is faster than torch; elsewhere torch's products, which round after each term.
+Compiled kernels do so where they are faster than torch; elsewhere torch's products round after each term.
 Compiled, a row's numbers do not depend on how many rows there are, nor on the threads.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetooth_kernels import native
+from finetooth_kernels.compiled import NOTHING, Compiled, Library
 
 __all__ = ["mm", "sums_wide"]
 
@@ -28,6 +28,7 @@ def mm(
     bias_o: Tensor | None = None,
     base_no: Tensor | None = None,
     out: Tensor | None = None,
+    compiled: Compiled = NOTHING,
 ) -> Tensor:
     """left right, plus what else is given; without a graph.
 
@@ -43,7 +44,7 @@ def mm(
     Returns:
         (N, O), in `out`, or in new memory in the dtype of `base_no`, else of the factors.
     """
-    library = _compiled((left_nk, right_ko), more, bias_o, base_no)
+    library = _library(compiled, (left_nk, right_ko), more, bias_o, base_no)
     if library is not None:
         return library.mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
     if base_no is not None and base_no.dtype == left_nk.dtype and bias_o is None:
@@ -57,32 +58,36 @@ def mm(
     return out_no if base_no is None else torch.add(base_no, out_no, out=out)
 
 
-def sums_wide(*factors: Tensor) -> bool:
+def sums_wide(*factors: Tensor, compiled: Compiled = NOTHING) -> bool:
     """Whether the compiled products take these, the left factor first: then a result in float32 costs no rounding and
     no more time."""
-    library = native.library_for(*factors, apart=True)
+    library = compiled.library_for(*factors, apart=True)
     return library is not None and _is_fast(library, factors[0])
 
 
-def _compiled(
-    factors: Factors, more: Factors | None, bias_o: Tensor | None, base_no: Tensor | None
-) -> native.Library | None:
+def _library(
+    compiled: Compiled,
+    factors: Factors,
+    more: Factors | None,
+    bias_o: Tensor | None,
+    base_no: Tensor | None,
+) -> Library | None:
     pairs = (factors,) if more is None else (factors, more)
     if not all(_fits(*pair) for pair in pairs):
         return None
     tensors = tuple(factor for pair in pairs for factor in pair)
     if bias_o is not None:
         tensors = (*tensors, bias_o)
-    library = native.library_for(*tensors, apart=True)
+    library: Library | None = compiled.library_for(*tensors, apart=True)
     if library is None or not all(_is_fast(library, left_nk) for left_nk, _ in pairs):
         return None
     if bias_o is not None and bias_o.stride(0) != 1:
         return None
-    fits = base_no is None or (native.readable(base_no, apart=True) and base_no.stride(1) == 1)
+    fits = base_no is None or (compiled.readable(base_no, apart=True) and base_no.stride(1) == 1)
     return library if fits else None
 
 
-def _is_fast(library: native.Library, left_nk: Tensor) -> bool:
+def _is_fast(library: Library, left_nk: Tensor) -> bool:
     """Whether the kernel is faster than torch's, also where the left factor stands in columns."""
     dtype = left_nk.dtype
     return library.multiplies_fast(dtype) and (left_nk.stride(1) == 1 or library.turns(dtype))

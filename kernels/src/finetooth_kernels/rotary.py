@@ -2,7 +2,7 @@
 
 A head of size D holds pairs (i, i + R/2) for i below R/2, R <= D its rotated part, as in Llama; each pair turns by
 an angle that depends on position and i. The transposed rotation is the backward pass, so nothing but the angles is
-kept. Compiled for CPUs (`native`) where it can be; the torch operations here do the same.
+kept. Compiled kernels and the torch operations here do the same.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetooth_kernels import native
 from finetooth_kernels.autograd import apply, once_differentiable
+from finetooth_kernels.compiled import NOTHING, Compiled, Library
 from finetooth_kernels.memory import Arena, new_empty
 
 __all__ = ["rotate"]
 
 
-def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None = None) -> Tensor:
+def rotate(
+    x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None = None, *,
+    compiled: Compiled = NOTHING,
+) -> Tensor:  # fmt: skip
     """Turn the first `heads` heads of each row; the others (values) pass.
 
     Args:
@@ -31,25 +34,27 @@ def rotate(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Are
     Returns:
         The shape and dtype of `x_nhd`.
     """
-    return apply(_Rotate, x_nhd, cos_nr, sin_nr, heads, arena)  # type: ignore[no-any-return]
+    return apply(_Rotate, x_nhd, cos_nr, sin_nr, heads, arena, compiled)  # type: ignore[no-any-return]
 
 
-def _kernels(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> native.Library | None:
+def _kernels(compiled: Compiled, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Library | None:
     """The compiled kernels, where angles and heads are as `rotate` says."""
     if x_nhd.dim() != 3 or not 0 <= heads <= x_nhd.shape[1] or cos_nr.dtype != torch.float32:
         return None
     if cos_nr.shape != sin_nr.shape or cos_nr.dim() != 2 or cos_nr.shape[0] != x_nhd.shape[0]:
         return None
-    if 2 * cos_nr.shape[1] > x_nhd.shape[2] or not native.readable(cos_nr, sin_nr):
+    if 2 * cos_nr.shape[1] > x_nhd.shape[2] or not compiled.readable(cos_nr, sin_nr):
         return None
-    return native.library_for(x_nhd)
+    found: Library | None = compiled.library_for(x_nhd)
+    return found
 
 
 def _turned(
-    x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool, arena: Arena | None = None
-) -> Tensor:
+    compiled: Compiled, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, *, back: bool,
+    arena: Arena | None = None,
+) -> Tensor:  # fmt: skip
     out = new_empty(x_nhd, arena=arena)
-    kernels = _kernels(x_nhd, cos_nr, sin_nr, heads)
+    kernels = _kernels(compiled, x_nhd, cos_nr, sin_nr, heads)
     if kernels is not None:
         return kernels.rotate(x_nhd, cos_nr, sin_nr, heads, back=back, out=out)
     half, sign = cos_nr.shape[-1], -1 if back else 1
@@ -64,13 +69,15 @@ def _turned(
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None) -> Tensor:
-        ctx.heads = heads
+    def forward(
+        ctx: Any, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Arena | None, compiled: Compiled
+    ) -> Tensor:
+        ctx.heads, ctx.compiled = heads, compiled
         ctx.save_for_backward(cos_nr, sin_nr)
-        return _turned(x_nhd, cos_nr, sin_nr, heads, back=False, arena=arena)
+        return _turned(compiled, x_nhd, cos_nr, sin_nr, heads, back=False, arena=arena)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
         cos_nr, sin_nr = ctx.saved_tensors
-        return _turned(grad_nhd, cos_nr, sin_nr, ctx.heads, back=True), None, None, None, None
+        return _turned(ctx.compiled, grad_nhd, cos_nr, sin_nr, ctx.heads, back=True), None, None, None, None, None

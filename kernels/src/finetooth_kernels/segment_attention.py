@@ -5,9 +5,8 @@ the segments above it: a prompt that several sequences share is one segment with
 computed once. Segments stand in depth-first order, so the rows below a segment follow it directly. Nothing is padded,
 and no mask is built.
 
-Where there are compiled kernels (`finetooth_kernels.native`), they compute each block of queries against all it sees,
-and its scores never leave the cache. Otherwise torch does: forward, each part (a segment on itself, causal; the rows
-below a segment on that segment, whole) goes through its flash attention, and parts are joined by their log-sum-exp.
+Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
+flash attention for CPUs, and parts are joined by their log-sum-exp.
 
 Backward (Dao et al., 2022, arXiv:2205.14135, appendix B.4) makes the probabilities again, a block of queries at a time,
 with the heads of a key-value group as one matrix product:
@@ -19,7 +18,6 @@ with P = exp(scale Q K^T - lse) and delta = sum over a row of dO O,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,10 +26,9 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.native import Library
-from finetooth_kernels.native.attention import attention, attention_backward, library_for_attention, paths_of
+from finetooth_kernels.segments import Segment, check_segments
 
-__all__ = ["Segment", "available", "check_segments", "segment_attention"]
+__all__ = ["available", "segment_attention"]
 
 QUERY_BLOCK = 128
 """Queries whose probabilities exist at once in backward: with their group's heads and up to a few hundred keys they
@@ -41,20 +38,6 @@ WIDE_BLOCK = 1024
 """With fewer keys than this, a block takes correspondingly more queries."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A run of rows of the stream.
-
-    Attributes:
-        start, stop: its rows.
-        below: first row after the last segment below it; `stop` without any. The rows stop..below see all of it.
-    """
-
-    start: int
-    stop: int
-    below: int
-
-
 def available(device: torch.device | str = "cpu") -> Availability:
     """Whether `segment_attention` can run there: it calls the CPU's flash attention by name."""
     if torch.device(device).type != "cpu":
@@ -62,23 +45,6 @@ def available(device: torch.device | str = "cpu") -> Availability:
     if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return Availability(False, "this torch has no flash attention for CPUs")
     return Availability(True, "flash attention by segment, nothing padded")
-
-
-def check_segments(segments: Sequence[Segment], rows: int) -> None:
-    """Raise ValueError unless the segments cover the stream once, in depth-first order."""
-    at = 0
-    open_until: list[int] = []
-    for segment in segments:
-        while open_until and open_until[-1] <= segment.start:
-            open_until.pop()
-        if segment.start != at or segment.stop <= segment.start or segment.below < segment.stop:
-            raise ValueError(f"{segment} does not follow row {at}")
-        if open_until and segment.below > open_until[-1]:
-            raise ValueError(f"{segment} reaches beyond the segment above it, which ends at {open_until[-1]}")
-        open_until.append(segment.below)
-        at = segment.stop
-    if at != rows:
-        raise ValueError(f"the segments hold {at} rows, the stream {rows}")
 
 
 def segment_attention(
@@ -97,7 +63,7 @@ def segment_attention(
         segments: they cover the N rows, in depth-first order (`check_segments`).
         heads, kv_heads: query heads, and key-value heads that groups of them share.
         scale: of the scores, usually 1 / sqrt(D).
-        arena: where the result lies and what is kept beside it; only the compiled kernels write there.
+        arena: not used; providers that write into memory of their own cut the result and what is kept from it.
 
     Returns:
         (N, heads, D) in the same dtype.
@@ -105,10 +71,10 @@ def segment_attention(
     Raises:
         ValueError: the segments are no tree over the N rows.
     """
+    del arena
+    if qkv_nhd.stride(-1) != 1:  # torch's kernel takes numbers of a head for neighbours, and does not look
+        qkv_nhd = qkv_nhd.contiguous()
     check_segments(segments, qkv_nhd.shape[0])
-    compiled = library_for_attention(qkv_nhd)
-    if compiled is not None:
-        return apply(_Compiled, qkv_nhd, compiled, tuple(segments), heads, kv_heads, scale, arena)  # type: ignore[no-any-return]
     return apply(_SegmentAttention, qkv_nhd, tuple(segments), heads, kv_heads, scale)  # type: ignore[no-any-return]
 
 
@@ -120,27 +86,6 @@ def _flash(q_nhd: Tensor, k_nkd: Tensor, v_nkd: Tensor, *, causal: bool, scale: 
         q_nhd.transpose(0, 1).unsqueeze(0), keys, values, 0.0, causal, scale=scale
     )
     return out[0].transpose(0, 1), lse[0]
-
-
-class _Compiled(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, qkv_nhd: Tensor, compiled: Library, segments: tuple[Segment, ...], heads: int, kv_heads: int,
-        scale: float, arena: Arena | None,
-    ) -> Tensor:  # fmt: skip
-        rest = paths_of(segments), heads, kv_heads, scale
-        ctx.compiled, ctx.rest = compiled, rest
-        out_nhd, lse_hn = attention(compiled, qkv_nhd, *rest, arena)
-        ctx.save_for_backward(qkv_nhd, out_nhd, lse_hn)
-        return out_nhd
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_nhd: Tensor) -> tuple[Tensor | None, ...]:
-        qkv_nhd, out_nhd, lse_hn = ctx.saved_tensors
-        grad_nhd = grad_nhd.contiguous()
-        gradient = attention_backward(ctx.compiled, qkv_nhd, out_nhd, lse_hn, grad_nhd, *ctx.rest)
-        return gradient, None, None, None, None, None, None
 
 
 class _SegmentAttention(torch.autograd.Function):

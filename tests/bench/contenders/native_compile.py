@@ -23,7 +23,7 @@ def load() -> dict[str, Any]:
     """Load the kernels in this process, compiling them if the cache lacks them: `seconds`, or `reason` if they cannot
     be had."""
     try:
-        from finetooth_kernels import native
+        from finetooth_native import build as native
     except ImportError:
         return {"reason": "this version has no native kernels"}
     started = time.perf_counter()

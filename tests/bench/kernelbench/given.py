@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from finetooth_kernels import logits as given_logits
-from finetooth_kernels.logits import entropy_from_logits, selective_log_softmax
+from finetooth_triton import logits as given_logits
+from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
 from torch import Tensor
 
 from kernelbench.turns import Row, in_turns, print_row
@@ -36,12 +36,12 @@ def naive_selected(logits: Tensor, index: Tensor) -> Tensor:
 
 def blockwise(work: Work) -> Tensor:
     """`work` without kernels: our torch operations."""
-    kernels = given_logits._has_kernels
-    given_logits._has_kernels = lambda device, dtype: False  # type: ignore[assignment]
+    kernels = given_logits.has_kernels
+    given_logits.has_kernels = lambda device, dtype: False  # type: ignore[assignment]
     try:
         return work()
     finally:
-        given_logits._has_kernels = kernels
+        given_logits.has_kernels = kernels
 
 
 def gradient(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, index: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from finetooth_kernels import triton_device
 from finetooth_kernels.linear_logprob import linear_logprob
-from finetooth_kernels.triton_device import Tiles
-from finetooth_kernels.triton_linear_logprob import linear_logprob_triton
+from finetooth_triton import gpu
+from finetooth_triton.gpu import Tiles
+from finetooth_triton.linear_logprob import linear_logprob_triton
 from torch import Tensor
 
 from kernelbench.turns import Row, in_turns, print_row
@@ -137,10 +137,10 @@ def add_agreement(rows: dict[str, Row], losses: dict[str, Loss], hidden: Tensor,
 def tile_rows(shape: tuple[int, int, int]) -> list[Row]:
     """The Triton kernels of a trained head in other tiles: forward, and forward and backward."""
     hidden, weight, targets = make_head(*shape, "cuda", torch.bfloat16)
-    usual = triton_device.tiles_for
+    usual = gpu.tiles_for
     found = []
     for tiles in (usual(torch.bfloat16, hidden.device), *OTHER_TILES):
-        triton_device.tiles_for = lambda dtype, device, tiles=tiles: tiles  # type: ignore[misc]
+        gpu.tiles_for = lambda dtype, device, tiles=tiles: tiles  # type: ignore[misc]
         hidden.requires_grad_(True)
         weight.requires_grad_(True)
         works: dict[str, Callable[[], object]] = {
@@ -149,5 +149,5 @@ def tile_rows(shape: tuple[int, int, int]) -> list[Row]:
         }
         found.append({"tiles": repr(tiles), "contenders": in_turns(works, "cuda", 2, 5)})
         print_row(found[-1])
-    triton_device.tiles_for = usual
+    gpu.tiles_for = usual
     return found

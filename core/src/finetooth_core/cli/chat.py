@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from finetooth_hooks.engine import Engine, Sampling
+    from finetooth_hooks.engine import Engine
     from finetooth_hooks.examples import Message
     from finetooth_hooks.protocols import Renderer
+    from finetooth_hooks.sampling import Sampling
 
     from finetooth_core.api import Session
     from finetooth_core.cli.state import State
@@ -55,7 +56,7 @@ def command(
     seed: int,
 ) -> None:
     """Talk to RUN_OR_MODEL: a run folder, or anything that can stand under model: in a recipe."""
-    from finetooth_hooks.engine import Sampling
+    from finetooth_hooks.sampling import Sampling
 
     session = open_session(state, model, overrides)
     engine = trained_engine(session, model)

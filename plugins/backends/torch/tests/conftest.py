@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +231,22 @@ def facts_of(config: Any, **changes: Any) -> ModelFacts:
     return replace(facts, **changes)
 
 
+@cache
+def picked_kernels() -> dict[str, protocols.PickedKernel]:
+    """The compiled kernels where they can be compiled, as a plan picks them; else none, and torch computes."""
+    context = FakeContext(Path(), installed=True)
+    if not any(registered.entry.name == "native" for registered in context.catalog.all("kernel")):
+        return {}
+    built = context.build("kernel", "native")
+    if built.missing("rms_norm", "cpu", "fp32"):
+        return {}
+    heads = frozenset({"expected"})
+    return {
+        name: protocols.PickedKernel("native", function, heads if name == "linear_logprob" else frozenset())
+        for name, function in built.functions.items()
+    }
+
+
 CPU = HardwareFacts("test:cpu", (Device("cpu", "2 CPU cores", 8 * 2**30),), ("bf16", "fp32"), ("fp16",))
 
 
@@ -250,6 +266,7 @@ def make_engine(
     head: ScalarHead | None = None,
     entries: tuple[Entry, ...] = (),
     collective: protocols.Collective | None = None,
+    kernels: Mapping[str, protocols.PickedKernel] | None = None,
     **train: Any,
 ) -> Any:
     """An engine over a tiny model; installed plugins and `entries` may compute its attention. `train` changes the
@@ -280,6 +297,7 @@ def make_engine(
         text=TextPart(LetterTokenizer(), (1,)),  # type: ignore[arg-type]
         place=PlacePart(CPU, collective, decided.seed),
         roles=roles or {},
+        compute=protocols.ComputePart(picked_kernels() if kernels is None else kernels),
     )
     return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 
@@ -371,5 +389,6 @@ def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
         nll=NLL,
         hardware=CPU,
         plan_request=plan_request,
+        kernels=picked_kernels,
         vocab=VOCAB,
     )

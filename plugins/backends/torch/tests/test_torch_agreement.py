@@ -221,14 +221,15 @@ def test_a_low_rank_addition_left_out_is_refused_even_where_it_is_zero(
 
 
 def test_rows_that_see_their_neighbours_are_refused(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from finetooth_kernels.segment_attention import Segment
+    from finetooth_kernels.segments import Segment
+    from finetooth_torch.compute import Compute
 
-    real = decoder_module.segment_attention
+    of = Compute.of
 
     def joined(qkv: Any, segments: Any, **more: Any) -> Any:
-        return real(qkv, (Segment(0, qkv.shape[0], qkv.shape[0]),), **more)
+        return of({}).segment_attention(qkv, (Segment(0, qkv.shape[0], qkv.shape[0]),), **more)
 
-    monkeypatch.setattr(decoder_module, "segment_attention", joined)
+    monkeypatch.setattr(Compute, "of", lambda kernels: replace(of(kernels), segment_attention=joined))
     with pytest.raises(PlanError, match=REFUSED):
         build()
 

@@ -69,7 +69,7 @@ def test_the_plan_leaves_nothing_open_and_gives_every_reason(request_for: Any) -
     assert None not in (made.train.precision, made.train.micro_batch_tokens, made.train.gradient_checkpointing)
     assert set(decisions) == {
         "train.precision", "train.micro_batch_tokens", "train.gradient_checkpointing", "backend.decoder",
-        "backend.kernels", "backend.packing", "backend.head",
+        "backend.packing",
     }  # fmt: skip
     assert all(decision.reason for decision in made.decisions)
     assert replace(made.train, precision=None, micro_batch_tokens=None, gradient_checkpointing=None) == AUTO

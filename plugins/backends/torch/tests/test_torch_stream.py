@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, PlanError
-from finetooth_hooks.protocols import Device
-from finetooth_kernels.segment_attention import check_segments
+from finetooth_hooks.protocols import Device, PickedKernel
+from finetooth_kernels.segments import check_segments
 from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, lay_out
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.layout.rectangles import make_rectangle
 from finetooth_torch.layout.stream import make_stream
@@ -223,12 +224,10 @@ def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
         torch.testing.assert_close(weight.detach(), value)
 
 
-def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace) -> None:
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")
-    from finetooth_torch.decoder.layers import layers as decoder
-
-    real = decoder.gated
+    real = Compute.of(kit.kernels()).gated_mlp
     alive: dict[bool, int] = {}
     for checkpointing in (False, True):
         made: list[weakref.ref[Any]] = []
@@ -237,13 +236,13 @@ def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace, m
             made.append(weakref.ref(rows.untyped_storage()))
             return real(rows, activation)
 
-        engine = kit.engine(gradient_checkpointing=checkpointing, micro_batch_tokens=100_000)
+        kernels = {**kit.kernels(), "gated_mlp": PickedKernel("test", gated)}
+        engine = kit.engine(gradient_checkpointing=checkpointing, micro_batch_tokens=100_000, kernels=kernels)
         data = pairs()
         batch = lay_out(data, budget=10**6, packed=True)[0]
         rectangle = make_rectangle(data, batch, pad_id=0, device=torch.device("cpu"))
-        with monkeypatch.context() as patched:
-            patched.setattr(decoder, "gated", gated)
-            states = body(engine).states(rectangle, everywhere=True)
+        made.clear()  # of the trial that an engine is built with
+        states = body(engine).states(rectangle, everywhere=True)
         gc.collect()
         assert states.rows.requires_grad and len(made) >= 2
         alive[checkpointing] = sum(reference() is not None for reference in made)

@@ -55,6 +55,7 @@ class TorchBackend:
         import torch
 
         from finetooth_torch.attention.agreement import attend_with
+        from finetooth_torch.compute import Compute
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
@@ -94,7 +95,8 @@ class TorchBackend:
             size, generator = request.base.facts.hidden_size, request.trains.head_generator
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
-        parameters = TrainedParameters(model, original, dtype, scaler)
+        compute = Compute.of(request.compute.kernels)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute)
         if rounds:
             round_frozen(base, dtype)
         asked, decoder = self._options.attention, self._options.decoder
@@ -111,6 +113,7 @@ class TorchBackend:
             processor=request.text.processor,
             scalar=scalar,
             attention=attention,
+            compute=compute,
         )
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from finetooth_hooks.protocols import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
-from finetooth_kernels.implementations import choose
+from finetooth_kernels.linear_logprob import foresees
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import result_dtype
 
 
@@ -25,12 +26,15 @@ class Projection:
         find: returns the head's module; asked each time, since an adapter may be switched off in between.
         facts: scale and softcap of the family.
         vocab_size: rows of the head.
+        compute: computes the log-probabilities.
         chunk_bytes: bound on the logits held at once, counted in float32.
     """
 
     def __init__(
-        self, find: Callable[[], nn.Module], facts: Head, vocab_size: int, chunk_bytes: int = DEFAULT_CHUNK_BYTES
-    ) -> None:
+        self, find: Callable[[], nn.Module], facts: Head, vocab_size: int, compute: Compute = TORCH,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    ) -> None:  # fmt: skip
+        self._linear_logprob, self._expects = compute.linear_logprob, compute.expects
         self._find, self._facts, self._chunk_bytes = find, facts, chunk_bytes
         self._rows = max(1, chunk_bytes // (4 * vocab_size))
 
@@ -43,10 +47,10 @@ class Projection:
         """Whether `scores` makes use of what is expected of targets (S, T) or (S, T, K): then it computes the logits of
         a trained head once."""
         linear = self.plain()
-        if linear is None:
+        if linear is None or not self._expects:
             return False
         weight, bias = linear.weight, linear.bias
-        return choose(weight.device, weight.dtype).implementation.foresees(
+        return foresees(
             weight.dtype,
             1 if targets.dim() == 2 else targets.shape[-1],
             trains_bias=bias is not None and bias.requires_grad,
@@ -87,8 +91,7 @@ class Projection:
         module = self._find()
         if is_plain(module):
             assert isinstance(module, nn.Linear)
-            compute = choose(hidden_md.device, module.weight.dtype).implementation.function
-            result = compute(
+            result = self._linear_logprob(
                 hidden_md.to(module.weight.dtype),
                 module.weight,
                 targets,

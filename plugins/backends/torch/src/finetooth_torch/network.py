@@ -12,6 +12,7 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts, Processor
 from torch import Tensor, nn
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
 from finetooth_torch.decoder.layers import Decoder
@@ -43,6 +44,7 @@ class Network:
         processor: of images, if the model has towers that read them.
         scalar: the head for `values` and `scores`, if there is one.
         attention: what computes it in the model's own code.
+        compute: the operations.
 
     Attributes:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
@@ -57,8 +59,9 @@ class Network:
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
         processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
-        attention: AttentionChoice,
+        attention: AttentionChoice, compute: Compute = TORCH,
     ) -> None:  # fmt: skip
+        self.compute = compute
         self.base, self.model, self.facts = base, model, facts
         self.scalar = scalar
         self._adapter, self._can_disable = adapter, can_disable
@@ -75,8 +78,8 @@ class Network:
         if packing is False:  # then only segments that a datum has itself
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
-        self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size)
-        check_head(base, model, facts)
+        self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size, compute)
+        check_head(base, model, facts, compute)
         self.holders: dict[str, FrozenCopy | Network] = {}
         self._acting: Network | None = None
         self._training: bool | None = None
@@ -84,8 +87,8 @@ class Network:
         self._cost = _cost(base, facts)
         self._flops = 0.0
         if stream:
-            check_decoder(module, model, facts, adapter.low_rank)
-            decoder = Decoder(module, facts, adapter.low_rank, checkpointing=checkpointing)
+            check_decoder(module, model, facts, adapter.low_rank, compute)
+            decoder = Decoder(module, facts, adapter.low_rank, checkpointing=checkpointing, compute=compute)
             decoder.lay_out()
             self.body = StreamBody(decoder, model)
         elif checkpointing:

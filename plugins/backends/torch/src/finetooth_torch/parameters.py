@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from finetooth_hooks import PlanError
-from finetooth_kernels.sums import add_, scaled
 from torch import Tensor, nn
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.scaler import LossScaler
 
@@ -35,12 +35,16 @@ class TrainedParameters:
             precision in which the adapter made them.
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
+        compute: adds gradients up.
 
     Raises:
         PlanError: nothing trains.
     """
 
-    def __init__(self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler) -> None:
+    def __init__(
+        self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler, compute: Compute = TORCH
+    ) -> None:
+        self._accumulate = compute.accumulate
         live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not live:
             raise PlanError("adapter: it leaves no parameter to train", action="choose another adapter")
@@ -64,7 +68,7 @@ class TrainedParameters:
             self.masters.append(master)
 
     def _collector(self, master: nn.Parameter) -> Any:
-        scaler = self._scaler
+        scaler, accumulate = self._scaler, self._accumulate
 
         def collect(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
@@ -72,10 +76,7 @@ class TrainedParameters:
                 return
             if scaler.scale != 1.0:
                 gradient = gradient.to(torch.float32).div_(scaler.scale)
-            if master.grad is None:
-                master.grad = scaled(gradient, torch.float32)
-            else:
-                add_(master.grad, gradient)
+            master.grad = accumulate(master.grad, gradient, torch.float32)
 
         return collect
 

@@ -58,6 +58,7 @@ def hold_roles(
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
     """Another model, frozen, in the policy's precision."""
     from finetooth_torch.attention.agreement import attend_with
+    from finetooth_torch.compute import Compute
     from finetooth_torch.network import Network
 
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
@@ -74,7 +75,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
-        attention=attention,
+        attention=attention, compute=Compute.of(request.compute.kernels),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from finetooth_steps.layout import MicroBatch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.bodies import TransformersBody
 from finetooth_torch.decoder.layers import Decoder, FindLowRank
 from finetooth_torch.decoder.trial_layers import (
@@ -77,13 +78,16 @@ class Disagreement:
     share: float
 
 
-def check_decoder(body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -> None:
+def check_decoder(
+    body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute = TORCH
+) -> None:
     """
     Args:
         body: with its adapter.
         model: what switches `body` to evaluation.
         facts: with a block.
         low_rank: what the adapter says of a wrapped module.
+        compute: the operations.
 
     Raises:
         PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
@@ -91,7 +95,7 @@ def check_decoder(body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
     try:
         with _evaluating(model):
-            found = compare_decoder(body, facts, low_rank)
+            found = compare_decoder(body, facts, low_rank, compute)
     except Exception as error:  # of the model's own code, too
         reason = f"{type(error).__name__}: {error}"
         raise PlanError(
@@ -105,18 +109,19 @@ def check_decoder(body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank
         )
 
 
-def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts) -> None:
+def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -> None:
     """
     Args:
         base: the transformers model. One that cannot be called with its body exchanged is not checked.
         model: what switches `base` to evaluation.
+        compute: the operations of the model's device.
 
     Raises:
         PlanError: the model makes other logits of its final states than its family says.
     """
     try:
         with _evaluating(model):
-            found = compare_head(base, facts)
+            found = compare_head(base, facts, compute)
     except Exception:  # no model's code knows that its parts are exchanged, and not all of it bears it
         return
     if found.share > ALLOWED:
@@ -142,7 +147,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -> Disagreement:
+def compare_decoder(
+    body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute = TORCH
+) -> Disagreement:
     """What is worst when the stream decoder stands in for the model's own forward.
 
     Args:
@@ -152,7 +159,7 @@ def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -
     """
     assert facts.block is not None
     device = next(body.parameters()).device
-    trial = _Trial(body, facts, facts.block, low_rank, torch.Generator(device).manual_seed(SEED), device)
+    trial = _Trial(body, facts, facts.block, low_rank, compute, torch.Generator(device).manual_seed(SEED), device)
     layers = list(body.get_submodule(facts.layer_path.removeprefix(f"{facts.body}.")).children())
     found = [trial.final_norm(layers)]
     for place in one_of_each_kind(layers, facts.layer_path, body.config):
@@ -161,7 +168,7 @@ def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank) -
 
 
 @torch.no_grad()
-def compare_head(base: nn.Module, facts: ModelFacts) -> Disagreement:
+def compare_head(base: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -> Disagreement:
     """What is worst when `Projection` stands in for what the model does with its final states.
 
     Args:
@@ -179,7 +186,8 @@ def compare_head(base: nn.Module, facts: ModelFacts) -> Disagreement:
     model = exchanged(base, {facts.body: body, facts.head.module: head})
     ids = torch.arange(TOKENS, device=device)
     expected = model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0].float()
-    ours = Projection(lambda: head, facts.head, TOKENS)
+    here = next(base.parameters()).device == device  # else it was picked for another device than the trial's
+    ours = Projection(lambda: head, facts.head, TOKENS, compute if here else TORCH)
     logprobs, _ = ours.scores(states, ids, entropy=False)
     exact = torch.log_softmax(expected, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     shares = _share(ours.logits(states), expected), _share(logprobs.unsqueeze(0), exact.unsqueeze(0))
@@ -190,9 +198,10 @@ class _Trial:
     """Runs the model's own forward and the decoder over the same states."""
 
     def __init__(
-        self, body: nn.Module, facts: ModelFacts, block: Block, low_rank: FindLowRank, generator: torch.Generator,
-        device: torch.device,
+        self, body: nn.Module, facts: ModelFacts, block: Block, low_rank: FindLowRank, compute: Compute,
+        generator: torch.Generator, device: torch.device,
     ) -> None:  # fmt: skip
+        self._compute = compute
         self._facts, self._block, self._low_rank, self._generator = facts, block, low_rank, generator
         self._path = facts.layer_path.removeprefix(f"{facts.body}.")
         self._config = copy.copy(body.config)
@@ -236,7 +245,7 @@ class _Trial:
 
     def _decoder(self, layer: nn.Module) -> Decoder:
         body = exchanged(self._body, {self._path: nn.ModuleList([layer])})
-        return Decoder(body, self._facts, self._low_rank, checkpointing=False)
+        return Decoder(body, self._facts, self._low_rank, checkpointing=False, compute=self._compute)
 
     def _share(self, ours_nd: Tensor, places: Sequence[nn.Module]) -> float:
         body, rectangle = exchanged(self._body, {self._path: nn.ModuleList(places)}), self._rectangle

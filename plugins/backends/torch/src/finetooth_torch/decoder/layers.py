@@ -18,15 +18,13 @@ from typing import Any
 import torch
 from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.gated import gated
-from finetooth_kernels.low_rank_linear import Again, diagonal, low_rank_linear
+from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.rms_norm import residual_norm, rms_norm
-from finetooth_kernels.rotary import rotate
-from finetooth_kernels.segment_attention import Segment, segment_attention
+from finetooth_kernels.segments import Segment
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.head import is_hooked, is_plain
 from finetooth_torch.layout.stream import Stream
 
@@ -58,10 +56,11 @@ class Group:
     Args:
         modules: as they are in the model, with or without an adapter's wrapper.
         low_rank: what the adapter says of a wrapped one.
+        compute: multiplies.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank) -> None:
-        self._modules, self._low_rank = tuple(modules), low_rank
+    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank, compute: Compute = TORCH) -> None:
+        self._modules, self._low_rank, self._linear = tuple(modules), low_rank, compute.low_rank_linear
 
     def __call__(
         self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
@@ -79,7 +78,7 @@ class Group:
             y_no = torch.cat([module(x_nd) for module in self._modules], -1)
             return y_no if base_no is None else base_no + y_no
         layers = [part.base for part in parts]
-        return low_rank_linear(
+        y: Tensor = self._linear(
             x_nd,
             _fused([layer.weight for layer in layers]),
             _biases(layers),
@@ -91,6 +90,7 @@ class Group:
             arena,
             passing=passing,
         )
+        return y
 
     def parts(self) -> GroupParts | None:
         """The group as matrices, without a graph; None where a module is more than them."""
@@ -142,7 +142,8 @@ def _fused(weights: Sequence[Tensor]) -> Tensor:
     else:
         return first.as_strided((sum(weight.shape[0] for weight in weights), first.shape[1]), first.stride())
     fused = torch.cat([weight.detach() for weight in weights])
-    for weight, rows in zip(weights, fused.split([w.shape[0] for w in weights]), strict=True):
+    parts: Any = fused.split([weight.shape[0] for weight in weights])  # type: ignore[no-untyped-call]
+    for weight, rows in zip(weights, parts, strict=True):
         weight.data = rows
     return fused
 
@@ -157,15 +158,20 @@ def _biases(layers: Sequence[nn.Linear]) -> Tensor | None:
 class _Layer:
     """One decoder layer: its groups, and its norms by module."""
 
-    def __init__(self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank) -> None:
+    def __init__(
+        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: Compute
+    ) -> None:
         find = module.get_submodule
+        self._rms_norm, self._rotary = compute.rms_norm, compute.rotary
+        self._norm_again = partial(compute.rms_norm, eps=block.eps)
+        self._activate = partial(compute.gated_mlp, activation=block.activation)
         self._facts, self._block = facts, block
         self.attention_norm, self.ffn_norm = find(block.attention_norm), find(block.ffn_norm)
         self.head_norms = (find(block.query_norm), find(block.key_norm)) if block.query_norm else None
-        self.qkv = Group([find(block.query), find(block.key), find(block.value)], low_rank)
-        self.output = Group([find(block.output)], low_rank)
-        self.gate_up = Group([find(block.gate), find(block.up)], low_rank)
-        self.down = Group([find(block.down)], low_rank)
+        self.qkv = Group([find(block.query), find(block.key), find(block.value)], low_rank, compute)
+        self.output = Group([find(block.output)], low_rank, compute)
+        self.gate_up = Group([find(block.gate), find(block.up)], low_rank, compute)
+        self.down = Group([find(block.down)], low_rank, compute)
 
     def prepared(self, prepare: Callable[[Group], Any]) -> _Layer:
         """This layer with what `prepare` makes of its groups; it is called like them."""
@@ -182,27 +188,29 @@ class _Layer:
         h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=self.head_norms is None)
         rows = rows.view(-1, heads + 2 * kv_heads, size)
         if self.head_norms is not None:
-            q, k, v = rows.split([heads, kv_heads, kv_heads], 1)
+            q, k, v = rows.split([heads, kv_heads, kv_heads], 1)  # type: ignore[no-untyped-call]
             rows = torch.cat([self.norm(self.head_norms[0], q, arena), self.norm(self.head_norms[1], k, arena), v], 1)
-        return h_nd, rotate(rows, cos_nr, sin_nr, heads + kv_heads, arena)
+        return h_nd, self._rotary(rows, cos_nr, sin_nr, heads + kv_heads, arena)
 
     def feed(self, h_nd: Tensor, attended_nd: Tensor, arena: Arena | None = None) -> Tensor:
         """The residual stream after what comes behind attention: its output projection and the feed-forward block."""
         h_nd = self.output(attended_nd, base_no=h_nd, arena=arena)
         h_nd, gate_up = self._normed(self.gate_up, self.ffn_norm, h_nd, arena)
-        activate = partial(gated, activation=self._block.activation)
+        activate = self._activate
         return self.down(activate(gate_up), (activate, (gate_up,)), h_nd, arena)
 
     def _normed(
         self, group: Group, norm: nn.Module, h_nd: Tensor, arena: Arena | None, *, passing: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The residual stream, and the group on its normalised rows, which backward makes again."""
-        h_nd, normed_nd = residual_norm(h_nd, norm.weight, self._block.eps, arena)
-        again = partial(rms_norm, eps=self._block.eps), (h_nd, norm.weight)
+        h_nd, normed_nd = self._rms_norm(h_nd, norm.weight, self._block.eps, arena, residual=True)
+        weight: Any = norm.weight  # a module's attributes may be anything
+        again = self._norm_again, (h_nd, weight)
         return h_nd, group(normed_nd, again, arena=arena, passing=passing)
 
     def norm(self, module: nn.Module, x: Tensor, arena: Arena | None = None) -> Tensor:
-        return rms_norm(x, module.weight, self._block.eps, arena)
+        normed: Tensor = self._rms_norm(x, module.weight, self._block.eps, arena)
+        return normed
 
 
 class Decoder:
@@ -213,17 +221,26 @@ class Decoder:
         facts: with a block.
         low_rank: what the adapter says of a wrapped linear module.
         checkpointing: recompute each layer in backward.
+        compute: the operations.
     """
 
-    def __init__(self, body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, *, checkpointing: bool) -> None:
-        block = facts.block
+    def __init__(
+        self,
+        body: nn.Module,
+        facts: ModelFacts,
+        low_rank: FindLowRank,
+        *,
+        checkpointing: bool,
+        compute: Compute = TORCH,
+    ) -> None:
+        self.compute, block = compute, facts.block
         assert block is not None
         self._facts, self._checkpointing = facts, checkpointing
         self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
         self._final_norm = body.get_submodule(block.final_norm)
         path = facts.layer_path.removeprefix(f"{facts.body}.")
         layers: Any = body.get_submodule(path)
-        self.layers = [_Layer(layer, block, facts, low_rank) for layer in layers]
+        self.layers = [_Layer(layer, block, facts, low_rank, compute) for layer in layers]
 
     def lay_out(self) -> None:
         """Lay the weights of each group side by side now, before activations fill the gaps that this leaves."""
@@ -289,7 +306,7 @@ class Decoder:
         h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
         if keep is not None:
             keep(qkv)
-        attended = segment_attention(
+        attended = self.compute.segment_attention(
             qkv,
             segments,
             heads=facts.heads,

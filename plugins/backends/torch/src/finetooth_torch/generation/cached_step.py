@@ -8,6 +8,7 @@ a cache, so that little of it is padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,7 +67,8 @@ class PackedLayers:
 
     def __init__(self, decoder: Decoder, *, pack: bool) -> None:
         self.decoder = decoder
-        self.layers = [layer.prepared(packed if pack else _unchanged) for layer in decoder.layers]
+        prepare = partial(packed, pack=decoder.compute.packed_linear) if pack else _unchanged
+        self.layers = [layer.prepared(prepare) for layer in decoder.layers]
 
 
 def _unchanged(group: Group) -> Group | PackedGroup:
@@ -127,6 +129,7 @@ class StreamDecoding:
             KeyValueCache(
                 lengths[place], self._samples, self._room,
                 layers=facts.layers, kv_heads=facts.kv_heads, size=facts.head_dim, like=like,
+                kernel=self._decoder.compute.cached_attention,
             )
             for place in places
         ]  # fmt: skip
@@ -147,7 +150,8 @@ class StreamDecoding:
         for i, layer in enumerate(self._layers):
             h_rd, qkv = layer.project(h_rd, cos, sin)
             attended = qkv.new_empty((qkv.shape[0], facts.heads * facts.head_dim))
-            for cache, rows, out in zip(self._caches, qkv.split(sizes), attended.split(sizes), strict=True):
+            parts: Any = qkv.split(sizes), attended.split(sizes)  # type: ignore[no-untyped-call]
+            for cache, rows, out in zip(self._caches, *parts, strict=True):
                 cache.attend(i, rows, facts.heads, scale, out)
             h_rd = layer.feed(h_rd, attended)
         return h_rd

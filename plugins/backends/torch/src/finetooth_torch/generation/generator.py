@@ -184,7 +184,8 @@ class Generator:
         pack = most >= WORTH_PACKING
         packed = None
         if pack and head is not None and can_pack(head.weight.dtype, self._device.type):
-            packed = PackedLinear(head.weight, head.bias, result_dtype(head.weight.dtype))
+            pack_kernel = self._network.compute.packed_linear
+            packed = PackedLinear(head.weight, head.bias, result_dtype(head.weight.dtype), pack_kernel)
         layers = PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None
         return Weights(layers=layers, head=packed)
 
@@ -204,5 +205,6 @@ class Generator:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(weights.layers, network.facts, prompts, samples, room, device=device)
         return Writing(
-            decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device
-        )
+            decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,
+            compute=network.compute,
+        )  # fmt: skip

@@ -13,10 +13,10 @@ out anew every `BLOCK` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from finetooth_kernels.cached_attention import CachedAttention
 from finetooth_kernels.contract import result_dtype
 from torch import Tensor
 
@@ -35,16 +35,18 @@ class KeyValueCache:
         room: most tokens that any row will write.
         layers, kv_heads, size: of the model; `size` is the head's.
         like: gives dtype and device.
+        kernel: see `Compute.cached_attention`.
     """
 
     def __init__(
         self, lengths: Sequence[int], samples: int, room: int, *, layers: int, kv_heads: int, size: int,
-        like: Tensor,
+        like: Tensor, kernel: Callable[..., Any] | None = None,
     ) -> None:  # fmt: skip
+        self._kernel = kernel
         self.prompts, self.samples = len(lengths), samples
         self._like, self._heads, self._size, self._width = like, kv_heads, size, max(lengths)
         self._lengths = list(lengths)
-        self._compiled = CachedAttention.ready(like, size)
+        self._compiled = None if kernel is None else kernel(like, size)
         self._dense = self._compiled is None and like.dtype != result_dtype(like.dtype)
         shared = samples > 1
         self.columns = 0 if shared else self._width
@@ -220,7 +222,9 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
     lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
     room = max(cache._most - cache.columns for cache in both)
     layers, size, like = len(first._own), first._size, first._like
-    found = KeyValueCache(lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like)
+    found = KeyValueCache(
+        lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like, kernel=first._kernel
+    )
     for layer, own in enumerate(found._own):
         begin = 0
         for cache in both:

@@ -2,16 +2,17 @@
 
 A plain matrix product puts a weight into the order its kernel likes every time it is called. With a few dozen rows
 that costs as much as half the product itself, so while tokens are sampled each weight is kept in the order of the
-compiled kernel (`finetooth_kernels.few_rows`), or in oneDNN's own. A packed weight is a copy: it is of the weights at
+kernel that the plan picked (`packed_linear`), or in oneDNN's own. A packed weight is a copy: it is of the weights at
 the time, and is dropped when sampling ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
-from finetooth_kernels.few_rows import FewRows
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from finetooth_torch.decoder.layers import Group
 
 ALLOWED = {4: 1e-5, 2: 2e-2}
 """Largest difference from a plain product, as a share of its largest number, by bytes of a number."""
+
+
+Pack = Callable[..., Any]
+"""A weight and its bias to what multiplies with them, or None."""
 
 
 @cache
@@ -51,16 +56,23 @@ def _product(x_nd: Tensor, packed_od: Tensor, bias_o: Tensor | None) -> Tensor:
 
 
 class PackedLinear:
-    """x W^T + b with a packed copy of W: in the compiled kernel's order, or in oneDNN's where there is none.
+    """x W^T + b with a packed copy of W: in the order of a kernel, or in oneDNN's where there is none.
 
     Args:
         weight_od: (O, D); `can_pack` has said yes.
         dtype: of results, where that costs no more: not in oneDNN's order. None: that of the weight.
+        pack: see `Compute.packed_linear`.
     """
 
-    def __init__(self, weight_od: Tensor, bias_o: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        weight_od: Tensor,
+        bias_o: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        pack: Pack | None = None,
+    ) -> None:
         self._dtype = dtype
-        self._own = FewRows.pack(weight_od, bias_o)
+        self._own: Any = None if pack is None else pack(weight_od, bias_o)
         self._packed = _reorder(weight_od.detach()) if self._own is None else None
         self._bias = None if bias_o is None else bias_o.detach()
 
@@ -75,7 +87,8 @@ class PackedLinear:
         """
         if self._own is not None and (more is None or more[1]._own is not None):
             second = None if more is None else (more[0], more[1]._own)
-            return self._own(x_nd, base_no=base_no, more=second, dtype=self._dtype)
+            own: Tensor = self._own(x_nd, base_no=base_no, more=second, dtype=self._dtype)
+            return own
         y_no = _product(x_nd, self._packed, self._bias) if self._packed is not None else self._own(x_nd)
         if more is not None:
             y_no = y_no.add_(more[1](more[0]))
@@ -89,9 +102,13 @@ class PackedGroup:
     addition would be lost in the weight.
     """
 
-    def __init__(self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None) -> None:
-        self._linear = PackedLinear(weight_od, bias_o)
-        self._added = None if a_rd is None or b_or is None else (PackedLinear(a_rd), PackedLinear(b_or))
+    def __init__(
+        self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None,
+        pack: Pack | None = None,
+    ) -> None:  # fmt: skip
+        self._linear = PackedLinear(weight_od, bias_o, pack=pack)
+        added = None if a_rd is None or b_or is None else (a_rd, b_or)
+        self._added = None if added is None else tuple(PackedLinear(weight, pack=pack) for weight in added)
 
     def __call__(
         self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
@@ -105,9 +122,9 @@ class PackedGroup:
         return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
 
 
-def packed(group: Group) -> Group | PackedGroup:
+def packed(group: Group, pack: Pack | None = None) -> Group | PackedGroup:
     """The group with packed weights, or as it is where that is not possible."""
     parts = group.parts()
     if parts is None or not can_pack(parts.weight.dtype, parts.weight.device.type):
         return group
-    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b)
+    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b, pack)

@@ -12,6 +12,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_kernels.contract import result_dtype
 from torch import Tensor
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import choose
 from finetooth_torch.planning.flops import Computed
@@ -95,12 +96,14 @@ class Writing:
         decoding: reads their prompts and runs them through the layers.
         rows: in the decoding's order.
         logits: (R, D) states before the next token to (R, V) logits.
+        compute: the operations.
     """
 
     def __init__(
         self, decoding: Decoding, rows: Sequence[Row], logits: Callable[[Tensor], Tensor], tokenizer: Tokenizer, *,
-        device: torch.device,
+        device: torch.device, compute: Compute = TORCH,
     ) -> None:  # fmt: skip
+        self._compute = compute
         self._decoding, self._logits, self._tokenizer, self._device = decoding, logits, tokenizer, device
         self._held = list(rows)  # by row of the decoding; one that finished may stay for a while
 
@@ -144,26 +147,26 @@ class Writing:
         if len(going) < len(self._held):
             hidden = hidden[torch.tensor(going, device=self._device)]
         logits = self._logits(hidden)
-        tokens, logprobs = _chosen(logits, writing)
+        tokens, logprobs = _chosen(logits, writing, self._compute)
         for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
             row.take(token, logprob, self._tokenizer)
         self.retire()
         return writing
 
 
-def _chosen(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> tuple[Tensor, Tensor]:
     """(R,) the next token of each row and its log-probability; rows with the same settings are chosen for together."""
     alike: dict[tuple[float, int, float], list[int]] = {}
     for i, row in enumerate(rows):
         settings = row.sampling.temperature, row.sampling.top_k, row.sampling.top_p
         alike.setdefault(settings, []).append(i)
     if len(alike) == 1:
-        return choose(logits, rows[0].sampling, [row.stream for row in rows])
+        return choose(logits, rows[0].sampling, [row.stream for row in rows], compute)
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(len(rows), dtype=result_dtype(logits.dtype), device=logits.device)
     for places in alike.values():
         index = torch.tensor(places, device=logits.device)
         tokens[index], logprobs[index] = choose(
-            logits[index], rows[places[0]].sampling, [rows[i].stream for i in places]
+            logits[index], rows[places[0]].sampling, [rows[i].stream for i in places], compute
         )
     return tokens, logprobs

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from finetooth_hooks import Sampling
-from finetooth_kernels.logits import most_likely, selective_log_softmax
 from torch import Tensor
 
+from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.randomness import stream_key
 
 BLOCK = 256
@@ -44,7 +44,9 @@ def row_streams(
     return streams
 
 
-def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator], compute: Compute = TORCH
+) -> tuple[Tensor, Tensor]:
     """(B,) int64, the next token of each row, and (B,), its log-probability, untempered.
 
     Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
@@ -55,11 +57,11 @@ def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Gener
     Args:
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
+        compute: computes the log-probabilities.
     """
-    if sampling.temperature == 0:
-        return most_likely(logits)
-    tokens = _drawn(logits, sampling, streams)
-    return tokens, selective_log_softmax(logits, tokens)
+    tokens = None if sampling.temperature == 0 else _drawn(logits, sampling, streams)
+    found = compute.logits_statistics(logits, tokens)
+    return found.ids, found.logprobs
 
 
 def _drawn(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:

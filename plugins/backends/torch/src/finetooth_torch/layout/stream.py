@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from finetooth_kernels.segment_attention import Segment
+from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import SHORTEST_SHARED
 from numpy.typing import NDArray
 from torch import Tensor

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from finetooth_hooks import Context, Decision, PlanError, TrainSettings
+from finetooth_hooks import Context, Decision, PlanError
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PlanRequest, Stored
+from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PickedKernel, PlanRequest, Stored
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
 
@@ -46,7 +46,7 @@ def decide(
     chosen = choose_decoder(base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored)
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, str(precision.value), context)
-    layers = (_kernels(),) if attending is None else attending.decisions
+    layers = () if attending is None else attending.decisions
     checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
     train = replace(
         request.train,
@@ -62,10 +62,11 @@ def decide(
         stream=stream,
     )
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
-    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, _head(request, train))
+    kernels = _kernels(request, str(precision.value), stream=stream)
+    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared)
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
-    cost = step_cost(request, train, filling, stream=stream, fused=fused)
+    cost = step_cost(request, train, filling, stream=stream, fused=fused, kernels=kernels)
     return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
@@ -136,12 +137,15 @@ def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, st
     return Decision(setting, True, f"without it the run would take {figures}")
 
 
-def _kernels() -> Decision:
-    """What computes attention, norms and activations of the stream decoder."""
-    from finetooth_kernels.native import available
+def _kernels(request: PlanRequest, precision: str, *, stream: bool) -> Mapping[str, PickedKernel]:
+    """Who computes each operation; nothing where nobody picks, and torch computes all.
 
-    compiled = available()
-    return Decision("backend.kernels", "native" if compiled.available else "torch", compiled.reason)
+    Raises:
+        PlanError: a provider that the recipe picks cannot serve.
+    """
+    from finetooth_torch.compute import wanted
+
+    return {} if request.kernels is None else request.kernels(wanted(precision, stream=stream))
 
 
 def choose_decoder(
@@ -227,19 +231,6 @@ def _instead(steps: Sequence[Sequence[int]], before: float) -> str:
 def _no_padding(steps: Sequence[Sequence[int]]) -> float:
     del steps
     return 0.0
-
-
-def _head(request: PlanRequest, train: TrainSettings) -> Decision:
-    """Which implementation computes log-probabilities through the head."""
-    from finetooth_kernels.implementations import choose
-
-    from finetooth_torch.precision import DTYPES
-
-    try:
-        chosen = choose(request.place.hardware.device, DTYPES[str(train.precision)])
-    except ValueError as error:
-        raise PlanError(f"backend.head: {error}", action="choose another hardware or train.precision") from error
-    return Decision("backend.head", chosen.implementation.name, chosen.reason)
 
 
 def _attention(request: PlanRequest, asked: Pick, precision: str, context: Context | None) -> AttentionChoice:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from finetooth_hooks import TrainSettings
-from finetooth_hooks.protocols import ModelFacts, PlanRequest, StepCost
+from finetooth_hooks.protocols import ModelFacts, PickedKernel, PlanRequest, StepCost
 from finetooth_steps.layout import MicroBatch, filled
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.llama_shape import linear_shapes
@@ -18,7 +18,13 @@ UNKNOWN_SHARE = 0.1
 
 
 def step_cost(
-    request: PlanRequest, train: TrainSettings, filling: Filling | None, *, stream: bool, fused: bool
+    request: PlanRequest,
+    train: TrainSettings,
+    filling: Filling | None,
+    *,
+    stream: bool,
+    fused: bool,
+    kernels: Mapping[str, PickedKernel],
 ) -> StepCost | str:
     """See `BackendPlan.cost`.
 
@@ -27,6 +33,7 @@ def step_cost(
         filling: how data share rows; None where they do not.
         stream: the stream decoder computes the layers.
         fused: attention forms its scores piece by piece; see `AttentionServes`.
+        kernels: as they were picked.
     """
     facts = request.base.facts
     if not _counts_layers(facts, request.base.model.parameters):
@@ -37,7 +44,7 @@ def step_cost(
         skips_masked=fused,
         rescores=fused,
         checkpointing=bool(train.gradient_checkpointing),
-        relogits=not _logits_once(request, str(train.precision)),
+        relogits=not _logits_once(request, str(train.precision), kernels),
     )
     layout = partial(_layout, budget=int(train.micro_batch_tokens or 0), filling=filling, stream=stream)
 
@@ -57,16 +64,16 @@ def step_cost(
     return StepCost(flops, peak)
 
 
-def _logits_once(request: PlanRequest, precision: str) -> bool:
+def _logits_once(request: PlanRequest, precision: str, kernels: Mapping[str, PickedKernel]) -> bool:
     """Whether a head that trains computes its logits once: see `Network.outputs`."""
-    from finetooth_kernels.implementations import choose
+    from finetooth_kernels.linear_logprob import foresees
 
+    from finetooth_torch.compute import Compute
     from finetooth_torch.precision import DTYPES
 
-    if request.proportional_to is None:
+    if request.proportional_to is None or not Compute.of(kernels).expects:
         return False
-    dtype = DTYPES[precision]
-    return choose(request.place.hardware.device, dtype).implementation.foresees(dtype, 1, trains_bias=False)
+    return foresees(DTYPES[precision], 1, trains_bias=False)
 
 
 def _layout(

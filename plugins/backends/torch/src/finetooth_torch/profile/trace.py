@@ -30,7 +30,7 @@ OPTIMIZER_SPAN, LAYOUT_SPAN = "optimizer", "data layout"
 """Names of the spans that the engine puts around its own work."""
 
 KERNEL = "finetooth::"
-"""How the names of spans around compiled kernels begin (`finetooth_kernels.native.KERNEL_SPAN`): they are operators."""
+"""How the names of spans around compiled kernels begin (`finetooth_native.library.KERNEL_SPAN`): they are operators."""
 
 SMALL = 10.0
 """Microseconds below which a kernel is small: launching it takes as long."""

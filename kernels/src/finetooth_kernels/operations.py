@@ -1,0 +1,85 @@
+"""The named operations: what providers of kernels may compute, each with a plain reference and, where there is one,
+torch's way.
+
+A provider's function takes the arguments of the reference and gives the same numbers but for roundings. It may be
+given tensors that it does not take (another dtype, other strides): then it computes them in another way, never wrongly.
+
+| Operation | Computes | Result |
+|---|---|---|
+| `linear_logprob` | hidden states through the head to log-probabilities, entropy, likeliest id | full |
+| `logits_statistics` | log-probabilities of chosen or likeliest ids, and the entropy, of given logits | full |
+| `rms_norm` | rows by their root mean square, times a weight whose dtype it has; `residual`: and the rows | input |
+| `rotary` | the first heads of rows, turned by angles | input |
+| `gated_mlp` | the activated gate times up | input |
+| `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |
+| `matmul_rounded_once` | sums of matrix products, without a graph | input |
+| `accumulate` | a sum in a wider precision than its parts, in place, without a graph | full |
+| `segment_attention` | causal attention over a stream of segments | input |
+| `cached_attention` | like a tensor, for heads of a size: attention of one query a row to a cache; or None | input |
+| `packed_linear` | a weight, packed for products of few rows, without a graph; or None where it cannot be | input |
+
+`linear_logprob` has one feature: `expected`, that the gradients which a caller expects spare it a second look at the
+logits (`finetooth_kernels.linear_logprob.foresees`). The last two return a function, or None where they cannot; the
+others a result. Room is left for products with quantised weights and of groups of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from finetooth_kernels import (
+    gated,
+    linear_logprob,
+    logits,
+    low_rank_linear,
+    mm,
+    reference,
+    references,
+    rms_norm,
+    rotary,
+    segment_attention,
+    sums,
+)
+
+__all__ = ["OPERATIONS", "Operation"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A named operation.
+
+    Attributes:
+        reference: computes it as its definition reads, in float64.
+        torch: torch's way of it; None where a backend has its own.
+        result: whose dtype the result has: `input`, or `full` precision.
+        backward: gradients go through it.
+        features: what torch's way makes use of.
+    """
+
+    reference: Callable[..., Any]
+    torch: Callable[..., Any] | None = None
+    result: Literal["input", "full"] = "input"
+    backward: bool = True
+    features: frozenset[str] = frozenset()
+
+
+OPERATIONS: Mapping[str, Operation] = MappingProxyType(
+    {
+        "linear_logprob": Operation(
+            reference.linear_logprob_reference, linear_logprob.linear_logprob, "full", features=frozenset({"expected"})
+        ),
+        "logits_statistics": Operation(references.logits_statistics, logits.logits_statistics, "full"),
+        "rms_norm": Operation(references.rms_norm, rms_norm.rms_norm),
+        "rotary": Operation(references.rotary, rotary.rotate),
+        "gated_mlp": Operation(references.gated_mlp, gated.gated),
+        "low_rank_linear": Operation(references.low_rank_linear, low_rank_linear.low_rank_linear),
+        "matmul_rounded_once": Operation(references.matmul_rounded_once, mm.mm, backward=False),
+        "accumulate": Operation(references.accumulate, sums.accumulate, "full", backward=False),
+        "segment_attention": Operation(references.segment_attention, segment_attention.segment_attention),
+        "cached_attention": Operation(references.cached_attention, backward=False),
+        "packed_linear": Operation(references.packed_linear, backward=False),
+    }
+)

@@ -1,0 +1,190 @@
+"""The operations of a decoder layer as their definitions read: float64, torch's own derivatives. For tests and doubt.
+
+Each takes the arguments of its operation (`finetooth_kernels.operations`), and rounds once, at the very end. `arena`,
+`again`, `passing` and `out` say where numbers lie, not what they are, and are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.logits import LogitsStatistics
+from finetooth_kernels.segments import Segment, check_segments
+
+__all__ = [
+    "accumulate",
+    "cached_attention",
+    "gated_mlp",
+    "logits_statistics",
+    "low_rank_linear",
+    "matmul_rounded_once",
+    "packed_linear",
+    "rms_norm",
+    "rotary",
+    "segment_attention",
+]
+
+
+def logits_statistics(logits: Tensor, index: Tensor | None = None, *, entropy: bool = False) -> LogitsStatistics:
+    """See `finetooth_kernels.logits.logits_statistics`."""
+    wide = result_dtype(logits.dtype)
+    log_p = torch.log_softmax(logits.double(), -1)
+    found = logits.detach().argmax(-1) if index is None else index
+    if index is None:
+        log_p = log_p.detach()
+    single = found.dim() == logits.dim() - 1
+    taken = log_p.gather(-1, found.unsqueeze(-1) if single else found)
+    p = log_p.detach().exp()
+    of_all = -(p * torch.where(p > 0, log_p.detach(), 0.0)).sum(-1).to(wide) if entropy else None
+    return LogitsStatistics(found, (taken.squeeze(-1) if single else taken).to(wide), of_all)
+
+
+def rms_norm(x_nd: Tensor, weight_d: Tensor, eps: float, arena: Any = None, *, residual: bool = False) -> Any:
+    """See `finetooth_kernels.rms_norm.rms_norm`."""
+    wide = x_nd.double()
+    y = wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt() * weight_d.double()
+    return (x_nd, y.to(weight_d.dtype)) if residual else y.to(weight_d.dtype)
+
+
+def rotary(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Any = None) -> Tensor:
+    """See `finetooth_kernels.rotary.rotate`."""
+    half = cos_nr.shape[-1]
+    turned, rest = x_nhd[:, :heads].double(), x_nhd[:, heads:].double()
+    first, second, beyond = torch.split(turned, [half, half, x_nhd.shape[-1] - 2 * half], -1)
+    cos, sin = cos_nr.double().unsqueeze(1), sin_nr.double().unsqueeze(1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin, beyond], -1)
+    return torch.cat([turned, rest], 1).to(x_nhd.dtype)
+
+
+def gated_mlp(gate_up_nf: Tensor, activation: str = "silu") -> Tensor:
+    """See `finetooth_kernels.gated.gated`."""
+    gate, up = gate_up_nf.double().chunk(2, -1)
+    if activation == "silu":
+        return (functional.silu(gate) * up).to(gate_up_nf.dtype)
+    approximate = "tanh" if activation == "gelu_tanh" else "none"
+    return (functional.gelu(gate, approximate=approximate) * up).to(gate_up_nf.dtype)
+
+
+def low_rank_linear(
+    x_nd: Tensor,
+    weight_od: Tensor,
+    bias_o: Tensor | None,
+    sizes: Sequence[int],
+    additions: Sequence[tuple[Tensor, Tensor, float] | None],
+    trained: Sequence[Tensor | None] = (),
+    again: Any = None,
+    base_no: Tensor | None = None,
+    arena: Any = None,
+    *,
+    passing: bool = False,
+) -> Tensor:
+    """See `finetooth_kernels.low_rank_linear.low_rank_linear`."""
+    own = list(torch.split(weight_od.detach().double(), list(sizes)))
+    weights = [w if t is None else t.double() for w, t in zip(own, trained, strict=True)] if trained else own
+    x = x_nd.double()
+    parts = []
+    for weight, addition in zip(weights, additions, strict=True):
+        part = x @ weight.t()
+        if addition is not None:
+            a, b, scale = addition
+            part = part + scale * (x @ a.double().t()) @ b.double().t()
+        parts.append(part)
+    out = torch.cat(parts, -1)
+    out = out if bias_o is None else out + bias_o.double()
+    return out.to(x_nd.dtype) if base_no is None else (out + base_no.double()).to(base_no.dtype)
+
+
+def matmul_rounded_once(
+    left_nk: Tensor, right_ko: Tensor, *, more: tuple[Tensor, Tensor] | None = None, bias_o: Tensor | None = None,
+    base_no: Tensor | None = None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """See `finetooth_kernels.mm.mm`."""
+    product = left_nk.double() @ right_ko.double()
+    product = product if more is None else product + more[0].double() @ more[1].double()
+    product = product if bias_o is None else product + bias_o.double()
+    product = product if base_no is None else product + base_no.double()
+    found = product.to(left_nk.dtype if base_no is None else base_no.dtype)
+    return found if out is None else out.copy_(found if out.dtype == found.dtype else product)
+
+
+def accumulate(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `finetooth_kernels.sums.accumulate`."""
+    return part.to(dtype) if total is None else total.copy_((total.double() + part.double()).to(dtype))
+
+
+def segment_attention(
+    qkv_nhd: Tensor, segments: Sequence[Segment], *, heads: int, kv_heads: int, scale: float, arena: Any = None
+) -> Tensor:
+    """See `finetooth_kernels.segment_attention.segment_attention`."""
+    rows = qkv_nhd.shape[0]
+    check_segments(segments, rows)
+    seen = torch.zeros(rows, rows, dtype=torch.bool, device=qkv_nhd.device)
+    for one in segments:
+        seen[one.start : one.stop, one.start : one.stop] = True
+        seen[one.stop : one.below, one.start : one.stop] = True
+    seen.tril_()
+    q, k, v = torch.split(qkv_nhd.double().transpose(0, 1), [heads, kv_heads, kv_heads])
+    k, v = (x.repeat_interleave(heads // kv_heads, 0) for x in (k, v))
+    out = []
+    for row in range(rows):  # one at a time: what a row does not see must not reach it, not even times 0
+        at = seen[row].nonzero().squeeze(1)
+        scores = torch.einsum("hd,hcd->hc", q[:, row], k[:, at]) * scale
+        out.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), v[:, at]))
+    attended = torch.stack(out) if out else q.transpose(0, 1)
+    return attended.to(qkv_nhd.dtype)
+
+
+def cached_attention(like: Tensor, size: int) -> Callable[..., Tensor]:
+    """Attention of one query a row to a cache: see `finetooth_kernels.operations`."""
+    return _cached_attention
+
+
+def _cached_attention(
+    qkv_rhd: Tensor, own_hrkcd: Tensor, columns_1: Tensor, scale: float, *, starts_p: Tensor, samples: int = 1,
+    above_hpkwd: Tensor | None = None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    kv_heads, columns = own_hrkcd.shape[2], int(columns_1)
+    heads = qkv_rhd.shape[1] - 2 * kv_heads
+    q, newest = qkv_rhd[:, :heads], torch.unflatten(qkv_rhd[:, heads:], 1, (2, kv_heads))
+    own_hrkcd[:, :, :, columns - 1] = newest.transpose(0, 1)
+    rows = []
+    for row in range(qkv_rhd.shape[0]):
+        start = int(starts_p[row // samples])
+        seen = own_hrkcd[:, row, :, :columns].double()
+        if above_hpkwd is None:
+            seen = seen[:, :, start:]
+        else:
+            seen = torch.cat([above_hpkwd[:, row // samples, :, start:].double(), seen], 2)
+        keys, values = (x.repeat_interleave(heads // kv_heads, 0) for x in seen)
+        scores = torch.einsum("hd,hcd->hc", q[row].double(), keys) * scale
+        rows.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), values).flatten())
+    found = torch.stack(rows).to(qkv_rhd.dtype) if rows else qkv_rhd.new_empty((0, heads * qkv_rhd.shape[2]))
+    return found if out is None else out.copy_(found)
+
+
+class _Unpacked:
+    """A weight that is multiplied with as it stands."""
+
+    def __init__(self, weight_od: Tensor, bias_o: Tensor | None) -> None:
+        self._weight, self._bias = weight_od.detach(), bias_o
+
+    def __call__(
+        self, x_nd: Tensor, *, base_no: Tensor | None = None, more: tuple[Tensor, _Unpacked] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:  # fmt: skip
+        y = x_nd.double() @ self._weight.double().t()
+        y = y if more is None else y + more[0].double() @ more[1]._weight.double().t()
+        y = y if self._bias is None else y + self._bias.double()
+        y = y if base_no is None else y + base_no.double()
+        return y.to(dtype or (x_nd.dtype if base_no is None else base_no.dtype))
+
+
+def packed_linear(weight_od: Tensor, bias_o: Tensor | None = None) -> Callable[..., Tensor]:
+    """x W^T + b for a weight that is multiplied with many times: see `finetooth_kernels.operations`."""
+    return _Unpacked(weight_od, bias_o)

@@ -1,0 +1,198 @@
+"""What each operation is tried with: small inputs that show what an implementation may get wrong. For the kit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.segments import Segment
+
+__all__ = ["TRIALS", "Trial"]
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to call an operation.
+
+    Attributes:
+        name: says what is particular.
+        given: inputs of floating point, in the dtype that is tried; gradients reach them where the operation has any,
+            and they may stand in any strides.
+        call: the operation and the inputs to its results of floating point; None where it says that it cannot.
+        strides: whether inputs may lie apart.
+    """
+
+    name: str
+    given: Tensors
+    call: Callable[[Callable[..., Any], Tensors], tuple[Tensor, ...] | None]
+    strides: bool = True
+
+
+class _Draw:
+    """Draws inputs; ids are the same for every dtype."""
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        self._generator, self._dtype, self._device = torch.Generator().manual_seed(7), dtype, device
+
+    def normal(self, *shape: int) -> Tensor:
+        drawn = torch.randn(shape, generator=self._generator)
+        return drawn.to(self._device, self._dtype)
+
+    def ids(self, below: int, *shape: int) -> Tensor:
+        return torch.randint(0, below, shape, generator=self._generator).to(self._device)
+
+
+def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given = {"hidden": draw.normal(rows, 24), "weight": draw.normal(37, 24) / 4, "bias": draw.normal(37)}
+    one, several = draw.ids(37, rows), draw.ids(37, rows, 3)
+    mask = torch.arange(rows, device=one.device) % 3 != 1
+
+    def plain(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["hidden"], t["weight"], one).logprobs,)
+
+    def masked(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        head = {"scale": 0.5, "softcap": 5.0, "temperature": 0.7}
+        out = compute(t["hidden"], t["weight"], several, mask=mask, bias_v=t["bias"], entropy=True, **head)
+        return out.logprobs, out.entropy
+
+    def expecting(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["hidden"], t["weight"], one, expected=torch.ones(rows, device=one.device)).logprobs,)
+
+    yield Trial("one target", {name: given[name] for name in ("hidden", "weight")}, plain)
+    yield Trial("three targets, a mask, a bias, a softcap, the entropy", given, masked)
+    yield Trial("other gradients than expected", {name: given[name] for name in ("hidden", "weight")}, expecting)
+
+
+def _logits_statistics(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given, several = {"logits": 4 * draw.normal(rows, 37)}, draw.ids(37, rows, 3)
+
+    def likeliest(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        found = compute(t["logits"].detach(), entropy=True)
+        return found.logprobs, found.entropy
+
+    yield Trial("three ids", given, lambda compute, t: (compute(t["logits"], several).logprobs,))
+    yield Trial("the likeliest and the entropy", given, likeliest)
+
+
+def _rms_norm(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given = {"x": draw.normal(rows, 24), "weight": draw.normal(24)}
+    small = {**given, "x": given["x"] / 512}
+    yield Trial("rows", given, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
+    yield Trial("rows so small that eps counts", small, lambda compute, t: (compute(t["x"], t["weight"], 1e-5),))
+    yield Trial("with the rows", given, lambda compute, t: tuple(compute(t["x"], t["weight"], 1e-5, residual=True)))
+
+
+def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
+    angles = torch.arange(rows, device=draw.ids(2, 1).device)[:, None] * torch.linspace(0.1, 1.0, 6)[None]
+    cos, sin = angles.cos(), angles.sin()
+    yield Trial("three of five heads", {"x": draw.normal(rows, 5, 16)}, lambda f, t: (f(t["x"], cos, sin, 3),))
+
+
+def _gated(activation: str, compute: Any, given: Any) -> tuple[Any, ...]:
+    return (compute(given["gate_up"], activation),)
+
+
+def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
+    for activation in ("silu", "gelu_tanh", "gelu"):
+        given = {"gate_up": draw.normal(rows, 40)}
+        yield Trial(activation, given, partial(_gated, activation))
+
+
+def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given = {
+        "x": draw.normal(rows, 24),
+        "a": draw.normal(3, 24),
+        "b": draw.normal(10, 3),
+        "base": draw.normal(rows, 30),
+    }
+    weight, bias = draw.normal(30, 24) / 4, draw.normal(30)
+
+    def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        dtype = t["x"].dtype
+        additions = [(t["a"], t["b"], 0.5), None]
+        return (compute(t["x"], weight.to(dtype), bias.to(dtype), (10, 20), additions, base_no=t["base"]),)
+
+    yield Trial("two layers, one with an addition", given, call)
+
+
+def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given = {"left": draw.normal(rows, 24), "right": draw.normal(24, 10), "base": draw.normal(rows, 10)}
+    more = {"h": draw.normal(rows, 3), "b": draw.normal(3, 10)}
+    yield Trial("one product", given, lambda compute, t: (compute(t["left"], t["right"]),))
+    yield Trial(
+        "two and what they are added to", {**given, **more},
+        lambda compute, t: (compute(t["left"], t["right"], more=(t["h"], t["b"]), base_no=t["base"]),),
+    )  # fmt: skip
+
+
+def _accumulate(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given, total = {"part": draw.normal(rows, 9)}, draw.normal(rows, 9)
+
+    def onto(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        wide = result_dtype(t["part"].dtype)
+        return (compute(total.to(wide, copy=True), t["part"], wide),)
+
+    yield Trial("the first part", given, lambda f, t: (f(None, t["part"], result_dtype(t["part"].dtype)),))
+    yield Trial("onto a sum", given, onto)
+
+
+def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
+    tree = (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows)) if rows else ()
+
+    def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["qkv"], tree, heads=4, kv_heads=2, scale=0.25),)
+
+    yield Trial("a tree of segments", {"qkv": draw.normal(rows, 8, 16)}, call)
+
+
+def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given, cache = {"qkv": draw.normal(rows, 8, 16)}, draw.normal(2, rows, 2, 7, 16)
+    starts, columns = draw.ids(3, rows), torch.tensor([5])
+
+    def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
+        attend = compute(t["qkv"], 16)
+        own = cache.to(t["qkv"].dtype, copy=True)
+        return None if attend is None else (attend(t["qkv"], own, columns, 0.25, starts_p=starts),)
+
+    yield Trial("prompts that begin in different columns", given, call, strides=False)
+
+
+def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
+    given = {"x": draw.normal(rows, 24), "weight": draw.normal(30, 24), "bias": draw.normal(30)}
+
+    def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
+        multiply = compute(t["weight"], t["bias"])
+        return None if multiply is None else (multiply(t["x"]),)
+
+    yield Trial("with a bias", given, call)
+
+
+TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType(
+    {
+        "linear_logprob": _linear_logprob,
+        "logits_statistics": _logits_statistics,
+        "rms_norm": _rms_norm,
+        "rotary": _rotary,
+        "gated_mlp": _gated_mlp,
+        "low_rank_linear": _low_rank_linear,
+        "matmul_rounded_once": _matmul_rounded_once,
+        "accumulate": _accumulate,
+        "segment_attention": _segment_attention,
+        "cached_attention": _cached_attention,
+        "packed_linear": _packed_linear,
+    }
+)
+
+
+def trials(operation: str, dtype: torch.dtype, device: str, rows: int) -> list[Trial]:
+    """What an operation is tried with; none for one that is not of `finetooth_kernels.operations`."""
+    return list(TRIALS[operation](_Draw(dtype, device), rows)) if operation in TRIALS else []

@@ -1,0 +1,76 @@
+"""What the engine computes with: the operations that the plan picked, each in a place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_kernels.operations import OPERATIONS
+
+Operation = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The operations of `finetooth_kernels.operations` that this backend uses, looked up once.
+
+    Attributes:
+        expects: whether `linear_logprob` makes use of `expected`.
+        cached_attention, packed_linear: None where the backend's own ways serve.
+    """
+
+    linear_logprob: Operation
+    logits_statistics: Operation
+    accumulate: Operation
+    rms_norm: Operation
+    rotary: Operation
+    gated_mlp: Operation
+    low_rank_linear: Operation
+    segment_attention: Operation
+    expects: bool
+    cached_attention: Operation | None = None
+    packed_linear: Operation | None = None
+
+    @staticmethod
+    def of(kernels: Mapping[str, PickedKernel]) -> Compute:
+        """Those that were picked, and torch's way of what nobody picked."""
+
+        def function(name: str) -> Operation | None:
+            return kernels[name].function if name in kernels else OPERATIONS[name].torch
+
+        head = kernels.get("linear_logprob")
+        features = OPERATIONS["linear_logprob"].features if head is None else head.features
+        found: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
+        return Compute(**found, expects="expected" in features)
+
+
+ALWAYS = ("linear_logprob", "logits_statistics", "accumulate")
+STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
+"""What the stream decoder's layers consist of."""
+OWN = ("cached_attention", "packed_linear")
+"""What this backend can do without; the stream decoder samples with the first."""
+
+TORCH = Compute.of({})
+"""Torch's way of all."""
+
+
+def wanted(precision: str, *, stream: bool) -> dict[str, Wanted]:
+    """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
+
+    Args:
+        precision: that the model computes in.
+        stream: the stream decoder computes the layers.
+    """
+    found = {
+        "linear_logprob": Wanted((precision,)),
+        "logits_statistics": Wanted(("fp32",), backward=False),
+        "accumulate": Wanted(("fp32",), backward=False),
+        "packed_linear": Wanted((precision,), backward=False, optional=True),
+    }
+    if stream:
+        both = tuple(dict.fromkeys((precision, "fp32")))
+        found |= {name: Wanted(both) for name in STREAM}
+        found["cached_attention"] = Wanted((precision,), backward=False, optional=True)
+    return found

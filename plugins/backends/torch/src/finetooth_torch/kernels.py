@@ -1,0 +1,21 @@
+"""The providers `torch` and `reference`: the operations of `finetooth_kernels` without compiled kernels."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Context, NoOptions
+from finetooth_hooks.protocols import Kernel
+from finetooth_kernels.operations import OPERATIONS
+
+
+def build_torch(options: NoOptions, context: Context) -> Kernel:
+    """Torch's way of each operation."""
+    return Kernel({name: one.torch for name, one in OPERATIONS.items() if one.torch is not None})
+
+
+def build_reference(options: NoOptions, context: Context) -> Kernel:
+    """The references."""
+    return Kernel({name: one.reference for name, one in OPERATIONS.items()}, missing=_missing)
+
+
+def _missing(operation: str, device: str, dtype: str) -> str:
+    return "mps has no float64" if device.partition(":")[0] == "mps" else ""

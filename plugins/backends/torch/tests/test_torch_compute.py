@@ -1,0 +1,50 @@
+"""The engine computes with the operations that it was given, and with no others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_hooks import Sampling
+from finetooth_hooks.protocols import PickedKernel
+from finetooth_kernels.operations import OPERATIONS
+from finetooth_torch.compute import ALWAYS, STREAM
+
+
+def counted(name: str, function: Any, calls: dict[str, int]) -> PickedKernel:
+    def call(*given: Any, **named: Any) -> Any:
+        calls[name] = calls.get(name, 0) + 1
+        return function(*given, **named)
+
+    return PickedKernel("test", call)
+
+
+@pytest.mark.parametrize("way", ["torch", "reference"])
+def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
+    """Torch's way and the references train alike; each operation is one of those that were given."""
+    calls: dict[str, int] = {}
+    kernels = {
+        name: counted(name, function, calls)
+        for name, one in OPERATIONS.items()
+        if (function := getattr(one, way)) is not None
+    }
+    engine = kit.engine(kernels=kernels, precision="bf16", adapter=kit.adapter(zero=True))
+    calls.clear()
+    data = kit.data()
+    engine.forward_backward(data, kit.nll)
+    engine.generate([[5, 6, 7]], Sampling(max_tokens=3, temperature=1.0))
+    wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())}
+    assert wanted <= calls.keys() and {"matmul_rounded_once"}.isdisjoint(calls)
+    other = kit.engine(kernels={}, precision="bf16", adapter=kit.adapter(zero=True))
+    other.forward_backward(data, kit.nll)
+    assert kit.relative(kit.gradients(engine), kit.gradients(other)) < (1e-12 if way == "torch" else 0.05)
+
+
+def test_log_probabilities_are_the_same_in_training_and_in_scoring(kit: SimpleNamespace) -> None:
+    engine = kit.engine(precision="bf16", adapter=kit.adapter())
+    data = kit.data()
+    trained = [outputs["logprobs"] for outputs in engine.forward(data).outputs]
+    for one, other in zip(trained, engine.logprobs(data), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,1 @@
+"""Compiled kernels for CPUs: a provider. Everything heavy is in its modules."""

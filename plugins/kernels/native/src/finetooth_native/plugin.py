@@ -1,0 +1,38 @@
+"""Compiled kernels for CPUs: attention, norms, activations, and products of matrices that are rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Kernel, Serves, hookimpl
+
+CPU, DTYPES, RANK = frozenset({"cpu"}), frozenset({"fp32", "bf16"}), 20
+
+
+@hookimpl
+def ft_kernels() -> Iterator[Kernel]:
+    yield Kernel(
+        name="native",
+        build="finetooth_native.provider:build",
+        summary="compiled on this machine for its CPU; FT_NATIVE=0 turns it off",
+        serves=(
+            *(
+                Serves(operation=operation, devices=CPU, dtypes=DTYPES, rank=RANK)
+                for operation in ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
+            ),
+            *(
+                Serves(operation=operation, devices=CPU, dtypes=DTYPES, rank=RANK, backward=False)
+                for operation in ("matmul_rounded_once", "cached_attention", "packed_linear")
+            ),
+            Serves(
+                operation="linear_logprob",
+                devices=CPU,
+                dtypes=DTYPES,
+                rank=RANK,
+                result="full",
+                features=frozenset({"expected"}),
+            ),
+            Serves(operation="logits_statistics", devices=CPU, dtypes=DTYPES, rank=RANK, result="full"),
+            Serves(operation="accumulate", devices=CPU, dtypes=DTYPES, rank=RANK, result="full", backward=False),
+        ),
+    )

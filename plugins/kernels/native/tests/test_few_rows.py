@@ -1,0 +1,124 @@
+"""Products with a packed weight against float64, for any number of rows, wherever rows lie."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from finetooth_native.few_rows import MOST_ROWS, FewRows
+from finetooth_native.operations import sums_wide
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+
+
+def normal(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def packed(weight: Tensor, bias: Tensor | None = None) -> FewRows:
+    found = FewRows.pack(weight, bias)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("outputs", [1, 31, 32, 100])
+@pytest.mark.parametrize("inputs", [2, 48, 334])
+@pytest.mark.parametrize("more", [False, True])
+def test_against_float64(dtype: torch.dtype, outputs: int, inputs: int, more: bool) -> None:
+    weight, bias = normal(outputs, inputs, dtype=dtype, seed=1), normal(outputs, dtype=dtype, seed=2)
+    linear = packed(weight, bias if more else None)
+    for rows in (0, 1, 2, 11, 12, 13, 25, 37, MOST_ROWS, MOST_ROWS + 1):
+        x = normal(rows, inputs + 3, dtype=dtype, seed=3)[:, 1 : inputs + 1]
+        base = normal(rows, outputs + 5, dtype=dtype, seed=4)[:, 2 : outputs + 2] if more else None
+        found = linear(x, base_no=base)
+        terms = [x.double().numpy() @ weight.double().numpy().T]
+        sizes = np.abs(x.double().numpy()) @ np.abs(weight.double().numpy()).T
+        if more:
+            assert base is not None
+            terms += [bias.double().numpy(), base.double().numpy()]
+            sizes = sizes + np.abs(terms[1]) + np.abs(terms[2])
+        exact = sum(terms)
+        bound = inputs * 2.0**-24 * sizes + 2 * ROUNDING[dtype] * (np.abs(exact) + (sizes if rows > MOST_ROWS else 0))
+        assert found.shape == (rows, outputs) and found.is_contiguous() and found.dtype == dtype
+        assert np.all(np.abs(found.double().numpy() - exact) <= bound + 1e-37), rows
+
+
+@pytest.mark.parametrize("rows", [1, 13, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_two_products_and_what_they_are_added_to_are_rounded_once(dtype: torch.dtype, rows: int) -> None:
+    """A float32 base makes a float32 result, with no rounding of the dtype of the weights at all."""
+    first, second = normal(70, 96, dtype=dtype, seed=1), normal(70, 6, dtype=dtype, seed=2)
+    x, h = normal(rows, 96, dtype=dtype, seed=3), normal(rows, 6, dtype=dtype, seed=4)
+    base = normal(rows, 70, dtype=torch.float32, seed=5)
+    found = packed(first)(x, base_no=base, more=(h, packed(second)))
+    exact = x.double() @ first.double().t() + h.double() @ second.double().t() + base.double()
+    assert found.dtype == torch.float32
+    assert (found.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
+    once = packed(first)(x, more=(h, packed(second))).double()
+    product = exact - base.double()
+    assert ((once - product).abs() <= 2 * ROUNDING[dtype] * product.abs() + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_what_a_row_gets_does_not_depend_on_the_others_nor_on_threads(dtype: torch.dtype) -> None:
+    linear = packed(normal(2000, 96, dtype=dtype, seed=1))
+    x = normal(MOST_ROWS, 96, dtype=dtype, seed=2)
+    every = linear(x)
+    for rows in (1, 5, 12, 33):
+        assert torch.equal(linear(x[:rows]), every[:rows])
+        assert torch.equal(linear(x[-rows:]), every[-rows:])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(linear(x), every)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("inputs", [96, 1000])
+def test_one_row_more_than_it_takes_changes_no_number(inputs: int) -> None:
+    """From MOST_ROWS + 1 on `mm` multiplies, with the same sums."""
+    weight = normal(70, inputs, dtype=torch.bfloat16, seed=1)
+    if not sums_wide(weight):
+        pytest.skip("no compiled products of bfloat16 here")
+    linear, x = packed(weight), normal(MOST_ROWS + 1, inputs, dtype=torch.bfloat16, seed=2)
+    assert torch.equal(linear(x)[:MOST_ROWS], linear(x[:MOST_ROWS]))
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_what_is_not_finite_comes_through_in_its_row_and_output_alone(dtype: torch.dtype) -> None:
+    weight, x = normal(40, 8, dtype=dtype, seed=1), normal(3, 8, dtype=dtype, seed=2)
+    x[1, 3] = float("nan")
+    weight[39, 0] = float("inf")
+    found = packed(weight)(x)
+    assert found[1].isnan().all() and found[0, :39].isfinite().all() and found[2, :39].isfinite().all()
+    assert not found[0, 39].isfinite()
+
+
+def test_the_weight_is_of_the_time() -> None:
+    weight, x = normal(6, 4, dtype=torch.float32, seed=1), normal(MOST_ROWS + 1, 4, dtype=torch.float32, seed=2)
+    linear, expected = packed(weight), x @ weight.t()
+    weight.zero_()
+    for rows in (3, MOST_ROWS + 1):
+        assert torch.allclose(linear(x[:rows]), expected[:rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_a_weight_may_begin_anywhere_in_its_buffer(dtype: torch.dtype) -> None:
+    buffer = torch.randn(64 * 32 + 1, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight, x = buffer[1:].view(64, 32), torch.ones(3, 32, dtype=dtype)
+    apart, alone = FewRows.pack(weight), FewRows.pack(weight.clone())
+    assert apart is not None and alone is not None and torch.equal(apart(x), alone(x))
+
+
+def test_what_the_kernel_cannot_take_is_not_packed() -> None:
+    assert FewRows.pack(torch.ones(4, 4, dtype=torch.float64)) is None
+    assert FewRows.pack(torch.ones(4, 0)) is None
+    with mock.patch("finetooth_native.library.Library.few_rows_layout", return_value=(32, 2)):
+        assert FewRows.pack(torch.ones(4, 3)) is None

@@ -1,0 +1,1 @@
+"""Triton kernels for GPUs: a provider. Everything heavy is in its modules."""

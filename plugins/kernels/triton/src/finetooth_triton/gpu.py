@@ -1,0 +1,110 @@
+"""Whether Triton kernels can run on a device, and in which tiles. Imports Triton only when a kernel is about to run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from finetooth_kernels.contract import Availability
+from torch import Tensor
+
+SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels multiply; all of them accumulate in float32."""
+
+_INSTALL = "triton is not installed; pip install 'finetooth-triton[triton]'"
+_LEAST_CAPABILITY = (8, 0)
+"""Compute capability from which NVIDIA devices multiply bfloat16."""
+_LARGE_SHARED_MEMORY = 160 * 2**10
+"""Bytes of shared memory per block that data-centre NVIDIA devices offer since the A100 (163 KiB) and others do not."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a kernel cuts its matrix product."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    group: int = 16
+    """Blocks of rows that walk through the vocabulary together, so that their tiles of the weight stay in the cache."""
+
+
+FULL_PRECISION_TILES = Tiles(64, 64, 32, warps=4, stages=2)
+LARGE_TILES = Tiles(128, 256, 64, warps=8, stages=3)
+SMALL_TILES = Tiles(128, 128, 32, warps=8, stages=2)
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret its kernels, which works on a CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:
+    """Say whether Triton kernels can run on `device`, for inputs of `dtype` if one is given."""
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return Availability(False, f"Triton kernels run on CUDA and ROCm devices, not on {kind}")
+    if not torch.cuda.is_available():
+        return Availability(False, "torch sees no CUDA or ROCm device")
+    if dtype is not None and dtype not in SUPPORTED_DTYPES:
+        return Availability(False, _unsupported(dtype))
+    if importlib.util.find_spec("triton") is None:
+        return Availability(False, _INSTALL)
+    name = torch.cuda.get_device_name(device)
+    if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
+        return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")
+    return Availability(True, f"Triton compiles its kernels for {name}")
+
+
+def check_runs(name: str, tensor: Tensor) -> None:
+    """Raise ValueError, naming the argument `name`, where kernels cannot take `tensor` as it is."""
+    if tensor.dtype not in SUPPORTED_DTYPES:
+        raise ValueError(f"{name}: {_unsupported(tensor.dtype)}; the chunked implementation takes it")
+    if interpreted() and tensor.device.type == "cpu" and importlib.util.find_spec("triton") is not None:
+        return
+    answer = available(tensor.device, tensor.dtype)
+    if not answer.available:
+        raise ValueError(f"{name} is on {tensor.device}: {answer.reason}; the chunked implementation runs there")
+
+
+def _unsupported(dtype: torch.dtype) -> str:
+    names = ", ".join(str(known).removeprefix("torch.") for known in SUPPORTED_DTYPES)
+    return f"Triton kernels have no {str(dtype).removeprefix('torch.')}, only {names}"
+
+
+def tiles_within(dtype: torch.dtype, shared_memory: int) -> Tiles:
+    """Tiles for a device that offers a block so many bytes of shared memory."""
+    if dtype == torch.float32:
+        return FULL_PRECISION_TILES
+    return LARGE_TILES if shared_memory >= _LARGE_SHARED_MEMORY else SMALL_TILES
+
+
+def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
+    """Tiles that fit `device`."""
+    # Type stubs, ROCm builds and the CPU lack the attribute; small tiles fit every GPU there is.
+    known = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return tiles_within(dtype, getattr(known, "shared_memory_per_block_optin", 0))
+
+
+def splits_for(row_blocks: int, column_blocks: int, device: torch.device) -> int:
+    """In how many parts to walk through the vocabulary, so that every processor has about four programs to run."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return max(1, min(column_blocks, -(-4 * processors // max(1, row_blocks))))
+
+
+def product_precision(dtype: torch.dtype) -> str:
+    """How to multiply float32: as torch does, so TensorFloat-32 only where torch was told to."""
+    if dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
+    return "ieee" if torch.backends.cuda.matmul.fp32_precision in ("none", "ieee") else "tf32"
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Context to launch in: Triton launches on the current device, which may not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

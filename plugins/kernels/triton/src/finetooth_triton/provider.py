@@ -1,0 +1,31 @@
+"""The provider `triton`."""
+
+from __future__ import annotations
+
+import torch
+from finetooth_hooks import Context, NoOptions
+from finetooth_hooks.protocols import Kernel
+
+from finetooth_triton import gpu, operations
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build(options: NoOptions, context: Context) -> Kernel:
+    """The kernels; Triton is imported when the first one runs."""
+    return Kernel(
+        {
+            "linear_logprob": operations.linear_logprob_triton,
+            "logits_statistics": operations.logits_statistics,
+        },
+        "compiled for the device when they first run",
+        missing,
+    )
+
+
+def missing(operation: str, device: str, dtype: str) -> str:
+    """Why the kernels cannot run there; empty if they can. Interpreted ones run on a CPU, for tests."""
+    if gpu.interpreted() and torch.device(device).type == "cpu":
+        return ""
+    answer = gpu.available(device, DTYPES.get(dtype))
+    return "" if answer.available else answer.reason

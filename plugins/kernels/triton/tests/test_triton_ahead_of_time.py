@@ -1,0 +1,200 @@
+"""Every Triton kernel, as our own code launches it, compiled for devices that are not here: NVIDIA and AMD.
+
+The launches are recorded while the functions run on a CPU (their results are never looked at), then specialised as
+Triton's launcher would and compiled to machine code. That proves that they compile and fit, nothing about results.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from finetooth_triton import gpu
+from finetooth_triton import logits as dispatch
+from finetooth_triton.linear_logprob import linear_logprob_triton
+from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="triton is not installed; see make kernels-test"
+    ),
+]
+
+KIB = 2**10
+TARGETS = {  # backend, architecture, threads per warp, bytes of shared memory that a block may take
+    "sm_80": ("cuda", 80, 32, 163 * KIB),
+    "sm_86": ("cuda", 86, 32, 99 * KIB),
+    "sm_90": ("cuda", 90, 32, 227 * KIB),
+    "gfx942": ("hip", "gfx942", 64, 64 * KIB),
+    "gfx1100": ("hip", "gfx1100", 32, 64 * KIB),
+}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
+OPTIONS = ("num_warps", "num_stages")
+
+
+@dataclass
+class Launch:
+    """One launch: the kernel, its arguments by name, and the compiler's options."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
+    """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
+    from finetooth_triton import head_kernels, row_kernels
+
+    launches: list[Launch] = []
+
+    class Recorder:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert all(isinstance(size, int) and size > 0 for size in grid)
+
+            def launch(*args: Any, **kwargs: Any) -> None:
+                options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+                named = dict(zip(self.kernel.arg_names, args, strict=False)) | kwargs
+                assert set(named) == set(self.kernel.arg_names)
+                launches.append(Launch(self.kernel, named, options))
+
+            return launch
+
+    for module in (head_kernels, row_kernels):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
+    monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
+    monkeypatch.setattr(dispatch, "has_kernels", lambda device, dtype: True)
+
+    def run(function: Callable[[], None], shared_memory: int) -> list[Launch]:
+        monkeypatch.setattr(gpu, "tiles_for", lambda dtype, device: gpu.tiles_within(dtype, shared_memory))
+        launches.clear()
+        function()
+        return list(launches)
+
+    return run
+
+
+def compiled(launch: Launch, backend: str, architecture: int | str, warp: int) -> Any:
+    """Specialise and compile: 1 becomes a constant, what divides by 16 is promised to."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    promises: dict[tuple[int, ...], list[list[Any]]] = {}
+    for at, parameter in enumerate(launch.kernel.params):
+        value, name = launch.arguments[parameter.name], parameter.name
+        specialised = not parameter.do_not_specialize
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and specialised):
+            signature[name], constants[(at,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name], promises[(at,)] = POINTERS[value.dtype], [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            signature[name] = "i32"
+            if value % 16 == 0 and specialised:
+                promises[(at,)] = [["tt.divisibility", 16]]
+        else:
+            assert isinstance(value, float)
+            signature[name] = "fp32"
+    source = ASTSource(launch.kernel, signature, constants, promises)
+    return triton.compile(source, target=GPUTarget(backend, architecture, warp), options=launch.options)
+
+
+def head(dtype: torch.dtype, *, k: int | None, train: bool, everything: bool) -> None:
+    """One forward and backward pass; `everything` switches on what can be switched on, and sizes are odd."""
+    width = 63 if everything else 128
+    hidden = torch.zeros(40, width, dtype=dtype, requires_grad=True)
+    weight = torch.zeros(300, width, dtype=dtype, requires_grad=train)
+    out = linear_logprob_triton(
+        hidden,
+        weight,
+        torch.zeros((40,) if k is None else (40, k), dtype=torch.int64),
+        bias_v=torch.zeros(300, dtype=dtype, requires_grad=train) if everything else None,
+        softcap=30.0 if everything else None,
+        entropy=everything,
+        top1=everything,
+    )
+    objective = out.logprobs.sum() if out.entropy is None else out.logprobs.sum() + out.entropy.sum()
+    objective.backward()
+
+
+def given(dtype: torch.dtype) -> None:
+    """Both functions of given logits, forward and backward."""
+    logits = torch.zeros((2, 6, 5000), dtype=dtype).transpose(0, 1)[::2]
+    entropy_from_logits(logits)
+    selective_log_softmax(logits.requires_grad_(), torch.zeros((3, 2, 3), dtype=torch.int64)).sum().backward()
+
+
+CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
+    "trained head": (
+        lambda dtype: head(dtype, k=None, train=True, everything=False),
+        {"head_statistics_kernel", "head_gradient_kernel"},
+    ),
+    "trained head, everything": (
+        lambda dtype: head(dtype, k=3, train=True, everything=True),
+        {"head_statistics_kernel", "head_gradient_kernel"},
+    ),
+    "frozen head": (
+        lambda dtype: head(dtype, k=None, train=False, everything=False),
+        {"row_statistics_kernel", "row_gradient_kernel"},
+    ),
+    "frozen head, everything": (
+        lambda dtype: head(dtype, k=None, train=False, everything=True),
+        {"row_statistics_kernel", "row_gradient_kernel", "head_gradient_kernel"},
+    ),
+    "given logits": (given, {"row_statistics_kernel", "row_gradient_kernel"}),
+}
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# The longest compilations leave float16 out, which differs from bfloat16 in nothing but the type, but for one target.
+COMBINATIONS = [
+    pytest.param(case, target, dtype, id=f"{case}-{target}-{str(dtype).removeprefix('torch.')}")
+    for case in CASES
+    for target in TARGETS
+    for dtype in DTYPES
+    if dtype != torch.float16 or target == "sm_90" or "everything" not in case
+]
+
+
+@pytest.mark.parametrize(("case", "target", "dtype"), COMBINATIONS)
+def test_kernels_compile_and_fit(
+    record: Callable[..., list[Launch]], case: str, target: str, dtype: torch.dtype
+) -> None:
+    function, kernels = CASES[case]
+    backend, architecture, warp, shared_memory = TARGETS[target]
+    launches = record(lambda: function(dtype), shared_memory)
+    assert {launch.kernel.__name__ for launch in launches} == kernels
+    for launch in launches:
+        program = compiled(launch, backend, architecture, warp)
+        assert program.asm["cubin" if backend == "cuda" else "hsaco"][:4] == b"\x7fELF"
+        assert program.metadata.shared <= shared_memory, launch.kernel.__name__
+
+
+def test_hopper_multiplies_in_its_tensor_cores(record: Callable[..., list[Launch]]) -> None:
+    launches = record(lambda: head(torch.bfloat16, k=None, train=True, everything=False), TARGETS["sm_90"][3])
+    for launch in launches:
+        assert "wgmma.mma_async" in compiled(launch, *TARGETS["sm_90"][:3]).asm["ptx"]
+
+
+def test_a_kernel_that_does_not_compile_would_be_seen(record: Callable[..., list[Launch]]) -> None:
+    launch = record(lambda: given(torch.float32), 0)[0]
+    launch.arguments["COLUMNS"] = 100  # not a power of two
+    with pytest.raises(Exception, match="power of 2"):
+        compiled(launch, *TARGETS["sm_80"][:3])
