@@ -136,7 +136,7 @@ def draw(rooms: Mapping[str, Room]) -> str:
         f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>',
     ]
     for name, room in rooms.items():
-        below = sorted(room.imports, key=lambda other: places[other][0])
+        below = sorted(room.imports, key=lambda other: places[other])  # by place: a set has no order of its own
         for at, other in enumerate(below, 1):
             x, y = places[name][0] + WIDTH * at / (len(below) + 1), places[name][1] + tall[name]
             above = sorted((r for r in rooms if other in rooms[r].imports), key=lambda r: places[r][0])
