@@ -64,7 +64,7 @@ test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow no
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not thorough" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 slow: $(TESTED)  ## the tests marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" -n 2 --dist worksteal --durations=15
 thorough: $(TESTED)  ## before a release: the tests marked thorough, and all properties on ten times as many examples; hours

@@ -307,7 +307,8 @@ def test_some_mutated_rows(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(1_000, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.thorough)]
+    "count",
+    [pytest.param(1_000, marks=pytest.mark.slow), pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.thorough])],
 )
 def test_many_mutated_rows(reader: Reader, count: int) -> None:
     check(reader, count)
