@@ -41,8 +41,8 @@ from finetooth_core.context import RunContext
 from finetooth_core.framework import by_rank
 from finetooth_core.heads import check_head_is_there, decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
-from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.kernels import KernelPicker
+from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.recipe import AUTO, Recipe
 from finetooth_core.roles import brought_roles, held_roles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -97,9 +98,11 @@ def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
 
 
 def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
+    def call(compute: Callable[..., Any], t: Tensors, activation: str) -> tuple[Tensor, ...]:
+        return (compute(t["gate_up"], activation),)
+
     for activation in ("silu", "gelu_tanh", "gelu"):
-        given = {"gate_up": draw.normal(rows, 40)}
-        yield Trial(activation, given, lambda compute, t, of=activation: (compute(t["gate_up"], of),))
+        yield Trial(activation, {"gate_up": draw.normal(rows, 40)}, partial(call, activation=activation))
 
 
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
