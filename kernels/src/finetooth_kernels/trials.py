@@ -97,14 +97,12 @@ def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("three of five heads", {"x": draw.normal(rows, 5, 16)}, lambda f, t: (f(t["x"], cos, sin, 3),))
 
 
-def _gated(activation: str, compute: Any, given: Any) -> tuple[Any, ...]:
-    return (compute(given["gate_up"], activation),)
-
-
 def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
+    def call(compute: Callable[..., Any], t: Tensors, activation: str) -> tuple[Tensor, ...]:
+        return (compute(t["gate_up"], activation),)
+
     for activation in ("silu", "gelu_tanh", "gelu"):
-        given = {"gate_up": draw.normal(rows, 40)}
-        yield Trial(activation, given, partial(_gated, activation))
+        yield Trial(activation, {"gate_up": draw.normal(rows, 40)}, partial(call, activation=activation))
 
 
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
