@@ -30,7 +30,7 @@ class Context:
 
     def __init__(self, *entries: Kernel, kernels: Any = "auto", missing: Mapping[str, str] | None = None) -> None:
         self.catalog = Catalog([Registered(one, "acme", "1") for one in entries])
-        self.recipe, self.picked = SimpleNamespace(kernels=kernels), {"backend": "acme:backend"}
+        self.recipe, self.builder = SimpleNamespace(kernels=kernels), self
         self.missing, self.built, self.decisions = missing or {}, list[str](), dict[str, Decision]()
 
     def entry(self, kind: str, pick: Any, *, setting: str = "") -> Registered:
@@ -51,7 +51,7 @@ class Context:
 
 
 def picked(context: Context, wanted: Mapping[str, Wanted] = NORM, device: str = "cpu") -> dict[str, str]:
-    picker = KernelPicker(context, "torch", device)  # type: ignore[arg-type]
+    picker = KernelPicker(context, "acme:backend", "torch", device)  # type: ignore[arg-type]
     found = picker(wanted)
     picker.tell()
     assert found == picker.picked
