@@ -64,7 +64,9 @@ def test_each_kind_has_its_hook_and_entry() -> None:
     assert set(specs.REGISTRATION_HOOKS.values()) == set(ENTRY_TYPES.values())
     for kind, cls in ENTRY_TYPES.items():
         assert cls.kind == kind == cls.__name__.lower()
-        plural = {"loss": "losses", "hardware": "hardware", "family": "families"}.get(kind, f"{kind}s")
+        plural = {"loss": "losses", "hardware": "hardware", "family": "families", "attention": "attention"}.get(
+            kind, f"{kind}s"
+        )
         assert specs.REGISTRATION_HOOKS[f"ft_{plural}"] is cls
     subclasses = {cls for cls in vars(entries).values() if inspect.isclass(cls) and issubclass(cls, Entry)}
     assert subclasses - {Entry} == set(ENTRY_TYPES.values())
@@ -108,4 +110,4 @@ def test_entries_are_frozen_and_documented() -> None:
         assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
         assert cls.__doc__
         required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-        assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "tier"}
+        assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "serves", "tier"}

@@ -20,6 +20,7 @@ WHOLE = {
     "loss": "a kind of entry, and the metric of every step",
     "model": "a section of the recipe",
     "profile": "a section of the recipe, its folder in the run folder, and an engine's capability",
+    "reference": "a role beside the policy, and how a recipe names a model",
     "remote": "a tier of stores",
     "reward": "a kind of entry",
     "steps": "a setting, and what every run counts",
@@ -42,6 +43,7 @@ WORDS = {
     "merge",
     "s3",  # the beginning of a URL
     "score",
+    "serve",
     "tasks",
     "torch",  # the requirement in the template of an optimizer
     "transformers",

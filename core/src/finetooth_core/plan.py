@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from finetooth_hooks.combining import common_field
@@ -87,6 +87,30 @@ class Job:
     cost: StepCost | str = ""
 
 
+NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What drives the engine over the recipe's data, and what it needs; nothing where the caller has data of its own.
+
+    Attributes:
+        reports: what became of the rows, those that train first.
+        needs: engine capabilities.
+        losses: each with the setting that picked it.
+        roles: models beside the policy.
+    """
+
+    method: BuiltMethod | None = None
+    prepared: Prepared = NO_DATA
+    evaluators: tuple[BuiltEvaluator, ...] = ()
+    trackers: tuple[BuiltTracker, ...] = ()
+    reports: tuple[DataReport, ...] = ()
+    needs: frozenset[str] = frozenset()
+    losses: tuple[tuple[str, LossSpec], ...] = ()
+    roles: Mapping[str, RoleRequest] = field(default_factory=dict)
+
+
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
     """From a recipe to a job.
 
@@ -110,36 +134,14 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
     updates = _updates(context, optimizer_built, optimizer_entry, data)
-    used = [adapter_built.registered, optimizer_built.registered, context.loading[0]]
-    used += [] if quantizer_built is None else [quantizer_built.registered]
+    parts = (adapter_built, optimizer_built, quantizer_built)
+    used = [context.loading[0], *(built.registered for built in parts if built is not None)]
     _check_frameworks(used, backend_built.registered, backend_entry)
     check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
-    method: BuiltMethod | None = None
-    prepared = NO_DATA
-    evaluators: list[BuiltEvaluator] = []
-    trackers: list[BuiltTracker] = []
-    reports: list[DataReport] = []
-    needs: frozenset[str] = frozenset()
-    losses: list[tuple[str, LossSpec]] = []
     head = decide_head(context, backend_entry, data=data)
-    roles: Mapping[str, RoleRequest] = {}
-    if data:
-        method_built, method_entry = _part(context, "method", recipe.method, Method)
-        method = method_built.part
-        evaluators_built, evaluator_entries = _evaluators(context, method_entry)
-        evaluators = [built.part for built in evaluators_built]
-        losses = [loss for built in (method_built, *evaluators_built) for loss in built.losses]
-        trackers = _trackers(context)
-        needs = _check_capabilities(backend_entry, method_entry, evaluator_entries, adapter_entry)
-        brought = brought_roles(method, spared=_has_reference(backend_entry, adapter_entry))
-        for setting, spec in losses:
-            _check_loss(setting, spec, backend_entry, adapter_entry, brought)
-            check_head_is_there(setting, spec, head)
-        roles = held_roles(context, [spec for _, spec in losses], brought, backend_entry)
-        prepared = method.prepare()
-        reports = [prepared.report, *(r for r in (evaluator.prepare() for evaluator in evaluators) if r is not None)]
-        _check_profile(context, backend_entry, prepared.total_steps)
+    driven = _driven(context, backend_entry, adapter_entry, head) if data else Driven()
+    prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     base = BasePart(model, facts, context.loader, quantizer)
     trains = _trains(context, adapter_built.part, adapter_entry, head)
@@ -153,11 +155,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
             trains=trains,
             updates=updates,
             place=place,
-            data=_lengths(context, prepared.report, reports),
-            needs=needs,
+            data=_lengths(context, prepared.report, driven.reports),
+            needs=driven.needs,
             roles=roles,
             opened=tuple(opened.context.model for opened in context.opened),
-            proportional_to=common_field(spec for _, spec in losses),
+            proportional_to=common_field(spec for _, spec in driven.losses),
             kernels=kernels,
         )
     )
@@ -169,9 +171,37 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
     request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
     return Job(
-        context, plan, method, prepared, backend, request, tuple(evaluators), tuple(trackers),
-        _by_split(reports), keeping, decided.padding, decided.cost,
+        context, plan, driven.method, prepared, backend, request, driven.evaluators, driven.trackers,
+        _by_split(driven.reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
+
+
+def _driven(context: RunContext, backend: Backend, adapter: Adapter, head: ScalarHead | None) -> Driven:
+    """Method, evaluators and trackers, built and checked; the data are read."""
+    built, entry = _part(context, "method", context.recipe.method, Method)
+    evaluators, entries = _evaluators(context, entry)
+    losses = [loss for one in (built, *evaluators) for loss in one.losses]
+    trackers = _trackers(context)
+    needs = _check_capabilities(backend, entry, entries, adapter)
+    brought = brought_roles(built.part, spared=_has_reference(backend, adapter))
+    for setting, spec in losses:
+        _check_loss(setting, spec, backend, adapter, brought)
+        check_head_is_there(setting, spec, head)
+    roles = held_roles(context, [spec for _, spec in losses], brought, backend)
+    prepared = built.part.prepare()
+    held_out = (evaluator.part.prepare() for evaluator in evaluators)
+    reports = (prepared.report, *(report for report in held_out if report is not None))
+    _check_profile(context, backend, prepared.total_steps)
+    return Driven(
+        built.part,
+        prepared,
+        tuple(one.part for one in evaluators),
+        tuple(trackers),
+        reports,
+        needs,
+        tuple(losses),
+        roles,
+    )
 
 
 def evaluators_of(context: RunContext) -> list[Built]:
@@ -181,9 +211,6 @@ def evaluators_of(context: RunContext) -> list[Built]:
     registered = context.catalog.default("method") if is_auto(pick) else builder.entry("method", pick, setting="method")
     assert isinstance(registered.entry, Method)
     return _evaluators(context, registered.entry)[0]
-
-
-NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
 
 
 def _schedule_pick(context: RunContext, data: bool) -> Any:
