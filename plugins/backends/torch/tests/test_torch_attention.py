@@ -200,7 +200,7 @@ def test_what_it_does_not_serve_is_refused(
     entry = replace(OWN, serves=replace(SERVES, **serves))
     context = FakeContext(Path(), entries=(entry, *entries_of("finetooth_eager.plugin")))
     facts = replace(kit.facts(kit.config()), **changes)
-    hardware = replace(kit.hardware, architecture="avx2")
+    hardware = replace(kit.hardware, devices=(replace(kit.hardware.devices[0], architecture="avx2"),))
     with pytest.raises(PlanError, match=rf"backend\.attention='own': {words}") as caught:
         choose_attention(context, "own", facts, config, hardware, "fp32")
     assert "set backend.attention to auto or eager" in str(caught.value)
