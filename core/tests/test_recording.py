@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.plan import _check_profile
+from finetooth_core.driven import check_profile
 from finetooth_core.recipe import load
 from finetooth_core.recording import Recorder
 from finetooth_hooks import PlanError, RecipeError
@@ -108,7 +108,7 @@ def check(start: int, steps: int, total: int | None, *capabilities: str) -> list
     recipe = SimpleNamespace(profile=SimpleNamespace(start=start, steps=steps))
     context: Any = SimpleNamespace(recipe=recipe, note=notes.append)
     backend: Any = SimpleNamespace(name="toy", capabilities=frozenset(capabilities))
-    _check_profile(context, backend, total)
+    check_profile(context, backend, total)
     return notes
 
 

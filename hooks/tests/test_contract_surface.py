@@ -64,10 +64,9 @@ def test_each_kind_has_its_hook_and_entry() -> None:
     assert set(specs.REGISTRATION_HOOKS.values()) == set(ENTRY_TYPES.values())
     for kind, cls in ENTRY_TYPES.items():
         assert cls.kind == kind == cls.__name__.lower()
-        plural = {"loss": "losses", "hardware": "hardware", "family": "families", "attention": "attention"}.get(
-            kind, f"{kind}s"
-        )
-        assert specs.REGISTRATION_HOOKS[f"ft_{plural}"] is cls
+        plurals = {"loss": "losses", "family": "families", "hardware": "hardware", "attention": "attention"}
+        hook = f"ft_{plurals.get(kind, f'{kind}s')}"
+        assert specs.REGISTRATION_HOOKS[hook] is cls
     subclasses = {cls for cls in vars(entries).values() if inspect.isclass(cls) and issubclass(cls, Entry)}
     assert subclasses - {Entry} == set(ENTRY_TYPES.values())
 

@@ -21,6 +21,7 @@ from typing import Any
 
 MODULES = (
     "finetooth_core.loop",
+    "finetooth_core.driven",
     "finetooth_core.plan",
     "finetooth_lora.layers",
     "finetooth_torch.engine",

@@ -6,15 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
-from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Loader, Method, Optimizer, Quantizer, ScalarHead
+from finetooth_hooks.entries import Adapter, Backend, Loader, Optimizer, Quantizer, ScalarHead
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
@@ -27,7 +25,6 @@ from finetooth_hooks.protocols import (
     HardwareFacts,
     PlacePart,
     PlanRequest,
-    RoleRequest,
     StepCost,
     TextPart,
     TrainsPart,
@@ -44,15 +41,15 @@ from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext
+from finetooth_core.driven import Driven, driven_by, single
 from finetooth_core.framework import by_rank
-from finetooth_core.heads import check_head_is_there, decide_head, head_size
+from finetooth_core.heads import decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.kernels import KernelPicker
-from finetooth_core.part_builder import Built, is_auto
+from finetooth_core.part_builder import Built
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.recipe import AUTO, Recipe
-from finetooth_core.roles import brought_roles, held_roles
 
 
 @dataclass(frozen=True)
@@ -87,30 +84,6 @@ class Job:
     cost: StepCost | str = ""
 
 
-NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
-
-
-@dataclass(frozen=True)
-class Driven:
-    """What drives the engine over the recipe's data, and what it needs; nothing where the caller has data of its own.
-
-    Attributes:
-        reports: what became of the rows, those that train first.
-        needs: engine capabilities.
-        losses: each with the setting that picked it.
-        roles: models beside the policy.
-    """
-
-    method: BuiltMethod | None = None
-    prepared: Prepared = NO_DATA
-    evaluators: tuple[BuiltEvaluator, ...] = ()
-    trackers: tuple[BuiltTracker, ...] = ()
-    reports: tuple[DataReport, ...] = ()
-    needs: frozenset[str] = frozenset()
-    losses: tuple[tuple[str, LossSpec], ...] = ()
-    roles: Mapping[str, RoleRequest] = field(default_factory=dict)
-
-
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
     """From a recipe to a job.
 
@@ -125,14 +98,14 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     """
     recipe = context.recipe
     check_picked_options(recipe, context.catalog, context.framework, data=data)
-    backend_built, backend_entry = _part(context, "backend", recipe.backend, Backend)
+    backend_built, backend_entry = single(context, "backend", recipe.backend, Backend)
     backend = backend_built.part
     hardware = _hardware(context, backend_entry)
     model, facts = context.model, context.facts
-    adapter_built, adapter_entry = _part(context, "adapter", recipe.adapter, Adapter)
+    adapter_built, adapter_entry = single(context, "adapter", recipe.adapter, Adapter)
     quantizer_built = build_quantizer(context)
     quantizer = None if quantizer_built is None else quantizer_built.part
-    optimizer_built, optimizer_entry = _part(context, "optimizer", recipe.optimizer, Optimizer)
+    optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
     updates = _updates(context, optimizer_built, optimizer_entry, data)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
@@ -140,7 +113,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
     head = decide_head(context, backend_entry, data=data)
-    driven = _driven(context, backend_entry, adapter_entry, head) if data else Driven()
+    driven = driven_by(context, backend_entry, adapter_entry, head) if data else Driven()
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     base = BasePart(model, facts, context.loader, quantizer)
@@ -176,43 +149,6 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     )  # fmt: skip
 
 
-def _driven(context: RunContext, backend: Backend, adapter: Adapter, head: ScalarHead | None) -> Driven:
-    """Method, evaluators and trackers, built and checked; the data are read."""
-    built, entry = _part(context, "method", context.recipe.method, Method)
-    evaluators, entries = _evaluators(context, entry)
-    losses = [loss for one in (built, *evaluators) for loss in one.losses]
-    trackers = _trackers(context)
-    needs = _check_capabilities(backend, entry, entries, adapter)
-    brought = brought_roles(built.part, spared=_has_reference(backend, adapter))
-    for setting, spec in losses:
-        _check_loss(setting, spec, backend, adapter, brought)
-        check_head_is_there(setting, spec, head)
-    roles = held_roles(context, [spec for _, spec in losses], brought, backend)
-    prepared = built.part.prepare()
-    held_out = (evaluator.part.prepare() for evaluator in evaluators)
-    reports = (prepared.report, *(report for report in held_out if report is not None))
-    _check_profile(context, backend, prepared.total_steps)
-    return Driven(
-        built.part,
-        prepared,
-        tuple(one.part for one in evaluators),
-        tuple(trackers),
-        reports,
-        needs,
-        tuple(losses),
-        roles,
-    )
-
-
-def evaluators_of(context: RunContext) -> list[Built]:
-    """The evaluators that a recipe picks, built."""
-    pick = context.recipe.method
-    builder = context.builder
-    registered = context.catalog.default("method") if is_auto(pick) else builder.entry("method", pick, setting="method")
-    assert isinstance(registered.entry, Method)
-    return _evaluators(context, registered.entry)[0]
-
-
 def _schedule_pick(context: RunContext, data: bool) -> Any:
     """The recipe's schedule; when it leaves the choice open and the number of steps will not be known, one that does
     not ask for it."""
@@ -245,14 +181,6 @@ def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: Sc
     )
 
 
-def _part(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Built, Any]:
-    """Build a single-choice section; return what was built and its entry."""
-    built = context.builder.section(kind, pick, kind, framework=context.framework)
-    entry = built.registered.entry
-    assert isinstance(entry, entry_type)
-    return built, entry
-
-
 @paused_collector()  # whether a device is there may only show once its framework is imported
 def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     pick = context.recipe.hardware
@@ -283,40 +211,6 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     )
 
 
-def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[Evaluator]]:
-    picks = context.recipe.evaluate.evaluators
-    if picks == AUTO:
-        if not context.data.has("eval"):
-            context.decide("evaluate.evaluators", [], "data.eval is not set")
-            return [], []
-        picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
-        reason = f"what measures {method.name}" if method.evaluators else "the defaults"
-        context.decide("evaluate.evaluators", picks, f"{reason}, since data.eval is set")
-    built, entries = [], []
-    for index, pick in enumerate(picks):
-        setting = f"evaluate.evaluators.{index}"
-        found = context.builder.build("evaluator", pick, setting=setting)
-        entry = found.registered.entry
-        assert isinstance(entry, Evaluator)
-        built.append(found)
-        entries.append(entry)
-        context.log.pick(f"evaluator.{index}", found.registered.full_name)
-    return built, entries
-
-
-def _trackers(context: RunContext) -> list[BuiltTracker]:
-    picks = context.recipe.trackers
-    if picks == AUTO:
-        picks = [r.full_name for r in context.catalog.all("tracker") if r.entry.default]
-        context.decide("trackers", picks, "the defaults")
-    built = []
-    for index, pick in enumerate(picks):
-        found = context.builder.build("tracker", pick, setting=f"trackers.{index}")
-        built.append(found.part)
-        context.log.pick(f"tracker.{index}", found.registered.full_name)
-    return built
-
-
 def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: Backend) -> None:
     for registered in used:
         kind, entry = registered.entry.kind, registered.entry
@@ -330,7 +224,7 @@ def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: B
             )
 
 
-def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) -> DataPart:
+def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataReport]) -> DataPart:
     """How long the data are: the average of those that train, and the longest of all, since held-out rows are computed
     too."""
     longest = max((train, *reports), key=lambda report: report.longest)
@@ -342,91 +236,6 @@ def _lengths(context: RunContext, train: DataReport, reports: list[DataReport]) 
         lengths=train.lengths,
         segmented=train.segmented,
     )
-
-
-def _check_capabilities(
-    backend: Backend, method: Method, evaluators: list[Evaluator], adapter: Adapter
-) -> frozenset[str]:
-    """What method and evaluators need of the engine, all of which the backend has."""
-    asking: list[Method | Evaluator] = [method, *evaluators]
-    for entry in asking:
-        lacking = sorted(entry.needs - backend.capabilities)
-        if lacking:
-            raise PlanError(
-                f"{entry.kind}: {entry.name} needs {', '.join(lacking)}, which backend {backend.name} cannot do",
-                action=f"pick another {entry.kind} or backend",
-            )
-    if "reference" in method.roles and not _has_reference(backend, adapter):
-        raise PlanError(
-            f"method: {method.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
-            action="pick an adapter that can, such as a low-rank one",
-        )
-    return method.needs.union(*(entry.needs for entry in evaluators))
-
-
-def _check_profile(context: RunContext, backend: Backend, total_steps: int | None) -> None:
-    """What is to be recorded must be possible and, as far as the length of the run is known, happen."""
-    section = context.recipe.profile
-    if not section.steps:
-        return
-    if "profile" not in backend.capabilities:
-        raise PlanError(
-            f"profile: backend {backend.name} cannot record its steps",
-            action="leave profile out, or pick another backend",
-        )
-    if total_steps is None:
-        return
-    last = section.start + section.steps - 1
-    if section.start > total_steps:
-        raise RecipeError(
-            "profile.start",
-            f"it is {section.start}, and the run ends after {count(total_steps)}: nothing would be recorded",
-            action=f"set it to at most {total_steps}",
-        )
-    if last > total_steps:
-        only = section.start == total_steps
-        recorded = f"step {total_steps}" if only else f"steps {section.start} to {total_steps}"
-        context.note(
-            f"profile: {recorded} will be recorded, not {section.start} to {last}: the run ends after "
-            f"{count(total_steps)}"
-        )
-
-
-def count(steps: int) -> str:
-    """`1 step`, `3 steps`."""
-    return f"{steps} {'step' if steps == 1 else 'steps'}"
-
-
-def _check_loss(
-    setting: str, spec: LossSpec, backend: Backend, adapter: Adapter, brought: Mapping[str, RoleModel | None]
-) -> None:
-    """What a loss reads must be something the backend has, and the reference a model there is.
-
-    Args:
-        brought: roles that the method brings.
-    """
-    lacking = sorted({need.split("@", 1)[0] for need in spec.needs} - backend.outputs)
-    if lacking:
-        raise PlanError(
-            f"{setting}: loss {spec.name} reads {', '.join(lacking)}, which backend {backend.name} does not have",
-            action=f"choose a loss that reads {', '.join(sorted(backend.outputs))}",
-        )
-    unknown = sorted(spec.roles - {"reference", *brought})
-    if unknown:
-        raise PlanError(
-            f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
-            action="choose another loss",
-        )
-    if "reference" in spec.roles - brought.keys() and not _has_reference(backend, adapter):
-        raise PlanError(
-            f"{setting}: loss {spec.name} needs a reference model, and adapter {adapter.name} cannot be switched off",
-            action="pick an adapter that can, such as a low-rank one, or another reference of the method",
-        )
-
-
-def _has_reference(backend: Backend, adapter: Adapter) -> bool:
-    """Whether the policy without its adapter can serve as the reference."""
-    return adapter.can_disable and "reference" in backend.capabilities
 
 
 def _check_length(context: RunContext, max_positions: int) -> None:
@@ -498,7 +307,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(plan), default=str))  # type: ignore[no-any-return]
 
 
-def _by_split(reports: list[DataReport]) -> tuple[DataReport, ...]:
+def _by_split(reports: Sequence[DataReport]) -> tuple[DataReport, ...]:
     """One report a split: several evaluators read the same rows."""
     seen: dict[str, DataReport] = {}
     for report in reports:

@@ -76,7 +76,7 @@ class _OneRowContext(RunContext):
 def prepared_as(session: Session, split: str) -> PreparedAs | None:
     """How the rows of a split become tokens, found out by one that can be read; None if nothing makes tokens of them.
     For a session whose rows are broken: then its parts may end before they say it."""
-    from finetooth_core.plan import evaluators_of
+    from finetooth_core.driven import evaluators_of
 
     known = session.context.data.prepared_as.get(split)
     if known is not None or not session.context.data.has(split):
