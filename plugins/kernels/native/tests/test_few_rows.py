@@ -52,8 +52,8 @@ def test_against_float64(dtype: torch.dtype, outputs: int, inputs: int, more: bo
 @pytest.mark.parametrize("rows", [1, 13, MOST_ROWS, MOST_ROWS + 1])
 @pytest.mark.parametrize("dtype", list(ROUNDING))
 def test_two_products_and_what_they_are_added_to_are_rounded_once(dtype: torch.dtype, rows: int) -> None:
-    """A float32 base makes a float32 result, with no rounding of the dtype of the weights at all. More rows than
-    `MOST_ROWS` go through the plain product, which rounds each term on CPUs whose compiled products do not take them."""
+    """A float32 base makes a float32 result, with no rounding of the dtype of the weights at all. More rows go through
+    the plain product, which rounds each term on CPUs whose compiled products do not take them."""
     first, second = normal(70, 96, dtype=dtype, seed=1), normal(70, 6, dtype=dtype, seed=2)
     x, h = normal(rows, 96, dtype=dtype, seed=3), normal(rows, 6, dtype=dtype, seed=4)
     base = normal(rows, 70, dtype=torch.float32, seed=5)
