@@ -48,7 +48,7 @@ PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import finetooth
-from finetooth_core import builders, context
+from finetooth_core import base_model, builders, part_builder
 from finetooth_hooks import NotFinite
 from finetooth_hooks.bases import BASES
 from finetooth_hooks.testing import delegating
@@ -70,7 +70,7 @@ def fails_once(self, data, loss, *, normalizer=None):
 
 NumpyEngine.forward_backward = fails_once
 if sys.argv[3] == "wrapped":
-    builders.derived = context.derived = in_front
+    builders.derived = base_model.derived = part_builder.derived = in_front
 outcome = finetooth.run(json.loads(sys.argv[2]), plugins=["toy_numpy.plugin", "proof_losses.plugin"])
 print(json.dumps([outcome.status, sorted(WRAPPED)]))
 """

@@ -23,7 +23,7 @@ pytest.importorskip("finetooth_torch")
 from toy_numpy.torch_twin import TorchSgd, TwinAdapter, TwinLoader
 
 VOCAB, WIDTH = 12, 5
-FACTS = request(vocab=VOCAB, width=WIDTH).facts
+FACTS = request(vocab=VOCAB, width=WIDTH).base.facts
 LOSS = LossSpec("nll", weighted_nll)
 
 
@@ -32,7 +32,8 @@ def torch_engine() -> Any:
 
     made = request(vocab=VOCAB, width=WIDTH, loader=TwinLoader(VOCAB, WIDTH))
     plan = replace(made.plan, train=replace(made.plan.train, precision="fp64"))
-    made = replace(made, plan=plan, adapter=TwinAdapter(), optimizer=TorchSgd(0.1))
+    trains = replace(made.trains, adapter=TwinAdapter())
+    made = replace(made, plan=plan, trains=trains, updates=replace(made.updates, optimizer=TorchSgd(0.1)))
     return TorchBackend(TorchOptions(attention="eager"), FakeContext(Path(), installed=True)).engine(made)
 
 

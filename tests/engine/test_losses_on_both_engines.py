@@ -41,7 +41,8 @@ def torch_engine(budget: int = 16, rate: float = 0.1, adapter: TwinAdapter | Non
 
     made = request(vocab=VOCAB, width=WIDTH, budget=budget, loader=TwinLoader(VOCAB, WIDTH))
     plan = replace(made.plan, train=replace(made.plan.train, precision=PRECISION))
-    made = replace(made, plan=plan, adapter=adapter or TwinAdapter(), optimizer=TorchSgd(rate))
+    trains = replace(made.trains, adapter=adapter or TwinAdapter())
+    made = replace(made, plan=plan, trains=trains, updates=replace(made.updates, optimizer=TorchSgd(rate)))
     return TorchBackend(TorchOptions(attention="eager"), FakeContext(Path(), installed=True)).engine(made)
 
 

@@ -29,10 +29,9 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
     made = replace(
         made,
         plan=replace(made.plan, train=replace(made.plan.train, precision=precision)),
-        facts=FACTS,
-        adapter=adapter,
-        optimizer=TorchSgd(0.05),
-        head=head,
+        base=replace(made.base, facts=FACTS),
+        trains=replace(made.trains, adapter=adapter, head=head),
+        updates=replace(made.updates, optimizer=TorchSgd(0.05)),
     )
     return TorchBackend(TorchOptions(), FakeContext(Path(), installed=True)).engine(made)
 

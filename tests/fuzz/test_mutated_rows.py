@@ -20,7 +20,7 @@ from finetooth_hooks import DataError, Row
 from finetooth_hooks.examples import LeftOut, examples_in
 from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Portion
-from finetooth_toolbox.rows.preparing import render_rows
+from finetooth_toolbox.rows.preparing import load_rendering, render_rows
 from finetooth_toolbox.rows.token_rows import TokenRows
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -166,7 +166,7 @@ class Reader:
         self.limits = [Limit(256, "drop"), Limit(40, "truncate"), Limit(60, "raise")]
         self.vocabulary = context.tokenizer.vocab_size
         self.renders = [
-            Rendering("finetooth_sft.rendering:build", {"train_on": train_on}).load(contexts[renderer])
+            load_rendering(Rendering("finetooth_sft.rendering:build", {"train_on": train_on}), contexts[renderer])
             for renderer, train_on in (("chatml", "assistant"), ("jinja", "all"), ("chatml", "custom"))
         ]
         self.lines = lines

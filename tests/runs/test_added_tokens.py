@@ -198,7 +198,7 @@ def test_the_cache_key_does_not_depend_on_where_a_run_writes(asked: Callable[...
     from finetooth_core.data import key
 
     def digest(**sections: Any) -> str:
-        return key._tokenizer(finetooth.session(asked(**sections)).job.context)
+        return key._tokenizer(finetooth.session(asked(**sections)).job.context.tokenizer)
 
     assert digest(output=str(tmp_path / "one")) == digest(output=str(tmp_path / "two"))
     other = asked()

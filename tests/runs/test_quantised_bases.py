@@ -15,7 +15,7 @@ import yaml
 from finetooth_hooks import Datum, PlanError
 
 Recipe = dict[str, Any]
-INT8 = Path(__file__).with_name("int8_plugin.py")
+INT8 = Path(__file__).parents[2] / "docs/guides/quantizer/int8.py"
 
 
 @pytest.fixture

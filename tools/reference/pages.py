@@ -11,20 +11,24 @@ from typing import Any, cast
 
 from finetooth_hooks import (
     arrays,
+    attention,
     backends,
     bases,
     capabilities,
+    collectives,
     context,
     datum,
     engine,
     errors,
     examples,
     faces,
+    kernels,
     losses,
     models,
     options,
     plan,
     protocols,
+    quantizers,
     renderers,
     reports,
     run,
@@ -44,7 +48,9 @@ from reference.workspace import Offer, Workspace
 WRITTEN = "<!-- Written by tools/make_reference.py from the code; edit the docstrings there, then run `make docs`. -->"
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
-PROTOCOLS: tuple[ModuleType, ...] = (models, renderers, sources, training, backends)
+PROTOCOLS: tuple[ModuleType, ...] = (
+    models, renderers, sources, training, backends, attention, kernels, quantizers, collectives,
+)  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
 TYPE_MODULES: tuple[ModuleType, ...] = (

@@ -16,7 +16,7 @@ from finetooth_core.overrides import apply_overrides
 from finetooth_core.problems import RecipeProblems, plain_data
 from finetooth_core.recipe import AUTO, load
 
-SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantization")
+SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantizer")
 """Sections that are one pick, in the order in which an option is looked for."""
 
 _UNKNOWN = "unknown setting"
@@ -65,14 +65,15 @@ def _is_lost(problem: RecipeError) -> bool:
 def _options(given: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:
     """Form and full setting of every option of the picked entries; the last of a form wins, so the first comes last."""
     for kind in reversed(SECTIONS):
-        pick = given.get(kind, AUTO)
+        section = "quantization" if kind == "quantizer" else kind
+        pick = given.get(section, AUTO)
         name = pick.get("name", AUTO) if isinstance(pick, Mapping) else pick
         try:
             found = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))
             model = options_model(found.entry, found.distribution)
         except FinetoothError:
             continue  # it has its own mistake, of which the user hears when this one is mended
-        yield from ((form(option), f"{kind}.{option}") for option in model.model_fields)
+        yield from ((form(option), f"{section}.{option}") for option in model.model_fields)
 
 
 def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Context:
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
     ) -> Preparation:
         examples = first_examples(self.examples(split), first)
-        return prepare_examples(examples, rendering.load(cast(Any, self)), limit)
+        return prepare_examples(examples, load_rendering(rendering, cast(Any, self)), limit)
 
     def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
         name = pick if isinstance(pick, str) else pick["name"]

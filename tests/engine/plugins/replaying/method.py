@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Options, Prepared, StepReport
+from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
 from finetooth_toolbox.methods.batches import train_step
@@ -21,7 +22,7 @@ class ReplayOptions(Options):
     """None."""
 
 
-class Replay:
+class Replay(MethodBase):
     """Priorities of all rows, the rows of the last steps, and the counter of the random stream."""
 
     def __init__(self, context: Context) -> None:
