@@ -22,7 +22,7 @@ from finetooth_hooks import (
 from finetooth_hooks.bases import TokenizerBase
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples
-from finetooth_toolbox.rows.preparing import first_examples, prepare_examples
+from finetooth_toolbox.rows.preparing import first_examples, load_rendering, prepare_examples
 
 BOS, EOS, OPEN, CLOSE = 0, 1, 2, 3
 """Special ids; a character's id is its code point + 4."""

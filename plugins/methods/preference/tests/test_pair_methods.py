@@ -227,6 +227,10 @@ def test_methods_without_a_reference_ask_for_none(make_context: Contexts, pairs:
 class Following(FakeEngine):
     """Remembers when its reference moved."""
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return super().capabilities | {"roles"}
+
     def move_role(self, role: str, mix: float) -> None:
         self.calls.append(f"{role} {mix} after {self.weights_version}")
 
