@@ -124,8 +124,8 @@ def test_packed_weights_go_as_soon_as_all_is_written(kit: SimpleNamespace, monke
     made: list[weakref.ref[PackedLinear]] = []
 
     class Seen(PackedLinear):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             made.append(weakref.ref(self))
 
     monkeypatch.setattr(packed_module, "PackedLinear", Seen)
