@@ -1,4 +1,4 @@
-"""One of two ranks, a process of its own: `one_rank.py RANK STORE FOLDER DECODER`."""
+"""One of two ranks, a process of its own: `one_rank.py RANK STORE FOLDER DECODER...`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from finetooth_steps.layout import count_normalizers
+from finetooth_steps.normalizers import count_normalizers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -34,11 +34,10 @@ class Gloo:
         return found
 
 
-def main(rank: int, store: str, folder: Path, decoder: str) -> None:
+def train(rank: int, folder: Path, decoder: str) -> None:
+    """Three steps with the rank's half of the data; weights and norms go into the folder, by rank and decoder."""
     from conftest import NLL, make_data, make_engine, weights
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     engine = make_engine(max_grad_norm=0.05, decoder=decoder, collective=Gloo())
     data = make_data(8, seed=2)
     mine = data[4 * rank : 4 * rank + 4]
@@ -52,10 +51,18 @@ def main(rank: int, store: str, folder: Path, decoder: str) -> None:
             engine.forward_backward(mine[:2], NLL, normalizer=counts)
             engine.forward_backward(mine[2:], NLL, normalizer=counts)
         norms.append(engine.step().grad_norm)
-    np.savez(folder / f"rank{rank}.npz", **weights(engine))
-    (folder / f"rank{rank}.json").write_text(json.dumps({"norms": norms, "backward": backward}), encoding="utf-8")
+    np.savez(folder / f"{decoder}{rank}.npz", **weights(engine))
+    said = json.dumps({"norms": norms, "backward": backward})
+    (folder / f"{decoder}{rank}.json").write_text(said, encoding="utf-8")
+
+
+def main(rank: int, store: str, folder: Path, decoders: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    for decoder in decoders:
+        train(rank, folder, decoder)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
