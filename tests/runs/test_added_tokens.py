@@ -203,4 +203,4 @@ def test_the_cache_key_does_not_depend_on_where_a_run_writes(asked: Callable[...
     assert digest(output=str(tmp_path / "one")) == digest(output=str(tmp_path / "two"))
     other = asked()
     other["model"] = {**other["model"], "added_tokens": ["<other>"]}
-    assert digest() != key._tokenizer(finetooth.session(other).job.context)
+    assert digest() != key._tokenizer(finetooth.session(other).job.context.tokenizer)
