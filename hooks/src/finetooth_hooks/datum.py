@@ -1,8 +1,7 @@
 """Datum: one tokenised sequence, its targets, and what the loss needs per target or per sequence.
 
 It is a superset of the Tinker wire's datum: inputs and targets are already aligned (`targets[i]` is what the model
-should say
-after having read `input[: i + 1]`), so a remote client and a local method speak alike.
+should say after having read `input[: i + 1]`), so a remote client and a local method speak alike.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The engine: trains one set of parameters on a frozen base and offers the eight primitives.
 
 A local run, a REST service and a remote wire are callers of the same object. Data go in as `Datum`, results come back
-as NumPy arrays and
-plain numbers, so no caller needs the framework.
+as NumPy arrays and plain numbers, so no caller needs the framework.
 """
 
 from __future__ import annotations

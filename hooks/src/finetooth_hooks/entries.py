@@ -1,10 +1,10 @@
 """Entries: what a plugin says it offers, as frozen dataclasses.
 
 An entry is cheap: it is made at every start, so it names its builder as text (`"package.module:function"`), and the
-module is
-imported only when a recipe picks the entry. A builder is `build(options: SomeOptions, context: Context) -> ...`; the
-annotation of its `options` parameter is the pydantic model that validates that part of the recipe, and what it returns
-is the protocol of the same name in `finetooth_hooks.protocols`.
+module is imported only when a recipe picks the entry. A builder is
+`build(options: SomeOptions, context: Context) -> ...`; the annotation of its `options` parameter is the pydantic model
+that validates that part of the recipe, and what it returns is the protocol of the same name in
+`finetooth_hooks.protocols`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Errors a user can act on.
 
 Every error states what is wrong, which setting, plugin or row is at fault, and the next action, in one line. The
-command
-line prints that line and exits with `exit_code`; the traceback appears only with `--debug`.
+command line prints that line and exits with `exit_code`; the traceback appears only with `--debug`.
 
     FinetoothError
     ├── UserError            exit 2: what the user wrote or gave is wrong

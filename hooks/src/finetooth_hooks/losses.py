@@ -1,14 +1,11 @@
 """What a loss sees and what it returns.
 
 A loss is a plain function, `loss(outputs, data, state) -> LossResult`. It tokenises nothing, knows no model and no
-loop. Whatever layout the
-engine chose, it sees rectangles (sequence s, target t) in the arrays of the backend that calls it, and is written
-with the
-functions of `finetooth_hooks.arrays`, which torch, MLX and NumPy share.
+loop. Whatever layout the engine chose, it sees rectangles (sequence s, target t) in the arrays of the backend that
+calls it, and is written with the functions of `finetooth_hooks.arrays`, which torch, MLX and NumPy share.
 
 The engine divides each component by its normalizer, counted over the whole optimizer step and all ranks *before* the
-first
-micro-batch, so that accumulation, layout and sharding never change the loss.
+first micro-batch, so that accumulation, layout and sharding never change the loss.
 """
 
 from __future__ import annotations
@@ -42,9 +39,8 @@ class LossData:
         fields: (S, T) floats by name, 0 where padded. `weights` is always there (1 where the mask is true unless the
             data says otherwise).
         scalars: (S,) floats by name.
-        group: (S,) index of the group, 0-based and contiguous; sequences of a group are adjacent, in the order given
-            by the method;
-            a sequence without a group is its own.
+        group: (S,) index of the group, 0-based and contiguous; sequences of a group are adjacent, in the order
+            given by the method; a sequence without a group is its own.
     """
 
     mask: Array

@@ -9,8 +9,8 @@ class Options(BaseModel):
     """Options of one entry: validates that entry's part of the recipe.
 
     Unknown keys are errors, values are checked strictly enough that `"3"` is no number and NaN is no float, instances
-    are frozen, and the
-    docstring under a field is its documentation, from which the JSON Schema and the reference pages are generated.
+    are frozen, and the docstring under a field is its documentation, from which the JSON Schema and the reference pages
+    are generated.
     """
 
     model_config = ConfigDict(

@@ -1,10 +1,9 @@
 """The hookspecs: every place where a plugin may join in.
 
 **Registration hooks** are called once at start and yield typed entries; one hook per kind. **Event hooks** observe a
-run
-and return nothing; an exception in one fails the run (exit 1) if the user named the plugin, else it warns. `raise
-StopRun(...)`
-ends the run cleanly. Hook arguments are only ever added, and an implementation may leave out those it does not need.
+run and return nothing; an exception in one fails the run (exit 1) if the user named the plugin, else it warns.
+`raise StopRun(...)` ends the run cleanly. Hook arguments are only ever added, and an implementation may leave out
+those it does not need.
 """
 
 from __future__ import annotations
@@ -366,9 +365,8 @@ def ft_checkpoint_saved(run: Run, path: Path) -> None:
 
 @hookspec
 def ft_run_end(run: Run, outcome: Outcome) -> None:
-    """A run has ended, in whatever way: done, stopped, interrupted or failed. What is raised here can no longer
-    change what was trained,
-    but `StopRun` still sets the exit code.
+    """A run has ended, in whatever way: done, stopped, interrupted or failed. What is raised here can no longer change
+    what was trained, but `StopRun` still sets the exit code.
 
     Example:
         @hookimpl

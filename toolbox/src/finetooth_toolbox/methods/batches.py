@@ -16,9 +16,8 @@ from finetooth_hooks.reports import StepReport
 
 
 class Batches:
-    """The order in which data are trained: every epoch a new permutation from an owned seed, cut into batches; the
-    last one of an
-    epoch is smaller. The cursor is exact: a restored one yields what would have come next.
+    """The order in which data are trained: every epoch a new permutation from an owned seed, cut into batches; the last
+    one of an epoch is smaller. The cursor is exact: a restored one yields what would have come next.
 
     Args:
         size: number of data.
