@@ -104,7 +104,7 @@ _WORKS: Mapping[str, Ask] = {
     "interrupt": _is_broken_off,
     "reference": lambda engine, case: engine.logprobs(case.data(), role="reference"),
     "head": lambda engine, case: engine.forward(case.data(), returns=("values",)).outputs,
-    "usage": lambda engine, case: engine.usage().peak_memory >= engine.usage().memory >= 0 <= engine.peak_flops(),
+    "usage": lambda engine, case: 0 < engine.usage().peak_memory >= engine.usage().memory >= 0 <= engine.peak_flops(),
     "profile": _is_recorded,
     "roles": _knows_no_such_copy,
     "step_settings": _takes_a_rate,
