@@ -132,9 +132,8 @@ def test_a_crash_at_any_call_changes_no_number(
 def copy_of(service: Any, folder: Path) -> Path:
     """The server's folder at a moment when no call is being executed."""
     import sqlite3
-    import time
 
-    time.sleep(0.3)  # a snapshot follows the answer
+    assert service.writer.wait_idle()  # a snapshot follows the answer
     shutil.copytree(service.settings.folder, folder, ignore=shutil.ignore_patterns("service.db*"))
     if service.settings.database:
         return folder
@@ -159,7 +158,7 @@ def test_calls_that_were_accepted_are_done_by_the_next_server(start: Any, ask: S
 
 
 def test_what_is_wrong_fails_its_own_call_and_the_queue_goes_on(start: Any, ask: SimpleNamespace) -> None:
-    service = start(limits={"tokens": 200, "handle": 0.05})
+    service = start(limits={"tokens": 200, "handle": 0.0})
     model = new_model(service, ask)
     data = ask.sent(ask.data(0))
     wrong = [
@@ -184,9 +183,6 @@ def test_what_is_wrong_fails_its_own_call_and_the_queue_goes_on(start: Any, ask:
             ask.result(service, ME, call)
         assert message in str(caught.value) and "\n" not in str(caught.value)
     handle = ask.result(service, ME, service.submit(ME, model, "forward", {"data": data}, face="test"))["handle"]
-    import time
-
-    time.sleep(0.1)
     grads = [wire.encode_array(np.ones(len(d), np.float32)) for d in ask.data(0)]
     late = service.submit(ME, model, "backward", {"handle": handle, "grads": grads}, face="test")
     with pytest.raises(RuntimeError, match="waited too long"):

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from finetooth_server.faces import OWN, Desk, Endpoint, load
 from finetooth_server.guard import Guard, problem
 from finetooth_server.rest.downloads import download_router
+from finetooth_server.rest.pages import pages_router
 from finetooth_server.rest.routes import open_router, refused_body, router
 from finetooth_server.rest.streaming import streaming_router
 from finetooth_server.service import Service
@@ -49,10 +50,13 @@ def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
         version="1",
         lifespan=life,
         openapi_url="/openapi.json" if "api" in faces else None,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
     )
     app.state.service = service
     app.include_router(open_router)
     if "api" in faces:
+        app.include_router(pages_router)
         app.include_router(router)
         app.include_router(download_router)
         app.include_router(streaming_router)

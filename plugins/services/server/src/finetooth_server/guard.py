@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from finetooth_hooks import FinetoothError, UserError
 from starlette.responses import JSONResponse, Response
 
+from finetooth_server.counted_log import Counted
 from finetooth_server.faults import Busy, Forbidden, Refused, TooMuch
+from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 
 Message = MutableMapping[str, Any]
@@ -26,7 +28,13 @@ QUIET = ("/health", "/metrics", "/api/v1/healthz")
 """Requests that leave no line in the audit record."""
 
 SLOWEST = 20.0
-"""Seconds between two parts of a request's body, and for taking a part of an answer, at most."""
+"""Seconds that a request's body may take beyond what its length explains, and for taking a part of an answer."""
+
+LEAST_RATE = 64 * 2**10
+"""Bytes a second at which a body has to come, at least."""
+
+OPEN = ("/health", "/api/v1/healthz")
+"""What anybody may ask, without a key."""
 
 
 class Guard:
@@ -39,6 +47,8 @@ class Guard:
 
     def __init__(self, app: App, service: Service) -> None:
         self._app, self._service = app, service
+        self._coming = 0  # bytes of bodies that are not whole yet
+        self._failures = Counted(LOGGER)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,18 +72,34 @@ class Guard:
 
         try:
             self._check_origin(scope)
+            if scope["path"] not in OPEN:
+                state["caller"] = await self._caller(scope)
             body = await self._body(scope, receive)
             received = len(body)
             await self._app(scope, _replayed(body, receive), counted)
+        except ClientLeft:
+            status = 499  # nobody is there to answer
         except TimeoutError:
             await _answer(begun, JSONResponse({"error": "the request came too slowly"}, 408), scope, receive, counted)
         except Exception as error:
             if not isinstance(error, FinetoothError) and not stalled:
-                LOGGER.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+                self._failures.error(f"{scope['method']} {_route(scope)} failed", error)
             await _answer(begun, problem(error), scope, receive, counted)
         finally:
             if scope["path"] not in QUIET and status not in (202, 408):
                 self._record(scope, state, received, sent, status)
+
+    async def _caller(self, scope: MutableMapping[str, Any]) -> Caller:
+        """Who calls, by `Authorization: Bearer KEY` or `X-API-Key: KEY`: known before a byte of the body is read.
+
+        Raises:
+            Unauthorised: no valid key.
+        """
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        kind, _, bearer = headers.get(b"authorization", "").partition(" ")
+        key = headers.get(b"x-api-key") or (bearer.strip() if kind.lower() == "bearer" else None)
+        keyless = self._service.settings.keyless
+        return await asyncio.to_thread(self._service.keys.caller, key or None, keyless=keyless)
 
     def _check_origin(self, scope: MutableMapping[str, Any]) -> None:
         """Without keys, being on this machine is all that a request needs; a page in a browser here must not send one
@@ -93,23 +119,33 @@ class Guard:
         """The whole body, before anything looks at it.
 
         Raises:
+            Busy: the bodies that are coming in already fill the room for them.
+            ClientLeft: the client went away before its end: a body that was cut is no request.
             TooLarge: it is longer than allowed.
             TimeoutError: it comes too slowly.
         """
-        most = self._service.settings.limits.body
-        body = bytearray()
-        while True:
-            message = await asyncio.wait_for(receive(), SLOWEST)
-            if message["type"] != "http.request":  # the client has left
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > most:
-                raise TooLarge(f"a request of more than {most} bytes", action="send less at once")
-            if not message.get("more_body", False):
-                return bytes(body)
+        limits = self._service.settings.limits
+        loop = asyncio.get_running_loop()
+        body, begun = bytearray(), loop.time()
+        try:
+            while True:
+                message = await asyncio.wait_for(receive(), begun + SLOWEST + len(body) / LEAST_RATE - loop.time())
+                if message["type"] != "http.request":
+                    raise ClientLeft("the client left before the end of its request")
+                part = message.get("body", b"")
+                body += part
+                self._coming += len(part)
+                if len(body) > limits.body:
+                    raise TooLarge(f"a request of more than {limits.body} bytes", action="send less at once")
+                if self._coming > limits.coming:
+                    raise Busy("too many large requests are coming in", action="try again later")
+                if not message.get("more_body", False):
+                    return bytes(body)
+        finally:
+            self._coming -= len(body)
 
     def _record(self, scope: MutableMapping[str, Any], state: Any, received: int, sent: int, status: int) -> None:
-        route = getattr(scope.get("route"), "path", "") or "unknown"
+        route = _route(scope)
         caller = state.get("caller")
         self._service.audit.add(
             f"{scope['method']} {route}",
@@ -120,6 +156,10 @@ class Guard:
             sent=sent,
             outcome=str(status),
         )
+
+
+class ClientLeft(Exception):
+    """A client that went away before its request was whole."""
 
 
 class Stalled(OSError):
@@ -140,6 +180,11 @@ def problem(error: Exception) -> Response:
     if isinstance(error, UserError):
         return JSONResponse({"error": str(error)}, 400)
     return JSONResponse({"error": "the server failed; its own log says why"}, 500)
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """The path of the route, without ids; `unknown` where none was found."""
+    return getattr(scope.get("route"), "path", "") or "unknown"
 
 
 def _here(url: str) -> bool:

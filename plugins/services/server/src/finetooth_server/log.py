@@ -16,15 +16,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
 from finetooth_server.encryption.values import Values
 from finetooth_server.faults import Busy, TooMuch, Unknown
 from finetooth_server.keys import Caller
-from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, models, now, samplers
+from finetooth_server.records import DONE, FAILED, QUEUED, Records, calls, keys, models, now, samplers
 
 REFUSED = "refused"
 """The batch of sampling calls that are known to be wrong: they read no weights."""
+
+CRASHES = 2
+"""So often a call may be under way when the server ends; then it fails instead of being executed once more."""
 
 Category = str
 """`user`: the client can do something about it; `server`: it cannot."""
@@ -60,6 +63,9 @@ class Due:
     Attributes:
         batch: calls with the same text may be computed together.
         arguments: JSON; None once no replay needs it.
+        begun: how often its execution began and no result came of it: so often the server ended meanwhile.
+        dropped: whoever runs the server wants it to fail.
+        revoked: the key that it came with is no longer valid.
     """
 
     id: str
@@ -70,6 +76,41 @@ class Due:
     batch: str | None
     state: str
     arguments: bytes | None
+    begun: int = 0
+    dropped: bool = False
+    revoked: bool = False
+
+    @property
+    def hopeless(self) -> str:
+        """Why it is not to be executed; empty if it is."""
+        if self.dropped:
+            return "the call was dropped by whoever runs the server (send another one)"
+        if self.revoked:
+            return "the key that it came with was revoked"
+        if self.begun >= CRASHES:
+            return f"the server ended {self.begun} times while it was executed (send less at once)"
+        return ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call that waits, for whoever runs the server.
+
+    Attributes:
+        created: seconds since 1970.
+        begun: how often a server ended while it was executed.
+        size: bytes of its arguments as they are kept.
+    """
+
+    id: str
+    tenant: str
+    queue: str
+    seq: int
+    operation: str
+    created: float
+    begun: int
+    dropped: bool
+    size: int
 
 
 class Log:
@@ -102,6 +143,7 @@ class Log:
         face: str,
         batch: str | None = None,
         error: str = "",
+        key: str = "",
     ) -> Call:
         """Write a call down.
 
@@ -109,6 +151,7 @@ class Log:
             seq: None takes the next number.
             batch: calls with the same text may be computed together, in any order.
             error: the call is known to be wrong: it takes its place in the sequence, and fails there.
+        key: id of the caller's key; empty without one.
 
         Raises:
             TooMuch: the tenant has too many calls waiting.
@@ -124,6 +167,7 @@ class Log:
             "batch": batch,
             "state": QUEUED,
             "created": now(),
+            "key": key or None,
         }
         row["arguments"] = self._values.seal(content, str(row["id"]), "arguments")
         with self._records.write() as connection:
@@ -165,7 +209,7 @@ class Log:
         """The call that is due in a model's queue; None while its number has not come."""
         with self._records.read() as connection:
             row = connection.execute(
-                select(calls)
+                _executable()
                 .join(models, models.c.id == calls.c.queue)
                 .where(calls.c.queue == queue, calls.c.seq == models.c.applied + 1, calls.c.state == QUEUED)
             ).first()
@@ -187,7 +231,7 @@ class Log:
         """Sampling calls of a batch that came before a moment, in the order of their coming."""
         with self._records.read() as connection:
             rows = connection.execute(
-                select(calls)
+                _executable()
                 .where(*_waiting(besides), calls.c.batch == batch, calls.c.created <= before)
                 .order_by(calls.c.created)
                 .limit(most)
@@ -203,6 +247,20 @@ class Log:
                 .order_by(calls.c.seq)
             )
             return [self._due(row) for row in rows]
+
+    def begin(self, due: Sequence[Due]) -> None:
+        """Note that the execution of calls begins: where no result follows, the server ended."""
+        with self._records.write() as connection:
+            ids = [call.id for call in due]
+            more = func.coalesce(calls.c.begun, 0) + 1
+            connection.execute(update(calls).where(calls.c.id.in_(ids)).values(begun=more))
+
+    def leave(self, due: Sequence[Due]) -> None:
+        """Note that calls are left to the next server on purpose: their execution counts as not begun."""
+        with self._records.write() as connection:
+            ids = [call.id for call in due]
+            less = func.coalesce(calls.c.begun, 1) - 1
+            connection.execute(update(calls).where(calls.c.id.in_(ids), calls.c.state == QUEUED).values(begun=less))
 
     def finish(self, call: Due, result: Any, *, error: str = "", category: Category = "", **marks: int) -> None:
         """Write down what came out, in one transaction with what it means for the model. A call is finished once.
@@ -253,6 +311,31 @@ class Log:
                 .where(calls.c.queue == queue, calls.c.seq < before, calls.c.state != QUEUED)
                 .values(arguments=None)
             )
+
+    def waiting(self) -> list[Waiting]:
+        """Calls that wait, oldest first, without what they carry."""
+        with self._records.read() as connection:
+            rows = connection.execute(
+                _executable().where(calls.c.state == QUEUED).order_by(calls.c.created, calls.c.queue, calls.c.seq)
+            )
+            return [
+                Waiting(
+                    row.id, row.tenant, row.queue, row.seq, row.operation, row.created, row.begun or 0,
+                    bool(row.dropped), len(row.arguments or b""),
+                )
+                for row in rows
+            ]  # fmt: skip
+
+    def drop(self, id_: str) -> None:
+        """Let a call that waits fail when its turn comes.
+
+        Raises:
+            Unknown: no call of this id waits.
+        """
+        with self._records.write() as connection:
+            chosen = update(calls).where(calls.c.id == id_, calls.c.state == QUEUED)
+            if not connection.execute(chosen.values(dropped=True)).rowcount:
+                raise Unknown(f"no call {id_!r} waits", action="see `ft calls list`")
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -329,7 +412,20 @@ class Log:
 
     def _due(self, row: Row[Any]) -> Due:
         arguments = self._values.open(row.arguments, row.id, "arguments")
-        return Due(row.id, row.tenant, row.queue, row.seq, row.operation, row.batch, row.state, arguments)
+        about = row._mapping
+        return Due(
+            row.id,
+            row.tenant,
+            row.queue,
+            row.seq,
+            row.operation,
+            row.batch,
+            row.state,
+            arguments,
+            row.begun or 0,
+            bool(row.dropped),
+            about.get("key_revoked") is not None,
+        )
 
     # --- what is no longer kept ---------------------------------------------------------------------------------------
 
@@ -361,6 +457,11 @@ def _done_with(connection: Connection, queue: str, tenant: str | None = None) ->
     if row is None or row.mark is None or tenant not in (None, row.tenant):
         return -1
     return int(row.mark)
+
+
+def _executable() -> Select[Any]:
+    """Calls, each with the moment at which its key was revoked."""
+    return select(calls, keys.c.revoked.label("key_revoked")).outerjoin(keys, keys.c.id == calls.c.key)
 
 
 def _waiting(besides: Collection[str]) -> list[ColumnElement[bool]]:

@@ -46,7 +46,7 @@ class Kind:
 
 def forward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Evaluate, and keep a handle for `backward` unless `keep` is false. Its id is the call's number."""
-    data, loss = _data(arguments), _loss(model, arguments)
+    data, loss = data_of(arguments), _loss(model, arguments)
     result = model.engine.forward(
         data,
         loss,
@@ -85,7 +85,7 @@ def backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 
 def forward_backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Both at once, micro-batch by micro-batch."""
-    data, loss = _data(arguments), _loss(model, arguments)
+    data, loss = data_of(arguments), _loss(model, arguments)
     if loss is None:
         raise DataError("loss", "forward_backward needs one", action="name a loss")
     return wire.encode_forward(model.engine.forward_backward(data, loss, normalizer=_normalizer(arguments)))
@@ -145,7 +145,7 @@ def _written(
 
 def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Score targets, and the likeliest tokens at each position if asked for."""
-    data, role, top = _data(arguments), arguments.get("role") or "policy", arguments.get("top_k") or 0
+    data, role, top = data_of(arguments), arguments.get("role") or "policy", arguments.get("top_k") or 0
     found: dict[str, Any] = {
         "logprobs": [wire.encode_array(one) for one in model.engine.logprobs(data, role=role)],
     }
@@ -205,18 +205,12 @@ def prompts_of(arguments: Arguments) -> list[list[int]]:
     return found
 
 
-def tokens_of(operation: str, arguments: Arguments) -> int:
-    """Input positions that a call will compute, roughly, before its arguments are known to be right: for limits."""
-    if operation == "generate":
-        sampling = arguments.get("sampling") or {}
-        samples, room = int(sampling.get("n") or 1), int(sampling.get("max_tokens") or 128)
-        return sum(len(prompt) + samples * room for prompt in prompts_of(arguments))
-    if "data" not in arguments:
-        return 0
-    return sum(len(datum) for datum in _data(arguments))
+def data_of(arguments: Arguments) -> list[Datum]:
+    """Data of a call.
 
-
-def _data(arguments: Arguments) -> list[Datum]:
+    Raises:
+        DataError: something else.
+    """
     given: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
     return [wire.decode_datum(one, f"data[{n}]") for n, one in enumerate(given)]
 

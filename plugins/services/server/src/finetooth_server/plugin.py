@@ -9,7 +9,7 @@ from finetooth_hooks import Command, hookimpl
 
 @hookimpl
 def ft_commands() -> Iterator[Command]:
-    """`ft serve`, `ft keys`, `ft encryption`, `ft audit`."""
+    """`ft serve`, `ft keys`, `ft calls`, `ft encryption`, `ft audit`."""
     yield Command(
         name="serve",
         build="finetooth_server.commands.serve:command",
@@ -20,6 +20,12 @@ def ft_commands() -> Iterator[Command]:
         name="keys",
         build="finetooth_server.commands.keys:command",
         summary="make, list and end API keys of a server",
+        section="Serve",
+    )
+    yield Command(
+        name="calls",
+        build="finetooth_server.commands.calls:command",
+        summary="list the calls that wait at a server, and drop one",
         section="Serve",
     )
     yield Command(

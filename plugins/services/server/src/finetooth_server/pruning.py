@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from sqlalchemy import and_, delete, func, or_, select, update
 
 from finetooth_server.log import Log
-from finetooth_server.records import QUEUED, Records, calls, models, now, samplers
+from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.settings import Limits
 
 LOGGER = logging.getLogger("finetooth.server")
@@ -22,6 +23,13 @@ EVERY = 60.0
 
 PORTION = 1000
 """Calls that one transaction removes, so that others need not wait for long."""
+
+
+def end_sessions(records: Records, ids: Sequence[str]) -> None:
+    """Close sessions and their models; calls of these that wait will fail."""
+    with records.write() as connection:
+        connection.execute(update(sessions).where(sessions.c.id.in_(ids)).values(closed=True))
+        connection.execute(update(models).where(models.c.session.in_(ids)).values(closed=True))
 
 
 class Pruner:
@@ -46,6 +54,7 @@ class Pruner:
     def prune(self) -> int:
         """Remove what is old; returns how many calls went."""
         self.mark_delivered()
+        self.end_silent()
         total = 0
         while not self._ending.is_set():
             count = self._portion()
@@ -53,6 +62,15 @@ class Pruner:
             if count < PORTION:
                 break
         return total
+
+    def end_silent(self) -> None:
+        """End sessions whose client said again and again that it is there, and does so no more."""
+        silent = sessions.c.heartbeat.is_(True) & sessions.c.closed.is_(False)
+        with self._records.read() as connection:
+            chosen = select(sessions.c.id).where(silent, sessions.c.seen < now() - self._limits.silent)
+            ids = list(connection.scalars(chosen.limit(PORTION)))
+        if ids:
+            end_sessions(self._records, ids)
 
     def mark_delivered(self) -> None:
         """Write down which results were given out. A crash before this leaves them to the longer limit."""

@@ -70,6 +70,7 @@ sessions = Table(
     Column("seen", Float, nullable=False),
     Column("closed", Boolean, nullable=False, default=False),
     Column("about", Text, nullable=False, default="{}"),
+    Column("heartbeat", Boolean),
 )
 
 models = Table(
@@ -107,6 +108,9 @@ calls = Table(
     Column("created", Float, nullable=False),
     Column("finished", Float),
     Column("delivered", Float),
+    Column("key", String(32)),
+    Column("begun", Integer),
+    Column("dropped", Boolean),
     UniqueConstraint("queue", "seq", name="once"),
     Index("waiting", "state", "batch"),
     Index("of_tenant", "tenant", "state"),

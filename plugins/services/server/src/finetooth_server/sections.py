@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -30,6 +31,8 @@ REFUSED = ("zero-3", "fsdp-full")
 
 _ABOUT = 16 * 1024
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{0,128}([.:][A-Za-z0-9_-]{1,128}){0,32}")
+
 
 def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe of a base model with a client's own sections on top.
@@ -54,8 +57,30 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
                 raise UserError(f"train.{setting}: the server's to choose", action=f"a client writes {all_of(TRAIN)}")
             recipe["train"] = {**recipe.get("train", {}), **section}
         else:
+            _check_plain(section, name)
             recipe[name] = section
     return recipe
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Texts of a client are names. A pattern could take longer to match than the server lives, and a path could name a
+    file of the server.
+
+    Raises:
+        UserError: a text is neither a name nor a path of modules.
+    """
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise UserError(
+            f"{where}: {value[:80]!r} is no name",
+            action="use letters, digits, '_', '.' and '-'; of modules, give a list of names instead of a pattern",
+        )
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            _check_plain(str(key), f"a key of {where}")
+            _check_plain(one, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for n, one in enumerate(value):
+            _check_plain(one, f"{where}[{n}]")
 
 
 def check_strategy(pick: Any) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, Sampling, UserError
-from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.protocols import ModelFacts, Tokenizer
 from finetooth_toolbox import wire
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit
 from finetooth_server.checkpoints import Checkpoint, Checkpoints
+from finetooth_server.costs import cost_of, cost_of_sampling
 from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Conflict, Forbidden, TooMuch, Unknown
@@ -25,8 +26,8 @@ from finetooth_server.keys import Caller, Keys
 from finetooth_server.log import REFUSED, Call, Log
 from finetooth_server.model_ids import check_id, same_folder
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
-from finetooth_server.operations import OPERATIONS, tokens_of
-from finetooth_server.pruning import Pruner
+from finetooth_server.operations import OPERATIONS
+from finetooth_server.pruning import Pruner, end_sessions
 from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
 from finetooth_server.sections import STRATEGY, all_of, check_strategy, described, merged
@@ -79,6 +80,8 @@ class Service:
         self.log = Log(self.records, values, most=limits.queued, most_of_all=limits.waiting, kept=limits.results)
         self._tokenizers: dict[str, Tokenizer] = {}
         self._tokenizing = threading.Lock()
+        self._facts: dict[str, ModelFacts] = {}
+        self._describing = threading.Lock()
         self.streams = Streams(self.log, most=limits.streams)
         self.vault = Vault(settings.folder, settings.encryption, settings.scratch)
         self.vault.sweep()
@@ -125,16 +128,30 @@ class Service:
             connection.execute(insert(sessions).values({**row, "closed": False}))
         return id_
 
-    def seen(self, caller: Caller, session: str) -> None:
+    def seen(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
         """The session's client is there.
 
+        Args:
+            heartbeat: it says so by itself, again and again: once it stops, its models are closed.
+
         Raises:
-            Unknown: there is none, or it is another tenant's.
+            Unknown: there is none, it has ended, or it is another tenant's.
         """
+        values: dict[str, Any] = {"seen": now(), **({"heartbeat": True} if heartbeat else {})}
         with self.records.write() as connection:
-            mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant)
-            if not connection.execute(update(sessions).where(mine).values(seen=now())).rowcount:
+            mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant) & sessions.c.closed.is_(False)
+            if not connection.execute(update(sessions).where(mine).values(values)).rowcount:
                 raise Unknown(f"no session {session!r}", action="make one")
+
+    def finish_session(self, caller: Caller, session: str) -> None:
+        """End a session and close its models; its checkpoints stay.
+
+        Raises:
+            Unknown: there is none, it has ended, or it is another tenant's.
+        """
+        self._may(caller, "train", "sample")
+        self.seen(caller, session)
+        end_sessions(self.records, [session])
 
     # --- models -------------------------------------------------------------------------------------------------------
 
@@ -204,7 +221,7 @@ class Service:
                 if count >= self.settings.limits.models:
                     raise TooMuch(f"{count} models are open", action="close one")
                 connection.execute(insert(models).values({**row, "closed": False}))
-        call = self.log.submit(caller.tenant, id_, 0, CREATE, {"load": load, "echo": echo}, face=face)
+        call = self.log.submit(caller.tenant, id_, 0, CREATE, {"load": load, "echo": echo}, face=face, key=caller.key)
         self.writer.wake(id_)
         return call
 
@@ -269,27 +286,25 @@ class Service:
         if kind is None and operation not in (SAVE, LOAD):
             raise Unknown(f"there is no operation {operation!r}", action=f"use one of {all_of(OPERATIONS)}")
         self._may(caller, "train" if kind is None else kind.scope)
-        self._mine(caller, model)
+        base = self._mine(caller, model).base
         if seq is not None and not 0 < seq < 2**62:
             raise UserError(f"seq is {seq}", action="count calls from 1")
-        error = error or self._too_large(operation, arguments)
+        error = error or self._too_large(base, operation, arguments)
         if error:
             arguments = {}
-        call = self.log.submit(caller.tenant, model, seq, operation, arguments, face=face, error=error)
+        call = self.log.submit(caller.tenant, model, seq, operation, arguments, face=face, error=error, key=caller.key)
         if call.state == QUEUED:
             self.writer.wake(model)
         return call
 
-    def _too_large(self, operation: str, arguments: Mapping[str, Any]) -> str:
-        """What is wrong with the arguments of a call, as far as it can be seen without a model."""
+    def _too_large(self, base: str, operation: str, arguments: Mapping[str, Any]) -> str:
+        """What is wrong with the arguments of a call, as far as it can be seen without the model's weights."""
         try:
-            tokens = tokens_of(operation, arguments)
+            return cost_of(operation, arguments, self.facts(base)).refusal(operation, self.settings.limits)
         except FinetoothError as error:
             return str(error)
         except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
             return f"{operation}: its arguments cannot be read: {type(error).__name__}"
-        most = self.settings.limits.tokens
-        return f"{operation}: {tokens} tokens in one call, {most} are allowed (send fewer)" if tokens > most else ""
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -354,13 +369,22 @@ class Service:
             "prompt_logprobs": prompt_logprobs,
             "top_k_prompt_logprobs": top_k_prompt_logprobs,
         }
-        tokens, most = len(prompt) + sampling.n * sampling.max_tokens, self.settings.limits.tokens
-        if not error and tokens > most:
-            error = f"sample: up to {tokens} tokens in one call, {most} are allowed (ask for fewer)"
+        cost = cost_of_sampling(
+            [prompt], sampling, self.facts(base), prompt_logprobs=prompt_logprobs, top=top_k_prompt_logprobs
+        )
+        error = error or cost.refusal("sample", self.settings.limits)
         key = REFUSED if error else batch_key(checkpoint, base)
         queue = f"sampler:{sampler}"
         call = self.log.submit(
-            caller.tenant, queue, seq, "sample", {} if error else arguments, face=face, batch=key, error=error
+            caller.tenant,
+            queue,
+            seq,
+            "sample",
+            {} if error else arguments,
+            face=face,
+            batch=key,
+            error=error,
+            key=caller.key,
         )
         if call.state == QUEUED:
             self.writer.wake(None)
@@ -384,6 +408,13 @@ class Service:
             if base not in self._tokenizers:
                 self._tokenizers[base] = self.context.context(self.settings.models[base]).tokenizer
             return self._tokenizers[base]
+
+    def facts(self, base: str) -> ModelFacts:
+        """Sizes of a base model that is served, without its weights."""
+        with self._describing:
+            if base not in self._facts:
+                self._facts[base] = self.context.context(self.settings.models[base]).facts
+            return self._facts[base]
 
     def counts(self) -> dict[str, int]:
         """Calls by state, for metrics."""

@@ -16,7 +16,10 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
+        coming: bytes of requests that are coming in, over all clients.
         tokens: input positions of one call, prompts and what they may grow to included.
+        samples: completions that one call may ask for.
+        memory: bytes that one call may take beside the model: keys and values, logits that it asks for, its answer.
         queued: calls of a tenant that wait; more are refused until some are done.
         models: of a tenant at once.
         live: engines held in memory, over all tenants; others are put to disk until their next call.
@@ -28,10 +31,14 @@ class Limits:
         turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
         waiting: calls that wait, over all tenants; more are refused until some are done.
         streams: of a tenant at once.
+        silent: seconds after the last heartbeat until a session ends whose client sent some.
     """
 
     body: int = 64 * 2**20
+    coming: int = 4 * 64 * 2**20
     tokens: int = 2**20
+    samples: int = 1024
+    memory: int = 2 * 2**30
     queued: int = 4096
     models: int = 16
     live: int = 8
@@ -43,6 +50,7 @@ class Limits:
     turn: float = 1.0
     waiting: int = 16384
     streams: int = 64
+    silent: float = 3600.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,25 @@ class SamplingTurns:
         room = self._settings.limits.batch - len(self._writing)
         if self._key in oldest and room > 0:
             before = end + self._settings.limits.turn
-            for call in self._log.waiting_in(self._key, besides, before=before, most=room):
-                self._add(call)
+            self._join(self._log.waiting_in(self._key, besides, before=before, most=room))
         return True
+
+    def _join(self, found: Sequence[Due]) -> None:
+        """Take calls into the batch. One that was under way when a server ended is written alone, so that if it ends
+        this one too, no other call is suspected."""
+        for call in found:
+            if call.hopeless:
+                self._fail(call, call.hopeless, "user")
+        found = [call for call in found if not call.hopeless]
+        suspects = [call for call in found if call.begun]
+        if self._writing and (suspects or any(one.call.begun for one in self._writing.values())):
+            return
+        if suspects:
+            found = suspects[:1]
+        if found:
+            self._log.begin(found)
+        for call in found:
+            self._add(call)
 
     def step(self) -> None:
         """Write one token of every call in the batch."""
@@ -113,6 +129,8 @@ class SamplingTurns:
 
     def close(self) -> None:
         """Leave what is being written to the next server."""
+        if self._writing:
+            self._log.leave([one.call for one in self._writing.values()])
         self._writing.clear()
         self._batch = self._engine = None
 

@@ -53,7 +53,7 @@ class Writer:
         self._turns = SamplingTurns(settings, records, log, pool, checkpoints, audit, streams)
         self._due: deque[str] = deque()
         self._sampling = False
-        self._ending = False
+        self._ending = self._idle = False
         self._bell = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="finetooth-writer", daemon=True)
         self.broken = ""
@@ -73,6 +73,11 @@ class Writer:
                 self._due.append(queue)
             self._bell.notify()
 
+    def wait_idle(self, seconds: float = 60.0) -> bool:
+        """Wait until no call is executed and nothing waits for one; False if that takes longer than `seconds`."""
+        with self._bell:
+            return self._bell.wait_for(lambda: self._idle and not (self._due or self._sampling), seconds)
+
     def stop(self, seconds: float = 60.0) -> None:
         """Finish the call at hand, write snapshots, and end."""
         with self._bell:
@@ -88,7 +93,10 @@ class Writer:
             while True:
                 with self._bell:
                     while not (self._due or self._sampling or self._turns.busy or self._ending):
+                        self._idle = True
+                        self._bell.notify_all()
                         self._bell.wait()
+                    self._idle = False
                     if self._ending:
                         break
                     queue = self._due.popleft() if self._due else None
@@ -121,6 +129,9 @@ class Writer:
                 raise UserError(content["refused"])
             if row.closed:
                 raise UserError("the model was closed", action="make another one")
+            if call.hopeless:
+                raise UserError(call.hopeless)
+            self._log.begin([call])
             model, result = self._execute(row, call, content["arguments"])
             if content["arguments"].get("echo"):
                 result = {**result, "echo": content["arguments"]["echo"]}

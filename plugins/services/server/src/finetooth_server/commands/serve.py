@@ -91,6 +91,7 @@ def command(
     import uvicorn
 
     from finetooth_server.app import make_app
+    from finetooth_server.connections import BoundedConnection
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
@@ -129,6 +130,7 @@ def command(
     _say(url, served, faces, paths, shown, private=private)
     config = uvicorn.Config(
         app,
+        http=BoundedConnection,
         log_level="warning",
         server_header=False,
         timeout_keep_alive=30,

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from finetooth_server.checkpoints import WEIGHTS
 from finetooth_server.faults import Unknown
 from finetooth_server.keys import Caller
-from finetooth_server.rest.routes import ANSWERS, CallerOf, ServiceOf
+from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf
 from finetooth_server.service import Service
 
-download_router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}})
+download_router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}}, dependencies=KEYED)
 
 PIECE = 2**18
 PLAIN_BYTES = "application/octet-stream"

@@ -6,14 +6,14 @@ import asyncio
 import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
 from finetooth_toolbox import wire
 from starlette.exceptions import HTTPException
 
-from finetooth_server.faults import Forbidden, Unauthorised
-from finetooth_server.guard import problem
+from finetooth_server.faults import Forbidden
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
@@ -32,24 +32,22 @@ def service_of(request: Request) -> Service:
     return service
 
 
-async def caller_of(request: Request) -> Caller:
-    """Who calls, by `Authorization: Bearer KEY` or `X-API-Key: KEY`.
-
-    Raises:
-        Unauthorised: no valid key.
-    """
-    service = service_of(request)
-    kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = request.headers.get("x-api-key") or (bearer.strip() if kind.lower() == "bearer" else None)
-    caller = await asyncio.to_thread(service.keys.caller, key, keyless=service.settings.keyless)
-    request.state.caller = caller
+def caller_of(request: Request) -> Caller:
+    """Who calls, as the guard found out before it read the request."""
+    caller: Caller = request.state.caller
     return caller
 
 
 CallerOf = Annotated[Caller, Depends(caller_of)]
 ServiceOf = Annotated[Service, Depends(service_of)]
 
-router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}})
+KEYED = [
+    Security(HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header")),
+]
+"""For the OpenAPI document alone: the guard has looked at the key before any route is reached."""
+
+router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}}, dependencies=KEYED)
 ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"description": "accepted, not finished yet"},
     400: {"description": "not taken"},
@@ -192,11 +190,6 @@ async def refused_body(request: Request, error: Exception) -> Response:
         found = error.errors()[0]
         where = ".".join(str(part) for part in found["loc"] if part != "body")
         message = f"{where}: {found['msg']}" if where else str(found["msg"])
-    if not hasattr(request.state, "caller"):  # a body that is no JSON is found before the key is looked at
-        try:
-            await caller_of(request)
-        except Unauthorised as unknown:
-            return problem(unknown)
     session, seq = request.path_params.get("session"), request.query_params.get("seq", "")
     operation = request.url.path.rpartition("/")[2]
     if session and seq.isascii() and seq.isdigit() and 0 < int(seq[:19]) < 2**62:
@@ -306,7 +299,7 @@ async def health(service: ServiceOf, response: Response) -> b.Health:
     return b.Health(status="failing" if service.writer.broken else "ok", queued=counts.get("queued", 0))
 
 
-@open_router.get("/metrics", response_class=PlainTextResponse)
+@open_router.get("/metrics", response_class=PlainTextResponse, dependencies=KEYED)
 async def metrics(service: ServiceOf, caller: CallerOf) -> str:
     """Counts in Prometheus' text format; needs a key with the scope `read`."""
     if not caller.may("read"):

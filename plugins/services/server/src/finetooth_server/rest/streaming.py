@@ -13,13 +13,13 @@ from fastapi.responses import StreamingResponse
 
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
-from finetooth_server.rest.routes import ANSWERS, CallerOf, ServiceOf, shown
+from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf, shown
 from finetooth_server.service import Service
 from finetooth_server.streams import Piece
 
 EVENTS = "text/event-stream"
 
-streaming_router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}})
+streaming_router = APIRouter(prefix="/v1", responses={401: {"description": "no valid key"}}, dependencies=KEYED)
 
 
 class TextSoFar:

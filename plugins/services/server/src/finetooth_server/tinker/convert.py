@@ -18,6 +18,9 @@ from tinker.proto import tinker_public_pb2 as proto
 FIELDS = {"logprobs": "old_logprobs", "advantages": "advantages", "weights": "weights"}
 """Names of loss inputs here and there; others keep theirs."""
 
+CELLS = 2**25
+"""Of all sparse tensors of one request together."""
+
 _TYPES: Mapping[int, str] = {
     proto.DTYPE_FLOAT32: "<f4",
     proto.DTYPE_INT64: "<i8",
@@ -31,7 +34,8 @@ def forward_backward_call(message: Any) -> tuple[str, dict[str, Any]]:
     Raises:
         DataError: a datum cannot be read.
     """
-    data = [wire.encode_datum(_datum(one, f"data[{n}]")) for n, one in enumerate(message.data)]
+    room = _Room()
+    data = [wire.encode_datum(_datum(one, f"data[{n}]", room)) for n, one in enumerate(message.data)]
     config: dict[str, Any] = dict(message.loss_fn_config.items())
     for name, value in message.loss_fn_config_v2.items():
         config[name] = value.text if value.WhichOneof("value") == "text" else value.number
@@ -94,14 +98,34 @@ def read_message(content: bytes) -> Any:
     return message
 
 
-def _datum(message: Any, where: str) -> Datum:
+class _Room:
+    """What sparse tensors of one message may take: a few bytes could else name matrices that fill the memory."""
+
+    def __init__(self) -> None:
+        self._cells = CELLS
+
+    def take(self, shape: Sequence[int], where: str) -> None:
+        """
+        Raises:
+            DataError: the tensor is no matrix, or there is no room left for it.
+        """
+        if len(shape) != 2:
+            raise DataError(where, f"a sparse tensor of shape {list(shape)}", action="send a matrix")
+        self._cells -= shape[0] * shape[1]
+        if self._cells < 0:
+            raise DataError(
+                where, f"sparse tensors of more than {CELLS:,} cells in one request", action="send fewer data at once"
+            )
+
+
+def _datum(message: Any, where: str, room: _Room) -> Datum:
     chunks = []
     for n, chunk in enumerate(message.model_input):
         if chunk.WhichOneof("chunk") != "encoded_text":
             raise DataError(f"{where}.model_input[{n}]", "only text is taken here", action="send text chunks")
         ids = _whole(chunk.encoded_text.tokens, "<i4", f"{where}.model_input[{n}]")
         chunks.append(TokenChunk(ids.astype(np.int64)))
-    inputs = {name: _tensor(tensor, f"{where}.{name}") for name, tensor in message.loss_fn_inputs.items()}
+    inputs = {name: _tensor(tensor, f"{where}.{name}", room) for name, tensor in message.loss_fn_inputs.items()}
     if "target_tokens" not in inputs:
         raise DataError(where, "it has no target_tokens", action="send them among the loss_fn_inputs")
     targets = inputs.pop("target_tokens").astype(np.int64)
@@ -116,7 +140,7 @@ def _datum(message: Any, where: str) -> Datum:
         raise DataError(where, str(error), action="give every input a value for each position") from error
 
 
-def _tensor(message: Any, where: str) -> NDArray[Any]:
+def _tensor(message: Any, where: str, room: _Room) -> NDArray[Any]:
     dtype = _TYPES.get(message.dtype)
     if dtype is None:
         raise DataError(where, f"type {message.dtype} of a tensor", action="send float32 or int64")
@@ -124,6 +148,7 @@ def _tensor(message: Any, where: str) -> NDArray[Any]:
     if any(n < 0 for n in shape):
         raise DataError(where, f"shape {shape}", action="send a shape without negative numbers")
     if message.WhichOneof("encoding") == "sparse_csr":
+        room.take(shape, where)
         return _densified(message.sparse_csr, dtype, shape, where)
     values = _whole(message.dense, dtype, where)
     if not shape:
@@ -136,8 +161,6 @@ def _tensor(message: Any, where: str) -> NDArray[Any]:
 def _densified(message: Any, dtype: str, shape: Sequence[int], where: str) -> NDArray[Any]:
     values = _whole(message.values, dtype, where)
     rows, columns = (_whole(part, "<i8", where) for part in (message.crow_indices, message.col_indices))
-    if len(shape) != 2 or shape[0] * shape[1] > 2**27:
-        raise DataError(where, f"a sparse tensor of shape {list(shape)}", action="send a matrix of at most 2^27 cells")
     fits = (
         len(rows) == shape[0] + 1
         and len(columns) == len(values)

@@ -69,25 +69,20 @@ def tinker_router() -> APIRouter:
     router.get("/samplers/{id}")(_get_route(facts.sampler))
     router.get("/training_runs/{id}")(_get_route(facts.training_run))
     router.get("/training_runs/{id}/checkpoints")(_get_route(facts.run_checkpoints))
-    router.post("/sessions/{id}/finish")(_get_route(lambda service, caller, _: {}))
+    router.post("/sessions/{id}/finish")(_get_route(finish))
     return router
 
 
 # --- plumbing ---------------------------------------------------------------------------------------------------------
 
 
-async def _caller(request: Request) -> tuple[Service, Caller]:
-    service: Service = request.app.state.service
-    _, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = request.headers.get("x-api-key") or bearer or None
-    caller = await asyncio.to_thread(service.keys.caller, key, keyless=service.settings.keyless)
-    request.state.caller = caller
-    return service, caller
+def _caller(request: Request) -> tuple[Service, Caller]:
+    return request.app.state.service, request.state.caller  # the guard found out who calls
 
 
 def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def route(request: Request) -> Response:
-        service, caller = await _caller(request)
+        service, caller = _caller(request)
         try:
             body = json.loads(await request.body() or b"{}")
         except (ValueError, RecursionError) as error:
@@ -101,7 +96,7 @@ def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 def _get_route(handler: Handler) -> Callable[[Request, str], Awaitable[Response]]:
     async def route(request: Request, id: str = "") -> Response:
-        service, caller = await _caller(request)
+        service, caller = _caller(request)
         return JSONResponse(await asyncio.to_thread(handler, service, caller, {"id": id}))
 
     return route
@@ -144,8 +139,13 @@ def create_session(service: Service, caller: Caller, body: Json) -> Any:
 
 
 def heartbeat(service: Service, caller: Caller, body: Json) -> Any:
-    service.seen(caller, str(body.get("session_id")))
+    service.seen(caller, str(body.get("session_id")), heartbeat=True)
     return {"type": "session_heartbeat"}
+
+
+def finish(service: Service, caller: Caller, body: Json) -> Any:
+    service.finish_session(caller, str(body["id"]))
+    return {}
 
 
 def create_model(service: Service, caller: Caller, body: Json) -> Any:
@@ -198,7 +198,7 @@ async def forward_backward(request: Request) -> Response:
     """The one request whose body is protobuf."""
     from finetooth_server.tinker import convert
 
-    service, caller = await _caller(request)
+    service, caller = _caller(request)
     content = await request.body()
 
     def submit() -> dict[str, Any]:
@@ -297,7 +297,8 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
         face=FACE,
         error=error,
     )
-    return {"request_id": call.id, "sample_sequence_ids": [f"{call.id}-{n}" for n in range(sampling.n)]}
+    ids = [f"{call.id}-{n}" for n in range(min(sampling.n, service.settings.limits.samples))]
+    return {"request_id": call.id, "sample_sequence_ids": ids}
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ async def retrieve_future(request: Request) -> Response:
     """The result of a promise; 408 while there is none, and the client asks again at once."""
     from finetooth_server.tinker import convert
 
-    service, caller = await _caller(request)
+    service, caller = _caller(request)
     try:
         id_ = str(json.loads(await request.body())["request_id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,0 +1,60 @@
+"""`ft calls`: what waits at a server, and a way out for a call that must not be executed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from finetooth_server.commands.place import FOLDER, records_of
+from finetooth_server.encryption.values import Values
+from finetooth_server.log import Log
+from finetooth_server.settings import Limits
+
+
+def _log(folder: Path, database: str) -> Log:
+    """Without the key of an encrypted database: what calls carry is neither shown nor read."""
+    limits = Limits()
+    return Log(records_of(folder, database), Values.unread(), most=limits.queued, kept=limits.results)
+
+
+def _place(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where a server keeps its calls."""
+    folder = click.option(
+        "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
+    )
+    database = click.option("--database", default="", help="As the server has it.")
+    return folder(database(function))
+
+
+@click.group(name="calls")
+def command() -> None:
+    """List the calls that wait at a server, and drop one. The server may be running, or unable to start."""
+
+
+@command.command(name="list")
+@_place
+def list_(folder: Path, database: str) -> None:
+    """List the calls that wait, oldest first; what they carry is not shown."""
+    found = _log(folder, database).waiting()
+    for call in found:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(call.created))
+        ended = f", the server ended {call.begun} times meanwhile" if call.begun else ""
+        dropped = ", dropped" if call.dropped else ""
+        click.echo(
+            f"{call.id}  {call.tenant}  {call.operation} {call.seq} of {call.queue}  {call.size:,} bytes, since {since}"
+            f"{ended}{dropped}"
+        )
+    if not found:
+        click.echo("no call waits", err=True)
+
+
+@command.command()
+@click.argument("id")
+@_place
+def drop(id: str, folder: Path, database: str) -> None:
+    """Let a call fail when its turn comes, instead of executing it."""
+    _log(folder, database).drop(id)
+    click.echo(f"{id} will fail instead of being executed")

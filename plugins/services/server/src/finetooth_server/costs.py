@@ -1,0 +1,133 @@
+"""What a call will take, estimated from its arguments before it is accepted: tokens, samples, memory, answer.
+
+The estimates are upper bounds of what the server holds on behalf of the call, from the sizes of the model alone; a call
+is refused by the first bound that it exceeds, and the refusal says what the bound is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import DataError, Sampling
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox import wire
+
+from finetooth_server.operations import ROWWISE, data_of, prompts_of
+from finetooth_server.settings import Limits
+
+FLOAT = 4
+"""Bytes of a number in an answer."""
+
+ENCODED = 2
+"""An array travels as base64 in JSON, and stands in memory as bytes and as text: so many times its size."""
+
+LIKELIEST = 3 * 8
+"""Bytes for a token of the vocabulary while the likeliest are looked for: three arrays in float64."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call takes.
+
+    Attributes:
+        tokens: positions that go through the model, prompts and what they may grow to included.
+        samples: completions.
+        memory: bytes that are held at once beside the model: keys and values, wide outputs, the answer.
+    """
+
+    tokens: int = 0
+    samples: int = 0
+    memory: int = 0
+
+    def refusal(self, operation: str, limits: Limits) -> str:
+        """Which limit it exceeds, in one line; empty if none."""
+        if self.samples > limits.samples:
+            return f"{operation}: {self.samples} samples in one call, {limits.samples} are allowed (ask for fewer)"
+        if self.tokens > limits.tokens:
+            return f"{operation}: {self.tokens} tokens in one call, {limits.tokens} are allowed (send fewer)"
+        if self.memory > limits.memory:
+            return (
+                f"{operation}: it would take about {self.memory / 2**20:,.0f} MiB, and {limits.memory / 2**20:,.0f} "
+                "MiB are allowed (send less at once, or ask for less)"
+            )
+        return ""
+
+
+def cost_of(operation: str, arguments: Mapping[str, Any], facts: ModelFacts) -> Cost:
+    """Of a call on a model that is trained.
+
+    Raises:
+        DataError: arguments that cannot be read.
+    """
+    if operation == "generate":
+        sampling = wire.decode_sampling(arguments.get("sampling") or {})
+        return cost_of_sampling(prompts_of(arguments), sampling, facts)
+    if "data" not in arguments:
+        return Cost()
+    data = data_of(arguments)
+    tokens = sum(len(datum) for datum in data)
+    targets = sum(datum.targets.size for datum in data)
+    longest = max((len(datum) for datum in data), default=0)
+    memory = ENCODED * FLOAT * 2 * targets  # log-probabilities and entropies
+    for name in arguments.get("returns") or ():
+        if not isinstance(name, str):
+            raise DataError("returns", f"{name!r} is no name", action="name outputs")
+        if name.startswith(ROWWISE):
+            width = facts.vocab_size if name.startswith("logits") else facts.hidden_size
+            rows = _rows(arguments.get("positions"), tokens)
+            memory += FLOAT * width * (tokens + ENCODED * rows)
+    top = _whole(arguments.get("top_k") or 0, "top_k")
+    if top:
+        memory += _top(tokens, longest, top, facts)
+    return Cost(tokens, 0, memory)
+
+
+def cost_of_sampling(
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    facts: ModelFacts,
+    *,
+    prompt_logprobs: bool = False,
+    top: int = 0,
+) -> Cost:
+    """Of sampling prompts.
+
+    Args:
+        top: likeliest tokens asked for at each place of a prompt.
+    """
+    given = sum(len(prompt) for prompt in prompts)
+    samples = sampling.n * len(prompts)
+    room = facts.max_positions or given + sampling.max_tokens
+    written = sum(min(sampling.max_tokens, max(0, room - len(prompt))) for prompt in prompts) * sampling.n
+    held = given * sampling.n + written
+    memory = held * _cache(facts) + ENCODED * 2 * FLOAT * written
+    if prompt_logprobs:
+        memory += ENCODED * FLOAT * given
+    if top:
+        memory += _top(given, max(map(len, prompts), default=0), top, facts)
+    return Cost(given + samples * sampling.max_tokens, samples, memory)
+
+
+def _cache(facts: ModelFacts) -> int:
+    """Bytes of keys and values that a token leaves in all layers, at two bytes a number."""
+    return 2 * 2 * facts.layers * facts.kv_heads * facts.head_dim
+
+
+def _top(tokens: int, longest: int, top: int, facts: ModelFacts) -> int:
+    """Bytes for the `top` likeliest tokens at each position: one datum's logits at a time, and the answer."""
+    return LIKELIEST * longest * facts.vocab_size + ENCODED * (8 + FLOAT) * tokens * min(top, facts.vocab_size)
+
+
+def _rows(positions: Any, tokens: int) -> int:
+    """Rows of wide outputs that are returned."""
+    if positions is None:
+        return tokens
+    return sum(len(rows) if isinstance(rows, Sequence) else tokens for rows in wire.sequence(positions, "positions"))
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(name, f"{value!r}", action="give a whole number from 0")
+    return value

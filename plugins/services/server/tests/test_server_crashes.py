@@ -1,0 +1,173 @@
+"""A call that ends the server is executed twice at most, and takes no other call with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from finetooth_hooks import Sampling
+from finetooth_server.commands.calls import command
+from finetooth_server.keys import Caller
+from finetooth_server.log import CRASHES, Due, Log
+from finetooth_server.service import Service
+from finetooth_server.settings import Settings
+
+ME = Caller("local", "", frozenset({"train", "sample", "read"}))
+
+
+@pytest.fixture
+def stopped(context: Any, recipe: dict[str, Any], tmp_path: Path) -> Any:
+    """A service that takes calls and executes none yet."""
+    service = Service(context, Settings(tmp_path / "server", {"tiny": recipe}, keyless=True))
+    yield service
+    service.stop()
+
+
+def sampler(service: Any, caller: Caller = ME) -> str:
+    session = service.open_session(caller)
+    service.open_sampler(caller, session, f"{session}-s", base="tiny")
+    return f"{session}-s"
+
+
+def sample(service: Any, id_: str, token: int = 5, caller: Caller = ME, **more: Any) -> Any:
+    sampling = Sampling(**{"max_tokens": 2, "seed": 1, **more})
+    return service.sample(caller, id_, [token, 6], sampling, seeded=True, face="test")
+
+
+def crashed(service: Any, *calls: Any, times: int = 1) -> None:
+    """The server ended while these were executed."""
+    due = [Due(call.id, call.tenant, call.queue, call.seq, call.operation, None, "queued", None) for call in calls]
+    for _ in range(times):
+        service.log.begin(due)
+
+
+def test_a_call_that_ended_the_server_twice_fails_and_the_queue_goes_on(stopped: Any, ask: SimpleNamespace) -> None:
+    made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
+    poison = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
+    crashed(stopped, poison, times=CRASHES)
+    good = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
+    stopped.start()
+    with pytest.raises(RuntimeError, match=r"the server ended 2 times while it was executed"):
+        ask.result(stopped, ME, poison)
+    assert ask.result(stopped, ME, good)["targets"] > 0
+
+
+def test_one_crash_alone_condemns_nobody(stopped: Any, ask: SimpleNamespace) -> None:
+    made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
+    call = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
+    crashed(stopped, made, call)
+    stopped.start()
+    assert ask.result(stopped, ME, call)["targets"] > 0
+
+
+def test_calls_of_a_crash_are_sampled_one_by_one(
+    stopped: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def begin(log: Log, due: Sequence[Due]) -> None:
+        begun.append(len(due))
+        real(log, due)
+
+    real = Log.begin
+    id_ = sampler(stopped)
+    suspects = [sample(stopped, id_, token) for token in (5, 7, 9)]
+    crashed(stopped, *suspects)
+    fresh = [sample(stopped, id_, token) for token in (11, 13)]
+    monkeypatch.setattr(Log, "begin", begin)
+    stopped.start()
+    for call in (*suspects, *fresh):
+        assert len(ask.result(stopped, ME, call)["completions"][0]["tokens"]) > 0
+    assert begun == [1, 1, 1, 2]
+
+
+def test_the_one_that_ends_the_server_again_is_the_only_one_that_fails(stopped: Any, ask: SimpleNamespace) -> None:
+    id_ = sampler(stopped)
+    innocent, poison = sample(stopped, id_, 5), sample(stopped, id_, 7)
+    crashed(stopped, innocent, poison)
+    crashed(stopped, poison)  # alone, as the test before shows
+    stopped.start()
+    assert ask.result(stopped, ME, innocent)["completions"]
+    with pytest.raises(RuntimeError, match="the server ended 2 times"):
+        ask.result(stopped, ME, poison)
+
+
+def test_a_stop_is_no_crash(start: Any, ask: SimpleNamespace, tmp_path: Path) -> None:
+    for _ in range(CRASHES + 1):
+        service = start(tmp_path / "a")
+        id_ = sampler(service)
+        call = sample(service, id_, max_tokens=200, n=4)
+        while service.writer._turns.count == 0 and service.log.fetch(ME, call.id).state == "queued":
+            pass
+        service.stop()
+    service = start(tmp_path / "a")
+    assert ask.result(service, ME, call)["completions"]
+    assert [one.begun for one in service.log.waiting()] == []
+
+
+def test_calls_of_a_revoked_key_are_not_executed(stopped: Any, ask: SimpleNamespace) -> None:
+    key = stopped.keys.create("vision", ("sample",))
+    caller = stopped.keys.caller(key, keyless=False)
+    call = sample(stopped, sampler(stopped, caller), caller=caller)
+    stopped.keys.revoke(key.split("_")[1])
+    stopped.start()
+    with pytest.raises(RuntimeError, match="the key that it came with was revoked"):
+        ask.result(stopped, caller, call)
+
+
+def test_ft_calls_lists_and_drops(stopped: Any, ask: SimpleNamespace) -> None:
+    folder = str(stopped.settings.folder)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(command, [*arguments, "--folder", folder], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "no call waits" in run("list")
+    id_ = sampler(stopped)
+    call, other = sample(stopped, id_), sample(stopped, id_, 9)
+    crashed(stopped, call)
+    first, second = run("list").splitlines()
+    assert first.startswith(call.id) and "sample" in first and "ended 1 times" in first and second.startswith(other.id)
+    assert "will fail" in run("drop", call.id)
+    assert "dropped" in run("list")
+    with pytest.raises(Exception, match="no call 'nothing' waits"):
+        run("drop", "nothing")
+    stopped.start()
+    with pytest.raises(RuntimeError, match="dropped by whoever runs the server"):
+        ask.result(stopped, ME, call)
+    assert ask.result(stopped, ME, other)["completions"]
+
+
+def _rows(ask: SimpleNamespace) -> dict[str, Any]:
+    return {"data": ask.sent(ask.data(0)), "loss": "cross_entropy"}
+
+
+def test_sessions_whose_heartbeat_stopped_are_ended(
+    start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetooth_server import pruning
+    from finetooth_server import service as service_module
+
+    service = start(limits={"models": 1})
+    session, quiet = service.open_session(ME), service.open_session(ME)
+    service.seen(ME, session, heartbeat=True)
+    call = service.create_model(ME, session, "tiny", {}, face="test")
+    ask.result(service, ME, call)
+    with pytest.raises(Exception, match="1 models are open"):
+        service.create_model(ME, quiet, "tiny", {}, face="test")
+    later = service_module.now() + service.settings.limits.silent + 1
+    monkeypatch.setattr(pruning, "now", lambda: later)
+    service.pruner.end_silent()
+    assert service.model(ME, call.queue).closed
+    with pytest.raises(Exception, match="no session"):
+        service.seen(ME, session)
+    ask.result(service, ME, service.create_model(ME, quiet, "tiny", {}, face="test"))  # never sent one: it goes on
+    service.finish_session(ME, quiet)
+    assert service.models(ME) == []
+    assert asyncio.run(service.log.wait(ME, call.id, 0)).state == "done"

@@ -1,0 +1,197 @@
+"""What stands before the routes: who has no key brings no body, what was cut is no request, who is silent goes."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import httpx2 as httpx
+import pytest
+from finetooth_hooks import Datum
+from finetooth_server import connections, guard
+from finetooth_server.counted_log import Counted
+from finetooth_server.settings import Limits, Settings
+
+
+@pytest.fixture(scope="module")
+def served(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    limits = Limits(body=2**20, coming=3 * 2**19)
+    server = serve(Settings(tmp_path_factory.mktemp("guard"), {"tiny": recipe}, limits=limits))
+    server.key = server.service.keys.create("vision")
+    return server
+
+
+@pytest.fixture
+def wire(served: Any) -> Iterator[Any]:
+    """Opens connections; all are closed in the end."""
+    opened: list[socket.socket] = []
+
+    def open_one() -> socket.socket:
+        opened.append(socket.create_connection(("127.0.0.1", served.port), timeout=20))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def head(path: str, key: str, length: int) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def answer(connection: socket.socket) -> bytes:
+    """The first bytes of an answer; empty once the server has closed the connection."""
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+def test_no_body_is_read_without_a_key(wire: Any) -> None:
+    connection = wire()
+    connection.sendall(head("/v1/sessions", "ft_0123456789ab_" + "0" * 64, 2**20))  # and not a byte of it
+    assert answer(connection).startswith(b"HTTP/1.1 401 ")
+
+
+def test_what_was_cut_off_is_no_request(served: Any, wire: Any) -> None:
+    with finetooth.Client(served.url, served.key) as client:
+        session = client.session("tiny")
+        session.forward_backward([Datum.from_tokens(range(5, 14))])
+        before = served.service.model(served.service.keys.caller(served.key, keyless=False), session.id).next_seq
+        body = b'{"settings": {"learning_rate": 0.0}}'
+        for length in (len(body) + 1, len(body) + 1000):
+            connection = wire()
+            connection.sendall(head(f"/v1/sessions/{session.id}/step", served.key, length) + body)
+            connection.shutdown(socket.SHUT_WR)
+            answer(connection)
+        after = served.service.model(served.service.keys.caller(served.key, keyless=False), session.id).next_seq
+        assert after == before
+        assert session.step().step == 1  # the gradient of before, and once
+
+
+def test_a_body_has_to_come_in_time(served: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "SLOWEST", 0.2)
+    connection = wire()
+    connection.sendall(head("/v1/sessions", served.key, 2**20))
+    for _ in range(100):  # a byte now and then does not help
+        try:
+            connection.sendall(b" ")
+        except OSError:
+            break
+        connection.settimeout(0.05)
+        try:
+            if found := connection.recv(65536):
+                assert found.startswith(b"HTTP/1.1 408 ")
+                return
+            break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    else:
+        pytest.fail("the server waited for it all the time")
+
+
+def test_bodies_share_the_room_for_them(served: Any, wire: Any) -> None:
+    held = wire()
+    held.sendall(head("/v1/sessions", served.key, 2**20) + b" " * (2**20 - 1))
+    for _ in range(200):
+        if _coming(served) >= 2**20 - 1:
+            break
+        time.sleep(0.01)
+    other = wire()
+    other.sendall(head("/v1/sessions", served.key, 2**20) + b" " * (2**20 - 1))
+    assert answer(other).startswith(b"HTTP/1.1 503 ")
+    held.close()
+    for _ in range(200):
+        if not _coming(served):
+            break
+        time.sleep(0.01)
+    assert httpx.get(f"{served.url}/v1/models", headers={"X-API-Key": served.key}).status_code == 200
+
+
+def _coming(served: Any) -> int:
+    app = served._server.config.loaded_app
+    while not isinstance(app, guard.Guard):
+        app = getattr(app, "app", None) or app.middleware_stack
+    return int(app._coming)
+
+
+def test_who_says_nothing_is_sent_away(served: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SLOWEST", 0.2)
+    silent, half, spoken = wire(), wire(), wire()
+    half.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+    spoken.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert answer(spoken).startswith(b"HTTP/1.1 200 ")
+    assert answer(silent) == b"" and not answer(half).startswith(b"HTTP/1.1 2")
+
+
+def test_one_connection_too_many_is_closed(served: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections.BoundedConnection, "most", 4)
+    several = [wire() for _ in range(12)]
+    closed = 0
+    for one in several:
+        one.settimeout(0.3)
+        try:
+            closed += one.recv(1) == b""
+        except TimeoutError:
+            pass
+        except ConnectionResetError:
+            closed += 1
+    assert closed >= 8
+    for one in several:
+        one.close()
+    for _ in range(100):
+        try:
+            assert httpx.get(f"{served.url}/health").status_code == 200
+            return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    pytest.fail("the server takes nobody any more")
+
+
+def test_pages_load_nothing_from_elsewhere(served: Any) -> None:
+    assert httpx.get(f"{served.url}/docs").status_code == httpx.get(f"{served.url}/openapi.json").status_code == 401
+    mine = {"X-API-Key": served.key}
+    page = httpx.get(f"{served.url}/docs", headers=mine)
+    assert page.status_code == 200 and "<script" not in page.text and "http://" not in page.text
+    assert "https://" not in page.text and "/v1/sessions/{session}/forward_backward" in page.text
+    document = httpx.get(f"{served.url}/openapi.json", headers=mine).json()
+    assert {one["type"] for one in document["components"]["securitySchemes"].values()} == {"http", "apiKey"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert path == "/health" or operation["security"], path
+
+
+def test_one_cause_is_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("finetooth_server.counted_log.time.monotonic", lambda: clock[0])
+    counted = Counted(logging.getLogger("finetooth.server"))
+
+    def fail(kind: type[Exception]) -> None:
+        try:
+            raise kind("here")
+        except kind as error:
+            counted.error("POST /v1/x failed", error)
+
+    with caplog.at_level(logging.ERROR, "finetooth.server"):
+        for _ in range(1000):
+            fail(ValueError)
+        fail(KeyError)
+        clock[0] = 61.0
+        fail(ValueError)
+    assert [record.getMessage() for record in caplog.records] == [
+        "POST /v1/x failed", "POST /v1/x failed", "POST /v1/x failed (999 more like it since)",
+    ]  # fmt: skip
+
+
+def test_the_files_that_a_process_may_open_bound_the_connections(tmp_path: Path) -> None:
+    assert 16 <= connections.most_connections() <= connections.MOST
