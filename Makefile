@@ -23,7 +23,7 @@ COOKBOOK := .venv-cookbook
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
+.PHONY: help install demo test tests slow thorough mutants lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -71,6 +71,8 @@ thorough: $(TESTED)  ## before a release: the tests marked thorough, and all pro
 	OMP_NUM_THREADS=1 FT_EXAMPLES=10 $(BIN)/python -m pytest -m "thorough or not slow" -n 2 --dist worksteal
 torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture.md; goes on where it was
 	$(BIN)/python tests/torture/run.py
+mutants: $(TESTED)  ## make small wrong changes one at a time and count which the tests notice; hours
+	$(BIN)/python tests/mutants/judge_mutants.py
 load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/service.json; about ten minutes
 	$(BIN)/python tests/load/run.py
 	$(BIN)/python tests/load/overhead.py

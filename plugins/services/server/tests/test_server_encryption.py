@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from finetooth_hooks import UserError
 from finetooth_server.commands.encryption import command
 from finetooth_server.encryption import streams
-from finetooth_server.encryption.master import MasterKeys, master_keys, new_key, parsed
+from finetooth_server.encryption.master import NONCE, MasterKeys, master_keys, new_key, parsed
+from finetooth_server.encryption.values import Values
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.keys import Caller
+from finetooth_server.records import Records
 from finetooth_server.service import Service
 from finetooth_server.settings import Settings
 from finetooth_toolbox import wire
@@ -91,6 +93,19 @@ def filled(vault: Vault, id_: str, word: bytes = b"weights of the model") -> Pat
         (folder / "state" / "empty").write_bytes(b"")
         (folder / "weights").write_bytes(word)
     return place
+
+
+def test_no_nonce_is_used_twice_in_a_database(tmp_path: Path) -> None:
+    """GCM with one nonce for two values gives their XOR away, and the key that authenticates (NIST SP 800-38D, 8)."""
+    keys, folder = parsed([new_key()], "a test"), tmp_path / "server"
+    folder.mkdir()
+    records = Records(Settings(folder, {}).database_url)
+    values = Values(records, keys)
+    sealed_ones = [values.seal(b"the same", "call", "result") or b"" for _ in range(1000)]
+    again = Values(records, keys)  # another start of the server
+    sealed_ones += [again.seal(b"the same", "call", "result") or b"" for _ in range(1000)]
+    assert len({one[1 : 1 + NONCE] for one in sealed_ones}) == len(sealed_ones)
+    assert {again.open(one, "call", "result") for one in sealed_ones} == {b"the same"}
 
 
 def test_a_folder_comes_back_and_nothing_readable_is_left(tmp_path: Path) -> None:

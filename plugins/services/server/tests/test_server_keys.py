@@ -11,6 +11,7 @@ import httpx2 as httpx
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
+from finetooth_server import keys as keys_module
 from finetooth_server.audit import Audit
 from finetooth_server.commands import audit as audit_command
 from finetooth_server.commands.keys import command
@@ -52,7 +53,28 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "server")
 
 
-def test_a_key_is_shown_once_and_ends(shell: Shell) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What keys read instead of the time, in seconds."""
+    seconds = [time.time()]
+    monkeypatch.setattr(keys_module, "now", lambda: seconds[0])
+    return seconds
+
+
+def test_a_key_that_is_changed_ends_no_later_than_it_would_have(shell: Shell, clock: list[float]) -> None:
+    shell.run("list")
+    brief = shell.keys.create("vision", days=1)
+    new = shell.keys.rotate(brief.split("_")[1], grace_hours=1000)
+    old_end, new_end = (shell.keys.list()[n].expires for n in (0, 1))
+    assert old_end == clock[0] + 86400 and new_end == clock[0] + 86400  # the new one is valid for as long again
+    clock[0] += 86400 / 2
+    newer = shell.keys.rotate(new.split("_")[1], grace_hours=1)
+    assert [key.expires for key in shell.keys.list()][1:] == [clock[0] + 3600, clock[0] + 86400]
+    clock[0] += 3600
+    assert shell.valid(newer) and not shell.valid(new) and shell.valid(brief)
+
+
+def test_a_key_is_shown_once_and_ends(shell: Shell, clock: list[float]) -> None:
     key, said = shell.run("create", "--tenant", "vision", "--scopes", "train, read", "--name", "laptop")
     assert re.fullmatch(r"ft_[0-9a-f]+_[0-9a-f]{64}", key) and "only time" in said
     id_, secret = key.split("_")[1], key.split("_", 2)[2]
@@ -73,7 +95,7 @@ def test_a_key_is_shown_once_and_ends(shell: Shell) -> None:
     assert shell.run("list")[0].count(" ended ") == 2
 
     brief, _ = shell.run("create", "--tenant", "vision", "--days", "0.000001")
-    time.sleep(0.1)
+    clock[0] += 0.1
     assert not shell.valid(brief)
     with pytest.raises(UserError, match="no valid key"):  # what has ended gives no new one
         shell.run("rotate", brief.split("_")[1])

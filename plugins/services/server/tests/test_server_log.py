@@ -1,0 +1,58 @@
+"""The log of calls: a call is finished once, whoever finishes it a second time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from finetooth_server.encryption.values import Values
+from finetooth_server.faults import Unknown
+from finetooth_server.keys import Caller
+from finetooth_server.log import Log
+from finetooth_server.records import Records, models
+from finetooth_server.settings import Settings
+from sqlalchemy import insert, select
+
+ME = Caller("vision", "", frozenset({"train"}))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """With one model, `m`."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    records = Records(Settings(folder, {}).database_url)
+    row = {"id": "m", "tenant": "vision", "session": "s", "base": "tiny", "recipe": "{}", "about": "{}", "created": 0.0}
+    with records.write() as connection:
+        connection.execute(insert(models).values({**row, "closed": False}))
+    return Log(records, Values(records, None), most=10, kept=3600.0)
+
+
+def test_the_first_result_of_a_call_stands(log: Log) -> None:
+    call = log.submit("vision", "m", 0, "step", {}, face="test")
+    due = log.next_of("m")
+    assert due is not None and due.id == call.id
+    log.finish(due, {"step": 1}, applied=0)
+    log.finish(due, {"step": 2}, applied=7)  # as after a crash between two servers
+    log.finish(due, None, error="too late", category="server", applied=9)
+    log.finish_all([(due, {"step": 3})])
+    found = log.fetch(ME, call.id)
+    assert (found.state, found.result, found.error) == ("done", {"step": 1}, "")
+    with log._records.read() as connection:
+        assert connection.scalar(select(models.c.applied)) == 0  # nor does the model move on
+
+
+def test_a_failure_stands_too(log: Log) -> None:
+    call = log.submit("vision", "m", 0, "step", {}, face="test")
+    due = log.next_of("m")
+    assert due is not None
+    log.finish(due, None, error="no gradients", category="user", applied=0)
+    log.finish(due, {"step": 1}, applied=1)
+    found = log.fetch(ME, call.id)
+    assert (found.state, found.result, found.error, found.category) == ("failed", None, "no gradients", "user")
+
+
+def test_a_call_of_another_tenant_is_unknown(log: Log) -> None:
+    call = log.submit("vision", "m", 0, "step", {}, face="test")
+    with pytest.raises(Unknown, match="no call"):
+        log.fetch(Caller("search", "", frozenset({"admin"})), call.id)
