@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mutant_lists import ROOT, Mutant, read
 from judge_mutants import MISSED, NOTICED, Copy, report
+from mutant_lists import ROOT, Mutant, read
 
 MUTANTS = read()
 
