@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
 from finetooth_server import keys as keys_module
-from finetooth_server.audit import Audit
+from finetooth_server.audit import Audit, audit_key
 from finetooth_server.commands import audit as audit_command
 from finetooth_server.commands.keys import command
 from finetooth_server.commands.serve import command as serve_command
@@ -161,7 +161,7 @@ def test_others_are_not_let_in_without_a_key(context: Any, tiny: Path, tmp_path:
 
 def test_ft_audit_verify(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    record = Audit(path)
+    record = Audit(path, audit_key(tmp_path))
     for n in range(3):
         record.add("POST /x", tenant="team", outcome=str(200 + n))
     record.close()

@@ -1,16 +1,20 @@
 """A record of every call that cannot be changed unseen: who, what, which model, sizes, outcome; no content.
 
 A line of JSON each. `hash` is SHA-256 over the line before it and its own content, so whoever changes, removes or moves
-a line breaks every hash from there on. Cutting off the end leaves a whole chain: the number of lines and the last hash
-stand in a second file, and `ft audit verify --head` compares with a head that was noted elsewhere.
+a line breaks every hash from there on. Where the record ends stands in a second file, the head: the number of lines and
+the last hash, written with every line and signed by HMAC-SHA256 (RFC 2104). So an end that was cut off is found, after
+a crash too, and whoever rewrites the whole record needs the key, which may lie elsewhere (`ft serve --audit-key`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +43,26 @@ class Audit:
 
     Args:
         path: of the record; goes on where it ended.
+        key: signs the head.
+        say: is told of lines that are missing.
+        unsigned: the record may come from a server that did not sign its head.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(
+        self, path: Path, key: bytes, say: Callable[[str], None] = lambda line: None, *, unsigned: bool = False
+    ) -> None:
+        self._path, self._key, self._lock = path, key, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
-        self._lines, self._head = _end(path)
+        torn = _set_torn_line_aside(path)
+        self._lines, self._last = _end(path)
+        missing = self._missing(unsigned)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._head = os.open(_head_of(path), os.O_RDWR | os.O_CREAT, 0o600)
+        if torn:
+            self.add(TORN, tenant="", outcome=f"{torn} bytes")
+        if missing:
+            say(f"{path}: {missing}: it was cut or rewritten while no server wrote it; `ft audit verify` shows where")
+            self.add(BROKEN, tenant="", outcome=missing[:160])
 
     def add(
         self,
@@ -60,7 +76,7 @@ class Audit:
         received: int = 0,
         outcome: str,
     ) -> None:
-        """Append one line.
+        """Append one line, and note where the record ends now.
 
         Args:
             event: what was called.
@@ -80,29 +96,81 @@ class Audit:
         }
         with self._lock:
             content["number"] = self._lines + 1
-            hash_ = _hash(self._head, content)
+            hash_ = _hash(self._last, content)
             os.write(self._file, (_text({**content, "hash": hash_}) + "\n").encode())
-            self._lines, self._head = self._lines + 1, hash_
+            self._lines, self._last = self._lines + 1, hash_
+            os.pwrite(self._head, _signed(self._key, self._lines, hash_).encode(), 0)
 
     def close(self) -> None:
-        """Note the head and let go of the file."""
+        """Let go of the files."""
         with self._lock:
-            os.fsync(self._file)
-            os.close(self._file)
-            head = self._path.with_suffix(".head")
-            head.write_text(_text({"lines": self._lines, "head": self._head}) + "\n", encoding="utf-8")
+            for file in (self._file, self._head):
+                os.fsync(file)
+                os.close(file)
+
+    def _missing(self, unsigned: bool) -> str:
+        """What the head says that the record has not; empty if nothing."""
+        head = _noted(self._path)
+        if unsigned and (head is None or not head.mac):  # it was written when the server ended, if it could
+            return f"{self._lines} lines, {head.lines} were noted" if head and head.lines > self._lines else ""
+        if head is None:
+            return f"{self._lines} lines without a head" if self._lines else ""
+        # a crash between the two writes leaves the head one line behind
+        if head.lines > self._lines or head.lines + 1 < self._lines:
+            return f"{self._lines} lines, {head.lines} were noted"
+        if head.mac != _mac(self._key, head.lines, head.last):
+            return "the head is not signed with this key"
+        same = head.last in (self._last, _before(self._path)) if self._lines else head.lines == 0
+        return "" if same else f"its last line is not the one that was noted as number {head.lines}"
 
 
-def verify(path: Path, *, head: str = "") -> Verified:
-    """Check every line of a record.
+TORN = "record: half a line was set aside"
+"""Event of a start after a crash in the middle of a line, which no client had been answered for."""
+
+BROKEN = "record: lines are missing before this one"
+"""Event of a start at which the record was not as its server left it."""
+
+
+def has_key(folder: Path) -> bool:
+    """Whether a server signed a record in this folder before, with a key of the folder or one that lies elsewhere."""
+    head = _noted(folder / "audit.jsonl")
+    return (folder / "audit.key").exists() or bool(head and head.mac)
+
+
+def audit_key(folder: Path, file: Path | None = None) -> bytes:
+    """The key that signs the head: of a file, by default `audit.key` in the server's folder, made where it is missing.
 
     Args:
+        file: of 64 hexadecimal digits, kept where the server's folder cannot be reached from.
+
+    Raises:
+        UserError: the file is not there, or holds no key.
+    """
+    path = file or folder / "audit.key"
+    if file is None and not path.exists():
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(made, "w", encoding="ascii") as target:
+            target.write(secrets.token_hex(32) + "\n")
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no key of an audit record: {error}", action="write 64 hexadecimal digits") from error
+    if len(key) != 32:
+        raise UserError(f"{path}: a key of {len(key)} bytes", action="write 64 hexadecimal digits")
+    return key
+
+
+def verify(path: Path, *, head: str = "", key: bytes | None = None) -> Verified:
+    """Check every line of a record, and that it ends where its head says.
+
+    Args:
+        key: the head is signed with it; None leaves the signature unread.
         head: a hash that was noted earlier and must be among its lines; empty for none.
 
     Raises:
         UserError: it was changed; names the first line that does not fit.
     """
-    last, number, seen = FIRST, 0, not head
+    before, last, number, seen = FIRST, FIRST, 0, not head
     try:
         lines = path.open(encoding="utf-8")
     except OSError as error:
@@ -118,12 +186,20 @@ def verify(path: Path, *, head: str = "") -> Verified:
                 raise _changed(path, number, f"it says that it is number {content.get('number')}")
             if _hash(last, content) != claimed:
                 raise _changed(path, number, "its hash does not fit")
-            last, seen = claimed, seen or claimed == head
-    noted = path.with_suffix(".head")
-    if noted.is_file():
-        end = json.loads(noted.read_text(encoding="utf-8"))
-        if end["lines"] > number:
-            raise UserError(f"{path}: {number} lines, {end['lines']} were noted: its end is missing", action=_ACTION)
+            if content.get("event") == BROKEN:
+                gap = f"{path}:{number}: lines before this one are missing or rewritten: {content.get('outcome')}"
+                raise UserError(gap, action=_ACTION)
+            before, last, seen = last, claimed, seen or claimed == head
+    noted = _noted(path)
+    if noted is not None:
+        if noted.lines > number:
+            raise UserError(f"{path}: {number} lines, {noted.lines} were noted: its end is missing", action=_ACTION)
+        if noted.lines in (number, number - 1) and noted.last not in (last, before):
+            raise UserError(f"{path}: it does not end as its head says: it was rewritten", action=_ACTION)
+        if key is not None and noted.mac != _mac(key, noted.lines, noted.last):
+            raise UserError(f"{_head_of(path)}: it is not signed with this key", action=_ACTION)
+    elif number and key is not None:
+        raise UserError(f"{path}: its head is missing", action=_ACTION)
     if not seen:
         raise UserError(f"{path}: no line has the hash {head}: its end is missing or was rewritten", action=_ACTION)
     return Verified(number, last)
@@ -144,14 +220,66 @@ def _hash(last: str, content: dict[str, Any]) -> str:
     return hashlib.sha256((last + _text(content)).encode()).hexdigest()
 
 
-def _cut_torn_line(path: Path) -> None:
-    """A crash may have left half a line, which was never acknowledged."""
+@dataclass(frozen=True)
+class _Head:
+    """Where a record ended."""
+
+    lines: int
+    last: str
+    mac: str
+
+
+def _head_of(path: Path) -> Path:
+    return path.with_suffix(".head")
+
+
+def _noted(path: Path) -> _Head | None:
+    """The head of a record; None without one.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        text = _head_of(path).read_text(encoding="utf-8")
+        if not text.strip():
+            return None
+        found = json.loads(text)
+        return _Head(int(found["lines"]), str(found["head"]), str(found.get("mac", "")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{_head_of(path)}: it is no head of a record", action=_ACTION) from error
+
+
+def _signed(key: bytes, lines: int, last: str) -> str:
+    """The text of a head. It never gets shorter, so that writing over it leaves nothing of the one before."""
+    return _text({"lines": lines, "head": last, "mac": _mac(key, lines, last)}) + "\n"
+
+
+def _mac(key: bytes, lines: int, last: str) -> str:
+    return hmac.new(key, f"{lines} {last}".encode(), hashlib.sha256).hexdigest()
+
+
+def _before(path: Path) -> str:
+    """The hash of the last line but one; of an empty record what the first line follows."""
+    lines = path.read_bytes().splitlines()[-2:]
+    return str(json.loads(lines[0])["hash"]) if len(lines) == 2 else FIRST
+
+
+def _set_torn_line_aside(path: Path) -> int:
+    """A crash may have left half a line, which was never acknowledged: it goes into a file beside the record. Returns
+    its bytes."""
     if not path.exists() or not path.stat().st_size:
-        return
+        return 0
     with path.open("r+b") as file:
         content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+        if content.endswith(b"\n"):
+            return 0
+        whole = content.rfind(b"\n") + 1
+        with path.with_suffix(".torn").open("ab") as aside:
+            aside.write(content[whole:] + b"\n")
+        file.truncate(whole)
+        return len(content) - whole
 
 
 def _end(path: Path) -> tuple[int, str]:

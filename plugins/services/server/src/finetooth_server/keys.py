@@ -11,15 +11,17 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import UserError
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from finetooth_server.audit import Audit
 from finetooth_server.faults import Unauthorised
-from finetooth_server.records import Records, keys, now
+from finetooth_server.records import Records, key_events, keys, now
 
 SCOPES = ("train", "sample", "read", "admin")
 """`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `admin`: all
@@ -114,6 +116,7 @@ class Keys:
         }
         with self._records.write() as connection:
             connection.execute(insert(keys).values(row))
+            _note(connection, "key created", tenant, id_)
         return f"ft_{id_}_{secret}"
 
     def rotate(self, id_: str, *, grace_hours: float = 24.0) -> str:
@@ -131,6 +134,7 @@ class Keys:
         with self._records.write() as connection:
             end = end if old.expires is None else min(end, old.expires)
             connection.execute(update(keys).where(keys.c.id == id_).values(expires=end))
+            _note(connection, "key rotated", old.tenant, id_)
         return new
 
     def revoke(self, id_: str) -> None:
@@ -141,8 +145,20 @@ class Keys:
         """
         with self._records.write() as connection:
             done = connection.execute(update(keys).where(keys.c.id == id_).values(revoked=now()))
+            tenant = connection.scalar(select(keys.c.tenant).where(keys.c.id == id_))
+            if done.rowcount:
+                _note(connection, "key revoked", str(tenant), id_)
         if not done.rowcount:
             raise UserError(f"no key {id_!r}", action="see `ft keys list`")
+
+    def record(self, audit: Audit) -> None:
+        """Write what was done to keys into the audit record, which the server alone writes."""
+        with self._records.write() as connection:
+            rows = connection.execute(select(key_events).order_by(key_events.c.id)).all()
+            for row in rows:
+                at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.at))
+                audit.add(row.event, tenant=row.tenant, key=row.key, outcome=f"at {at}")
+                connection.execute(delete(key_events).where(key_events.c.id == row.id))
 
     def list(self) -> list[KeyInfo]:
         """All keys, oldest first."""
@@ -175,6 +191,10 @@ class Keys:
         elif keyless and not self.exist():
             return Caller(LOCAL, "", frozenset({"train", "sample", "read"}))
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
+
+
+def _note(connection: Connection, event: str, tenant: str, key: str) -> None:
+    connection.execute(insert(key_events).values(event=event, tenant=tenant, key=key, at=now()))
 
 
 def _info(row: Row[Any]) -> KeyInfo:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import and_, delete, func, or_, select, update
 
@@ -33,10 +33,14 @@ def end_sessions(records: Records, ids: Sequence[str]) -> None:
 
 
 class Pruner:
-    """Removes old calls, in a thread of its own."""
+    """Removes old calls, in a thread of its own.
 
-    def __init__(self, records: Records, log: Log, limits: Limits) -> None:
-        self._records, self._log, self._limits = records, log, limits
+    Args:
+        also: is to be done at every look.
+    """
+
+    def __init__(self, records: Records, log: Log, limits: Limits, also: Callable[[], None] = lambda: None) -> None:
+        self._records, self._log, self._limits, self._also = records, log, limits, also
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="finetooth-pruner", daemon=True)
 
@@ -50,11 +54,13 @@ class Pruner:
         if self._thread.is_alive():
             self._thread.join(60)
         self.mark_delivered()
+        self._also()
 
     def prune(self) -> int:
         """Remove what is old; returns how many calls went."""
         self.mark_delivered()
         self.end_silent()
+        self._also()
         total = 0
         while not self._ending.is_set():
             count = self._portion()

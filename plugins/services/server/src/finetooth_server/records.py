@@ -7,6 +7,7 @@
     calls         the log: every call with its arguments before it is executed, its result afterwards
     samplers      weights that can be sampled from
     checkpoints   folders that `save` wrote
+    key_events    what was done to keys and does not stand in the audit record yet
     data_keys     what arguments and results are encrypted with, itself encrypted; empty without an encryption key
 
 A call is written before its client hears that it was accepted. Its result is written together with the mark that it was
@@ -143,6 +144,16 @@ checkpoints = Table(
     Column("expires", Float),
     Column("size", BigInteger, nullable=False, default=0),
     UniqueConstraint("model", "kind", "name", name="one_name"),
+)
+
+key_events = Table(
+    "key_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("event", String(32), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 data_keys = Table(

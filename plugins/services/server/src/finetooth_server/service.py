@@ -4,6 +4,7 @@ writes to the log, and computes nothing itself."""
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import threading
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from finetooth_hooks.protocols import ModelFacts, Tokenizer
 from finetooth_toolbox import wire
 from sqlalchemy import func, insert, select, update
 
-from finetooth_server.audit import Audit
+from finetooth_server.audit import Audit, audit_key, has_key
 from finetooth_server.checkpoints import Checkpoint, Checkpoints
 from finetooth_server.costs import cost_of, cost_of_sampling
 from finetooth_server.encryption.values import Values
@@ -34,6 +35,8 @@ from finetooth_server.sections import STRATEGY, all_of, check_strategy, describe
 from finetooth_server.settings import Settings
 from finetooth_server.streams import Streams
 from finetooth_server.writer import Writer
+
+LOGGER = logging.getLogger("finetooth.server")
 
 _LAST = select(func.max(calls.c.seq)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
 """Number of a model's last call in the log; old calls are removed from it."""
@@ -75,7 +78,9 @@ class Service:
         self.settings, self.context, self.stopped = settings, context, False
         self.records = Records(settings.database_url)
         self.keys = Keys(self.records)
-        self.audit = Audit(settings.folder / "audit.jsonl")
+        unsigned = not has_key(settings.folder)
+        key = audit_key(settings.folder, settings.audit_key)
+        self.audit = Audit(settings.folder / "audit.jsonl", key, LOGGER.warning, unsigned=unsigned)
         values, limits = Values(self.records, settings.encryption), settings.limits
         self.log = Log(self.records, values, most=limits.queued, most_of_all=limits.waiting, kept=limits.results)
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -98,7 +103,7 @@ class Service:
             self.audit,
             self.streams,
         )
-        self.pruner = Pruner(self.records, self.log, limits)
+        self.pruner = Pruner(self.records, self.log, limits, lambda: self.keys.record(self.audit))
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""

@@ -64,6 +64,7 @@ class Settings:
         replay: seconds of training that may have to be done again after a crash; a snapshot is taken whenever so much
             was computed since the last one.
         encryption: what checkpoints, snapshots and calls are encrypted with; None leaves them plain.
+        audit_key: file with the key that signs the audit record's head; None is one in `folder`.
         scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
         keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
     """
@@ -73,6 +74,7 @@ class Settings:
     database: str = ""
     replay: float = 30.0
     encryption: MasterKeys | None = None
+    audit_key: Path | None = None
     scratch: Path | None = None
     keyless: bool = False
     limits: Limits = field(default_factory=Limits)

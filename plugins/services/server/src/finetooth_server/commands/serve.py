@@ -50,6 +50,8 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
               "for which a result is kept after its client had it.")  # fmt: skip
 @click.option("--encryption-key", type=click.Path(path_type=Path), help="File with the key that checkpoints, snapshots "
               "and calls are encrypted with; see `ft encryption`.")  # fmt: skip
+@click.option("--audit-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the key that "
+              "signs where the audit record ends; default is one in the folder.")  # fmt: skip
 @click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
               "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
@@ -74,6 +76,7 @@ def command(
     live: int,
     results: float,
     encryption_key: Path | None,
+    audit_key: Path | None,
     scratch: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
@@ -111,6 +114,7 @@ def command(
         keyless=private,
         encryption=master_keys(encryption_key),
         scratch=None if scratch is None else scratch.absolute(),
+        audit_key=None if audit_key is None else audit_key.absolute(),
         limits=Limits(queued=queued, live=live, results=results * 3600),
     )
     if spoken is not None:
