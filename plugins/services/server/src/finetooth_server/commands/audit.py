@@ -19,8 +19,8 @@ def command() -> None:
 @command.command()
 @click.argument("record", type=click.Path(path_type=Path), default=FOLDER / "audit.jsonl")
 @click.option("--head", default="", help="A hash that was noted earlier and must be among the lines.")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The key that signs the head; "
-              "default is audit.key beside the record, if it is there.")  # fmt: skip
+@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The key that signs the "
+              "head; default is audit.key beside the record, if it is there.")  # fmt: skip
 def verify(record: Path, head: str, key: Path | None) -> None:
     """Check that no line was changed, removed or moved, and that the record ends where its server left it."""
     beside = record.with_name("audit.key")

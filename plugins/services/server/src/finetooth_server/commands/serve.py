@@ -50,8 +50,8 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
               "for which a result is kept after its client had it.")  # fmt: skip
 @click.option("--encryption-key", type=click.Path(path_type=Path), help="File with the key that checkpoints, snapshots "
               "and calls are encrypted with; see `ft encryption`.")  # fmt: skip
-@click.option("--audit-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the key that "
-              "signs where the audit record ends; default is one in the folder.")  # fmt: skip
+@click.option("--audit-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the key "
+              "that signs where the audit record ends; default is one in the folder.")  # fmt: skip
 @click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
               "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
 @click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS certificate.")
