@@ -11,7 +11,8 @@ import httpx2 as httpx
 
 def test_only_its_tenant_gets_the_files_of_an_artifact(serve: Any) -> None:
     served = serve("api", keyless=False)
-    mine, theirs = (served.service.keys.create(tenant) for tenant in ("mine", "theirs"))
+    all_scopes = ("train", "sample", "read", "download")
+    mine, theirs = (served.service.keys.create(tenant, all_scopes) for tenant in ("mine", "theirs"))
     with finetooth.Client(served.url, mine, patience=10) as client:
         saved = client.session("tiny").save("here")
     with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {mine}"}) as http:
@@ -23,6 +24,14 @@ def test_only_its_tenant_gets_the_files_of_an_artifact(serve: Any) -> None:
         assert json.loads(http.get(f"/v1/checkpoints/{saved}/files/adapter_config.json").content)["r"] == 4
         for name in ("../state/optimizer.safetensors", "%2e%2e/state/weights.safetensors", "%2Fetc%2Fpasswd", "none"):
             assert http.get(f"/v1/checkpoints/{saved}/files/{name}").status_code == 404
-    for headers, status in (({"Authorization": f"Bearer {theirs}"}, 404), ({}, 401)):
+    without = served.service.keys.create("mine")
+    place = served.service.checkpoints.folder(served.service.checkpoints.all("mine")[0], "weights")
+    (place / "link.json").symlink_to("/etc/hostname")
+    (place / "out").symlink_to(place.parent.parent)
+    with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {mine}"}) as http:
+        assert {one["name"] for one in http.get(f"/v1/checkpoints/{saved}/files").json()} == set(files)
+        assert http.get(f"/v1/checkpoints/{saved}/files/link.json").status_code == 404
+    refused = (({"Authorization": f"Bearer {without}"}, 403), ({"Authorization": f"Bearer {theirs}"}, 404), ({}, 401))
+    for headers, status in refused:
         for path in (f"/v1/checkpoints/{saved}/files", f"/v1/checkpoints/{saved}/files/adapter_config.json"):
             assert httpx.get(served.url + path, headers=headers).status_code == status

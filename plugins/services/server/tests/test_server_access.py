@@ -201,7 +201,8 @@ def matrix(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPath
     server = serve(settings, faces=("api", "tinker") if tinker else ("api",))
     made = server.service.keys
     keys: dict[str, str | None] = {
-        name: made.create(tenant) for name, tenant in (("ours", "vision"), ("other", "search"))
+        name: made.create(tenant, ("train", "sample", "read", "download"))
+        for name, tenant in (("ours", "vision"), ("other", "search"))
     }
     keys |= {"none": None, "no key of ours": "ft_0123456789ab_" + "0" * 64}
     with pytest.MonkeyPatch.context() as patch:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import UserError
+from finetooth_server import checkpoints as checkpoints_module
 from finetooth_server.encryption.master import new_key
 from finetooth_server.faults import Conflict
-from finetooth_server.folder_lock import folder_lock
+from finetooth_server.folder_lock import folder_lock, make_folder
 from finetooth_server.keys import Caller
 
 
@@ -79,3 +80,40 @@ def test_the_second_server_is_refused_until_the_first_was_killed(tiny: Path, tmp
     first.kill()
     first.start()  # on the same folder
     assert str(first.pid) in refused(*again)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_a_folder_that_others_can_read_is_closed_to_them_or_refused(tmp_path: Path) -> None:
+    empty, own, foreign = (tmp_path / name for name in ("empty", "own", "foreign"))
+    for folder in (empty, own, foreign):
+        folder.mkdir(mode=0o755)
+    (own / "service.db").touch()
+    (foreign / "thesis.tex").touch()
+    for folder in (empty, own):
+        make_folder(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(UserError, match=r"others can read it.*chmod 700"):
+        make_folder(foreign)
+    assert foreign.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_has_expired_goes_while_the_server_runs(start: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, me = start(), Caller("local", "", frozenset({"train", "sample", "read"}))
+    made = service.create_model(me, service.open_session(me), "tiny", {}, face="test")
+    for name, ttl in (("brief", 60.0), ("kept", None)):
+        ask.result(service, me, service.submit(me, made.queue, "save", {"name": name, "ttl": ttl}, face="test"))
+    brief, kept = service.checkpoints.all("local")
+    later = checkpoints_module.now() + 61
+    monkeypatch.setattr(checkpoints_module, "now", lambda: later)
+    service.pruner.prune()
+    folder = service.settings.folder / "checkpoints"
+    assert [one.name for one in folder.iterdir()] == [kept.id] and brief.id != kept.id
+    assert service.checkpoints.expire() == 0
+
+
+def test_metrics_are_those_of_the_tenant(start: Any) -> None:
+    service = start()
+    mine, other = (Caller(name, "", frozenset({"train", "read"})) for name in ("mine", "other"))
+    service.create_model(mine, service.open_session(mine), "tiny", {}, face="test")
+    assert sum(service.counts(other).values()) == 0 and sum(service.counts(mine).values()) == 1
+    assert sum(service.counts(Caller("other", "", frozenset({"admin"}))).values()) == 1

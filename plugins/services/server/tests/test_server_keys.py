@@ -157,6 +157,9 @@ def test_others_are_not_let_in_without_a_key(context: Any, tiny: Path, tmp_path:
         with pytest.raises(UserError, match=r"can be reached by others, and there is no API key \(run `ft keys create"):
             CliRunner().invoke(serve_command, arguments, obj=context, catch_exceptions=False)
     assert not (tmp_path / "server" / "tls").exists()
+    Keys(Records(Settings(tmp_path / "server", {}).database_url)).create("vision")
+    with pytest.raises(UserError, match=r"keys and data would travel in the clear .give --certificate"):
+        CliRunner().invoke(serve_command, arguments, obj=context, catch_exceptions=False)
 
 
 def test_ft_audit_verify(tmp_path: Path) -> None:

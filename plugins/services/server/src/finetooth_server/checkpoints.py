@@ -176,6 +176,16 @@ class Checkpoints:
             connection.execute(delete(checkpoints).where(checkpoints.c.id == id_))
         self._vault.remove(self._folder / id_)
 
+    def expire(self) -> int:
+        """Remove what has expired; returns how many went. The server may be at work."""
+        with self._records.write() as connection:
+            gone = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.expires < now())))
+            if gone:
+                connection.execute(delete(checkpoints).where(checkpoints.c.id.in_(gone)))
+        for id_ in gone:
+            self._vault.remove(self._folder / id_)
+        return len(gone)
+
     def sweep(self) -> None:
         """Remove what has expired, and folders that a crash left behind."""
         with self._records.write() as connection:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from finetooth_server.guard import SLOWEST
@@ -52,3 +55,15 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _close_if_silent(self) -> None:
         if self.cycle is None and self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+
+def telling_server(config: uvicorn.Config, say: Callable[[], None]) -> uvicorn.Server:
+    """A server that speaks once it listens, and not before."""
+
+    class Telling(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                say()
+
+    return Telling(config)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks import UserError
-from finetooth_toolbox.files.locks import FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FILE, FolderHeldError, held_folder
 
 
 def make_folder(folder: Path) -> None:
-    """Make a server's folder, which only its owner can read, if it is not there.
+    """Make a server's folder, which only its owner can read. One that others can read is closed to them, if nothing but
+    a server's own files lie in it.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or others can read it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.name == "posix" and folder.stat().st_mode & 0o077:
+            own = (folder / "service.db").exists() or (folder / "audit.jsonl").exists()
+            if not own and any(one.name != FILE for one in folder.iterdir()):
+                raise UserError(
+                    f"--folder {folder}: others can read it, and it holds more than a server's files",
+                    action=f"give a folder of its own, or run: chmod 700 {folder}",
+                )
+            folder.chmod(0o700)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}", action="choose another folder") from error
 

@@ -23,9 +23,12 @@ from finetooth_server.audit import Audit
 from finetooth_server.faults import Unauthorised
 from finetooth_server.records import Records, key_events, keys, now
 
-SCOPES = ("train", "sample", "read", "admin")
-"""`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `admin`: all
-of it."""
+SCOPES = ("train", "sample", "read", "download", "admin")
+"""`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `download`:
+take weights away; `admin`: all of it."""
+
+USUAL = ("train", "sample", "read")
+"""Scopes of a key where nobody chooses them: weights stay at the server."""
 
 MOST_DAYS = 36500
 """A key that ends later may as well never end."""
@@ -81,7 +84,7 @@ class Keys:
     def create(
         self,
         tenant: str,
-        scopes: Sequence[str] = ("train", "sample", "read"),
+        scopes: Sequence[str] = USUAL,
         *,
         name: str = "",
         days: float | None = None,
@@ -189,7 +192,7 @@ class Keys:
             if hmac.compare_digest(digest, row.digest if row else "0" * 64) and row and _valid(_info(row)):
                 return Caller(row.tenant, row.id, frozenset(row.scopes.split(",")))
         elif keyless and not self.exist():
-            return Caller(LOCAL, "", frozenset({"train", "sample", "read"}))
+            return Caller(LOCAL, "", frozenset({*USUAL, "download"}))
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
 
 

@@ -103,7 +103,12 @@ class Service:
             self.audit,
             self.streams,
         )
-        self.pruner = Pruner(self.records, self.log, limits, lambda: self.keys.record(self.audit))
+        self.pruner = Pruner(self.records, self.log, limits, self._tidy)
+
+    def _tidy(self) -> None:
+        """From time to time, beside the calls."""
+        self.keys.record(self.audit)
+        self.checkpoints.expire()
 
     def start(self) -> None:
         """Begin to work; calls that an earlier server left undone come first."""
@@ -402,6 +407,11 @@ class Service:
         self._may(caller, "read", "train", "sample")
         return self.checkpoints.get(caller.tenant, id_)
 
+    def downloadable(self, caller: Caller, id_: str) -> Checkpoint:
+        """The same for who takes its weights away."""
+        self._may(caller, "download")
+        return self.checkpoints.get(caller.tenant, id_)
+
     def delete_checkpoint(self, caller: Caller, id_: str) -> None:
         """Remove a checkpoint of the caller's; samplers of it fail from now on."""
         self._may(caller, "train")
@@ -421,10 +431,17 @@ class Service:
                 self._facts[base] = self.context.context(self.settings.models[base]).facts
             return self._facts[base]
 
-    def counts(self) -> dict[str, int]:
-        """Calls by state, for metrics."""
+    def counts(self, caller: Caller | None = None) -> dict[str, int]:
+        """Calls by state, for metrics.
+
+        Args:
+            caller: counts its tenant's alone, unless it may see everything; None counts all.
+        """
+        chosen = select(calls.c.state, func.count()).group_by(calls.c.state)
+        if caller is not None and not caller.may("admin"):
+            chosen = chosen.where(calls.c.tenant == caller.tenant)
         with self.records.read() as connection:
-            rows = connection.execute(select(calls.c.state, func.count()).group_by(calls.c.state)).all()
+            rows = connection.execute(chosen).all()
         return {row[0]: row[1] for row in rows}
 
     def _may(self, caller: Caller, *scopes: str) -> None:

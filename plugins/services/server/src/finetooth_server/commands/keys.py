@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from finetooth_server.commands.place import FOLDER, records_of
-from finetooth_server.keys import SCOPES, Keys
+from finetooth_server.keys import SCOPES, USUAL, Keys
 
 
 def _keys(folder: Path, database: str) -> Keys:
@@ -32,7 +32,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--tenant", required=True, help="Whose sessions, models and checkpoints the key sees.")
-@click.option("--scopes", default="train,sample,read", show_default=True, help=f"Among {', '.join(SCOPES)}.")
+@click.option("--scopes", default=",".join(USUAL), show_default=True, help=f"Among {', '.join(SCOPES)}.")
 @click.option("--name", default="", help="A note, for `ft keys list`.")
 @click.option("--days", type=float, default=None, help="Days until it ends; default is never.")
 @_place

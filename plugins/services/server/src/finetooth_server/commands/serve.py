@@ -58,6 +58,8 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
 @click.option("--certificate-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key.")
 @click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the folder, "
               "and print its fingerprint, which clients pin.")  # fmt: skip
+@click.option("--without-tls", is_flag=True, help="Let others reach the server although keys and data then travel "
+              "in the clear; for a network that is encrypted itself.")  # fmt: skip
 @click.option("--stdio", is_flag=True, help="Speak through standard input and output, to who started this: no port is "
               "opened. For one face that can, such as mcp.")  # fmt: skip
 @click.pass_obj
@@ -81,6 +83,7 @@ def command(
     certificate: Path | None,
     certificate_key: Path | None,
     tls: str | None,
+    without_tls: bool,
     stdio: bool,
 ) -> None:
     """Serve models to train and to sample from, step by step.
@@ -94,7 +97,7 @@ def command(
     import uvicorn
 
     from finetooth_server.app import make_app
-    from finetooth_server.connections import BoundedConnection
+    from finetooth_server.connections import BoundedConnection, telling_server
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
@@ -104,6 +107,11 @@ def command(
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
         _need_key(host, folder, database)
+        if not (tls or certificate or without_tls):
+            raise UserError(
+                f"--host {host} can be reached by others, and keys and data would travel in the clear",
+                action="give --certificate and --certificate-key, or --tls generated, or --without-tls",
+            )
     given = _served(obj, models, recipe, overrides)
     served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
     settings = Settings(
@@ -131,7 +139,6 @@ def command(
     scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     paths = {name: load(obj, name).path for name in faces if name not in OWN}
-    _say(url, served, faces, paths, shown, private=private)
     config = uvicorn.Config(
         app,
         http=BoundedConnection,
@@ -142,7 +149,11 @@ def command(
         ssl_certfile=None if shown is None else str(shown.file),
         ssl_keyfile=None if shown is None else str(shown.key),
     )
-    uvicorn.Server(config).run(sockets=[listening])
+
+    def say() -> None:
+        _say(url, served, faces, paths, shown, private=private)
+
+    telling_server(config, say).run(sockets=[listening])
 
 
 def _say(

@@ -48,7 +48,7 @@ async def artifact_file(id: str, name: str, caller: CallerOf, service: ServiceOf
 
 
 def _files(service: Service, caller: Caller, id_: str) -> list[FileBody]:
-    with service.checkpoints.reading(service.checkpoint(caller, id_), WEIGHTS) as folder:
+    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS) as folder:
         return [FileBody(name=name, size=file.stat().st_size) for name, file in _within(folder).items()]
 
 
@@ -57,7 +57,7 @@ def _opened(service: Service, caller: Caller, id_: str, name: str) -> BinaryIO:
     Raises:
         Unknown: no such file.
     """
-    with service.checkpoints.reading(service.checkpoint(caller, id_), WEIGHTS) as folder:
+    with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS) as folder:
         found = _within(folder)
         if name not in found:
             raise Unknown(f"no file {name!r} in the checkpoint", action="list its files")
@@ -65,8 +65,13 @@ def _opened(service: Service, caller: Caller, id_: str, name: str) -> BinaryIO:
 
 
 def _within(folder: Path) -> dict[str, Path]:
-    """Files by their path; only what lies in the artifact's folder has a name here."""
-    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    """Files by their path; only what lies in the artifact's folder has a name here, and no link does: it may point
+    anywhere."""
+    return {
+        file.relative_to(folder).as_posix(): file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.is_symlink() and file.resolve().is_relative_to(folder.resolve())
+    }
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -301,10 +301,10 @@ async def health(service: ServiceOf, response: Response) -> b.Health:
 
 @open_router.get("/metrics", response_class=PlainTextResponse, dependencies=KEYED)
 async def metrics(service: ServiceOf, caller: CallerOf) -> str:
-    """Counts in Prometheus' text format; needs a key with the scope `read`."""
+    """Counts in Prometheus' text format, of the key's tenant; of all with the scope `admin`. Needs the scope `read`."""
     if not caller.may("read"):
         raise Forbidden("the key lacks the scope read", action="use a key with the scope read")
-    counts = await asyncio.to_thread(service.counts)
+    counts = await asyncio.to_thread(service.counts, caller)
     lines = ["# HELP finetooth_calls Calls in the log by state.", "# TYPE finetooth_calls gauge"]
     lines += [f'finetooth_calls{{state="{state}"}} {counts.get(state, 0)}' for state in ("queued", "done", "failed")]
     return "\n".join(lines) + "\n"
