@@ -20,6 +20,10 @@ from typing import Any
 MEASURED = ("seconds", "tokens_per_second", "memory", "memory_now", "flops_per_second", "mfu")
 """Values of a step that no two runs share."""
 MOST_ATTEMPTS = 40
+EARLY = 0.15
+"""Share of a run's time in which it reads recipe, data and weights, and has not trained yet."""
+EARLY_SHARE = 0.25
+"""So many of the kills at random moments come then."""
 
 
 @dataclass
@@ -123,7 +127,8 @@ def disturbed(
     """Run the recipe, kill it so many times, and go on until it is done.
 
     Args:
-        seconds: that an undisturbed run takes: kills come at random within it.
+        seconds: that an undisturbed run takes: kills come at random within it, from its first millisecond on, some of
+            them before it trains.
         points: instrumented points for the first kills.
 
     Raises:
@@ -133,7 +138,7 @@ def disturbed(
     write_recipe(folder, recipe)
     done = Kills()
     for _ in range(MOST_ATTEMPTS):
-        begun = (folder / "run" / "recipe.yaml").is_file() and (folder / "run" / "plan.json").is_file()
+        begun = (folder / "run" / "recipe.yaml").is_file()  # all that a run needs to be resumed
         arguments = ("resume", "run") if begun else ("run", "recipe.json")
         done.resumed += begun
         after: float | None = None
@@ -141,7 +146,8 @@ def disturbed(
         if len(done.points) < kills:
             waiting = points[len(done.points) :]
             point = waiting[0] if waiting else ""
-            after = None if point else draw.uniform(0.02, seconds)
+            early = draw.random() < EARLY_SHARE
+            after = None if point else draw.uniform(0.0, EARLY * seconds if early else seconds)
         code = zygote.run(folder, *arguments, kill_after=after, kill_at=point)
         if code == -signal.SIGKILL:
             done.points.append(point or f"{after:.2f} s")

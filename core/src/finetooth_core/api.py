@@ -19,8 +19,20 @@ from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
 from finetooth_core.artifact import write_json, write_text
+from finetooth_core.beginning import make_folder, withdraw
 from finetooth_core.collector import paused_collector
-from finetooth_core.run_folder import PLAN, RECIPE, RESULT, RUN, as_decided, check_unused, outcome_of, plan_of, run_id
+from finetooth_core.run_folder import (
+    PLAN,
+    RECIPE,
+    RESULT,
+    RUN,
+    as_decided,
+    check_unused,
+    decided_so_far,
+    outcome_of,
+    plan_of,
+    run_id,
+)
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Opened
@@ -129,8 +141,11 @@ class Session:
         if self.resuming is None:
             check_unused(self.folder)
 
-    def run(self) -> Outcome:
+    def run(self, planned: Callable[[], None] = lambda: None) -> Outcome:
         """Train, or go on where a run was interrupted.
+
+        Args:
+            planned: called once the plan is decided, before the weights are loaded.
 
         Raises:
             FinetoothError: bad input (exit code 2), or the run failed (1).
@@ -138,18 +153,31 @@ class Session:
         from finetooth_core.run_lock import run_lock
 
         self.check_output()
-        if self.job.method is None:
+        if not self.data:
             raise UserError("this session was made without data", action="make it with data=True to run it")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(self.folder)
         with run_lock(self.folder):
-            return self._run() if self.resuming is None else self._go_on(self.resuming)
+            if self.resuming is not None:
+                _ = self.job
+                planned()
+                return self._go_on(self.resuming)
+            self.check_output()  # of two runs at once, one got the folder
+            try:
+                self._begin(planned)
+            except BaseException:
+                withdraw(self.folder, made)
+                raise
+            return self._loop().run()
 
-    def _run(self) -> Outcome:
-        _ = self.engine  # what is wrong with the model is found before anything is written
-        self.check_output()  # of two runs at once, one got the folder
+    def _begin(self, planned: Callable[[], None]) -> None:
+        """Everything before the first step. The recipe is written first: to read data and weights may take long, and a
+        run that is killed meanwhile can be resumed."""
         self.run_id = secrets.token_hex(8)
+        self._write_beginning()
+        _ = self.job
+        planned()
         self._write_run()
-        return self._loop().run()
+        _ = self.engine
 
     def _go_on(self, resuming: Resuming) -> Outcome:
         from finetooth_core.checkpoints.resume import NoCheckpoint
@@ -206,12 +234,15 @@ class Session:
         self._write_run()
         return self._loop().run(again=True)
 
+    def _write_beginning(self) -> None:
+        write_json(self.folder / RUN, {"id": self.run_id, "started_in": str(Path.cwd())})
+        write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it there is no run yet
+
     def _write_run(self) -> None:
         from finetooth_core.plan import as_json
 
         write_json(self.folder / PLAN, as_json(self.job.plan))
-        write_json(self.folder / RUN, {"id": self.run_id, "started_in": str(Path.cwd())})
-        write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it there is no run yet
+        self._write_beginning()  # where the model is may have been found meanwhile
 
     def _loop(self, epoch: float = 0.0) -> Loop:
         from finetooth_core.checkpoints.keeper import Keeper
@@ -335,7 +366,7 @@ def resume_session(
     Raises:
         UserError: there is no such run, or it left nothing to go on from.
     """
-    from finetooth_core.checkpoints.resuming import Resuming, from_url, run_folder, split
+    from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url, split
     from finetooth_core.recipe import load
 
     say = say or (lambda line: None)
@@ -343,11 +374,11 @@ def resume_session(
         url, at = split(str(run), at)
         folder = from_url(url, output, at=at, plugins=plugins, blocked=blocked, say=say)
     else:
-        folder, at = run_folder(Path(run), at)
+        folder, at = begun_folder(Path(run), at)
         if output is not None:
             raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
     own = load(folder / RECIPE if recipe is None else recipe, overrides)
-    given = as_decided(own.anchored(), plan_of(folder))
+    given = as_decided(own.anchored(), decided_so_far(folder))
     given["output"] = str(folder)
     given["model"]["name"] = own.dump_model_name()
     found = session(given, plugins=plugins, blocked=blocked, say=say)

@@ -12,6 +12,7 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.reports import Outcome
+from finetooth_toolbox.files.locks import FILE as LOCK
 
 ARTIFACT = "artifact"
 PLAN = "plan.json"
@@ -46,6 +47,12 @@ def is_run_folder(path: Path) -> bool:
     return (path / RECIPE).is_file() and (path / PLAN).is_file()
 
 
+def is_begun(path: Path) -> bool:
+    """Whether a run has begun there: it has written who it is, and then its recipe. That is the first thing it does; the
+    plan comes once the data are read, so it may be missing in the folder of a run that was killed."""
+    return is_run_folder(path) or ((path / RECIPE).is_file() and (path / RUN).is_file())
+
+
 def recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe of a run with the picks and options that its plan recorded: a default that has changed since, or an
     `auto` that would now decide otherwise, must not change what the trained weights mean.
@@ -64,6 +71,15 @@ def recipe_of(folder: Path) -> dict[str, Any]:
         if kind in plan["picks"]:
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
     return recipe
+
+
+def decided_so_far(folder: Path) -> Mapping[str, Any]:
+    """The plan of a run that has begun; one without decisions if it was killed before it had decided anything.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return plan_of(folder) if (folder / PLAN).exists() else {"picks": {}, "options": {}, "train": {}}
 
 
 def plan_of(folder: Path) -> Mapping[str, Any]:
@@ -138,8 +154,8 @@ def check_unused(folder: Path) -> None:
     Raises:
         UserError: the folder holds something already, or cannot be made.
     """
-    if folder.exists() and not (folder.is_dir() and all(_is_beginning(path) for path in folder.iterdir())):
-        if not is_run_folder(folder):
+    if folder.exists() and not is_unused(folder):
+        if not is_begun(folder):
             raise UserError(
                 f"output: {folder} exists and is not an empty folder",
                 action="choose another output; nothing was changed",
@@ -165,10 +181,15 @@ def check_unused(folder: Path) -> None:
         ) from error
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but what a run wrote that was killed before it had begun."""
+    return folder.is_dir() and all(_is_beginning(path) for path in folder.iterdir())
+
+
 def _is_beginning(path: Path) -> bool:
-    """Whether a run that was killed before it had begun left this: the recipe, without which there is no run, is
-    written last."""
-    return path.name in (PLAN, RUN, ".lock") or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
+    """Whether a run that was killed before it had begun left this: of what it writes at first, the recipe, without
+    which there is no run, comes last."""
+    return path.name in (PLAN, RUN, LOCK) or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
 
 
 def _left_open(recipe: Mapping[str, Any], path: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ from finetooth_hooks import (
     Adapter,
     Backend,
     Claim,
+    EngineError,
     Evaluator,
     Family,
     Format,
@@ -42,6 +43,14 @@ class PluginOptions(Options):
 
 
 plugin_options = PluginOptions
+
+
+def reached(point):
+    """Kills the process, or fails, at the point that the environment names."""
+    if os.environ.get("TOY_KILLED_AT") == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("TOY_FAILS_AT") == point:
+        raise EngineError(f"the toy breaks at {point}")
 
 
 class NamedOptions(Options):
@@ -174,6 +183,7 @@ class ToyRows(SourceBase):
     def rows(self):
         from finetooth_hooks import DataError, Row
 
+        reached("rows")
         if not self.path.exists():
             raise MissingFile(self.path)
         for number, line in enumerate(self.path.read_text().splitlines(), 1):
@@ -231,6 +241,7 @@ class ToyBackend:
         from finetooth_hooks import Decision, MemoryEstimate
         from finetooth_hooks.protocols import BackendPlan
 
+        reached("plan")
         train = replace(request.train, precision="fp32", micro_batch_tokens=64, gradient_checkpointing=False)
         reasons = (Decision("train.precision", "fp32", "toys are exact"),)
         return BackendPlan(train, reasons, MemoryEstimate({"weights": 4_000_000, "overhead": 1_500_000_000}))
@@ -238,6 +249,7 @@ class ToyBackend:
     def engine(self, request):
         from finetooth_hooks.testing import FakeEngine
 
+        reached("engine")
         return FakeEngine(request.text.tokenizer, request.text.stop_ids)
 
 

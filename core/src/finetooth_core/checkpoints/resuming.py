@@ -27,7 +27,7 @@ from finetooth_core.checkpoints.resume import (
     versions,
 )
 from finetooth_core.checkpoints.run_state import Resumed
-from finetooth_core.run_folder import PLAN, RECIPE, RUN, is_run_folder
+from finetooth_core.run_folder import PLAN, RECIPE, RUN, is_begun, is_unused
 
 if TYPE_CHECKING:
     from finetooth_hooks.plan import Plan
@@ -93,7 +93,7 @@ def from_url(
     """
     store = open_store(url, plugins=plugins, blocked=blocked)
     folder = Path(output) if output is not None else Path("runs") / url.rstrip("/").rpartition("/")[2]
-    if is_run_folder(folder):
+    if is_begun(folder):
         return folder  # it has been fetched already: what is newer is found when it goes on
     if folder.exists() and not (folder.is_dir() and all(path.name == FOLDER for path in folder.iterdir())):
         raise UserError(f"output: {folder} exists and is not an empty folder", action="choose another with --output")
@@ -243,15 +243,24 @@ def check(
     return Resumed(found.state.step, grave, changes.harmless, others)
 
 
-def run_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
-    """The run folder, and the step if the path is one of its checkpoints."""
-    if is_run_folder(path) and step_of(path.name) is None:
+def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
+    """The folder of a run that has begun, and the step if the path is one of its checkpoints.
+
+    Raises:
+        UserError: there is none.
+    """
+    if is_begun(path) and step_of(path.name) is None:
         return path, at
     step = step_of(path.name)
-    if step is not None and path.parent.name == FOLDER and is_run_folder(path.parent.parent):
+    if step is not None and path.parent.name == FOLDER and is_begun(path.parent.parent):
         return path.parent.parent, step
+    if path.is_dir() and is_unused(path):
+        raise UserError(
+            f"{path}: no run has begun there; it was stopped before it had written its recipe",
+            action="start it again with ft run",
+        )
     if path.is_dir():
-        raise UserError(f"{path} is no run folder: it has no {RECIPE} and {PLAN}", action="give the folder of a run")
+        raise UserError(f"{path} is no run folder: it has no {RECIPE} and {RUN}", action="give the folder of a run")
     close = nearest_path(path, ("",))
     raise UserError(
         f"{path}: there is no such run", action=f"did you mean {close}?" if close else "give the folder of a run"

@@ -59,8 +59,11 @@ def carry_out(session: Session) -> int:
     from finetooth_core.cli import render
 
     console = Console(highlight=False)
-    render.show(console, *render.plan_parts(console, session.plan), render.data_table(console, session.reports))
-    outcome = session.run()
+
+    def show_plan() -> None:
+        render.show(console, *render.plan_parts(console, session.plan), render.data_table(console, session.reports))
+
+    outcome = session.run(show_plan)
     console.print()
     render.show(console, *render.summary_parts(console, outcome, session.evaluations))
     console.print(render.next_steps(outcome, session.folder, suggestions(session, outcome)), soft_wrap=True)
@@ -89,11 +92,11 @@ def _at_server(state: State, url: str) -> tuple[str, ...]:
 
 def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, ...], accept_changes: bool) -> Session:
     """The session that goes on with the run in the recipe's output; the session itself if there is none yet."""
-    from finetooth_core.run_folder import is_run_folder
+    from finetooth_core.run_folder import is_begun
 
     if not session.recipe.output:
         raise UserError("--resume: the recipe names no output", action="add output: DIR, or use ft resume DIR")
-    if not is_run_folder(session.folder):
+    if not is_begun(session.folder):
         return session
     return state.resumed(str(session.folder), overrides, recipe=recipe, accept_changes=accept_changes)
 
