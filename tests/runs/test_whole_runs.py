@@ -209,6 +209,9 @@ def test_a_run_records_the_steps_it_is_told_to(recipe: Make, tmp_path: Path) -> 
     shown = ft("profile", "run", cwd=tmp_path)
     assert shown.returncode == 0 and shown.stdout == (tmp_path / "run/profile/table.md").read_text()
     assert "Recorded: 2 steps" in shown.stdout
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "run").rename(tmp_path / "runs" / "recorded")
+    assert ft("profile", "recorded", cwd=tmp_path).stdout == shown.stdout
     refused = ft("run", name, "output=other", "profile.start=9", cwd=tmp_path)
     assert refused.returncode == 2 and "profile.start: it is 9, and the run ends after 3 steps" in refused.stderr
     assert not (tmp_path / "other").exists()

@@ -9,6 +9,7 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, chdir, nullcontext
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,7 @@ from finetooth_core.run_folder import (
     outcome_of,
     plan_of,
     run_id,
+    started_in,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Session:
         self.say = say or (lambda line: None)
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.resuming: Resuming | None = None
+        self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
 
@@ -98,7 +101,8 @@ class Session:
         for plugin in self.plugins.events:
             if plugin.named_by_user:
                 _ = plugin.options  # wrong or missing options of a plugin the user named are found before anything else
-        return decide(self.context, self.plugins.versions, data=self.data)
+        with in_folder(self.place):
+            return decide(self.context, self.plugins.versions, data=self.data)
 
     @property
     def plan(self) -> Plan:
@@ -126,7 +130,7 @@ class Session:
         from finetooth_core.builders import derived
 
         job = self.job
-        with paused_collector():
+        with paused_collector(), in_folder(self.place):
             built = job.backend.engine(job.request)
         backend = job.context.catalog.get("backend", job.plan.picks["backend"])
         engine: Engine = derived(built, "engine", backend)
@@ -156,7 +160,7 @@ class Session:
         if not self.data:
             raise UserError("this session was made without data", action="make it with data=True to run it")
         made = make_folder(self.folder)
-        with run_lock(self.folder):
+        with run_lock(self.folder), in_folder(self.place):
             if self.resuming is not None:
                 _ = self.job
                 planned()
@@ -327,8 +331,7 @@ def session(
 
     loaded = load(recipe, overrides)
     name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
-    here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
-    started = manager.start(files=[*loaded.plugins, *here], blocked=blocked, base=loaded.folder)
+    started = manager.start(files=[*loaded.plugins, *_absolute(plugins)], blocked=blocked, base=loaded.folder)
     return Session(loaded, started, name=name, say=say, data=data)
 
 
@@ -359,7 +362,8 @@ def resume_session(
     """A session that goes on with a run.
 
     Args:
-        run: its folder, one of its checkpoints, or the URL that its checkpoints were sent to, or of one of them.
+        run: its folder or its name under `runs/`, one of its checkpoints, or the URL that its checkpoints were sent to,
+            or of one of them. Relative paths in its recipe are of the folder that it was started in.
         recipe: in place of the run's own.
         output: the run folder for what comes from a URL.
 
@@ -377,11 +381,17 @@ def resume_session(
         folder, at = begun_folder(Path(run), at)
         if output is not None:
             raise UserError(f"{folder}: a run on this machine goes on where it is", action="leave --output out")
-    own = load(folder / RECIPE if recipe is None else recipe, overrides)
-    given = as_decided(own.anchored(), decided_so_far(folder))
-    given["output"] = str(folder)
-    given["model"]["name"] = own.dump_model_name()
-    found = session(given, plugins=plugins, blocked=blocked, say=say)
+    place = started_in(folder) if recipe is None else None
+    if place is not None:
+        folder, plugins = folder.absolute(), _absolute(plugins)
+        say(f"relative paths are of {place}, where the run was started")
+    with in_folder(place):
+        own = load(folder / RECIPE if recipe is None else recipe, overrides)
+        given = as_decided(own.anchored(), decided_so_far(folder))
+        given["output"] = str(folder)
+        given["model"]["name"] = own.dump_model_name()
+        found = session(given, plugins=plugins, blocked=blocked, say=say)
+    found.place = place
     found.resuming = Resuming(at, accept_changes, strict or found.recipe.checkpoint.strict)
     return found
 
@@ -415,6 +425,16 @@ def engine(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Seq
         >>> engine.logprobs(data)  # doctest: +SKIP
     """
     return session(recipe, overrides, plugins=plugins, data=False).engine
+
+
+def in_folder(place: Path | None) -> AbstractContextManager[None]:
+    """While entered, relative paths are of this folder; None changes nothing."""
+    return nullcontext() if place is None else chdir(place)
+
+
+def _absolute(plugins: Sequence[str]) -> list[str]:
+    """Plugins with the paths of local files made absolute."""
+    return [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
 
 
 def _unused(folder: Path) -> Path:

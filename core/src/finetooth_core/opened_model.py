@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.entries import Method
 
-from finetooth_core.stages import run_of
+from finetooth_core.run_folder import run_of
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Catalog, Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ PLAN = "plan.json"
 RECIPE = "recipe.yaml"
 RESULT = "result.json"
 RUN = "run.json"
+
+RUNS = Path("runs")
+"""Where runs are that are named without a folder."""
 
 FIXED = {
     "loader": ("model", "loader"),
@@ -71,6 +74,35 @@ def recipe_of(folder: Path) -> dict[str, Any]:
         if kind in plan["picks"]:
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
     return recipe
+
+
+def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) -> Path | None:
+    """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none.
+
+    Args:
+        is_there: whether a folder counts.
+    """
+    try:
+        path = Path(reference).expanduser()
+        return next((one for one in ([path] if len(path.parts) != 1 else [path, RUNS / path]) if is_there(one)), None)
+    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+        return None
+
+
+def run_of(reference: str) -> Path | None:
+    """The folder of a run with recipe and plan that a reference means, absolute; None if it means none."""
+    found = found_run(reference)
+    return None if found is None else found.absolute()
+
+
+def started_in(folder: Path) -> Path | None:
+    """Where a run was started, which relative paths in its recipe are of; None if that is the current folder, is not
+    known, or is not there any more."""
+    try:
+        place = Path(json.loads((folder / RUN).read_text(encoding="utf-8"))["started_in"])
+        return place if place.is_dir() and not place.samefile(Path.cwd()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def decided_so_far(folder: Path) -> Mapping[str, Any]:

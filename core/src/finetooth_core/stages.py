@@ -20,22 +20,10 @@ from finetooth_core.claims import claimed
 from finetooth_core.decisions import Decisions
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import Recipe, load
-from finetooth_core.run_folder import PLAN, artifact_of, is_run_folder, recipe_of
+from finetooth_core.run_folder import PLAN, RUNS, artifact_of, recipe_of, run_of
 
-RUNS = Path("runs")
-"""Where runs are that are named without a folder."""
 WHOLE = "config.json"
 """What an artifact of whole weights has, and an adapter has not."""
-
-
-def run_of(reference: str) -> Path | None:
-    """The run folder that a reference means: a path, or a name under `runs/`; None if it means none."""
-    try:
-        path = Path(reference).expanduser()
-        found = [path] if len(path.parts) != 1 else [path, RUNS / path]
-        return next((folder.absolute() for folder in found if is_run_folder(folder)), None)
-    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
-        return None
 
 
 @dataclass(frozen=True)

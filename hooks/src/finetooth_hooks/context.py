@@ -263,6 +263,10 @@ class CommandContext(Protocol):
         """See `Context.open`."""
         ...
 
+    def run_folder(self, reference: str) -> Path | None:
+        """The folder of the run that a reference means, a path or a name under `runs/`; None if it means none."""
+        ...
+
     def engine(self, recipe: Mapping[str, Any]) -> Engine:
         """Plan and build the engine."""
         ...

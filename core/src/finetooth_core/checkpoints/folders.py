@@ -18,7 +18,7 @@ from finetooth_core.checkpoints import quarantine, run_state
 from finetooth_core.checkpoints.keeping import FOLDER
 from finetooth_core.checkpoints.names import name_of, newest_first, step_of
 from finetooth_core.checkpoints.resuming import disk_of, open_store, split
-from finetooth_core.run_folder import is_run_folder
+from finetooth_core.run_folder import found_run, is_begun
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Place:
 
 
 def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Place:
-    """A run folder, its `checkpoints`, one checkpoint in them, or a URL.
+    """A run folder or a run's name under `runs/`, its `checkpoints`, one checkpoint in them, or a URL.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -143,9 +143,12 @@ def place_of(reference: str, *, plugins: Sequence[str] = (), blocked: Sequence[s
             raise UserError(f"{url}: there is no {name_of(step)}", action=action)
         return Place(reference, store=store, only="" if step is None else name_of(step))
     path = Path(reference)
+    if not path.exists():
+        path = found_run(reference, is_begun) or path
+        reference = str(path)
     if (path / FOLDER).is_dir():
         return Place(reference, folder=path / FOLDER)
-    if is_run_folder(path) and step_of(path.name) is None:
+    if is_begun(path) and step_of(path.name) is None:
         folder = disk_of(path, plugins=plugins, blocked=blocked)
         if folder is not None and folder.is_dir():
             return Place(str(folder), folder=folder)

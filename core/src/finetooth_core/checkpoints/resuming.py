@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from finetooth_core.checkpoints.resume import (
     versions,
 )
 from finetooth_core.checkpoints.run_state import Resumed
-from finetooth_core.run_folder import PLAN, RECIPE, RUN, is_begun, is_unused
+from finetooth_core.run_folder import PLAN, RECIPE, RUN, RUNS, found_run, is_begun, is_unused, started_in
 
 if TYPE_CHECKING:
     from finetooth_hooks.plan import Plan
@@ -151,11 +151,13 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
     if isinstance(recipe.checkpoint.stores, str):
         return None
     started = manager.start(files=[*recipe.plugins, *plugins], blocked=blocked, base=recipe.folder)
-    context = RunContext(recipe, started.catalog, run, started)
-    for index, pick in enumerate(recipe.checkpoint.stores):
-        entry, store = store_of(context, pick, f"checkpoint.stores.{index}")
-        if entry.tier == "disk":
-            return Path(store.place)
+    run, place = run.absolute(), started_in(run)
+    with nullcontext() if place is None else chdir(place):  # stores are where the run found them
+        context = RunContext(recipe, started.catalog, run, started)
+        for index, pick in enumerate(recipe.checkpoint.stores):
+            entry, store = store_of(context, pick, f"checkpoint.stores.{index}")
+            if entry.tier == "disk":
+                return Path(store.place).absolute()
     return None
 
 
@@ -246,11 +248,15 @@ def check(
 def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
     """The folder of a run that has begun, and the step if the path is one of its checkpoints.
 
+    Args:
+        path: of either; or a run's name under `runs/`.
+
     Raises:
         UserError: there is none.
     """
-    if is_begun(path) and step_of(path.name) is None:
-        return path, at
+    found = found_run(str(path), is_begun)
+    if found is not None and step_of(path.name) is None:
+        return found, at
     step = step_of(path.name)
     if step is not None and path.parent.name == FOLDER and is_begun(path.parent.parent):
         return path.parent.parent, step
@@ -261,7 +267,6 @@ def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
         )
     if path.is_dir():
         raise UserError(f"{path} is no run folder: it has no {RECIPE} and {RUN}", action="give the folder of a run")
-    close = nearest_path(path, ("",))
-    raise UserError(
-        f"{path}: there is no such run", action=f"did you mean {close}?" if close else "give the folder of a run"
-    )
+    close = nearest_path(path, ("",)) or (nearest_path(RUNS / path) if len(path.parts) == 1 else None)
+    action = f"did you mean {close}?" if close else "give the folder of a run, or its name under runs/"
+    raise UserError(f"{path}: there is no such run", action=action)

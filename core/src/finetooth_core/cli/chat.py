@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +54,8 @@ def command(
     top_p: float,
     seed: int,
 ) -> None:
-    """Talk to RUN_OR_MODEL: a run folder, or anything that can stand under model: in a recipe."""
+    """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, or anything that can stand under model: in
+    a recipe."""
     from finetooth_hooks.sampling import Sampling
 
     session = open_session(state, model, overrides)
@@ -146,29 +146,31 @@ def talk(chat: Conversation) -> None:
 
 def open_session(state: State, model: str, overrides: tuple[str, ...]) -> Session:
     """A session without data: of the run's own recipe, or of a recipe that names only the model."""
-    from finetooth_core.run_folder import artifact_of, is_run_folder, recipe_of
+    from finetooth_core.run_folder import artifact_of, recipe_of, run_of
 
     recipe: dict[str, Any] = {"model": model}
-    if is_run_folder(Path(model)):
-        artifact_of(Path(model))  # before the base is loaded
-        recipe = recipe_of(Path(model))
+    run = run_of(model)
+    if run is not None:
+        artifact_of(run)  # before the base is loaded
+        recipe = recipe_of(run)
     recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
     return state.session(recipe, overrides, data=False)
 
 
 def trained_engine(session: Session, model: str) -> Engine:
-    """The engine, with what the run trained if `model` is a run folder.
+    """The engine, with what the run trained if `model` is a run.
 
     Raises:
         PlanError: the backend cannot generate.
     """
     from finetooth_hooks.errors import PlanError
 
-    from finetooth_core.run_folder import artifact_of, is_run_folder
+    from finetooth_core.run_folder import artifact_of, run_of
 
     engine = session.engine
     if "generate" not in engine.capabilities:
         raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
-    if is_run_folder(Path(model)):
-        engine.restore(artifact_of(Path(model)))
+    run = run_of(model)
+    if run is not None:
+        engine.restore(artifact_of(run))
     return engine

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from finetooth_core.checkpoints.folders import Place
     from finetooth_core.cli.state import State
 
-PLACE = "PLACE is a run folder, a folder of checkpoints, one checkpoint, or a URL (s3://bucket/run)."
-
 
 @click.group("checkpoint")
 def command() -> None:
     """List, check, compare and remove checkpoints.
 
-    PLACE is a run folder, a folder of checkpoints, one checkpoint, or a URL (s3://bucket/run).
+    PLACE is a run by its folder or its name under runs/, a folder of checkpoints, one checkpoint, or a URL
+    (s3://bucket/run).
     """
 
 

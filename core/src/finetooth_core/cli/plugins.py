@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetooth_core.cli.state import State
+from finetooth_core.run_folder import PLAN, RECIPE, run_of
 
 if TYPE_CHECKING:
     from finetooth_core.manager import Plugins
@@ -57,7 +58,8 @@ def show(context: click.Context, plugin: str) -> None:
 def explain(context: click.Context, entry: str, recipe: str | None) -> None:
     """Explain an ENTRY (lora, adapter:lora or finetooth-lora:lora): source, options, and when it is chosen.
 
-    With a recipe or a run folder, also why that one chose it, or what it chose in its place.
+    With a recipe, or a run by its folder or by its name under runs/, also why that one chose it, or what it chose in
+    its place.
     """
     from finetooth_core.explanation import choice_lines, explain_lines
 
@@ -72,18 +74,19 @@ def explain(context: click.Context, entry: str, recipe: str | None) -> None:
 
 
 def recipe_of(recipe: str) -> str:
-    """The recipe file of a run folder, or the recipe itself."""
-    kept = Path(recipe) / "recipe.yaml"
-    return str(kept) if kept.is_file() else recipe
+    """The recipe file of a run, or the recipe itself."""
+    run = run_of(recipe)
+    return recipe if run is None else str(run / RECIPE)
 
 
 def decisions_of(state: State, recipe: str) -> list[tuple[str, str, str]]:
     """Setting, value and reason of every decision: of the run's own plan, or of a plan made now."""
     import json
 
-    kept = Path(recipe) / "plan.json"
-    if kept.is_file():
-        return [(d["setting"], str(d["value"]), d["reason"]) for d in json.loads(kept.read_text())["decisions"]]
+    run = run_of(recipe)
+    if run is not None:
+        plan = json.loads((run / PLAN).read_text(encoding="utf-8"))
+        return [(d["setting"], str(d["value"]), d["reason"]) for d in plan["decisions"]]
     return [(d.setting, str(d.value), d.reason) for d in state.session(recipe).plan.decisions]
 
 

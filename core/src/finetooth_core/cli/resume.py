@@ -31,8 +31,9 @@ def command(
 ) -> int:
     """Go on with RUN, exactly as if it had never stopped.
 
-    RUN is a run folder, one of its checkpoints, or the URL that its checkpoints were sent to (s3://bucket/run).
-    KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint, evaluate.
+    RUN is a run by its folder or its name under runs/, one of its checkpoints, or the URL that its checkpoints were
+    sent to (s3://bucket/run). KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint,
+    evaluate. Relative paths, also those in KEY=VALUE, are of the folder that the run was started in.
     """
     from finetooth_core.cli.run import carry_out
 

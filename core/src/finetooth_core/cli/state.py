@@ -122,6 +122,12 @@ class State:
 
         return open_model(reference, lambda recipe: self.session(recipe, data=False), changes)
 
+    def run_folder(self, reference: str) -> Path | None:
+        """The folder of the run that a reference means; None if it means none."""
+        from finetooth_core.run_folder import run_of
+
+        return run_of(reference)
+
     def engine(self, recipe: Mapping[str, Any]) -> Engine:
         """Plan and build the engine; the recipe's data are not read."""
         return self.session(recipe, data=False).engine

@@ -37,10 +37,14 @@ class Commands:
     make: Any
     tied: bool = False
     asked: list[Any] = field(default_factory=list)
+    runs: dict[str, Path] = field(default_factory=dict)
 
     def load(self, recipe: Any, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         self.asked.append(Path(recipe).name)
         return {"model": "tiny"}
+
+    def run_folder(self, reference: str) -> Path | None:
+        return self.runs.get(reference)
 
     def context(self, recipe: Any) -> Any:
         self.asked.append(recipe)
@@ -124,6 +128,14 @@ def test_artifact_of_a_run_uses_the_runs_recipe(run, tiny, tmp_path):
     assert invoke(commands, folder / "artifact", "--output", tmp_path / "there" / "model").exit_code == 0
     assert commands.asked[0] == "recipe.yaml"
     assert (tmp_path / "there" / "model" / "model.safetensors").exists()
+
+
+def test_a_run_goes_by_its_name_and_what_is_none_is_said(run, tiny):
+    folder, _ = run()
+    result = invoke(Commands(tiny, runs={"mine": folder}), "mine")
+    assert result.exit_code == 0 and (folder / "merged" / "config.json").exists()
+    with pytest.raises(UserError, match="mine: there is no such folder, and no such run under runs/"):
+        invoke(Commands(tiny), "mine")
 
 
 def test_existing_output_is_left_alone(run, tiny):

@@ -216,7 +216,7 @@ def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None
 
 
 @click.command("merge")
-@click.argument("source", metavar="RUN_OR_ADAPTER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", metavar="RUN_OR_ADAPTER")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write; default: merged in the run folder.")
 @click.option(
     "--precision",
@@ -226,12 +226,17 @@ def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None
     help="Of the base it is merged into, and of the result.",
 )
 @click.pass_obj
-def command(obj: CommandContext, source: Path, output: Path | None, precision: Precision) -> None:
+def command(obj: CommandContext, source: str, output: Path | None, precision: Precision) -> None:
     """Merge an adapter into its base model.
 
-    Writes a folder that transformers and others load like any model, tokenizer included.
+    RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter. Writes a folder that transformers and others load like any model, tokenizer included.
     """
-    merge = find(source, output)
+    folder = obj.run_folder(source) or Path(source)
+    if not folder.is_dir():
+        raise UserError(
+            f"{source}: there is no such folder, and no such run under runs/", action="name a run or an adapter folder"
+        )
+    merge = find(folder, output)
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
     loader = obj.context(recipe).loader  # knows the tokens that the recipe added
     check_plain(merge, recipe, loader)
