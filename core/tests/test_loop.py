@@ -17,10 +17,20 @@ import pytest
 from finetooth_core.artifact import verify_folder
 from finetooth_core.checkpoints.cadence import Cadence
 from finetooth_core.checkpoints.keeper import Keeper, Keeping
+from finetooth_core.checkpoints.retention import Best, mode_of
 from finetooth_core.events import Events, PluginFailed, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.meter import Meter
-from finetooth_hooks import EngineError, Evaluation, MemoryEstimate, Plan, StepReport, StopRun, UserError
+from finetooth_hooks import (
+    EngineError,
+    Evaluation,
+    MemoryEstimate,
+    Plan,
+    RecipeError,
+    StepReport,
+    StopRun,
+    UserError,
+)
 from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase
 from finetooth_hooks.engine import Usage
 from finetooth_hooks.reports import DataReport, Prepared
@@ -35,6 +45,9 @@ class CountingEngine(EngineBase):
     def save(self, path: Path) -> None:
         path.mkdir()
         (path / "state.txt").write_text("state")
+
+    def load(self, path: Path) -> None:
+        self.loaded = path
 
 
 @dataclass
@@ -121,11 +134,12 @@ class Folders:
 
 
 def make(
-    tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0
-) -> Loop:
+    tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0,
+    best: str | None = None,
+) -> Loop:  # fmt: skip
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
-        checkpoint=SimpleNamespace(select_on=None),
+        checkpoint=SimpleNamespace(select_on=best),
         train=SimpleNamespace(on_bad_step="stop"),
         profile=SimpleNamespace(start=5, steps=0),
     )
@@ -142,7 +156,10 @@ def make(
     progress = Progress("run", tmp_path, plan, 4)
     said: list[str] = []
     events = Events(tuple(listeners), progress, said.append)  # type: ignore[arg-type]
-    keeping = Keeping(tmp_path / "checkpoints", Cadence(steps=save), disk=Folders(tmp_path / "checkpoints"))
+    chosen = None if best is None else Best(1, best, mode_of(best))
+    keeping = Keeping(
+        tmp_path / "checkpoints", Cadence(steps=save), best=chosen, disk=Folders(tmp_path / "checkpoints")
+    )
     keeper = Keeper(keeping, {}, events.objection, said.append)
     loop = Loop(job, method, CountingEngine(), events, progress, {"model": "toy"}, said.append, keeper)  # type: ignore[arg-type]
     loop.said = said  # type: ignore[attr-defined]
@@ -176,6 +193,37 @@ def test_evaluations_and_checkpoints_come_when_they_are_due_and_not_twice_at_the
     state = json.loads((tmp_path / "checkpoints" / "step-3" / "state.json").read_text())
     assert (state["step"], state["method"], state["plugins"]) == (3, {"done": 3}, {"listener": {"seen": 3}})
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
+
+
+def test_the_best_checkpoint_is_the_artifact_and_its_step_and_value_are_said(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(), every=1, save=1, best="eval/score")
+    outcome = loop.run()  # scores 0, 1, 2, 0, 1
+    assert (outcome.steps, outcome.artifact_step, outcome.exit_code) == (4, 2, 0)
+    assert loop.engine.loaded == tmp_path / "checkpoints/step-2/engine"  # type: ignore[attr-defined]
+    assert result(tmp_path)["artifact_step"] == verify_folder(tmp_path / "artifact")["step"] == 2
+    says = "checkpoint.select_on: the artifact is of step 2, not of the last one, 4: the best checkpoint by eval/score, 2"
+    assert loop.said == [says]  # type: ignore[attr-defined]
+
+
+def test_it_is_said_if_no_checkpoint_is_as_good_as_the_beginning(tmp_path: Path) -> None:
+    class Worse(EvaluatorBase):
+        def evaluate(self, engine: Any, step: int) -> Evaluation:
+            return Evaluation("loss", step, {"loss": 2.0 + step}, higher_is_better=False)
+
+    loop = make(tmp_path, CountingMethod(), every=1, save=2, best="eval/loss")
+    loop.job.evaluators = (Worse(),)  # type: ignore[misc]
+    assert loop.run().artifact_step == 2
+    assert loop.said[-1].startswith("eval/loss was better before the first step, 2: no checkpoint is as good")  # type: ignore[attr-defined]
+
+
+def test_a_metric_that_is_never_measured_fails_before_the_first_step_or_is_said_at_the_end(tmp_path: Path) -> None:
+    method = CountingMethod()
+    with pytest.raises(RecipeError, match=r"no evaluator gives eval/scor; there are: eval/score \(did you mean eval/sc"):
+        make(tmp_path / "a", method, save=2, best="eval/scor").run()
+    assert (method.done, result(tmp_path / "a")["exit_code"]) == (0, 2)
+    outcome = make(tmp_path / "b", CountingMethod(), save=2, best="los").run()  # nobody knows what steps report
+    assert (outcome.status, outcome.exit_code, outcome.artifact_step) == ("done", 1, 4)
+    assert "no checkpoint has the metric los" in outcome.reason
 
 
 def test_stop_run_keeps_what_was_trained_and_sets_the_exit_code(tmp_path: Path) -> None:

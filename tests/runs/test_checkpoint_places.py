@@ -112,21 +112,29 @@ def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(
     content["checkpoint"] = {"every": 2, "keep_last": 0, "select_on": "eval/loss"}
     content["output"] = str(tmp_path / "run")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    code, _, said = ft("run", tmp_path / "recipe.yaml")
+    code, out, said = ft("run", tmp_path / "recipe.yaml")
     assert code == 0 and "nothing has measured" not in said, said
     listed = json.loads(ft("checkpoint", "list", tmp_path / "run", "--json")[1])
     measured = {row["step"]: row["metrics"]["eval/loss"] for row in listed if "eval/loss" in row["metrics"]}
     assert sorted(measured) == [6, 7] and [row["step"] for row in listed] == [7, 6, 4, 2]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["artifact_step"] == min(measured, key=lambda step: measured[step])
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["loss"] and len(line.split()) > 5)
+    assert row.split()[2] == f"{measured[result['artifact_step']]:.3f}"  # what is shown is of what is kept
+    assert f"select_on: the artifact is of step {result['artifact_step']}" in said
     told = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {
         t["step"]: t["metrics"]["loss"] for t in told if t["event"] == "evaluation" and t["step"] in (6, 7)
     } == measured
 
-    content |= {"output": str(tmp_path / "misspelt"), "evaluate": {"every": 3, "before": False}}
-    content["checkpoint"]["select_on"] = "eval/los"
+    for misspelt in ({"select_on": "eval/los"}, {"keep_best": {"metric": "eval/los"}}):
+        content |= {"output": str(tmp_path / "misspelt"), "checkpoint": {"every": 2, **misspelt}}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+        code, _, said = ft("check", tmp_path / "recipe.yaml")
+        assert code == 2 and f"checkpoint.{next(iter(misspelt))}: no evaluator gives eval/los; there are: " in said
+        assert "(did you mean eval/loss?)" in said
+    del content["data"]["eval"]
+    content["checkpoint"] = {"every": 2, "select_on": "eval/loss"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    said = ft("run", tmp_path / "recipe.yaml")[2]
-    assert "nothing has measured eval/los so far, by which the best is chosen; there are loss" in said
-    assert "no checkpoint has the metric eval/los, measured at its step; the artifact is of the last step" in said
+    code, _, said = ft("check", tmp_path / "recipe.yaml")
+    assert code == 2 and "checkpoint.select_on: nothing measures eval/loss: there is no evaluator" in said

@@ -10,7 +10,9 @@ from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 
 from finetooth_core.artifact import write_folder, write_json
+from finetooth_core.checkpoints.keeper import BestKept
 from finetooth_core.checkpoints.names import newest_first
+from finetooth_core.checkpoints.retention import Best, is_better
 from finetooth_core.live_run import LiveRun
 from finetooth_core.run_ending import Ending, failed, result
 
@@ -32,7 +34,7 @@ class Finish:
         ending = self.keep_state(ending)
         target = self.run.job.context.folder / "artifact"
         try:
-            self.save_artifact(target, selects=ending.status in ("done", "stopped"))
+            ending = self.save_artifact(target, ending)
         except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
             return target, ending.stopped(stop)
         except Exception as error:
@@ -97,35 +99,54 @@ class Finish:
             self.run.say(str(problem))
         return ending
 
-    def save_artifact(self, target: Path, *, selects: bool) -> None:
+    def save_artifact(self, target: Path, ending: Ending) -> Ending:
         """What was trained, in the layout that other tools load: of the last step, or of the best checkpoint."""
-        self.run.artifact_step = self.run.progress.step
-        metric = self.run.job.context.recipe.checkpoint.select_on
-        if metric is not None and selects:
-            self.run.artifact_step = self.select(metric)
-        about = {**self.run.manifest, "step": self.run.artifact_step, "kind": "artifact"}
-        write_folder(target, self.run.engine.export, about, replace=self.run.again)
-        self.run.events.fire("ft_checkpoint_saved", path=target)
-
-    def select(self, metric: str) -> int:
-        """Load the best checkpoint; returns its step."""
+        step = self.run.progress.step
         best = self.run.keeper.keeping.best
-        found = self.run.keeper.best_folder(best) if best is not None else None
-        if found is None:
+        if self.run.job.context.recipe.checkpoint.select_on is not None and ending.status in ("done", "stopped"):
+            assert best is not None  # chosen by `select_on`, if by nothing else
+            found = self.run.keeper.best_kept(best)
+            if found is None:
+                ending = self.nothing_to_select(best, ending)
+            else:
+                step = found.step
+                self.say_what_is_selected(best, found)
+                if step != self.run.progress.step:
+                    self.run.engine.load(found.folder / "engine")
+        about = {**self.run.manifest, "step": step, "kind": "artifact"}
+        write_folder(target, self.run.engine.export, about, replace=self.run.again)
+        self.run.artifact_step = step
+        self.run.events.fire("ft_checkpoint_saved", path=target)
+        return ending
+
+    def nothing_to_select(self, best: Best, ending: Ending) -> Ending:
+        """The ending of a run whose artifact is not what its recipe asks for."""
+        problem = (
+            f"checkpoint.select_on: no checkpoint has the metric {best.metric}, measured at its step; the artifact is "
+            "of the last step"
+        )
+        if ending.exit_code == 0 and ending.status == "done":
+            return replace(ending, reason=problem, exit_code=1)
+        self.run.say(problem)
+        return ending
+
+    def say_what_is_selected(self, best: Best, found: BestKept) -> None:
+        """Which step the artifact is of, and by what; also if training has only made it worse."""
+        last = self.run.progress.step
+        of = f"checkpoint.select_on: the artifact is of step {found.step}"
+        if found.step != last:
+            of += f", not of the last one, {last}"
+        self.run.say(f"{of}: the best checkpoint by {best.metric}, {found.value:.4g}")
+        before = self.run.record.measured(0).get(best.metric)
+        if before is not None and is_better(before, found.value, best.mode):
             self.run.say(
-                f"checkpoint.select_on: no checkpoint has the metric {metric}, measured at its step; the artifact is "
-                "of the last step"
+                f"{best.metric} was better before the first step, {before:.4g}: no checkpoint is as good as the model "
+                "that the run began with"
             )
-            return self.run.progress.step
-        step, folder = found
-        if step != self.run.progress.step:
-            self.run.engine.load(folder / "engine")
-        return step
 
     def kept(self) -> dict[str, Any]:
         """What result.json says beside the outcome."""
         return {
-            "artifact_step": self.run.artifact_step,
             "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
             "resumed": [asdict(one) for one in self.run.record.resumed],
             "checkpoints": {"saved": self.run.keeper.saved, "stalled_seconds": round(self.run.keeper.stalled, 6)},

@@ -13,6 +13,7 @@ from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Outcome
 
 from finetooth_core.checkpoints.keeper import Keeper
+from finetooth_core.checkpoints.keeping import MEASURED, not_measured
 from finetooth_core.checkpoints.names import name_of
 from finetooth_core.checkpoints.resume import Found
 from finetooth_core.checkpoints.run_state import Resumed, RunState, random_state, restore_random
@@ -132,6 +133,19 @@ class LiveRun:
         self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
         self.saved_at = self.progress.step
 
+    def check_measured(self) -> None:
+        """What a whole evaluation before the first step must have shown: the metric by which the best is chosen.
+
+        Raises:
+            RecipeError: no evaluator gives it.
+        """
+        best = self.keeper.keeping.best
+        if best is None or self.evaluated_at != self.progress.step or not best.metric.startswith(MEASURED):
+            return
+        known = self.record.measured(self.progress.step)
+        if best.metric not in known:
+            raise not_measured("checkpoint.select_on", best.metric, known)
+
     def tell_saved(self) -> None:
         """Tell plugins of checkpoints that have come into their place."""
         for path in self.keeper.arrived():
@@ -149,6 +163,7 @@ class LiveRun:
             artifact=artifact,
             plan_hash=self.job.plan.hash,
             seconds=self.seconds + time.perf_counter() - self.started,
+            artifact_step=self.artifact_step,
         )
 
     @property

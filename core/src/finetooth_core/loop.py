@@ -95,6 +95,7 @@ class Loop(LiveRun):
         self.begin()
         if recipe.evaluate.before and self.progress.step == 0 and self.evaluated_at < 0:
             self.evaluate()
+            self.check_measured()
         if recipe.train.on_bad_step == "rollback":
             self.keeper.hold(self.engine, self.state())
         steps = self.method.steps(self.engine)

@@ -38,7 +38,7 @@ from finetooth_hooks.reports import DataReport, Prepared
 
 from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
-from finetooth_core.checkpoints.keeping import keeping_of
+from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext
 from finetooth_core.driven import Driven, driven_by, single
@@ -116,6 +116,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     driven = driven_by(context, backend_entry, adapter_entry, head) if data else Driven()
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
+    if data:
+        check_measured(context, driven.evaluators)
     base = BasePart(model, facts, context.loader, quantizer)
     trains = _trains(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))

@@ -30,6 +30,11 @@ class Record:
         """In the order in which they came."""
         return [report for report in self.history.reports if isinstance(report, Evaluation)]
 
+    def measured(self, step: int) -> dict[str, float]:
+        """What evaluations found after a step, as `eval/NAME`."""
+        at = (report for report in self.evaluations if report.step == step)
+        return {f"eval/{name}": value for report in at for name, value in report.metrics.items()}
+
     @property
     def losses(self) -> list[float]:
         """By step."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from finetooth_core.artifact import verify_folder
 from finetooth_core.checkpoints.cadence import Cadence
-from finetooth_core.checkpoints.keeper import Keeper, Keeping
+from finetooth_core.checkpoints.keeper import BestKept, Keeper, Keeping
 from finetooth_core.checkpoints.resume import newest_good
 from finetooth_core.checkpoints.retention import Best
 from finetooth_core.checkpoints.run_state import RunState
@@ -169,7 +169,7 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     one.close()
     assert names(tmp_path / "checkpoints") == ["step-2", "step-4", "step-5"]
     best = Best(1, "loss", "min")
-    assert one.best_folder(best) == (2, tmp_path / "checkpoints" / "step-2")
+    assert one.best_kept(best) == BestKept(2, tmp_path / "checkpoints" / "step-2", 1.0)
 
 
 def test_what_a_gate_refuses_is_in_quarantine_with_the_reason_and_is_not_the_latest(tmp_path: Path) -> None:

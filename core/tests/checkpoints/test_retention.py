@@ -24,6 +24,10 @@ def test_what_has_no_number_is_not_the_best_and_of_equals_the_earlier_is() -> No
     assert ranked(found, "m", "max") == [2, 3]
 
 
+def test_less_of_an_error_is_better_by_any_of_its_names() -> None:
+    assert {mode_of(name) for name in ("eval/mse", "eval/calibration_error", "eval/rmse")} == {"min"}
+
+
 def test_which_way_is_better() -> None:
     assert [mode_of(name) for name in ("eval/loss", "eval/perplexity", "eval/exact_match", "rewards/accuracies")] == [
         "min", "min", "max", "max"

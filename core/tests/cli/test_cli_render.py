@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,43 @@ def test_a_summary_without_evaluations_or_without_one_before() -> None:
     only = [evaluation(60, 0.5)]
     lines = shown(lambda console: render.summary_parts(console, OUTCOME, only)[0]).splitlines()
     assert lines[2].split()[:5] == ["exact_match", "-", "50.0", "%", "-"]
+
+
+def loss(step: int, value: float) -> Evaluation:
+    return Evaluation("loss", step, {"loss": value}, rows=300, higher_is_better=False)
+
+
+def summary(outcome: Outcome, *evaluations: Evaluation) -> list[str]:
+    parts = lambda console: render.Group(*render.summary_parts(console, outcome, evaluations))  # noqa: E731
+    return shown(parts).strip().splitlines()
+
+
+def test_the_result_is_that_of_the_artifact() -> None:
+    """Step 2 was chosen by its loss: what the last step would have had is of no model that anybody gets."""
+    lines = summary(replace(OUTCOME, steps=8, artifact_step=2), loss(0, 3.1), loss(2, 3.008), loss(8, 3.476))
+    assert lines[2].split() == ["loss", "3.100", "3.008", "-0.092", "300", "-"]
+    assert lines[-1] == "done after 8 steps in 2 min 5 s, the artifact is of step 2"
+
+
+def test_what_was_measured_at_another_step_than_that_of_the_artifact_says_so() -> None:
+    lines = summary(replace(OUTCOME, steps=30, artifact_step=30), loss(0, 3.1), loss(20, 2.5))
+    assert lines[2].split() == ["loss", "3.100", "2.500", "(step", "20)", "-0.600", "300", "-"]
+    assert lines[-1] == "done after 30 steps in 2 min 5 s"
+
+
+def test_what_was_measured_before_the_first_step_is_never_the_result() -> None:
+    interrupted = replace(OUTCOME, status="interrupted", steps=3, artifact_step=3)
+    lines = summary(interrupted, evaluation(0, 0.25), loss(0, 3.1))
+    assert lines[2].split() == ["exact_match", "25.0", "%", "-", "-", "300", "majority", "answer", "25.0", "%"]
+    assert lines[3].split() == ["loss", "3.100", "-", "-", "300", "-"]
+    assert "Answers" not in lines
+
+
+def test_two_evaluators_of_one_name_have_a_line_each() -> None:
+    judged = Evaluation("exact_match", 0, {"judge": 0.5}, rows=300)
+    lines = summary(OUTCOME, evaluation(0, 0.25), judged, evaluation(60, 0.5), replace(judged, step=60))
+    assert [line.split()[0] for line in lines[2:4]] == ["exact_match", "exact_match"]
+    assert lines[3].split()[1:7] == ["judge", "50.0", "%", "50.0", "%", "+0.0"]
 
 
 @pytest.mark.parametrize(("number", "text"), [(1, "1 optimizer step ·"), (2, "2 optimizer steps ·")])

@@ -189,6 +189,7 @@ class EvaluatorBase(Capable):
     Attributes:
         noun: what a datum is, in reports.
         data: none are known ahead.
+        metrics: which ones it gives is not known ahead.
     """
 
     _contract = "evaluator"
@@ -197,8 +198,12 @@ class EvaluatorBase(Capable):
 
         @property
         def data(self) -> Sequence[Datum]: ...
+
+        @property
+        def metrics(self) -> frozenset[str] | None: ...
     else:
         data = ()
+        metrics = None
 
     def read_beginning(self, engine: Engine) -> None:
         """Nothing is needed from the first weights."""

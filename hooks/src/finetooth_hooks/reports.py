@@ -170,6 +170,8 @@ class Outcome:
         artifact: folder of what was trained, None if there is none.
         plan_hash: SHA-256 of the plan.
         seconds: wall time.
+        artifact_step: optimizer steps after which the artifact is of; fewer than `steps` where a better checkpoint was
+            chosen. None if there is none.
     """
 
     status: Literal["done", "stopped", "interrupted", "failed"]
@@ -181,3 +183,4 @@ class Outcome:
     artifact: Path | None
     plan_hash: str
     seconds: float
+    artifact_step: int | None = None

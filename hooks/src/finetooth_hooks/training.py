@@ -203,8 +203,8 @@ class Reward(Protocol):
 class Evaluator(Protocol):
     """Measures the engine on held-out examples.
 
-    An evaluator derives from `finetooth_hooks.EvaluatorBase`, where `noun`, `data` and `read_beginning` have the
-    answers of one that needs none of them.
+    An evaluator derives from `finetooth_hooks.EvaluatorBase`, where `noun`, `data`, `metrics` and `read_beginning` have
+    the answers of one that needs none of them.
     """
 
     @property
@@ -220,6 +220,13 @@ class Evaluator(Protocol):
     @property
     def data(self) -> Sequence[Datum]:
         """What it scores, in the order of the rows, if that is known once it is prepared; else empty."""
+        ...
+
+    @property
+    def metrics(self) -> frozenset[str] | None:
+        """Names of all metrics that `evaluate` may give, as they stand in `Evaluation.metrics`, once it is prepared; so
+        that a recipe that waits for another one (`checkpoint.select_on`) is refused before it trains. None: they are
+        not known ahead."""
         ...
 
     def read_beginning(self, engine: Engine) -> None:

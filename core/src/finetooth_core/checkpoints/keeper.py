@@ -68,6 +68,15 @@ class Keeping:
 
 
 @dataclass(frozen=True)
+class BestKept:
+    """The best checkpoint by a metric: its step, its folder, and the metric's value."""
+
+    step: int
+    folder: Path
+    value: float
+
+
+@dataclass(frozen=True)
 class Work:
     """One checkpoint on its way."""
 
@@ -223,11 +232,14 @@ class Keeper:
         kept = [one for store in (*self.keeping.device, *self.keeping.host) for one in store.kept()]
         return max(kept, key=lambda one: one.step, default=None)
 
-    def best_folder(self, best: Best) -> tuple[int, Path] | None:
-        """Step and folder of the best checkpoint on disk."""
+    def best_kept(self, best: Best) -> BestKept | None:
+        """The best checkpoint on disk; None if none has the metric."""
         self.settle()
-        order = ranked(self._found(self.keeping.disk), best.metric, best.mode) if self.keeping.disk else []
-        return (order[0], self.keeping.folder / name_of(order[0])) if order else None
+        found = self._found(self.keeping.disk) if self.keeping.disk else {}
+        order = ranked(found, best.metric, best.mode)
+        if not order:
+            return None
+        return BestKept(order[0], self.keeping.folder / name_of(order[0]), found[order[0]][best.metric])
 
     # --- in the thread that saves -------------------------------------------------------------------------------------
 

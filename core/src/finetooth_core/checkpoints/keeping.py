@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.entries import Gate as GateEntry
 from finetooth_hooks.entries import Store as StoreEntry
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
@@ -16,9 +17,13 @@ from finetooth_core.checkpoints.retention import Best, mode_of
 from finetooth_core.recipe_picks import AUTO
 
 if TYPE_CHECKING:
+    from finetooth_hooks.protocols import Evaluator
+
     from finetooth_core.context import RunContext
 
 FOLDER = "checkpoints"
+MEASURED = "eval/"
+"""What the names of evaluators' metrics begin with."""
 
 
 def keeping_of(context: RunContext) -> Keeping:
@@ -80,6 +85,50 @@ def best_of(context: RunContext) -> Best | None:
     return None if metric is None else Best(1, metric, mode_of(metric))
 
 
+def check_measured(context: RunContext, evaluators: Sequence[Evaluator]) -> None:
+    """The metric by which the best checkpoint is chosen must be one that is measured, as far as that is known ahead: of
+    evaluators it mostly is, of training steps it is not.
+
+    Args:
+        evaluators: prepared.
+
+    Raises:
+        RecipeError: no evaluator gives it; names those that there are.
+    """
+    best = best_of(context)
+    if best is None or not best.metric.startswith(MEASURED):
+        return
+    setting = "checkpoint.select_on" if context.recipe.checkpoint.select_on is not None else "checkpoint.keep_best"
+    if not evaluators:
+        raise RecipeError(
+            setting,
+            f"nothing measures {best.metric}: there is no evaluator",
+            action="set data.eval, or name a metric of the training steps, such as loss",
+        )
+    known: set[str] = set()
+    for evaluator in evaluators:
+        if evaluator.metrics is None:
+            return
+        known |= {f"{MEASURED}{name}" for name in evaluator.metrics}
+    if best.metric not in known:
+        raise not_measured(setting, best.metric, known)
+
+
+def not_measured(setting: str, metric: str, known: Iterable[str]) -> RecipeError:
+    """The error for a metric that no evaluator gives.
+
+    Args:
+        known: those that they give, as `eval/NAME`.
+    """
+    there = sorted(known)
+    near = nearest(metric, there)
+    return RecipeError(
+        setting,
+        f"no evaluator gives {metric}; there are: {', '.join(there) or 'none'}",
+        action=f"did you mean {near}?" if near else "name one of them",
+    )
+
+
 def store_of(context: RunContext, pick: Any, setting: str) -> tuple[StoreEntry, Any]:
     """A store by name, by place (`s3://bucket/run`), or by a mapping.
 
@@ -138,4 +187,4 @@ def _gates(context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     return threaded, standing
 
 
-__all__ = ["FOLDER", "best_of", "keeping_of", "store_of"]
+__all__ = ["FOLDER", "MEASURED", "best_of", "check_measured", "keeping_of", "not_measured", "store_of"]

@@ -20,8 +20,13 @@ class Best:
 
 
 def mode_of(metric: str) -> Mode:
-    """Which way a metric is better, by its name: less of a loss or a perplexity, more of anything else."""
-    return "min" if metric.endswith(("loss", "perplexity", "error")) else "max"
+    """Which way a metric is better, by its name: less of a loss, a perplexity or an error, more of anything else."""
+    return "min" if metric.endswith(("loss", "perplexity", "error", "mse")) else "max"
+
+
+def is_better(value: float, than: float, mode: Mode) -> bool:
+    """Whether a value of a metric is better than another one."""
+    return value < than if mode == "min" else value > than
 
 
 def ranked(found: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) -> list[int]:

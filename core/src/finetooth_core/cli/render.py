@@ -93,42 +93,66 @@ def _remarks(report: DataReport) -> list[str]:
 
 def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
     """Scores before and after with what a trivial answer scores beside them, and some answers side by side."""
-    pairs = _before_and_after(evaluations)
+    pairs = _before_and_after(evaluations, outcome.artifact_step)
     parts = []
     if pairs:
         headers = ("held-out", "before", "after", "change", "rows", "for comparison")
-        parts.append(table(console, "Result", headers, (_score_row(*pair) for pair in pairs), numbers=4))
+        rows = (_score_row(*pair, outcome.artifact_step) for pair in pairs)
+        parts.append(table(console, "Result", headers, rows, numbers=4))
     for first, last in pairs:
-        if last.samples:
+        if last is not None and last.samples:
             parts.append(_answers(console, first, last))
     ended = f"{outcome.status} after {_steps(outcome.steps)} in {duration(outcome.seconds)}"
+    if outcome.artifact_step not in (None, outcome.steps):
+        ended += f", the artifact is of step {outcome.artifact_step}"
     parts.append(Text(f"{ended}: {outcome.reason}" if outcome.reason else ended))
     return parts
 
 
-def _before_and_after(evaluations: Sequence[Evaluation]) -> list[tuple[Evaluation | None, Evaluation]]:
-    """The evaluation before the first step (if there was one) and the last one, by evaluator."""
-    names = dict.fromkeys(evaluation.name for evaluation in evaluations)
-    pairs: list[tuple[Evaluation | None, Evaluation]] = []
-    for name in names:
-        own = [evaluation for evaluation in evaluations if evaluation.name == name]
-        first = own[0] if own[0].step == 0 and len(own) > 1 else None
-        pairs.append((first, own[-1]))
+Pair = tuple[Evaluation | None, Evaluation | None]
+"""An evaluator's evaluation before the first step, and the one of the artifact or the last before it."""
+
+
+def _before_and_after(evaluations: Sequence[Evaluation], step: int | None) -> list[Pair]:
+    """By evaluator.
+
+    Args:
+        step: of the artifact; None if there is none, and the last evaluation is taken.
+    """
+    by_evaluator: dict[tuple[str, str], list[Evaluation]] = {}
+    for evaluation in evaluations:  # two of one name measure something else
+        key = evaluation.name, next(iter(evaluation.metrics), "")
+        by_evaluator.setdefault(key, []).append(evaluation)
+    pairs: list[Pair] = []
+    for own in by_evaluator.values():
+        first = own[0] if own[0].step == 0 else None
+        later = [one for one in own if one.step and (step is None or one.step <= step)]
+        if first is not None or later:
+            pairs.append((first, later[-1] if later else None))
     return pairs
 
 
-def _score_row(first: Evaluation | None, last: Evaluation) -> Row:
-    metric = next(iter(last.metrics), "")
-    after = last.metrics.get(metric, float("nan"))
-    before = first.metrics.get(metric, float("nan")) if first is not None else None
-    share = last.higher_is_better and all(0 <= v <= 1 for v in (after, before) if v is not None)
-    change = (
-        "-" if before is None else f"{after - before:+.3f}" if not share else f"{100 * (after - before):+.1f} points"
-    )
-    label = metric if metric == last.name else f"{last.name} {metric}".strip()
-    baselines = ", ".join(f"{name} {score(number, share)}" for name, number in last.baselines.items())
-    shown = "-" if before is None else score(before, share)
-    return label, shown, score(after, share), change, f"{last.rows:,}", baselines or "-"
+def _score_row(first: Evaluation | None, last: Evaluation | None, step: int | None) -> Row:
+    """Cells of an evaluator's row.
+
+    Args:
+        step: of the artifact; an evaluation of another step says of which it is.
+    """
+    shown = last if last is not None else first
+    assert shown is not None
+    metric = next(iter(shown.metrics), "")
+    before, after = (None if one is None else one.metrics.get(metric, float("nan")) for one in (first, last))
+    known = [value for value in (before, after) if value is not None]
+    share = shown.higher_is_better and all(0 <= value <= 1 for value in known)
+    change = "-"
+    if before is not None and after is not None:
+        change = f"{100 * (after - before):+.1f} points" if share else f"{after - before:+.3f}"
+    label = metric if metric == shown.name else f"{shown.name} {metric}".strip()
+    baselines = ", ".join(f"{name} {score(number, share)}" for name, number in shown.baselines.items())
+    cells = ["-" if value is None else score(value, share) for value in (before, after)]
+    if last is not None and step is not None and last.step != step:
+        cells[1] += f" (step {last.step})"
+    return label, *cells, change, f"{shown.rows:,}", baselines or "-"
 
 
 def _answers(console: Console, first: Evaluation | None, last: Evaluation) -> RenderableType:

@@ -89,7 +89,8 @@ def tracker_goes_on_from_a_history(case: EntryCase) -> None:
 
 @check_for("evaluator")
 def evaluation_is_repeatable_and_harmless(case: EntryCase) -> None:
-    """Prepared once, it gives the same finite numbers twice, names its step, and trains nothing."""
+    """Prepared once, it gives the same finite numbers twice, no metric that it has not declared, names its step, and
+    trains nothing."""
 
     def make() -> tuple[FakeContext, Any]:
         context = case.context()
@@ -102,6 +103,9 @@ def evaluation_is_repeatable_and_harmless(case: EntryCase) -> None:
     expect_instance(first, Evaluation, "evaluate(engine, 7)")
     expect(first.step == 7, "evaluate(engine, 7).step", first.step, "7")
     expect(first.metrics and first.rows > 0, "evaluate(engine, 7)", first, "metrics over at least one row")
+    if evaluator.metrics is not None:
+        expect(first.metrics.keys() <= evaluator.metrics, "evaluate(engine, 7).metrics", sorted(first.metrics),
+               f"of those that `metrics` names: {sorted(evaluator.metrics)}")  # fmt: skip
     finite = all(math.isfinite(value) for value in (*first.metrics.values(), *first.baselines.values()))
     expect(finite, "evaluate(engine, 7).metrics", dict(first.metrics), "finite numbers")
     same = (first.metrics, first.baselines, first.samples) == (second.metrics, second.baselines, second.samples)

@@ -70,6 +70,11 @@ class ExactMatchEvaluator(EvaluatorBase):
         self._questions: list[Question] = []
         self._majority = 0.0
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """See `protocols.Evaluator.metrics`."""
+        return frozenset({self._metric, "unfinished"})
+
     def prepare(self) -> DataReport:
         """Read the questions and score the majority answer.
 

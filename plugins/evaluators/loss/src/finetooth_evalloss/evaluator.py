@@ -34,6 +34,8 @@ class LossEvaluator(EvaluatorBase):
     one stands between documents is a method's choice).
     """
 
+    metrics = frozenset({"loss", "perplexity"})
+
     def __init__(self, options: LossOptions, context: Context) -> None:
         self._options, self._context = options, context
         self._data: Sequence[Datum] = ()

@@ -25,6 +25,10 @@ def build(options: LabelsOptions, context: Context) -> LabelsEvaluator:
 class LabelsEvaluator(EvaluatorBase):
     """`rewards/auc`: over all pairs of a desirable and an undesirable answer, ties half."""
 
+    metrics = frozenset({
+        "rewards/auc", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected",
+    })  # fmt: skip
+
     def __init__(self, options: LabelsOptions, context: Context) -> None:
         self._options, self._context = options, context
         self._rewards = Rewards(options, context)

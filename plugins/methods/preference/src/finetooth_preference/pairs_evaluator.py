@@ -24,6 +24,11 @@ class PairsEvaluator(EvaluatorBase):
     """`rewards/accuracies` with its 95 % interval, beside what the lengths of the answers alone would say. Answers
     that tie count half: before the first step every reward is 0."""
 
+    metrics = frozenset({
+        "rewards/accuracies", "rewards/accuracies_low", "rewards/accuracies_high", "rewards/margins",
+        "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected",
+    })  # fmt: skip
+
     def __init__(self, options: PairsOptions, context: Context) -> None:
         self._options, self._context = options, context
         self._rewards = Rewards(options, context)

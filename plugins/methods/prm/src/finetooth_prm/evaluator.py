@@ -36,6 +36,11 @@ class StepsEvaluator(EvaluatorBase):
     """`protocols.Evaluator`: a step is called right where its value is above 0. Accuracy is given balanced, the mean of
     that of right and that of wrong steps, since most steps are right; the interval draws whole answers anew."""
 
+    metrics = frozenset({
+        "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "accuracy", "accuracy_right",
+        "accuracy_wrong", "calibration_error",
+    })  # fmt: skip
+
     def __init__(self, options: StepsOptions, context: Context) -> None:
         self._options, self._context = options, context
         self._data: Sequence[Datum] = ()

@@ -18,6 +18,8 @@ from pydantic import Field
 from finetooth_reward.rendering import Kind, kind_of
 
 Scores = NDArray[np.float64]
+OF_PAIRS = frozenset({"accuracy", "accuracy_low", "accuracy_high", "margin", "reward", "calibration_error"})
+OF_LABELS = frozenset({"mse", "correlation"})
 
 
 class RewardOptions(Options):
@@ -38,6 +40,11 @@ class RewardEvaluator(EvaluatorBase):
         self._options, self._context = options, context
         self._data: Sequence[Datum] = ()
         self._kind: Kind = "pairs"
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """See `protocols.Evaluator.metrics`."""
+        return OF_LABELS if self._kind == "labels" else OF_PAIRS
 
     def prepare(self) -> DataReport:
         """Render the held-out rows.
