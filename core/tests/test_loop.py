@@ -17,7 +17,9 @@ import pytest
 from finetooth_core.artifact import verify_folder
 from finetooth_core.checkpoints.cadence import Cadence
 from finetooth_core.checkpoints.keeper import Keeper, Keeping
+from finetooth_core.checkpoints.resume import read
 from finetooth_core.checkpoints.retention import Best, mode_of
+from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.events import Events, PluginFailed, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.meter import Meter
@@ -70,6 +72,9 @@ class CountingMethod(MethodBase):
 
     def state(self) -> dict[str, Any]:
         return {"done": self.done}
+
+    def restore(self, state: Any) -> None:
+        self.done = state["done"]
 
 
 @dataclass
@@ -134,8 +139,8 @@ class Folders:
 
 
 def make(
-    tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int = 0, save: int = 0,
-    best: str | None = None,
+    tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int | str = 0,
+    save: int = 0, best: str | None = None,
 ) -> Loop:  # fmt: skip
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
@@ -160,10 +165,23 @@ def make(
     keeping = Keeping(
         tmp_path / "checkpoints", Cadence(steps=save), best=chosen, disk=Folders(tmp_path / "checkpoints")
     )
-    keeper = Keeper(keeping, {}, events.objection, said.append)
+    keeper = Keeper(keeping, {"plan.json": "{}\n", "recipe.yaml": "{}\n"}, events.objection, said.append)
     loop = Loop(job, method, CountingEngine(), events, progress, {"model": "toy"}, said.append, keeper)  # type: ignore[arg-type]
     loop.said = said  # type: ignore[attr-defined]
     return loop
+
+
+def resumed(tmp_path: Path, step: int, *listeners: Listener, **how: Any) -> Loop:
+    """The run, in another process, from its checkpoint after a step."""
+    loop = make(tmp_path, CountingMethod(), *listeners, **how)
+    loop.go_on(read(tmp_path / "checkpoints" / f"step-{step}"), Resumed(step))
+    return loop
+
+
+def states(folder: Path) -> dict[str, Any]:
+    """The states of all checkpoints, without what no two runs share."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in (folder / "checkpoints").glob("*/state.json")}
+    return {name: {k: v for k, v in one.items() if k not in ("seconds", "resumed")} for name, one in found.items()}
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -195,14 +213,81 @@ def test_evaluations_and_checkpoints_come_when_they_are_due_and_not_twice_at_the
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
 
 
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_run_that_goes_on_measures_what_the_whole_one_measures(tmp_path: Path, step: int, every: int) -> None:
+    """Every state says when it was measured last, also the first one after it went on; nothing is measured twice."""
+    whole = make(tmp_path / "whole", CountingMethod(), every=every, save=1)
+    whole.run()
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for later in range(step + 1, 5):
+        shutil.rmtree(tmp_path / f"cut/checkpoints/step-{later}")
+    loop = resumed(tmp_path / "cut", step, every=every, save=1)
+    assert loop.run().steps == 4
+    assert states(tmp_path / "cut") == states(tmp_path / "whole")
+    at = {2: (0, 2, 2, 4), 3: (0, 0, 3, 4)}[every]
+    assert [states(tmp_path / "cut")[f"step-{number}"]["evaluated_at"] for number in (1, 2, 3, 4)] == list(at)
+    assert loop.record.evaluations == whole.record.evaluations
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(2, [0, 2, 4]), ("3 steps", [0, 3, 4]), ("0.5 epochs", [0, 2, 4]), ("epoch", [0, 4])]
+)
+def test_it_is_said_in_words_when_to_evaluate(tmp_path: Path, every: Any, steps: list[int]) -> None:
+    loop = make(tmp_path, CountingMethod(), every=every)  # four steps an epoch
+    loop.run()
+    assert [e.step for e in loop.record.evaluations] == steps
+
+
+@pytest.mark.parametrize("every", [2, "0.5 epochs"])
+@pytest.mark.parametrize("hook", ["ft_step", "ft_evaluated"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, hook: str, every: Any) -> None:
+    class Floor(Listener):
+        def call(self, told: str, **arguments: Any) -> None:
+            if told == hook and arguments["run"].step == 2:
+                raise StopRun("below the floor", 3)
+
+    two = (Score(), Score())
+    whole, stopped = (make(tmp_path / name, CountingMethod(), *listeners, every=every) for name, listeners in
+                      (("whole", ()), ("stopped", (Floor(),))))  # fmt: skip
+    whole.job.evaluators = stopped.job.evaluators = two  # type: ignore[misc, assignment]
+    whole.run()
+    assert (stopped.run().exit_code, stopped.progress.step) == (3, 2)
+    loop = resumed(tmp_path / "stopped", 2, every=every)
+    loop.job.evaluators = two  # type: ignore[misc, assignment]
+    outcome = loop.run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("done", 0, 4)
+    assert loop.record.evaluations == whole.record.evaluations
+    assert [e.step for e in loop.record.evaluations] == [0, 0, 2, 2, 4, 4]
+
+
+def test_a_run_that_was_interrupted_while_it_measured_goes_on_with_that(tmp_path: Path) -> None:
+    loop = make(tmp_path, CountingMethod(at={2: lambda: os.kill(os.getpid(), signal.SIGINT)}), every=2)
+    assert loop.run().status == "interrupted"
+    assert [e.step for e in loop.record.evaluations] == [0]
+    loop = resumed(tmp_path, 2, every=2)
+    loop.run()
+    assert [e.step for e in loop.record.evaluations] == [0, 2, 4]
+
+
+def test_a_run_that_was_stopped_at_its_very_end_can_be_ended_again(tmp_path: Path) -> None:
+    outcome = make(tmp_path, CountingMethod(), Listener(raises={"ft_run_end": StopRun("below the floor", 3)})).run()
+    assert (outcome.status, outcome.exit_code) == ("stopped", 3)
+    listener = Listener()
+    loop = resumed(tmp_path, 4, listener)
+    outcome = loop.run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("done", 0, 4)
+    assert listener.told[-1] == "ft_run_end" and [e.step for e in loop.record.evaluations] == [0, 4]
+
+
 def test_the_best_checkpoint_is_the_artifact_and_its_step_and_value_are_said(tmp_path: Path) -> None:
     loop = make(tmp_path, CountingMethod(), every=1, save=1, best="eval/score")
     outcome = loop.run()  # scores 0, 1, 2, 0, 1
     assert (outcome.steps, outcome.artifact_step, outcome.exit_code) == (4, 2, 0)
     assert loop.engine.loaded == tmp_path / "checkpoints/step-2/engine"  # type: ignore[attr-defined]
     assert result(tmp_path)["artifact_step"] == verify_folder(tmp_path / "artifact")["step"] == 2
-    says = "checkpoint.select_on: the artifact is of step 2, not of the last one, 4: the best checkpoint by eval/score, 2"
-    assert loop.said == [says]  # type: ignore[attr-defined]
+    says = "the artifact is of step 2, not of the last one, 4: the best checkpoint by eval/score, 2"
+    assert loop.said == [f"checkpoint.select_on: {says}"]  # type: ignore[attr-defined]
 
 
 def test_it_is_said_if_no_checkpoint_is_as_good_as_the_beginning(tmp_path: Path) -> None:
@@ -218,7 +303,8 @@ def test_it_is_said_if_no_checkpoint_is_as_good_as_the_beginning(tmp_path: Path)
 
 def test_a_metric_that_is_never_measured_fails_before_the_first_step_or_is_said_at_the_end(tmp_path: Path) -> None:
     method = CountingMethod()
-    with pytest.raises(RecipeError, match=r"no evaluator gives eval/scor; there are: eval/score \(did you mean eval/sc"):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RecipeError, match=r"no evaluator gives eval/scor; there are: eval/score \(did you mean"):
         make(tmp_path / "a", method, save=2, best="eval/scor").run()
     assert (method.done, result(tmp_path / "a")["exit_code"]) == (0, 2)
     outcome = make(tmp_path / "b", CountingMethod(), save=2, best="los").run()  # nobody knows what steps report

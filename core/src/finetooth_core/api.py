@@ -214,17 +214,18 @@ class Session:
         return Present(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
 
     def _begin_anew(self) -> Outcome:
-        """What a run without a checkpoint comes to: one that has ended is left as it is, another one begins anew.
+        """What a run without a checkpoint comes to: one that is done is left as it is, another one begins anew.
 
         Raises:
-            UserError: it has ended, and shall be longer now.
+            UserError: it is done and shall be longer now, or was stopped and its state was not kept.
         """
         from finetooth_core.checkpoints import quarantine
 
         ended = outcome_of(self.folder)
-        if ended is not None and ended.status in ("done", "stopped"):
+        if ended is not None and ended.steps and ended.status in ("done", "stopped"):
             problem = f"the run is {ended.status} after {ended.steps} steps"
-            if plan_of(self.folder).get("total_steps") != self.plan.total_steps:
+            longer = plan_of(self.folder).get("total_steps") != self.plan.total_steps
+            if longer or ended.status == "stopped":
                 raise UserError(
                     f"{self.folder}: {problem} and kept no checkpoint to go on from",
                     action=f"start another run, from what this one trained: model={self.folder}",

@@ -45,9 +45,9 @@ class Finish:
         return target, ending
 
     def keep_state(self, ending: Ending) -> Ending:
-        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt or a step
-        that failed, so that nothing is lost."""
-        broken = ending.status == "interrupted" or isinstance(ending.error, EngineError)
+        """A checkpoint of the last whole step: if checkpoints are kept, and in any case after an interrupt, a stop or a
+        step that failed, so that nothing is lost."""
+        broken = ending.status in ("interrupted", "stopped") or isinstance(ending.error, EngineError)
         wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
         unsent = ""
         try:
@@ -73,7 +73,7 @@ class Finish:
 
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
-        a run that was done."""
+        a run that was done, and keeps its state, so that it can be ended again."""
         for tracker in self.run.job.trackers:
             try:
                 tracker.end(self.run.view, self.run.outcome(ending, artifact))
@@ -82,10 +82,24 @@ class Finish:
         try:
             self.run.events.fire("ft_run_end", outcome=self.run.outcome(ending, artifact))
         except StopRun as stop:
-            return ending.stopped(stop)
+            ending = ending.stopped(stop)
+            if ending.status == "stopped":
+                self.keep_stopped()
+            return ending
         except FinetoothError as error:
             return ending if ending.error else failed(error)
         return ending
+
+    def keep_stopped(self) -> None:
+        """The state of a run that was stopped when everything else was kept already."""
+        step = self.run.progress.step
+        if not step or self.run.saved_at == step or self.run.artifact_step not in (None, step):
+            return
+        try:
+            self.run.save_checkpoint(folder=True)
+            self.run.keeper.settle()
+        except Exception as error:
+            self.run.say(f"the state after step {step} could not be saved: {error}")
 
     def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
         """Write result.json; that it cannot be written never hides how the run ended otherwise."""

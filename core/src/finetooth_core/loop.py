@@ -19,6 +19,8 @@ from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 
 from finetooth_core.bad_steps import BadSteps
+from finetooth_core.checkpoints import cadence
+from finetooth_core.checkpoints.cadence import Clock
 from finetooth_core.checkpoints.run_state import random_state, restore_random, seed_random
 from finetooth_core.checkpoints.state_arrays import held
 from finetooth_core.finish import Finish
@@ -98,6 +100,7 @@ class Loop(LiveRun):
             self.check_measured()
         if recipe.train.on_bad_step == "rollback":
             self.keeper.hold(self.engine, self.state())
+        evaluations = self.evaluations_clock()
         steps = self.method.steps(self.engine)
         self.recorder.before(self.progress.step + 1)
         clock = time.perf_counter()
@@ -121,7 +124,7 @@ class Loop(LiveRun):
                 self.tell(report)
             self.recorder.after(report.step)
             last = report.step == self.progress.total_steps  # evaluated at the end anyway: before it is saved
-            if last or (recipe.evaluate.every and report.step % recipe.evaluate.every == 0):
+            if evaluations.due(report.step, report.epoch, time.monotonic()) or last:
                 self.evaluate()
             if self.keeper.due(report.step, report.epoch):
                 self.save_checkpoint()
@@ -134,6 +137,16 @@ class Loop(LiveRun):
             name = signal.Signals(self.interrupt.signal).name
             return Ending("interrupted", f"{name} after step {self.progress.step}", 128 + self.interrupt.signal)
         return Ending()
+
+    def evaluations_clock(self) -> Clock:
+        """Tells when it is time to evaluate. What the process before was due to measure at the step that the run goes
+        on from, and did not come to, since it was interrupted or stopped there, is measured now."""
+        often, now = cadence.parse(self.job.context.recipe.evaluate.every), time.monotonic()
+        reports = [report for report in self.record.history.reports if isinstance(report, StepReport)]
+        clock = Clock(often, now, reports[-2].epoch if len(reports) > 1 else 0.0)
+        if reports and clock.due(self.progress.step, self.epoch, now) and self.evaluated_at != self.progress.step:
+            self.evaluate()
+        return clock
 
     def begin(self) -> None:
         """Tell trackers and plugins that the run begins, or goes on."""
@@ -163,9 +176,11 @@ class Loop(LiveRun):
         self.events.fire("ft_step", report=report)
 
     def evaluate(self) -> None:
-        """Run every evaluator; metrics are recorded as `eval/NAME`, the best value of each evaluator's first one is
-        kept."""
-        for evaluator in self.job.evaluators:
+        """Run every evaluator that has not measured this step yet; metrics are recorded as `eval/NAME`, the best value
+        of each evaluator's first one is kept."""
+        step = self.progress.step
+        measured = sum(1 for evaluation in self.record.evaluations if evaluation.step == step)
+        for evaluator in self.job.evaluators[measured:]:
             if self.interrupt.signal:
                 return
             try:

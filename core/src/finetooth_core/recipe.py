@@ -122,17 +122,6 @@ class TrainSection(Options):
         )
 
 
-class EvaluateSection(Options):
-    """When and how to measure on the held-out rows."""
-
-    before: bool = True
-    """Whether to evaluate before the first step too."""
-    every: int = Field(default=0, ge=0)
-    """Evaluate after so many steps; 0 is only at the end."""
-    evaluators: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("evaluator", auto=False)]] = "auto"
-    """What measures; `auto` takes the default evaluators if there are held-out rows."""
-
-
 def _checked_cadence(value: Any) -> Any:
     try:
         cadence.parse(value)
@@ -141,6 +130,22 @@ def _checked_cadence(value: Any) -> Any:
             INVALID, "{problem}", {"problem": str(error), "action": "write 'every: 50 steps'"}
         ) from None
     return value
+
+
+Often = Annotated[int | str, AfterValidator(_checked_cadence)]
+"""How often: see `finetooth_core.checkpoints.cadence`."""
+
+
+class EvaluateSection(Options):
+    """When and how to measure on the held-out rows."""
+
+    before: bool = True
+    """Whether to evaluate before the first step too."""
+    every: Often = Field(default=0)
+    """How often to evaluate, in words as for `checkpoint.every`: a number of steps, `50 steps`, `10 minutes`, `epoch`;
+    0 is only at the end, when it is done in any case."""
+    evaluators: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("evaluator", auto=False)]] = "auto"
+    """What measures; `auto` takes the default evaluators if there are held-out rows."""
 
 
 class BestSelection(Options):
@@ -158,9 +163,9 @@ class BestSelection(Options):
 class CheckpointSection(Options):
     """When to save the state of a run, where it is kept, and what must be true of it."""
 
-    every: Annotated[int | str, AfterValidator(_checked_cadence)] = Field(default=0)
+    every: Often = Field(default=0)
     """How often: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 is never. The trained model is saved at the
-    end in any case, and the state when the run is interrupted."""
+    end in any case, and the state when the run is interrupted or a plugin stops it."""
     keep_last: int = Field(default=2, ge=0)
     """So many of the newest checkpoints stay in each store; 0 keeps all."""
     keep_best: BestSelection | None = None
