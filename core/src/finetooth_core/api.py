@@ -174,12 +174,22 @@ class Session:
             return self._loop().run()
 
     def _begin(self, planned: Callable[[], None]) -> None:
-        """Everything before the first step. The recipe is written first: to read data and weights may take long, and a
-        run that is killed meanwhile can be resumed."""
+        """Everything before the first step.
+
+        The recipe is written first: to read data and weights may take long, and a
+        run that is killed meanwhile can be resumed.
+
+        Raises:
+            FinetoothError: something is wrong, or most of the training rows are left out and nobody has accepted it.
+        """
+        from finetooth_core.data.left_out import refuse_most
+
         self.run_id = secrets.token_hex(8)
         self._write_beginning()
         _ = self.job
         planned()
+        if not self.recipe.data.accept_dropped:
+            refuse_most(self.job.reports)
         self._write_run()
         _ = self.engine
 

@@ -148,6 +148,9 @@ class DataSection(Options):
     """How messages become tokens; `auto` takes the renderer of the model's family."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
     """What turns images into inputs of the model; asked for when the first row has one."""
+    accept_dropped: Incidental[bool] = False
+    """Whether to train although more than half of the training rows are left out, because they are too long or for
+    another reason that `ft check` names; `ft run --accept-dropped` sets it."""
     cache: Incidental[Literal["auto", "off"]] = "auto"
     """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
     they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""

@@ -205,6 +205,22 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert not (folder / "owned").exists()
 
 
+def test_most_rows_left_out_must_be_accepted(ft: Any, folder: Path) -> None:
+    long = "".join(f"What is {i}?\tIt is {'very ' * 60}much.\n" for i in range(6))
+    with (folder / "train.toy").open("a") as file:
+        file.write(long)
+    line = "data.train: 60 % of the rows are left out, 6 of 10: 6 longer than train.max_length (train.max_length, "
+    checked = ft("check", "recipe.yaml", "train.max_length=128")
+    assert checked.code == 0 and line in checked.out
+    refused = ft("run", "recipe.yaml", "train.max_length=128")
+    assert refused.code == 2 and line in refused.out
+    assert "with --accept-dropped or data.accept_dropped=true" in refused.err
+    assert not (folder / "runs").exists()
+    assert ft("run", "recipe.yaml", "train.max_length=128", "--accept-dropped").code == 0
+    assert ft("run", "recipe.yaml", "train.max_length=128", "data.accept_dropped=true", "output=other").code == 0
+    assert ft("run", "recipe.yaml", "output=whole").code == 0
+
+
 def test_several_mistakes_get_a_line_each(ft: Any) -> None:
     answer = ft("check", "recipe.yaml", "train.batch_size=0", "train.seeed=1")
     assert answer.code == 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.recipe import Recipe
 
-SETTINGS = frozenset({"output", "trackers", "profile", "data.cache", "data.cache_gb", "data.workers"})
+SETTINGS = frozenset(
+    {"output", "trackers", "profile", "data.accept_dropped", "data.cache", "data.cache_gb", "data.workers"}
+)
 
 
 def test_these_are_marked() -> None:

@@ -18,6 +18,8 @@ class DataReport:
         used: data made from them (windows, for pre-training).
         dropped: rows left out, by reason.
         dropped_ids: the first few ids by reason.
+        settings: what decides about rows left out, by reason, `train.max_length`; a reason that is not there is one of
+            the data alone.
         changed: rows kept but altered (truncated), by reason.
         tokens: input positions: what the engine reads, and what `train.max_length` counts. A row of N + 1 tokens has N
             of them, since its last token is only predicted.
@@ -48,6 +50,7 @@ class DataReport:
     notes: tuple[str, ...] = ()
     examples: int = 0
     trained_by_role: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

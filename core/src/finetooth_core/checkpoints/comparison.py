@@ -22,6 +22,7 @@ HARMLESS = (
     "evaluate",
     "plugins",
     "hardware",
+    "data.accept_dropped",
     "data.cache",
     "data.cache_gb",
     "data.workers",

@@ -13,6 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from finetooth_core.data import left_out
+
 SAMPLES = 3
 """Answers shown side by side."""
 
@@ -66,7 +68,8 @@ def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
 
 
 def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableType:
-    """What became of the rows of every split."""
+    """What became of the rows of every split; where many are left out, a line says so."""
+    reports = list(reports)
     headers = ("split", "rows", "used", "tokens", "trained tokens", "longest", "left out or changed")
     rows = [
         (
@@ -79,7 +82,9 @@ def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableTyp
         )
         for report in reports
     ]
-    return table(console, "Data", headers, rows, numbers=5)
+    made = table(console, "Data", headers, rows, numbers=5)
+    many = left_out.lines(reports)
+    return Group(made, *(Text(line, style="bold") for line in many)) if many else made
 
 
 def _remarks(report: DataReport) -> list[str]:

@@ -25,6 +25,7 @@ SUGGESTIONS = 2
 @recipe_arguments
 @click.option("--resume", is_flag=True, help="Go on with the run that `output` holds, if there is one.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
+@click.option("--accept-dropped", is_flag=True, help="Although more than half of the training rows are left out.")
 @click.option("--remote", metavar="URL", help="Train at this server; rows, tokens and losses stay here.")
 @click.pass_obj
 def command(
@@ -34,6 +35,7 @@ def command(
     output: str | None,
     resume: bool,
     accept_changes: bool,
+    accept_dropped: bool,
     remote: str | None,
 ) -> int:
     """Train what RECIPE describes.
@@ -41,6 +43,8 @@ def command(
     KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """
     overrides = with_output(overrides, output)
+    if accept_dropped:
+        overrides = (*overrides, "data.accept_dropped=true")
     if remote is not None:
         overrides = (*overrides, *_at_server(state, remote))
     session = state.session(recipe, overrides)

@@ -25,6 +25,7 @@ from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.slices import Slice
 from finetooth_core.data.work import broken_rows_first, no_rows, rows_of, work_of_source
 
+DEDUPLICATE = "data.deduplicate"
 REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
 
@@ -108,7 +109,7 @@ class _Pass:
     def _drop(self, reason: str, row: Row) -> None:
         self.dropped.rows += 1
         self.dropped.examples += 1
-        self.dropped.drop(reason, row.id)
+        self.dropped.drop(reason, row.id, DEDUPLICATE)
 
 
 def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]) -> Chosen:

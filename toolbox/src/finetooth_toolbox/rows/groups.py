@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Rendered
 
-from finetooth_toolbox.rows.tally import NOTHING_TRAINED, TOO_LONG, Tally
+from finetooth_toolbox.rows.tally import LENGTH_SETTINGS, NOTHING_TRAINED, TOO_LONG, Tally
 
 if TYPE_CHECKING:
     from finetooth_hooks.preparation import Limit
@@ -54,7 +54,7 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
         return []
     reason = _reason(parts, limit)
     if reason:
-        tally.drop(reason, id_)
+        tally.drop(reason, id_, LENGTH_SETTINGS)
         tally.shortest = min(tally.shortest or max(positions), max(positions))
         return []
     tally.truncated += 1

@@ -18,7 +18,7 @@ from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.rendering.markup import why_untrained
 from finetooth_toolbox.rows import images as row_images
 from finetooth_toolbox.rows.groups import kept_group
-from finetooth_toolbox.rows.tally import NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
+from finetooth_toolbox.rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows, pack_about
 from finetooth_toolbox.rows.trained_roles import count_roles
 
@@ -208,21 +208,21 @@ def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: T
         tally.refused.add(DataError(id_, problem, action=action))
         return []
     if limit.excess_length == "drop":
-        tally.drop(TOO_LONG, id_)
+        tally.drop(TOO_LONG, id_, LENGTH_SETTINGS)
         tally.shortest = min(tally.shortest or positions, positions)
         return []
     if limit.excess_length == "split":
         ends = range(limit.max_length, positions, limit.max_length)
         if any(image.start < end < image.stop for image in rendered.images for end in ends):
-            tally.drop(IMAGE_CUT, id_)
+            tally.drop(IMAGE_CUT, id_, LENGTH_SETTINGS)
             return []
         tally.split += 1
         return _pieces(id_, rendered, limit.max_length, tally)
     if any(image.start < limit.max_length < image.stop for image in rendered.images):
-        tally.drop(IMAGE_CUT, id_)
+        tally.drop(IMAGE_CUT, id_, LENGTH_SETTINGS)
         return []
     if not any(rendered.weights[1 : limit.max_length + 1]):
-        tally.drop(f"{NOTHING_TRAINED} after truncation", id_)
+        tally.drop(f"{NOTHING_TRAINED} after truncation", id_, LENGTH_SETTINGS)
         return []
     tally.truncated += 1
     return [(id_, 0, limit.max_length + 1)]
@@ -237,7 +237,7 @@ def _pieces(id_: str, rendered: Rendered, max_length: int, tally: Tally) -> Kept
         if any(rendered.weights[start + 1 : stop]):
             found.append((f"{id_}#{number}", start, stop))
         else:
-            tally.drop(f"{NOTHING_TRAINED} in a piece of a split row", f"{id_}#{number}")
+            tally.drop(IN_A_PIECE, f"{id_}#{number}", LENGTH_SETTINGS)
     return found
 
 

@@ -14,6 +14,9 @@ from finetooth_hooks.problems import SHOWN, Problems, raise_together
 from finetooth_hooks.reports import DataReport
 
 NOTHING_TRAINED = "nothing to train on"
+IN_A_PIECE = f"{NOTHING_TRAINED} in a piece of a split row"
+"""The one reason that counts pieces of rows, not rows."""
+LENGTH_SETTINGS = "train.max_length, train.excess_length"
 TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
 SPLIT = "split at train.max_length"
@@ -45,6 +48,7 @@ class Tally:
         shortest: positions of the shortest row left out for its length, 0 if there is none.
         dropped: rows left out, by reason.
         dropped_ids: the first few of them.
+        settings: what decides about them, by reason, where a setting does.
         remarks: rows by what was remarked on them (`Rendered.remarks`).
         unusable: rows that cannot be rendered or train nothing.
         refused: rows too long where that is an error.
@@ -64,6 +68,7 @@ class Tally:
     shortest: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_ids: dict[str, list[str]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     by_length: list[int] = field(default_factory=list)
     trained_by_role: dict[str, int] = field(default_factory=dict)
@@ -71,8 +76,14 @@ class Tally:
     refused: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
 
-    def drop(self, reason: str, id_: str) -> None:
-        """Count a row that is left out."""
+    def drop(self, reason: str, id_: str, setting: str = "") -> None:
+        """Count a row that is left out.
+
+        Args:
+            setting: what decides about it; empty: the data alone.
+        """
+        if setting:
+            self.settings[reason] = setting
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         ids = self.dropped_ids.setdefault(reason, [])
         if len(ids) < SHOWN:
@@ -93,6 +104,7 @@ class Tally:
         ):
             for reason, count in more.items():
                 counts[reason] = counts.get(reason, 0) + count
+        self.settings |= later.settings
         for reason, ids in later.dropped_ids.items():
             known = self.dropped_ids.setdefault(reason, [])
             known += ids[: SHOWN - len(known)]
@@ -134,6 +146,7 @@ class Tally:
             used=self.used,
             dropped=dict(self.dropped),
             dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
+            settings=dict(self.settings),
             changed={what: n for what, n in ((TRUNCATED, self.truncated), (SPLIT, self.split)) if n},
             tokens=self.tokens,
             trained_tokens=self.trained_tokens,

@@ -17,6 +17,8 @@ NO_QUESTION = "a plain text asks nothing"
 NO_ANSWER = "does not end with an assistant's message"
 NO_MATCH = "expected answer has no match of pattern"
 TOO_LONG = "question and max_tokens exceed the model's positions"
+SETTINGS = {NO_MATCH: "pattern of exact_match", TOO_LONG: "max_tokens of exact_match"}
+"""What decides about rows left out."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def read_questions(
         used=len(questions),
         dropped={reason: len(ids) for reason, ids in dropped.items()},
         dropped_ids={reason: tuple(ids[:5]) for reason, ids in dropped.items()},
+        settings={reason: setting for reason, setting in SETTINGS.items() if reason in dropped},
         tokens=sum(len(question.tokens) for question in questions),
         longest=max(len(question.tokens) for question in questions),
         notes=notes,
