@@ -113,17 +113,26 @@ def test_a_damaged_run_is_refused(recipe: Make, first: Any) -> None:
 
 
 def test_merging_the_last_stage_gives_all_of_them(recipe: Make, first: Any, tmp_path: Path) -> None:
+    import torch
     from click.testing import CliRunner
     from finetooth_core.cli.start_options import StartOptions
     from finetooth_core.cli.state import State
     from finetooth_lora.merge import command
+    from peft import AutoPeftModelForCausalLM
 
     one = first("one")
     two = first("two", model=str(one))
-    result = CliRunner().invoke(command, [str(two)], obj=State(StartOptions()), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    for run in (two, one):
+        result = CliRunner().invoke(command, [str(run)], obj=State(StartOptions()), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
     made = recipe(model=str(two / "merged"))
     same(begun(made), trained(two))
+    others = AutoPeftModelForCausalLM.from_pretrained(two / "artifact")  # on what the first stage was merged to
+    datum = probe()[0]
+    with torch.no_grad():
+        logits = others(torch.tensor(datum.tokens)[None]).logits[0]
+    found = torch.log_softmax(logits, -1).gather(1, torch.tensor(datum.targets)[:, None])[:, 0]
+    same([found.numpy()], trained(two)[:1])
 
 
 PAIRS = [{"prompt": f"What is {i}?", "chosen": f"{i}", "rejected": f"No idea about {i}."} for i in range(16)]

@@ -92,21 +92,29 @@ def test_low_precision_follows_the_fp32_trajectory(
     assert curves[1] == pytest.approx(curves[0], rel=3e-2)
 
 
-def test_a_run_reports_and_keeps_what_others_load(recipe: Make, tmp_path: Path, tiny_model: Path) -> None:
-    from peft import PeftModel
+def test_a_run_reports_and_keeps_what_others_load(
+    recipe: Make, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from peft import AutoPeftModelForCausalLM, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     data = recipe()["data"] | {"eval": {"name": "tasks", "task": "family", "split": "eval", "count": 6, "seed": 5}}
-    outcome = finetooth.run(
-        recipe(data=data, evaluate={"evaluators": ["loss", {"name": "exact_match", "max_tokens": 4}]})
-    )
+    monkeypatch.chdir(tiny_model.parent)
+    evaluators = ["loss", {"name": "exact_match", "max_tokens": 4}]
+    outcome = finetooth.run(recipe(model=tiny_model.name, data=data, evaluate={"evaluators": evaluators}))
     artifact = tmp_path / "run" / "artifact"
     assert outcome.artifact == artifact
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "done" and result["exit_code"] == 0 and result["plan_sha256"] == result["plan_hash"]
     assert {"loss", "eval/loss", "eval/exact_match"} <= set(result["metrics"]) and "eval/loss" in result["best"]
+    monkeypatch.chdir(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
-    PeftModel.from_pretrained(base, artifact)
+    adapted = PeftModel.from_pretrained(base, artifact)
+    found = AutoPeftModelForCausalLM.from_pretrained(artifact)  # which looks for the base where the artifact says
+    tokens = torch.tensor([[5, 9, 200, 31]])
+    assert torch.equal(found(tokens).logits, adapted(tokens).logits)
+    assert json.loads((artifact / "manifest.json").read_text())["model"] == tiny_model.name
     tokenizer = AutoTokenizer.from_pretrained(artifact)
     assert tokenizer.decode(tokenizer("Hello there,\nyou two.")["input_ids"]) == "Hello there,\nyou two."
 

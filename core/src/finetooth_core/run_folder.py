@@ -15,6 +15,8 @@ from finetooth_hooks.reports import Outcome
 from finetooth_toolbox.files.locks import FILE as LOCK
 
 ARTIFACT = "artifact"
+MERGED = "merged"
+"""Where a command that folds an adapter into its base puts the model, unless it is told otherwise."""
 PLAN = "plan.json"
 RECIPE = "recipe.yaml"
 RESULT = "result.json"
@@ -51,8 +53,8 @@ def is_run_folder(path: Path) -> bool:
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a run has begun there: it has written who it is, and then its recipe. That is the first thing it does; the
-    plan comes once the data are read, so it may be missing in the folder of a run that was killed."""
+    """Whether a run has begun there: it has written who it is, and then its recipe. That is the first thing it does;
+    the plan comes once the data are read, so it may be missing in the folder of a run that was killed."""
     return is_run_folder(path) or ((path / RECIPE).is_file() and (path / RUN).is_file())
 
 

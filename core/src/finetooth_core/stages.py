@@ -20,7 +20,7 @@ from finetooth_core.claims import claimed
 from finetooth_core.decisions import Decisions
 from finetooth_core.part_builder import Builder, Built
 from finetooth_core.recipe import Recipe, load
-from finetooth_core.run_folder import PLAN, RUNS, artifact_of, recipe_of, run_of
+from finetooth_core.run_folder import MERGED, PLAN, RUNS, artifact_of, recipe_of, run_of
 
 WHOLE = "config.json"
 """What an artifact of whole weights has, and an adapter has not."""
@@ -182,7 +182,11 @@ class FromRun(LoaderBase):
         config = dict(info.config)
         if self._whole is None:
             config |= self._adapter.part.folded_config(self.artifact)
-        return replace(info, reference=str(self.folder), revision=digest, config=config)
+        # an adapter that is folded in is on no disk as a model, until it is merged
+        published = self.artifact if self._whole is not None else self.folder / MERGED
+        return replace(
+            info, reference=str(self.folder), revision=digest, config=config, published=str(published.absolute())
+        )
 
     def tokenizer(self, reference: str) -> Tokenizer:
         """Of the run."""

@@ -99,6 +99,8 @@ class ModelInfo:
         resident_bytes: what its weights take in memory once they are loaded, where that does not follow from their
             number and the precision of the run; None: it does.
         stored: how the file stores its linear weights, if they stay so in memory; None: as plain numbers.
+        published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
+            adapter's artifact names its base by this. Empty: by its reference.
     """
 
     reference: str
@@ -111,6 +113,7 @@ class ModelInfo:
     revision: str = ""
     resident_bytes: int | None = None
     stored: Stored | None = None
+    published: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from finetooth_hooks import EngineError, UserError
+from finetooth_hooks.entries import Loader
 from finetooth_lora import merge
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from transformers import AutoModelForCausalLM
@@ -42,6 +43,11 @@ class Commands:
     def load(self, recipe: Any, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         self.asked.append(Path(recipe).name)
         return {"model": "tiny"}
+
+    @property
+    def catalog(self) -> Any:
+        entry = Loader(name="toy", build="toy:build", names=("tiny",), claims=lambda reference: None)
+        return SimpleNamespace(all=lambda kind: (SimpleNamespace(entry=entry),))
 
     def run_folder(self, reference: str) -> Path | None:
         return self.runs.get(reference)
@@ -120,6 +126,21 @@ def test_an_adapter_folder_alone_names_its_base(run, tiny, tmp_path):
     assert invoke(commands, adapter).exit_code == 0
     assert commands.asked == [{"model": "tiny"}]
     assert (tmp_path / "lonely-merged" / "config.json").exists()
+
+
+def test_an_artifact_alone_is_merged_into_what_it_was_trained_on(run, tiny, tmp_path):
+    """Its manifest keeps the name in the recipe: others may load something like it by another one."""
+    folder, _ = run()
+    adapter = tmp_path / "lonely"
+    (folder / "artifact").rename(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/like-tiny"}))
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in adapter.iterdir()}
+    (adapter / "manifest.json").write_text(json.dumps({"step": 1, "model": "tiny", "files": files}))
+    commands = Commands(tiny)
+    assert invoke(commands, adapter).exit_code == 0
+    assert commands.asked == [{"model": "tiny"}]
+    assert "into tiny: " in invoke(Commands(tiny), adapter, "--output", tmp_path / "again").output
 
 
 def test_artifact_of_a_run_uses_the_runs_recipe(run, tiny, tmp_path):

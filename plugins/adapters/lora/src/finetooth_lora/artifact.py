@@ -18,13 +18,14 @@ from finetooth_lora.layers import NAME
 
 
 def write(model: Any, folder: Path, info: ModelInfo) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as the recipe names it."""
+    """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as other tools can load it, in its
+    manifest as the recipe names it."""
     folder.mkdir(parents=True, exist_ok=True)
     # "auto" would ask the model hub whether the vocabulary grew
     state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     config = dict(model.peft_config[NAME].to_dict())
-    config.update(base_model_name_or_path=info.reference, inference_mode=True)
+    config.update(base_model_name_or_path=info.published or info.reference, inference_mode=True)
     if kind := kind_of(type(model).__name__):  # with a scalar head, which peft keeps beside the addition
         tensors |= {f"base_model.model.{name}": tensor for name, tensor in _head(model).items()}
         config.update(task_type=PEFT_TASKS[kind], modules_to_save=[HEAD])

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.torch.classifiers import PEFT_TASKS, as_classifier
@@ -73,6 +74,16 @@ def find(source: Path, output: Path | None) -> Merge:
     if place.exists():
         raise UserError(f"--output: {place} exists", action="name another folder with --output; nothing was changed")
     return Merge(adapter, run / "recipe.yaml" if run else {"model": base}, base, place)
+
+
+def known_alias(obj: CommandContext, adapter: Path) -> str:
+    """The name under which an artifact's manifest knows its base, if a loader knows it too: then it is exactly the
+    model that the adapter was trained on. Else empty."""
+    if not (adapter / MANIFEST).is_file():
+        return ""
+    name = json.loads(read_manifest(adapter)).get("model", "")
+    loaders = (registered.entry for registered in obj.catalog.all("loader"))
+    return str(name) if any(isinstance(entry, LoaderEntry) and name in entry.names for entry in loaders) else ""
 
 
 def verify(adapter: Path) -> None:
@@ -229,7 +240,8 @@ def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None
 def command(obj: CommandContext, source: str, output: Path | None, precision: Precision) -> None:
     """Merge an adapter into its base model.
 
-    RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter. Writes a folder that transformers and others load like any model, tokenizer included.
+    RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter. Writes a folder that
+    transformers and others load like any model, tokenizer included.
     """
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():
@@ -238,6 +250,12 @@ def command(obj: CommandContext, source: str, output: Path | None, precision: Pr
         )
     merge = find(folder, output)
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
+    if isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
+        model = recipe["model"]
+        merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
+    elif alias := known_alias(obj, merge.adapter):
+        merge = replace(merge, base=alias)
+        recipe = {"model": alias}
     loader = obj.context(recipe).loader  # knows the tokens that the recipe added
     check_plain(merge, recipe, loader)
     click.echo(f"loading {merge.base} in {precision}")

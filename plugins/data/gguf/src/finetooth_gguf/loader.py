@@ -15,7 +15,7 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
 from finetooth_gguf.architectures import config_values
-from finetooth_gguf.reference import find
+from finetooth_gguf.reference import find, published
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -45,6 +45,7 @@ class GgufLoader(LoaderBase):
             weight_bytes=found.path.stat().st_size,
             files=(found.path,),
             revision=found.revision,
+            published=published(reference),
         )
 
     def tokenizer(self, reference: str) -> FastTokenizer:

