@@ -60,12 +60,24 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
 
 
 def derived(built: Any, kind: str, registered: Registered) -> Any:
-    """What a builder returned, once it is sure that it has every method and property of its contract.
+    """What a builder returned, once it is sure that it has every method and property of its contract. A reward comes
+    with a check around it, since what it returns is trained on.
 
     Raises:
-        PluginError: it does not derive from the base class of its kind.
+        PluginError: it does not derive from the base class of its kind, or is a reward that cannot be called.
     """
     from finetooth_hooks.bases import BASES
+
+    if kind == "reward":
+        from finetooth_core.checked_reward import CheckedReward
+
+        if not callable(built):
+            raise PluginError(
+                registered.distribution,
+                f"reward {registered.entry.name!r} is a {type(built).__name__}, which cannot be called",
+                action="return a function reward(prompts, completions, columns), or an object with __call__",
+            )
+        return CheckedReward(built, registered)
 
     base = BASES.get(kind)
     if base is not None and not isinstance(built, base):

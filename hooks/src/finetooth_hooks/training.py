@@ -187,7 +187,9 @@ class Method(Protocol):
 
 
 class Reward(Protocol):
-    """Scores completions: one float a completion, or None to leave it out."""
+    """Scores completions: one finite float a completion, or None to leave it out. Whoever builds one through the
+    context gets it with a check around it: another number of scores, or anything that is no number, ends the run and
+    names the plugin."""
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]

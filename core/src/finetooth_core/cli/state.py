@@ -54,13 +54,13 @@ class State:
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
         """Build an entry that belongs to no recipe, with this object as its context."""
-        from finetooth_core.builders import import_failure, load_builder
+        from finetooth_core.builders import derived, import_failure, load_builder
         from finetooth_core.recipe import pick_name, validate_options
 
         registered = self.catalog.get(kind, pick_name(pick, setting), setting=setting)
         options = validate_options(self.catalog, kind, pick, setting)
         try:
-            return load_builder(registered)(options, self)
+            return derived(load_builder(registered)(options, self), kind, registered)
         except ImportError as error:
             raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
 

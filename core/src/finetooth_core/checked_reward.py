@@ -1,0 +1,81 @@
+"""A check around every reward: what it returns is trained on, so it must be a score for each answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from finetooth_hooks.context import Registered
+from finetooth_hooks.errors import FinetoothError, PluginError
+from finetooth_hooks.protocols import Reward
+
+ACTION = "it must return a list with one number, or None, for each completion"
+
+
+@dataclass(frozen=True)
+class CheckedReward:
+    """A reward (`protocols.Reward`) that names its plugin if it does not keep the contract.
+
+    Attributes:
+        reward: as its builder made it.
+        registered: its entry.
+    """
+
+    reward: Reward
+    registered: Registered
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """
+        Raises:
+            PluginError: the reward raised what it does not mean to say to the user, or returned something else than one
+                finite number or None for each completion.
+        """
+        try:
+            found: Any = self.reward(prompts, completions, columns)
+        except FinetoothError:
+            raise
+        except Exception as error:
+            raise self._wrong(f"raised {type(error).__name__}: {error}", "see the traceback with --debug") from error
+        count = len(completions)
+        if isinstance(found, np.ndarray) and found.ndim == 1:
+            found = found.tolist()
+        if not isinstance(found, list | tuple):
+            raise self._wrong(f"returned {_shown(found)} for {_completions(count)}")
+        if len(found) != count:
+            scores = f"{len(found)} score{'' if len(found) == 1 else 's'}"
+            raise self._wrong(f"returned {scores} for {_completions(count)}")
+        return [self._number(index, score) for index, score in enumerate(found)]
+
+    def _number(self, index: int, score: Any) -> float | None:
+        if score is None:
+            return None
+        if isinstance(score, np.generic):
+            score = score.item()
+        if not isinstance(score, Real):
+            raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}")
+        if not math.isfinite(score):
+            raise self._wrong(
+                f"returned {float(score)} as the score of completion {index + 1}",
+                "return None for a completion that cannot be scored",
+            )
+        return float(score)
+
+    def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
+        entry = self.registered.entry
+        return PluginError(self.registered.distribution, f"reward {entry.name!r} {problem}", action=action)
+
+
+def _shown(value: Any) -> str:
+    """A value of the wrong type, briefly."""
+    text = repr(value)
+    return f"a {type(value).__name__}, {text if len(text) <= 60 else f'{text[:57]}...'},"
+
+
+def _completions(count: int) -> str:
+    return f"{count} completion{'' if count == 1 else 's'}"
