@@ -20,6 +20,7 @@ from finetooth_hooks import (
     TrainSettings,
 )
 from finetooth_hooks.bases import TokenizerBase
+from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.rows.preparing import first_examples, load_rendering, prepare_examples
@@ -103,7 +104,7 @@ class Context:
 
 @pytest.fixture
 def make_context() -> Callable[..., Context]:
-    """A context over examples: strings are texts, pairs are question and answer, PromptCompletions stay."""
+    """A context over examples: strings are texts, pairs are question and answer, all else stays."""
 
     def make(*rows: Any, **options: Any) -> Context:
         examples = [
@@ -114,7 +115,7 @@ def make_context() -> Callable[..., Context]:
             else row
             for row in rows
         ]
-        assert all(isinstance(example, Conversation | Text | PromptCompletion) for example in examples)
+        assert all(isinstance(example, Conversation | Text | PromptCompletion | Task) for example in examples)
         return Context(examples, **options)
 
     return make

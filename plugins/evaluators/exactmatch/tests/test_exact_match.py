@@ -7,6 +7,7 @@ from finetooth_exactmatch import evaluator as evaluators
 from finetooth_exactmatch import reward as rewards
 from finetooth_exactmatch.evaluator import ExactMatchOptions
 from finetooth_hooks import Completion, Conversation, DataError, Message, PromptCompletion, RecipeError
+from finetooth_hooks.examples import Task
 from pydantic import ValidationError
 
 BOS, OPEN, CLOSE = 0, 2, 3
@@ -162,6 +163,49 @@ def test_another_reward_judges(make_context):
     context.rewards["reward:length"] = lambda prompts, completions, columns: [None] * len(completions)
     with pytest.raises(DataError, match="scores no row"):
         run(context, said, reward="length")
+
+
+TASKS = (
+    Task((Message("user", "2+2?"),), {"answer": 4, "level": "easy"}),
+    Task((Message("system", "s"), Message("user", "3+4?")), {"answer": "7", "hint": "odd"}),
+    Task("1+1=", {"answer": "2"}),
+)
+SAID = {chat("2+2?"): "4", (OPEN, *ids("s"), CLOSE, *chat("3+4?")): "8", ids("1+1="): " 2"}
+
+
+def test_prompts_without_an_answer_are_judged_by_their_columns(make_context):
+    evaluation, report, _ = run(make_context(*TASKS), SAID)
+    assert evaluation.metrics == {"exact_match": pytest.approx(2 / 3), "unfinished": 0.0}
+    assert evaluation.baselines == {"majority answer": pytest.approx(1 / 3)}
+    assert (report.used, report.dropped) == (3, {})
+    assert [(s.prompt, s.expected, s.answer, s.score) for s in evaluation.samples] == [
+        ("2+2?", "4", "4", 1.0), ("3+4?", "7", "8", 0.0), ("1+1=", "2", " 2", 1.0),
+    ]  # fmt: skip
+
+
+def test_a_reward_gets_every_column_of_them(make_context):
+    seen = []
+
+    def judge(prompts, completions, columns):
+        seen.append(columns)
+        return [float(level == "easy") for level in columns["level"]]
+
+    evaluation, _, _ = run(make_context(*TASKS, rewards={"reward:judge": judge}), SAID, reward="judge")
+    assert evaluation.metrics["judge"] == pytest.approx(1 / 3)
+    assert seen[-1] == {"answer": [4, "7", "2"], "level": ["easy", None, None], "hint": [None, "odd", None]}
+
+
+def test_no_expected_answer_is_no_fault_for_a_reward_and_counted_otherwise(make_context):
+    bare = Task((Message("user", "Say something."),))
+    other = Task((Message("user", "2+2?"),), {"solution": "4"})
+    said = {chat("Say something."): "hi", chat("2+2?"): "4"}
+    judge = {"reward:judge": lambda prompts, completions, columns: [1.0] * len(completions)}
+    evaluation, _, _ = run(make_context(bare, rewards=judge), said, reward="judge")
+    assert (evaluation.metrics["judge"], evaluation.baselines) == (1.0, {})
+    evaluation, report, _ = run(make_context(bare, other), said, column="solution")
+    assert evaluation.metrics["exact_match"] == 1.0
+    reason = "has no expected answer in the column that exact_match reads"
+    assert (report.dropped, report.settings) == ({reason: 1}, {reason: "column of exact_match"})
 
 
 def test_a_question_the_renderer_refuses_is_named(make_context):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from finetooth_hooks import (
     Completion,
@@ -33,7 +34,9 @@ class ExactMatchOptions(AnswerOptions):
 
     reward: Pick = OWN
     """What compares: `exact_match` with the options given here, or any other reward (its options stand in its own
-    mapping); a reward gets the expected text in the column `answer`."""
+    mapping); a reward gets the expected text in the column `answer`, and of prompts without an answer all columns."""
+    column: str = Field(default="answer", min_length=1)
+    """Of rows that are a prompt without an answer: the column that holds the expected one."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer, in tokens."""
     samples: int = Field(default=3, ge=0)
@@ -68,7 +71,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         self._metric = OWN if own else _name(options.reward)
         self._judges = own
         self._questions: list[Question] = []
-        self._majority = 0.0
+        self._majority: float | None = None
 
     @property
     def metrics(self) -> frozenset[str]:
@@ -87,8 +90,10 @@ class ExactMatchEvaluator(EvaluatorBase):
             self._answers if self._judges else None,
             self._options.max_tokens,
             self._options.rows,
+            self._options.column,
         )
-        self._majority = _mean(self._score([self._most_frequent()] * len(self._questions)))
+        if any(question.expected for question in self._questions):
+            self._majority = _mean(self._score([self._most_frequent()] * len(self._questions)))
         return report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
@@ -110,7 +115,7 @@ class ExactMatchEvaluator(EvaluatorBase):
             name="exact_match",
             step=step,
             metrics={self._metric: _mean(scores), "unfinished": unfinished},
-            baselines={BASELINE: self._majority},
+            baselines={} if self._majority is None else {BASELINE: self._majority},
             samples=self._samples(said, scores),
             rows=sum(score is not None for score in scores),
         )
@@ -124,7 +129,7 @@ class ExactMatchEvaluator(EvaluatorBase):
         scores = self._reward(
             [question.text for question in self._questions],
             said,
-            {"answer": [question.expected for question in self._questions]},
+            self._columns(),
         )
         if all(score is None for score in scores):
             raise DataError(
@@ -132,11 +137,21 @@ class ExactMatchEvaluator(EvaluatorBase):
             )
         return scores
 
+    def _columns(self) -> dict[str, list[Any]]:
+        """What a reward gets beside questions and answers: every column that a row has, None where another has not."""
+        expected = [question.expected for question in self._questions]
+        if self._judges:
+            return {"answer": expected}
+        names = dict.fromkeys(name for question in self._questions for name in question.columns)
+        columns = {name: [question.columns.get(name) for question in self._questions] for name in names}
+        known = columns.get("answer", [None] * len(expected))
+        return {**columns, "answer": [one if own is None else own for own, one in zip(known, expected, strict=True)]}
+
     def _most_frequent(self) -> str:
         """The expected answer that is most often right, as it stands in the first row that has it."""
         written: dict[str, str] = {}
         counts: Counter[str] = Counter()
-        for question in self._questions:
+        for question in (one for one in self._questions if one.expected):
             answer = self._answers.read(question.expected) or ""
             written.setdefault(answer, question.expected)
             counts[answer] += 1

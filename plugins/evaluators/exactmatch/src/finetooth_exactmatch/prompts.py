@@ -7,12 +7,14 @@ from typing import Any
 
 from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
+from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import Render
 from finetooth_toolbox.rendering.prompts import text_opening
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
-    """A raw prompt as it stands, a conversation up to its last answer; no tokens for what asks nothing.
+    """A raw prompt as it stands, a conversation up to its last answer, a prompt without an answer as a whole; no tokens
+    for what asks nothing.
 
     Args:
         options: none.
@@ -25,6 +27,13 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             tokens = (*opening, *context.tokenizer.encode(example.prompt))
         elif isinstance(example, Conversation) and asks(example):
             tokens = tuple(context.renderer.prompt(example.messages[:-1], example.tools))
+        elif isinstance(example, Task) and example.prompt:
+            asked = example.prompt
+            tokens = (
+                (*opening, *context.tokenizer.encode(asked))
+                if isinstance(asked, str)
+                else tuple(context.renderer.prompt(asked, example.tools))
+            )
         return Rendered(tokens, (0.0,) * len(tokens))
 
     return render

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 from finetooth_hooks import Context, Conversation, DataError, DataReport, Example, PromptCompletion
+from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import PreparedRows, Rendering
 
 from finetooth_exactmatch.normalise import AnswerOptions
@@ -15,9 +17,14 @@ from finetooth_exactmatch.prompts import asks
 
 NO_QUESTION = "a plain text asks nothing"
 NO_ANSWER = "does not end with an assistant's message"
+NO_EXPECTED = "has no expected answer in the column that exact_match reads"
 NO_MATCH = "expected answer has no match of pattern"
 TOO_LONG = "question and max_tokens exceed the model's positions"
-SETTINGS = {NO_MATCH: "pattern of exact_match", TOO_LONG: "max_tokens of exact_match"}
+SETTINGS = {
+    NO_EXPECTED: "column of exact_match",
+    NO_MATCH: "pattern of exact_match",
+    TOO_LONG: "max_tokens of exact_match",
+}
 """What decides about rows left out."""
 
 
@@ -29,8 +36,9 @@ class Question:
         id: of its row.
         text: what is asked, as people read it: the last message before the answer, or the raw prompt.
         tokens: the prompt.
-        expected: the right answer as it stands in the row.
+        expected: the right answer as it stands in the row; empty where there is none, for a reward of its own judges.
         chat: the answer is an assistant's message, not raw text.
+        columns: all else that the row has, of a prompt without an answer.
     """
 
     id: str
@@ -38,10 +46,11 @@ class Question:
     tokens: tuple[int, ...]
     expected: str
     chat: bool
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_questions(
-    context: Context, answers: AnswerOptions | None, max_tokens: int, rows: int | None
+    context: Context, answers: AnswerOptions | None, max_tokens: int, rows: int | None, column: str
 ) -> tuple[list[Question], DataReport]:
     """Questions of the held-out rows and what became of these; many are rendered by several processes and kept.
 
@@ -49,6 +58,7 @@ def read_questions(
         answers: how the expected answer is read; None if a reward of its own judges.
         max_tokens: room an answer needs.
         rows: use only the first rows.
+        column: holds the expected answer of a prompt without one.
 
     Raises:
         RecipeError: the recipe gives no held-out rows.
@@ -65,7 +75,9 @@ def read_questions(
         tokens: tuple[int, ...] = ()
         if prompt is not None and prompt[0] == id_:  # rows without tokens are left out, the others are in order
             tokens, prompt = prompt[1], next(prompts, None)
-        found = _question(id_, example, tokens)
+        found = _question(id_, example, tokens, column)
+        if isinstance(example, Task) and answers is not None and example.columns.get(column) is None:
+            found = NO_EXPECTED
         if isinstance(found, Question) and answers is not None and answers.read(found.expected) is None:
             found = NO_MATCH
         if isinstance(found, Question) and len(found.tokens) + max_tokens > context.facts.max_positions:
@@ -104,8 +116,15 @@ def _prompts(rows: PreparedRows) -> Iterator[tuple[str, tuple[int, ...]]]:
         begin = end
 
 
-def _question(id_: str, example: Example, tokens: tuple[int, ...]) -> Question | str:
+def _question(id_: str, example: Example, tokens: tuple[int, ...], column: str) -> Question | str:
     """The example as a question, or why it is none."""
+    if isinstance(example, Task):
+        if not tokens:
+            return NO_QUESTION
+        chat = not isinstance(example.prompt, str)
+        text = example.prompt if isinstance(example.prompt, str) else example.prompt[-1].content
+        expected = example.columns.get(column)
+        return Question(id_, text, tokens, "" if expected is None else str(expected), chat, example.columns)
     if isinstance(example, PromptCompletion):
         return Question(id_, example.prompt, tokens, example.completion, chat=False) if tokens else NO_QUESTION
     if not isinstance(example, Conversation):
