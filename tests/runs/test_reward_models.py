@@ -155,7 +155,8 @@ def test_a_run_or_a_foreign_classifier_scores_files_and_answers(
     from transformers import AutoModelForSequenceClassification
 
     monkeypatch.chdir(tmp_path)
-    made = recipe(method="rm", data=pairs, output="runs/rm-1")
+    strict = {"name": "chatml", "default_system": "Be strict."}  # not what the model's family would say
+    made = recipe(method="rm", data={**pairs, "renderer": strict}, output="runs/rm-1")
     made["train"]["max_steps"] = 2
     finetooth.run(made)
     session = opened(tmp_path / "runs" / "rm-1")

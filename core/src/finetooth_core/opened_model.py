@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.entries import Method
 
-from finetooth_core.run_folder import run_of
+from finetooth_core.run_folder import FIXED, run_of
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Catalog, Context
@@ -96,7 +96,8 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
 
     Args:
         session: makes one.
-        changes: sections of the recipe to replace.
+        changes: sections of the recipe to replace. What decides the meaning of a run's weights stays as the run had it
+            (its renderer, for one), unless they name it themselves.
 
     Raises:
         UserError: the run kept no artifact, or a file of it is damaged.
@@ -109,8 +110,21 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
     if folder is not None:
         artifact_of(folder)  # before the base is loaded
         recipe = recipe_of(folder)
-    recipe = {**recipe, "trackers": [], "evaluate": {"evaluators": []}, **(changes or {})}
+    recipe = {**recipe, "trackers": [], "evaluate": {"evaluators": []}, **kept_meaning(recipe, changes or {})}
     return OpenedModel(reference, folder, session(recipe))
+
+
+def kept_meaning(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections that replace those of a recipe, with the picks of the old ones that decide what trained weights mean."""
+    made = dict(changes)
+    for section, *inner in FIXED.values():
+        before, now = recipe.get(section), made.get(section)
+        if not inner or not isinstance(before, Mapping) or not isinstance(now, Mapping):
+            continue
+        (name,) = inner
+        if name in before and name not in now:
+            made[section] = now = {**now, name: before[name]}
+    return made
 
 
 def is_scalar(plan: Plan, catalog: Catalog) -> bool:

@@ -199,7 +199,8 @@ class Context(Protocol):
         """Another model: a run by its folder or by its name under `runs/`, a model's folder, or a hub id.
 
         Args:
-            changes: sections of its recipe to replace.
+            changes: sections of its recipe to replace. What decides the meaning of a run's weights stays as the run had
+                it (its renderer, for one), unless they name it themselves.
 
         Raises:
             RecipeError: nothing is there.
