@@ -154,6 +154,8 @@ class Method(Entry):
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, taken when the recipe leaves the choice open;
             empty: the defaults.
+        headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
+            one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
     """
 
     kind = "method"
@@ -161,6 +163,7 @@ class Method(Entry):
     roles: frozenset[str] = frozenset()
     head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from finetooth_hooks import Evaluation, Outcome, Sample, StepReport
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
     """A run folder, at step 0 of 60."""
-    return SimpleNamespace(id="mine", folder=tmp_path, step=0, total_steps=60)
+    plan = SimpleNamespace(picks={"method": "acme:mine"})
+    return SimpleNamespace(id="mine", folder=tmp_path, step=0, total_steps=60, plan=plan)
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from finetooth_console.tracker import ConsoleOptions, ConsoleTracker, build, duration, evaluation_line, step_line
+from finetooth_hooks import Method
 from rich.console import Console
 
 
@@ -19,7 +21,7 @@ class Clock:
         return self.now
 
 
-def tracker(terminal=False, width=100, encoding="utf-8", **options):
+def tracker(terminal=False, width=100, encoding="utf-8", headline=(), **options):
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding=encoding, newline="")
     console = Console(file=out, force_terminal=terminal, width=width, legacy_windows=False, color_system=None)
@@ -29,7 +31,7 @@ def tracker(terminal=False, width=100, encoding="utf-8", **options):
         return raw.getvalue().decode(encoding)
 
     clock = Clock()
-    return ConsoleTracker(ConsoleOptions(**options), console, clock), shown, clock
+    return ConsoleTracker(ConsoleOptions(**options), console, clock, lambda method: headline), shown, clock
 
 
 def test_step_line_says_what_a_watcher_wants(report):
@@ -39,6 +41,33 @@ def test_step_line_says_what_a_watcher_wants(report):
     assert step_line(report(12, skipped=True, memory=0), None, 2.0) == (
         "step 12 · loss 1.5000 · 320 tok/s · lr 1.00e-03 · skipped (overflow)"
     )
+
+
+def test_a_method_says_what_to_watch_beside_the_loss(run, report, outcome):
+    made, shown, _ = tracker(headline=("reward", "kl"))
+    made.start(run)
+    made.step(run, report(1, loss=0.0, metrics={"kl": 0.01, "reward": 0.53125}))
+    made.step(run, report(60, loss=0.0, metrics={"kl": 0.02, "reward": 0.75}))
+    lines = shown().splitlines()
+    assert [line.split(" · ")[1:3] for line in lines] == [
+        ["loss 0.0000", "reward 0.5312"],
+        ["loss 0.0000", "reward 0.75"],
+    ]
+    made.end(run, outcome)
+    titles = [line for line in shown().splitlines() if line in ("training loss", "reward", "kl")]
+    assert titles == ["training loss", "reward"]
+    again, shown, _ = tracker(headline=("reward",))
+    again.resume(run, [report(1, metrics={"reward": 0.1}), report(2, metrics={"reward": 0.2})])
+    again.end(run, outcome)
+    assert "reward" in shown().splitlines()
+
+
+def test_without_a_headline_the_loss_stands_alone(run, report):
+    made, shown, _ = tracker()
+    made.start(run)
+    made.step(run, report(1, metrics={"reward": 0.5}))
+    assert "reward" not in shown()
+    assert step_line(report(1), 60, 2.0, ("reward",)) == step_line(report(1), 60, 2.0)
 
 
 def test_evaluation_line_has_the_baseline_beside_the_score(evaluation):
@@ -166,8 +195,12 @@ def test_a_run_that_fails_early_ends_quietly(run, outcome):
     assert shown() == ""
 
 
-def test_built_tracker_prints_to_standard_output(run, evaluation, capsys):
-    made = build(ConsoleOptions(), None)
+def test_built_tracker_prints_to_standard_output(run, report, evaluation, capsys):
+    method = Method(name="mine", build="acme:build", headline=("reward",))
+    catalog = SimpleNamespace(all=lambda kind: (SimpleNamespace(entry=method, full_name="acme:mine"),))
+    made = build(ConsoleOptions(), SimpleNamespace(catalog=catalog))
     made.start(run)
+    made.step(run, report(1, metrics={"reward": 0.5}))
     made.evaluated(run, evaluation)
-    assert "exact_match 0.25" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "exact_match 0.25" in said and " · reward 0.5 · " in said

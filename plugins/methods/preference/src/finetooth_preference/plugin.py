@@ -15,12 +15,19 @@ def ft_methods() -> Iterator[Method]:
         ("simpo", "prefer chosen answers by their mean log-probability; no reference"),
         ("cpo", "prefer chosen answers by their log-probability, with their likelihood; no reference"),
     ):
-        yield Method(name=name, build=f"finetooth_preference.method:{name}", summary=summary, evaluators=("pairs",))
+        yield Method(
+            name=name,
+            build=f"finetooth_preference.method:{name}",
+            summary=summary,
+            evaluators=("pairs",),
+            headline=("rewards/accuracies",),
+        )
     yield Method(
         name="kto",
         build="finetooth_preference.kto:build",
         summary="desirable answers up, undesirable ones down, without pairs; held to a reference",
         evaluators=("labels",),
+        headline=("rewards/margins",),
     )
 
 

@@ -15,6 +15,7 @@ def ft_methods() -> Iterator[Method]:
         summary="a process reward model from answers whose steps have labels",
         head=ScalarHead(bias=True, exported_as="token"),
         evaluators=("steps",),
+        headline=("steps/accuracy",),
     )
 
 

@@ -15,6 +15,7 @@ def ft_methods() -> Iterator[Method]:
         summary="a reward model from pairs of answers, or from answers with a number",
         head=ScalarHead(),
         evaluators=("reward",),
+        headline=("rewards/accuracies",),  # of labels the loss is the error itself
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport
+from finetooth_hooks import Context, Evaluation, Method, Options, Outcome, Run, StepReport
 from finetooth_hooks.bases import TrackerBase
 from pydantic import Field
 from rich.console import Console
@@ -28,7 +28,7 @@ class ConsoleOptions(Options):
     every: int = Field(default=0, ge=0)
     """Without a terminal: a line every so many steps; 0 makes about 20 lines a run."""
     curve: bool = True
-    """Show the loss curve at the end."""
+    """Show at the end how the loss went, and the metric that the method names beside it."""
 
 
 class ConsoleTracker(TrackerBase):
@@ -38,12 +38,20 @@ class ConsoleTracker(TrackerBase):
         options: from the recipe.
         console: where to print.
         clock: seconds, for tests.
+        headline: of the method by its full name, names of the metrics that say how it goes (`Method.headline`).
     """
 
     capabilities = frozenset({"resume"})
 
-    def __init__(self, options: ConsoleOptions, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.options, self.console, self.clock = options, console, clock
+    def __init__(
+        self,
+        options: ConsoleOptions,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        headline: Callable[[str], Sequence[str]] = lambda method: (),
+    ) -> None:
+        self.options, self.console, self.clock, self._headline_of = options, console, clock, headline
+        self._headline: Sequence[str] = ()
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._next_draw = float("-inf")
@@ -51,9 +59,11 @@ class ConsoleTracker(TrackerBase):
         self._shown = False
         self._steps: list[int] = []
         self._losses: list[float] = []
+        self._telling: dict[str, list[tuple[int, float]]] = {}
 
     def start(self, run: Run) -> None:
         """Begin the live line, if there is a terminal."""
+        self._headline = self._headline_of(run.plan.picks.get("method", ""))
         if not self.console.is_terminal:
             return
         columns: list[Any] = [BarColumn(bar_width=16), TextColumn("{task.fields[line]}")]
@@ -64,19 +74,20 @@ class ConsoleTracker(TrackerBase):
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
         """Say after which step it goes on; the curve will show the whole run."""
         reports = [report for report in history if isinstance(report, StepReport)]
-        self._steps, self._losses = [report.step for report in reports], [report.loss for report in reports]
+        self._steps, self._losses, self._telling = [], [], {}
         self._shown = False
         if self._progress is None:
             self.start(run)
         else:
             self._progress.update(self._task, completed=run.step)
+        for report in reports:
+            self._note(report)
         if run.step:
             self._print(f"going on after step {run.step}" + (f" of {run.total_steps}" if run.total_steps else ""))
 
     def step(self, run: Run, report: StepReport) -> None:
         """Draw or print the step, but not every one."""
-        self._steps.append(report.step)
-        self._losses.append(report.loss)
+        self._note(report)
         # a running mean, since one slow step must not swing the time left
         seconds = report.seconds
         self._seconds = seconds if self._seconds is None else 0.9 * self._seconds + 0.1 * seconds
@@ -84,11 +95,11 @@ class ConsoleTracker(TrackerBase):
         if self._progress is not None:
             begun = self.clock()
             if last or begun >= self._next_draw:
-                line = step_line(report, run.total_steps, self._seconds)
+                line = step_line(report, run.total_steps, self._seconds, self._headline)
                 self._progress.update(self._task, completed=report.step, line=line, refresh=True)
                 self._next_draw = begun + max(REDRAW_SECONDS, (self.clock() - begun) / REDRAW_SHARE)
         elif last or not self._shown or report.step % self._interval(run.total_steps) == 0:
-            self._print(step_line(report, run.total_steps, self._seconds))
+            self._print(step_line(report, run.total_steps, self._seconds, self._headline))
             self._shown = True
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
@@ -96,15 +107,28 @@ class ConsoleTracker(TrackerBase):
         self._print(evaluation_line(evaluation))
 
     def end(self, run: Run, outcome: Outcome) -> None:
-        """End the live line and show the loss curve."""
+        """End the live line and show the curves."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
         # braille needs a terminal or file that can hold it
         if self.options.curve and self.console.encoding.lower().startswith("utf"):
-            lines = chart(self._steps, self._losses, width=min(self.console.width, 76))
-            if lines:
-                self._print("\n".join(["training loss", *lines]))
+            self._draw("training loss", self._steps, self._losses)
+            for name, points in self._telling.items():
+                self._draw(name, [step for step, _ in points], [value for _, value in points])
+
+    def _draw(self, title: str, steps: Sequence[int], values: Sequence[float]) -> None:
+        lines = chart(steps, values, width=min(self.console.width, 76))
+        if lines:
+            self._print("\n".join([title, *lines]))
+
+    def _note(self, report: StepReport) -> None:
+        """For the curves."""
+        self._steps.append(report.step)
+        self._losses.append(report.loss)
+        name = telling(report, self._headline)
+        if name:
+            self._telling.setdefault(name, []).append((report.step, report.metrics[name]))
 
     def _interval(self, total: int | None) -> int:
         return self.options.every or max(1, (total or 50 * PLAIN_LINES) // PLAIN_LINES)
@@ -113,8 +137,14 @@ class ConsoleTracker(TrackerBase):
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def step_line(report: StepReport, total: int | None, seconds: float) -> str:
-    """Step, loss, speed (and how much of what the device can do that is), time left, memory and learning rate.
+def telling(report: StepReport, headline: Sequence[str]) -> str:
+    """The first metric of a step that a method names as its headline; empty if the step has none."""
+    return next((name for name in headline if name in report.metrics), "")
+
+
+def step_line(report: StepReport, total: int | None, seconds: float, headline: Sequence[str] = ()) -> str:
+    """Step, loss, the method's own headline, speed (and how much of what the device can do that is), time left, memory
+    and learning rate.
 
     Args:
         total: steps of the run, None if unknown.
@@ -123,6 +153,7 @@ def step_line(report: StepReport, total: int | None, seconds: float) -> str:
     parts = [
         f"step {report.step}" + (f"/{total}" if total else ""),
         f"loss {report.loss:.4f}",
+        *(f"{name} {report.metrics[name]:.4g}" for name in [telling(report, headline)] if name),
         f"{report.tokens_per_second:,.0f} tok/s" + (f" ({report.mfu:.0%} MFU)" if report.mfu else ""),
     ]
     if total:
@@ -154,4 +185,9 @@ def duration(seconds: float) -> str:
 
 def build(options: ConsoleOptions, context: Context) -> ConsoleTracker:
     """Builder of the tracker `console`."""
-    return ConsoleTracker(options, Console())
+
+    def headline(method: str) -> Sequence[str]:
+        found = next((one.entry for one in context.catalog.all("method") if one.full_name == method), None)
+        return found.headline if isinstance(found, Method) else ()
+
+    return ConsoleTracker(options, Console(), headline=headline)
