@@ -19,7 +19,7 @@ from typing import Any
 from finetooth_hooks import CONTRACT_VERSION, PluginError
 from finetooth_toolbox.text.nearest import PLUGIN_PREFIX, nearest
 
-from finetooth_core import local_files, registration, versions
+from finetooth_core import blame, local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.distributions import Installed, discover
 from finetooth_core.faults import Fault
@@ -150,6 +150,7 @@ def start(
     for reference in named.values():
         manager.add_named(reference)
     plugins = replace(manager.plugins(), files=tuple(files), base=manager.base)
+    blame.remember(plugins.loaded)
     if strict:
         _raise_named(plugins.faults, named)
     for plugin in plugins.events:

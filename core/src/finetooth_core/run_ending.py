@@ -10,6 +10,8 @@ from typing import Any, Literal
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 
+from finetooth_core import blame
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -32,7 +34,7 @@ def failed(error: Exception) -> Ending:
     """The ending for an exception."""
     if isinstance(error, FinetoothError):
         return Ending("failed", str(error), error.exit_code, error)
-    return Ending("failed", f"{type(error).__name__}: {error}", 1, error)
+    return Ending("failed", blame.line(error), 1, error)
 
 
 def result(outcome: Outcome, manifest: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def outcome(prepare: Prepare, **given: Any) -> dict[str, Any] | str:
     try:
         done, context = prepare(**given)
     except FinetoothError as error:
-        return str(error).removesuffix(" (a bug; --debug shows where)")
+        return re.sub(r"^plugin \S+: (TypeError: .*) \[.*\] \(mend it, .*\)$", r"\1", str(error))
     except TypeError as error:
         return f"TypeError: {error}"
     data = []

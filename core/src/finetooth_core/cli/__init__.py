@@ -56,13 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        line = f"{place}{error.strerror or error} (check the disk and the rights of that file)"
-        return _report(error, options.debug, line, 2)
     except Exception as error:
-        line = f"{type(error).__name__}: {error} (a bug; --debug shows where)"
-        return _report(error, options.debug, line, 1)
+        from finetooth_core import blame
+
+        return _report(error, options.debug, blame.line(error), 2 if blame.is_of_the_disk(error) else 1)
 
 
 def _call(options: StartOptions, arguments: list[str]) -> int:

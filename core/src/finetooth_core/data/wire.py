@@ -15,6 +15,7 @@ from finetooth_hooks.protocols import Portion
 from finetooth_toolbox.rows.tally import Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion
 
+from finetooth_core import blame
 from finetooth_core.data.read_so_far import Reading
 from finetooth_core.data.rendering import Rendered
 from finetooth_core.data.work import Work
@@ -123,7 +124,7 @@ def pack_failure(error: Exception, trace: str) -> Header:
     """An error that ends the work."""
     if isinstance(error, FinetoothError):
         return {"failure": [error.problem, error.action, error.exit_code], "trace": trace}
-    return {"failure": [f"{type(error).__name__}: {error}", "a bug; --debug shows where", 1], "trace": trace}
+    return {"failure": [*blame.problem(error), 1], "trace": trace}
 
 
 def unpack_failure(content: Sequence[Any], trace: str) -> FinetoothError:
