@@ -23,6 +23,7 @@ from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.events import Events, PluginFailed, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.meter import Meter
+from finetooth_core.trackers import PickedTracker
 from finetooth_hooks import (
     EngineError,
     Evaluation,
@@ -33,7 +34,7 @@ from finetooth_hooks import (
     StopRun,
     UserError,
 )
-from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase
+from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase, TrackerBase
 from finetooth_hooks.engine import Usage
 from finetooth_hooks.reports import DataReport, Prepared
 
@@ -113,6 +114,24 @@ class Listener:
 
 
 @dataclass
+class Counting(TrackerBase):
+    """A tracker that counts steps in its state."""
+
+    fails_at_the_end: bool = False
+
+    def start(self, run: Any) -> None: ...
+
+    def step(self, run: Any, report: StepReport) -> None:
+        run.state["steps"] = run.state.get("steps", 0) + 1
+
+    def evaluated(self, run: Any, evaluation: Evaluation) -> None: ...
+
+    def end(self, run: Any, outcome: Any) -> None:
+        if self.fails_at_the_end:
+            raise OSError(28, "No space left on device")
+
+
+@dataclass
 class Folders:
     """A store of the tier disk that only renames."""
 
@@ -140,7 +159,7 @@ class Folders:
 
 def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int | str = 0,
-    save: int = 0, best: str | None = None,
+    save: int = 0, best: str | None = None, trackers: tuple[PickedTracker, ...] = (),
 ) -> Loop:  # fmt: skip
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
@@ -154,7 +173,7 @@ def make(
         context=context,
         plan=plan,
         evaluators=(Score(),),
-        trackers=(),
+        trackers=trackers,
         request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching())),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )
@@ -501,21 +520,27 @@ def test_a_second_signal_while_the_artifact_is_saved_leaves_at_once_and_nothing_
 
 
 def test_a_tracker_that_fails_at_the_end_does_not_lose_the_result(tmp_path: Path) -> None:
-    class Full:
-        def start(self, *told: Any) -> None: ...
-
-        step = evaluated = start
-
-        def end(self, *told: Any) -> None:
-            raise OSError(28, "No space left on device")
-
     plugin = Listener()
-    loop = make(tmp_path, CountingMethod(), plugin)
-    loop.job.trackers = (Full(),)  # type: ignore[misc, assignment]
-    with pytest.raises(OSError, match="No space left"):
+    full = PickedTracker("acme:full", Counting(fails_at_the_end=True), named_by_user=True)
+    loop = make(tmp_path, CountingMethod(), plugin, trackers=(full,))
+    with pytest.raises(PluginFailed, match=r"tracker acme:full failed in end: OSError: .* No space left"):
         loop.run()
     assert plugin.told[-1] == "ft_run_end"
     assert (result(tmp_path)["status"], result(tmp_path)["exit_code"]) == ("failed", 1)
+
+
+def test_a_tracker_that_nobody_named_never_ends_a_run(tmp_path: Path) -> None:
+    full = PickedTracker("acme:full", Counting(fails_at_the_end=True), named_by_user=False)
+    loop = make(tmp_path, CountingMethod(), trackers=(full,))
+    assert (loop.run().status, result(tmp_path)["exit_code"]) == ("done", 0)
+    assert [line for line in loop.said if "acme:full" in line and "not called again" in line]  # type: ignore[attr-defined]
+
+
+def test_the_state_of_a_tracker_is_in_the_checkpoints(tmp_path: Path) -> None:
+    counting = PickedTracker("acme:counting", Counting(), named_by_user=True)
+    make(tmp_path, CountingMethod(), Listener(), save=3, trackers=(counting,)).run()
+    state = json.loads((tmp_path / "checkpoints" / "step-3" / "state.json").read_text())
+    assert state["plugins"] == {"listener": {"seen": 3}, "tracker:acme:counting": {"steps": 3}}
 
 
 def test_an_interrupt_during_an_evaluation_is_seen_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

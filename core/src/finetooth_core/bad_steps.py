@@ -72,6 +72,4 @@ class BadSteps:
         self.run.take(as_state(kept.state))
         self.run.record.bad_steps = bad
         self.run.record.history.cut(kept.step)
-        for tracker in self.run.job.trackers:
-            if "resume" in tracker.capabilities:
-                tracker.resume(self.run.view, tuple(self.run.record.history.reports))
+        self.run.trackers.go_back(self.run.record.history.reports)

@@ -15,7 +15,6 @@ from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.protocols import (
     RoleRequest,
 )
-from finetooth_hooks.protocols import Tracker as BuiltTracker
 from finetooth_hooks.reports import DataReport, Prepared
 
 from finetooth_core.context import RunContext
@@ -23,6 +22,7 @@ from finetooth_core.heads import check_head_is_there
 from finetooth_core.part_builder import Built, is_auto
 from finetooth_core.recipe import AUTO
 from finetooth_core.roles import brought_roles, held_roles
+from finetooth_core.trackers import PickedTracker
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
 
@@ -41,7 +41,7 @@ class Driven:
     method: BuiltMethod | None = None
     prepared: Prepared = NO_DATA
     evaluators: tuple[BuiltEvaluator, ...] = ()
-    trackers: tuple[BuiltTracker, ...] = ()
+    trackers: tuple[PickedTracker, ...] = ()
     reports: tuple[DataReport, ...] = ()
     needs: frozenset[str] = frozenset()
     losses: tuple[tuple[str, LossSpec], ...] = ()
@@ -114,16 +114,22 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[
     return built, entries
 
 
-def _trackers(context: RunContext) -> list[BuiltTracker]:
+def _trackers(context: RunContext) -> list[PickedTracker]:
     picks = context.recipe.trackers
+    listed = picks != AUTO
     if picks == AUTO:
         picks = [r.full_name for r in context.catalog.all("tracker") if r.entry.default]
         context.decide("trackers", picks, "the defaults")
-    built = []
+    plugins = () if context.plugins is None else context.plugins.loaded
+    named = {plugin.distribution for plugin in plugins if plugin.named_by_user}
+    built: list[PickedTracker] = []
     for index, pick in enumerate(picks):
         found = context.builder.build("tracker", pick, setting=f"trackers.{index}")
-        built.append(found.part)
-        context.log.pick(f"tracker.{index}", found.registered.full_name)
+        registered = found.registered
+        again = sum(one.name.partition("#")[0] == registered.full_name for one in built)
+        name = f"{registered.full_name}#{again + 1}" if again else registered.full_name
+        built.append(PickedTracker(name, found.part, listed or registered.distribution in named))
+        context.log.pick(f"tracker.{index}", registered.full_name)
     return built
 
 

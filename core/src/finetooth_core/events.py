@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PluginFailed(FinetoothError):
-    """A plugin that the user named raised in an event hook; exit code 1."""
+    """A plugin that the user named raised in an event hook, or as a tracker; exit code 1."""
 
 
 @dataclass
@@ -64,6 +64,33 @@ class RunView:
     @property
     def metrics(self) -> Mapping[str, float]:
         return self.progress.metrics
+
+
+def kept_states(views: Mapping[str, RunView], whose: str) -> dict[str, Any]:
+    """The states of plugins by name, for checkpoints; empty ones are left out.
+
+    Args:
+        whose: what has the names, for messages.
+
+    Raises:
+        PluginFailed: a state holds what JSON does not have, and so would not come back as it was.
+    """
+    for name, view in views.items():
+        for key, value in view.state.items():
+            try:
+                same = json.loads(json.dumps(value)) == value
+            except (TypeError, ValueError):
+                same = False
+            if not same:
+                problem = f"{whose} {name}: run.state[{key!r}] is {value!r}, which JSON cannot keep"
+                raise PluginFailed(problem, action="keep numbers, text, lists and dictionaries with text keys")
+    return {name: dict(view.state) for name, view in views.items() if view.state}
+
+
+def take_states(views: Mapping[str, RunView], states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give states back by name; what a view keeps besides stays."""
+    for name in views.keys() & states.keys():
+        views[name].state.update(json.loads(json.dumps(states[name])))  # a copy: the plugin goes on writing
 
 
 class Events:
@@ -119,22 +146,11 @@ class Events:
         Raises:
             PluginFailed: a state holds what JSON does not have, and so would not come back as it was.
         """
-        for name, view in self.views.items():
-            for key, value in view.state.items():
-                try:
-                    same = json.loads(json.dumps(value)) == value
-                except (TypeError, ValueError):
-                    same = False
-                if not same:
-                    problem = f"plugin {name}: run.state[{key!r}] is {value!r}, which JSON cannot keep"
-                    raise PluginFailed(problem, action="keep numbers, text, lists and dictionaries with text keys")
-        return {name: dict(view.state) for name, view in self.views.items() if view.state}
+        return kept_states(self.views, "plugin")
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Give every plugin its state back; what it keeps besides stays."""
-        for name, state in states.items():
-            if name in self.views:
-                self.views[name].state.update(json.loads(json.dumps(state)))  # a copy: the plugin goes on writing
+        take_states(self.views, states)
 
     def objection(self, candidate: Candidate) -> str:
         """Why a plugin does not let a checkpoint count (`ft_promote`); empty if none objects. A plugin that fails

@@ -74,11 +74,14 @@ class Finish:
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
         a run that was done, and keeps its state, so that it can be ended again."""
-        for tracker in self.run.job.trackers:
-            try:
-                tracker.end(self.run.view, self.run.outcome(ending, artifact))
-            except Exception as error:
-                ending = ending if ending.error else failed(error)
+        try:
+            self.run.trackers.end(self.run.outcome(ending, artifact))
+        except StopRun as stop:
+            ending = ending.stopped(stop)
+            if ending.status == "stopped":
+                self.keep_stopped()
+        except FinetoothError as error:
+            ending = ending if ending.error else failed(error)
         try:
             self.run.events.fire("ft_run_end", outcome=self.run.outcome(ending, artifact))
         except StopRun as stop:

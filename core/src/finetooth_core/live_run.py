@@ -18,11 +18,12 @@ from finetooth_core.checkpoints.names import name_of
 from finetooth_core.checkpoints.resume import Found
 from finetooth_core.checkpoints.run_state import Resumed, RunState, random_state, restore_random
 from finetooth_core.checkpoints.state_arrays import held
-from finetooth_core.events import Events, Progress, RunView
+from finetooth_core.events import Events, Progress
 from finetooth_core.interrupts import Interrupt
 from finetooth_core.plan import Job
 from finetooth_core.record import Record
 from finetooth_core.run_ending import Ending
+from finetooth_core.trackers import Trackers
 
 
 @dataclass
@@ -39,6 +40,7 @@ class LiveRun:
         say: tells the user one line.
         keeper: saves checkpoints.
         record: what was reported so far.
+        trackers: to tell, beside the events.
         interrupt: set by a signal.
         evaluated_at: the step of the last whole evaluation.
         saved_at: the step of the last checkpoint.
@@ -65,7 +67,7 @@ class LiveRun:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.view = RunView(self.progress, None, {})
+        self.trackers = Trackers(self.job.trackers, self.progress, self.say)
         self.cursor: Mapping[str, Any] = {}
         self.epoch = 0.0
         self.resumed_from: Path | None = None
@@ -101,6 +103,7 @@ class LiveRun:
         self.record.best, self.record.bad_steps = dict(state.best), list(state.bad_steps)
         self.evaluated_at = state.evaluated_at
         self.events.restore(state.plugins)
+        self.trackers.restore(state.plugins)
 
     def state(self) -> RunState:
         """Where the run is, after the last whole step."""
@@ -109,7 +112,7 @@ class LiveRun:
             step=self.progress.step,
             epoch=self.epoch,
             method=self.cursor or held(self.method.state()),
-            plugins=self.events.state(),
+            plugins={**self.events.state(), **self.trackers.state()},
             metrics=dict(self.progress.metrics),
             best=dict(self.record.best),
             evaluated_at=self.evaluated_at,

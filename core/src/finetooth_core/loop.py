@@ -12,7 +12,6 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
@@ -150,20 +149,12 @@ class Loop(LiveRun):
 
     def begin(self) -> None:
         """Tell trackers and plugins that the run begins, or goes on."""
-        for tracker in self.job.trackers:
-            self.start_tracker(tracker)
+        self.trackers.begin(self.record.history.reports if self.again else None)
         plugins = self.events.state()
         self.events.fire("ft_run_start")
         self.events.restore(plugins)  # what a plugin sets when it starts does not undo what it had
         if self.resumed_from is not None:  # saved before anybody could be told
             self.events.fire("ft_checkpoint_saved", path=self.resumed_from)
-
-    def start_tracker(self, tracker: Any) -> None:
-        """`start`, or `resume` where there is something to go on from."""
-        if self.again:
-            tracker.resume(self.view, tuple(self.record.history.reports))
-        else:
-            tracker.start(self.view)
 
     def tell(self, report: StepReport) -> None:
         """Record a step and tell trackers and plugins."""
@@ -171,8 +162,7 @@ class Loop(LiveRun):
         self.progress.metrics |= {"loss": report.loss, **report.metrics}
         self.bad_steps.in_a_row = 0
         self.record.history.add(report)
-        for tracker in self.job.trackers:
-            tracker.step(self.view, report)
+        self.trackers.step(report)
         self.events.fire("ft_step", report=report)
 
     def evaluate(self) -> None:
@@ -188,8 +178,7 @@ class Loop(LiveRun):
             except Interrupted:
                 return
             self.remember(evaluation)
-            for tracker in self.job.trackers:
-                tracker.evaluated(self.view, evaluation)
+            self.trackers.evaluated(evaluation)
             self.events.fire("ft_evaluated", evaluation=evaluation)
         self.evaluated_at = self.progress.step
 

@@ -33,7 +33,6 @@ from finetooth_hooks.protocols import (
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
-from finetooth_hooks.protocols import Tracker as BuiltTracker
 from finetooth_hooks.reports import DataReport, Prepared
 
 from finetooth_core.checkpoints import cadence
@@ -50,6 +49,7 @@ from finetooth_core.part_builder import Built
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.recipe import AUTO, Recipe
+from finetooth_core.trackers import PickedTracker
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Job:
     backend: BuiltBackend
     request: EngineRequest
     evaluators: tuple[BuiltEvaluator, ...]
-    trackers: tuple[BuiltTracker, ...]
+    trackers: tuple[PickedTracker, ...]
     reports: tuple[DataReport, ...]
     keeping: Keeping | None = None
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None

@@ -66,7 +66,7 @@ class RunState:
         step: optimizer steps done.
         epoch: passes over the data done.
         method: the method's cursor; may hold NumPy arrays, which the run no longer writes to.
-        plugins: states of event plugins by name.
+        plugins: states of event plugins by name, and of trackers by `tracker:` and name.
         metrics: the last value of every metric.
         best: the best value of each evaluation metric.
         evaluated_at: the step of the last whole evaluation.
