@@ -79,7 +79,8 @@ class Tried(TrackerBase):
         ('"a"', "str(report.loss)", "pass", set()),
         ('"x"', "str(report.loss)", "pass", {"tracker_continues_a_resumed_run"}),
         ('"a"', "json.dumps(report.loss, allow_nan=False)", "pass", {"tracker_lives_through_a_run"}),
-        ('"a"', "str(report.loss)", "run.state['x'] = 1", {"tracker_lives_through_a_run"}),
+        ('"a"', "str(report.loss)", "run.state['x'] = 1", set()),
+        ('"a"', "str(report.loss)", "run.state['x'] = {1}", {"tracker_lives_through_a_run"}),
         ('"a"', "f'{run.step / run.total_steps}'", "pass", {"tracker_lives_through_a_run"}),
     ],
 )

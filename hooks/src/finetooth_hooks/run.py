@@ -19,8 +19,10 @@ class Run(Protocol):
         step: optimizer steps done.
         total_steps: planned, None if unknown.
         metrics: the last value of every metric.
-        options: the plugin's options (an instance of its `plugin_options` model), or None.
-        state: the plugin's own dictionary, JSON-able; saved in every checkpoint.
+        options: the plugin's options (an instance of its `plugin_options` model), or None; None for a
+            tracker, whose builder was given its own.
+        state: the plugin's own dictionary, JSON-able; saved in every checkpoint. Each tracker of a recipe has another,
+            apart from that of its plugin's event hooks.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,16 @@ def tracker_lives_through_a_run(case: EntryCase) -> None:
             tracker.step(run, replace(_STEP, step=step, loss=loss, metrics={"odd": math.inf}, skipped=step == 2))
         tracker.evaluated(run, replace(_EVALUATION, step=3, metrics={"exact_match": math.nan}))
         tracker.end(run, replace(_OUTCOME, status=status, reason="" if status == "done" else "why"))  # type: ignore[arg-type]
-        expect(run.state == {}, "run.state after a tracker", run.state, "{}: it belongs to event hooks")
+        _check_state(run)
+
+
+def _check_state(run: FakeRun) -> None:
+    """What a tracker keeps in `run.state` comes back from a checkpoint as it was."""
+    try:
+        same = json.loads(json.dumps(dict(run.state))) == run.state
+    except (TypeError, ValueError):
+        same = False
+    expect(same, "run.state after a tracker", run.state, "numbers, text, lists and dictionaries with text keys")
 
 
 @check_for("tracker")
