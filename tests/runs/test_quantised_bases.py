@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,64 @@ def test_a_run_over_it_is_no_base_to_fold_into(asked: Callable[..., Recipe], tmp
     model, output = str(tmp_path / "run"), str(tmp_path / "next")
     session = finetooth.session(asked(model=model, output=output, quantization=None))
     with pytest.raises(PlanError, match="trained over a quantised base"):
+        _ = session.engine
+
+
+@pytest.fixture(scope="session")
+def fp8_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a folder of fp8 weights, a scale for each 32 by 32."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("fp8") / "model"
+    shutil.copytree(tiny_model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        blocks = tensors[name].unflatten(0, (-1, 32)).unflatten(2, (-1, 32))
+        scale = blocks.abs().amax((1, 3)) / 448
+        stored = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        tensors[name], tensors[f"{name}_scale_inv"] = stored.reshape(tensors[name].shape), scale
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("adapter", ["full", {"name": "freeze", "layers": 1}])
+def test_a_folder_that_is_quantised_already_trains_nothing_of_its_own(
+    recipe: Callable[..., Recipe], ft: Callable[..., Any], fp8_model: Path, tmp_path: Path, adapter: Any
+) -> None:
+    """On every machine alike, and before a weight is read: there is none."""
+    (empty := tmp_path / "empty").mkdir()
+    for file in fp8_model.iterdir():
+        if file.name != "model.safetensors":
+            shutil.copy(file, empty)
+    header = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    packed = json.dumps(header).encode()
+    (empty / "model.safetensors").write_bytes(len(packed).to_bytes(8, "little") + packed + bytes(4))
+    file = tmp_path / "full.yaml"
+    file.write_text(yaml.safe_dump(recipe(model=str(empty), adapter=adapter)), encoding="utf-8")
+    code, _, err = ft("run", file)
+    assert code == 2 and not (tmp_path / "run").exists()
+    assert f"model: {empty} is stored as fp8, and adapter: finetooth-" in err and "plain numbers" in err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lora_trains_over_a_folder_that_is_quantised_already(
+    recipe: Callable[..., Recipe], ft: Callable[..., Any], losses: Callable[[Path], list[float]], fp8_model: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    file = tmp_path / "lora.yaml"
+    train = {"epochs": 8, "batch_size": 8, "precision": "fp32"}
+    file.write_text(yaml.safe_dump(recipe(model=str(fp8_model), train=train)), encoding="utf-8")
+    code, out, err = ft("run", file)
+    assert code == 0, out + err
+    seen = losses(tmp_path / "run")
+    assert np.mean(seen[-3:]) < seen[0] - 0.4
+    code, _, err = ft("merge", tmp_path / "run")
+    assert code == 2 and "is stored as fp8, and a sum cannot be stored in its bits" in err
+    session = finetooth.session(recipe(model=str(tmp_path / "run"), output=str(tmp_path / "next")))
+    with pytest.raises(PlanError, match="which is stored as fp8, and a sum cannot be stored in its bits"):
         _ = session.engine
 
 

@@ -225,6 +225,14 @@ class FromRun(LoaderBase):
                 "adapter cannot be folded",
                 action="train it again without quantization, or name its base as the model",
             )
+        loader, base = self._inner
+        stored = loader.describe(base).stored
+        if stored is not None:
+            raise PlanError(
+                f"model: {self.folder} was trained over {base}, which is stored as {stored.name}, and a sum cannot be "
+                "stored in its bits",
+                action="name its base as the model",
+            )
         if quantizer is not None:
             raise PlanError(
                 f"quantization: the model is a run whose adapter is folded into its base in fp32 ({self.folder}), and "

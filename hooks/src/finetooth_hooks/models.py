@@ -98,7 +98,8 @@ class ModelInfo:
         revision: hub revision or content hash, as far as known.
         resident_bytes: what its weights take in memory once they are loaded, where that does not follow from their
             number and the precision of the run; None: it does.
-        stored: how the file stores its linear weights, if they stay so in memory; None: as plain numbers.
+        stored: how the file stores its linear weights, if not as plain numbers; what would change them is refused, also
+            where nothing computes with them and they are plain numbers in memory. None: as plain numbers.
         published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
             adapter's artifact names its base by this. Empty: by its reference.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
@@ -76,13 +75,28 @@ def stored_weights(model: nn.Module) -> int:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether a linear weight of the model is stored in fewer bits, whoever put it there."""
-    return any(isinstance(module, QuantisedLinear) or not reads_as_numbers(module) for module in model.modules())
+    """Whether a weight of the model is stored in fewer bits, whoever put it there: linear modules, or the experts that
+    some models hold as one weight."""
+    linear = any(not reads_as_numbers(module) for module in model.modules())
+    return linear or any(not _is_plain(parameter) for parameter in model.parameters())
 
 
 def reads_as_numbers(module: Any) -> bool:
     """Whether a linear module's weight can be read and multiplied with as it is: not one of packed bits."""
     if isinstance(module, QuantisedLinear):
         return False
-    weight = getattr(module, "weight", None)
-    return not isinstance(module, nn.Linear) or (isinstance(weight, Tensor) and torch.is_floating_point(weight))
+    return _is_plain(getattr(module, "weight", None)) if _is_linear(module) else True
+
+
+def _is_linear(module: Any) -> bool:
+    """Whether it is a linear module, by its class or, as those of the libraries that quantise, by its sizes."""
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return isinstance(module, nn.Linear) or all(isinstance(size, int) for size in sizes)
+
+
+def _is_plain(weight: Any) -> bool:
+    """Whether it is a tensor of torch's own whose elements are the numbers themselves: neither packed bits, nor bytes
+    that mean something only together with scales, nor a tensor of a library that quantises."""
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.element_size() == 1:
+        return False
+    return type(weight.data).__module__.partition(".")[0] == "torch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
 from finetooth_torch.planning.attention import choose_attention
@@ -53,6 +53,7 @@ class TorchBackend:
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         import torch
+        from finetooth_toolbox.torch.quantised import is_quantised
 
         from finetooth_torch.attention.agreement import attend_with
         from finetooth_torch.compute import Compute
@@ -81,6 +82,12 @@ class TorchBackend:
 
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
+        if is_quantised(base) and not request.trains.accepts_quantised:
+            raise PlanError(
+                f"model: {request.base.model.loader} gives {request.base.model.reference} with weights in fewer bits, "
+                "and the adapter needs them as plain numbers",
+                action="pick a low-rank adapter, or another model",
+            )
         attention = choose_attention(
             self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
             train.precision,

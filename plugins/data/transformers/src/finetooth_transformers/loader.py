@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from finetooth_transformers import checkpoint
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
 from finetooth_transformers.padding import choose_pad
+from finetooth_transformers.quantised import quantization_of, stored_as, turned_back
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
@@ -57,18 +59,21 @@ class TransformersLoader(LoaderBase):
         with self._reading(reference) as located:
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
-        kind = str(config.model_type)
+        kind, stored = str(config.model_type), stored_as(described)
         folder = Path(_located(reference))
         if folder.is_dir():
             found = checkpoint.read(folder)
-            parameters, size, files, revision = found.parameters, found.bytes, found.files, found.digest
+            parameters = found.parameters if stored is None else self._count(reference, config)
+            size, files, revision = found.bytes, found.files, found.digest
         else:
             parameters = self._count(reference, config)
-            size = parameters * BYTES.get(str(config.dtype).removeprefix("torch."), 4)
+            each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
+            size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
+        resident = size if stored is not None and not turned_back(described) else None
         published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
-            reference, "transformers", kind, described, parameters, size, files, revision, published=published
+            reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published
         )
 
     def tokenizer(self, reference: str) -> FastTokenizer:
@@ -151,8 +156,11 @@ class TransformersLoader(LoaderBase):
     def _count(self, reference: str, config: Any) -> int:
         import torch
 
+        plain = copy.deepcopy(config)
+        if quantization_of(plain.to_dict()):
+            plain.quantization_config = None
         with explained(reference), torch.device("meta"):
-            model = _class(config).from_config(config, trust_remote_code=self._options.trust_remote_code)
+            model = _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code)
         return sum(parameter.numel() for parameter in model.parameters())
 
 

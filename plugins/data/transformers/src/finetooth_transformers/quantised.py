@@ -1,0 +1,111 @@
+"""Checkpoints whose weights are quantised already: what their config says of how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from finetooth_hooks.protocols import Stored
+
+BITS = {
+    "aqlm": 2,
+    "auto-round": 4,
+    "awq": 4,
+    "bitnet": 2,
+    "fouroversix": 4,
+    "fp_quant": 4,
+    "gptq": 4,
+    "higgs": 4,
+    "hqq": 4,
+    "metal": 4,
+    "mxfp4": 4,
+    "nvfp4": 4,
+    "quark": 8,
+    "sinq": 4,
+    "spqr": 4,
+    "vptq": 2,
+}
+"""Of a weight by method, where the config does not say; 8 for all others (fp8, eetq, ...)."""
+
+SCALES = {"mxfp4": 1 / 32, "mxfp8": 1 / 32, "nvfp4": 1 / 16}
+"""Bytes of scales for each weight, of formats in which a block of weights has a size of its own."""
+
+TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "metal"})
+"""Methods that transformers turns back into plain numbers where nothing computes with them."""
+
+
+def stored_as(config: Mapping[str, Any]) -> Stored | None:
+    """How the linear weights of a checkpoint are stored; None: as plain numbers.
+
+    Args:
+        config: in transformers' shape, of a model alone or of one with towers.
+    """
+    given = quantization_of(config)
+    if not given or given.get("dequantize") or given.get("format") == "dense":
+        return None
+    method = str(given.get("quant_method") or ("bitsandbytes" if _is_bitsandbytes(given) else "a format without name"))
+    weights = _weights_of(given)
+    bits = _bits(method, given, weights)
+    name = f"{method}, {bits:g} bits" if method not in ("fp8", "mxfp4", "mxfp8", "nvfp4", "fbgemm_fp8") else method
+    return Stored(name, bits / 8 + _scales(method, bits, given, weights))
+
+
+def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of a config that says how its weights are quantised; empty if none does."""
+    for holder in (config, config.get("text_config") or {}):
+        for name in ("quantization_config", "compression_config"):
+            if found := holder.get(name):
+                return dict(found)
+    return {}
+
+
+def turned_back(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are plain numbers in the memory of this machine, since nothing here computes with them as
+    they are stored: what transformers will decide when it loads them."""
+    given = quantization_of(config)
+    if given.get("quant_method") not in TURNED_BACK:
+        return False
+    from transformers.quantizers import AutoHfQuantizer
+
+    with suppress(Exception):  # what is missing is said when the weights are loaded
+        quantizer = AutoHfQuantizer.from_config(dict(given), pre_quantized=True)
+        quantizer.validate_environment()
+        return bool(quantizer.quantization_config.dequantize)
+    return False
+
+
+def _is_bitsandbytes(given: Mapping[str, Any]) -> bool:
+    return bool(given.get("load_in_4bit") or given.get("load_in_8bit"))
+
+
+def _weights_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config of compressed-tensors says of weights: that of its first group."""
+    groups = given.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = first.get("weights") if isinstance(first, Mapping) else None
+    return weights if isinstance(weights, Mapping) else {}
+
+
+def _bits(method: str, given: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    if _is_bitsandbytes(given):
+        return 4 if given.get("load_in_4bit") else 8
+    for said in (weights.get("num_bits"), given.get("bits"), given.get("nbits")):
+        if isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= 16:
+            return said
+    for said in (given.get("weights"), given.get("quant_type")):  # quanto's `int4`, torchao's `Int8WeightOnlyConfig`
+        if found := re.search(r"(?:int|float|fp|nf|uint)(\d)(?!\d)", str(said or "").lower()):
+            return int(found[1])
+    return BITS.get(method, 8)
+
+
+def _scales(method: str, bits: float, given: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    """Bytes of scales and zero points for each weight."""
+    if method in SCALES:
+        return SCALES[method]
+    if _is_bitsandbytes(given):
+        nested = given.get("bnb_4bit_use_double_quant")
+        return 0.0 if bits == 8 else (1 / 64 + 4 / (64 * 256)) if nested else 4 / 64
+    group = weights.get("group_size") or given.get("group_size") or given.get("q_group_size")
+    return (2 + bits / 8) / group if isinstance(group, int) and group > 0 else 0.0
