@@ -77,6 +77,27 @@ def test_addition_is_scale_times_b_a(tiny):
             np.testing.assert_allclose(layer(x).numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [({"alpha": 12}, 3.0), ({}, 2.0), ({"alpha": 12, "rslora": True}, 6.0), ({"rslora": True}, 8.0)],
+    ids=["alpha", "default", "rslora", "rslora default"],
+)
+def test_what_a_backend_computes_together_is_what_the_layer_gives(tiny, options, scale):
+    """`low_rank` hands base, matrices and scale to a backend that does not call the layer."""
+    adapter, made = adapt(tiny, rank=4, **options)
+    shake(made.model)
+    layer = made.model.model.layers[1].mlp.up_proj
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    found = adapter.low_rank(layer)
+    assert found.scale == pytest.approx(scale)
+    with torch.no_grad():
+        torch.testing.assert_close(found.base(x) + found.scale * (x @ found.a.T) @ found.b.T, layer(x))
+        with adapter.disabled(made.model):
+            off = adapter.low_rank(layer)
+            assert off.a is None and off.b is None
+            assert torch.equal(off.base(x), layer(x))
+
+
 def test_a_is_uniform_b_is_zero_and_both_come_from_the_generator(tiny):
     before = torch.random.get_rng_state()
     _, one = adapt(tiny, seed=5, rank=16)
@@ -213,6 +234,7 @@ def test_restored_weights_are_those_exported(tiny, tokens, tmp_path, options):
         ({"rank": 8, "alpha": 8}, "rank is 4 there and 8 here"),
         ({"rank": 4, "alpha": 3}, "alpha"),
         ({"rank": 4, "dora": True}, "dora"),
+        ({"rank": 4, "alpha": 8, "rslora": True}, "rslora is False there and True here"),
         ({"rank": 4, "targets": "attention"}, "only in the artifact"),
         ({"rank": 4, "targets": ["lm_head"]}, "artifact"),
     ],
