@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import NotFinite
+from finetooth_torch.parameters import TrainedParameters, round_frozen
+from finetooth_torch.precision import kept_in_fp32
 from finetooth_torch.scaler import LossScaler
 
 
@@ -129,6 +131,82 @@ def test_full_training_in_bf16_starts_from_the_weights_of_the_checkpoint(kit: Si
         assert torch.equal(master, theirs[name])
         assert live[name].dtype == torch.bfloat16 and torch.equal(live[name], master.to(torch.bfloat16))
     assert any(not torch.equal(master, master.bfloat16().float()) for master in theirs.values())
+
+
+class Gated(torch.nn.Module):
+    """A small model with a router that its authors keep in fp32, as those with experts do."""
+
+    _keep_in_fp32_modules_strict = ("gate.weight", "layers.*.A_log")
+    _keep_in_fp32_modules = ("norm",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = torch.nn.Linear(4, 2, bias=False)
+        self.up = torch.nn.Linear(4, 2, bias=False)
+        self.norm = torch.nn.LayerNorm(4, bias=False)
+        self.layers = torch.nn.ModuleList([torch.nn.Module()])
+        self.layers[0].A_log = torch.nn.Parameter(torch.tensor([0.1234567]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("trains", [True, False])
+def test_what_a_model_keeps_in_fp32_stays_so(dtype: torch.dtype, trains: bool) -> None:
+    """As transformers loads it: the strict ones in bf16 and fp16, the others in fp16 alone. The optimizer sees fp32 in
+    any case, and a step reaches the model unrounded."""
+    model = Gated()
+    model.up.requires_grad_(True)
+    for parameter in (model.gate.weight, model.norm.weight, model.layers[0].A_log):
+        parameter.requires_grad_(trains)
+    wide = {"gate.weight", "layers.0.A_log"} | ({"norm.weight"} if dtype == torch.float16 else set())
+    assert kept_in_fp32(model, dtype) == wide and kept_in_fp32(model, torch.float32) == frozenset()
+    kept = {id(parameter) for name, parameter in model.named_parameters() if name in wide}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    every = {id(parameter) for parameter in model.parameters()}
+    parameters = TrainedParameters(model, every, dtype, LossScaler(enabled=False), kept=kept)
+    round_frozen(model, dtype, kept)
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in wide else dtype), name
+        assert torch.equal(parameter, before[name].to(parameter.dtype))
+    for name, master in parameters.named():
+        assert master.dtype == torch.float32 and torch.equal(master, before[name])
+    with torch.no_grad():
+        for master in parameters.masters:
+            master.add_(1e-6)
+    parameters.publish()
+    with parameters.as_given():
+        given = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for name, master in parameters.named():
+        assert torch.equal(model.get_parameter(name), master.to(dtype).float() if name not in wide else master)
+        assert given[name].dtype == (torch.float32 if name in wide else dtype)
+    if trains:
+        (model.layers[0].A_log * 3).sum().backward()
+        master = dict(parameters.named())["layers.0.A_log"]
+        assert torch.equal(master.grad, torch.tensor([3.0])) and model.layers[0].A_log.grad is None
+
+
+@pytest.mark.parametrize("kind", ["ernie4_5_moe"])
+def test_a_model_with_a_router_in_fp32_trains(kit: SimpleNamespace, kind: str) -> None:
+    """Whole, in bf16: what transformers loads in fp32 is what trains in fp32."""
+    import transformers
+
+    sizes = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 0}
+    sizes |= {"moe_num_shared_experts": 1, "moe_layer_interval": 1, "moe_layer_end_index": -1}
+    like = {name: getattr(kit.config(), name) for name in (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
+    config = transformers.AutoConfig.for_model(kind, **like, **sizes)
+    engine = kit.engine(config=config, facts={"block": None}, adapter=kit.adapter(full=True), precision="bf16")
+    network = engine._parts.network
+    loaded = type(network.base)._from_config(config, dtype=torch.bfloat16)
+    wide = {name for name, _ in loaded.named_parameters() if "gate.weight" in name or "moe_statics" in name}
+    dtypes = {name: parameter.dtype for name, parameter in network.base.named_parameters()}
+    assert wide and {name for name, dtype in dtypes.items() if dtype == torch.float32} == wide
+    before = kit.weights(engine)
+    for _ in range(2):
+        engine.forward_backward(kit.data(), kit.nll)
+        assert not engine.step().skipped
+    after = kit.weights(engine)
+    assert any("gate.weight" in name and not np.array_equal(before[name], after[name]) for name in after)
 
 
 def test_what_does_not_train_beside_trained_base_weights_is_rounded(kit: SimpleNamespace) -> None:

@@ -61,7 +61,7 @@ class TorchBackend:
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
         from finetooth_torch.parameters import TrainedParameters, round_frozen
-        from finetooth_torch.precision import DTYPES, result_dtype
+        from finetooth_torch.precision import DTYPES, kept_in_fp32, result_dtype
         from finetooth_torch.role_models import hold_roles
         from finetooth_torch.scalar_head import AddedHead
         from finetooth_torch.scaler import LossScaler
@@ -94,6 +94,8 @@ class TorchBackend:
         )  # fmt: skip
         attend_with(base, base.get_submodule(request.base.facts.body), attention, self._context)
         original = {id(parameter) for parameter in base.parameters()}
+        names = kept_in_fp32(base, dtype)
+        kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         scalar = None
         if request.trains.head is not None:
@@ -103,9 +105,9 @@ class TorchBackend:
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
         compute = Compute.of(request.compute.kernels)
-        parameters = TrainedParameters(model, original, dtype, scaler, compute)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept)
         if rounds:
-            round_frozen(base, dtype)
+            round_frozen(base, dtype, kept)
         asked, decoder = self._options.attention, self._options.decoder
         chosen = choose_decoder(request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored)
         network = Network(

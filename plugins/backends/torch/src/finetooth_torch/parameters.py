@@ -2,7 +2,8 @@
 
 In fp32 the model's own parameters are trained. In bf16 and fp16 the model computes with parameters in that precision
 (so every GEMM runs in it, and nothing is cast on the way, as autocast would do in every layer), and a master copy in
-fp32 is what the optimizer sees. Gradients leave the model as soon as backward has made them: each is divided by the
+fp32 is what the optimizer sees. What the model's authors want kept in fp32 stays so, with a master like all others.
+Gradients leave the model as soon as backward has made them: each is divided by the
 loss scale and added to the master's gradient in fp32, so accumulating over micro-batches rounds nothing away and the
 low-precision gradients never exist all at once. After a step the masters are rounded into the model.
 """
@@ -36,13 +37,21 @@ class TrainedParameters:
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
         compute: adds gradients up.
+        kept: identities of those parameters of the base that stay in fp32, see `precision.kept_in_fp32`.
 
     Raises:
         PlanError: nothing trains.
     """
 
     def __init__(
-        self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler, compute: Compute = TORCH
+        self,
+        model: nn.Module,
+        base: Collection[int],
+        dtype: torch.dtype,
+        scaler: LossScaler,
+        compute: Compute = TORCH,
+        *,
+        kept: Collection[int] = (),
     ) -> None:
         self._accumulate = compute.accumulate
         live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -51,7 +60,10 @@ class TrainedParameters:
         self._scaler = scaler
         self.names = tuple(name for name, _ in live)
         self.live = [parameter for _, parameter in live]
-        self._given_dtypes = [dtype if id(parameter) in base else parameter.dtype for parameter in self.live]
+        computed = [torch.float32 if id(parameter) in kept else dtype for parameter in self.live]
+        self._given_dtypes = [
+            of if id(parameter) in base else parameter.dtype for parameter, of in zip(self.live, computed, strict=True)
+        ]
         self.split = result_dtype(dtype) != dtype
         # What trains leaves the file that it may have been mapped from: else the first step copies it page by page, and
         # stops all threads for each.
@@ -61,9 +73,9 @@ class TrainedParameters:
             self.masters = self.live
             return
         self.masters = []
-        for parameter in self.live:
+        for parameter, of in zip(self.live, computed, strict=True):
             master = nn.Parameter(parameter.detach().to(torch.float32, copy=True))
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(of, copy=id(parameter) in kept)
             parameter.register_post_accumulate_grad_hook(self._collector(master))  # type: ignore[no-untyped-call]
             self.masters.append(master)
 
@@ -155,9 +167,12 @@ class TrainedParameters:
             self.publish()
 
 
-def round_frozen(base: nn.Module, dtype: torch.dtype) -> None:
-    """Cast what does not train of a model that was loaded in fp32, but for what its authors want kept in fp32."""
-    kept = tuple(getattr(base, "_keep_in_fp32_modules_strict", None) or ())
-    for name, parameter in base.named_parameters():
-        if not parameter.requires_grad and parameter.is_floating_point() and not any(part in name for part in kept):
+def round_frozen(base: nn.Module, dtype: torch.dtype, kept: Collection[int] = ()) -> None:
+    """Cast what does not train of a model that was loaded in fp32, but for what stays in fp32.
+
+    Args:
+        kept: identities of those parameters.
+    """
+    for parameter in base.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point() and id(parameter) not in kept:
             parameter.data = parameter.data.to(dtype)
