@@ -258,3 +258,18 @@ class Tried:
 def test_optimizers(plugin: Write, leaky: str, chosen: str, failed: set[str]) -> None:
     parts = OPTIMIZER.replace("LEAKY", leaky).replace("FILTER", chosen)
     assert _kind(plugin, "optimizer", parts) == failed
+
+
+GROUPED = """
+import torch
+class Tried:
+    learning_rate = 0.1
+    def create(self, named):
+        rest = [p for n, p in named[1:]]
+        return torch.optim.SGD([{"params": [named[0][1]], "lr": FIRST}, {"params": rest, "lr": 0.01}])
+"""
+
+
+@pytest.mark.parametrize(("first", "failed"), [("0.1", set()), ("0.3", {"rates_of_groups_are_shares_of_the_rate"})])
+def test_optimizers_with_rates_of_groups(plugin: Write, first: str, failed: set[str]) -> None:
+    assert _kind(plugin, "optimizer", GROUPED.replace("FIRST", first)) == failed

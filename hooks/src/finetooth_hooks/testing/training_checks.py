@@ -123,6 +123,22 @@ def every_parameter_is_updated(case: EntryCase) -> None:
 
 
 @check_for("optimizer")
+def rates_of_groups_are_shares_of_the_rate(case: EntryCase) -> None:
+    """Where parameter groups have rates of their own, one group has `learning_rate`: an engine scales them all by what
+    a step's rate is of it."""
+    _for_torch(case)
+    (torch,) = _need("torch")
+    made = case.build()
+    rates = [float(group.get("lr", made.learning_rate)) for group in made.create(_parameters(torch)).param_groups]
+    expect(
+        len(set(rates)) == 1 or any(math.isclose(rate, made.learning_rate, rel_tol=1e-6) for rate in rates),
+        "create(named).param_groups, their lr",
+        rates,
+        f"one with learning_rate, {made.learning_rate:g}, if they differ",
+    )
+
+
+@check_for("optimizer")
 def restored_optimizer_continues(case: EntryCase) -> None:
     """A state_dict taken in the middle continues bit for bit in a fresh optimizer."""
     _for_torch(case)

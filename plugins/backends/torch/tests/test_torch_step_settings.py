@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from finetooth_hooks import EngineError, Handle
 from finetooth_hooks.engine import StepSettings
 
@@ -47,6 +49,54 @@ def test_a_step_takes_numbers_of_its_own(kit: SimpleNamespace) -> None:
     # they were those steps' alone
     group = given._parts.optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 1e-2)
+
+
+class Grouped(SimpleNamespace):
+    """Sgd with a group at a tenth of the rate, as for embeddings; `own` are the rates of the groups."""
+
+    learning_rate = 0.1
+    own: tuple[float, ...] = (0.1, 0.01)
+
+    def create(self, named: Any) -> torch.optim.Optimizer:
+        parameters = [parameter for _, parameter in named]
+        first, second = parameters[::2], parameters[1::2]
+        groups = [{"params": first, "lr": self.own[0]}, {"params": second, "lr": self.own[1]}]
+        return torch.optim.SGD(groups)
+
+
+@pytest.mark.parametrize("settings", [None, StepSettings(learning_rate=0.05)])
+def test_groups_keep_their_share_of_the_rate(kit: SimpleNamespace, settings: StepSettings | None) -> None:
+    """w <- w - share * rate * g, with the schedule's rate and with that of the step alone."""
+    engine = kit.engine(optimizer=Grouped())  # the kit's schedule warms up: a quarter of the rate
+    before = kit.weights(engine)
+    engine.forward_backward(kit.data(), kit.nll)
+    gradients = kit.gradients(engine)
+    stepped = engine.step(settings=settings)
+    rate = 0.025 if settings is None else 0.05
+    assert stepped.learning_rate == pytest.approx(rate)
+    for place, (name, weight) in enumerate(kit.weights(engine).items()):
+        share = 1.0 if place % 2 == 0 else 0.1
+        moved = before[name] - weight
+        np.testing.assert_allclose(moved, share * rate * gradients[name], rtol=1e-3, atol=1e-7)
+
+
+def test_an_optimizer_that_says_nothing_of_rates_takes_that_of_the_step(kit: SimpleNamespace) -> None:
+    """All groups alike, whatever they were made with: an engine sets the rate before each step."""
+    engines = [kit.engine(optimizer=Grouped(own=own)) for own in ((0.1, 0.1), (7.0, 7.0))]
+    for engine in engines:
+        engine.forward_backward(kit.data(), kit.nll)
+        engine.step()
+    one, other = (kit.weights(engine) for engine in engines)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_share_survives_a_state(kit: SimpleNamespace, tmp_path: Path) -> None:
+    engine, other = kit.engine(optimizer=Grouped()), kit.engine(optimizer=Grouped())
+    three_steps(kit, engine, None)
+    engine.save(tmp_path / "state")
+    other.load(tmp_path / "state")
+    one, two = three_steps(kit, engine, None), three_steps(kit, other, None)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize(

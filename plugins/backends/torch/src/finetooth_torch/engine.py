@@ -51,7 +51,7 @@ from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.ranks import Ranks
 from finetooth_torch.role_models import move_copy
 from finetooth_torch.scaler import LossScaler
-from finetooth_torch.settings import applied, check_settings
+from finetooth_torch.settings import applied, check_settings, rate_shares, set_rates
 from finetooth_torch.state.optimizer import Options
 from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
 from finetooth_torch.state.update_guard import Wholeness
@@ -109,6 +109,7 @@ class TorchEngine(EngineBase):
             tokens=GENERATION_BATCHES * self._budget,
         )
         self._generator.check_asked = self._runner.check_asked
+        self._rate_shares = rate_shares(parts.group_options, request.updates.optimizer.learning_rate)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
@@ -256,8 +257,7 @@ class TorchEngine(EngineBase):
         if not overflow:
             if limit > 0:
                 parameters.clip(limit, norm)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rates(optimizer, rate, self._rate_shares)
             with applied(settings, optimizer), self._whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()

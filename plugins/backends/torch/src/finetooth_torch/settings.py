@@ -1,14 +1,17 @@
-"""Numbers of one optimizer step in place of the recipe's."""
+"""Numbers of one optimizer step: those in place of the recipe's, and each parameter group's learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 
 import torch
 from finetooth_hooks import EngineError
 from finetooth_hooks.engine import StepSettings
+
+from finetooth_torch.state.optimizer import Options
 
 NOT_OPTIONS = frozenset({"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize"})
 """What a parameter group holds beside options that a recipe knows."""
@@ -41,6 +44,26 @@ def _check(name: str, values: tuple[float, ...], below: float = 0.0) -> None:
         if not math.isfinite(value) or value < 0 or (below and value >= below):
             bound = f"a number from 0 to below {below:g}" if below else "a finite number, 0 or more"
             raise EngineError(f"step: {name} is {value}", action=f"give {bound}")
+
+
+def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
+    """What each parameter group is given of a step's learning rate: 1, or where an optimizer was made with groups of
+    different rates, its own as a share of the optimizer's (a tenth for embeddings, for instance).
+
+    Args:
+        groups: their options as the optimizer was made.
+        rate: `Optimizer.learning_rate`, of which the schedule's factors are.
+    """
+    own = [float(group.get("lr", rate)) for group in groups]
+    if len(set(own)) <= 1 or not rate:
+        return (1.0,) * len(own)
+    return tuple(lr / rate for lr in own)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:
+    """Give each parameter group its share of a step's learning rate; a group that was added since has all of it."""
+    for group, share in zip_longest(optimizer.param_groups, shares[: len(optimizer.param_groups)], fillvalue=1.0):
+        group["lr"] = rate * share
 
 
 @contextmanager
