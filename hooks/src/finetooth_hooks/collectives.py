@@ -11,7 +11,9 @@ class Collective(Protocol):
     made it.
 
     An engine that has one expects that each rank's calls together hold the data of a step, that each call is given the
-    normalizers of the whole step (`normalizer`), and that all ranks call `step` at the same place.
+    normalizers of the whole step (`normalizer`), and that all ranks make the same calls of the primitives that train
+    (`forward` with a loss, `backward`, `forward_backward`, `step`) in the same order. What one of them raises at one
+    rank, such as a loss that is not finite, is raised at every rank, and nothing of the call stays at any.
     """
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from finetooth_hooks import Datum, LossData, LossResult, NotFinite
 from finetooth_steps.normalizers import count_normalizers
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,8 +54,32 @@ def train(rank: int, folder: Path, decoder: str) -> None:
             engine.forward_backward(mine[2:], NLL, normalizer=counts)
         norms.append(engine.step().grad_norm)
     np.savez(folder / f"{decoder}{rank}.npz", **weights(engine))
-    said = json.dumps({"norms": norms, "backward": backward})
+    broken = not_finite_at_one(rank, engine, mine, counts)
+    said = json.dumps({"norms": norms, "backward": backward, "broken": broken})
     (folder / f"{decoder}{rank}.json").write_text(said, encoding="utf-8")
+
+
+def not_finite_at_one(rank: int, engine: Any, mine: Sequence[Datum], counts: Any) -> list[Any]:
+    """A call that is not finite at rank 1 alone, by each primitive, between two good ones: what each raised, with its
+    rows, and then a step over what the good ones gave."""
+    from conftest import NLL
+
+    def nan(outputs: Any, data: LossData, state: Any) -> LossResult:
+        result = NLL.fn(outputs, data, state)
+        part = result.contributions["nll"]
+        return replace(result, contributions={"nll": replace(part, total=part.total * float("nan"))})
+
+    loss = replace(NLL, fn=nan if rank == 1 else NLL.fn)
+    found: list[Any] = []
+    engine.forward_backward(mine[:2], NLL, normalizer=counts)
+    for call in (engine.forward_backward, engine.forward):
+        try:
+            call(mine[2:], loss, normalizer=counts)
+            found.append("nothing")
+        except NotFinite as error:
+            found.append([error.problem, list(error.rows)])
+    engine.forward_backward(mine[2:], NLL, normalizer=counts)
+    return [*found, engine.step().grad_norm]
 
 
 def main(rank: int, store: str, folder: Path, decoders: Sequence[str]) -> None:

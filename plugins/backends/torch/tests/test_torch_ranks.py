@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import EngineError, NotFinite
+from finetooth_hooks.errors import Interrupted
 from finetooth_steps.normalizers import count_normalizers
 
 RANK = Path(__file__).with_name("one_rank.py")
@@ -59,11 +60,48 @@ def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, two_ranks: Pat
     found = [np.load(two_ranks / f"{kit.decoder}{rank}.npz") for rank in (0, 1)]
     said = [json.loads((two_ranks / f"{kit.decoder}{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert said[0] == said[1]
+    *broken, _ = said[0]["broken"]
+    for problem, rows in broken:  # at rank 1 alone, and raised at both
+        assert problem.startswith("loss 'test:nll' is nan at step 4") and rows == ["row:6", "row:7"]
     np.testing.assert_allclose(said[0]["norms"], norms, rtol=1e-5)
     np.testing.assert_allclose(said[0]["backward"], norms[0], rtol=1e-5)
     for name, weight in kit.weights(whole).items():
         assert np.array_equal(found[0][name], found[1][name]), name
         np.testing.assert_allclose(found[0][name], weight, atol=2e-5, err_msg=name)
+
+
+def test_what_is_not_finite_at_one_rank_leaves_nothing_at_any(kit: SimpleNamespace, two_ranks: Path) -> None:
+    """The step after it is that of the good calls: what the other rank had computed beside the bad one is gone too."""
+    whole, data = kit.engine(max_grad_norm=LIMIT), kit.data(8, seed=2)
+    for _ in range(4):
+        whole.forward_backward(data, kit.nll)
+        norm = whole.step().grad_norm
+    for rank in (0, 1):
+        said = json.loads((two_ranks / f"{kit.decoder}{rank}.json").read_text(encoding="utf-8"))
+        assert said["broken"][-1] == pytest.approx(norm, rel=1e-4)
+
+
+def test_what_one_rank_raises_ends_the_call_at_the_others(kit: SimpleNamespace) -> None:
+    """Each kind, as the other rank is told of it."""
+
+    class Told:
+        rank, world = 0, 2
+
+        def __init__(self, told: Any) -> None:
+            self.told = told
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, self.told]
+
+    for told, kind, said in (
+        (["failed", "KeyError: 'x'", "", []], EngineError, "rank 1 failed: KeyError: 'x'"),
+        (["interrupted", "asked to stop", "", []], Interrupted, "asked to stop"),
+        (["not finite", "loss is nan", "look", ["row:9"]], NotFinite, "loss is nan"),
+    ):
+        engine = kit.engine(collective=Told(told))
+        with pytest.raises(kind, match=said):
+            engine.forward_backward(kit.data(2), kit.nll)
+        assert not engine._parts.parameters.gradients() and engine._counters.accumulated == 0
 
 
 def test_without_others_nothing_changes_by_a_bit(kit: SimpleNamespace) -> None:

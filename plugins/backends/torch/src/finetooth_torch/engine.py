@@ -159,7 +159,10 @@ class TorchEngine(EngineBase):
         self._parts.network.executed()  # count from here
         work = self._work(data, loss, role=role, normalizer=normalizer)
         train = train and role == "policy"  # what its backward will differentiate
-        evaluated = None if loss is None else self._runner.evaluate(work, train=train, returns=returns)
+        evaluated = None
+        if loss is not None:
+            with self._ranks.together() if train else nullcontext():  # what is backpropagated is, at every rank
+                evaluated = self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
         missing = [name for name in returns if not outputs or name not in outputs[0] or name in ("hidden", "logits")]
         if missing:
@@ -410,7 +413,7 @@ class TorchEngine(EngineBase):
         """
         random = global_states(self._parts.device)
         try:
-            with self._parts.parameters.untouched_on_failure():
+            with self._parts.parameters.untouched_on_failure(), self._ranks.together():
                 yield
         except BaseException:
             set_global(random, self._parts.device)

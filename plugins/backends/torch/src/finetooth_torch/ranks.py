@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from finetooth_hooks import EngineError, NotFinite
+from finetooth_hooks.errors import FinetoothError, Interrupted
 from finetooth_hooks.protocols import Collective
 from torch import nn
 
@@ -38,6 +42,31 @@ class Ranks:
         for place, gradient in self._summed(self._collective).items():
             self._parameters.masters[place].grad = gradient
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What the body raises at one rank ends it at every rank, once all have come through it: a rank that went on
+        alone would wait for the others for ever.
+
+        Raises:
+            NotFinite: it was that at some rank; names the rows of all ranks where it was.
+            Interrupted: some rank was asked to stop.
+            EngineError: another rank failed otherwise.
+        """
+        if self._collective is None:
+            yield
+            return
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        said = self._collective.gather(None if own is None else _told(own))
+        if own is not None and not isinstance(own, NotFinite):
+            raise own
+        failed = [(rank, told) for rank, told in enumerate(said) if told is not None]
+        if failed:
+            raise _agreed(failed) from own
+
     def any(self, own: bool) -> bool:
         """Whether it is so at some rank."""
         return own if self._collective is None else any(self._collective.gather(own))
@@ -64,3 +93,25 @@ class Ranks:
             for place, gradient in zip(places, own, strict=True)
         ]
         return dict(zip(places, collective.sum(given) if given else [], strict=True))
+
+
+def _told(error: Exception) -> list[Any]:
+    """An exception as other ranks are told of it: its kind, what to say, and its rows; JSON-able."""
+    if isinstance(error, NotFinite):
+        return ["not finite", error.problem, error.action, list(error.rows)]
+    kind = "interrupted" if isinstance(error, Interrupted) else "failed"
+    known = isinstance(error, FinetoothError)
+    return [kind, error.problem if known else f"{type(error).__name__}: {error}", error.action if known else "", []]
+
+
+def _agreed(failed: Sequence[tuple[int, list[Any]]]) -> EngineError:
+    """What all ranks raise for what some of them told: what nobody can go on after comes first."""
+    rank, (kind, problem, action, _) = min(failed, key=lambda one: _KINDS.index(one[1][0]))
+    if kind == "failed":
+        return EngineError(f"rank {rank} failed: {problem}", action=action)
+    if kind == "interrupted":
+        return Interrupted(problem, action=action)
+    return NotFinite(problem, action=action, rows=tuple(row for _, told in failed for row in told[3]))
+
+
+_KINDS = ("failed", "interrupted", "not finite")
