@@ -99,9 +99,9 @@ def _told(error: Exception) -> list[Any]:
     """An exception as other ranks are told of it: its kind, what to say, and its rows; JSON-able."""
     if isinstance(error, NotFinite):
         return ["not finite", error.problem, error.action, list(error.rows)]
-    kind = "interrupted" if isinstance(error, Interrupted) else "failed"
-    known = isinstance(error, FinetoothError)
-    return [kind, error.problem if known else f"{type(error).__name__}: {error}", error.action if known else "", []]
+    if not isinstance(error, FinetoothError):
+        return ["failed", f"{type(error).__name__}: {error}", "", []]
+    return ["interrupted" if isinstance(error, Interrupted) else "failed", error.problem, error.action, []]
 
 
 def _agreed(failed: Sequence[tuple[int, list[Any]]]) -> EngineError:

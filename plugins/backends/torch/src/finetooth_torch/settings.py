@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 
 import torch
 from finetooth_hooks import EngineError
@@ -62,8 +61,8 @@ def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:
     """Give each parameter group its share of a step's learning rate; a group that was added since has all of it."""
-    for group, share in zip_longest(optimizer.param_groups, shares[: len(optimizer.param_groups)], fillvalue=1.0):
-        group["lr"] = rate * share
+    for place, group in enumerate(optimizer.param_groups):
+        group["lr"] = rate * (shares[place] if place < len(shares) else 1.0)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def turned_back(config: Mapping[str, Any]) -> bool:
     given = quantization_of(config)
     if given.get("quant_method") not in TURNED_BACK:
         return False
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers.quantizers.auto import AutoHfQuantizer
 
     with suppress(Exception):  # what is missing is said when the weights are loaded
         quantizer = AutoHfQuantizer.from_config(dict(given), pre_quantized=True)
