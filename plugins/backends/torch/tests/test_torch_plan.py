@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanRequest
+from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanRequest, TrainsPart
 from finetooth_hooks.testing import entries_of
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
@@ -107,6 +107,70 @@ def test_checkpointing_comes_only_when_memory_runs_out(request_for: Any) -> None
     assert made.train.gradient_checkpointing is False
     with pytest.raises(PlanError, match="gradient_checkpointing=true: optimizer test:adamw"):
         plan(request_for(updates={"checkpointing": False}, train={"gradient_checkpointing": True}))
+
+
+def test_every_reason_is_the_one_that_decided(request_for: Any) -> None:
+    """Each way in which a setting is decided, with its reason in full, and figures that are the estimate's."""
+
+    big = ModelInfo("big", "t:big", "llama", {}, 7_000_000_000, 0)
+
+    def reason(setting: str, options: dict[str, Any] | None = None, **changes: Any) -> str:
+        return str(plan(request_for(model=big, **changes), **options or {})[1][setting].reason)
+
+    def figures(memory: int) -> str:
+        made, _ = plan(request_for(model=big, memory=memory, train={"gradient_checkpointing": False}))
+        return f"{made.memory.total / 2**30:.1f} of {memory / 2**30:.1f} GiB"
+
+    asked, large, small = "the recipe says so", 64 * 2**30, 5 * 2**30
+    for setting, said, changes in (
+        ("train.precision", "computed natively by 2 CPU cores", {}),
+        ("train.precision", "computed natively by 2 CPU cores, and bf16 not", {"hardware": {"precisions": ("fp32",)}}),
+        ("train.precision", asked, {"train": {"precision": "bf16"}}),
+        ("train.micro_batch_tokens", "enough rows to keep the GEMMs busy, little memory", {}),
+        ("train.micro_batch_tokens", "as much as the longest row", {"data": {"longest": 5000}}),
+        ("train.micro_batch_tokens", asked, {"train": {"micro_batch_tokens": 60}}),
+        ("train.micro_batch_tokens", "a whole step: optimizer test:adamw cannot accumulate gradients",
+         {"updates": {"accumulation": False}}),
+        ("train.gradient_checkpointing", f"activations fit: {figures(large)}", {"memory": large}),
+        ("train.gradient_checkpointing", f"without it the run would take {figures(small)}", {"memory": small}),
+        ("train.gradient_checkpointing", asked, {"train": {"gradient_checkpointing": True}}),
+        ("train.gradient_checkpointing", asked, {"train": {"gradient_checkpointing": False}, "memory": small}),
+        ("train.gradient_checkpointing", f"optimizer test:adamw does not work with it ({figures(small)} needed)",
+         {"memory": small, "updates": {"checkpointing": False}}),
+    ):  # fmt: skip
+        assert reason(setting, **changes) == said, (setting, changes)
+    better = "no padding, linear layers of the same input as one product, common beginnings once"
+    assert reason("backend.decoder") == better
+    assert reason("backend.decoder", {"decoder": "stream"}) == asked
+    assert reason("backend.decoder", {"decoder": "transformers"}) == asked
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("full", [True, False])
+def test_what_training_holds_is_what_was_planned(
+    kit: SimpleNamespace, request_for: Any, precision: str, full: bool
+) -> None:
+    """Bytes of the tensors of an engine after a step, beside the parts of the plan that are exact."""
+    engine = kit.engine(precision=precision, adapter=kit.adapter(full=full))
+    engine.forward_backward(kit.data(), kit.nll)
+    parameters, network = engine._parts.parameters, engine._parts.network
+    gradients = sum(gradient.nbytes for gradient in parameters.gradients())
+    engine.step()
+    states = engine._parts.optimizer.state.values()
+    moments = sum(value.nbytes for state in states for value in state.values() if value.dim())
+    masters = sum(master.nbytes for master in parameters.masters) if parameters.split else 0
+    weights = sum(parameter.nbytes for parameter in network.model.parameters())
+    base = sum(p.numel() for p in network.model.parameters()) - (0 if full else engine.info.trained)
+    request = replace(
+        request_for(train={"precision": precision}, model=ModelInfo("tiny", "t:m", "llama", {}, base, 0)),
+        trains=TrainsPart(kit.adapter(full=full), engine.info.trained, base_frozen=not full),
+    )
+    parts = plan(request)[0].memory.parts
+    assert moments and parts["optimizer"] == moments
+    assert parts["weights"] == weights + masters
+    facts = kit.facts(kit.config())
+    head = (4 + (2 if precision == "bf16" else 4)) * facts.vocab_size * facts.hidden_size if full else 0
+    assert parts["gradients"] == gradients + head  # while the head's are added up there are two more of it
 
 
 def test_attention(request_for: Any) -> None:
