@@ -478,6 +478,19 @@ def test_a_file_beside_those_of_an_artifact_does_no_harm(tmp_path: Path) -> None
     assert verify_folder(tmp_path / "artifact")["step"] == 4
 
 
+@pytest.mark.parametrize("error", [KeyError("lm_head"), ConnectionRefusedError(111, "Connection refused")], ids=str)
+def test_what_cannot_be_exported_is_no_matter_of_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(self: Any, path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(CountingEngine, "export", broken)
+    with pytest.raises(EngineError, match=f"artifact cannot be written: {type(error).__name__}: ") as caught:
+        make(tmp_path, CountingMethod()).run()
+    assert "a bug; --debug shows where" in str(caught.value) and "room" not in str(caught.value)
+
+
 def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

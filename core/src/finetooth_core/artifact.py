@@ -24,6 +24,8 @@ from finetooth_toolbox.files.manifests import (
 )
 from finetooth_toolbox.files.manifests import read_manifest as manifest_of
 
+from finetooth_core import blame
+
 DAMAGED = "the folder is damaged; use another checkpoint"
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -175,12 +177,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _unwritable(target: Path, error: Exception) -> EngineError:
-    number = error.errno if isinstance(error, OSError) else None
+    remote = isinstance(error, ConnectionError | TimeoutError)
+    number = error.errno if isinstance(error, OSError) and not remote else None
     if number is None and (found := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
         number = int(found[1])
-    said = f"{type(error).__name__}: {error}" if number is None else os.strerror(number)
-    action = _ACTIONS.get(number or 0, "make room or choose another output")
-    return EngineError(f"{target} cannot be written: {said}", action=action)
+    if number is None:  # not the disk: what was to be written could not be made
+        said, action = blame.problem(error)
+        return EngineError(f"{target} cannot be written: {said}", action=action)
+    action = _ACTIONS.get(number, "make room or choose another output")
+    return EngineError(f"{target} cannot be written: {os.strerror(number)}", action=action)
 
 
 def _flush(path: Path) -> None:
