@@ -363,3 +363,54 @@ def test_the_plugin_is_found_again_from_the_run_folder(ft: Any, folder: Path) ->
         (folder / name).rename(folder / "sub" / name)
     assert ft("run", "sub/recipe.yaml").code == 0
     assert ft("chat", "runs/mine", "--prompt", "x").code == 0
+
+
+BROKEN = """
+from finetooth_hooks import Evaluator, EvaluatorBase, NoOptions, Tracker, TrackerBase, hookimpl
+
+@hookimpl
+def ft_trackers():
+    yield Tracker(name="far", build=f"{__name__}:build_tracker")
+
+@hookimpl
+def ft_evaluators():
+    yield Evaluator(name="lost", build=f"{__name__}:build_evaluator")
+
+class Far(TrackerBase):
+    def start(self, run): ...
+    def step(self, run, report):
+        raise ConnectionRefusedError(111, "Connection refused")
+    def evaluated(self, run, evaluation): ...
+    def end(self, run, outcome): ...
+
+class Lost(EvaluatorBase):
+    def prepare(self): ...
+    def evaluate(self, engine, step):
+        return {}["loss"]
+
+def build_tracker(options: NoOptions, context):
+    return Far()
+
+def build_evaluator(options: NoOptions, context):
+    return Lost()
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "trackers=[far]",
+            "error: tracker broken.py:far failed in step: ConnectionRefusedError: [Errno 111] Connection",
+        ),
+        ("evaluate.evaluators=[lost]", "error: plugin broken.py: KeyError: 'loss' [{folder}/broken.py:22] (mend it"),
+    ],
+    ids=["tracker", "evaluator"],
+)
+def test_a_plugin_that_raises_is_named_wherever_it_does(ft: Any, folder: Path, override: str, said: str) -> None:
+    (folder / "broken.py").write_text(BROKEN)
+    answer = ft("run", "recipe.yaml", override, "--plugins", "broken.py")
+    assert answer.code == 1 and said.format(folder=folder) in answer.err, answer.err
+    told = json.loads((folder / "runs/mine/result.json").read_text())
+    assert (told["status"], told["exit_code"]) == ("failed", 1)
+    assert told["reason"] in answer.err
