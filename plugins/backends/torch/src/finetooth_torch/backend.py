@@ -53,7 +53,6 @@ class TorchBackend:
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         import torch
-        from finetooth_toolbox.torch.quantised import is_quantised
 
         from finetooth_torch.attention.agreement import attend_with
         from finetooth_torch.compute import Compute
@@ -82,12 +81,7 @@ class TorchBackend:
 
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
-        if is_quantised(base) and not request.trains.accepts_quantised:
-            raise PlanError(
-                f"model: {request.base.model.loader} gives {request.base.model.reference} with weights in fewer bits, "
-                "and the adapter needs them as plain numbers",
-                action="pick a low-rank adapter, or another model",
-            )
+        _check_quantised(base, request)
         attention = choose_attention(
             self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
             train.precision,
@@ -133,3 +127,19 @@ class TorchBackend:
         optimizer = request.updates.optimizer.create(parameters.named())
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
         return TorchEngine(request, parts)
+
+
+def _check_quantised(base: Any, request: EngineRequest) -> None:
+    """What a plan refuses where a loader says how its weights are stored, of a loader that did not.
+
+    Raises:
+        PlanError: the base is in fewer bits, and the adapter needs plain numbers.
+    """
+    from finetooth_toolbox.torch.quantised import is_quantised
+
+    if is_quantised(base) and not request.trains.accepts_quantised:
+        raise PlanError(
+            f"model: {request.base.model.loader} gives {request.base.model.reference} with weights in fewer bits, "
+            "and the adapter needs them as plain numbers",
+            action="pick a low-rank adapter, or another model",
+        )
