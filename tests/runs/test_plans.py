@@ -38,6 +38,11 @@ def test_a_recording_does_not_change_the_plan(recipe: Callable[..., Any]) -> Non
     assert finetooth.session(recipe(profile={"start": 1, "steps": 1})).plan.hash == plain.hash
 
 
+def test_accepting_little_memory_does_not_change_the_plan(recipe: Callable[..., Any]) -> None:
+    plain = finetooth.session(recipe()).plan
+    assert finetooth.session(recipe(), ["train.accept_memory=true"]).plan.hash == plain.hash
+
+
 def test_a_budget_below_the_longest_row_names_the_row(recipe: Callable[..., Any]) -> None:
     longest = max(finetooth.session(recipe()).job.reports, key=lambda report: report.longest)
     with pytest.raises(PlanError, match=r"train\.micro_batch_tokens=20: row \S+ has \d+ tokens") as caught:

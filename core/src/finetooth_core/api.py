@@ -145,6 +145,17 @@ class Session:
         if self.resuming is None:
             check_unused(self.folder)
 
+    def check_memory(self) -> None:
+        """
+        Raises:
+            PlanError: the plan needs more memory than there is, or than is free now, and the recipe does not accept
+                that; it says what would fit.
+        """
+        from finetooth_core.memory_check import check_memory
+
+        if not self.recipe.train.accept_memory:
+            check_memory(self.job)
+
     def run(self, planned: Callable[[], None] = lambda: None) -> Outcome:
         """Train, or go on where a run was interrupted.
 
@@ -180,7 +191,8 @@ class Session:
         run that is killed meanwhile can be resumed.
 
         Raises:
-            FinetoothError: something is wrong, or most of the training rows are left out and nobody has accepted it.
+            FinetoothError: something is wrong, most of the training rows are left out, or memory does not suffice, and
+                nobody has accepted it.
         """
         from finetooth_core.data.left_out import refuse_most
 
@@ -190,6 +202,7 @@ class Session:
         planned()
         if not self.recipe.data.accept_dropped:
             refuse_most(self.job.reports)
+        self.check_memory()
         self._write_run()
         _ = self.engine
 
@@ -206,6 +219,7 @@ class Session:
                 raise
             return self._begin_anew()
         self.run_id = str(found.manifest.get("run", self.run_id))
+        self.check_memory()
         base = self.stands_on()["base"]
         present = self._present()
         resumed = check(present, resuming, found, base=base, environment=self.environment)
@@ -242,6 +256,7 @@ class Session:
                 )
             self.say(f"{problem}: nothing is left to do")
             return ended
+        self.check_memory()
         assert self.job.keeping is not None
         aside = len(quarantine.reasons(self.job.keeping.folder))
         kept = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run had saved nothing yet"

@@ -68,6 +68,7 @@ class Job:
         keeping: where checkpoints go; None without data.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
         cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
+        asked: what the backend was asked, with whatever the recipe leaves open.
     """
 
     context: RunContext
@@ -76,6 +77,7 @@ class Job:
     prepared: Prepared
     backend: BuiltBackend
     request: EngineRequest
+    asked: PlanRequest
     evaluators: tuple[BuiltEvaluator, ...]
     trackers: tuple[PickedTracker, ...]
     reports: tuple[DataReport, ...]
@@ -123,30 +125,30 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
-    decided: BackendPlan = backend.plan(
-        PlanRequest(
-            train=context.train,
-            base=base,
-            trains=trains,
-            updates=updates,
-            place=place,
-            data=_lengths(context, prepared.report, driven.reports),
-            needs=driven.needs,
-            roles=roles,
-            opened=tuple(opened.context.model for opened in context.opened),
-            proportional_to=common_field(spec for _, spec in driven.losses),
-            kernels=kernels,
-        )
+    asked = PlanRequest(
+        train=context.train,
+        base=base,
+        trains=trains,
+        updates=updates,
+        place=place,
+        data=_lengths(context, prepared.report, driven.reports),
+        needs=driven.needs,
+        roles=roles,
+        opened=tuple(opened.context.model for opened in context.opened),
+        proportional_to=common_field(spec for _, spec in driven.losses),
+        kernels=kernels,
     )
+    decided: BackendPlan = backend.plan(asked)
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)
     kernels.tell()
-    plan = _plan(context, decided, prepared.total_steps, versions)
+    memory = replace(decided.memory, device_has=hardware.memory, host_has=hardware.host_memory)
+    plan = _plan(context, replace(decided, memory=memory), prepared.total_steps, versions)
     context.planned(plan)
     text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
     request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
     return Job(
-        context, plan, driven.method, prepared, backend, request, driven.evaluators, driven.trackers,
+        context, plan, driven.method, prepared, backend, request, asked, driven.evaluators, driven.trackers,
         _by_split(driven.reports), keeping, decided.padding, decided.cost,
     )  # fmt: skip
 

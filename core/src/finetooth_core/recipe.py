@@ -98,6 +98,9 @@ class TrainSection(Options):
     """Tokens that go through the model at once, padding included; changes speed and memory, never the result."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Whether to recompute activations in the backward pass: less memory, more time."""
+    accept_memory: Incidental[bool] = False
+    """Begin although the plan says that the memory will not suffice: for who knows that it will. `--accept-memory` sets
+    it."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
     on_bad_step: Literal["stop", "skip", "rollback"] = "stop"

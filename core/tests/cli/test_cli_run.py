@@ -20,7 +20,7 @@ def test_a_run(ft: Any, folder: Path) -> None:
     assert decided["train.precision"] == ["fp32", "toys are exact"]
     assert decided["hardware"][0].endswith(":toy")
     assert "4 optimizer steps" in answer.out
-    assert decided["total"] == ["1.50", "GB"]
+    assert decided["total"] == ["1.50", "GB of 10.00 GB"]
     assert decided["train"][:1] == ["4"]  # rows
     result = next(line for line in lines if "toy_score" in line and "majority" in line)
     assert result.split() == EXPECTED_RESULT.split()
@@ -96,6 +96,33 @@ def test_check_writes_nothing(ft: Any, folder: Path) -> None:
     assert "train.precision" in answer.out
     assert "1.50 GB" in answer.out
     assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(ft: Any, folder: Path) -> None:
+    small = "hardware={name: toy, memory: 1000000000}"  # the toy takes 1.5 GB
+    for command in ("check", "run"):
+        answer = ft(command, "recipe.yaml", small)
+        assert answer.code == 2 and len(answer.err.splitlines()) == 1
+        assert answer.err.startswith(
+            "error: memory: the run would take 1.4 GiB at the peak (overhead 1.4 GiB, weights 3.8 MiB), and a toy "
+            "computer has 0.9 GiB (nothing that is installed makes it fit"
+        )
+        assert "--accept-memory" in answer.err and "1.50 GB of 1.00 GB" in answer.out
+        assert not (folder / "runs").exists()
+    assert ft("check", "recipe.yaml", small, "--json").code == 2
+    assert ft("check", "recipe.yaml", small, "--accept-memory").code == 0
+    assert ft("run", "recipe.yaml", small, "train.accept_memory=true").code == 0
+
+
+def test_memory_that_something_else_has_taken_is_missed_at_the_start(ft: Any, folder: Path) -> None:
+    busy = "hardware={name: toy, available: 500000000}"
+    answer = ft("run", "recipe.yaml", busy)
+    assert answer.code == 2 and "a toy computer has 0.5 GiB of 9.3 GiB free now (end what else takes" in answer.err
+    interrupted = 'plugins=[{use: ./toy_plugin.py, options: {interrupt_at: 2}}]'
+    assert ft("run", "recipe.yaml", interrupted, "checkpoint.every=1").code == 130
+    refused = ft("resume", "runs/mine", busy)
+    assert refused.code == 2 and "free now" in refused.err
+    assert ft("resume", "runs/mine", busy, "--accept-memory").code == 0
 
 
 def test_check_takes_the_output_of_a_run(ft: Any, folder: Path) -> None:

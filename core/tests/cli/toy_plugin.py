@@ -60,6 +60,15 @@ class NamedOptions(Options):
     """Means nothing."""
 
 
+class HardwareOptions(Options):
+    """Of the hardware."""
+
+    memory: int = 10**10
+    """Bytes that it has."""
+    available: int | None = None
+    """Bytes of it that are free."""
+
+
 class RowsOptions(Options):
     """Of the source."""
 
@@ -254,13 +263,19 @@ class ToyBackend:
 
 
 class ToyHardware:
+    def __init__(self, options):
+        self.options = options
+
     def missing(self):
         return ""
 
     def facts(self):
         from finetooth_hooks.protocols import Device, HardwareFacts
 
-        return HardwareFacts("toy", (Device("toy", "a toy computer", 10**9),), ("fp32",))
+        options = self.options
+        return HardwareFacts(
+            "toy", (Device("toy", "a toy computer", options.memory, available=options.available),), ("fp32",)
+        )
 
 
 class ToyScore(EvaluatorBase):
@@ -330,8 +345,8 @@ def build_backend(options: NamedOptions, context):
     return ToyBackend(context)
 
 
-def build_hardware(options: NamedOptions, context):
-    return ToyHardware()
+def build_hardware(options: HardwareOptions, context):
+    return ToyHardware(options)
 
 
 def build_evaluator(options: NamedOptions, context):

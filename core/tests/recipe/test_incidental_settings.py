@@ -6,7 +6,10 @@ from finetooth_core.incidental import incidental_settings, is_among, without
 from finetooth_core.recipe import Recipe
 
 SETTINGS = frozenset(
-    {"output", "trackers", "profile", "data.accept_dropped", "data.cache", "data.cache_gb", "data.workers"}
+    {
+        "output", "trackers", "profile", "data.accept_dropped", "data.cache", "data.cache_gb", "data.workers",
+        "train.accept_memory",
+    }
 )
 
 

@@ -26,7 +26,9 @@ class Device:
     Attributes:
         name: what the framework calls it, `cpu`, `cuda:0`.
         label: what a person calls it, `2 CPU cores (avx512_bf16)`.
-        memory: total bytes, not what happens to be free.
+        memory: total bytes, not what happens to be free: what `auto` decides goes by it.
+        available: bytes that this process could hold when the facts were read: what was free, and what it held itself.
+            A run that will take more is refused when it starts. None: it is not known.
         architecture: what kernels are compiled for, `sm_90`, `gfx942`, `avx512`; empty if it is not known.
         index: among those of its kind, as the framework counts them.
     """
@@ -36,6 +38,7 @@ class Device:
     memory: int
     architecture: str = ""
     index: int = 0
+    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class HardwareFacts:
             measured if asked for.
         host_memory: total bytes of the machine that they are in; 0 if it is not known. On a CPU the device's own.
         nodes: machines like this one that take part.
+        host_available: of `host_memory`, as `Device.available` says it; None: it is not known.
     """
 
     name: str
@@ -61,6 +65,7 @@ class HardwareFacts:
     peak_flops: Mapping[str, float] = field(default_factory=dict)
     host_memory: int = 0
     nodes: int = 1
+    host_available: int | None = None
 
     @property
     def device(self) -> str:

@@ -34,10 +34,13 @@ class MemoryEstimate:
         parts: of the device, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`). On a
             CPU the device's memory is the host's, and this is all there is.
         host: of the host, by part, where the device has memory of its own.
+        device_has, host_has: total bytes of each pool, which the core fills in; 0: it is not known.
     """
 
     parts: Mapping[str, int]
     host: Mapping[str, int] = field(default_factory=dict)
+    device_has: int = 0
+    host_has: int = 0
 
     @property
     def total(self) -> int:

@@ -26,6 +26,7 @@ HARMLESS = (
     "data.cache",
     "data.cache_gb",
     "data.workers",
+    "train.accept_memory",
     "train.epochs",
     "train.max_steps",
     "train.on_bad_step",

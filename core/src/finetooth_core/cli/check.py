@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
+from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 @click.command("check")
 @recipe_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@accept_memory_option
 @click.pass_obj
-def command(state: State, recipe: str, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
+def command(
+    state: State,
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: str | None,
+    as_json: bool,
+    accept_memory: bool,
+) -> None:
     """Show what a run of RECIPE would do: every decision with its reason, the data, the memory.
 
     KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights
-    and writes nothing.
+    and writes nothing. A plan that needs more memory than there is ends with exit code 2 and says what would fit.
     """
-    session = state.session(recipe, with_output(overrides, output))
+    session = state.session(recipe, accepting(with_output(overrides, output), accept_memory))
     session.check_output()
     plan = session.plan
     if as_json:
@@ -31,6 +39,7 @@ def command(state: State, recipe: str, overrides: tuple[str, ...], output: str |
         from finetooth_core.plan import as_json as plain
 
         click.echo(json.dumps(plain(plan), indent=2, sort_keys=True))
+        session.check_memory()
         return
     from rich.console import Console
 
@@ -38,3 +47,4 @@ def command(state: State, recipe: str, overrides: tuple[str, ...], output: str |
 
     console = Console(highlight=False)
     render.show(console, *render.plan_parts(console, plan), render.data_table(console, session.reports))
+    session.check_memory()

@@ -23,6 +23,18 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--accept-memory`."""
+    text = "Begin although the plan says that memory will not suffice."
+    made: Callable[..., Any] = click.option("--accept-memory", is_flag=True, help=text)(function)
+    return made
+
+
+def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
+    """The overrides, and `--accept-memory` as one of them."""
+    return (*overrides, "train.accept_memory=true") if accepted else tuple(overrides)
+
+
 def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]:
     """The overrides, and `--output` as one of them; its text is never read as a number."""
     return tuple(overrides) if output is None else (*overrides, f"output={json.dumps(output, ensure_ascii=False)}")

@@ -60,11 +60,17 @@ def plan_parts(console: Console, plan: Plan) -> list[RenderableType]:
 
 
 def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
-    """The estimated peak, by part."""
+    """The estimated peak, by part, of the device and, where that has memory of its own, of the host."""
     rows = [(part, size(taken)) for part, taken in memory.parts.items() if taken]
-    return table(
-        console, "Memory at the peak, estimated", ("part", "takes"), [*rows, ("total", size(memory.total))], numbers=1
-    )
+    rows.append(("total", _of(memory.total, memory.device_has)))
+    if memory.host:
+        rows += [(f"host: {part}", size(taken)) for part, taken in memory.host.items() if taken]
+        rows.append(("host: total", _of(memory.host_total, memory.host_has)))
+    return table(console, "Memory at the peak, estimated", ("part", "takes"), rows, numbers=1)
+
+
+def _of(taken: int, has: int) -> str:
+    return f"{size(taken)} of {size(has)}" if has else size(taken)
 
 
 def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableType:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetooth_core.cli.group import start_options
+from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--at", type=int, metavar="STEP", help="Go on from the checkpoint after this step, not from the newest.")
 @click.option("--accept-changes", is_flag=True, help="Go on although recipe, data or model are not what they were.")
 @click.option("--strict", is_flag=True, help="Go on only with the same versions of everything.")
+@accept_memory_option
 @click.option("--output", metavar="DIR", help="The run folder, for a run that comes from a URL.")
 @click.pass_obj
 def command(
@@ -27,6 +29,7 @@ def command(
     at: int | None,
     accept_changes: bool,
     strict: bool,
+    accept_memory: bool,
     output: str | None,
 ) -> int:
     """Go on with RUN, exactly as if it had never stopped.
@@ -37,6 +40,7 @@ def command(
     """
     from finetooth_core.cli.run import carry_out
 
+    overrides = accepting(overrides, accept_memory)
     session = state.resumed(run, overrides, at=at, accept_changes=accept_changes, strict=strict, output=output)
     return carry_out(session)
 

@@ -9,7 +9,7 @@ import click
 from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
 
-from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
+from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_hooks.reports import Outcome
@@ -26,6 +26,7 @@ SUGGESTIONS = 2
 @click.option("--resume", is_flag=True, help="Go on with the run that `output` holds, if there is one.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
 @click.option("--accept-dropped", is_flag=True, help="Although more than half of the training rows are left out.")
+@accept_memory_option
 @click.option("--remote", metavar="URL", help="Train at this server; rows, tokens and losses stay here.")
 @click.pass_obj
 def command(
@@ -36,13 +37,14 @@ def command(
     resume: bool,
     accept_changes: bool,
     accept_dropped: bool,
+    accept_memory: bool,
     remote: str | None,
 ) -> int:
     """Train what RECIPE describes.
 
     KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """
-    overrides = with_output(overrides, output)
+    overrides = accepting(with_output(overrides, output), accept_memory)
     if accept_dropped:
         overrides = (*overrides, "data.accept_dropped=true")
     if remote is not None:

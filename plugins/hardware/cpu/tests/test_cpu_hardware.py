@@ -12,8 +12,8 @@ from finetooth_cpu.hardware import CpuHardware, cpu_flags, total_memory, usable_
 from finetooth_hooks.testing import parametrize_with_checks
 
 
-def hardware(*flags: str, cores: int = 2) -> CpuHardware:
-    return CpuHardware(lambda: frozenset(flags), lambda: 8 * 2**30, lambda: cores)
+def hardware(*flags: str, cores: int = 2, available: int | None = 2**30) -> CpuHardware:
+    return CpuHardware(lambda: frozenset(flags), lambda: 8 * 2**30, lambda: cores, lambda: available)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,13 @@ def test_label_names_cores_and_what_matters() -> None:
     assert hardware("avx2", cores=1).facts().label == "1 CPU core (avx2)"
     assert hardware("avx2", "avx512f").facts().architecture == "avx512"
     assert hardware("asimd", "bf16").facts().architecture == "neon"
+
+
+def test_what_is_free_is_never_more_than_there_is() -> None:
+    for available, expected in ((2**30, 2**30), (2**40, 8 * 2**30), (None, None)):
+        facts = hardware(available=available).facts()
+        assert facts.devices[0].available == facts.host_available == expected
+        assert facts.memory == 8 * 2**30  # what `auto` decides by
 
 
 def test_facts_of_this_machine() -> None:

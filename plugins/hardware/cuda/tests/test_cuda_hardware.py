@@ -8,16 +8,24 @@ from typing import Any
 import pytest
 from finetooth_cuda.hardware import CudaHardware
 from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_toolbox.torch.gpus import CONTEXT
 
 
 def fake_torch(
     name: str = "NVIDIA H200", capability: tuple[int, int] = (9, 0), count: int = 1, cuda: str | None = "13.0"
 ) -> Any:
     properties = SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=139 * 2**30)
+    asked: list[int] = []
+
+    def free(index: int) -> tuple[int, int]:
+        asked.append(index)
+        return 100 * 2**30, 139 * 2**30
+
     return SimpleNamespace(
         version=SimpleNamespace(cuda=cuda),
         cuda=SimpleNamespace(
-            is_available=lambda: count > 0, device_count=lambda: count, get_device_properties=lambda index: properties
+            is_available=lambda: count > 0, device_count=lambda: count, get_device_properties=lambda index: properties,
+            mem_get_info=free, memory_reserved=lambda index: 7 * 2**30, asked=asked,
         ),
     )
 
@@ -55,6 +63,22 @@ def test_all_gpus_like_the_first_are_offered() -> None:
     other = SimpleNamespace(**{**vars(first), "name": "NVIDIA L4"})
     mixed.cuda.get_device_properties = lambda index: other if index else first
     assert [device.name for device in CudaHardware(torch=mixed).facts().devices] == ["cuda:0"]
+
+
+def test_only_the_gpu_that_computes_is_asked_what_is_free() -> None:
+    torch = fake_torch(count=3)
+    facts = CudaHardware(torch=torch).facts()
+    assert facts.devices[0].available == 107 * 2**30 + CONTEXT  # what torch holds already is its own
+    assert facts.devices[1].available is None and torch.cuda.asked == [0]
+    second = fake_torch(count=3)
+    assert CudaHardware(1, torch=second).facts().devices[0].available == 107 * 2**30 + CONTEXT
+    assert second.cuda.asked == [1]
+
+    def unknown(index: int) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: initialization error")
+
+    torch.cuda.mem_get_info = unknown
+    assert CudaHardware(torch=torch).facts().devices[0].available is None
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_toolbox.host_memory import available_memory, sysctl, total_memory
 
 BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 """Instruction sets whose matrix products take bf16; `bf16` is Arm's own name. Measured on AVX512-BF16: a bf16 GEMM is
@@ -36,6 +36,7 @@ class CpuHardware:
         flags: returns the names of the CPU's instruction sets.
         memory: returns the machine's memory in bytes.
         cores: returns how many cores this process may use.
+        available: returns the bytes that this process could hold now; None where the system does not tell.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class CpuHardware:
         flags: Callable[[], frozenset[str]] | None = None,
         memory: Callable[[], int] | None = None,
         cores: Callable[[], int] | None = None,
+        available: Callable[[], int | None] | None = None,
     ) -> None:
         self._flags, self._memory, self._cores = flags or cpu_flags, memory or total_memory, cores or usable_cores
+        self._available = available or available_memory
 
     def missing(self) -> str:
         """Empty: every machine has one."""
@@ -55,13 +58,15 @@ class CpuHardware:
         bf16 = next((flag for flag in BF16_FLAGS if flag in flags), None)
         fp16 = any(flag in flags for flag in FP16_FLAGS)
         named = bf16 or next((flag for flag in ("avx512f", "avx2", "asimd") if flag in flags), platform.machine())
-        memory = self._memory()
+        memory, available = self._memory(), self._available()
+        available = None if available is None else min(available, memory)
         label = f"{cores} CPU {'core' if cores == 1 else 'cores'} ({named})"
         widest = next((name for flag, name in WIDEST if flag in flags), platform.machine())
         return HardwareFacts(
             name="finetooth-cpu:cpu",
-            devices=(Device("cpu", label, memory, widest),),
+            devices=(Device("cpu", label, memory, widest, available=available),),
             host_memory=memory,
+            host_available=available,
             precisions=(*(("bf16",) if bf16 else ()), "fp32", *(("fp16",) if fp16 else ())),
             slow_precisions=(*(() if bf16 else ("bf16",)), *(() if fp16 else ("fp16",))),
         )
@@ -78,23 +83,10 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     if platform.system() == "Darwin":  # Apple silicon: hw.optional.arm.FEAT_BF16: 1
         found = {"asimd"}
-        if _sysctl("hw.optional.arm.FEAT_BF16") == "1":
+        if sysctl("hw.optional.arm.FEAT_BF16") == "1":
             found.add("bf16")
         return frozenset(found) if platform.machine() == "arm64" else frozenset({"avx2"})
     return frozenset()
-
-
-def total_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's limit if that is lower."""
-    if platform.system() == "Darwin":
-        return int(_sysctl("hw.memsize") or 0)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists():
-        text = limit.read_text(encoding="utf-8").strip()
-        if text.isdigit():
-            memory = min(memory, int(text))
-    return memory
 
 
 def usable_cores() -> int:
@@ -102,11 +94,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _sysctl(name: str) -> str:
-    try:
-        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()

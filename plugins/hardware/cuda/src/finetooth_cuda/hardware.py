@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_toolbox.host_memory import available_memory, total_memory
+from finetooth_toolbox.torch.gpus import gpu_available
 from pydantic import Field
 
 from finetooth_cuda.peaks import peak_flops
@@ -73,24 +75,24 @@ class CudaHardware:
         precisions = tuple(name for name, since in native if capability >= since)
         return HardwareFacts(
             name="finetooth-cuda:cuda",
-            devices=self._devices(str(properties.name), capability),
-            host_memory=_host_memory(),
+            devices=self._devices(),
+            host_memory=total_memory(),
+            host_available=available_memory(),
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
             peak_flops=peak_flops(str(properties.name)),
         )
 
-    def _devices(self, name: str, capability: tuple[int, int]) -> tuple[Device, ...]:
-        """The one that was asked for, or all with the first one's name and capability: facts are of all of them."""
+    def _devices(self) -> tuple[Device, ...]:
+        """The one that was asked for, or all with the first one's name and capability: facts are of all of them. Only
+        the first is asked what is free."""
         cuda = self._torch.cuda
-        if self._index is not None:
-            return (_device(self._index, cuda.get_device_properties(self._index)),)
-        found = [(index, cuda.get_device_properties(index)) for index in range(max(1, cuda.device_count()))]
-        return tuple(
-            _device(index, properties)
-            for index, properties in found
-            if str(properties.name) == name and (properties.major, properties.minor) == capability
-        )
+        first = self._index or 0
+        indices = [first] if self._index is not None else range(max(1, cuda.device_count()))
+        found = [_device(index, cuda.get_device_properties(index)) for index in indices]
+        alike = [device for device in found if device.label == found[0].label]
+        available = gpu_available(self._torch, first, alike[0].memory)
+        return (replace(alike[0], available=available), *alike[1:])
 
 
 def _device(index: int, properties: Any) -> Device:
@@ -102,10 +104,3 @@ def _device(index: int, properties: Any) -> Device:
         index=index,
     )
 
-
-def _host_memory() -> int:
-    """Bytes of the machine's memory; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
