@@ -48,6 +48,10 @@ def ladder(job: Job) -> list[list[Rung]]:
     return [rungs for rungs in groups if rungs]
 
 
+def _with(**parts: Any) -> Change:
+    return lambda asked: replace(asked, **parts)
+
+
 def _train(**settings: Any) -> Change:
     return lambda asked: replace(asked, train=replace(asked.train, **settings))
 
@@ -82,8 +86,7 @@ def _adapters(job: Job) -> list[Rung]:
                 can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
             )  # fmt: skip
             if part.parameters < trains.parameters:
-                rung = Rung(f"adapter={_name(registered, job)}", lambda asked, part=part: replace(asked, trains=part))
-                found.append((part.parameters, rung))
+                found.append((part.parameters, Rung(f"adapter={_name(registered, job)}", _with(trains=part))))
     return [rung for _, rung in sorted(found, key=lambda one: -one[0])]
 
 
@@ -95,9 +98,9 @@ def _optimizers(job: Job) -> Iterator[Rung]:
     for registered, entry in sorted(smaller, key=lambda pair: -pair[1].state_bytes):
         part = replace(
             now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,
-            checkpointing=entry.checkpointing,
+            checkpointing=entry.checkpointing, update_bytes=entry.update_bytes,
         )  # fmt: skip
-        yield Rung(f"optimizer={_name(registered, job)}", lambda asked, part=part: replace(asked, updates=part))
+        yield Rung(f"optimizer={_name(registered, job)}", _with(updates=part))
 
 
 def _quantizers(job: Job) -> list[Rung]:

@@ -25,6 +25,7 @@ from finetooth_hooks.protocols import (
     HardwareFacts,
     PlacePart,
     PlanRequest,
+    SnapshotsPart,
     StepCost,
     TextPart,
     TrainsPart,
@@ -137,6 +138,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         opened=tuple(opened.context.model for opened in context.opened),
         proportional_to=common_field(spec for _, spec in driven.losses),
         kernels=kernels,
+        snapshots=_snapshots(keeping, backend_entry),
     )
     decided: BackendPlan = backend.plan(asked)
     for decision in decided.decisions:
@@ -167,7 +169,17 @@ def _updates(context: RunContext, optimizer: Built, entry: Optimizer, data: bool
     """Optimizer and schedule, built."""
     schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
     name = optimizer.registered.full_name
-    return UpdatesPart(optimizer.part, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing)
+    return UpdatesPart(
+        optimizer.part, schedule, name, entry.state_bytes, entry.accumulation, entry.checkpointing, entry.update_bytes
+    )
+
+
+def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
+    """One that is on its way, while each store in memory still has the one before."""
+    if keeping is None or not keeping.cadence or "snapshots" not in backend.capabilities:
+        return SnapshotsPart()
+    brought = keeping.on_disk or bool(keeping.host)
+    return SnapshotsPart(device=1 + len(keeping.device), host=brought + len(keeping.host))
 
 
 def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:

@@ -155,7 +155,7 @@ class UpdatesPart:
 
     Attributes:
         name: full name of the optimizer, for messages.
-        state_bytes, accumulation, checkpointing: what the optimizer's entry says of it.
+        state_bytes, accumulation, checkpointing, update_bytes: what the optimizer's entry says of it.
     """
 
     optimizer: Optimizer
@@ -164,6 +164,7 @@ class UpdatesPart:
     state_bytes: float = 8.0
     accumulation: bool = True
     checkpointing: bool = True
+    update_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,19 @@ class RoleRequest:
 
 
 @dataclass(frozen=True)
+class SnapshotsPart:
+    """Copies of all that trains which a run holds at once, at most, to save them or to go back to them.
+
+    Attributes:
+        device: in the device's memory, the one that is being written among them.
+        host: in host memory, likewise.
+    """
+
+    device: int = 0
+    host: int = 0
+
+
+@dataclass(frozen=True)
 class PlanRequest:
     """What a backend needs to decide its settings. The parts are those of the `EngineRequest` that follows.
 
@@ -241,6 +255,7 @@ class PlanRequest:
         proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or there is no loss.
         kernels: picks providers for the operations that the engine will compute; what it picks reaches the engine's
             request. None: nobody does.
+        snapshots: how many the run will hold.
     """
 
     train: TrainSettings
@@ -254,6 +269,7 @@ class PlanRequest:
     opened: tuple[ModelInfo, ...] = ()
     proportional_to: str | None = None
     kernels: PickKernels | None = None
+    snapshots: SnapshotsPart = SnapshotsPart()
 
     @property
     def role_parameters(self) -> int:

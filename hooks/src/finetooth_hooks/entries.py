@@ -235,6 +235,8 @@ class Optimizer(Entry):
         checkpointing: works with gradient checkpointing.
         frameworks: whose parameters it takes.
         state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
+        update_bytes: bytes per trained parameter that an update holds for a moment beside that, on an accelerator,
+            where updates of many tensors at once make temporaries of all of them.
     """
 
     kind = "optimizer"
@@ -242,6 +244,7 @@ class Optimizer(Entry):
     checkpointing: bool = True
     frameworks: frozenset[str] = frozenset({"torch"})
     state_bytes: float = 8.0
+    update_bytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -255,7 +255,7 @@ def test_activations_are_what_autograd_saves(kit: SimpleNamespace, request_for: 
     import torch
     from finetooth_steps.layout import MicroBatch
     from finetooth_torch.layout.rectangles import Rectangle
-    from finetooth_torch.planning.memory import layer_bytes, stream_layer_bytes
+    from finetooth_torch.planning.layer_memory import layer_bytes, stream_layer_bytes
 
     stream = kit.decoder == "auto"
     for precision, full in (("fp32", False), ("bf16", False), ("bf16", True)):

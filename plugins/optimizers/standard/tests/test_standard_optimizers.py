@@ -226,3 +226,13 @@ def test_how_weights_and_gradients_lie_in_memory_changes_nothing(build, turned):
         return weight.detach()
 
     np.testing.assert_allclose(trained(turned), trained(""), rtol=1e-12)
+
+
+def test_adamw_is_fused_where_torch_has_a_kernel_for_the_device():
+    made = built.build_adamw(built.AdamWOptions(), None)
+    for device, fused in (("cpu", True), ("meta", None)):
+        optimizer = made.create([("w", torch.nn.Parameter(torch.ones(2, 2, device=device)))])
+        assert optimizer.defaults["fused"] is fused and bool(optimizer.defaults["foreach"]) is not bool(fused)
+    from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+    assert set(_get_fused_kernels_supported_devices()) >= built.ONE_PASS >= {"cpu", "cuda"}

@@ -14,6 +14,10 @@ from finetooth_standard.lion import Lion
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
+ONE_PASS = frozenset({"cpu", "cuda", "mps", "xpu"})
+"""Types of devices that torch has a fused AdamW for, in one pass over the memory and without temporaries. Listed, so
+that what is taken cannot change between versions of torch."""
+
 
 class OptimizerOptions(Options):
     """What all of them take."""
@@ -109,8 +113,8 @@ def _together(groups: list[dict[str, Any]]) -> bool:
 
 
 def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """torch's fused kernel for CPUs reads weight and gradient as they lie in memory, whatever their strides: a gradient
-    that lies otherwise would be added to the wrong weights."""
+    """torch's fused kernels read weight and gradient as they lie in memory, whatever their strides: a gradient that
+    lies otherwise would be added to the wrong weights, or is refused."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p.grad is not None and p.grad.stride() != p.stride():
@@ -122,10 +126,12 @@ def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
-    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). On a CPU in one pass over the memory."""
+    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). Where torch has a kernel for the device in one
+    pass over the memory, without temporaries; else all tensors of a group at once."""
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        how: dict[str, Any] = {"foreach": True} if _together(groups) else {"fused": True}
+        devices = {p.device.type for group in groups for p in group["params"]}
+        how: dict[str, Any] = {"fused": True} if devices <= ONE_PASS else {"foreach": True}
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, **how)
         if "fused" in how:
             optimizer.register_step_pre_hook(_lay_alike)

@@ -12,7 +12,8 @@ _SCHEDULES = "finetooth_standard.schedules"
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Four optimizers; `state_bytes` are those of float32 parameters."""
+    """Four optimizers; their bytes are those of float32 parameters. AdamW updates in one pass where torch has a kernel
+    for that, Lion one tensor after the other."""
     yield Optimizer(
         name="adamw",
         build=f"{_OPTIMIZERS}:build_adamw",
@@ -21,13 +22,18 @@ def ft_optimizers() -> Iterable[Optimizer]:
         state_bytes=8.0,
     )
     yield Optimizer(
-        name="sgd", build=f"{_OPTIMIZERS}:build_sgd", summary="stochastic gradient descent", state_bytes=4.0
+        name="sgd",
+        build=f"{_OPTIMIZERS}:build_sgd",
+        summary="stochastic gradient descent",
+        state_bytes=4.0,
+        update_bytes=4.0,
     )
     yield Optimizer(
         name="adafactor",
         build=f"{_OPTIMIZERS}:build_adafactor",
         summary="Adafactor: second moments by row and column",
         state_bytes=0.5,
+        update_bytes=4.0,
     )
     yield Optimizer(
         name="lion", build=f"{_OPTIMIZERS}:build_lion", summary="Lion: the sign of a momentum", state_bytes=4.0

@@ -6,21 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from finetooth_hooks import Context, Decision, PlanError
+from finetooth_hooks import Context, Decision, MemoryEstimate, PlanError
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import BackendPlan, HardwareFacts, ModelFacts, PickedKernel, PlanRequest, Stored
+from finetooth_hooks.protocols import (
+    BackendPlan,
+    HardwareFacts,
+    ModelFacts,
+    PickedKernel,
+    PlanRequest,
+    SnapshotsPart,
+    Stored,
+)
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
+from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.step_cost import step_cost
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
-CPU_MICRO_BATCH = 4096
-ACCELERATOR_MICRO_BATCH = 16384
 
 
 def decide(
@@ -41,26 +49,23 @@ def decide(
     ):
         raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
     precision = _precision(request.train.precision, request.place.hardware)
-    micro_batch = _micro_batch(request)
     base = request.base
     chosen = choose_decoder(base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored)
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, str(precision.value), context)
     layers = () if attending is None else attending.decisions
-    checkpointing = _checkpointing(request, str(precision.value), int(micro_batch.value), stream=stream)
+    held = HeldByAttention() if attending is None else _held(request, attending, packing)
+    # on a CPU what is kept of steps is counted, and decides nothing
+    deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
+    micro_batch, checkpointing = choose_portions(request, partial(_takes, deciding, str(precision.value), stream, held))
     train = replace(
         request.train,
         precision=str(precision.value),
         micro_batch_tokens=int(micro_batch.value),
         gradient_checkpointing=bool(checkpointing.value),
     )
-    memory = estimate(
-        request,
-        str(precision.value),
-        int(micro_batch.value),
-        checkpointing=train.gradient_checkpointing is True,
-        stream=stream,
-    )
+    recomputes = train.gradient_checkpointing is True
+    memory = _takes(request, str(precision.value), stream, held, int(micro_batch.value), checkpointing=recomputes)
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, str(precision.value), stream=stream)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared)
@@ -68,6 +73,12 @@ def decide(
     fused = attending is None or attending.fused
     cost = step_cost(request, train, filling, stream=stream, fused=fused, kernels=kernels)
     return BackendPlan(train, decisions, memory, of_steps, cost)
+
+
+def _takes(
+    request: PlanRequest, precision: str, stream: bool, attention: HeldByAttention, tokens: int, *, checkpointing: bool
+) -> MemoryEstimate:
+    return estimate(request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention)
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
@@ -86,55 +97,6 @@ def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
         f"train.precision={asked}: not possible on {hardware.label}",
         action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
     )
-
-
-def _micro_batch(request: PlanRequest) -> Decision:
-    setting, asked = "train.micro_batch_tokens", request.train.micro_batch_tokens
-    if asked is not None:
-        if asked < 1:
-            raise PlanError(f"{setting}={asked}: it holds no token", action="set it to auto or a positive number")
-        reason = RECIPE
-        if request.data.mean_length and asked < request.data.longest:
-            row = f"row {request.data.longest_id}" if request.data.longest_id else "the longest row"
-            raise PlanError(
-                f"{setting}={asked}: {row} has {request.data.longest} tokens, which do not fit",
-                action=f"set it to auto or at least {request.data.longest}, "
-                f"or lower train.max_length below {asked + 1}",
-            )
-    else:
-        asked = CPU_MICRO_BATCH if request.place.hardware.device == "cpu" else ACCELERATOR_MICRO_BATCH
-        reason = "enough rows to keep the GEMMs busy, little memory"
-        if asked < request.data.longest:
-            asked, reason = request.data.longest, "as much as the longest row"
-    if not request.updates.accumulation:
-        whole = request.train.batch_size * max(request.data.longest, 1)
-        if request.train.micro_batch_tokens is not None and asked < whole:
-            raise PlanError(
-                f"{setting}={asked} cuts a step of up to {whole} tokens, and optimizer {request.updates.name} cannot "
-                "accumulate gradients",
-                action=f"set {setting} to auto, or choose another optimizer",
-            )
-        asked, reason = max(asked, whole), f"a whole step: optimizer {request.updates.name} cannot accumulate gradients"
-    return Decision(setting, asked, reason)
-
-
-def _checkpointing(request: PlanRequest, precision: str, micro_batch: int, *, stream: bool) -> Decision:
-    setting, asked = "train.gradient_checkpointing", request.train.gradient_checkpointing
-    if asked and not request.updates.checkpointing:
-        raise PlanError(
-            f"{setting}=true: optimizer {request.updates.name} does not work with it",
-            action=f"set {setting} to false, or choose another optimizer",
-        )
-    if asked is not None:
-        return Decision(setting, asked, RECIPE)
-    needed = estimate(request, precision, micro_batch, checkpointing=False, stream=stream).total
-    has = request.place.hardware.memory
-    figures = f"{needed / 2**30:.1f} of {has / 2**30:.1f} GiB"
-    if needed <= has:
-        return Decision(setting, False, f"activations fit: {figures}")
-    if not request.updates.checkpointing:
-        return Decision(setting, False, f"optimizer {request.updates.name} does not work with it ({figures} needed)")
-    return Decision(setting, True, f"without it the run would take {figures}")
 
 
 def _kernels(request: PlanRequest, precision: str, *, stream: bool) -> Mapping[str, PickedKernel]:
@@ -222,6 +184,12 @@ def _packing(
     after = padding(steps, micro_batch, filling)
     reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
     return Decision(setting, True, RECIPE if asked and not steps else reason), filling
+
+
+def _held(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
+    """What attention of the model's own code keeps for backward."""
+    shares = asked is not False and not obstacle(request.base.model.config, attention)
+    return HeldByAttention(masked=shares and attention.filling == "rows", fused=attention.fused)
 
 
 def _instead(steps: Sequence[Sequence[int]], before: float) -> str:

@@ -9,12 +9,21 @@ from pathlib import Path
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer
 from finetooth_toolbox.llama_shape import linear_shapes
+from finetooth_toolbox.torch.gpus import CONTEXT
+
+from finetooth_torch.planning.layer_memory import (
+    BYTES,
+    HeldByAttention,
+    accelerator_backward_bytes,
+    accelerator_layer_bytes,
+    backward_bytes,
+    generation_bytes,
+    layer_bytes,
+    stream_layer_bytes,
+)
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
-
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
-"""Of one number in each precision."""
 
 
 def peak_memory(device: object) -> int:
@@ -45,8 +54,12 @@ FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
 leave between long-lived ones. Measured on SmolLM2-135M (glibc); giving each tensor pages of its own avoids it and
 costs a third of the speed."""
 
-DEVICE_OVERHEAD = 64 * 2**20
-"""What the framework keeps of an accelerator for itself."""
+DEVICE_OVERHEAD = CONTEXT + 128 * 2**20
+"""What the framework keeps of an accelerator for itself: its context, and workspaces of its products."""
+
+SLACK = 1.05
+"""Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than what is put
+into them."""
 
 HOST_LATER = 120 * 2**20
 """Code, thread stacks and compiled GEMM kernels that the first step brings into a host process."""
@@ -59,50 +72,127 @@ and weights that were read before have left memory free. Loading them to measure
 
 
 def estimate(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, stream: bool
+    request: PlanRequest,
+    precision: str,
+    micro_batch_tokens: int,
+    *,
+    checkpointing: bool,
+    stream: bool,
+    attention: HeldByAttention | None = None,
 ) -> MemoryEstimate:
     """Peak by parts, before any weight is loaded.
 
     Args:
         stream: the stream decoder computes the layers. Otherwise activations are what transformers' Llama saves for
             backward; other families differ by little.
+        attention: of the model's own code; None: fused, and no rows are shared.
     """
+    held = attention or HeldByAttention()
+    if request.place.hardware.device != "cpu":
+        return _on_accelerator(request, precision, micro_batch_tokens, checkpointing=checkpointing, attention=held)
+    return _on_host(request, precision, micro_batch_tokens, checkpointing=checkpointing, stream=stream)
+
+
+def _on_accelerator(
+    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, attention: HeldByAttention
+) -> MemoryEstimate:
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
-    trained, base, frozen = request.trains.parameters, request.base.model.parameters, request.trains.base_frozen
-    full = not frozen and trained > base // 2  # norms and the head train too
-    on_host = request.place.hardware.device == "cpu"
-    masters = 4 * trained if precision in ("bf16", "fp16") else 0
-    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
+    trained, full = request.trains.parameters, _trains_base(request)
+    tokens = tokens_at_once(request, micro_batch_tokens, packed=False)
+    layer = accelerator_layer_bytes(request, precision, full=full, attention=attention)
+    layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
+    mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
+    passing = accelerator_backward_bytes(request, precision) + mask
+    activations = tokens * (layers + passing) * SLACK
+    if "generate" in request.needs:
+        sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=False)
+        activations = max(activations, sampling)
+    logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
+    update = request.updates.update_bytes * trained  # when activations are gone
+    fixed = _fixed(request, precision)
+    loading, snapshots = loading_bytes(request, precision), _snapshot_bytes(request)
+    on_host = snapshots * request.snapshots.host
+    return MemoryEstimate(
+        {
+            **fixed,
+            "snapshots": snapshots * request.snapshots.device,
+            "activations": int(activations),
+            "logits": int(logits),
+            "update": max(0, int(update - activations - logits)),
+            "overhead": DEVICE_OVERHEAD,
+        },
+        host={"overhead": host_overhead(), "snapshots": on_host, "loading": max(0, loading - on_host)},
+    )
 
-    layer = stream_layer_bytes(request, precision) if stream else layer_bytes(request, precision, full=full)
+
+def _trains_base(request: PlanRequest) -> bool:
+    """Most of the base trains, its norms and its head too."""
+    return not request.trains.base_frozen and request.trains.parameters > request.base.model.parameters // 2
+
+
+def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
+    """What no micro-batch changes."""
+    size, trained = BYTES[precision], request.trains.parameters
+    facts = request.base.facts
+    head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
+    masters = 4 * trained if precision in ("bf16", "fp16") else 0
+    weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
+    roles = {"roles": request.role_parameters * size} if request.role_parameters else {}
+    return {
+        **roles,
+        "weights": int(weights + masters),
+        "gradients": int(4 * trained + head_gradient),
+        "optimizer": int(request.updates.state_bytes * trained),
+    }
+
+
+def _snapshot_bytes(request: PlanRequest) -> int:
+    """Of one: parameters in fp32, and what the optimizer keeps."""
+    return int((4 + request.updates.state_bytes) * request.trains.parameters)
+
+
+def loading_bytes(request: PlanRequest, precision: str) -> int:
+    """What the base takes in host memory while it is loaded: loaders read it whole before it goes to the device. Where
+    it trains it is read in fp32, which its masters are."""
+    model = request.base.model
+    if request.base.quantizer is None and model.resident_bytes is not None:
+        return model.resident_bytes
+    return model.parameters * (BYTES[precision] if request.trains.base_frozen else 4)
+
+
+def _on_host(
+    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, stream: bool
+) -> MemoryEstimate:
+    from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
+
+    facts, size = request.base.facts, BYTES[precision]
+    tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
+    layer = (
+        stream_layer_bytes(request, precision)
+        if stream
+        else layer_bytes(request, precision, full=_trains_base(request))
+    )
     between = max(4, size) if stream else size  # of the residual stream
     layers = facts.layers * between * facts.hidden_size + layer if checkpointing else facts.layers * layer
     fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
-    activations = tokens * layers * (fragments if on_host else 1.05)
+    activations = tokens * layers * fragments
     if stream:
         activations += tokens * backward_bytes(request, precision)
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
-        packed = resident_bytes(request.base, precision) if stream and on_host else 0  # weights packed anew
+        packed = resident_bytes(request.base, precision) if stream else 0  # weights packed anew
         activations = max(activations, sampling + packed)
-    logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
-    head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if full else 0
-    weights = resident_bytes(request.base, precision) + (trained * size if frozen else 0)
-    overhead = host_overhead()
-    held = {"roles": request.role_parameters * size} if request.role_parameters else {}
+    snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
     return MemoryEstimate(
         {
-            **held,
-            "weights": int(weights + masters),
-            "gradients": int(4 * trained + head_gradient),
-            "optimizer": int(request.updates.state_bytes * trained),
+            **_fixed(request, precision),
+            "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),
-            "logits": int(logits),
-            "overhead": overhead if on_host else DEVICE_OVERHEAD,
-        },
-        host={} if on_host else {"overhead": overhead},
+            "logits": min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size),
+            "overhead": host_overhead(),
+        }
     )
 
 
@@ -143,51 +233,6 @@ def tokens_at_once(request: PlanRequest, micro_batch_tokens: int, *, packed: boo
     step = min(step, train.batch_size * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares
     return max(longest, math.ceil(step / parts))
-
-
-def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
-    """Bytes that one decoder layer of transformers' saves per token.
-
-    The two norms save their input in fp32; the projections their inputs; attention q, k, v and its output; the gated
-    feed-forward four tensors of its width. Weights of norms, where they train, need the norms' outputs too.
-    """
-    facts, size = request.base.facts, BYTES[precision]
-    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    width = 2 * max(4, size) + (4 if full else 2) * size
-    return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
-
-
-def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
-
-    The input of each norm, which is of the residual stream, with one number a row, rotated queries, keys and values,
-    the output of attention with a number a head, gate and up; all else, also what a weight's gradient needs, is made
-    again. Norms over each head save their inputs as well.
-    """
-    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
-    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    saved = size * (2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 * facts.hidden_size + 2 + facts.heads)
-    if facts.block is not None and facts.block.query_norm:
-        saved += size * (heads + kv) + wide * (facts.heads + facts.kv_heads)
-    return saved
-
-
-def backward_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token that the backward pass of one layer of the stream decoder holds at its peak, in the feed-forward
-    block: its rows made again, their gradient, and gate's and up's."""
-    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
-    return size * (6 * facts.ffn_size + 2 * facts.hidden_size) + wide * 2 * facts.hidden_size
-
-
-def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:
-    """Bytes per token of a batch that is sampled: its keys and values (transformers' own cache takes half as much again
-    while it grows) and what one layer holds while the prompts are read. In the stream decoder that is gate, up and
-    their product, the residual stream before, between and behind, attention's output and its normalised rows."""
-    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
-    cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
-    if stream:
-        return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
-    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
 def host_overhead() -> int:

@@ -39,7 +39,7 @@ def step_cost(
     if not _counts_layers(facts, request.base.model.parameters):
         return "what its layers compute does not follow from the model's config"
     whole = request.trains.parameters >= request.base.model.parameters
-    model = planned_cost(facts, full=whole, rank=0 if whole else _rank(facts, request.trains.parameters))
+    model = planned_cost(facts, full=whole, rank=0 if whole else rank_of(facts, request.trains.parameters))
     how = Execution(
         skips_masked=fused,
         rescores=fused,
@@ -108,9 +108,10 @@ def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
     return abs(layers - counted) <= UNKNOWN_SHARE * counted
 
 
-def _rank(facts: ModelFacts, trained: int) -> int:
+def rank_of(facts: ModelFacts, trained: int) -> int:
     """The rank at which low-rank additions to all linear modules have as many parameters; what an adapter adds is
-    small beside the model, however it is spread."""
+    small beside the model, however it is spread. 0 where the shapes of the modules do not follow from the facts."""
     known = linear_shapes(facts)
-    a_rank = facts.layers * sum(sum(known[name.rsplit(".", 1)[-1]]) for name in facts.linear_targets)
-    return max(1, round(trained / a_rank))
+    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
+    a_rank = facts.layers * sum(sum(known.get(name, (0, 0))) for name in names)
+    return max(1, round(trained / a_rank)) if a_rank else 0

@@ -1,0 +1,106 @@
+"""What the layers of a model keep for their backward pass, and hold for a moment, in bytes per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetooth_hooks.protocols import PlanRequest
+
+from finetooth_torch.planning.step_cost import rank_of
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
+"""Of one number in each precision."""
+
+UNKNOWN_LAYERS = 1.1
+"""Factor on what a layer saves where the family does not describe its layers: they may hold more norms than Llama's."""
+
+
+@dataclass(frozen=True)
+class HeldByAttention:
+    """What attention of the model's own code keeps for its backward pass beside queries, keys, values and output.
+
+    Attributes:
+        masked: sequences share rows under a dense mask, which each layer keeps as numbers to be added; keys and values
+            are repeated for every query head.
+        fused: scores are not held.
+    """
+
+    masked: bool = False
+    fused: bool = True
+
+
+def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
+    """Bytes that one decoder layer of transformers' saves per token.
+
+    The two norms save their input in fp32; the projections their inputs; attention q, k, v and its output; the gated
+    feed-forward four tensors of its width. Weights of norms, where they train, need the norms' outputs too.
+    """
+    facts, size = request.base.facts, BYTES[precision]
+    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    width = 2 * max(4, size) + (4 if full else 2) * size
+    return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
+
+
+def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool, attention: HeldByAttention) -> float:
+    """Bytes that one decoder layer of transformers' saves per token on an accelerator, traced for Llama and Qwen3.
+
+    Beside what `layer_bytes` counts: a number for each head and norm, the inputs of norms over heads (and their outputs
+    where their weights train), what low-rank additions keep between their two matrices; under a dense mask the mask as
+    numbers and keys and values for every query head; of attention that is not fused the scores, before and after they
+    are rounded.
+    """
+    facts, size = request.base.facts, BYTES[precision]
+    wide, row = max(4, size), request.data.longest
+    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    saved: float = layer_bytes(request, precision, full=full) + wide * (facts.heads + 2)
+    if facts.block is not None and facts.block.query_norm:
+        saved += wide * (heads + kv + facts.heads + facts.kv_heads) + (size * (heads + kv) if full else 0)
+    if request.trains.base_frozen:
+        saved += size * rank_of(facts, request.trains.parameters) * len(facts.linear_targets)
+    if attention.masked or not attention.fused:
+        saved += 2 * size * (heads - kv)
+    if attention.masked and attention.fused:
+        saved += size * row
+    if not attention.fused:
+        saved += (wide + size) * facts.heads * row
+    return saved if facts.block is not None else saved * UNKNOWN_LAYERS
+
+
+def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token that the backward pass holds at its peak beside what was kept, in a norm, which computes in fp32:
+    gradients of what it was given, scaled and normalised, and of the residual stream. Traced for Llama and Qwen3."""
+    size, wide = BYTES[precision], max(4, BYTES[precision])
+    return request.base.facts.hidden_size * (4 * wide + 2 * size)
+
+
+def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
+
+    The input of each norm, which is of the residual stream, with one number a row, rotated queries, keys and values,
+    the output of attention with a number a head, gate and up; all else, also what a weight's gradient needs, is made
+    again. Norms over each head save their inputs as well.
+    """
+    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
+    heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    saved = size * (2 * heads + 2 * kv + 2 * facts.ffn_size) + wide * (2 * facts.hidden_size + 2 + facts.heads)
+    if facts.block is not None and facts.block.query_norm:
+        saved += size * (heads + kv) + wide * (facts.heads + facts.kv_heads)
+    return saved
+
+
+def backward_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token that the backward pass of one layer of the stream decoder holds at its peak, in the feed-forward
+    block: its rows made again, their gradient, and gate's and up's."""
+    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
+    return size * (6 * facts.ffn_size + 2 * facts.hidden_size) + wide * 2 * facts.hidden_size
+
+
+def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:
+    """Bytes per token of a batch that is sampled: its keys and values (transformers' own cache takes half as much again
+    while it grows) and what one layer holds while the prompts are read. In the stream decoder that is gate, up and
+    their product, the residual stream before, between and behind, attention's output and its normalised rows."""
+    facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
+    cache = 2 * facts.layers * facts.kv_heads * facts.head_dim * size
+    if stream:
+        return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
+    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size

@@ -1,0 +1,151 @@
+"""In which portions a step is computed: tokens of a micro-batch, and whether activations are recomputed.
+
+On an accelerator both are chosen together: where a step does not fit whole, smaller micro-batches cost little as long
+as products keep the device busy, and recomputing costs a pass over the layers. On a CPU micro-batches are small anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from finetooth_hooks import Decision, MemoryEstimate, PlanError
+from finetooth_hooks.protocols import PlanRequest
+
+RECIPE = "the recipe says so"
+TOKENS, CHECKPOINTING = "train.micro_batch_tokens", "train.gradient_checkpointing"
+CPU_TOKENS = 4096
+MOST = 16384
+"""Tokens of a micro-batch on an accelerator; more make products no faster."""
+BUSY = 2048
+"""Tokens of which products still keep an accelerator busy: it recomputes before it takes fewer."""
+FEWEST = 256
+
+
+class Needs(Protocol):
+    """What a run takes; see `memory.estimate`."""
+
+    def __call__(self, micro_batch_tokens: int, *, checkpointing: bool) -> MemoryEstimate: ...
+
+
+def choose_portions(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
+    """Tokens of a micro-batch, and whether activations are recomputed.
+
+    Raises:
+        PlanError: what the recipe asks for is not possible with its rows or its optimizer.
+    """
+    if request.train.gradient_checkpointing and not request.updates.checkpointing:
+        raise PlanError(
+            f"{CHECKPOINTING}=true: optimizer {request.updates.name} does not work with it",
+            action=f"set {CHECKPOINTING} to false, or choose another optimizer",
+        )
+    on_cpu = request.place.hardware.device == "cpu"
+    if not on_cpu and request.train.micro_batch_tokens is None and request.updates.accumulation:
+        return _together(request, needs)
+    tokens = _tokens(request, CPU_TOKENS if on_cpu else MOST)
+    return tokens, _checkpointing(request, needs, int(tokens.value))
+
+
+# --- on an accelerator ------------------------------------------------------------------------------------------------
+
+
+def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
+    """The first that fits; the least of all if none does."""
+    has, tried = request.place.hardware.memory, []
+    for tokens, recomputes in _candidates(request):
+        takes = needs(tokens, checkpointing=recomputes).total
+        tried.append((tokens, takes))
+        if takes <= has:
+            break
+    first = tried[0]
+    figures = _figures(takes, has)
+    longest = tokens == request.data.longest
+    reason = "as much as the longest row" if longest else "enough to keep the device busy"
+    if first[0] != tokens:
+        reason = f"{'the longest row; ' if longest else ''}{first[0]} would take {_figures(first[1], has)}"
+    asked = request.train.gradient_checkpointing
+    if asked is not None:
+        why = RECIPE
+    elif recomputes:
+        why = f"without it {_fewest_kept(request)} tokens would take more than there is; with it {figures}"
+    elif takes <= has:
+        why = f"activations fit: {figures}"
+    else:
+        why = f"optimizer {request.updates.name} does not work with it ({figures} needed)"
+    return Decision(TOKENS, tokens, reason), Decision(CHECKPOINTING, recomputes, why)
+
+
+def _candidates(request: PlanRequest) -> Iterator[tuple[int, bool]]:
+    """Tokens, and whether to recompute, the best first. What takes fewer tokens than `BUSY` wastes more of the device
+    than recomputing does."""
+    asked, able = request.train.gradient_checkpointing, request.updates.checkpointing
+    kept = asked is False or not able  # nothing can be recomputed
+    if not asked:
+        yield from ((tokens, False) for tokens in _sizes(request, FEWEST if kept else BUSY))
+    if not kept:
+        yield from ((tokens, True) for tokens in _sizes(request, FEWEST))
+
+
+def _sizes(request: PlanRequest, fewest: int) -> list[int]:
+    """Halves of the most, down to the fewest or the longest row."""
+    halves, tokens = [], MOST
+    while tokens >= fewest:
+        halves.append(max(tokens, request.data.longest))
+        tokens //= 2
+    return list(dict.fromkeys(halves))
+
+
+def _fewest_kept(request: PlanRequest) -> int:
+    return _sizes(request, BUSY)[-1]
+
+
+# --- as the recipe or the host says -----------------------------------------------------------------------------------
+
+
+def _tokens(request: PlanRequest, otherwise: int) -> Decision:
+    asked = request.train.micro_batch_tokens
+    if asked is not None:
+        if asked < 1:
+            raise PlanError(f"{TOKENS}={asked}: it holds no token", action="set it to auto or a positive number")
+        reason = RECIPE
+        if request.data.mean_length and asked < request.data.longest:
+            row = f"row {request.data.longest_id}" if request.data.longest_id else "the longest row"
+            raise PlanError(
+                f"{TOKENS}={asked}: {row} has {request.data.longest} tokens, which do not fit",
+                action=f"set it to auto or at least {request.data.longest}, "
+                f"or lower train.max_length below {asked + 1}",
+            )
+    else:
+        asked = otherwise
+        reason = "enough rows to keep the GEMMs busy, little memory"
+        if asked < request.data.longest:
+            asked, reason = request.data.longest, "as much as the longest row"
+    if not request.updates.accumulation:
+        whole = request.train.batch_size * max(request.data.longest, 1)
+        if request.train.micro_batch_tokens is not None and asked < whole:
+            raise PlanError(
+                f"{TOKENS}={asked} cuts a step of up to {whole} tokens, and optimizer {request.updates.name} cannot "
+                "accumulate gradients",
+                action=f"set {TOKENS} to auto, or choose another optimizer",
+            )
+        asked, reason = max(asked, whole), f"a whole step: optimizer {request.updates.name} cannot accumulate gradients"
+    return Decision(TOKENS, asked, reason)
+
+
+def _checkpointing(request: PlanRequest, needs: Needs, tokens: int) -> Decision:
+    asked = request.train.gradient_checkpointing
+    if asked is not None:
+        return Decision(CHECKPOINTING, asked, RECIPE)
+    needed, has = needs(tokens, checkpointing=False).total, request.place.hardware.memory
+    figures = _figures(needed, has)
+    if needed <= has:
+        return Decision(CHECKPOINTING, False, f"activations fit: {figures}")
+    if not request.updates.checkpointing:
+        return Decision(
+            CHECKPOINTING, False, f"optimizer {request.updates.name} does not work with it ({figures} needed)"
+        )
+    return Decision(CHECKPOINTING, True, f"without it the run would take {figures}")
+
+
+def _figures(takes: int, has: int) -> str:
+    return f"{takes / 2**30:.1f} of {has / 2**30:.1f} GiB"

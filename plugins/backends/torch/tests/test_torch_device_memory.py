@@ -1,0 +1,333 @@
+"""The estimate on accelerators, against what autograd and optimizers really hold: models of real size, whose tensors
+have shapes and no numbers, on a device that is made up."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetooth_hooks.protocols import (
+    BasePart,
+    DataPart,
+    Device,
+    HardwareFacts,
+    ModelInfo,
+    PlacePart,
+    PlanRequest,
+    SnapshotsPart,
+    TrainsPart,
+    UpdatesPart,
+)
+from finetooth_hooks.testing import entries_of
+from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
+from finetooth_toolbox.llama_shape import linear_shapes, llama_facts
+from finetooth_torch.planning.decisions import decide
+from finetooth_torch.planning.layer_memory import (
+    HeldByAttention,
+    accelerator_backward_bytes,
+    accelerator_layer_bytes,
+)
+from finetooth_torch.planning.memory import estimate
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GIB = 2**30
+RANK = 32
+NOTHING: Any = None
+WIDTH, TOKENS = 512, 1024
+SHAPE = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+LLAMA = {**SHAPE, "model_type": "llama", "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
+QWEN = {**SHAPE, "model_type": "qwen3", "intermediate_size": 12288, "num_hidden_layers": 36, "vocab_size": 151936}
+PARAMETERS = {"llama": 8_030_261_248, "qwen3": 8_190_735_360}
+
+
+class Added(nn.Module):
+    """A linear module with a low-rank addition, as peft's."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        made = {"bias": False, "dtype": base.weight.dtype}
+        self.a, self.b = nn.Linear(base.in_features, RANK, **made), nn.Linear(RANK, base.out_features, **made)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.base(x) + self.b(self.a(x)) * 2.0
+        return found
+
+
+def model_of(config: dict[str, Any], layers: int, *, full: bool, attention: str = "sdpa") -> Any:
+    """In bf16, with a small vocabulary."""
+    from transformers import LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
+
+    made = {**config, "num_hidden_layers": layers, "vocab_size": 64}
+    kind = made.pop("model_type")
+    settings, model = {"llama": (LlamaConfig, LlamaModel), "qwen3": (Qwen3Config, Qwen3Model)}[kind]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = model(settings(**made, attn_implementation=attention))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    if not full:
+        model.requires_grad_(False)
+        for path, module in list(model.named_modules()):
+            if path.endswith("_proj"):
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, Added(module))
+    return model.train()
+
+
+def run(model: Any) -> torch.Tensor:
+    """Its states over rows of which each holds several sequences, under a mask."""
+    ids = torch.zeros(TOKENS // WIDTH, WIDTH, dtype=torch.long)
+    mask = torch.ones(TOKENS // WIDTH, 1, WIDTH, WIDTH, dtype=torch.bool)
+    positions = torch.arange(WIDTH).expand(TOKENS // WIDTH, -1)
+    found: torch.Tensor = model(
+        input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    return found
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that live, and the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):  # what was there before
+            if isinstance(leaf, torch.Tensor):
+                self._seen.add(leaf.untyped_storage()._cdata)
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def kept_per_token(config: dict[str, Any], *, full: bool, attention: str = "sdpa") -> float:
+    """Bytes that one more layer keeps for backward."""
+    found = []
+    with shapes_only():
+        for layers in (1, 2):
+            model = model_of(config, layers, full=full, attention=attention)
+            own = {p.untyped_storage()._cdata for p in model.parameters()}
+            seen: dict[int, int] = {}
+
+            def pack(tensor: torch.Tensor, own: Any = own, seen: Any = seen) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in own:
+                    seen[storage._cdata] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                out = run(model)
+            found.append(sum(seen.values()))
+            del out
+    return (found[1] - found[0]) / TOKENS
+
+
+def facts_of(config: dict[str, Any]) -> Any:
+    norms = config["model_type"] == "qwen3"
+    return llama_facts({**config, "rms_norm_eps": 1e-6}, renderer="plain", max_positions=131072, head_norms=norms)
+
+
+def asked(
+    config: dict[str, Any] = LLAMA, *, full: bool = False, memory: float = 79.2, longest: int = 2048, batch: int = 16,
+    device: str = "cuda:0", state_bytes: float = 8.0, snapshots: SnapshotsPart | None = None, **train: Any,
+) -> PlanRequest:  # fmt: skip
+    """A run of an 8B on an H100, or whatever has that much memory."""
+    facts, parameters = facts_of(config), PARAMETERS[config["model_type"]]
+    shapes = linear_shapes(facts)
+    low = facts.layers * RANK * sum(sum(shapes[name]) for name in facts.linear_targets)
+    hardware = HardwareFacts(
+        "t:gpu", (Device(device, "a GPU", int(memory * GIB), "sm_90"),), ("bf16", "fp32"), host_memory=512 * GIB
+    )
+    settings = {"precision": None, "micro_batch_tokens": None, "gradient_checkpointing": None, "batch_size": batch}
+    mean = longest * 0.6
+    return PlanRequest(
+        replace(TRAIN, **{**settings, "max_length": longest, **train}),
+        BasePart(ModelInfo("m", "t:m", config["model_type"], config, parameters, 2 * parameters), facts, NOTHING),
+        TrainsPart(NOTHING, parameters if full else low, base_frozen=not full),
+        UpdatesPart(NOTHING, NOTHING, "t:o", state_bytes),
+        PlacePart(hardware),
+        DataPart(longest, mean, "", mean / 3, tuple(int(mean * share) for share in (0.3, 0.6, 1.0, 1.3, 1.66))),
+        snapshots=snapshots or SnapshotsPart(),
+    )
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
+def test_what_a_layer_keeps_is_what_autograd_saves(config: dict[str, Any], full: bool) -> None:
+    request = asked(config, full=full, longest=WIDTH)
+    planned = accelerator_layer_bytes(request, "bf16", full=full, attention=HeldByAttention(masked=True))
+    assert planned == pytest.approx(kept_per_token(config, full=full), rel=0.01)
+    # with rows of their own a GPU's attention repeats no keys and values, and holds no mask
+    apart = accelerator_layer_bytes(request, "bf16", full=full, attention=HeldByAttention())
+    assert planned - apart == 2 * 2 * (4096 - 1024) + 2 * WIDTH
+
+
+def test_scores_that_are_not_fused_are_counted() -> None:
+    request = asked(longest=WIDTH)
+    planned = accelerator_layer_bytes(request, "bf16", full=False, attention=HeldByAttention(masked=True, fused=False))
+    assert planned == pytest.approx(kept_per_token(LLAMA, full=False, attention="eager"), rel=0.02)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
+def test_what_passes_while_a_layer_is_differentiated(config: dict[str, Any], full: bool) -> None:
+    request = asked(config, full=full, longest=WIDTH)
+    with shapes_only():
+        model = model_of(config, 1, full=full)
+        for parameter in model.parameters():  # gradients leave as they come
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        with Live() as live:
+            out = run(model)
+            before = live.now
+            live.most = before
+            out.sum().backward()
+    planned = TOKENS * accelerator_backward_bytes(request, "bf16")
+    passing = live.most - before
+    if full:  # beside the gradient of one weight, less than that of the head, which the estimate counts
+        assert passing <= planned + 2 * config["intermediate_size"] * config["hidden_size"]
+    else:
+        assert passing == pytest.approx(planned, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamw", {}), ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}), ("adafactor", {}),
+        ("lion", {}),
+    ],
+)  # fmt: skip
+def test_what_an_update_of_many_tensors_at_once_holds(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetooth_standard.optimizers as optimizers
+
+    monkeypatch.setattr(optimizers, "_together", lambda groups: True)  # as on an accelerator
+    entry = next(e for e in entries_of("finetooth_standard.plugin") if e.kind == "optimizer" and e.name == name)
+    context = FakeContext(Path(), installed=True)
+    made = context.build("optimizer", {"name": name, **options})
+    parameters = [nn.Parameter(torch.ones(64, 128)) for _ in range(32)]
+    optimizer = made.create([(str(i), p) for i, p in enumerate(parameters)])
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        with Live() as live:
+            optimizer.step()
+    assert live.most / (32 * 64 * 128) == pytest.approx(entry.update_bytes, abs=0.3)  # of a tensor or two
+
+
+# --- what is decided by it --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Decided as on a GPU whose attention is torch's."""
+
+    def decided(request: PlanRequest, packing: bool | None = False, attention: Any = "auto") -> Any:
+        return decide(request, attention, packing=packing, context=FakeContext(Path(), installed=True))
+
+    return decided
+
+
+def portions(made: Any) -> tuple[int, bool]:
+    return made.train.micro_batch_tokens, made.train.gradient_checkpointing
+
+
+def test_fewer_tokens_at_once_come_before_recomputing(plan: Any) -> None:
+    made = plan(asked())
+    reasons = {decision.setting: decision.reason for decision in made.decisions}
+    assert portions(made) == (8192, False)
+    assert reasons["train.micro_batch_tokens"].startswith("16384 would take 11")
+    assert reasons["train.gradient_checkpointing"].startswith("activations fit: 6")
+    assert portions(plan(asked(micro_batch_tokens=16384))) == (16384, True)  # the recipe wants so many
+    assert portions(plan(asked(memory=141))) == (16384, False)
+
+
+def test_recomputing_comes_before_an_idle_device(plan: Any) -> None:
+    made = plan(asked(memory=24))
+    assert portions(made)[1] is True and portions(made)[0] >= 2048
+    assert made.memory.total <= 24 * GIB
+    assert portions(plan(asked(longest=16384, batch=8))) == (16384, True)  # no row is cut
+    assert portions(plan(asked(memory=48, gradient_checkpointing=False))) == (4096, False)
+
+
+def test_a_small_step_needs_no_care(plan: Any) -> None:
+    assert portions(plan(asked(longest=512, batch=8))) == (16384, False)
+
+
+def test_what_fits_nowhere_is_as_small_as_it_gets(plan: Any) -> None:
+    made = plan(asked(QWEN, full=True, longest=512, batch=8))
+    assert portions(made) == (512, True) and made.memory.total > 79.2 * GIB  # the core refuses it
+    assert made.memory.parts["optimizer"] > 60 * GIB
+
+
+def test_a_cpu_decides_as_before(plan: Any) -> None:
+    for memory in (8, 64, 1000):
+        for snapshots in (SnapshotsPart(), SnapshotsPart(1, 1)):
+            request = asked(memory=memory, device="cpu", snapshots=snapshots)
+            assert plan(request).train.micro_batch_tokens == 4096
+    with_, without = (plan(asked(memory=55, device="cpu", snapshots=s)) for s in (SnapshotsPart(1, 1), SnapshotsPart()))
+    assert portions(with_) == portions(without)
+    assert with_.memory.parts["snapshots"] == 12 * asked().trains.parameters
+
+
+def test_copies_of_what_trains_are_counted_where_they_are(plan: Any) -> None:
+    trained = asked().trains.parameters
+    made = plan(asked(snapshots=SnapshotsPart(device=2, host=3))).memory
+    assert made.parts["snapshots"] == 2 * 12 * trained and made.host["snapshots"] == 3 * 12 * trained
+    assert plan(asked()).memory.parts["snapshots"] == 0
+
+
+def test_the_host_has_room_for_the_weights_while_they_are_read(plan: Any) -> None:
+    assert plan(asked()).memory.host["loading"] == 2 * PARAMETERS["llama"]
+    assert plan(asked(full=True)).memory.host["loading"] == 4 * PARAMETERS["llama"]  # its masters are fp32
+
+
+def test_an_update_counts_where_activations_are_less() -> None:
+    request = asked(full=True)
+    updates = replace(request.updates, update_bytes=4.0)
+    less, more = (
+        estimate(replace(request, updates=u), "bf16", 2048, checkpointing=True, stream=False)
+        for u in (request.updates, updates)
+    )
+    beside = less.parts["activations"] + less.parts["logits"]
+    assert more.parts["update"] == pytest.approx(4 * request.trains.parameters - beside, abs=1)
+    assert less.parts["update"] == 0
+
+
+def test_shared_rows_count_their_mask(plan: Any) -> None:
+    apart, shared = (plan(asked(micro_batch_tokens=16384), packing).memory for packing in (False, None))
+    assert shared.parts["activations"] > apart.parts["activations"]
