@@ -501,8 +501,40 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(
     monkeypatch.setattr(CountingEngine, "export", full)
     with pytest.raises(EngineError, match=r"artifact cannot be written: No space left on device"):
         make(tmp_path, CountingMethod()).run()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "result.json"]
     assert result(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize("save", [0, 2])
+def test_a_run_whose_artifact_cannot_be_written_keeps_its_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: int
+) -> None:
+    def full(self: Any, path: Path) -> None:
+        raise EngineError("export ran out of memory")
+
+    monkeypatch.setattr(CountingEngine, "export", full)
+    loop = make(tmp_path, CountingMethod(), save=save)
+    with pytest.raises(EngineError, match="export ran out of memory"):
+        loop.run()
+    folder = tmp_path / "checkpoints" / "step-4"
+    assert verify_folder(folder)["step"] == 4
+    assert json.loads((folder / "state.json").read_text())["method"] == {"done": 4}
+    said = loop.said[-1]  # type: ignore[attr-defined]
+    assert (
+        said == f"nothing is lost: the state after step 4 is in {folder}; write the artifact with: ft resume {tmp_path}"
+    )
+
+
+def test_where_neither_can_be_written_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, path: Path) -> None:
+        raise EngineError("no room")
+
+    for name in ("save", "export"):
+        monkeypatch.setattr(CountingEngine, name, full)
+    loop = make(tmp_path, CountingMethod())
+    with pytest.raises(EngineError, match="no room"):
+        loop.run()
+    assert loop.said[-1] == "the state after step 4 could not be saved either: no room"  # type: ignore[attr-defined]
 
 
 def test_a_stop_never_hides_a_failure_or_an_interrupt(tmp_path: Path) -> None:

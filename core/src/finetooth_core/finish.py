@@ -40,6 +40,7 @@ class Finish:
         except Exception as error:
             if ending.error is not None:
                 self.run.say(f"what was trained could not be saved: {error}")
+            self.keep_unwritten()
             kept = target if target.exists() else None
             return kept, ending if ending.error else failed(error)
         return target, ending
@@ -51,7 +52,8 @@ class Finish:
         wanted = broken or (self.run.keeper.keeping.cadence and self.run.keeper.keeping.on_disk)
         unsent = ""
         try:
-            if wanted and self.run.saved_at != self.run.progress.step:
+            kept = self.run.keeper.keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
+            if wanted and not (kept and self.run.saved_at == self.run.progress.step):
                 self.run.save_checkpoint(folder=True)
             unsent = self.run.keeper.close()
             self.run.tell_saved()
@@ -70,6 +72,25 @@ class Finish:
                 f"the state after step {self.run.progress.step}, the last whole one, is in {self.run.checkpoint_folder}"
             )
         return ending
+
+    def keep_unwritten(self) -> None:
+        """A checkpoint of what no artifact could be made of, so that training is not lost with it."""
+        folder = self.run.checkpoint_folder
+        try:
+            if not folder.is_dir():
+                self.run.save_checkpoint(folder=True)
+                self.run.keeper.close()
+                self.run.tell_saved()
+        except StopRun:
+            pass  # it ends anyway
+        except Exception as error:
+            self.run.say(f"the state after step {self.run.progress.step} could not be saved either: {error}")
+            return
+        if folder.is_dir():
+            self.run.say(
+                f"nothing is lost: the state after step {self.run.progress.step} is in {folder}; write the artifact "
+                f"with: ft resume {self.run.job.context.folder}"
+            )
 
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of

@@ -66,6 +66,145 @@ def test_only_what_can_help_is_advised() -> None:
     assert ladder(situation(call="generate", longest=0))[0].startswith("generate fewer prompts")
 
 
+def test_where_weights_fill_the_memory_no_smaller_portion_is_advised() -> None:
+    parts = {"weights": 5 * 2**30, "optimizer": 3 * 2**30, "activations": 2**30}
+    plan = replace(situation().plan, memory=MemoryEstimate(parts))
+    advice = "; ".join(ladder(situation(plan=plan, trained=900, host=False)))
+    assert "micro_batch" not in advice and "checkpointing" not in advice and "max_length" not in advice
+    assert "low-rank adapter; store the base in fewer bits" in advice and "a device with more memory" in advice
+    roomy = replace(plan, memory=MemoryEstimate({**parts, "optimizer": 2**30}))
+    assert "micro_batch_tokens from 2048" in "; ".join(ladder(situation(plan=roomy)))
+    moments = replace(plan, memory=MemoryEstimate({**parts, "weights": 2**30, "optimizer": 7 * 2**30}))
+    assert "an optimizer that keeps less" in "; ".join(ladder(situation(plan=moments)))
+
+
+@pytest.mark.parametrize("call", ["building the engine", "load", "snapshot", "export", "save", "restore"])
+def test_what_holds_all_that_trains_depends_on_no_portion(call: str) -> None:
+    advice = "; ".join(ladder(situation(call=call)))
+    assert "micro_batch" not in advice and "checkpointing" not in advice and "max_length" not in advice
+    said = str(exhausted(RuntimeError(HOST), situation(call=call, step=0)))
+    assert said.startswith(f"{call} ran out of memory, asking for 5.00 GiB more: the process held")
+    assert f"{call} ran out of memory after step 11" in str(exhausted(RuntimeError(HOST), situation(call=call)))
+
+
+def test_building_an_engine_that_finds_no_memory_names_it(kit: SimpleNamespace) -> None:
+    def full(model: Any) -> None:
+        raise RuntimeError(HOST)
+
+    with pytest.raises(EngineError, match=r"building the engine ran out of memory, asking for 5\.00 GiB") as caught:
+        kit.engine(prepare=full)
+    assert caught.value.exit_code == 1 and "micro_batch" not in str(caught.value)
+
+    def broken(model: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        kit.engine(prepare=broken)
+
+
+def trained(kit: SimpleNamespace, **how: Any) -> Any:
+    """An engine after a step."""
+    engine = kit.engine(**how)
+    engine.forward_backward(kit.data(), kit.nll)
+    engine.step()
+    return engine
+
+
+def as_if_on_a_gpu(engine: Any) -> Any:
+    """It believes its device to be one; its tensors are where they are."""
+    engine._parts = replace(engine._parts, device=torch.device("cuda"))
+    return engine
+
+
+class Fails:
+    """Runs out of memory at the first calls."""
+
+    def __init__(self, function: Any, times: int = 1) -> None:
+        self.function, self.left, self.seen = function, times, []  # type: ignore[var-annotated]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise torch.OutOfMemoryError(DEVICE)
+        return self.function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("call", ["snapshot", "save", "load", "export", "restore", "rollback"])
+def test_everything_that_takes_memory_is_guarded(
+    kit: SimpleNamespace, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetooth_torch.engine as module
+
+    engine = trained(kit)
+    state, path = engine.snapshot(), tmp_path / "it"
+    engine.export(tmp_path / "artifact")
+    engine.save(tmp_path / "state")
+    always = Fails(None, times=9)
+    for name in ("state_of", "read_state", "restore_state"):
+        monkeypatch.setattr(module, name, always)
+    monkeypatch.setattr(kit.adapter, "export", always)
+    monkeypatch.setattr(kit.adapter, "restore", always)
+    given = {"snapshot": (), "rollback": (state,), "load": (tmp_path / "state",), "restore": (tmp_path / "artifact",)}
+    with pytest.raises(EngineError, match=f"{call} ran out of memory after step 1, asking for 2.50 GiB more"):
+        getattr(engine, call)(*given.get(call, (path,)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_export_that_finds_no_room_on_the_device_goes_through_the_host(
+    kit: SimpleNamespace, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = trained(kit, precision=precision, adapter=kit.adapter(full=True))
+    engine.export(tmp_path / "plain")
+    before, where = kit.weights(engine), {id(p): p.data_ptr() for p in engine._parts.network.model.parameters()}
+    written: list[set[int]] = []
+    export = kit.adapter.export
+
+    def watched(adapter: Any, model: Any, folder: Path, info: Any) -> None:
+        written.append({p.data_ptr() for p in model.parameters()})
+        export(adapter, model, folder, info)
+
+    once = Fails(watched)
+    monkeypatch.setattr(kit.adapter, "export", lambda *args: once(*args))
+    as_if_on_a_gpu(engine).export(tmp_path / "through")
+    assert not written[0] & set(where.values())  # copies
+    assert {id(p): p.data_ptr() for p in engine._parts.network.model.parameters()} == where
+    assert kit.relative(kit.weights(engine), before) == 0
+    same = [(tmp_path / name / "trained.safetensors").read_bytes() for name in ("plain", "through")]
+    assert same[0] == same[1]
+
+
+def test_an_export_takes_no_copy_of_what_trains(kit: SimpleNamespace, tmp_path: Path, monkeypatch: Any) -> None:
+    for full in (True, False):
+        engine = trained(kit, precision="bf16", adapter=kit.adapter(full=full))
+        parameters = engine._parts.parameters
+        own = {t.data_ptr() for t in (*parameters.live, *parameters.masters)}
+        seen: list[int] = []
+
+        def watched(adapter: Any, model: Any, folder: Path, info: Any, seen: list[int] = seen) -> None:
+            seen += [p.data_ptr() for p in model.parameters() if p.requires_grad]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kit.adapter, "export", watched)
+            engine.export(tmp_path / f"{full}")
+        assert seen and set(seen) <= own
+
+
+def test_a_snapshot_that_finds_no_room_on_the_device_is_made_in_host_memory(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetooth_torch.engine as module
+
+    engine = trained(kit)
+    made, once = engine.snapshot(), Fails(module.state_of)
+    monkeypatch.setattr(module, "state_of", once)
+    kept = as_if_on_a_gpu(engine).snapshot()
+    assert once.left == 0 and kept.own
+    live = {p.data_ptr() for p in engine._parts.parameters.masters}
+    for name, tensors in made.files.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, kept.files[name][key]) and kept.files[name][key].data_ptr() not in live
+
+
 def test_a_failed_call_changes_nothing_and_the_next_one_works(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +241,8 @@ def test_the_graph_of_a_failed_call_is_given_back() -> None:
     kept: list[Any] = []
 
     class Engine:
+        _parts = SimpleNamespace(device=torch.device("cpu"))
+
         @guarded("forward")
         def forward(self) -> None:
             held = Held()

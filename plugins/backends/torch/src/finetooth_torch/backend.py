@@ -52,6 +52,18 @@ class TorchBackend:
         return decide(request, options.attention, options.decoder, self._packing, self._context)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
+        """See `finetooth_hooks.protocols.Backend`.
+
+        Raises:
+            EngineError: memory ran out.
+        """
+        import torch
+
+        from finetooth_torch.exhaustion import built
+
+        return built(lambda: self._engine(request), request, torch.device(request.place.hardware.device))
+
+    def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
 
         from finetooth_torch.attention.agreement import attend_with

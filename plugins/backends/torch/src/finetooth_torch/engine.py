@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ from numpy.typing import NDArray
 
 from finetooth_torch.capabilities import CAPABILITIES
 from finetooth_torch.environment import environment
-from finetooth_torch.exhaustion import guarded
+from finetooth_torch.exhaustion import guarded, has_room
 from finetooth_torch.generation.generator import Generator
 from finetooth_torch.generation.joinable_batch import TorchRunningBatch
+from finetooth_torch.host_copy import on_host
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.parameters import TrainedParameters
 from finetooth_torch.passes import Evaluated, Pass, Runner
@@ -298,17 +300,26 @@ class TorchEngine(EngineBase):
 
     # --- keep ---------------------------------------------------------------------------------------------------------
 
+    @guarded("save")
     def save(self, path: Path) -> None:
         self._whole.check_state()
         state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
 
+    @guarded("load")
     def load(self, path: Path) -> None:
         self._take(read_state(Path(path)), str(path))
 
+    @guarded("snapshot")
     def snapshot(self) -> State:
+        """Beside the engine on the device, or, where that has no room for it, in host memory."""
         self._whole.check_state()
-        return state_of(self._request, self._parts, self._counters, self._loss_states)
+        found: list[State] = []
+        state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
+        if has_room(lambda: found.append(state()), self._parts.device):
+            return found[0]
+        return state(copy=False).to_host()
 
+    @guarded("rollback")
     def rollback(self, snapshot: Snapshot) -> None:
         if not isinstance(snapshot, State):
             raise EngineError("rollback: this is no snapshot of a torch engine", action="give one that it made")
@@ -320,19 +331,33 @@ class TorchEngine(EngineBase):
         self._whole.restored()
         self._pending.clear()
 
+    @guarded("export")
     def export(self, path: Path) -> None:
         self._whole.check_weights()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         network = self._parts.network
         with self._parts.parameters.as_given():
-            model = network.model if network.scalar is None else network.scalar.classifier(network.model)
-            self._request.trains.adapter.export(model, path, self._request.base.model)
+            self._write_weights(path)
         self._request.text.tokenizer.save(path)
         if network.reads_images and self._request.text.processor is not None:
             with suppress(UserError):  # no image was read, and none can be
                 self._request.text.processor().save(path)
 
+    def _write_weights(self, path: Path) -> None:
+        """By the adapter; through host memory where the device has no room for what writing takes."""
+
+        def write() -> None:
+            network = self._parts.network
+            model = network.model if network.scalar is None else network.scalar.classifier(network.model)
+            self._request.trains.adapter.export(model, path, self._request.base.model)
+
+        if has_room(write, self._parts.device):
+            return
+        with on_host(self._parts.network.model):
+            write()
+
+    @guarded("restore")
     def restore(self, path: Path) -> None:
         self._changes += 1
         self._pending.clear()

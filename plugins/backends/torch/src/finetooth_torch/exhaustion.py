@@ -1,7 +1,9 @@
 """Running out of memory, as an error that says what to change.
 
-`guarded` is put around the engine's primitives. The advice follows a fixed order, cheapest first: a smaller
-micro-batch (never changes the result), recomputation, fewer trained parameters, shorter rows, another device.
+`guarded` is put around whatever of the engine takes memory, `built` around building it. The advice follows a fixed
+order, cheapest first: a smaller micro-batch (never changes the result), recomputation, fewer trained parameters,
+shorter rows, another device. What no micro-batch changes, such as weights and what the optimizer keeps, is told apart:
+where that fills the memory, smaller portions are not advised.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from finetooth_hooks import Datum, EngineError, Plan
+from finetooth_hooks.protocols import EngineRequest
 
 from finetooth_torch.usage import usage
 
@@ -26,6 +29,15 @@ _SAID = re.compile(
     r"can't allocate memory|out of memory|bad.?alloc|cannot allocate memory|memory object", re.IGNORECASE
 )
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|[KMGT]i?B)")
+PORTIONS = frozenset({"activations", "logits"})
+"""Parts of an estimate that grow with the micro-batch."""
+
+OF_STEPS = frozenset({"forward", "backward", "forward_backward", "logprobs", "generate", "step"})
+"""Calls of a step. The others hold all that trains, whatever the portions are."""
+
+FULL = 0.95
+"""Share of the memory which, taken by what no portion changes, leaves no room for any."""
+
 _UNITS = {"bytes": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -83,8 +95,10 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
     rows = ""
     if now.longest:
         rows = f", longest row {now.longest} tokens" + (f" ({now.longest_id})" if now.longest_id else "")
+    when = f"at step {now.step + 1}" if now.call in OF_STEPS else f"after step {now.step}" if now.step else ""
     return EngineError(
-        f"{now.call} ran out of memory at step {now.step + 1}"
+        f"{now.call} ran out of memory"
+        + (f" {when}" if when else "")
         + (f", asking for {_gib(asked)} more" if asked else "")
         + f": {'the process' if now.host else 'the device'} held {_gib(now.used)} (peak {_gib(now.peak)}) of "
         f"{_gib(now.total)}, planned were {_gib(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
@@ -97,22 +111,44 @@ def ladder(now: Situation) -> list[str]:
     train = now.plan.train
     budget, rungs = train.micro_batch_tokens or 0, []
     least = max(now.longest, 1)
+    in_portions = now.call in OF_STEPS - {"step"} and not is_filled(now)
     if now.call == "generate":
         rungs.append("generate fewer prompts at once, or lower max_tokens")
-    if now.call != "step" and budget > least:
+    if in_portions and budget > least:
         rungs.append(f"lower train.micro_batch_tokens from {budget} to {max(least, budget // 2)}")
-    if now.call not in ("step", "generate", "logprobs") and not train.gradient_checkpointing:
+    if in_portions and now.call not in ("generate", "logprobs") and not train.gradient_checkpointing:
         rungs.append("set train.gradient_checkpointing=true")
     if now.trained > now.parameters // 2:
         rungs.append(f"train fewer than the {now.trained / 1e6:,.0f} M parameters, with a low-rank adapter")
     elif now.call == "step":
         rungs.append(f"train fewer than the {now.trained / 1e6:,.1f} M parameters, with a lower rank or fewer targets")
+    if not in_portions and now.call != "generate":
+        rungs += _smaller(now)
     longest = now.longest or train.max_length
-    if now.call != "step" and longest > 64:
+    if in_portions and longest > 64:
         rungs.append(
             f"lower train.max_length from {train.max_length} to {max(32, min(longest, train.max_length) // 2)}"
         )
     return [*rungs, "take a device with more memory" if not now.host else "give the process more memory"]
+
+
+def is_filled(now: Situation) -> bool:
+    """What no portion changes leaves no room."""
+    fixed = sum(size for name, size in now.plan.memory.parts.items() if name not in PORTIONS)
+    return now.total > 0 and fixed > FULL * now.total
+
+
+def _smaller(now: Situation) -> list[str]:
+    """What makes the part smaller that takes most of what no portion changes."""
+    parts = now.plan.memory.parts
+    fixed = {name: size for name, size in parts.items() if name not in PORTIONS}
+    largest = max(fixed, key=lambda name: fixed[name], default="")
+    said = {
+        "optimizer": ["choose an optimizer that keeps less"],
+        "weights": ["store the base in fewer bits (quantization), or choose a smaller model"],
+        "snapshots": ["keep fewer snapshots (checkpoint.stores), or none (checkpoint.every=0)"],
+    }
+    return said.get(largest, [])
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
@@ -125,22 +161,64 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
     def around(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
         @wraps(method)
         def called(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except Exception as error:
-                if not is_exhaustion(error):
-                    raise
-                said = exhausted(error, situation(self, call, args[0] if args else ()))
-                # the error itself is not kept: its traceback holds the graph of the failed call
-                cause = RuntimeError(str(error).splitlines()[0] if str(error) else type(error).__name__)
-            gc.collect()
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.empty_cache()
-            raise said from cause
+            given = args[0] if args else ()
+            return _attempt(lambda: method(self, *args, **kwargs), lambda: situation(self, call, given))
 
         return called
 
     return around
+
+
+def built(build: Callable[[], R], request: EngineRequest, device: torch.device) -> R:
+    """What `build` returns; memory that runs out meanwhile is an EngineError."""
+    return _attempt(build, lambda: _situation_of_building(request, device))
+
+
+def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:
+    try:
+        return work()
+    except Exception as error:
+        if not is_exhaustion(error):
+            raise
+        said = exhausted(error, now())
+        # the error itself is not kept: its traceback holds the graph of the failed call
+        cause = RuntimeError(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    give_back()
+    raise said from cause
+
+
+def has_room(work: Callable[[], None], device: torch.device) -> bool:
+    """Do it; False if an accelerator had no memory for it, so that the host may be tried. On a host that raises."""
+    try:
+        work()
+        return True
+    except Exception as error:
+        if device.type == "cpu" or not is_exhaustion(error):
+            raise
+    give_back()
+    return False
+
+
+def give_back() -> None:
+    """Let go of what a failed call held."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
+def _situation_of_building(request: EngineRequest, device: torch.device) -> Situation:
+    taken = usage(device)
+    return Situation(
+        call="building the engine",
+        step=0,
+        plan=request.plan,
+        total=_total(request, device),
+        used=taken.memory,
+        peak=taken.peak_memory,
+        trained=request.trains.parameters,
+        parameters=request.base.model.parameters,
+        host=device.type == "cpu",
+    )
 
 
 def situation(engine: Any, call: str, given: Any) -> Situation:
@@ -158,7 +236,7 @@ def situation(engine: Any, call: str, given: Any) -> Situation:
         call=call,
         step=engine.weights_version,
         plan=request.plan,
-        total=_limit(request.place.hardware.memory) if device.type == "cpu" else request.place.hardware.memory,
+        total=_total(request, device),
         used=taken.memory,
         peak=taken.peak_memory,
         trained=info.trained,
@@ -167,6 +245,11 @@ def situation(engine: Any, call: str, given: Any) -> Situation:
         longest_id=(longest.id or "") if longest is not None else "",
         host=device.type == "cpu",
     )
+
+
+def _total(request: EngineRequest, device: torch.device) -> int:
+    memory = request.place.hardware.memory
+    return _limit(memory) if device.type == "cpu" else memory
 
 
 def _limit(memory: int) -> int:

@@ -147,8 +147,12 @@ class TrainedParameters:
     def as_given(self, *, take: bool = False) -> Iterator[None]:
         """Inside, the model holds the trained parameters in the precision in which they are exported.
 
+        It takes no memory: what the model computes with are the masters in its precision already, and where another is
+        wanted it is the masters' own.
+
         Args:
-            take: keep what the model holds at the end.
+            take: keep what the model holds at the end. Then it holds copies, so that the masters stay what they are if
+                the body fails.
         """
         if not self.split:
             yield
@@ -156,7 +160,8 @@ class TrainedParameters:
         computed = [parameter.data for parameter in self.live]
         try:
             for parameter, master, dtype in zip(self.live, self.masters, self._given_dtypes, strict=True):
-                parameter.data = master.detach().to(dtype, copy=True)
+                if take or dtype != parameter.dtype:
+                    parameter.data = master.detach().to(dtype, copy=take)
             yield
             if take:
                 for parameter, master in zip(self.live, self.masters, strict=True):
