@@ -11,7 +11,7 @@ from typing import Any
 
 from finetooth_hooks.combining import common_field
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Loader, Optimizer, Quantizer, ScalarHead
+from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
@@ -208,23 +208,44 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
             raise PlanError(
                 f"hardware: {named.registered.full_name} cannot be used here: {missing}", action="set hardware: auto"
             )
-        return built.facts()
+        return _alone(context, built.facts())
     passed: list[str] = []
+    unused: list[str] = []
     for registered in by_rank(context.catalog, backend.framework):
         built = context.build("hardware", registered.full_name, setting="hardware")
         missing = built.missing()
         if missing:
             passed.append(f"{registered.entry.name}: {missing}")
+            unused += _unused(registered, missing)
             continue
         facts = built.facts()
         reason = facts.label + (f"; {'; '.join(passed)}" if passed else "")
         context.decide("hardware", registered.full_name, reason)
         context.log.pick("hardware", registered.full_name)
-        return facts
+        for note in unused:
+            context.note(note)
+        return _alone(context, facts)
     tried = "; ".join(passed) or "no plugin brings any"
     raise PlanError(
         f"hardware: nothing here can run the {backend.framework} backend ({tried})", action="run: ft plugins list"
     )
+
+
+def _unused(registered: Registered, missing: str) -> list[str]:
+    """A device that is in the machine and cannot be used, as a note."""
+    entry = registered.entry
+    assert isinstance(entry, Hardware)
+    found = entry.in_machine() if entry.in_machine is not None else ""
+    return [f"hardware: {found} is in this machine and is not used: {missing}"] if found else []
+
+
+def _alone(context: RunContext, facts: HardwareFacts) -> HardwareFacts:
+    """The facts; other devices of the kind, which do not compute, are named in a note."""
+    idle = sorted((*facts.devices[1:], *facts.others), key=lambda device: device.index)
+    if idle:
+        names = ", ".join(f"{device.name} ({device.label})" for device in idle)
+        context.note(f"hardware: {facts.device} ({facts.label}) computes; also here, and not used: {names}")
+    return facts
 
 
 def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: Backend) -> None:

@@ -118,11 +118,58 @@ def test_memory_that_something_else_has_taken_is_missed_at_the_start(ft: Any, fo
     busy = "hardware={name: toy, available: 500000000}"
     answer = ft("run", "recipe.yaml", busy)
     assert answer.code == 2 and "a toy computer has 0.5 GiB of 9.3 GiB free now (end what else takes" in answer.err
-    interrupted = 'plugins=[{use: ./toy_plugin.py, options: {interrupt_at: 2}}]'
+    interrupted = "plugins=[{use: ./toy_plugin.py, options: {interrupt_at: 2}}]"
     assert ft("run", "recipe.yaml", interrupted, "checkpoint.every=1").code == 130
     refused = ft("resume", "runs/mine", busy)
     assert refused.code == 2 and "free now" in refused.err
     assert ft("resume", "runs/mine", busy, "--accept-memory").code == 0
+
+
+CARD = """
+from dataclasses import dataclass
+from finetooth_hooks import Hardware, Options, hookimpl
+
+class CardOptions(Options):
+    index: int = 0
+
+@hookimpl
+def ft_hardware():
+    yield Hardware(
+        name="card", build=f"{__name__}:build", framework="toy", rank=9, in_machine=lambda: "a toy card (t1)"
+    )
+
+def build(options: CardOptions, context):
+    return Card(options.index)
+
+class Card:
+    def __init__(self, index):
+        self.index = index
+
+    def missing(self):
+        return "this toy has no driver" if MISSING else ""
+
+    def facts(self):
+        from finetooth_hooks.protocols import Device, HardwareFacts
+
+        found = [Device(f"card:{i}", f"card {i}", 10**10, index=i) for i in range(3)]
+        first = found.pop(self.index)
+        return HardwareFacts("card", (first, found[0]), ("fp32",), others=(found[1],))
+"""
+
+
+def test_a_device_that_is_passed_over_or_idle_has_a_line_of_its_own(ft: Any, folder: Path) -> None:
+    plugins = "plugins=[./toy_plugin.py, ./card.py]"
+    (folder / "card.py").write_text(f"MISSING = True\n{CARD}")
+    lines = ft("check", "recipe.yaml", plugins, "hardware=auto").out.splitlines()
+    assert "note: hardware: a toy card (t1) is in this machine and is not used: this toy has no driver" in lines
+    assert not any("toy card" in line for line in ft("check", "recipe.yaml", plugins).out.splitlines())
+    (folder / "card.py").write_text(f"MISSING = False\n{CARD}")
+    for pick, note in (
+        ("auto", "card:0 (card 0) computes; also here, and not used: card:1 (card 1), card:2 (card 2)"),
+        ("{name: card, index: 1}", "card:1 (card 1) computes; also here, and not used: card:0 (card 0), card:2 (card"),
+    ):
+        lines = ft("check", "recipe.yaml", plugins, f"hardware={pick}").out.splitlines()
+        assert any(line.startswith(f"note: hardware: {note}") for line in lines)
 
 
 def test_check_takes_the_output_of_a_run(ft: Any, folder: Path) -> None:

@@ -56,6 +56,8 @@ class HardwareFacts:
         host_memory: total bytes of the machine that they are in; 0 if it is not known. On a CPU the device's own.
         nodes: machines like this one that take part.
         host_available: of `host_memory`, as `Device.available` says it; None: it is not known.
+        others: devices of this kind that are in the machine too, and are none of `devices`.
+        allocator: settings of the framework's allocator that suit them, in its own words; empty: as it is.
     """
 
     name: str
@@ -66,6 +68,8 @@ class HardwareFacts:
     host_memory: int = 0
     nodes: int = 1
     host_available: int | None = None
+    others: tuple[Device, ...] = ()
+    allocator: str = ""
 
     @property
     def device(self) -> str:

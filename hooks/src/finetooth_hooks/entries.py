@@ -284,11 +284,15 @@ class Hardware(Entry):
     Attributes:
         framework: the backend framework it serves.
         rank: the available one with the highest rank is taken by `auto`.
+        in_machine: light function (no heavy import) that says which devices of the kind the machine has, whether or not
+            they can be used, `an AMD GPU (gfx942)`; empty if none. Where `auto` passes them over, the plan says so in
+            a line of its own. None: it cannot be known without the framework.
     """
 
     kind = "hardware"
     framework: str = "torch"
     rank: int = 0
+    in_machine: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

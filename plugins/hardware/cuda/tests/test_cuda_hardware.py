@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_cuda.hardware import CudaHardware
+from finetooth_cuda.cards import in_machine
+from finetooth_cuda.hardware import CudaHardware, allocator
 from finetooth_hooks.testing import parametrize_with_checks
 from finetooth_toolbox.torch.gpus import CONTEXT
 
 
 def fake_torch(
-    name: str = "NVIDIA H200", capability: tuple[int, int] = (9, 0), count: int = 1, cuda: str | None = "13.0"
-) -> Any:
+    name: str = "NVIDIA H200", capability: tuple[int, int] = (9, 0), count: int = 1, cuda: str | None = "13.0",
+    hip: str | None = None,
+) -> Any:  # fmt: skip
     properties = SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=139 * 2**30)
     asked: list[int] = []
 
@@ -22,10 +26,14 @@ def fake_torch(
         return 100 * 2**30, 139 * 2**30
 
     return SimpleNamespace(
-        version=SimpleNamespace(cuda=cuda),
+        version=SimpleNamespace(cuda=cuda, hip=hip),
         cuda=SimpleNamespace(
-            is_available=lambda: count > 0, device_count=lambda: count, get_device_properties=lambda index: properties,
-            mem_get_info=free, memory_reserved=lambda index: 7 * 2**30, asked=asked,
+            is_available=lambda: count > 0,
+            device_count=lambda: count,
+            get_device_properties=lambda index: properties,
+            mem_get_info=free,
+            memory_reserved=lambda index: 7 * 2**30,
+            asked=asked,
         ),
     )
 
@@ -35,6 +43,13 @@ def test_says_why_it_is_missing() -> None:
     assert "build of torch has no CUDA" in CudaHardware(torch=fake_torch(cuda=None)).missing()
     assert "no NVIDIA driver or GPU" in CudaHardware(torch=fake_torch(count=0)).missing()
     assert CudaHardware(3, torch=fake_torch(count=2)).missing() == "there is no GPU 3: torch sees 2"
+    assert "hardware: rocm" in CudaHardware(torch=fake_torch(cuda=None, hip="7.0.51831")).missing()
+
+
+def test_segments_grow_where_the_system_lets_them() -> None:
+    assert CudaHardware(torch=fake_torch()).facts().allocator == allocator()
+    assert allocator("6.8.0-38-generic") == ("expandable_segments:True" if sys.platform == "linux" else "")
+    assert allocator("5.15.90.1-microsoft-standard-WSL2") == ""
 
 
 @pytest.mark.parametrize(
@@ -54,6 +69,14 @@ def test_precisions_follow_the_compute_capability(capability: Any, precisions: A
     assert facts.architecture == f"sm_{capability[0]}{capability[1]}" and facts.host_memory > 0
 
 
+def test_cards_are_known_without_torch(tmp_path: Path) -> None:
+    assert in_machine(tmp_path) == in_machine(tmp_path / "nowhere") == ""
+    for number in range(2):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+        (tmp_path / f"0000:0{number}:00.0" / "information").write_text("Model: \t\t NVIDIA L4\nIRQ:   \t\t 5\n")
+        assert in_machine(tmp_path) == ("2 NVIDIA GPUs (NVIDIA L4)" if number else "an NVIDIA GPU (NVIDIA L4)")
+
+
 def test_all_gpus_like_the_first_are_offered() -> None:
     facts = CudaHardware(torch=fake_torch(count=3)).facts()
     assert [(device.name, device.index) for device in facts.devices] == [("cuda:0", 0), ("cuda:1", 1), ("cuda:2", 2)]
@@ -63,6 +86,9 @@ def test_all_gpus_like_the_first_are_offered() -> None:
     other = SimpleNamespace(**{**vars(first), "name": "NVIDIA L4"})
     mixed.cuda.get_device_properties = lambda index: other if index else first
     assert [device.name for device in CudaHardware(torch=mixed).facts().devices] == ["cuda:0"]
+    assert [device.label.partition(" (")[0] for device in CudaHardware(torch=mixed).facts().others] == ["NVIDIA L4"]
+    assert [device.name for device in CudaHardware(1, torch=mixed).facts().others] == ["cuda:0"]
+    assert facts.others == ()
 
 
 def test_only_the_gpu_that_computes_is_asked_what_is_free() -> None:

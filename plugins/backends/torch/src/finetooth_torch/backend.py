@@ -59,9 +59,13 @@ class TorchBackend:
         """
         import torch
 
+        from finetooth_torch.accelerator import suit_allocator
         from finetooth_torch.exhaustion import built
 
-        return built(lambda: self._engine(request), request, torch.device(request.place.hardware.device))
+        hardware = request.place.hardware
+        device = torch.device(hardware.device)
+        suit_allocator(device, hardware.allocator)
+        return built(lambda: self._engine(request), request, device)
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch

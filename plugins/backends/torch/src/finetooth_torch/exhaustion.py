@@ -20,6 +20,7 @@ import torch
 from finetooth_hooks import Datum, EngineError, Plan
 from finetooth_hooks.protocols import EngineRequest
 
+from finetooth_torch.accelerator import current
 from finetooth_torch.usage import usage
 
 P = ParamSpec("P")
@@ -152,7 +153,8 @@ def _smaller(now: Situation) -> list[str]:
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
-    """Put around a method of the engine: what runs out of memory becomes an EngineError.
+    """Put around a method of the engine: what runs out of memory becomes an EngineError. The engine's device is torch's
+    current one meanwhile.
 
     The engine's own guarantees hold: gradients of a failed call are dropped, the weights are those of the last whole
     step. What the failed call held is given back, so that the state can be saved.
@@ -162,7 +164,8 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
         @wraps(method)
         def called(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
             given = args[0] if args else ()
-            return _attempt(lambda: method(self, *args, **kwargs), lambda: situation(self, call, given))
+            with current(self._parts.device):
+                return _attempt(lambda: method(self, *args, **kwargs), lambda: situation(self, call, given))
 
         return called
 
@@ -170,8 +173,9 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
 
 
 def built(build: Callable[[], R], request: EngineRequest, device: torch.device) -> R:
-    """What `build` returns; memory that runs out meanwhile is an EngineError."""
-    return _attempt(build, lambda: _situation_of_building(request, device))
+    """What `build` returns, with `device` as torch's current one; memory that runs out is an EngineError."""
+    with current(device):
+        return _attempt(build, lambda: _situation_of_building(request, device))
 
 
 def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:

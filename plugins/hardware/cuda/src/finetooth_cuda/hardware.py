@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +62,8 @@ class CudaHardware:
     def missing(self) -> str:
         """Why there is no such GPU; empty if there is."""
         torch = self._torch
+        if torch.version.hip is not None:
+            return "this build of torch is for AMD GPUs, which hardware: rocm is for (finetooth-rocm)"
         if torch.version.cuda is None:
             return "this build of torch has no CUDA"
         if not torch.cuda.is_available():
@@ -71,16 +76,19 @@ class CudaHardware:
     def facts(self) -> HardwareFacts:
         properties = self._torch.cuda.get_device_properties(self._index or 0)
         capability = (properties.major, properties.minor)
+        devices = self._devices()
         native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
         precisions = tuple(name for name, since in native if capability >= since)
         return HardwareFacts(
             name="finetooth-cuda:cuda",
-            devices=self._devices(),
+            devices=devices,
             host_memory=total_memory(),
             host_available=available_memory(),
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
             peak_flops=peak_flops(str(properties.name)),
+            others=self._others(devices),
+            allocator=allocator(),
         )
 
     def _devices(self) -> tuple[Device, ...]:
@@ -94,6 +102,21 @@ class CudaHardware:
         available = gpu_available(self._torch, first, alike[0].memory)
         return (replace(alike[0], available=available), *alike[1:])
 
+    def _others(self, taken: Sequence[Device]) -> tuple[Device, ...]:
+        cuda, names = self._torch.cuda, {device.name for device in taken}
+        found = (_device(index, cuda.get_device_properties(index)) for index in range(cuda.device_count()))
+        return tuple(device for device in found if device.name not in names)
+
+
+def allocator(release: str = platform.release()) -> str:
+    """What suits torch's allocator: segments that grow, since the shapes of micro-batches differ and blocks of one size
+    else lie idle while another is asked for. Only Linux itself has them, not the one inside Windows.
+
+    Args:
+        release: of the system's kernel.
+    """
+    return "expandable_segments:True" if sys.platform == "linux" and "microsoft" not in release.lower() else ""
+
 
 def _device(index: int, properties: Any) -> Device:
     return Device(
@@ -103,4 +126,3 @@ def _device(index: int, properties: Any) -> Device:
         architecture=f"sm_{properties.major}{properties.minor}",
         index=index,
     )
-

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Hardware, hookimpl
 
+from finetooth_cuda.cards import in_machine
+
 
 @hookimpl
 def ft_hardware() -> Iterator[Hardware]:
@@ -15,4 +17,5 @@ def ft_hardware() -> Iterator[Hardware]:
         summary="an NVIDIA GPU",
         framework="torch",
         rank=10,
+        in_machine=in_machine,
     )

@@ -25,6 +25,7 @@ from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
 from torch import Tensor
 
+from finetooth_torch.accelerator import current
 from finetooth_torch.randomness import global_states, set_global
 from finetooth_torch.role_models import copies
 from finetooth_torch.state.files import FORMAT, read_files, write_state
@@ -196,5 +197,6 @@ def _on_host(tensor: Tensor) -> Tensor:
     """A copy in host memory. A pinned one is made without holding up the device."""
     if tensor.device.type == "cpu":
         return tensor.clone()
-    held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-    return held.copy_(tensor)
+    with current(tensor.device):  # a thread of its own has none
+        held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+        return held.copy_(tensor)

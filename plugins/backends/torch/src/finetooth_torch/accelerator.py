@@ -1,0 +1,42 @@
+"""The accelerator that an engine computes on: torch's current device while it works, and an allocator that suits it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
+
+import torch
+
+CHOSEN = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Variables by which a user tells torch's allocator what to do."""
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """While entered, `device` is torch's current one in this thread: what asks for no device in particular (pinned
+    memory, workspaces, kernels of others) else makes a context on the first GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" and device.index is not None else nullcontext()
+
+
+def suit_allocator(device: torch.device, settings: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell torch's allocator; whether that was done. Not where the user has told it something, nor once it holds
+    memory, whose segments would be of two kinds."""
+    if device.type != "cuda" or not settings or any(name in environment for name in CHOSEN):
+        return False
+    if torch.cuda.memory_reserved(device):
+        return False
+    with suppress(AttributeError, RuntimeError):
+        _tell(settings)
+        return True
+    return False
+
+
+def _tell(settings: str) -> None:
+    """torch keeps the function to itself, and has moved it."""
+    inner: Any = torch._C
+    try:
+        inner._accelerator_setAllocatorSettings(settings)
+    except AttributeError:  # a torch before that
+        memory: Any = torch.cuda.memory
+        memory._set_allocator_settings(settings)

@@ -1,0 +1,106 @@
+"""Facts of an AMD GPU, as a ROCm build of torch sees it; torch calls it `cuda`, like any GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_toolbox.host_memory import available_memory, total_memory
+from finetooth_toolbox.torch.gpus import gpu_available
+from pydantic import Field
+
+from finetooth_rocm.peaks import peak_flops
+
+MATRIX = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+"""Beginnings of architectures whose matrix instructions take bf16 and fp16 (CDNA 1 to 4, RDNA 3 and 4); those before
+compute fp16 fast, and bf16 only in software."""
+
+ALLOCATOR = ""
+"""torch's allocator as it is: whether segments can grow depends on the version of ROCm."""
+
+
+class RocmOptions(Options):
+    """Options of the hardware `rocm`."""
+
+    index: int | None = Field(default=None, ge=0)
+    """Which GPU, counted as torch counts them (after HIP_VISIBLE_DEVICES). Left out: all like the first one, of which a
+    run without a strategy takes the first."""
+
+
+def build(options: RocmOptions, context: Context) -> RocmHardware:
+    """The GPU with the index of the options, or all."""
+    del context
+    return RocmHardware(options.index)
+
+
+class RocmHardware:
+    """See `finetooth_hooks.protocols.Hardware`.
+
+    Args:
+        index: of the only device; None takes all that are like the first.
+        torch: the framework; tests pass a stand-in.
+    """
+
+    def __init__(self, index: int | None = None, torch: Any = None) -> None:
+        self._index, self._given = index, torch
+
+    @property
+    def _torch(self) -> Any:
+        if self._given is None:
+            import torch
+
+            self._given = torch
+        return self._given
+
+    def missing(self) -> str:
+        """Why there is no such GPU; empty if there is."""
+        torch = self._torch
+        if torch.version.hip is None:
+            return "this build of torch has no ROCm"
+        if not torch.cuda.is_available():
+            return "torch finds no AMD driver or GPU"
+        count = torch.cuda.device_count()
+        if (self._index or 0) >= count:
+            return f"there is no GPU {self._index or 0}: torch sees {count}"
+        return ""
+
+    def facts(self) -> HardwareFacts:
+        cuda, first = self._torch.cuda, self._index or 0
+        properties = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
+        devices = [_device(index, of) for index, of in enumerate(properties)]
+        alike = [device for device in devices if self._index is None and device.label == devices[first].label]
+        alike = alike or [devices[first]]
+        available = gpu_available(self._torch, first, alike[0].memory)
+        native = ("bf16", "fp16") if alike[0].architecture.startswith(MATRIX) else ("fp16",)
+        return HardwareFacts(
+            name="finetooth-rocm:rocm",
+            devices=(replace(alike[0], available=available), *alike[1:]),
+            precisions=(*native, "fp32"),
+            slow_precisions=() if "bf16" in native else ("bf16",),
+            peak_flops=peak_flops(
+                str(properties[first].name), alike[0].architecture, int(properties[first].multi_processor_count)
+            ),
+            host_memory=total_memory(),
+            host_available=available_memory(),
+            others=_others(devices, alike),
+            allocator=ALLOCATOR,
+        )
+
+
+def _others(devices: Sequence[Device], taken: Sequence[Device]) -> tuple[Device, ...]:
+    names = {device.name for device in taken}
+    return tuple(device for device in devices if device.name not in names)
+
+
+def _device(index: int, properties: Any) -> Device:
+    architecture = str(properties.gcnArchName).partition(":")[0]
+    return Device(
+        name=f"cuda:{index}",
+        label=f"{properties.name} ({architecture})",
+        memory=int(properties.total_memory),
+        architecture=architecture,
+        index=index,
+    )
