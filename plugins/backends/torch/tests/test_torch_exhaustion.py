@@ -205,6 +205,17 @@ def test_a_snapshot_that_finds_no_room_on_the_device_is_made_in_host_memory(
             assert torch.equal(tensor, kept.files[name][key]) and kept.files[name][key].data_ptr() not in live
 
 
+def test_a_snapshot_that_the_host_has_no_room_for_is_named(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import finetooth_torch.state.training_state as module
+
+    made = replace(trained(kit).snapshot(), own=False)
+    monkeypatch.setattr(module, "_on_host", Fails(None, times=9))
+    with pytest.raises(EngineError, match="host memory does not suffice for a copy of all that trains"):
+        made.to_host()
+
+
 def test_a_failed_call_changes_nothing_and_the_next_one_works(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

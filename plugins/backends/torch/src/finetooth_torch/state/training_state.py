@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from finetooth_hooks import UserError
+from finetooth_hooks import EngineError, UserError
 from finetooth_hooks.protocols import EngineRequest
 from torch import Tensor
 
 from finetooth_torch.accelerator import current
+from finetooth_torch.exhaustion import is_exhaustion
 from finetooth_torch.randomness import global_states, set_global
 from finetooth_torch.role_models import copies
 from finetooth_torch.state.files import FORMAT, read_files, write_state
@@ -77,10 +78,22 @@ class State:
         return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors.values())
 
     def to_host(self) -> State:
-        """The state in host memory, in memory of its own: pinned where it comes from an accelerator."""
+        """The state in host memory, in memory of its own: pinned where it comes from an accelerator.
+
+        Raises:
+            EngineError: the host has no room for it.
+        """
         if self.own and all(t.device.type == "cpu" for tensors in self.files.values() for t in tensors.values()):
             return self
-        copied = {name: {key: _on_host(t) for key, t in tensors.items()} for name, tensors in self.files.items()}
+        try:
+            copied = {name: {key: _on_host(t) for key, t in tensors.items()} for name, tensors in self.files.items()}
+        except Exception as error:
+            if not is_exhaustion(error):
+                raise
+            raise EngineError(
+                f"host memory does not suffice for a copy of all that trains ({self.nbytes / 2**20:.0f} MiB)",
+                action="keep fewer snapshots (checkpoint.stores), train fewer parameters, or give it more memory",
+            ) from error
         return State(copied, self.content, own=True)
 
     def save(self, path: Path) -> None:
