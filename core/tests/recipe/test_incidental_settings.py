@@ -7,7 +7,13 @@ from finetooth_core.recipe import Recipe
 
 SETTINGS = frozenset(
     {
-        "output", "trackers", "profile", "data.accept_dropped", "data.cache", "data.cache_gb", "data.workers",
+        "output",
+        "trackers",
+        "profile",
+        "data.accept_dropped",
+        "data.cache",
+        "data.cache_gb",
+        "data.workers",
         "train.accept_memory",
     }
 )
