@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import NotFinite
+from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 from finetooth_torch.parameters import TrainedParameters, round_frozen
-from finetooth_torch.precision import kept_in_fp32
 from finetooth_torch.scaler import LossScaler
 
 

@@ -108,13 +108,15 @@ class LoraAdapter(AdapterBase):
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
         """
+        from finetooth_toolbox.torch.kept_in_fp32 import cast
+
         from finetooth_lora.layers import DTYPES
 
         made = type(model)
         whole = merged(model, folder, pad_id)
         if kind_of(type(whole).__name__):
             whole = as_language_model(whole, made)
-        return whole.requires_grad_(False).to(device=device, dtype=DTYPES[precision]).eval()
+        return cast(whole.requires_grad_(False), DTYPES[precision], device).eval()
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""

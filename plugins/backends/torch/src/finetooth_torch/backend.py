@@ -69,6 +69,7 @@ class TorchBackend:
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
+        from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_with
         from finetooth_torch.compute import Compute
@@ -76,7 +77,7 @@ class TorchBackend:
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
         from finetooth_torch.parameters import TrainedParameters, round_frozen
-        from finetooth_torch.precision import DTYPES, kept_in_fp32, result_dtype
+        from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.role_models import hold_roles
         from finetooth_torch.scalar_head import AddedHead
         from finetooth_torch.scaler import LossScaler

@@ -37,7 +37,7 @@ class TrainedParameters:
         dtype: what the model computes in.
         scaler: gradients are divided by its scale.
         compute: adds gradients up.
-        kept: identities of those parameters of the base that stay in fp32, see `precision.kept_in_fp32`.
+        kept: identities of those parameters of the base that stay in fp32, see `finetooth_toolbox.torch.kept_in_fp32`.
 
     Raises:
         PlanError: nothing trains.
