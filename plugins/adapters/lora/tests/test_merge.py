@@ -261,3 +261,14 @@ def test_config_that_is_no_json_is_named(run):
         merge.find(folder, None)
     (folder / "artifact" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "b"}))
     assert merge.find(folder, None).base == "b"
+
+
+def test_a_base_in_fewer_bits_is_refused_whoever_loaded_it(run, tiny):
+    """A loader that did not say so: the sum would be written into bytes that mean nothing without their scales."""
+    folder, _ = run()
+    base = tiny().model
+    weight = base.model.layers[0].mlp.up_proj.weight
+    base.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(weight.data.to(torch.float8_e4m3fn), False)
+    with pytest.raises(UserError, match="its base is quantised") as caught:
+        merge.merged(base, folder / "artifact")
+    assert caught.value.exit_code == 2
