@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import subprocess
@@ -110,3 +111,12 @@ def test_entries_are_frozen_and_documented() -> None:
         assert cls.__doc__
         required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
         assert set(required) <= {"name", "build", "claims", "framework", "capabilities", "serves", "tier"}
+
+
+def test_type_checkers_see_what_is_imported_late() -> None:
+    """The names under TYPE_CHECKING and those that are imported when they are asked for are the same, module by
+    module."""
+    (block,) = (node for node in ast.parse(inspect.getsource(finetooth_hooks)).body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: str(node.module) for node in imports for alias in node.names}
+    assert seen == {name: f"finetooth_hooks.{module}" for name, module in finetooth_hooks._LAZY.items()}

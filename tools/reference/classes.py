@@ -69,7 +69,24 @@ def read_class(cls: type[Any]) -> ClassDoc:
                 attributes.append(Attribute(part.name, kind, None, listed.get(part.name) or own.text))
             elif not part.name.startswith("_") or part.name == "__call__":
                 methods.append(Method(part.name, signature(part), own))
+    if issubclass(cls, Exception):
+        methods.insert(0, _constructor(cls))
     return ClassDoc(node.name, doc, tuple(attributes), tuple(methods))
+
+
+def _constructor(error: type[Exception]) -> Method:
+    """How an error is made: its own `__init__`, or the one that it inherits, with what the docstring of that class says
+    of the arguments."""
+    owner = next(cls for cls in error.__mro__ if "__init__" in vars(cls))
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(owner.__init__))).body
+    assert isinstance(node, ast.FunctionDef)
+    node.name, node.returns = error.__name__, None
+    items: dict[str, str] = {}
+    for cls in reversed(owner.__mro__):
+        items |= parse(vars(cls).get("__doc__")).meanings("Args")
+    given = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    known = {name: meaning for name, meaning in items.items() if name in given}
+    return Method(error.__name__, signature(node), Docstring(items={"Args": known}))
 
 
 def read_functions(module: ModuleType) -> tuple[Method, ...]:

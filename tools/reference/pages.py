@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, cast
 
+import finetooth_hooks
 from finetooth_hooks import (
     arrays,
     attention,
     backends,
     bases,
     capabilities,
+    checkpoints,
     collectives,
     context,
+    continuous,
     datum,
     engine,
     errors,
@@ -27,6 +30,8 @@ from finetooth_hooks import (
     models,
     options,
     plan,
+    preparation,
+    problems,
     protocols,
     quantizers,
     renderers,
@@ -49,25 +54,28 @@ WRITTEN = "<!-- Written by tools/make_reference.py from the code; edit the docst
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
 PROTOCOLS: tuple[ModuleType, ...] = (
-    models, renderers, sources, training, backends, attention, kernels, quantizers, collectives,
+    models, renderers, sources, training, backends, attention, kernels, quantizers, collectives, checkpoints, faces,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
 TYPE_MODULES: tuple[ModuleType, ...] = (
+    entry_types,
     options,
     errors,
     examples,
+    problems,
+    preparation,
     datum,
     losses,
     engine,
     sampling,
+    continuous,
     *PROTOCOLS,
     bases,
     plan,
     reports,
     run,
     context,
-    faces,
 )
 """Modules whose public classes the page of types shows."""
 
@@ -114,9 +122,12 @@ def registration_page(hook: str, workspace: Workspace) -> str:
     cls = HOOKS[hook]
     doc = hook_doc(hook)
     lines = [f"# {hook}", WRITTEN, doc.text, python(f"@hookspec\ndef {hook_signature(hook)}"), *example(doc)]
+    guides = workspace.guides(hook)
+    lines.append(f"Written whole in {', '.join(f'[{title}](../{path})' for title, path in guides)}." if guides else "")
     entry = read_class(cls)
     lines += [f"## The entry `{cls.__name__}`", entry.doc.text]
     lines.append("\n".join(entry_table(entry)))
+    lines += type_links(" ".join(attribute.type for attribute in entry.attributes))
     lines += builder_lines(cls)
     lines.append("## First-party entries")
     offers = workspace.of_kind(cls.kind)
@@ -209,19 +220,49 @@ def offer_lines(offer: Offer, heading: str, *, up: str = "../..") -> list[str]:
 def types_page() -> str:
     """Every public class of the contract that is no entry and no protocol of a builder."""
     lines = ["# Types of the contract", WRITTEN]
-    lines.append("Import them from `finetooth_hooks`, or from the module named here.")
+    lines.append(
+        "Import them from `finetooth_hooks`; of the few whose name means something else there it is said from where."
+    )
+    lines += decorator_lines()
     for module in TYPE_MODULES:
         lines += [f"## {module.__name__}", parse(module.__doc__).text]
         constants = read_constants(module)
         if constants:
-            lines.append(
-                "\n".join(table(("name", "is", "meaning"), [(a.name, f"`{a.type}`", a.meaning) for a in constants]))
-            )
+            rows = [(a.name, _shown(a.type), f"{a.meaning} {_from(module, a.name)}".strip()) for a in constants]
+            lines.append("\n".join(table(("name", "is", "meaning"), rows)))
         for cls in _classes(module):
             described = read_class(cls)
-            lines += [f"### {cls.__name__}", described.doc.text]
+            lines += [f"### {cls.__name__}", described.doc.text, _from(module, cls.__name__)]
             lines += attribute_lines(described, linked=False) + method_lines(described, linked=False)
     return page([*lines, *capability_lines()])
+
+
+def decorator_lines() -> list[str]:
+    """What the package has beside types: its version and its decorators."""
+    version = read_constants(finetooth_hooks)
+    rows = [(a.name, _shown(a.type), a.meaning) for a in version]
+    for name in finetooth_hooks.__all__:
+        value = getattr(finetooth_hooks, name)
+        if inspect.isfunction(value):
+            rows.append((name, f"`{name}{_arguments(value)}`", parse(value.__doc__).summary))
+    return ["## finetooth_hooks", "\n".join(table(("name", "is", "meaning"), rows))]
+
+
+def _arguments(function: Any) -> str:
+    """Names and defaults of a function's arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return str(inspect.Signature([one.replace(annotation=inspect.Parameter.empty) for one in parameters]))
+
+
+def _shown(value: str) -> str:
+    """What a name is set to; a long table is not repeated."""
+    return f"`{value}`" if len(value) <= 240 else ""
+
+
+def _from(module: ModuleType, name: str) -> str:
+    """Where to import a name from, if the top of the package has another thing under it."""
+    same = getattr(finetooth_hooks, name, None) is getattr(module, name)
+    return "" if same else f"Import it from `{module.__name__}`."
 
 
 def capability_lines() -> list[str]:
@@ -251,6 +292,8 @@ def _classes(module: ModuleType) -> list[type[Any]]:
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
+    if module is entry_types:  # each entry has its hook's page
+        return [cls for cls in found if cls is Entry or not issubclass(cls, Entry)]
     return [cls for cls in found if not (module in PROTOCOLS and cls.__name__ in BUILDER_KINDS)]
 
 

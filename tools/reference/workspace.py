@@ -67,6 +67,15 @@ class Workspace:
         """Files of plugins and guides, relative to the root, that implement a hook."""
         return tuple(name for name, hooks in self._hooks_by_file.items() if hook in hooks)
 
+    def guides(self, hook: str) -> list[tuple[str, str]]:
+        """Title and path, relative to docs/, of each guide with a file that implements a hook."""
+        found = []
+        for page in sorted((self.root / "docs/guides").glob("*.md")):
+            text = page.read_text(encoding="utf-8")
+            if f"\ndef {hook}(" in text:
+                found.append((text.partition("\n")[0].removeprefix("# "), f"guides/{page.name}"))
+        return found
+
     @cached_property
     def _hooks_by_file(self) -> dict[str, frozenset[str]]:
         return {file.relative_to(self.root).as_posix(): frozenset(_hooks(file)) for file in self._files()}

@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+"""Ids and indices."""
 FloatArray = NDArray[np.float64] | NDArray[np.float32]
+"""Weights, advantages and other numbers of targets."""
 BoolArray = NDArray[np.bool_]
+"""Which targets count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class ImageChunk:
 
 
 Chunk = TokenChunk | ImageChunk
+"""A part of what a model reads."""
 
 
 @dataclass(frozen=True, eq=False)

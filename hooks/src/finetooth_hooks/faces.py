@@ -23,6 +23,7 @@ Asgi = Callable[
 """An ASGI application."""
 
 Json = Any
+"""Whatever JSON can say, as Python has it."""
 
 
 class FaceCaller(Protocol):
