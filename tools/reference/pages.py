@@ -111,7 +111,7 @@ def index_page(workspace: Workspace) -> str:
         "- [Types of the contract](types.md): what builders get, return and exchange.\n"
         "- [Array functions](arrays.md): what losses are written with.\n"
         "- [Recipe reference](../recipe.md): every setting, and the options of every first-party entry.\n"
-        "- [Write a plugin](../guides/write-a-plugin.md) and"
+        "- [Write a plugin](../guides/write-a-plugin.md), [a plugin of each kind](../guides/plugins-by-kind.md) and"
         " [customise a run from CI](../guides/customise-from-ci.md)."
     )
     return page(lines)
