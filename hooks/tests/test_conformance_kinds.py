@@ -273,3 +273,36 @@ class Tried:
 @pytest.mark.parametrize(("first", "failed"), [("0.1", set()), ("0.3", {"rates_of_groups_are_shares_of_the_rate"})])
 def test_optimizers_with_rates_of_groups(plugin: Write, first: str, failed: set[str]) -> None:
     assert _kind(plugin, "optimizer", GROUPED.replace("FIRST", first)) == failed
+
+
+BACKEND = """
+from finetooth_hooks.testing import FakeEngine
+class Tried:
+    def plan(self, request): ...
+    def engine(self, request): return FakeEngine(request.text.tokenizer)
+def build(options: NoOptions, context: Context):
+    return Tried()
+"""
+BACKENDS = """
+@hookimpl
+def ft_backends():
+    yield Backend(name="tried", build="{me}_parts:build", summary="tried", framework="FRAMEWORK",
+                  capabilities=frozenset(), remote=REMOTE)
+"""
+
+
+def _backend(write: Write, framework: str = "torch", remote: bool = False) -> list[CheckResult]:
+    hooks = "from finetooth_hooks import Backend\n" + BACKENDS.replace("FRAMEWORK", framework)
+    return _run(write(hooks.replace("REMOTE", str(remote)), BACKEND))
+
+
+def test_backends_are_tried_with_an_engine(plugin: Write) -> None:
+    """An engine that learns nothing fails what is about learning; an entry of another framework, or of a server, is
+    not tried, and that is said."""
+    pytest.importorskip("torch")
+    assert "step_changes_the_weights" in _failed(_backend(plugin))
+    for given, why in (({"framework": "numpy"}, "use parametrize_engine"), ({"remote": True}, "at a server")):
+        results = _backend(plugin, **given)  # type: ignore[arg-type]
+        assert not failures(results)
+        skipped = {result.check: result.message for result in results if result.status == "skipped"}
+        assert why in skipped["step_changes_the_weights"]

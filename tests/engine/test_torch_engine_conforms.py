@@ -36,6 +36,7 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
     return TorchBackend(TorchOptions(), FakeContext(Path(), installed=True)).engine(made)
 
 
+@pytest.mark.slow  # the backend's own tests run the kit over an engine like this one
 @parametrize_engine(engine, vocab_size=VOCAB, name="torch-fp32")
 def test_torch_engine_conforms(check: Callable[[], None]) -> None:
     check()

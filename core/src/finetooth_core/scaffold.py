@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from finetooth_hooks import CONTRACT_VERSION, ENTRY_TYPES, UserError
+from finetooth_hooks import CONTRACT_VERSION, UserError
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.catalog import Catalog
@@ -39,6 +39,11 @@ class Scaffold:
     dependencies: tuple[str, ...] = ()
 
 
+TOOLBOX = "finetooth-toolbox>=0.1,<0.2"
+PYDANTIC = "pydantic>=2.8,<3"
+TORCH = "torch>=2.9"
+TRANSFORMERS = "transformers>=5.0"
+
 SCAFFOLDS: Mapping[str, Scaffold] = {
     "loss": Scaffold("Pick its loss in a recipe: `method: {name: METHOD, loss: $entry}`.", "loss"),
     "reward": Scaffold(
@@ -48,18 +53,40 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     ),
     "source": Scaffold("Name a file in a recipe: `data: {train: rows.$entry}`.", "source"),
     "format": Scaffold("Its format is detected, or picked: `data: {format: $entry}`.", "format"),
+    "loader": Scaffold("Name a folder in a recipe: `model: $entry:FOLDER`.", "loader", (TOOLBOX, TORCH, TRANSFORMERS)),
+    "processor": Scaffold(
+        "Pick its processor in a recipe: `data: {processor: $entry}`.",
+        "processor",
+        ("numpy>=1.26", "pillow>=10.1", PYDANTIC),
+    ),
     "renderer": Scaffold("Pick its renderer in a recipe: `data: {renderer: $entry}`.", "renderer"),
     "family": Scaffold("Its family is chosen by the model's type, or picked: `model: {family: $entry}`.", "family"),
-    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method"),
-    "optimizer": Scaffold("Pick its optimizer in a recipe: `optimizer: $entry`.", "optimizer", ("torch>=2.9",)),
+    "method": Scaffold("Pick its method in a recipe: `method: $entry`.", "method", (TOOLBOX,)),
+    "adapter": Scaffold("Pick its adapter in a recipe: `adapter: $entry`.", "adapter", ("numpy>=1.26", TOOLBOX, TORCH)),
+    "quantizer": Scaffold("Pick its quantizer in a recipe: `quantization: $entry`.", "quantizer", (TOOLBOX, TORCH)),
+    "optimizer": Scaffold("Pick its optimizer in a recipe: `optimizer: $entry`.", "optimizer", (TORCH,)),
     "schedule": Scaffold("Pick its schedule in a recipe: `schedule: $entry`.", "schedule"),
-    "evaluator": Scaffold("Pick its evaluator in a recipe: `evaluate: {evaluators: [$entry]}`.", "evaluator"),
+    "backend": Scaffold(
+        "Pick its backend in a recipe: `backend: $entry`.",
+        "backend",
+        ("numpy>=1.26", "safetensors>=0.5", "finetooth-steps>=0.1,<0.2", TORCH),
+    ),
+    "hardware": Scaffold("Its hardware is chosen where it is, or picked: `hardware: $entry`.", "hardware", (TORCH,)),
+    "attention": Scaffold(
+        "Pick its attention in a recipe: `backend: {name: torch, attention: $entry}`.", "attention", (TORCH,)
+    ),
+    "kernel": Scaffold("Pick its kernel for an operation: `kernels: {rms_norm: $entry}`.", "kernels", (TORCH,)),
+    "evaluator": Scaffold(
+        "Pick its evaluator in a recipe: `evaluate: {evaluators: [$entry]}`.", "evaluator", (TOOLBOX,)
+    ),
     "tracker": Scaffold("Pick its tracker in a recipe: `trackers: [$entry]`.", "tracker"),
+    "store": Scaffold("Name a place in a recipe: `checkpoint: {stores: [$entry:///FOLDER]}`.", "store", (TOOLBOX,)),
+    "gate": Scaffold("Pick its gate in a recipe: `checkpoint: {gates: [$entry]}`.", "gate", (PYDANTIC,)),
+    "face": Scaffold("Start a server with it: `ft serve $entry`.", "face"),
     "command": Scaffold("It brings the command `ft $entry`.", "command", ("click>=8.1",)),
     "events": Scaffold("It watches every run; options: `plugins: [{use: $distribution, options: {...}}]`.", "options"),
 }
-"""By kind; `events` is a plugin that observes runs. Loaders, adapters, backends and hardware are too large to begin
-from a template: begin from an installed one."""
+"""By kind of entry; `events` is a plugin that observes runs."""
 
 
 def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -> Path:
@@ -79,11 +106,9 @@ def create(name: str, kind: str, catalog: Catalog, folder: Path | None = None) -
             something.
     """
     if kind not in SCAFFOLDS:
-        known = kind in ENTRY_TYPES
-        problem = f"--kind {kind}: there is no template for it" if known else f"--kind {kind}: no such kind"
-        near = None if known else nearest(kind, SCAFFOLDS)
+        near = nearest(kind, SCAFFOLDS)
         meant = f"did you mean {near}? " if near else ""
-        raise UserError(problem, action=f"{meant}kinds are {', '.join(SCAFFOLDS)}")
+        raise UserError(f"--kind {kind}: no such kind", action=f"{meant}kinds are {', '.join(SCAFFOLDS)}")
     package = canonical(name).replace("-", "_")
     taken = not package.isidentifier() or keyword.iskeyword(package) or package in sys.stdlib_module_names
     if not _DISTRIBUTION.match(name) or taken:

@@ -22,6 +22,7 @@ from finetooth_hooks.testing.fake_context import FakeCatalog, FakeContext, Plain
 from finetooth_hooks.testing.fake_engine import FakeEngine
 from finetooth_hooks.testing.fake_run import FakeRun, plan_of
 from finetooth_hooks.testing.parametrize import parametrize_with_checks
+from finetooth_hooks.testing.torch_request import torch_request
 
 __all__ = [
     "ByteTokenizer",
@@ -47,4 +48,5 @@ __all__ = [
     "plan_of",
     "run_check",
     "run_checks",
+    "torch_request",
 ]

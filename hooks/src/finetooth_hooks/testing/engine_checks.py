@@ -37,6 +37,15 @@ _MODULES = (
 )
 
 
+def engine_functions() -> list[Callable[[EngineCase], None]]:
+    """The checks of engines as functions, in the order in which they run."""
+    return [
+        function
+        for module in _MODULES
+        for function in import_module(f"finetooth_hooks.testing.engine_{module}_checks").CHECKS
+    ]
+
+
 def engine_checks(
     make_engine: Callable[[], Engine],
     *,
@@ -63,12 +72,7 @@ def engine_checks(
 
         return Check(f"engine:{name}", function.__name__, run)
 
-    functions = [
-        function
-        for module in _MODULES
-        for function in import_module(f"finetooth_hooks.testing.engine_{module}_checks").CHECKS
-    ]
-    return expecting([bind(function) for function in functions], expected_failures or {})
+    return expecting([bind(function) for function in engine_functions()], expected_failures or {})
 
 
 def parametrize_engine(

@@ -138,7 +138,8 @@ def facts_or_a_reason(case: EntryCase) -> None:
 def capabilities_are_known(case: EntryCase) -> None:
     """Framework and capabilities are words of the contract, and what is built has `plan` and `engine`.
 
-    The engine itself has its own checks: `finetooth_hooks.testing.parametrize_engine`.
+    The engine has checks of its own (`backend_checks`); one with other parts than the kit's is tried with
+    `finetooth_hooks.testing.parametrize_engine`.
     """
     assert isinstance(case.entry, Backend)
     unknown = sorted(set(case.entry.capabilities) - set(ENGINE))

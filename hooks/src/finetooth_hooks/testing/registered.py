@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetooth_hooks.testing import (
     attention_checks,
+    backend_checks,
     capability_checks,
     data_checks,
     entry_checks,
@@ -22,6 +23,7 @@ from finetooth_hooks.testing import (
 
 __all__ = [
     "attention_checks",
+    "backend_checks",
     "data_checks",
     "entry_checks",
     "face_checks",
