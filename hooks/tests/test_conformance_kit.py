@@ -276,6 +276,27 @@ def test_expected_failures_are_checked(plugin: Write, name: str, reason: str) ->
         collect(_good(plugin), expected_failures={name: reason})
 
 
+@pytest.mark.parametrize(
+    ("reads", "declares", "names"),
+    [
+        ('data.fields["advantages"]', "fields={'advantages'}", ""),
+        ('data.fields["advantages"]', "fields=()", "['advantages']"),
+        ('data.scalars["label"][:, None]', "scalars={'label', 'margin'}", ""),
+        ('data.scalars["label"][:, None]', "fields={'label'}", "['label']"),
+    ],
+)
+def test_a_loss_reads_what_its_entry_declares(plugin: Write, reads: str, declares: str, names: str) -> None:
+    body = f"""
+def loss(outputs, data, state):
+    each = xp.where(data.mask, outputs["logprobs"] * {reads}, 0.0)
+    return LossResult({{'a': Contribution(xp.sum(each))}}, state=state)
+"""
+    module = plugin(LOSS.replace("TOGETHER", "sequence").replace('"a loss"', f'"a loss", {declares}'), BUILD + body)
+    found = {r.check: r.message for r in failures(run_checks(module))}
+    assert set(found) == ({"reads_what_it_declares"} if names else set())
+    assert names in found.get("reads_what_it_declares", "")
+
+
 def test_entries_can_be_given_alone(plugin: Write) -> None:
     entry = Loss(name="alone", build=f"{_good(plugin)}_parts:build", summary="alone")
     results = run_checks(entry)

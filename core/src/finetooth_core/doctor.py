@@ -146,10 +146,12 @@ def _conformance(plugin: Loaded, thorough: bool) -> list[CheckResult]:
 
 
 def _failures(results: Sequence[CheckResult]) -> Iterator[Finding]:
-    """One finding for each failed check; without a builder or its options all further checks of an entry fail for
-    that, and are not repeated."""
+    """One finding for each failed check, and a note for each that the entry expects to fail; without a builder or its
+    options all further checks of an entry fail for that, and are not repeated."""
     hopeless: set[str] = set()
     for result in results:
+        if result.status == "expected_failure":
+            yield Finding(f"{result.subject} fails the check {result.check}, as it says: {result.message}", fault=False)
         if result.status == "failed" and result.subject not in hopeless:
             yield _failed(result)
             if result.check in _NEEDED_BY_ALL:

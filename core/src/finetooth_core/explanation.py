@@ -16,7 +16,17 @@ from finetooth_toolbox.text.nearest import nearest
 from finetooth_core.builders import options_model
 from finetooth_core.catalog import Catalog, Registered
 
-_SHOWN_ELSEWHERE = ("name", "build", "summary", "default", "example", "example_files", "example_rows", "claims")
+_SHOWN_ELSEWHERE = (
+    "name",
+    "build",
+    "summary",
+    "default",
+    "example",
+    "example_files",
+    "example_rows",
+    "claims",
+    "expected_failures",
+)
 
 _CHOSEN = {
     "kernel": "for each operation that it can serve where none ranks higher, or that the recipe gives it: "
@@ -92,6 +102,8 @@ def _explain(catalog: Catalog, registered: Registered) -> Iterator[str]:
     yield f"builder    {entry.build}"
     for name, value in _declared(entry):
         yield f"{name:10} {value}"
+    for check, reason in entry.expected_failures.items():
+        yield f"fails      {check}, on purpose: {reason}"
     yield f"chosen     {_chosen(catalog, registered)}"
     if registered.kind != "command":
         yield from option_lines(options_model(entry, registered.distribution))

@@ -114,6 +114,47 @@ def test_doctor_names_faults(site, loss_plugin, capsys, how, expected) -> None:
     assert "1 fault" in err
 
 
+HALF_STOPPED = LOSS.replace(
+    'outputs["logprobs"]), 0.0)', '0.5 * (outputs["logprobs"] + xp.stop_gradient(outputs["logprobs"]))), 0.0)'
+)
+SAYS_SO = "expected_failures={'gradient_is_the_slope': 'half of it is held constant'}"
+
+
+def test_a_failure_that_the_entry_expects_is_a_note(site, loss_plugin, capsys) -> None:
+    assert HALF_STOPPED != LOSS
+    site.add("acme-hinge", loss_plugin("wedge", SAYS_SO), files={"loss.py": HALF_STOPPED})
+    code, out, err = ft(capsys, "doctor", "acme-hinge")
+    assert (code, err) == (0, "")
+    note = "note: loss:wedge fails the check gradient_is_the_slope, as it says: half of it is held constant"
+    assert note in out
+    code, out, _ = ft(capsys, "explain", "loss:wedge")
+    assert "fails      gradient_is_the_slope, on purpose: half of it is held constant" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "loss", "expected"),
+    [
+        ("", HALF_STOPPED, "loss:wedge fails the check gradient_is_the_slope"),
+        (SAYS_SO, LOSS, "passes, but was expected to fail: half of it is held constant"),
+        ("expected_failures={'gradient_is_a_slope': 'why'}", LOSS, "near: 'gradient_is_the_slope'"),
+        ("expected_failures={'gradient_is_the_slope': ' '}", LOSS, "['gradient_is_the_slope'] gives no reason"),
+    ],
+    ids=["unexpected", "passes", "no such check", "no reason"],
+)
+def test_doctor_holds_an_entry_to_what_it_expects(site, loss_plugin, capsys, more, loss, expected) -> None:
+    site.add("acme-hinge", loss_plugin("wedge", more), files={"loss.py": loss})
+    code, out, err = ft(capsys, "doctor", "acme-hinge")
+    assert (code, err) == (2, "1 fault\n")
+    assert expected in out
+
+
+def test_explain_shows_what_a_loss_reads(site, loss_plugin, capsys) -> None:
+    more = "fields={'advantages', 'old_logprobs'}, scalars={'label'}"
+    site.add("acme-hinge", loss_plugin("wedge", more), files={"loss.py": LOSS})
+    _, out, _ = ft(capsys, "explain", "loss:wedge")
+    assert "fields     advantages, old_logprobs\nscalars    label\n" in out
+
+
 def test_doctor_names_clashes_and_leftovers(site, loss_plugin, capsys) -> None:
     site.add("acme-one", loss_plugin("wedge", "default=True"), files={"loss.py": LOSS})
     site.add("acme-two", loss_plugin("wedge", "default=True"), files={"loss.py": LOSS})

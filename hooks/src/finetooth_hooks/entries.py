@@ -37,6 +37,8 @@ class Entry:
         example: options with which the conformance kit builds a small instance; in its strings `{folder}` stands for
             a scratch folder.
         example_files: text by file name, written into that scratch folder first.
+        expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
+            `{"gradient_is_the_slope": "its ratio is held constant"}`. One that passes all the same is a fault.
     """
 
     kind: ClassVar[str] = ""
@@ -46,6 +48,7 @@ class Entry:
     default: bool = False
     example: Mapping[str, Any] = field(default_factory=dict)
     example_files: Mapping[str, str] = field(default_factory=dict)
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,9 @@ class Loss(Entry):
     Attributes:
         needs: outputs it reads: `logprobs`, `entropy`, `logprobs@reference`, `scores`, `values`, `hidden`, `logits`.
         together: what it must see at once. A loss that carries state needs `step`.
+        fields: of the data, one number for each target, that it reads beside `weights`, which are always there:
+            `advantages`, `old_logprobs`.
+        scalars: of the data, one number for each sequence, that it reads: `label`, `margin`.
         proportional_to: field of the data that its gradient with respect to `logprobs` is in proportion to wherever
             the mask is true, whatever the log-probabilities are: `weights` for cross entropy. An engine may then form
             gradients of a trained head while it has the logits, and not compute them again; it checks. None: the
@@ -182,10 +188,13 @@ class Loss(Entry):
     kind = "loss"
     needs: frozenset[str] = frozenset({"logprobs"})
     together: Together = "sequence"
+    fields: frozenset[str] = frozenset()
+    scalars: frozenset[str] = frozenset()
     proportional_to: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", frozenset(self.needs))
+        for name in ("needs", "fields", "scalars"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

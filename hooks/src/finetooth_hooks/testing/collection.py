@@ -169,7 +169,7 @@ def collect(
     Args:
         subjects: plugin modules (by name or as modules) or entries.
         expected_failures: reason by check: its name, or its full id `loss:dpo-NAME`. A check that is expected to
-            fail and passes counts as failed, so that the list cannot rot.
+            fail and passes counts as failed, so that the list cannot rot. They join those that entries declare.
         installed: builders may pick entries of other installed plugins.
 
     Raises:
@@ -196,12 +196,31 @@ def collect(
 
 
 def _entry_checks(entries: tuple[Entry, ...], installed: bool) -> list[Check]:
-    return [
-        entry_check(function, entry, entries, installed) for entry in entries for function in checks_for(entry.kind)
-    ]
+    found: list[Check] = []
+    for entry in entries:
+        checks = [entry_check(function, entry, entries, installed) for function in checks_for(entry.kind)]
+        try:
+            found += expecting(checks, entry.expected_failures)
+        except ValueError as error:
+            found += [*checks, _declaration_check(entry, str(error))]
+    return found
+
+
+def _declaration_check(entry: Entry, problem: str) -> Check:
+    """A check that fails: the entry expects failures of what is no check, or gives no reason."""
+
+    def expected_failures_name_checks() -> None:
+        fail("entry.expected_failures", problem, "names of checks of the kit, each with a reason")
+
+    return Check(f"{entry.kind}:{entry.name}", expected_failures_name_checks.__name__, expected_failures_name_checks)
 
 
 def expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:
+    """The checks, those that are expected to fail with the reason.
+
+    Raises:
+        ValueError: a key names no check, or gives no reason.
+    """
     known = {check.id for check in checks} | {check.name for check in checks}
     for key, reason in expected.items():
         if key not in known:
@@ -209,7 +228,10 @@ def expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:
             raise ValueError(f"expected_failures names no check: {key!r}" + (f"; near: {near[0]!r}" if near else ""))
         if not reason.strip():
             raise ValueError(f"expected_failures[{key!r}] gives no reason")
-    return [replace(check, expected_failure=expected.get(check.id, expected.get(check.name, ""))) for check in checks]
+    return [
+        replace(check, expected_failure=expected.get(check.id, expected.get(check.name, check.expected_failure)))
+        for check in checks
+    ]
 
 
 def run_checks(

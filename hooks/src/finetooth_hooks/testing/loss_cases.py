@@ -43,13 +43,19 @@ def _seeded(*key: str | int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(str(part).encode()) for part in key])
 
 
-class _OnDemand(Mapping[str, Any]):
-    """Fields or scalars by whatever name the loss asks for; only those that data always have are listed."""
+class OnDemand(Mapping[str, Any]):
+    """Fields or scalars by whatever name the loss asks for; only those that data always have are listed.
+
+    Attributes:
+        read: names that were asked for.
+    """
 
     def __init__(self, make: Callable[[str], Any], listed: tuple[str, ...] = ()) -> None:
         self._make, self._listed = make, listed
+        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
         return self._make(name)
 
     def __contains__(self, name: object) -> bool:
@@ -153,7 +159,7 @@ class LossCase:
         return LossData(
             mask=convert(self.mask()),
             targets=convert(self.targets()),
-            fields=_OnDemand(lambda name: convert(self.field(name)), ("weights",)),
-            scalars=_OnDemand(lambda name: convert(self.scalar(name))),
+            fields=OnDemand(lambda name: convert(self.field(name)), ("weights",)),
+            scalars=OnDemand(lambda name: convert(self.scalar(name))),
             group=convert(self.group()),
         )

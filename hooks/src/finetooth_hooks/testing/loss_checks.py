@@ -16,7 +16,15 @@ from finetooth_hooks import arrays as xp
 from finetooth_hooks.entries import Loss
 from finetooth_hooks.losses import Contribution, LossFn, LossResult, Metric, Per
 from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
-from finetooth_hooks.testing.loss_cases import SEQUENCES, Convert, LossCase, mlx_array, numpy_array, torch_array
+from finetooth_hooks.testing.loss_cases import (
+    SEQUENCES,
+    Convert,
+    LossCase,
+    OnDemand,
+    mlx_array,
+    numpy_array,
+    torch_array,
+)
 
 SEEDS = (0, 1, 2)
 _STEP = 1e-6
@@ -71,6 +79,23 @@ def contributions_are_finite_scalars(case: EntryCase) -> None:
         for name, metric in result.metrics.items():
             expect_instance(metric, Metric, f"metric {name!r}")
             expect(np.isfinite(float(metric.total)), f"metric {name!r}", metric.total, "a finite number")
+
+
+@check_for("loss")
+def reads_what_it_declares(case: EntryCase) -> None:
+    """Fields and scalars of the data that it reads are those that the entry names; `weights` are always there."""
+    assert isinstance(case.entry, Loss)
+    fn = case.build()
+    for loss_case in _cases(case):
+        data = loss_case.data()
+        fn(loss_case.outputs(), data, {})
+        for what, given, declared in (
+            ("fields", data.fields, case.entry.fields | {"weights"}),
+            ("scalars", data.scalars, case.entry.scalars),
+        ):
+            assert isinstance(given, OnDemand)
+            extra = sorted(given.read - declared)
+            expect(not extra, f"loss(...), data.{what} that it read", extra, f"entry.{what}={sorted(declared)}")
 
 
 @check_for("loss")
@@ -195,7 +220,8 @@ def _numeric_slope(fn: LossFn, case: LossCase, need: str) -> tuple[NDArray[np.fl
 def gradient_is_the_slope(case: EntryCase) -> None:
     """torch's gradient of the policy's outputs equals central differences of the NumPy evaluation.
 
-    A loss that stops a gradient on purpose (a baseline, a running mean) fails here: say so in `expected_failures`.
+    A loss that stops a gradient on purpose (a baseline, a running mean) fails here: its entry says so in
+    `expected_failures`.
     """
     try:
         torch = import_module("torch")

@@ -18,10 +18,7 @@ from hypothesis import strategies as st
 CONTEXT: Any = SimpleNamespace()
 
 
-@parametrize_with_checks(
-    "finetooth_policygradient.plugin",
-    expected_failures={"loss:cispo-gradient_is_the_slope": "its ratio is held constant, on purpose"},
-)
+@parametrize_with_checks("finetooth_policygradient.plugin")
 def test_conforms(check: Any) -> None:
     check()
 

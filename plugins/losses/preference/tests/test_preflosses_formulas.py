@@ -18,13 +18,9 @@ from hypothesis import strategies as st
 ENTRIES = entries_of("finetooth_preflosses.plugin")
 FOUND: dict[str, float] = {}
 """By loss: the largest difference to its formula, relative where that is above 1."""
-STOPS = "the paper lets no gradient through its estimate"
 
 
-@parametrize_with_checks(
-    "finetooth_preflosses.plugin",
-    expected_failures={"loss:kto_pair-gradient_is_the_slope": STOPS},
-)
+@parametrize_with_checks("finetooth_preflosses.plugin")
 def test_conforms(check: Any) -> None:
     check()
 

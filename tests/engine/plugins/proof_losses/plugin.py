@@ -24,4 +24,5 @@ def ft_losses() -> Iterator[Loss]:
         summary="tell good answers from bad ones, around a running mean",
         needs=NEEDS,
         together="step",
+        scalars=frozenset({"label"}),
     )

@@ -26,6 +26,7 @@ def ft_losses() -> Iterator[Loss]:
         build="finetooth_prm.loss:build",
         summary="the end of each step says whether it is right",
         needs=frozenset({"values"}),
+        fields=frozenset({"labels"}),
     )
 
 

@@ -27,12 +27,14 @@ def ft_losses() -> Iterator[Loss]:
         summary="the chosen answer of a pair scores higher",
         needs=frozenset({"scores"}),
         together="group",
+        scalars=frozenset({"margin"}),
     )
     yield Loss(
         name="score_mse",
         build="finetooth_reward.losses:build_score_mse",
         summary="a text's score is its label",
         needs=frozenset({"scores"}),
+        scalars=frozenset({"label"}),
     )
 
 
