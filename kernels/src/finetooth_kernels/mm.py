@@ -36,7 +36,7 @@ def mm(
         left_nk: (N, K), in any strides.
         right_ko: (K, O), likewise.
         more: (N, L) and (L, O), a second product.
-        bias_o: (O,).
+        bias_o: (O,), in any strides.
         base_no: (N, O), of the dtype of the factors or a wider one.
         out: (N, O), contiguous, where to write the result: of the dtype that it would have in new memory, or a wider
             one where `sums_wide`.
@@ -44,6 +44,8 @@ def mm(
     Returns:
         (N, O), in `out`, or in new memory in the dtype of `base_no`, else of the factors.
     """
+    if bias_o is not None:
+        bias_o = bias_o.contiguous()  # as the compiled products read it; `sums_wide` does not ask for that
     library = _library(compiled, (left_nk, right_ko), more, bias_o, base_no)
     if library is not None:
         return library.mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
@@ -62,7 +64,8 @@ def sums_wide(*factors: Tensor, compiled: Compiled = NOTHING) -> bool:
     """Whether the compiled products take these, the left factor first: then a result in float32 costs no rounding and
     no more time."""
     library = compiled.library_for(*factors, apart=True)
-    return library is not None and _is_fast(library, factors[0])
+    readable = all(_in_lines(factor) for factor in factors if factor.dim() == 2)
+    return library is not None and readable and _is_fast(library, factors[0])
 
 
 def _library(
@@ -81,8 +84,6 @@ def _library(
     library: Library | None = compiled.library_for(*tensors, apart=True)
     if library is None or not all(_is_fast(library, left_nk) for left_nk, _ in pairs):
         return None
-    if bias_o is not None and bias_o.stride(0) != 1:
-        return None
     fits = base_no is None or (compiled.readable(base_no, apart=True) and base_no.stride(1) == 1)
     return library if fits else None
 
@@ -95,4 +96,9 @@ def _is_fast(library: Library, left_nk: Tensor) -> bool:
 
 def _fits(left_nk: Tensor, right_ko: Tensor) -> bool:
     """Whether there is something to multiply, and numbers stand next to each other where the kernel wants them to."""
-    return 1 in left_nk.stride() and 1 in right_ko.stride() and left_nk.numel() > 0 and right_ko.numel() > 0
+    return _in_lines(left_nk) and _in_lines(right_ko) and left_nk.numel() > 0 and right_ko.numel() > 0
+
+
+def _in_lines(factor: Tensor) -> bool:
+    """Whether numbers stand next to each other, in rows or in columns."""
+    return 1 in factor.stride()
