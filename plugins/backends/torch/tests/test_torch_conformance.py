@@ -40,11 +40,6 @@ def test_engine_keeps_the_contract(kit: SimpleNamespace, name: str, precision: s
     check()
 
 
-HIDDEN = {
-    "kernel:torch-nan_shows_where_it_is_seen": "torch's flash attention for CPUs makes numbers of a NaN in bf16 queries"
-}
-
-
-@parametrize_with_checks("finetooth_torch.plugin", expected_failures=HIDDEN)
+@parametrize_with_checks("finetooth_torch.plugin")
 def test_plugin_keeps_the_contract(check: Any) -> None:
     check()

@@ -56,6 +56,9 @@ def ft_kernels() -> Iterator[Kernel]:
             for one in _serves(rank=10)
             if one.operation not in OWN
         ),
+        expected_failures={
+            "nan_shows_where_it_is_seen": "torch's flash attention for CPUs makes numbers of a NaN in bf16 queries"
+        },
     )
     yield Kernel(
         name="reference",
