@@ -306,3 +306,38 @@ def test_backends_are_tried_with_an_engine(plugin: Write) -> None:
         assert not failures(results)
         skipped = {result.check: result.message for result in results if result.status == "skipped"}
         assert why in skipped["step_changes_the_weights"]
+
+
+ON_POLICY = """
+from finetooth_hooks import MethodBase
+from finetooth_toolbox.methods.batches import Batches, train_step
+class Tried(MethodBase):
+    def prepare(self):
+        self.tasks = []
+        for id_, row in self.context.examples("train").rows:
+            if not isinstance(row, Task):
+                raise DataError(id_, f"{row.called}, and only tasks are taken")
+            self.tasks.append((id_, self.context.renderer.prompt(row.prompt), row.columns["answer"]))
+        self.batches = Batches.of(len(self.tasks), self.context.train)
+        report = DataReport("train", rows=len(self.tasks), used=len(self.tasks))
+        return Prepared(self.batches.total_steps, self.batches.steps_per_epoch, report)
+    def steps(self, engine):
+        loss = self.context.loss("weighted", setting="method")
+        for indices in self.batches:
+            chosen = [self.tasks[i] for i in indices]
+            found = engine.generate([prompt for _, prompt, _ in chosen], Sampling(max_tokens=4, seed=SEED))
+            data = []
+            for (id_, prompt, answer), (said,) in zip(chosen, found, strict=True):
+                weights = [0.0] * len(prompt) + [1.0 + (said.text == answer)] * len(said.tokens)
+                data.append(Datum.from_tokens([*prompt, *said.tokens], weights, id=id_))
+            yield train_step(engine, data, loss, self.batches.epoch)
+    def state(self): return self.batches.state()
+    def restore(self, state): self.batches.restore(state)
+"""
+
+
+def test_methods_that_only_take_tasks(plugin: Write) -> None:
+    """One that samples its answers itself passes on the kit's tasks; with dice outside its state it fails."""
+    assert _kind(plugin, "method", ON_POLICY.replace("SEED", "self.batches.step")) == set()
+    dice = "import itertools\nDICE = itertools.count()\n" + ON_POLICY.replace("SEED", "next(DICE)")
+    assert "restored_method_goes_on" in _kind(plugin, "method", dice)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Labelled, Message, Pair, Stepwise, Text
+from finetooth_hooks.examples import Example, Labelled, Message, Pair, Stepwise, Task, Text
 from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing.fake_context import FakeContext, conversations
 
@@ -50,7 +50,13 @@ def stepwise(split: str) -> Examples:
     return _made(split, rows)
 
 
-KINDS: tuple[Callable[[str], Examples], ...] = (conversations, texts, pairs, labelled, stepwise)
+def tasks(split: str) -> Examples:
+    """Questions that the model answers itself, with the right answer beside them for rewards."""
+    rows = [Task(_sides(i)[0], {"answer": f"{i + i % 7}"}) for i in range(10)]
+    return _made(split, rows)
+
+
+KINDS: tuple[Callable[[str], Examples], ...] = (conversations, texts, pairs, labelled, stepwise, tasks)
 
 
 def prepared_on_any(make: Callable[[], tuple[FakeContext, Any]]) -> tuple[FakeContext, Any, Any]:
