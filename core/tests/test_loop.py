@@ -23,6 +23,7 @@ from finetooth_core.checkpoints.run_state import Resumed
 from finetooth_core.events import Events, PluginFailed, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.meter import Meter
+from finetooth_core.run_folder import outcome_of
 from finetooth_core.trackers import PickedTracker
 from finetooth_hooks import (
     EngineError,
@@ -220,6 +221,16 @@ def test_a_run_to_the_end_evaluates_before_and_after_and_keeps_the_artifact(tmp_
     ]  # fmt: skip
     assert verify_folder(tmp_path / "artifact")["step"] == 4
     assert result(tmp_path)["metrics"] == {"loss": 0.25, "eval/score": 1.0}
+
+
+def test_an_outcome_has_every_report_and_its_file_has_none(tmp_path: Path) -> None:
+    outcome = make(tmp_path, CountingMethod()).run()
+    assert [(report.step, report.loss) for report in outcome.history] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert [(evaluation.step, evaluation.name) for evaluation in outcome.evaluations] == [(0, "score"), (4, "score")]
+    assert not {"history", "evaluations"} & result(tmp_path).keys()
+    told = outcome_of(tmp_path)
+    assert told is not None
+    assert (told.status, told.steps, told.history, told.evaluations) == ("done", 4, (), ())
 
 
 def test_evaluations_and_checkpoints_come_when_they_are_due_and_not_twice_at_the_end(tmp_path: Path) -> None:

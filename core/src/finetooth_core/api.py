@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, chdir, nullcontext
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError, UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
 
@@ -333,8 +333,7 @@ class Session:
 @paused_collector()  # pydantic and every plugin's top-level module are imported here
 def session(
     recipe: Path | str | Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    *,
+    *overrides: str,
     plugins: Sequence[str] = (),
     blocked: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
@@ -342,9 +341,12 @@ def session(
 ) -> Session:
     """Load a recipe and its plugins.
 
+    Example:
+        >>> finetooth.session("recipe.yaml", "train.max_steps=10").plan  # doctest: +SKIP
+
     Args:
         recipe: a file, or the recipe as a mapping.
-        overrides: `"section.key=value"`.
+        overrides: `"section.key=value"`, each an argument of its own.
         plugins: further local files or modules, as `--plugins` takes them.
         blocked: distributions that must not be loaded.
         data: see `Session`.
@@ -355,7 +357,7 @@ def session(
     from finetooth_core import manager
     from finetooth_core.recipe import load
 
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, _texts(overrides))
     name = "run" if isinstance(recipe, Mapping) else Path(recipe).stem
     started = manager.start(files=[*loaded.plugins, *_absolute(plugins)], blocked=blocked, base=loaded.folder)
     return Session(loaded, started, name=name, say=say, data=data)
@@ -374,8 +376,7 @@ def opener(plugins: Plugins) -> OpenModel:
 
 def resume_session(
     run: Path | str,
-    overrides: Sequence[str] = (),
-    *,
+    *overrides: str,
     recipe: Path | str | Mapping[str, Any] | None = None,
     plugins: Sequence[str] = (),
     blocked: Sequence[str] = (),
@@ -412,7 +413,7 @@ def resume_session(
         folder, plugins = folder.absolute(), _absolute(plugins)
         say(f"relative paths are of {place}, where the run was started")
     with in_folder(place):
-        own = load(folder / RECIPE if recipe is None else recipe, overrides)
+        own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
         given = as_decided(own.anchored(), decided_so_far(folder))
         given["output"] = str(folder)
         given["model"]["name"] = own.dump_model_name()
@@ -428,7 +429,7 @@ def run(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequen
     Example:
         >>> outcome = finetooth.run("recipe.yaml", "train.max_steps=10")  # doctest: +SKIP
     """
-    return session(recipe, overrides, plugins=plugins).run()
+    return session(recipe, *overrides, plugins=plugins).run()
 
 
 def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Outcome:
@@ -440,7 +441,7 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
     Example:
         >>> outcome = finetooth.resume("runs/mine")  # doctest: +SKIP
     """
-    return resume_session(run, overrides, plugins=plugins, accept_changes=accept_changes).run()
+    return resume_session(run, *overrides, plugins=plugins, accept_changes=accept_changes).run()
 
 
 def engine(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Sequence[str] = ()) -> Engine:
@@ -450,7 +451,19 @@ def engine(recipe: Path | str | Mapping[str, Any], *overrides: str, plugins: Seq
         >>> engine = finetooth.engine({"model": "smollm2-135m"})  # doctest: +SKIP
         >>> engine.logprobs(data)  # doctest: +SKIP
     """
-    return session(recipe, overrides, plugins=plugins, data=False).engine
+    return session(recipe, *overrides, plugins=plugins, data=False).engine
+
+
+def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:
+    """
+    Raises:
+        RecipeError: an override is no text, such as a list of several.
+    """
+    for override in overrides:
+        if not isinstance(override, str):
+            problem = f"an override is a text, section.key=value; this is {override!r}"
+            raise RecipeError("", problem, action="give each override as an argument of its own")
+    return cast(tuple[str, ...], overrides)
 
 
 def in_folder(place: Path | None) -> AbstractContextManager[None]:

@@ -167,6 +167,8 @@ class LiveRun:
             plan_hash=self.job.plan.hash,
             seconds=self.seconds + time.perf_counter() - self.started,
             artifact_step=self.artifact_step,
+            history=tuple(self.record.steps),
+            evaluations=tuple(self.record.evaluations),
         )
 
     @property

@@ -36,6 +36,11 @@ class Record:
         return {f"eval/{name}": value for report in at for name, value in report.metrics.items()}
 
     @property
+    def steps(self) -> list[StepReport]:
+        """In the order in which they came."""
+        return [report for report in self.history.reports if isinstance(report, StepReport)]
+
+    @property
     def losses(self) -> list[float]:
         """By step."""
-        return [report.loss for report in self.history.reports if isinstance(report, StepReport)]
+        return [report.loss for report in self.steps]

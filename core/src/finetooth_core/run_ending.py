@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from finetooth_hooks.errors import FinetoothError, StopRun
@@ -39,7 +39,8 @@ def failed(error: Exception) -> Ending:
 
 def result(outcome: Outcome, manifest: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The content of result.json; a number that is not finite becomes null, since JSON has none."""
-    content = asdict(outcome)
+    content = asdict(replace(outcome, history=(), evaluations=()))
+    del content["history"], content["evaluations"]  # checkpoints keep them
     content["artifact"] = outcome.artifact.name if outcome.artifact else None
     for group in ("metrics", "best"):
         content[group] = {k: v if math.isfinite(v) else None for k, v in content[group].items()}

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,11 @@ def outcome_of(folder: Path) -> Outcome | None:
     """How a run ended, as result.json says; None without one, or if it cannot be read."""
     try:
         content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        told = {field.name: content[field.name] for field in fields(Outcome)}
+        told = {
+            field.name: content[field.name]
+            for field in fields(Outcome)
+            if field.default is MISSING or field.name in content
+        }
         numbers = {
             group: {name: math.nan if value is None else float(value) for name, value in told[group].items()}
             for group in ("metrics", "best")

@@ -161,7 +161,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; result.json is this.
+    """How a run ended; result.json is this. Of a run that had ended before, and is only told of, nothing but that is
+    known: `history` and `evaluations` are empty.
 
     Attributes:
         status: `done`, `stopped` (StopRun), `interrupted` (Ctrl-C) or `failed`.
@@ -175,6 +176,8 @@ class Outcome:
         seconds: wall time.
         artifact_step: optimizer steps after which the artifact is of; fewer than `steps` where a better checkpoint was
             chosen. None if there is none.
+        history: every step that was reported, also by earlier processes of the run; result.json leaves it out.
+        evaluations: likewise every evaluation.
     """
 
     status: Literal["done", "stopped", "interrupted", "failed"]
@@ -187,3 +190,5 @@ class Outcome:
     plan_hash: str
     seconds: float
     artifact_step: int | None = None
+    history: tuple[StepReport, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()

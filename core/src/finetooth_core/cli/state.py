@@ -80,7 +80,7 @@ class State:
         options = self.start_options
         try:
             session = api.session(
-                recipe, overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
+                recipe, *overrides, plugins=options.plugins, blocked=options.blocked, say=say or warn, data=data
             )
         except RecipeError as error:
             from finetooth_core.option_hints import with_option_hints
@@ -97,7 +97,7 @@ class State:
         from finetooth_core.api import resume_session
 
         options = self.start_options
-        session = resume_session(run, overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
+        session = resume_session(run, *overrides, plugins=options.plugins, blocked=options.blocked, say=warn, **how)
         for fault in session.plugins.faults:
             warn(f"left out {fault.line()}")
         return session

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,7 +72,9 @@ class JsonlTracker(TrackerBase):
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """One line for the outcome; close the file."""
-        self._write(run, "end", {"step": run.step, **asdict(outcome)})
+        said = asdict(replace(outcome, history=(), evaluations=()))
+        del said["history"], said["evaluations"]  # each has a line of its own
+        self._write(run, "end", {"step": run.step, **said})
         if self._file is not None:
             self._file.close()
             self._file = None
