@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,8 @@ class TinyLlamaLoader(LoaderBase):
         return ByteTokenizer()
 
     def load(self, reference: str, *, framework: str, precision: str, device: str, quantizer: Any = None) -> Any:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        config = LlamaConfig(
+        torch, transformers = import_module("torch"), import_module("transformers")
+        config = transformers.LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=FACTS.hidden_size,
             num_hidden_layers=FACTS.layers,
@@ -74,7 +73,7 @@ class TinyLlamaLoader(LoaderBase):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model: Any = LlamaForCausalLM(config).eval()
+            model = transformers.LlamaForCausalLM(config).eval()
             for parameter in model.parameters():
                 if parameter.dim() == 2:  # larger than usual, so that probabilities differ
                     torch.nn.init.normal_(parameter, std=0.3)
@@ -96,8 +95,7 @@ class DeltaAdapter(AdapterBase):
         return facts.layers * (hidden * (2 * inside + 2 * keys) + 3 * hidden * facts.ffn_size)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        import torch
-
+        torch = import_module("torch")
         for module in self._modules(model, facts):
             module.register_parameter("delta", torch.nn.Parameter(torch.zeros_like(module.weight)))
             module.register_forward_hook(self._add)
@@ -115,17 +113,14 @@ class DeltaAdapter(AdapterBase):
             self._on = True
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: part.detach().clone() for name, part in self._deltas(model)}, folder / _FILE)
+        tensors = {name: part.detach().clone() for name, part in self._deltas(model)}
+        import_module("safetensors.torch").save_file(tensors, folder / _FILE)
 
     def restore(self, model: Any, folder: Path) -> None:
-        from safetensors.torch import load_file
-
         if not (folder / _FILE).is_file():
             raise UserError(f"{folder} holds no adapter")
-        kept = load_file(folder / _FILE)
+        kept = import_module("safetensors.torch").load_file(folder / _FILE)
         for name, part in self._deltas(model):
             part.data.copy_(kept[name])
 
@@ -147,9 +142,7 @@ class PlainSgd:
     learning_rate: float = 0.05
 
     def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
-        import torch
-
-        return torch.optim.SGD([parameter for _, parameter in named_parameters], lr=self.learning_rate)
+        return import_module("torch").optim.SGD([parameter for _, parameter in named_parameters], lr=self.learning_rate)
 
 
 class ConstantSchedule:
