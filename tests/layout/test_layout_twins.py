@@ -1,0 +1,21 @@
+"""What is written once stays written once: fixtures that plugins' tests share, and the search for the nearest name."""
+
+import ast
+from collections import defaultdict
+
+TWIN_LINES = 6
+"""Functions shorter than this may be alike."""
+
+
+def test_no_two_conftests_hold_the_same_function(root):
+    """What several of them need is a fixture of `finetooth_hooks.testing`, which they import."""
+    places = defaultdict(set)
+    for file in (*root.glob("plugins/*/*/tests/conftest.py"), *root.glob("contrib/*/tests/conftest.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and lines(node) >= TWIN_LINES:
+                places[ast.dump(node)].add(f"{file.relative_to(root)}: {node.name}")
+    assert not [sorted(twins) for twins in places.values() if len(twins) > 1]
+
+
+def lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
