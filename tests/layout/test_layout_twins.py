@@ -17,5 +17,15 @@ def test_no_two_conftests_hold_the_same_function(root):
     assert not [sorted(twins) for twins in places.values() if len(twins) > 1]
 
 
+def test_names_are_compared_in_one_place(package):
+    """`finetooth_toolbox.text.nearest` knows prefixes, capitals and hyphens; `difflib` alone does not."""
+    found = [
+        file.name
+        for file in package.sources
+        if file.name != "nearest.py" and "get_close_matches" in file.read_text(encoding="utf-8")
+    ]
+    assert not found
+
+
 def lines(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Message
 from finetooth_hooks.examples import ROLES, Placed
+from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
@@ -284,8 +284,8 @@ class MessageReader:
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
         value = item.get(key)
         if key not in item:
-            near = difflib.get_close_matches(key, [name for name in item if isinstance(name, str)], n=1)
-            problems.append(f"{path} is missing" + (f"; did you mean {shown(near[0])}?" if near else ""))
+            near = nearest(key, [name for name in item if isinstance(name, str)])
+            problems.append(f"{path} is missing" + (f"; did you mean {shown(near)}?" if near else ""))
         elif not isinstance(value, str):
             problems.append(f"{path} is {kind(value)}, not text")
         elif value in roles:
