@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Backward, Counts, Engine, Handle, RoleModel, Snapshot, Spans, Usage
     from finetooth_hooks.errors import DataError
     from finetooth_hooks.examples import Row
+    from finetooth_hooks.faces import FaceService
     from finetooth_hooks.models import LowRank, Tokenizer
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.reports import Evaluation, StepReport
@@ -248,10 +249,20 @@ class RendererBase(Capable):
     extension: bool = False
 
 
+class FaceBase(Capable):
+    """Base of faces (`finetooth_hooks.faces.Face`)."""
+
+    _contract = "face"
+
+    async def stdio(self, service: FaceService) -> None:
+        raise self._cannot("speak through standard input and output", "stdio")
+
+
 BASES: Mapping[str, type[Capable]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
     "evaluator": EvaluatorBase,
+    "face": FaceBase,
     "loader": LoaderBase,
     "method": MethodBase,
     "renderer": RendererBase,
@@ -267,6 +278,7 @@ __all__ = [
     "Capable",
     "EngineBase",
     "EvaluatorBase",
+    "FaceBase",
     "LoaderBase",
     "MethodBase",
     "RendererBase",

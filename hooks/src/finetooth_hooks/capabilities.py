@@ -53,12 +53,18 @@ TOKENIZER: Mapping[str, str] = {
 }
 """Beyond encoding and decoding."""
 
+FACE: Mapping[str, str] = {
+    "stdio": "speaks through standard input and output to the process that started the server (`stdio`)",
+}
+"""Beyond `app`."""
+
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
     "source": SOURCE,
     "adapter": ADAPTER,
     "tracker": TRACKER,
     "tokenizer": TOKENIZER,
+    "face": FACE,
     "method": {},
     "evaluator": {},
     "loader": {},
@@ -66,4 +72,4 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
 }
 """The words of each kind. Of methods, evaluators, loaders and renderers there are none yet."""
 
-__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "SOURCE", "TOKENIZER", "TRACKER"]
+__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "FACE", "SOURCE", "TOKENIZER", "TRACKER"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from finetooth_hooks.context import CommandContext
 
@@ -115,11 +115,16 @@ class FaceService(Protocol):
 
 
 class Face(Protocol):
-    """A protocol of clients.
+    """A protocol of clients. A face derives from `finetooth_hooks.FaceBase`, where `stdio` refuses.
 
     Attributes:
         path: of its requests; the server sends what comes there to `app`.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.FACE`."""
+        ...
 
     @property
     def path(self) -> str: ...
@@ -128,14 +133,10 @@ class Face(Protocol):
         """What answers, and what must be entered while it does."""
         ...
 
-
-@runtime_checkable
-class StdioFace(Face, Protocol):
-    """A face that also speaks through standard input and output, to the process that started the server."""
-
     async def stdio(self, service: FaceService) -> None:
-        """Serve until the input ends. Whoever started the process calls."""
+        """Serve through standard input and output until the input ends. The caller is the process that started the
+        server. Capability `stdio`."""
         ...
 
 
-__all__ = ["Face", "FaceCaller", "FaceService", "StdioFace"]
+__all__ = ["Face", "FaceCaller", "FaceService"]

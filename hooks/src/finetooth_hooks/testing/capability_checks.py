@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ _REFUSES: Mapping[str, Mapping[str, Callable[[Any, EntryCase], Any]]] = {
             source.refusal(Problems(), 0),
         ),
     },
+    "face": {"stdio": lambda face, case: asyncio.run(face.stdio(None))},
     "adapter": {
         "disable": lambda adapter, case: adapter.disabled(object()),
         "fold": lambda adapter, case: adapter.fold(object(), case.folder, precision="fp32", device="cpu"),

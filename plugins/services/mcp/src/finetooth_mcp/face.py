@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import mcp_types as types
-from finetooth_hooks import CommandContext, FinetoothError, NoOptions
+from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -29,10 +29,11 @@ KEY = "FT_API_KEY"
 """Variable with the key of whoever speaks through standard input, where keys were made."""
 
 
-class McpFace:
+class McpFace(FaceBase):
     """See `finetooth_hooks.faces.Face`. Requests over HTTP stand alone: no session of the transport outlives one, so a
     server that restarts loses none, and each is asked for its key."""
 
+    capabilities = frozenset({"stdio"})
     path = PATH
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
