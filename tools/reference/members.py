@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from finetooth_hooks import (
+    adapters,
     attention,
     backends,
     bases,
@@ -17,10 +18,13 @@ from finetooth_hooks import (
     datum,
     engine,
     errors,
+    evaluators,
     examples,
     faces,
     kernels,
+    loss_totals,
     losses,
+    methods,
     models,
     options,
     plan,
@@ -30,7 +34,8 @@ from finetooth_hooks import (
     run,
     sampling,
     sources,
-    training,
+    trackers,
+    updates,
 )
 from finetooth_hooks import entries as entry_types
 
@@ -38,7 +43,8 @@ from reference.classes import Attribute, ClassDoc, Method
 from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
-    models, renderers, sources, training, backends, attention, kernels, quantizers, collectives,
+    models, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
+    quantizers, collectives,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
@@ -48,6 +54,7 @@ TYPE_MODULES: tuple[ModuleType, ...] = (
     examples,
     datum,
     losses,
+    loss_totals,
     engine,
     sampling,
     *PROTOCOLS,

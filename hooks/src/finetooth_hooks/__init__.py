@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Backward, Engine, EngineInfo, Forward, Handle, Stepped
     from finetooth_hooks.examples import Conversation, Example, Message, Parsed, PromptCompletion, Rendered, Row, Text
     from finetooth_hooks.format_functions import row_format
+    from finetooth_hooks.loss_totals import LossTotals
     from finetooth_hooks.losses import (
         Contribution,
         LossData,
@@ -81,7 +82,6 @@ if TYPE_CHECKING:
         LossResult,
         LossSpec,
         LossState,
-        LossTotals,
         Metric,
         Outputs,
     )
@@ -137,7 +137,7 @@ _LAZY = {
     "LossResult": "losses",
     "LossSpec": "losses",
     "LossState": "losses",
-    "LossTotals": "losses",
+    "LossTotals": "loss_totals",
     "Metric": "losses",
     "Outputs": "losses",
     "NoOptions": "options",

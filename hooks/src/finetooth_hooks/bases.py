@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Generated, Sampling
     from finetooth_hooks.sources import Portion
-    from finetooth_hooks.training import Tracker
+    from finetooth_hooks.trackers import Tracker
 
 
 class Capable:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.losses import LossSpec, LossTotals
+from finetooth_hooks.loss_totals import LossTotals
+from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.sampling import Generated, Sampling
 
 if TYPE_CHECKING:
