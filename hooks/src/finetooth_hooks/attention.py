@@ -34,7 +34,7 @@ class AttentionServes:
         largest_head: largest number of elements of a head; None: no limit.
         head_multiple: heads have a multiple of this many elements.
         segments: how rows that hold several sequences are kept apart.
-        window: a position may see only the last so many positions, itself included.
+        window: a position may see only a number of positions before it, a sliding window.
         softcap: scores may be capped, `cap * tanh(score / cap)`.
         sinks: a learned score for each head joins the softmax, and its share of the weights goes nowhere.
         grouped: keys and values may have fewer heads than queries.
@@ -96,7 +96,7 @@ class Attention(Protocol):
             lengths: of the sequences of each row, which add up to the number of keys, as plain integers: nothing has to
                 be asked of the device. No position sees another sequence than its own.
             causal: a position sees itself and what comes before; False: its whole sequence.
-            window: a position sees only the last so many positions, itself included; None: all.
+            window: how many positions a position sees, the last one being itself; None: all.
             softcap: scores become `softcap * tanh(score / softcap)` before the softmax; None: they do not.
             sinks: (heads,) scores that join the softmax of each position, and weigh no value; None: there are none.
 

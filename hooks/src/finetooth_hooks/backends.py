@@ -1,4 +1,4 @@
-"""What builds an engine: the hardware's facts, what a backend is asked, what it decides, and what it then builds."""
+"""Backends: the hardware's facts, the request for a plan, the plan, and the request for an engine."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Context(Protocol):
         """Rows of `data.train` or `data.eval`, through source and format; every one checked.
 
         Args:
-            first: only what the first so many rows give; None is all of them.
+            first: read only this many rows; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.
@@ -170,7 +170,7 @@ class Context(Protocol):
 
         Args:
             limit: what becomes of rows that are too long or train nothing; None keeps every row whole.
-            first: prepare only the first so many rows; None is all of them.
+            first: prepare only this many rows; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.
@@ -225,7 +225,7 @@ class Context(Protocol):
         """Tell the user something that belongs to the plan.
 
         Args:
-            topic: of several notes on one topic only the first is told; default: the text itself.
+            topic: only the first note on a topic is shown; default: the text itself.
         """
         ...
 

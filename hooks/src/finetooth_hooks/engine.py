@@ -296,8 +296,7 @@ class Engine(Protocol):
 
     def save(self, path: Path) -> None:
         """Write everything that trains into the folder `path` (made if missing): weights, optimizer, schedule,
-        scaler, random state,
-        accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
+        scaler, random state, accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
         ...
 
     def load(self, path: Path) -> None:

@@ -86,7 +86,7 @@ class FaceService(Protocol):
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Json:
         """The call: `id`, `session`, `seq`, `operation`, `state` (`queued`, `done`, `failed`), `result`, `error`;
-        waits for its end, at most so many seconds."""
+        waits for its end, at most `seconds`."""
         ...
 
     def sessions(self, caller: FaceCaller) -> Json:

@@ -92,7 +92,7 @@ class Preparation:
     """Data of one split, and what became of its rows.
 
     Attributes:
-        data: in the order of the rows; made when they are asked for.
+        data: in the order of the rows; each is made when it is read.
         report: counts.
         remarks: rows by what was remarked on them (`Rendered.remarks`).
     """

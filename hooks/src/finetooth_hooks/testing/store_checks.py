@@ -226,7 +226,7 @@ def snapshots_are_bounded_and_in_order(case: EntryCase) -> None:
 # --- gates ------------------------------------------------------------------------------------------------------------
 
 
-def _asked(called: str, gate: Any, candidate: Candidate) -> str:
+def _gate_reason(called: str, gate: Any, candidate: Candidate) -> str:
     """What a gate says; an error that a user can act on counts as a reason, any other fails the check."""
     try:
         reason = gate.check(candidate)
@@ -249,7 +249,7 @@ def gate_answers_and_changes_nothing(case: EntryCase) -> None:
     data = [Datum((TokenChunk(np.arange(6)),), np.arange(1, 7))]
     scores = engine.logprobs(data)[0]
     candidate = Candidate(1, folder, {"loss": 1.5, "eval/loss": 1.5}, engine if case.entry.engine else None)
-    first, second = (_asked("check(a whole candidate)", gate, candidate) for _ in range(2))
+    first, second = (_gate_reason("check(a whole candidate)", gate, candidate) for _ in range(2))
     expect(first == second, "check(candidate), a second time", repr(second), repr(first))
     expect(_content(case.folder) == before, "check(candidate)", "files changed", "files as they were")
     same = np.array_equal(engine.logprobs(data)[0], scores) and engine.weights_version == 0
@@ -272,7 +272,7 @@ def gate_survives_a_broken_folder(case: EntryCase) -> None:
     for folder in (empty, torn, case.folder / "missing"):
         before = _content(case.folder)
         try:
-            _asked(f"check(a candidate in {folder.name!r})", gate, Candidate(1, folder, {}, engine))
+            _gate_reason(f"check(a candidate in {folder.name!r})", gate, Candidate(1, folder, {}, engine))
         except CheckFailed:
             raise
         except Exception:  # what is raised counts as a reason

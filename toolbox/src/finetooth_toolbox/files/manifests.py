@@ -1,4 +1,4 @@
-"""What a checkpoint's manifest says of its files, and whether a folder is what it says: shared by stores and gates.
+"""A checkpoint's manifest: the files it lists, and whether a folder holds them. Shared by stores and gates.
 
 `manifest.json` is an object whose `files` holds, by path with forward slashes, the file's SHA-256 in hexadecimal, or
 `{"size": BYTES, "sha256": HEXADECIMAL}`; its own `sha256` is that of everything else in it. A manifest comes from

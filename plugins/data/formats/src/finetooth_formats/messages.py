@@ -160,7 +160,7 @@ class MessageReader:
             raise DataError(where, "; ".join(problems), action=f"write {column} as a string")
         return content.text
 
-    def said(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
+    def text_message(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
         """One message with the text of a column, in which `<image>` stands for images of the row.
 
         Raises:
@@ -331,7 +331,7 @@ class MessageReader:
     def _with_images(self, path: str, content: Content) -> Content:
         """A text in which `<image>` stands for the images of the row's column, if it has one."""
         given = self._images
-        if given is None or not given.given or content.weights or content.images or PLACEHOLDER not in content.text:
+        if given is None or not given.present or content.weights or content.images or PLACEHOLDER not in content.text:
             return content
         texts = content.text.split(PLACEHOLDER)
         found, at = [], 0

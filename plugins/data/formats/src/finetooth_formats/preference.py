@@ -122,7 +122,7 @@ class Preference:
             DataError: a column is missing or wrong, or there are images; with `unusable: raise`, a pair teaches
                 nothing.
         """
-        if RowImages(row).given:
+        if RowImages(row).present:
             raise DataError(row.id, "it has images, and pairs with images cannot be read", action="remove the row")
         given = self._options
         if columns.present(row.values, given.chosen, given.rejected) or (judged := self._judged(row.values)) is None:

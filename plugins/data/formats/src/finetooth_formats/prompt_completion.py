@@ -1,4 +1,4 @@
-"""The format `prompt_completion`: two columns, what is asked and what is to be said."""
+"""The format `prompt_completion`: two columns, a prompt and its completion."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class PromptCompletionFormat:
         system = self._system(row)
         before = read_history(row, self._options.history)
         images = RowImages(row)
-        asked = self._reader.said(row.id, pair[0], "user", ask, images)
+        asked = self._reader.text_message(row.id, pair[0], "user", ask, images)
         images.finish()
         return Conversation((*system, *before, asked, Message("assistant", answer)))
 

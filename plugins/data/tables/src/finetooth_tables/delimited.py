@@ -93,7 +93,7 @@ class DelimitedTable(PortionedRows):
                 rows += bool(next(reader))
             except StopIteration:
                 last = True
-            except csv.Error as error:  # it is said by who reads the portion
+            except csv.Error as error:  # reading the portion reports it
                 rows += 1
                 last = _swallowed(error)
             content.append(lines.take())

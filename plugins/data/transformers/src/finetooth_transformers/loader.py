@@ -135,7 +135,7 @@ class TransformersLoader(LoaderBase):
 
     @contextmanager
     def _reading(self, reference: str, part: str = "config.json") -> Iterator[str]:
-        """Where the model is; inside, failures are explained, and a hub that cannot be reached is asked only once."""
+        """Where the model is; inside, failures are explained, and a hub that cannot be reached is tried only once."""
         with explained(reference, part=part):
             located = _located(reference)
             if Path(located).is_dir():

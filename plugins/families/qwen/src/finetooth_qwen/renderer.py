@@ -37,7 +37,7 @@ from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.chat_templates import chatml_system, foreign_template
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import called, tagged_calls
+from finetooth_toolbox.rendering.tool_calls import function_call, tagged_calls
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, split_thought
 
 from finetooth_qwen.thinking import Thought, last_query, thought_of
@@ -229,7 +229,7 @@ class Qwen(TurnRenderer):
     def _calls(self, page: Page, message: Message, trains: bool, where: str, *, content: bool | None = None) -> None:
         after = bool(message.content) if content is None else content
         for call in message.tool_calls:
-            name, arguments = called(call, where)
+            name, arguments = function_call(call, where)
             page.markup("\n" * after + f'{CALL}\n{{"name": "', trains)
             page.say(name, trains)
             page.markup('", "arguments": ', trains)

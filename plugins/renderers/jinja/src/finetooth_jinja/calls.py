@@ -78,7 +78,7 @@ def learned(shaper: Shaper, said_of: Callable[[str, str], str]) -> Learned:
     Args:
         said_of: what an answer says, as `parse` gives it to the reader; of a prompt, and of it with the answer.
     """
-    single, double = (_said(shaper, _CALLS[:count], said_of) for count in (1, 2))
+    single, double = (_answer_text(shaper, _CALLS[:count], said_of) for count in (1, 2))
     if single is None or _NAMES[0] not in single:
         return Learned()
     if double is not None and _NAMES[1] not in double:
@@ -92,7 +92,7 @@ def learned(shaper: Shaper, said_of: Callable[[str, str], str]) -> Learned:
     return Learned(True)
 
 
-def _said(shaper: Shaper, calls: Sequence[Call], said_of: Callable[[str, str], str]) -> str | None:
+def _answer_text(shaper: Shaper, calls: Sequence[Call], said_of: Callable[[str, str], str]) -> str | None:
     """The answer that makes these calls; None if the template refuses it."""
     answer = Message("assistant", "", tool_calls=tuple(calls))
     try:

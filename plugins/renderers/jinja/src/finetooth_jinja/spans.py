@@ -95,7 +95,7 @@ def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_id
         if i in blocks:
             spans.append(_inside_turn(i, whole, shaper, _checked(i, messages[i], whole.text, blocks[i])))
         elif messages[i].role == "assistant":
-            spans.append(_said(i, whole, shaper, stop_ids))
+            spans.append(_turn_range(i, whole, shaper, stop_ids))
         else:
             spans.append(_other(i, whole, shaper, stop_ids))
     return spans
@@ -124,7 +124,7 @@ def _inside_turn(i: int, whole: Whole, shaper: Shaper, span: Range) -> Range:
     return span
 
 
-def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
+def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
     """From the end of the prompt for message i to the end of its turn."""
     message = whole.conversation.messages[i]
     prompt = _text_before(i, whole, shaper, prompt=True)

@@ -83,7 +83,7 @@ class Patience:
 
 
 class ServerDialogues:
-    """What is said to a server as a whole.
+    """Requests to a server as a whole.
 
     Args:
         url: of the server.

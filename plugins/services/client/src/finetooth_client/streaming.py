@@ -140,7 +140,7 @@ class AsyncTokenStream:
 
 
 class _Again(Exception):
-    """A refusal after which the stream is asked for again."""
+    """A refusal after which the stream is requested again."""
 
     def __init__(self, said: m.ServerError) -> None:
         super().__init__(str(said))

@@ -78,8 +78,8 @@ def make_server(service: FaceService) -> Server[Any]:
             request = context.request
             caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
         except FinetoothError as error:
-            return failed(str(error))
-        return await called(Desk(service, readers, caller), given.name, given.arguments or {})
+            return error_result(str(error))
+        return await call_tool_result(Desk(service, readers, caller), given.name, given.arguments or {})
 
     return Server("finetooth", version="1", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
 
@@ -98,22 +98,22 @@ def described(tool: Tool) -> types.Tool:
     )
 
 
-async def called(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
+async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
     """What comes of a call; whatever is wrong is a result too, that the assistant can read and mend."""
     tool = TOOLS.get(name)
     if tool is None:
-        return failed(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
+        return error_result(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
     outcome = "failed"
     try:
         found = await tool.run(desk, tool.takes.model_validate(arguments))
         outcome = str(found.get("state", "done"))
     except ValidationError as error:
-        return failed(one_line(error))
+        return error_result(one_line(error))
     except FinetoothError as error:
-        return failed(str(error))
+        return error_result(str(error))
     except Exception as error:
         LOGGER.error("tool %s failed", name, exc_info=error)
-        return failed("the server failed; its own log says why")
+        return error_result("the server failed; its own log says why")
     finally:
         record(desk.service, desk.caller, name, arguments, outcome)
     return types.CallToolResult(
@@ -126,7 +126,7 @@ def record(service: FaceService, caller: FaceCaller, name: str, arguments: Mappi
     service.record(f"mcp {name}", caller, model=str(arguments.get("session") or ""), outcome=outcome)
 
 
-def failed(message: str) -> types.CallToolResult:
+def error_result(message: str) -> types.CallToolResult:
     """An error of one line."""
     text = " ".join(message.split())
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)

@@ -56,7 +56,7 @@ class Desk:
         found = await asyncio.to_thread(self.service.session, self.caller, session)
         return await asyncio.to_thread(self.readers.of, found)
 
-    async def finished(self, call: str, shown: Callable[[Any], Json]) -> Json:
+    async def finished(self, call: str, summary: Callable[[Any], Json]) -> Json:
         """What came of a call; its id while it goes on.
 
         Raises:
@@ -67,15 +67,15 @@ class Desk:
             return {"state": "queued", "call": call, "next": "call wait_for_call with this id"}
         if found["state"] == "failed":
             raise UserError(found["error"]["message"])
-        return shown(found)
+        return summary(found)
 
     async def primitive(self, session: str, operation: str, arguments: Json) -> Json:
         """One of the primitives."""
         call = await asyncio.to_thread(self.service.submit, self.caller, session, operation, arguments)
-        return await self.finished(call, shown)
+        return await self.finished(call, call_summary)
 
 
-def shown(call: Mapping[str, Any]) -> Json:
+def call_summary(call: Mapping[str, Any]) -> Json:
     """A finished call, in short: numbers as lists, nothing that only a program would read."""
     result = call["result"]
     match call["operation"]:
@@ -138,7 +138,7 @@ async def new_session(desk: Desk, given: a.NewSession) -> Json:
             restore_optimizer=given.restore_optimizer,
         )
     )
-    return await desk.finished(call, shown)
+    return await desk.finished(call, call_summary)
 
 
 async def list_sessions(desk: Desk, given: a.Nothing) -> Json:
@@ -237,7 +237,7 @@ async def delete_checkpoint(desk: Desk, given: a.OfCheckpoint) -> Json:
 
 
 async def wait_for_call(desk: Desk, given: a.OfCall) -> Json:
-    return await desk.finished(given.call, shown)
+    return await desk.finished(given.call, call_summary)
 
 
 # --- what an assistant reads ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a client may write of the recipe of its own model, and what is said of it before anything is built."""
+"""The sections of a recipe that a client may write for its own model, and their check before anything is built."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class MemoryStore:
         self._kept: tuple[Kept, ...] = ()
 
     def put(self, kept: Kept) -> None:
-        """Keep it, and let go of the oldest beyond the bound, once the new one is whole. What was kept of the same or a
+        """Keep it, and drop the oldest beyond the bound, once the new one is whole. What was kept of the same or a
         later step goes as well: a run that comes to a step again has undone it.
 
         Raises:

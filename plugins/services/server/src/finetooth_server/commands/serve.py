@@ -288,7 +288,7 @@ def _loopback(host: str) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     """
     Raises:
-        UserError: the address or the port cannot be had.
+        UserError: the address or the port cannot be bound.
     """
     from finetooth_server.guard import SLOWEST
 

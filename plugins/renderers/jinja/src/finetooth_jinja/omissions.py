@@ -1,4 +1,4 @@
-"""What a template keeps of a conversation, told by rendering it again with something else in its place."""
+"""What a template leaves out of a conversation, found by rendering it again with something else in its place."""
 
 from __future__ import annotations
 
