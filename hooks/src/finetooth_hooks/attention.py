@@ -1,4 +1,4 @@
-"""Attention: what an entry says that it serves, and the function that its builder returns.
+"""Attention: the layers that an entry can serve, and the function that its builder returns.
 
 Attention of one layer is softmax(scale * query key^T) value, where a position sees itself and what stands before it in
 its own sequence. An entry of kind `attention` declares which devices, types and shapes it serves; the plan picks one
@@ -66,7 +66,7 @@ class AttentionServes:
 
 @dataclass(frozen=True)
 class AttentionNeeds:
-    """What a model's layers ask of attention beside products and a softmax; a family says it.
+    """What a model's layers need of attention beside products and a softmax; the family's facts hold it.
 
     Attributes:
         softcap: largest score, which `cap * tanh(score / cap)` approaches; None: scores are not capped.

@@ -1,4 +1,4 @@
-"""What plugins' objects derive from: everything that is optional in a contract, there and harmless, or refusing.
+"""Base classes of plugins' objects: all that is optional in a contract, with a harmless answer or a refusal.
 
     class AcmeSource(SourceBase):
         def rows(self): ...

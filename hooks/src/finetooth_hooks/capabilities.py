@@ -1,4 +1,4 @@
-"""What an object may be able to do beyond the least that its contract asks: words, each with what it promises.
+"""Capabilities: words for what an object can do beyond the least that its contract asks.
 
 `capabilities` of an object holds the words that are true of it, and is the only question that is asked. A method behind
 a word is in the base class of its kind (`finetooth_hooks.bases`), where it refuses. What has an answer for everybody

@@ -169,7 +169,7 @@ class Context(Protocol):
         with the same data and settings; the result is the same in every way.
 
         Args:
-            limit: what becomes of rows that are too long or train nothing; None keeps every row whole.
+            limit: how rows are treated that are too long or train nothing; None keeps every row whole.
             first: prepare only this many rows; None is all of them.
 
         Raises:

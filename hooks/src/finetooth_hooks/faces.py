@@ -1,4 +1,4 @@
-"""Faces: protocols under which a server offers its models to clients, brought by distributions of their own.
+"""Faces: protocols under which a server offers its models to clients.
 
 A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A plugin
 yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.

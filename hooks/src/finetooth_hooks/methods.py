@@ -54,7 +54,7 @@ class Method(Protocol):
         failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
 
         After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
-        `steps` goes on with the next ones. So take the cursor on before the engine is called.
+        `steps` continues with the next ones. So advance the cursor before the engine is called.
         """
         ...
 

@@ -36,7 +36,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Limit:
-    """What becomes of rows that are too long or train nothing; see `TrainSettings`."""
+    """How rows are treated that are too long or train nothing; see `TrainSettings`."""
 
     max_length: int
     excess_length: str

@@ -1,4 +1,4 @@
-"""How to sample, and what was sampled."""
+"""Sampling: settings, and completions."""
 
 from __future__ import annotations
 

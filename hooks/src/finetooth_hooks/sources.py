@@ -1,4 +1,4 @@
-"""Where rows come from and what they say: sources, the portions that they are read in, and formats."""
+"""Sources yield rows, whole or in portions; formats turn rows into examples."""
 
 from __future__ import annotations
 

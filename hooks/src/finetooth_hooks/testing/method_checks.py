@@ -84,7 +84,7 @@ def restored_method_goes_on(case: EntryCase) -> None:
 
 @check_for("method")
 def state_after_a_failed_step_is_behind_its_data(case: EntryCase) -> None:
-    """The second step fails in the engine: a method restored from the state it has then goes on with the third."""
+    """The second step fails in the engine: a method restored from the state it has then continues with the third."""
     _, engine, method, _ = _prepared(case)
     ends = [len(engine.seen) for _ in itertools.islice(method.steps(engine), 3)]
     if len(ends) < 3:

@@ -49,7 +49,7 @@ class Connection:
             self._http.delete(path, timeout=5.0)
 
     def offers(self, path: str) -> bool:
-        """Whether the server has this route, whoever may use it.
+        """Whether the server has this route, for any caller.
 
         Raises:
             EngineError: no answer.

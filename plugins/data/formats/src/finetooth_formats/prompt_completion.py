@@ -111,7 +111,7 @@ class PromptCompletionFormat:
         return (Message("system", said),) if said else ()
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
-        """Lists of messages: those of the prompt do not train, whoever speaks."""
+        """Lists of messages: those of the prompt do not train, whatever their role."""
         if self._options.style == "raw":
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"

@@ -72,7 +72,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and its causes."""
     found: BaseException | None = error
     while found is not None:
         yield found

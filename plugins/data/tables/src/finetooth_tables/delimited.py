@@ -175,7 +175,7 @@ def _after(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _swallowed(error: csv.Error) -> bool:
-    """Whether a quote was open when the reader gave up, so that nothing after it is known to be a record."""
+    """Whether the reader stopped inside a quote, so that nothing after it can be taken for a record."""
     return "unexpected end" in str(error) or "field limit" in str(error)
 
 

@@ -77,7 +77,7 @@ def remarks(conversation: Conversation, shaper: Shaper) -> tuple[str, ...]:
     try:
         text = shaper.render(messages, conversation.tools).text
     except TemplateRefused:
-        text = ""  # not to be told, so not promised
+        text = ""  # unknown, so nothing is promised
     lost = [i for mark, i in marks.items() if mark not in text]
     last = max(i for i, message in enumerate(messages) if message.role == "assistant")
     if last in lost:

@@ -1,4 +1,4 @@
-"""The face: MCP's two transports, who calls, and errors as results of one line."""
+"""The face: MCP's two transports, callers and their keys, and errors as results of one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOGGER = logging.getLogger("finetooth.mcp")
 PATH = "/mcp"
 
 KEY = "FT_API_KEY"
-"""Variable with the key of whoever speaks through standard input, where keys were made."""
+"""Variable with the caller's API key, for a client on standard input where the server has keys."""
 
 
 class McpFace(FaceBase):
@@ -99,7 +99,7 @@ def described(tool: Tool) -> types.Tool:
 
 
 async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
-    """What comes of a call; whatever is wrong is a result too, that the assistant can read and mend."""
+    """The result of a tool; an error is a result too, which the assistant can read and mend."""
     tool = TOOLS.get(name)
     if tool is None:
         return error_result(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")

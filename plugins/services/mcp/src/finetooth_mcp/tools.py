@@ -57,7 +57,7 @@ class Desk:
         return await asyncio.to_thread(self.readers.of, found)
 
     async def finished(self, call: str, summary: Callable[[Any], Json]) -> Json:
-        """What came of a call; its id while it goes on.
+        """The result of a call; its id while it is not done.
 
         Raises:
             UserError: it failed.

@@ -94,7 +94,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A call that waits, for whoever runs the server.
+    """A call that waits, as the server's operator sees it.
 
     Attributes:
         created: seconds since 1970.

@@ -1,4 +1,4 @@
-"""The artifact of a checkpoint, file by file: what `export` wrote, for whoever trained it."""
+"""The artifact of a checkpoint, file by file: what `export` wrote, for its owner."""
 
 from __future__ import annotations
 
