@@ -7,10 +7,10 @@ TWIN_LINES = 6
 """Functions shorter than this may be alike."""
 
 
-def test_no_two_conftests_hold_the_same_function(root):
-    """What several of them need is a fixture of `finetooth_hooks.testing`, which they import."""
+def test_no_two_plugins_test_with_the_same_function(root):
+    """What the tests of several plugins need is in `finetooth_hooks.testing`, from which they import it."""
     places = defaultdict(set)
-    for file in (*root.glob("plugins/*/*/tests/conftest.py"), *root.glob("contrib/*/tests/conftest.py")):
+    for file in (*root.glob("plugins/*/*/tests/**/*.py"), *root.glob("contrib/*/tests/**/*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and lines(node) >= TWIN_LINES:
                 places[ast.dump(node)].add(f"{file.relative_to(root)}: {node.name}")

@@ -75,8 +75,13 @@ def tiny() -> Callable[..., Any]:
 @pytest.fixture
 def tokens() -> Any:
     """(2, 9) token ids."""
+    return token_ids()
+
+
+def token_ids() -> Any:
+    """(2, 9) of them, the same every time."""
     torch = import_module("torch")
     return torch.randint(0, VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-__all__ = ["tiny", "tiny_llama", "tokens"]
+__all__ = ["tiny", "tiny_llama", "token_ids", "tokens"]

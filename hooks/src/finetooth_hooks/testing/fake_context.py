@@ -226,6 +226,12 @@ class FakeContext:
     models: Mapping[str, Opened] = field(default_factory=dict)
     _topics: set[str] = field(default_factory=set)
 
+    @classmethod
+    def over(cls, folder: Path, entries: tuple[Entry, ...], *examples: Example, split: str = "train") -> FakeContext:
+        """One whose recipe gives these examples."""
+        rows = tuple((f"rows.jsonl:{i}", example) for i, example in enumerate(examples, start=1))
+        return cls(folder, entries=entries, given={split: Examples(split, rows)})
+
     @property
     def cache(self) -> Path:
         return self.folder / "cache"
