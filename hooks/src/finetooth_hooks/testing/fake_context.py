@@ -155,7 +155,7 @@ class FakeCatalog:
     def __init__(self, entries: Iterable[Entry], installed: bool = False) -> None:
         self._registered = [FakeRegistered(entry) for entry in entries]
         if installed:
-            self._registered += _installed()
+            self._registered += _installed_entries()
 
     def get(self, kind: str, name: str, *, setting: str = "") -> FakeRegistered:
         for registered in self._registered:
@@ -172,7 +172,7 @@ class FakeCatalog:
 
 
 @cache
-def _installed() -> tuple[FakeRegistered, ...]:
+def _installed_entries() -> tuple[FakeRegistered, ...]:
     from finetooth_hooks.testing.collection import entries_of
 
     found: list[FakeRegistered] = []

@@ -88,7 +88,7 @@ def listed_files(manifest: bytes) -> dict[str, ListedFile]:
     if not isinstance(files, Mapping) or not files:
         raise ManifestProblem(f"{MANIFEST} lists no files")
     check_paths(files)
-    return {path: _listed(path, value) for path, value in files.items()}
+    return {path: _read_listed_file(path, value) for path, value in files.items()}
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def check_paths(paths: Iterable[str]) -> None:
                 raise ManifestProblem(f"{path} lies in a folder that is also a file")
 
 
-def _listed(path: str, value: Any) -> ListedFile:
+def _read_listed_file(path: str, value: Any) -> ListedFile:
     found = value if isinstance(value, Mapping) else {"sha256": value}
     sha256, size = found.get("sha256"), found.get("size")
     if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):

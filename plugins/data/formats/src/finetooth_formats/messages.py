@@ -115,7 +115,7 @@ class MessageReader:
         Raises:
             DataError: names every problem of the row with its path, `messages[0].content`.
         """
-        value = self._decoded(where, column, value)
+        value = self._decode(where, column, value)
         if not isinstance(value, list | tuple):
             raise DataError(
                 where, f"{column} is {kind(value)}, not a list of messages", action="write a list of objects"
@@ -198,7 +198,7 @@ class MessageReader:
             self._noted.add(topic)
             self._note(text, topic=f"formats: {topic}")
 
-    def _decoded(self, where: str, column: str, value: Any) -> Any:
+    def _decode(self, where: str, column: str, value: Any) -> Any:
         """A list that was encoded twice is decoded, with a note."""
         if not isinstance(value, str):
             return value
@@ -256,7 +256,7 @@ class MessageReader:
         calls = self._calls(f"{path}.{keys.tool_calls}", item.get(keys.tool_calls, ()), problems)
         optional = bool(calls) or role in self._may_be_empty
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
-        content = self._ranged(path, item, content, problems)
+        content = self._apply_ranges(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
         if self._split_thinking and role == "assistant" and not reasoning.text:
             reasoning, content = split_thought(content)
@@ -319,7 +319,7 @@ class MessageReader:
             problems.append(f"{path} is empty")
         return NOTHING if content is None else self._with_images(path, content)
 
-    def _ranged(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
+    def _apply_ranges(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
         """The content with the weights that ranges of characters give it."""
         ranges = item.get(self._ranges_field) if self._ranges_field else None
         if ranges is None:

@@ -88,7 +88,7 @@ class PromptCompletionFormat:
         """
         pair = columns.first_pair(row.values, self._pairs)
         if pair is None:
-            raise self._unpaired(row)
+            raise self._no_pair_error(row)
         prompt, completion = (columns.value(row.values, name) for name in pair)
         if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
             return self._conversation(row, pair)
@@ -125,7 +125,7 @@ class PromptCompletionFormat:
         system = () if prompt[0].role == "system" else self._system(row)
         return Conversation((*system, *prompt, *after), tools)
 
-    def _unpaired(self, row: Row) -> DataError:
+    def _no_pair_error(self, row: Row) -> DataError:
         """Name the partner of a column that stands alone."""
         for prompt, completion in self._pairs:
             for here, gone in ((prompt, completion), (completion, prompt)):

@@ -65,7 +65,7 @@ class StepwiseFormat:
         """
         given = self._options
         if not columns.present(row.values, given.completions) and graded_steps.detect(row.values):
-            return self._graded(row)
+            return self._read_graded(row)
         prompt = self._sides.messages(row, given.prompt, "user")
         problem = graded_steps.NO_STEP if _is_empty(row, given.completions) else ""
         if problem := NO_PROMPT if no_prompt(prompt) else problem:
@@ -89,7 +89,7 @@ class StepwiseFormat:
         ]
         return Stepwise(prompt, tuple(steps), tuple(numbers))
 
-    def _graded(self, row: Row) -> ReadRow:
+    def _read_graded(self, row: Row) -> ReadRow:
         """A solution in one of the published shapes."""
         given = self._options
         once = self._reader.once

@@ -59,7 +59,7 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Proc
 
     reference = str(info.files[0].parent) if info.files else info.reference
     classes: Any = transformers
-    with _explained(info):
+    with _explain_failures(info):
         processor = classes.AutoImageProcessor.from_pretrained(reference, backend="pil", **options.arguments)
     known = processor.valid_kwargs.__annotations__
     if unknown := sorted(set(options.arguments) - set(known)):
@@ -71,13 +71,13 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Proc
     if hasattr(processor, "merge_size"):
         token = int(info.config["image_token_id"])
         return processor, Grid(context.tokenizer.decode([token]), token)
-    with _explained(info):
+    with _explain_failures(info):
         whole = classes.AutoProcessor.from_pretrained(reference)
     return processor, ProcessorMarkup(whole)
 
 
 @contextmanager
-def _explained(info: ModelInfo) -> Iterator[None]:
+def _explain_failures(info: ModelInfo) -> Iterator[None]:
     """What transformers raises as a line that names the model."""
     try:
         with nullcontext() if info.files else without_retries():

@@ -71,7 +71,7 @@ def remarks(conversation: Conversation, shaper: Shaper) -> tuple[str, ...]:
     messages, marks = list(conversation.messages), dict[str, int]()
     for i, message in enumerate(messages):
         if message.role == "assistant":
-            messages[i] = _marked(message, i, marks)
+            messages[i] = _with_marks(message, i, marks)
     if not marks:
         return ()
     try:
@@ -89,7 +89,7 @@ def remarks(conversation: Conversation, shaper: Shaper) -> tuple[str, ...]:
     return ("reasoning of earlier answers is left out, as the chat template does",) if lost else ()
 
 
-def _marked(message: Message, i: int, marks: dict[str, int]) -> Message:
+def _with_marks(message: Message, i: int, marks: dict[str, int]) -> Message:
     """The message with marks in place of its reasoning, be it in its own field or in the content before a `</think>`.
 
     Args:

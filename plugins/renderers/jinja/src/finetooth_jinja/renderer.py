@@ -289,7 +289,7 @@ class JinjaRenderer(RendererBase):
         frame = self._rendered(stood, tools, prompt=prompt).text
         for change in (str, str.strip):
             texts = {mark: getattr(messages[i], field)[start:stop] for mark, (i, start, stop) in marks.items()}
-            ranges = _placed(frame, {mark: change(said) for mark, said in texts.items()}, text)
+            ranges = _find_ranges(frame, {mark: change(said) for mark, said in texts.items()}, text)
             if ranges is not None and len(ranges) == len(marks):
                 cut = [len(said) - len(said.lstrip()) if change is str.strip else 0 for said in texts.values()]
                 return [(i, start + n, at) for (i, start, _), n, at in zip(marks.values(), cut, ranges, strict=True)]
@@ -321,7 +321,7 @@ def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int
     return replace(message, content=text, images=tuple(Placed(ends[one.at], one.image) for one in message.images))
 
 
-def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:
+def _find_ranges(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:
     """Where contents stand when they take the place of their marks, if that gives the text; else None."""
     ranges: list[Range] = []
     built = ""

@@ -82,12 +82,12 @@ def call_summary(call: Mapping[str, Any]) -> Json:
         case "create":
             return {"session": call["session"], "parameters": result["parameters"], "trained": result["trained"]}
         case "forward":
-            found = _evaluated(result)
+            found = _evaluation_json(result)
             if result["handle"] is not None:
                 found["handle"] = result["handle"]["id"]
             return {**found, "logprobs": [_numbers(of["logprobs"]) for of in result["outputs"]]}
         case "forward_backward":
-            return _evaluated(result)
+            return _evaluation_json(result)
         case "logprobs":
             rows = [_numbers(one) for one in result["logprobs"]]
             return {"rows": [{"sum": float(f"{sum(row):.9g}"), "logprobs": row} for row in rows]}
@@ -105,7 +105,7 @@ def call_summary(call: Mapping[str, Any]) -> Json:
             return dict(result)
 
 
-def _evaluated(result: Mapping[str, Any]) -> Json:
+def _evaluation_json(result: Mapping[str, Any]) -> Json:
     found = {"loss": result["loss"], "tokens": result["tokens"], "targets": result["targets"]}
     return {**found, **({"metrics": result["metrics"]} if result["metrics"] else {})}
 

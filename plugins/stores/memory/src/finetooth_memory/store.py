@@ -41,7 +41,7 @@ class MemoryStore:
             StoreError: host memory does not suffice; what was kept before still is.
         """
         if self._on_host:
-            kept = replace(kept, snapshot=self._copied(kept))
+            kept = replace(kept, snapshot=self._host_copy(kept))
         earlier = tuple(other for other in self._kept if other.step < kept.step)
         self._kept = (*earlier, kept)[-self._count :]  # one assignment: a reader sees the old or the new
 
@@ -49,7 +49,7 @@ class MemoryStore:
         """What is kept, oldest first."""
         return self._kept
 
-    def _copied(self, kept: Kept) -> Snapshot:
+    def _host_copy(self, kept: Kept) -> Snapshot:
         try:
             return kept.snapshot.to_host()
         except FinetoothError:
