@@ -86,8 +86,9 @@ lint: $(TESTED)
 types: $(TESTED)
 	$(BIN)/mypy $(addsuffix /src,$(PACKAGES))
 
-docs: $(TESTED)  ## regenerate the hook and recipe reference
+docs: $(TESTED)  ## regenerate the hook and recipe reference, and what a plugin takes to be read
 	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/count_reading.py
 index:  ## regenerate which package brings which entry
 	$(BIN)/python tools/make_index.py
 

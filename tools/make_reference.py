@@ -1,5 +1,5 @@
-"""Write the reference: docs/hooks/*.md from the hookspecs, docs/recipe.md from the options models, and the table of
-plugins in README.md.
+"""Write the reference: docs/hooks/ from the hookspecs, docs/hooks/types/ from the contract's classes, docs/recipe/ from
+the options models, and the table of plugins in README.md.
 
     python tools/make_reference.py [--check]
 
@@ -15,11 +15,15 @@ from pathlib import Path
 
 from reference.pages import hook_pages
 from reference.plugin_table import with_table
-from reference.recipe_page import recipe_page
+from reference.recipe_pages import recipe_pages
+from reference.type_pages import type_pages
 from reference.workspace import ROOT, Workspace
 
 HOOKS = Path("docs/hooks")
-RECIPE = Path("docs/recipe.md")
+TYPES = HOOKS / "types"
+RECIPE = Path("docs/recipe")
+FOLDERS = (HOOKS, TYPES, RECIPE)
+"""Folders that hold nothing but what this script writes."""
 README = Path("README.md")
 
 
@@ -27,7 +31,8 @@ def pages() -> dict[Path, str]:
     """Every page by its path from the root."""
     workspace = Workspace()
     found = {HOOKS / name: text for name, text in hook_pages(workspace)}
-    found[RECIPE] = recipe_page(workspace)
+    found |= {TYPES / name: text for name, text in type_pages()}
+    found |= {RECIPE / name: text for name, text in recipe_pages(workspace)}
     found[README] = with_table((ROOT / README).read_text(encoding="utf-8"), workspace)
     return found
 
@@ -39,8 +44,12 @@ def stale(wanted: dict[Path, str]) -> list[str]:
         file = ROOT / path
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             problems.append(path.as_posix())
-    leftovers = {file.relative_to(ROOT) for file in (ROOT / HOOKS).glob("*.md")} - set(wanted)
-    return problems + sorted(f"{path.as_posix()} (left over)" for path in leftovers)
+    return problems + sorted(f"{path.as_posix()} (left over)" for path in written() - set(wanted))
+
+
+def written() -> set[Path]:
+    """The pages that are there."""
+    return {file.relative_to(ROOT) for folder in FOLDERS for file in (ROOT / folder).glob("*.md")}
 
 
 def main() -> int:
@@ -54,9 +63,8 @@ def main() -> int:
         for problem in problems:
             print(f"{problem} is not up to date: run make docs", file=sys.stderr)
         return 1 if problems else 0
-    for file in (ROOT / HOOKS).glob("*.md"):
-        if file.relative_to(ROOT) not in wanted:
-            file.unlink()
+    for path in written() - set(wanted):
+        (ROOT / path).unlink()
     for path, text in wanted.items():
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(text, encoding="utf-8")

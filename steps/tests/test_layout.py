@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Datum
-from finetooth_steps.layout import SHORTEST_SHARED, computed_length, lay_out, one_batch
+from finetooth_steps.layout import SHORTEST_SHARED, lay_out
+from finetooth_steps.micro_batches import computed_length, one_batch
 from finetooth_steps.row_filling import fill_rows, positions_of
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,8 +10,8 @@ import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, LossSpec, NotFinite
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
-from finetooth_steps.layout import one_batch
 from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import one_batch
 from finetooth_steps.not_finite import check_finite
 
 

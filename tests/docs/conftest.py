@@ -85,7 +85,7 @@ def read_blocks(page: Path) -> list[Block]:
 def written_pages() -> list[Path]:
     """Pages written by hand."""
     folders = [ROOT.glob("*.md"), (ROOT / "docs").rglob("*.md")]
-    generated = {ROOT / "docs/recipe.md", *(ROOT / "docs/hooks").glob("*.md")}
+    generated = {page for folder in ("recipe", "hooks") for page in (ROOT / "docs" / folder).rglob("*.md")}
     return sorted(page for folder in folders for page in folder if page not in generated)
 
 

@@ -119,6 +119,19 @@ def test_recipes_are_valid(root):
         load(recipe)
 
 
+def test_pages_say_something(page):
+    heading, _, text = page.read_text(encoding="utf-8").partition("\n")
+    assert heading.startswith("# ") and len(text.split()) > 20, page
+
+
+def test_decisions_are_short_and_no_diaries(root):
+    """What was measured later goes to docs/benchmarks, where a decision links to it."""
+    for decision in (root / "docs/decisions").glob("0*.md"):
+        text = decision.read_text(encoding="utf-8")
+        assert text.count("\n") < 90, decision.name
+        assert not re.search(r"^#+ Later", text, re.M), decision.name
+
+
 def test_python_blocks_parse(page, blocks):
     for block in blocks(page):
         if block.language == "python":

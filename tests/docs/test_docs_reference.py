@@ -1,6 +1,7 @@
 """The generated reference is up to date, and every hook is documented and used."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -39,6 +40,20 @@ def test_hook_is_implemented(hook, root):
     """A hook that nothing implements proves nothing: a first-party plugin, or the guide's file, has it."""
     files = [*root.glob("plugins/*/*/src/*/plugin.py"), *root.glob("docs/guides/**/*.py")]
     assert any(hook in implemented(file.read_text(encoding="utf-8")) for file in files)
+
+
+def test_every_page_is_short_and_its_headings_are_what_it_lists(root):
+    """A page for each kind of entry and for each module of the contract; the index names them all."""
+    for folder in (root / "docs/recipe", root / "docs/hooks/types"):
+        index = (folder / "README.md").read_text(encoding="utf-8")
+        pages = [page for page in folder.glob("*.md") if page.name != "README.md"]
+        assert pages
+        for page in pages:
+            assert f"]({page.name})" in index
+            text = page.read_text(encoding="utf-8")
+            assert text.count("\n") < 400
+            assert set(re.findall(r"^## (.+)$", text, re.M)) <= set(re.findall(r"`([\w-]+)`", index)), page.name
+            assert not re.findall(r"^###", text, re.M), page.name
 
 
 def implemented(source: str) -> set[str]:

@@ -34,12 +34,16 @@ PYTHON = {
 
 
 def documented(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Module, name and what stands under it, of every heading and every row of names on the page of types."""
-    parts = re.split(r"^## (.+)$", (root / "docs/hooks/types.md").read_text(encoding="utf-8"), flags=re.M)[1:]
-    for module, text in zip(parts[::2], parts[1::2], strict=True):
-        if module == "finetooth_hooks.capabilities":  # its words are texts
+    """Module, name and what stands under it, of every heading and every row of names on the pages of types."""
+    index = (root / "docs/hooks/types/README.md").read_text(encoding="utf-8")
+    own = re.split(r"^## (.+)$", index, flags=re.M)[2]
+    yield from (("finetooth_hooks", name, rest) for name, rest in re.findall(r"^\| `(\w+)` \| (.*)$", own, re.M))
+    for page in sorted((root / "docs/hooks/types").glob("*.md")):
+        title, _, text = page.read_text(encoding="utf-8").partition("\n")
+        module = title.removeprefix("# ")
+        if page.name == "README.md" or module == "finetooth_hooks.capabilities":  # its words are texts
             continue
-        head, *classes = re.split(r"^### (.+)$", text, flags=re.M)
+        head, *classes = re.split(r"^## (.+)$", text, flags=re.M)
         yield from ((module, name, rest) for name, rest in re.findall(r"^\| `(\w+)` \| (.*)$", head, re.M))
         yield from ((module, name, rest) for name, rest in zip(classes[::2], classes[1::2], strict=True))
 
@@ -83,7 +87,7 @@ def test_every_class_of_the_contract_is_on_a_page(root: Path) -> None:
 def test_every_type_in_a_signature_is_on_a_page(root: Path) -> None:
     """Of attributes, methods and hooks: a reader finds whatever stands there."""
     known = on_pages(root) | PYTHON
-    for page in (root / "docs/hooks").glob("*.md"):
+    for page in (root / "docs/hooks").rglob("*.md"):
         text = page.read_text(encoding="utf-8").split("## First-party entries")[0]
         signatures = re.findall(r"^- `([^`]+)`", text, re.M) + re.findall(r"^\| `\w+` \| `([^`]+)` \|", text, re.M)
         named = {name for signature in signatures for name in re.findall(r"(?<![\w.'])[A-Z][a-z]\w+", signature)}
@@ -98,7 +102,7 @@ def test_entries_stay_entries(root: Path) -> None:
 
 
 def test_errors_say_how_they_are_made(root: Path) -> None:
-    page = (root / "docs/hooks/types.md").read_text(encoding="utf-8")
+    page = (root / "docs/hooks/types/errors.md").read_text(encoding="utf-8")
     for name, error in vars(finetooth_hooks.errors).items():
         if inspect.isclass(error) and issubclass(error, Exception):
             arguments = ", ".join(list(inspect.signature(error).parameters)[:1])

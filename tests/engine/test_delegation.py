@@ -107,7 +107,7 @@ def test_a_run_of_wrapped_parts_is_the_same_run(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i % 5}+1=", "completion": f"{i % 5 + 1}"} for i in range(40)]
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (_, plain), (wrapped, other) = run(tmp_path, "plain"), run(tmp_path, "wrapped")
-    assert set(wrapped) == set(BASES)
+    assert set(wrapped) == set(BASES) - {"face"}  # a server builds faces, no run does
 
     def decisions(folder: Path) -> dict[str, object]:
         return {

@@ -96,6 +96,11 @@ def test_modules_have_docstrings(package):
     assert not missing
 
 
+def test_no_protocol_is_asked_for_at_run_time(package):
+    """`capabilities` is the only question; a wrapper loses what `isinstance` of a protocol would look for."""
+    assert not [file.name for file in package.sources if "runtime_checkable" in file.read_text(encoding="utf-8")]
+
+
 @pytest.mark.parametrize("line", ["x = 1  # TODO: later", "raise NotImplementedError"])
 def test_the_unfinished_would_be_found(line):
     assert UNFINISHED.search(line)

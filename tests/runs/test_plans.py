@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,77 @@ def test_a_whole_model_must_fit_on_the_disk(
     assert finetooth.session(recipe(model=str(tiny_smollm2))).plan.hash  # a small adapter fits
     with pytest.raises(PlanError, match=r"has 0\.00 GB free, and the run may write"):
         _ = finetooth.session(recipe(model=str(tiny_smollm2), adapter={"name": "freeze", "layers": 1})).plan
+
+
+@pytest.mark.parametrize(("optimizer", "kept"), [("adamw", 8.0), ("lion", 4.0)])
+def test_room_is_asked_for_what_a_state_holds(recipe: Callable[..., Any], optimizer: str, kept: float) -> None:
+    """As many bytes as the tensors of a checkpoint's state have, gradients not among them."""
+    from finetooth_core.room import state_size
+
+    given = recipe(
+        adapter={"name": "freeze", "layers": 1},
+        optimizer={"name": optimizer, "learning_rate": 1e-3},
+        train={"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 1},
+        checkpoint={"every": 1},
+    )
+    session = finetooth.session(given)
+    request = session.job.request
+    assert session.run().status == "done"
+    (state,) = (Path(given["output"]) / "checkpoints").glob("step-*")
+    written = sum(file.stat().st_size for file in state.rglob("*.safetensors"))
+    assert request.updates.state_bytes == kept
+    assert written == pytest.approx(state_size(request.trains.parameters, kept, copies=0), rel=0.05)
+
+
+def test_checkpoints_in_memory_take_no_room_on_the_disk(
+    recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    given = recipe(adapter={"name": "freeze", "layers": 1}, checkpoint={"every": 1, "stores": ["host"]})
+    request = finetooth.session(given).job.request
+    free = 4 * request.base.model.parameters + 1  # the artifact, which is the whole model
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    assert finetooth.session(given).plan.hash
+    with pytest.raises(PlanError, match="the run may write"):
+        _ = finetooth.session({**given, "checkpoint": {"every": 1}}).plan
+
+
+OPENS = '''
+"""An evaluator that asks another model."""
+from finetooth_hooks import Evaluation, Evaluator, EvaluatorBase, Options, hookimpl
+
+class Judged(EvaluatorBase):
+    def __init__(self, model, context):
+        self.judge = context.open(model)
+    def prepare(self):
+        return None
+    def evaluate(self, engine, step):
+        return Evaluation("judged", step, {"judged": 0.0})
+
+class JudgedOptions(Options):
+    model: str
+
+def build(options: JudgedOptions, context):
+    return Judged(options.model, context)
+
+@hookimpl
+def ft_evaluators():
+    yield Evaluator(name="judged", build=f"{__name__}:build")
+'''
+
+
+def test_a_model_that_a_part_opens_is_in_the_estimate(
+    recipe: Callable[..., Any], tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    """Counted in its file, in the precision of the run."""
+    from safetensors import safe_open
+
+    with safe_open(tiny_smollm2 / "model.safetensors", "np") as file:
+        weights = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    (tmp_path / "judged.py").write_text(OPENS, encoding="utf-8")
+    given = recipe(evaluate={"evaluators": [{"name": "judged", "model": str(tiny_smollm2)}]})
+    plan = finetooth.session(given, plugins=[str(tmp_path / "judged.py")]).plan
+    assert plan.memory.parts["roles"] == 4 * weights
+    assert "roles" not in finetooth.session(recipe()).plan.memory.parts

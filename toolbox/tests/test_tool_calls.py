@@ -11,7 +11,7 @@ from finetooth_hooks import Conversation, DataError, Message
 from finetooth_hooks.testing import ByteTokenizer
 from finetooth_toolbox.rendering.chat_templates import chatml_system, foreign_template, render_template
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, called, json_call, tagged_calls
+from finetooth_toolbox.rendering.tool_calls import call_of, function_call, json_call, tagged_calls
 from finetooth_toolbox.rendering.turns import TurnRenderer, split_thought
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,8 +52,8 @@ def test_a_text_that_is_a_call() -> None:
 @pytest.mark.parametrize("call", [{}, {"function": 1}, {"function": {"name": "f"}}, {"function": {"arguments": {}}}])
 def test_a_call_of_another_shape_is_refused(call: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"messages\[2\]: a tool call is not of the form"):
-        called(call, "messages[2]")
-    assert called(call_of("f", {"a": 1}), "").arguments == {"a": 1}
+        function_call(call, "messages[2]")
+    assert function_call(call_of("f", {"a": 1}), "").arguments == {"a": 1}
 
 
 def test_thoughts() -> None:

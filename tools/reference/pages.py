@@ -1,83 +1,32 @@
-"""The pages of docs/hooks: one for each hook, their index, the contract's types and the array functions."""
+"""The pages of docs/hooks: one for each hook, their index, and the array functions."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-import finetooth_hooks
-from finetooth_hooks import (
-    arrays,
-    attention,
-    backends,
-    bases,
-    capabilities,
-    checkpoints,
-    collectives,
-    context,
-    continuous,
-    datum,
-    engine,
-    errors,
-    examples,
-    faces,
-    kernels,
-    losses,
-    models,
-    options,
-    plan,
-    preparation,
-    problems,
-    protocols,
-    quantizers,
-    renderers,
-    reports,
-    run,
-    sampling,
-    sources,
-    specs,
-    training,
-)
-from finetooth_hooks import entries as entry_types
+from finetooth_hooks import arrays, losses, protocols, specs
 from finetooth_hooks.entries import Entry
 
-from reference.classes import Attribute, ClassDoc, Method, read_class, read_constants, read_functions, signature
+from reference.classes import ClassDoc, read_class, read_functions, signature
 from reference.docstrings import Docstring, parse
-from reference.options import cell, options_table, table
+from reference.layout import WRITTEN, page, plain_table, python
+from reference.members import (
+    PROTOCOLS,
+    attribute_lines,
+    default_cell,
+    link,
+    method_lines,
+    type_classes,
+    type_links,
+)
+from reference.options import options_table, table
 from reference.workspace import Offer, Workspace
 
-WRITTEN = "<!-- Written by tools/make_reference.py from the code; edit the docstrings there, then run `make docs`. -->"
 HOOKS = cast(Mapping[str, type[Entry]], specs.REGISTRATION_HOOKS)
 """Registration hooks and what they yield."""
-PROTOCOLS: tuple[ModuleType, ...] = (
-    models, renderers, sources, training, backends, attention, kernels, quantizers, collectives, checkpoints, faces,
-)  # fmt: skip
-"""Where the classes that `protocols` gathers are written down."""
-BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}
-TYPE_MODULES: tuple[ModuleType, ...] = (
-    entry_types,
-    options,
-    errors,
-    examples,
-    problems,
-    preparation,
-    datum,
-    losses,
-    engine,
-    sampling,
-    continuous,
-    *PROTOCOLS,
-    bases,
-    plan,
-    reports,
-    run,
-    context,
-)
-"""Modules whose public classes the page of types shows."""
 
 
 def hook_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
@@ -87,7 +36,6 @@ def hook_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
         yield f"{hook}.md", registration_page(hook, workspace)
     for hook in specs.EVENT_HOOKS:
         yield f"{hook}.md", event_page(hook, workspace)
-    yield "types.md", types_page()
     yield "arrays.md", arrays_page()
 
 
@@ -108,9 +56,9 @@ def index_page(workspace: Workspace) -> str:
     lines.append("\n".join(plain_table(("hook", "fires when"), events)))
     lines.append("## See also")
     lines.append(
-        "- [Types of the contract](types.md): what builders get, return and exchange.\n"
+        "- [Types of the contract](types/README.md): what builders get, return and exchange.\n"
         "- [Array functions](arrays.md): what losses are written with.\n"
-        "- [Recipe reference](../recipe.md): every setting, and the options of every first-party entry.\n"
+        "- [Recipe reference](../recipe/README.md): every setting, and the options of every first-party entry.\n"
         "- [Write a plugin](../guides/write-a-plugin.md), [a plugin of each kind](../guides/plugins-by-kind.md) and"
         " [customise a run from CI](../guides/customise-from-ci.md)."
     )
@@ -174,7 +122,7 @@ def example(doc: Docstring) -> list[str]:
 def entry_table(entry: ClassDoc) -> list[str]:
     """Attributes of an entry type, those of every entry first."""
     attributes = [*read_class(Entry).attributes, *entry.attributes]
-    rows = [(a.name, f"`{a.type}`", _default(a), a.meaning) for a in attributes]
+    rows = [(a.name, f"`{a.type}`", default_cell(a), a.meaning) for a in attributes]
     return table(("attribute", "type", "default", "meaning"), rows)
 
 
@@ -209,68 +157,10 @@ def offer_lines(offer: Offer, heading: str, *, up: str = "../..") -> list[str]:
         options_lines: list[str] = []
     else:
         summary = f"{entry.summary[:1].upper()}{entry.summary[1:]}." if entry.summary else ""
+        summary = f"\\{summary}" if summary.startswith("#") else summary  # markup that is described is no heading
         options_lines = ["\n".join(options_table(entry))]
     source = f"From [{offer.distribution}]({up}/{offer.folder})" + (f"; {marks[0]}" if marks else "") + "."
     return [f"{heading} {entry.name}", f"{summary} {source}".strip(), *options_lines]
-
-
-# --- types ------------------------------------------------------------------------------------------------------------
-
-
-def types_page() -> str:
-    """Every public class of the contract that is no entry and no protocol of a builder."""
-    lines = ["# Types of the contract", WRITTEN]
-    lines.append(
-        "Import them from `finetooth_hooks`; of the few whose name means something else there it is said from where."
-    )
-    lines += decorator_lines()
-    for module in TYPE_MODULES:
-        lines += [f"## {module.__name__}", parse(module.__doc__).text]
-        constants = read_constants(module)
-        if constants:
-            rows = [(a.name, _shown(a.type), f"{a.meaning} {_from(module, a.name)}".strip()) for a in constants]
-            lines.append("\n".join(table(("name", "is", "meaning"), rows)))
-        for cls in _classes(module):
-            described = read_class(cls)
-            lines += [f"### {cls.__name__}", described.doc.text, _from(module, cls.__name__)]
-            lines += attribute_lines(described, linked=False) + method_lines(described, linked=False)
-    return page([*lines, *capability_lines()])
-
-
-def decorator_lines() -> list[str]:
-    """What the package has beside types: its version and its decorators."""
-    version = read_constants(finetooth_hooks)
-    rows = [(a.name, _shown(a.type), a.meaning) for a in version]
-    for name in finetooth_hooks.__all__:
-        value = getattr(finetooth_hooks, name)
-        if inspect.isfunction(value):
-            rows.append((name, f"`{name}{_arguments(value)}`", parse(value.__doc__).summary))
-    return ["## finetooth_hooks", "\n".join(table(("name", "is", "meaning"), rows))]
-
-
-def _arguments(function: Any) -> str:
-    """Names and defaults of a function's arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    return str(inspect.Signature([one.replace(annotation=inspect.Parameter.empty) for one in parameters]))
-
-
-def _shown(value: str) -> str:
-    """What a name is set to; a long table is not repeated."""
-    return f"`{value}`" if len(value) <= 240 else ""
-
-
-def _from(module: ModuleType, name: str) -> str:
-    """Where to import a name from, if the top of the package has another thing under it."""
-    same = getattr(finetooth_hooks, name, None) is getattr(module, name)
-    return "" if same else f"Import it from `{module.__name__}`."
-
-
-def capability_lines() -> list[str]:
-    """The words of `capabilities`, kind by kind."""
-    words = capabilities.CAPABILITIES
-    rows = [(kind, f"`{word}`", promise) for kind, of in words.items() for word, promise in of.items()]
-    doc = parse(capabilities.__doc__).text
-    return [f"## {capabilities.__name__}", doc, "\n".join(table(("kind", "word", "promises"), rows))]
 
 
 def arrays_page() -> str:
@@ -278,83 +168,3 @@ def arrays_page() -> str:
     doc = parse(arrays.__doc__)
     rows = [(f.signature, f.doc.summary) for f in read_functions(arrays) if f.name not in ("register", "library")]
     return page(["# Array functions", WRITTEN, doc.text, "\n".join(table(("function", "gives"), rows))])
-
-
-def type_classes() -> Mapping[str, type[Any]]:
-    """Classes on the page of types, by name."""
-    return {cls.__name__: cls for module in TYPE_MODULES for cls in _classes(module)}
-
-
-def _classes(module: ModuleType) -> list[type[Any]]:
-    """Public classes of a module in the order of its source; protocols that have a hook's page are left out."""
-    found = [
-        value
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
-    ]
-    if module is entry_types:  # each entry has its hook's page
-        return [cls for cls in found if cls is Entry or not issubclass(cls, Entry)]
-    return [cls for cls in found if not (module in PROTOCOLS and cls.__name__ in BUILDER_KINDS)]
-
-
-def attribute_lines(described: ClassDoc, *, linked: bool = True) -> list[str]:
-    """The table of attributes, and links to the types it names."""
-    if not described.attributes:
-        return []
-    rows = [(a.name, f"`{a.type}`", _default(a), a.meaning) for a in described.attributes]
-    if all(row[2] == "-" for row in rows):
-        lines = table(("attribute", "type", "meaning"), [(name, kind, meaning) for name, kind, _, meaning in rows])
-    else:
-        lines = table(("attribute", "type", "default", "meaning"), rows)
-    return ["\n".join(lines), *(type_links(" ".join(a.type for a in described.attributes)) if linked else [])]
-
-
-def method_lines(described: ClassDoc, *, linked: bool = True) -> list[str]:
-    """Methods as a list, and links to the types they name."""
-    if not described.methods:
-        return []
-    lines = ["\n".join(_method(method) for method in described.methods)]
-    return lines + (type_links(" ".join(method.signature for method in described.methods)) if linked else [])
-
-
-def _method(method: Method) -> str:
-    text = " ".join(method.doc.text.split())
-    lines = [f"- `{method.signature}`" + (f": {text}" if text else "")]
-    lines += [f"  - `{name}`: {meaning}" for name, meaning in method.doc.meanings("Args").items()]
-    lines += [f"  - raises `{name}`: {meaning}" for name, meaning in method.doc.meanings("Raises").items()]
-    return "\n".join(lines)
-
-
-def type_links(text: str) -> list[str]:
-    """Links to the types that a text names."""
-    known = type_classes()
-    named = [name for name in dict.fromkeys(re.findall(r"\b[A-Z]\w+", text)) if name in known]
-    return [f"Types: {', '.join(map(link, named))}."] if named else []
-
-
-def link(name: str) -> str:
-    """A link to a type, from a page of docs/hooks."""
-    return f"[`{name}`](types.md#{name.lower()})"
-
-
-# --- form -------------------------------------------------------------------------------------------------------------
-
-
-def _default(attribute: Attribute) -> str:
-    return f"`{attribute.default}`" if attribute.default is not None else "-"
-
-
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of ready-made cells."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return lines + [f"| {' | '.join(cell(text) for text in row)} |" for row in rows]
-
-
-def python(code: str) -> str:
-    """A block of Python."""
-    return f"```python\n{code}\n```"
-
-
-def page(blocks: list[str]) -> str:
-    """Blocks with an empty line between them."""
-    return "\n\n".join(block for block in blocks if block) + "\n"

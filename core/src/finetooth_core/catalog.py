@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from finetooth_hooks import ENTRY_TYPES, Entry, PluginError
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.faults import Fault
 from finetooth_core.versions import canonical, install_command
@@ -198,7 +199,7 @@ class Catalog:
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:
         actions = []
-        near = _nearest(bare, sorted({registered.entry.name for registered in self.all(kind)}))
+        near = nearest(bare, sorted({registered.entry.name for registered in self.all(kind)}))
         elsewhere = [r for other in self._entries for r in self._entries[other] if r.entry.name == bare]
         same_name = [r for r in elsewhere if r.kind == kind]
         if same_name:
@@ -237,9 +238,3 @@ def _prefix(setting: str) -> str:
 def _installed(entries: Sequence[Registered]) -> str:
     names = list(dict.fromkeys(registered.entry.name for registered in entries))
     return f"installed: {', '.join(names)}" if names else "none is installed"
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(name, names, n=1)), "")

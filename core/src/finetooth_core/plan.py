@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -36,7 +35,6 @@ from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
 
-from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
 from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.collector import paused_collector
@@ -50,6 +48,7 @@ from finetooth_core.part_builder import Built
 from finetooth_core.picked_options import check_picked_options
 from finetooth_core.quantised import build_quantizer, check_quantised
 from finetooth_core.recipe import AUTO, Recipe
+from finetooth_core.room import check_room
 from finetooth_core.trackers import PickedTracker
 
 
@@ -124,7 +123,15 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     base = BasePart(model, facts, context.loader, quantizer)
     trains = _trains(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    _check_room(context, trains, model.parameters, updates.state_bytes, prepared.total_steps)
+    check_room(
+        context,
+        keeping,
+        trains,
+        parameters=model.parameters,
+        state_bytes=updates.state_bytes,
+        copies=sum(role.model is None for role in roles.values()),
+        total_steps=prepared.total_steps,
+    )
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(
         train=context.train,
@@ -281,33 +288,6 @@ def _check_length(context: RunContext, max_positions: int) -> None:
             "train.max_length",
             f"{context.train.max_length} is more than the {max_positions} positions of {context.recipe.model.name}",
             action=f"set it to at most {max_positions}",
-        )
-
-
-def _check_room(
-    context: RunContext, trains: TrainsPart, parameters: int, state_bytes: float, total_steps: int | None
-) -> None:
-    """The artifact (fp32) and every state that will be on the disk at once (weights and gradients in fp32, what the
-    optimizer keeps) must fit on the disk of the run folder.
-
-    Args:
-        parameters: of the base; an adapter that trains it writes the whole model.
-        state_bytes: of the optimizer, for each trained parameter.
-    """
-    section = context.recipe.checkpoint
-    states = cadence.parse(section.every).times(total_steps or context.train.max_steps, context.train.epochs)
-    if section.keep_last:  # one more while the oldest is still there
-        best = section.keep_best.n if section.keep_best is not None else int(section.select_on is not None)
-        states = min(states, section.keep_last + best + 1)
-    exported = trains.parameters if trains.base_frozen else parameters
-    needed = 4 * exported + int((8 + state_bytes) * trains.parameters) * states
-    folder = context.folder
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise PlanError(
-            f"output: {folder} has {free / 1e9:.2f} GB free, and the run may write {needed / 1e9:.2f} GB",
-            action="make room, or set output to another disk",
         )
 
 

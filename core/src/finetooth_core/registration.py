@@ -17,6 +17,7 @@ from typing import Any
 
 from finetooth_hooks import Entry, specs
 from finetooth_hooks.markers import Implementation, implementation
+from finetooth_toolbox.text.nearest import nearest
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 """What an entry may be called."""
@@ -179,9 +180,7 @@ def _rename_action(name: str) -> str:
 
 
 def _close(name: str) -> str:
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(name, hook_arguments(), n=1, cutoff=0.5)), "")
+    return nearest(name, hook_arguments(), prefix=PREFIX) or ""
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------

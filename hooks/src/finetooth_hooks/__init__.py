@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Capable,
         EngineBase,
         EvaluatorBase,
+        FaceBase,
         LoaderBase,
         MethodBase,
         RendererBase,
@@ -131,9 +132,10 @@ if TYPE_CHECKING:
         TrainOn,
         Weighted,
     )
-    from finetooth_hooks.faces import Asgi, FaceCaller, FaceService, Json, StdioFace
+    from finetooth_hooks.faces import Asgi, FaceCaller, FaceService, Json
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.kernels import ComputePart, PickedKernel, PickKernels, Wanted
+    from finetooth_hooks.loss_totals import LossTotals
     from finetooth_hooks.losses import (
         Array,
         Contribution,
@@ -142,7 +144,6 @@ if TYPE_CHECKING:
         LossResult,
         LossSpec,
         LossState,
-        LossTotals,
         Metric,
         Outputs,
         Per,
@@ -187,6 +188,7 @@ _LAZY = {
             "Capable",
             "EngineBase",
             "EvaluatorBase",
+            "FaceBase",
             "LoaderBase",
             "MethodBase",
             "RendererBase",
@@ -240,9 +242,10 @@ _LAZY = {
             "TrainOn",
             "Weighted",
         ),
-        "faces": ("Asgi", "FaceCaller", "FaceService", "Json", "StdioFace"),
+        "faces": ("Asgi", "FaceCaller", "FaceService", "Json"),
         "format_functions": ("row_format",),
         "kernels": ("ComputePart", "PickKernels", "PickedKernel", "Wanted"),
+        "loss_totals": ("LossTotals",),
         "losses": (
             "Array",
             "Contribution",
@@ -251,7 +254,6 @@ _LAZY = {
             "LossResult",
             "LossSpec",
             "LossState",
-            "LossTotals",
             "Metric",
             "Outputs",
             "Per",
@@ -320,6 +322,7 @@ __all__ = [
     "Example",
     "Examples",
     "Face",
+    "FaceBase",
     "FaceCaller",
     "FaceService",
     "Family",
@@ -420,7 +423,6 @@ __all__ = [
     "Source",
     "SourceBase",
     "Spans",
-    "StdioFace",
     "StepCost",
     "StepReport",
     "StepSettings",

@@ -1,4 +1,4 @@
-"""Attention: what an entry says that it serves, and the function that its builder returns.
+"""Attention: the layers that an entry can serve, and the function that its builder returns.
 
 Attention of one layer is softmax(scale * query key^T) value, where a position sees itself and what stands before it in
 its own sequence. An entry of kind `attention` declares which devices, types and shapes it serves; the plan picks one
@@ -34,7 +34,7 @@ class AttentionServes:
         largest_head: largest number of elements of a head; None: no limit.
         head_multiple: heads have a multiple of this many elements.
         segments: how rows that hold several sequences are kept apart.
-        window: a position may see only the last so many positions, itself included.
+        window: a position may see only a number of positions before it, a sliding window.
         softcap: scores may be capped, `cap * tanh(score / cap)`.
         sinks: a learned score for each head joins the softmax, and its share of the weights goes nowhere.
         grouped: keys and values may have fewer heads than queries.
@@ -66,7 +66,7 @@ class AttentionServes:
 
 @dataclass(frozen=True)
 class AttentionNeeds:
-    """What a model's layers ask of attention beside products and a softmax; a family says it.
+    """What a model's layers need of attention beside products and a softmax; the family's facts hold it.
 
     Attributes:
         softcap: largest score, which `cap * tanh(score / cap)` approaches; None: scores are not capped.
@@ -96,7 +96,7 @@ class Attention(Protocol):
             lengths: of the sequences of each row, which add up to the number of keys, as plain integers: nothing has to
                 be asked of the device. No position sees another sequence than its own.
             causal: a position sees itself and what comes before; False: its whole sequence.
-            window: a position sees only the last so many positions, itself included; None: all.
+            window: how many positions a position sees, the last one being itself; None: all.
             softcap: scores become `softcap * tanh(score / softcap)` before the softmax; None: they do not.
             sinks: (heads,) scores that join the softmax of each position, and weigh no value; None: there are none.
 

@@ -1,4 +1,4 @@
-"""What builds an engine: the hardware's facts, what a backend is asked, what it decides, and what it then builds."""
+"""Backends: the hardware's facts, the request for a plan, the plan, and the request for an engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from finetooth_hooks.adapters import Adapter
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import ScalarHead
@@ -16,7 +17,7 @@ from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings
 from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import Processor
-from finetooth_hooks.training import Adapter, Optimizer, Schedule
+from finetooth_hooks.updates import Optimizer, Schedule
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What plugins' objects derive from: everything that is optional in a contract, there and harmless, or refusing.
+"""Base classes of plugins' objects: all that is optional in a contract, with a harmless answer or a refusal.
 
     class AcmeSource(SourceBase):
         def rows(self): ...
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Backward, Counts, Engine, Handle, RoleModel, Snapshot, Spans, Usage
     from finetooth_hooks.errors import DataError
     from finetooth_hooks.examples import Row
+    from finetooth_hooks.faces import FaceService
     from finetooth_hooks.models import LowRank, Tokenizer
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Generated, Sampling
     from finetooth_hooks.sources import Portion
-    from finetooth_hooks.training import Tracker
+    from finetooth_hooks.trackers import Tracker
 
 
 class Capable:
@@ -248,10 +249,20 @@ class RendererBase(Capable):
     extension: bool = False
 
 
+class FaceBase(Capable):
+    """Base of faces (`finetooth_hooks.faces.Face`)."""
+
+    _contract = "face"
+
+    async def stdio(self, service: FaceService) -> None:
+        raise self._cannot("speak through standard input and output", "stdio")
+
+
 BASES: Mapping[str, type[Capable]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
     "evaluator": EvaluatorBase,
+    "face": FaceBase,
     "loader": LoaderBase,
     "method": MethodBase,
     "renderer": RendererBase,
@@ -267,6 +278,7 @@ __all__ = [
     "Capable",
     "EngineBase",
     "EvaluatorBase",
+    "FaceBase",
     "LoaderBase",
     "MethodBase",
     "RendererBase",

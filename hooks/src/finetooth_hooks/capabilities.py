@@ -1,4 +1,4 @@
-"""What an object may be able to do beyond the least that its contract asks: words, each with what it promises.
+"""Capabilities: words for what an object can do beyond the least that its contract asks.
 
 `capabilities` of an object holds the words that are true of it, and is the only question that is asked. A method behind
 a word is in the base class of its kind (`finetooth_hooks.bases`), where it refuses. What has an answer for everybody
@@ -53,12 +53,18 @@ TOKENIZER: Mapping[str, str] = {
 }
 """Beyond encoding and decoding."""
 
+FACE: Mapping[str, str] = {
+    "stdio": "speaks through standard input and output to the process that started the server (`stdio`)",
+}
+"""Beyond `app`."""
+
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
     "source": SOURCE,
     "adapter": ADAPTER,
     "tracker": TRACKER,
     "tokenizer": TOKENIZER,
+    "face": FACE,
     "method": {},
     "evaluator": {},
     "loader": {},
@@ -66,4 +72,4 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
 }
 """The words of each kind. Of methods, evaluators, loaders and renderers there are none yet."""
 
-__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "SOURCE", "TOKENIZER", "TRACKER"]
+__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "FACE", "SOURCE", "TOKENIZER", "TRACKER"]

@@ -123,7 +123,7 @@ class SnapshotStore(Protocol):
     """A tier that keeps snapshots in memory: `device` and `host`."""
 
     def put(self, kept: Kept) -> None:
-        """Keep it, and let go of the oldest beyond the store's bound. `host` is called from the thread that saves and
+        """Keep it, and drop the oldest beyond the store's bound. `host` is called from the thread that saves and
         makes the copy there."""
         ...
 

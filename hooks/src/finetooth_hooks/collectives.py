@@ -1,4 +1,4 @@
-"""Several ranks that train one set of parameters together: what an engine asks of them."""
+"""Collectives: how the ranks that train one set of parameters add and gather."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Context(Protocol):
         """Rows of `data.train` or `data.eval`, through source and format; every one checked.
 
         Args:
-            first: only what the first so many rows give; None is all of them.
+            first: read only this many rows; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.
@@ -169,8 +169,8 @@ class Context(Protocol):
         with the same data and settings; the result is the same in every way.
 
         Args:
-            limit: what becomes of rows that are too long or train nothing; None keeps every row whole.
-            first: prepare only the first so many rows; None is all of them.
+            limit: how rows are treated that are too long or train nothing; None keeps every row whole.
+            first: prepare only this many rows; None is all of them.
 
         Raises:
             RecipeError: the recipe gives no data for the split.
@@ -225,7 +225,7 @@ class Context(Protocol):
         """Tell the user something that belongs to the plan.
 
         Args:
-            topic: of several notes on one topic only the first is told; default: the text itself.
+            topic: only the first note on a topic is shown; default: the text itself.
         """
         ...
 

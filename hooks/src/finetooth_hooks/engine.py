@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetooth_hooks.datum import Datum
-from finetooth_hooks.losses import LossSpec, LossTotals
+from finetooth_hooks.loss_totals import LossTotals
+from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.sampling import Generated, Sampling
 
 if TYPE_CHECKING:
@@ -295,8 +296,7 @@ class Engine(Protocol):
 
     def save(self, path: Path) -> None:
         """Write everything that trains into the folder `path` (made if missing): weights, optimizer, schedule,
-        scaler, random state,
-        accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
+        scaler, random state, accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
         ...
 
     def load(self, path: Path) -> None:

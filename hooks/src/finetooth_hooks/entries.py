@@ -99,7 +99,7 @@ class Format(Entry):
 
     kind = "format"
     rank: int = 100
-    """Lower is asked first when the format is detected; equal ranks must not both accept a row."""
+    """To detect a row's format, lower ranks are tried first; no two of one rank may accept the same row."""
     example_rows: tuple[Mapping[str, Any], ...] = ()
     """Rows of this format, by which the conformance kit tries it."""
 

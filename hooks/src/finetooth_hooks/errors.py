@@ -104,7 +104,7 @@ class NotFinite(EngineError):
 
 
 class Interrupted(EngineError):
-    """A primitive was broken off between two micro-batches, because whoever drives the engine asked for it
+    """A primitive was broken off between two micro-batches, because its caller asked for it
     (`Engine.interrupt_when`). What the call had accumulated was dropped."""
 
 

@@ -1,4 +1,4 @@
-"""Faces: protocols under which a server offers its models to clients, brought by distributions of their own.
+"""Faces: protocols under which a server offers its models to clients.
 
 A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A plugin
 yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from finetooth_hooks.context import CommandContext
 
@@ -87,7 +87,7 @@ class FaceService(Protocol):
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Json:
         """The call: `id`, `session`, `seq`, `operation`, `state` (`queued`, `done`, `failed`), `result`, `error`;
-        waits for its end, at most so many seconds."""
+        waits for its end, at most `seconds`."""
         ...
 
     def sessions(self, caller: FaceCaller) -> Json:
@@ -116,11 +116,16 @@ class FaceService(Protocol):
 
 
 class Face(Protocol):
-    """A protocol of clients.
+    """A protocol of clients. A face derives from `finetooth_hooks.FaceBase`, where `stdio` refuses.
 
     Attributes:
         path: of its requests; the server sends what comes there to `app`.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.FACE`."""
+        ...
 
     @property
     def path(self) -> str: ...
@@ -129,14 +134,10 @@ class Face(Protocol):
         """What answers, and what must be entered while it does."""
         ...
 
-
-@runtime_checkable
-class StdioFace(Face, Protocol):
-    """A face that also speaks through standard input and output, to the process that started the server."""
-
     async def stdio(self, service: FaceService) -> None:
-        """Serve until the input ends. Whoever started the process calls."""
+        """Serve through standard input and output until the input ends. The caller is the process that started the
+        server. Capability `stdio`."""
         ...
 
 
-__all__ = ["Face", "FaceCaller", "FaceService", "StdioFace"]
+__all__ = ["Face", "FaceCaller", "FaceService"]

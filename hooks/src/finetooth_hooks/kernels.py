@@ -1,4 +1,4 @@
-"""Kernels: what a backend asks for, what a provider brings, and what was picked for an engine."""
+"""Kernels: a backend's request, a provider's answer, and the pick for an engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a backend asks of an operation.
+    """A backend's request for an operation.
 
     Attributes:
         dtypes: of what it will be given, all of which the provider must take.

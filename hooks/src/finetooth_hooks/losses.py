@@ -21,9 +21,9 @@ Array = Any
 
 Outputs = Mapping[str, Array]
 """By the name given in `Loss.needs`: `logprobs` (S, T) or (S, T, K) and `entropy` (S, T), zero where the mask is
-false; `NAME@ROLE` for another
-role; `logits` (S, T, V). Of a scalar head `values` (S, T), the head's number for each position where the mask is true
-and 0 elsewhere, and `scores` (S,), that of the last such position of a sequence, 0 where there is none."""
+false; `NAME@ROLE` for another role; `logits` (S, T, V). Of a scalar head `values` (S, T), the head's number for each
+position where the mask is true and 0 elsewhere, and `scores` (S,), that of the last such position of a sequence, 0
+where there is none."""
 
 LossState = Mapping[str, Any]
 """What a loss carries from step to step (running means): numbers or NumPy arrays, part of every checkpoint."""
@@ -57,8 +57,7 @@ class LossData:
 
 Per = Literal["weights", "tokens", "sequences", "groups", "none"]
 """Normalizers, summed over the step: the weights of the targets that count, the targets that count, the sequences
-with at least one
-target that counts, the groups, or 1 (a plain sum, as on the Tinker wire)."""
+with at least one target that counts, the groups, or 1 (a plain sum, as on the Tinker wire)."""
 
 
 @dataclass(frozen=True)
@@ -91,29 +90,12 @@ class LossResult:
     """What a loss returns: contributions by component, metrics by name, and its state after the step.
 
     Only a loss with `together: step` may return a state that differs from the one it was given: any other is
-        evaluated once a micro-batch,
-    and its state would depend on the layout. The engine refuses it by name.
+    evaluated once a micro-batch, and its state would depend on the layout. The engine refuses it by name.
     """
 
     contributions: Mapping[str, Contribution]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     state: LossState = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LossTotals:
-    """What a loss added up to over the data of a call, before anything was divided. Those of several calls of a step,
-    or of several ranks, can be merged (`finetooth_steps.totals.merge_totals`).
-
-    Attributes:
-        loss: full name of the loss.
-        contributions: by component; `total` is a float, the sum over the call.
-        metrics: by name; `total` and `count` are floats, combined over the call as `reduce` says.
-    """
-
-    loss: str
-    contributions: Mapping[str, Contribution] = field(default_factory=dict)
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 class LossFn(Protocol):

@@ -1,4 +1,4 @@
-"""What says what a model is: tokenizers, loaders, families, and the facts that they tell."""
+"""Models: tokenizers, loaders, families, and the facts of a model before its weights are loaded."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Limit:
-    """What becomes of rows that are too long or train nothing; see `TrainSettings`."""
+    """How rows are treated that are too long or train nothing; see `TrainSettings`."""
 
     max_length: int
     excess_length: str
@@ -92,7 +92,7 @@ class Preparation:
     """Data of one split, and what became of its rows.
 
     Attributes:
-        data: in the order of the rows; made when they are asked for.
+        data: in the order of the rows; each is made when it is read.
         report: counts.
         remarks: rows by what was remarked on them (`Rendered.remarks`).
     """

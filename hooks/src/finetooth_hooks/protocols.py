@@ -2,13 +2,12 @@
 itself.
 
 What a builder returns derives from the base class of its kind (`finetooth_hooks.bases`), which has every method that is
-optional. Import the protocols from here; they are written down by subject, in `models`, `renderers`, `sources`,
-`training` and `backends`.
-Engines and losses have modules of their own: `finetooth_hooks.engine`, `finetooth_hooks.losses`.
+optional. Import the protocols from here; each is written down in the module of its kind.
 """
 
 from __future__ import annotations
 
+from finetooth_hooks.adapters import Adapter
 from finetooth_hooks.attention import Attention, AttentionNeeds
 from finetooth_hooks.backends import (
     Backend,
@@ -31,8 +30,10 @@ from finetooth_hooks.backends import (
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.evaluators import Evaluator, Reward
 from finetooth_hooks.faces import Face
 from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
+from finetooth_hooks.methods import Method
 from finetooth_hooks.models import (
     Block,
     Family,
@@ -46,15 +47,8 @@ from finetooth_hooks.models import (
 from finetooth_hooks.quantizers import Quantizer, Stored
 from finetooth_hooks.renderers import ImagePlace, Processor, Renderer
 from finetooth_hooks.sources import Examples, Format, Portion, Source
-from finetooth_hooks.training import (
-    Adapter,
-    Evaluator,
-    Method,
-    Optimizer,
-    Reward,
-    Schedule,
-    Tracker,
-)
+from finetooth_hooks.trackers import Tracker
+from finetooth_hooks.updates import Optimizer, Schedule
 
 __all__ = [
     "Adapter",

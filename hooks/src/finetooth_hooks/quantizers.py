@@ -1,4 +1,4 @@
-"""Bases in fewer bits: what stores a linear weight, and what is said of a model that is stored so."""
+"""Quantizers: store the linear weights of a base in fewer bits, and describe the format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What turns messages into tokens, and images into what a model reads: renderers and processors."""
+"""Renderers turn messages into tokens; processors turn images into what a model reads."""
 
 from __future__ import annotations
 

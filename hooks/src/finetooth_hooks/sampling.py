@@ -1,4 +1,4 @@
-"""How to sample, and what was sampled."""
+"""Sampling: settings, and completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-        max_tokens: at most so many new tokens.
+        max_tokens: the most new tokens.
         temperature: 0 is greedy.
         top_k: 0 is off.
         top_p: 1 is off.

@@ -1,4 +1,4 @@
-"""Where rows come from and what they say: sources, the portions that they are read in, and formats."""
+"""Sources yield rows, whole or in portions; formats turn rows into examples."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Format(Protocol):
 
     def read(self, row: Row) -> ReadRow:
         """
-        Which columns it looks up in `row.values` is watched, and columns that are never looked up are told to the user.
+        The columns that it looks up in `row.values` are recorded; the user hears of those that are never looked up.
 
         Returns:
             An example; or several of them, which are called `ROW#1`, `ROW#2`, ... in this order. A `LeftOut` in place
@@ -116,8 +116,8 @@ class Examples:
 
     Attributes:
         split: `train` or `eval`.
-        rows: examples with the id of their row, in the source's order. Of large data they are read anew each time
-            they are gone through.
+        rows: examples with the id of their row, in the source's order. Large data are read again on every
+            iteration.
         format: which format reads them, and why.
         source: which source yielded them.
     """

@@ -22,57 +22,11 @@ from finetooth_hooks import Datum
 from finetooth_hooks.entries import Together
 
 from finetooth_steps.groups import group_indices
-from finetooth_steps.row_filling import LEAST_SAVED, Filling, fill_rows, positions_of
+from finetooth_steps.micro_batches import MicroBatch, computed_length
+from finetooth_steps.row_filling import LEAST_SAVED, Filling, fill_rows
 
 SHORTEST_SHARED = 16
 """Tokens in common from which sharing pays: below, the extra calls cost more than the positions saved."""
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """A rectangle of rows.
-
-    Attributes:
-        rows: indices into the data, ascending, so that groups stand together in the order the method gave.
-        lengths: for each row, how many of its positions are computed.
-        packed: rows stand one behind the other and nothing is padded.
-        shared: positions among these that are another row's of the same group as well, and are computed there.
-        filled: what stands one behind the other in each row that goes through the model, as places in `rows`; empty
-            where each has a row to itself.
-        pieces: a group that a loss must see whole and that exceeds the budget is computed in these.
-    """
-
-    rows: tuple[int, ...]
-    lengths: tuple[int, ...]
-    packed: bool = False
-    shared: int = 0
-    filled: tuple[tuple[int, ...], ...] = ()
-    pieces: tuple[MicroBatch, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Positions of the longest row."""
-        return max(self.lengths)
-
-    @property
-    def positions(self) -> int:
-        """Positions computed, padding included."""
-        if self.filled:
-            return positions_of(self.filled, self.lengths)
-        return sum(self.lengths) - self.shared if self.packed else len(self.rows) * self.width
-
-    @property
-    def computed(self) -> tuple[MicroBatch, ...]:
-        """What goes through the model at once."""
-        return self.pieces or (self,)
-
-
-def computed_length(datum: Datum) -> int:
-    """Positions up to the last target that counts, or to the end of an image that this falls into; at least 1, so that
-    the row exists."""
-    counting = np.flatnonzero(datum.mask)
-    length = int(counting[-1]) + 1 if counting.size else 1
-    return max([length, *(start + len(chunk) for start, chunk in datum.images if start < length)])
 
 
 @dataclass(frozen=True)
@@ -247,13 +201,3 @@ def _even(units: Sequence[_Unit], budget: int) -> list[list[_Unit]]:
         if all(load <= budget or len(batches[place]) == 1 for load, place in loads):
             return [batch for batch in batches if batch]
         count += 1 + count // 50
-
-
-def one_batch(data: Sequence[Datum], *, whole: bool = False) -> MicroBatch:
-    """All data as one rectangle, in their order: what a loss with `together: step` sees.
-
-    Args:
-        whole: every position counts as computed, also those after the last target that counts.
-    """
-    lengths = tuple(len(datum) if whole else computed_length(datum) for datum in data)
-    return MicroBatch(tuple(range(len(data))), lengths)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from finetooth_hooks import Datum, LossSpec, NotFinite
 from finetooth_hooks import arrays as xp
 
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 
 
 def check_finite(

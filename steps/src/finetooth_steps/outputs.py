@@ -10,7 +10,7 @@ from finetooth_hooks import Datum
 from finetooth_hooks import arrays as xp
 from numpy.typing import NDArray
 
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 
 
 def side_by_side(batch: MicroBatch, values: Sequence[NDArray[Any]] | Mapping[int, NDArray[Any]]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from finetooth_hooks import Datum, ImageChunk, LossData
 from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.segments import WHOLE, starts_of
 
 Array = TypeVar("Array")

@@ -14,7 +14,7 @@ from typing import Literal
 
 Filling = Literal["rows", "stream"]
 """How data share rows: `rows` as wide as the longest datum, for attention under a mask; `stream` all data of a
-micro-batch in one row, for attention that is told where sequences begin and looks no further."""
+micro-batch in one row, for attention that gets the places where sequences begin and stays within them."""
 
 LEAST_SAVED = 0.05
 """Share of a step's positions that must be saved for rows to be shared: a mask costs something, too."""

@@ -53,6 +53,11 @@ the GEMM rate counts only FLOPs that were executed, by finetooth's own count or 
 run.
 """
 
+NOTES = """\
+Written by hand beside the results, with what was tried and did not help:
+[matrix-units](benchmarks/notes-matrix-units.md), [captured-steps](benchmarks/notes-captured-steps.md).
+"""
+
 
 def page_of(folder: str) -> str:
     """The page's name, for the name of a folder of results."""
@@ -69,7 +74,7 @@ def render(results: Results, folder: str = FOLDER, others: Sequence[str] = ()) -
     loaded, results = results.get(service.NAME), {k: v for k, v in results.items() if k != service.NAME}
     drawn = drawings(results)
     alone = folder != FOLDER
-    parts = [OPENING.replace("FOLDER", folder), elsewhere(others), machine_section(results)]
+    parts = [OPENING.replace("FOLDER", folder), elsewhere(others), NOTES, machine_section(results)]
     parts.append(goals_section(results, measured_only=alone))
     for workload in WORKLOADS:
         file = results.get(workload.name)

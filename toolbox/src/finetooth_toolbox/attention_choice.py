@@ -84,12 +84,12 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
     limit = serves.largest_head
     patterns, architecture = serves.architectures, hardware.architecture
     reasons = (
-        (device not in serves.devices, f"it is for {_listed(serves.devices)}, not for {hardware.label}"),
+        (device not in serves.devices, f"it is for {_enumeration(serves.devices)}, not for {hardware.label}"),
         (
             bool(patterns and architecture) and not any(fnmatchcase(architecture, pattern) for pattern in patterns),
-            f"it is for {_listed(patterns)}, and {hardware.label} is {architecture}",
+            f"it is for {_enumeration(patterns)}, and {hardware.label} is {architecture}",
         ),
-        (precision not in serves.precisions, f"it computes {_listed(serves.precisions)}, not {precision}"),
+        (precision not in serves.precisions, f"it computes {_enumeration(serves.precisions)}, not {precision}"),
         (
             limit is not None and demand.head_size > limit,
             f"heads have {demand.head_size} elements, and it takes {limit}",
@@ -112,7 +112,7 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
     return next((reason for holds, reason in reasons if holds), "") or missing_packages(serves.packages)
 
 
-def _listed(names: Any) -> str:
+def _enumeration(names: Any) -> str:
     return " and ".join(sorted(names))
 
 

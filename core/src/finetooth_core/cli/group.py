@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from finetooth_hooks.entries import Command
 from finetooth_hooks.errors import PluginError, UserError
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.cli.state import State
 
@@ -66,10 +66,10 @@ class CommandGroup(click.Group):
         if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
             known = {_called(registered): registered for registered in _brought(ctx)}
             return _load(known[cmd_name]) if cmd_name in known else None
-        close = difflib.get_close_matches(cmd_name, [own.name for own in OWN], n=1)
+        close = nearest(cmd_name, [own.name for own in OWN])
         brought = {registered.entry.name for registered in _brought(ctx)}
         if close and cmd_name not in brought:
-            raise UserError(f"there is no command {cmd_name!r}", action=f"did you mean ft {close[0]}?")
+            raise UserError(f"there is no command {cmd_name!r}", action=f"did you mean ft {close}?")
         return _load(_state(ctx).catalog.get("command", cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -103,7 +103,7 @@ def declaration_is_consistent(case: EntryCase) -> None:
 def value_and_gradients_are_the_reference(case: EntryCase) -> None:
     """In every declared precision: results and gradients of queries, keys, values and sinks, for incoming gradients
     that differ everywhere, equal those computed in float64."""
-    torch, device, compute = _made(case)
+    torch, device, compute = _function_on_device(case)
     serves = _entry(case).serves
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for precision in sorted(serves.precisions & dtypes.keys()):
@@ -133,7 +133,7 @@ def value_and_gradients_are_the_reference(case: EntryCase) -> None:
 @check_for("attention")
 def scoring_computes_what_training_does(case: EntryCase) -> None:
     """With and without a graph the results are the same, bit for bit, and of the same type."""
-    torch, device, compute = _made(case)
+    torch, device, compute = _function_on_device(case)
     serves = _entry(case).serves
     dtype = torch.float32 if "fp32" in serves.precisions else torch.bfloat16
     one = next(one for one in reversed(CASES) if one.served(serves) and not one.positions)
@@ -149,7 +149,7 @@ def scoring_computes_what_training_does(case: EntryCase) -> None:
 @check_for("attention")
 def sequences_of_a_row_do_not_see_each_other(case: EntryCase) -> None:
     """Other numbers in one sequence of a row change nothing in the others."""
-    torch, device, compute = _made(case)
+    torch, device, compute = _function_on_device(case)
     serves = _entry(case).serves
     if serves.segments == "none":
         raise CheckSkipped("the entry keeps no sequences apart")
@@ -172,7 +172,7 @@ def _entry(case: EntryCase) -> Attention:
     return case.entry
 
 
-def _made(case: EntryCase) -> tuple[Any, str, Any]:
+def _function_on_device(case: EntryCase) -> tuple[Any, str, Any]:
     """torch, a device that the entry serves, and the function.
 
     Raises:

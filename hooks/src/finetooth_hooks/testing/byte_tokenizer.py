@@ -112,3 +112,11 @@ class ByteTokenizer(TokenizerBase):
         """Writes its special tokens; not in a form that transformers reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "byte_tokenizer.json").write_text(json.dumps({"special": self._special}), encoding="utf-8")
+
+
+class EndlessTokenizer(ByteTokenizer):
+    """One without an end-of-text token."""
+
+    @property
+    def eos_id(self) -> None:
+        return None

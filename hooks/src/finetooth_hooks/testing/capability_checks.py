@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ _REFUSES: Mapping[str, Mapping[str, Callable[[Any, EntryCase], Any]]] = {
             source.refusal(Problems(), 0),
         ),
     },
+    "face": {"stdio": lambda face, case: asyncio.run(face.stdio(None))},
     "adapter": {
         "disable": lambda adapter, case: adapter.disabled(object()),
         "fold": lambda adapter, case: adapter.fold(object(), case.folder, precision="fp32", device="cpu"),
@@ -44,10 +46,10 @@ def says_what_it_can_do(case: EntryCase) -> None:
     expect(not unknown, "built.capabilities", f"unknown {unknown}", f"of {sorted(CAPABILITIES[kind])}")
     for word, ask in _REFUSES.get(kind, {}).items():
         if word not in words:
-            _refused(word, ask, built, case)
+            _expect_refusal(word, ask, built, case)
 
 
-def _refused(word: str, ask: Callable[[Any, EntryCase], Any], built: Any, case: EntryCase) -> None:
+def _expect_refusal(word: str, ask: Callable[[Any, EntryCase], Any], built: Any, case: EntryCase) -> None:
     called = f"what {case.called} built, without the capability {word!r}, asked for it"
     try:
         result = ask(built, case)

@@ -148,7 +148,7 @@ Status = Literal["passed", "failed", "skipped", "expected_failure"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of one check.
+    """The result of one check.
 
     Attributes:
         subject: `loss:dpo`.

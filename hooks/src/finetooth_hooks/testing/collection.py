@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import subprocess
@@ -13,6 +12,8 @@ from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_hooks import specs
 from finetooth_hooks.entries import Entry
@@ -87,8 +88,8 @@ def hooks_exist_and_are_marked(subject: str | ModuleType) -> None:
         if marked is None:
             fail(called, "a function without @hookimpl", "@hookimpl above it, or another name")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"one of the contract's hooks, perhaps {near[0]}" if near else "one of the contract's hooks"
+            near = nearest(name, known, prefix="ft_")
+            hint = f"one of the contract's hooks, perhaps {near}" if near else "one of the contract's hooks"
             expect(marked.optionalhook, called, "a hook that does not exist", hint)
             continue
         given = inspect.signature(getattr(specs, name)).parameters
@@ -224,8 +225,8 @@ def expecting(checks: list[Check], expected: Mapping[str, str]) -> list[Check]:
     known = {check.id for check in checks} | {check.name for check in checks}
     for key, reason in expected.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise ValueError(f"expected_failures names no check: {key!r}" + (f"; near: {near[0]!r}" if near else ""))
+            near = nearest(key, known)
+            raise ValueError(f"expected_failures names no check: {key!r}" + (f"; near: {near!r}" if near else ""))
         if not reason.strip():
             raise ValueError(f"expected_failures[{key!r}] gives no reason")
     return [

@@ -14,6 +14,7 @@ CONTRACTS: Mapping[str, type] = {
     "adapter": protocols.Adapter,
     "engine": protocols.Engine,
     "evaluator": protocols.Evaluator,
+    "face": protocols.Face,
     "loader": protocols.Loader,
     "method": protocols.Method,
     "renderer": protocols.Renderer,

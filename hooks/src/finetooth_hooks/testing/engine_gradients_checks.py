@@ -142,7 +142,7 @@ def step_drops_gradients(case: EngineCase) -> None:
     )
 
 
-def _refused(engine: Engine, handle: Handle, called: str) -> None:
+def _expect_refusal(engine: Engine, handle: Handle, called: str) -> None:
     try:
         engine.backward(handle)
     except EngineError:
@@ -156,10 +156,10 @@ def spent_handles_are_refused(case: EngineCase) -> None:
     used, stale = engine.forward(data, WEIGHTED_NLL).handle, engine.forward(data, WEIGHTED_NLL).handle
     assert used is not None and stale is not None
     engine.backward(used)
-    _refused(engine, used, "backward(handle), a second time")
+    _expect_refusal(engine, used, "backward(handle), a second time")
     engine.step()
-    _refused(engine, stale, "backward(handle from before the step)")
-    _refused(engine, Handle(10**9, engine.weights_version), "backward(a handle nobody gave)")
+    _expect_refusal(engine, stale, "backward(handle from before the step)")
+    _expect_refusal(engine, Handle(10**9, engine.weights_version), "backward(a handle nobody gave)")
 
 
 def fresh_engines_agree(case: EngineCase) -> None:

@@ -19,7 +19,7 @@ TOKENS = 4
 Call = Callable[[], Any]
 
 
-class _Asked:
+class _StopAfter:
     """Counts how often it is asked, and says yes from the question `stop_at` on."""
 
     def __init__(self, stop_at: float = float("inf")) -> None:
@@ -66,7 +66,7 @@ def asked_before_every_micro_batch(case: EngineCase) -> None:
     its longest completion; and an answer that is always no changes nothing."""
     batches = case.engine().forward_backward(case.data(), WEIGHTED_NLL).micro_batches
     for name in _possible(case.engine("interrupt")):
-        engine, asked = case.engine("interrupt"), _Asked()
+        engine, asked = case.engine("interrupt"), _StopAfter()
         call = _made_ready(name, engine, case)
         engine.interrupt_when(asked)
         call()
@@ -92,11 +92,11 @@ def an_interrupted_call_leaves_no_trace(case: EngineCase) -> None:
 def _story(name: str, case: EngineCase, stop_at: int) -> tuple[dict[str, Any], int]:
     """Gradients before, the call (broken off once, unless `stop_at` is 0), more gradients, a step; what each gave, and
     how many questions the call asked."""
-    engine, asked = case.engine("interrupt"), _Asked()
+    engine, asked = case.engine("interrupt"), _StopAfter()
     engine.forward_backward(case.data(4, seed=1), CENTRED)
     call = _made_ready(name, engine, case)
     if stop_at:
-        engine.interrupt_when(_Asked(stop_at))
+        engine.interrupt_when(_StopAfter(stop_at))
         try:
             call()
         except Interrupted:

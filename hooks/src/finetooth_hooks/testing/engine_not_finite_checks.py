@@ -61,20 +61,20 @@ def _ending(engine: Engine, case: EngineCase) -> dict[str, Any]:
     }
 
 
-def _begun(case: EngineCase) -> Engine:
+def _engine_after_a_step(case: EngineCase) -> Engine:
     engine = case.engine()
     engine.forward_backward(_data(case, "first"), CENTRED)
     engine.step()
     return engine
 
 
-def _same(called: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _expect_same(called: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for what, value in wanted.items():
         same = repr(found[what]) == repr(value)
         expect(same, f"{what}, {called}", "other bits", "those of an engine that never saw these data")
 
 
-def _named(called: str, error: NotFinite, needed: Sequence[Datum], possible: Sequence[Datum]) -> None:
+def _expect_rows_named(called: str, error: NotFinite, needed: Sequence[Datum], possible: Sequence[Datum]) -> None:
     rows, missing = set(error.rows), [datum.id for datum in needed if datum.id not in error.rows]
     expect(not missing, f"{called}: NotFinite.rows", error.rows, f"{missing} among them")
     odd = sorted(rows - {datum.id for datum in possible})
@@ -85,22 +85,22 @@ def a_loss_of_nan_names_its_rows(case: EngineCase) -> None:
     """A loss that one datum makes NaN raises NotFinite with its id; what was accumulated before stays, and the engine
     goes on as if the call had not been made: weights, optimizer, counters and states of losses."""
     with np.errstate(all="ignore"):
-        undisturbed = _begun(case)
+        undisturbed = _engine_after_a_step(case)
         undisturbed.forward_backward(_data(case, "kept"), WEIGHTED_NLL)
         wanted = _ending(undisturbed, case)
         for spec in (POISONED_ROWS, POISONED):
             called, data = f"forward_backward(data, {spec.name})", _data(case, "bad", 4)
-            engine = _begun(case)
+            engine = _engine_after_a_step(case)
             engine.forward_backward(_data(case, "kept"), WEIGHTED_NLL)
             version = engine.weights_version
             try:
                 engine.forward_backward(data, spec)
             except NotFinite as error:
-                _named(called, error, data[4:5], data)
+                _expect_rows_named(called, error, data[4:5], data)
             else:
                 fail(called, "a result", "NotFinite")
             expect(engine.weights_version == version, f"weights_version after {called}", "another", f"{version}")
-            _same(f"after {called}", _ending(engine, case), wanted)
+            _expect_same(f"after {called}", _ending(engine, case), wanted)
 
 
 def a_gradient_that_is_not_finite_names_what_was_accumulated(case: EngineCase) -> None:
@@ -108,21 +108,21 @@ def a_gradient_that_is_not_finite_names_what_was_accumulated(case: EngineCase) -
     drops the gradients, and weights, optimizer, schedule and counters are as before. With a loss scale the step may be
     skipped instead, and the weights are as before."""
     with np.errstate(all="ignore"):
-        wanted = _ending(_begun(case), case)
-        engine, good, data = _begun(case), _data(case, "good"), _data(case, "bad", 2)
+        wanted = _ending(_engine_after_a_step(case), case)
+        engine, good, data = _engine_after_a_step(case), _data(case, "good"), _data(case, "bad", 2)
         before = [array.tobytes() for array in engine.logprobs(case.data())]
         engine.forward_backward(good, WEIGHTED_NLL)
         engine.forward_backward(data, CLIFF)
         try:
             stepped = engine.step()
         except NotFinite as error:
-            _named("step()", error, [*good, *data], [*good, *data])
+            _expect_rows_named("step()", error, [*good, *data], [*good, *data])
         else:
             expect(stepped.skipped, "step() with a gradient that is not finite", "a step", "NotFinite, or one skipped")
             kept = [array.tobytes() for array in engine.logprobs(case.data())] == before
             expect(kept, "logprobs after a step that was skipped", "other bits", "those before it")
             return
-        _same("after a step that was not finite", _ending(engine, case), wanted)
+        _expect_same("after a step that was not finite", _ending(engine, case), wanted)
 
 
 CHECKS = (a_loss_of_nan_names_its_rows, a_gradient_that_is_not_finite_names_what_was_accumulated)

@@ -27,7 +27,7 @@ def _requests(case: EngineCase) -> list[Request]:
     return [(prompts[i % len(prompts)], kinds[i % len(kinds)]) for i in range(2 * len(kinds))]
 
 
-def _driven(batch: RunningBatch, arriving: Mapping[int, Sequence[Request]]) -> dict[int, list[Written]]:
+def _drive(batch: RunningBatch, arriving: Mapping[int, Sequence[Request]]) -> dict[int, list[Written]]:
     """What was written of each request, in the order of their coming; `arriving` says before which step they come."""
     numbers: list[int] = []
     written: dict[int, list[Written]] = {}
@@ -63,7 +63,7 @@ def a_running_batch_writes_what_generate_writes(case: EngineCase) -> None:
     engine, asked = case.engine("generate", "continuous"), _requests(case)
     for arriving in ({0: asked}, {0: asked[:1], 2: asked[1:4], 5: asked[4:]}):
         batch = engine.running_batch()
-        written = _driven(batch, arriving)
+        written = _drive(batch, arriving)
         expect(len(batch) == 0 and batch.waiting == 0, "a running batch at its end", f"{len(batch)} left", "none")
         expect(batch.step() == [], "step() of an empty batch", "tokens", "none")
         for number, (prompt, sampling) in enumerate(asked):
@@ -114,7 +114,7 @@ def changed_weights_end_a_running_batch(case: EngineCase) -> None:
         pass
     else:
         raise AssertionError("step() of a running batch whose weights changed: nothing was said; wanted an EngineError")
-    (written,) = _driven(engine.running_batch(), {0: [(prompt, sampling)]}).values()
+    (written,) = _drive(engine.running_batch(), {0: [(prompt, sampling)]}).values()
     _same(engine, "a request after a step", written, engine.generate([prompt], sampling)[0])
 
 
@@ -128,7 +128,7 @@ def an_empty_prompt_is_refused_by_a_running_batch(case: EngineCase) -> None:
         pass
     else:
         raise AssertionError("add([]) of a running batch: nothing was said; wanted an EngineError")
-    (written,) = _driven(batch, {0: [(prompt, sampling)]}).values()
+    (written,) = _drive(batch, {0: [(prompt, sampling)]}).values()
     _same(engine, "a request after a refused one", written, engine.generate([prompt], sampling)[0])
 
 

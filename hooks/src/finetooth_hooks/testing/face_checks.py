@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 
-from finetooth_hooks.faces import StdioFace
 from finetooth_hooks.testing.checks import EntryCase, check_for, expect
 
 
@@ -19,11 +18,10 @@ def face_has_a_path_of_its_own(case: EntryCase) -> None:
 
 @check_for("face")
 def face_answers_with_an_application(case: EntryCase) -> None:
-    """`app` takes the service, and `stdio`, where there is one, is a coroutine function."""
+    """`app` takes the service, and `stdio` is a coroutine function."""
     face = case.build()
     app = getattr(face, "app", None)
     expect(callable(app), f"{case.called}.app", repr(app), "a method that makes the ASGI application")
     parameters = list(inspect.signature(face.app).parameters)
     expect(len(parameters) == 1, f"{case.called}.app", f"parameters {parameters}", "one, the service")
-    if isinstance(face, StdioFace):
-        expect(inspect.iscoroutinefunction(face.stdio), f"{case.called}.stdio", "a plain function", "async def")
+    expect(inspect.iscoroutinefunction(face.stdio), f"{case.called}.stdio", "a plain function", "async def")

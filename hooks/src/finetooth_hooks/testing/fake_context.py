@@ -155,7 +155,7 @@ class FakeCatalog:
     def __init__(self, entries: Iterable[Entry], installed: bool = False) -> None:
         self._registered = [FakeRegistered(entry) for entry in entries]
         if installed:
-            self._registered += _installed()
+            self._registered += _installed_entries()
 
     def get(self, kind: str, name: str, *, setting: str = "") -> FakeRegistered:
         for registered in self._registered:
@@ -172,7 +172,7 @@ class FakeCatalog:
 
 
 @cache
-def _installed() -> tuple[FakeRegistered, ...]:
+def _installed_entries() -> tuple[FakeRegistered, ...]:
     from finetooth_hooks.testing.collection import entries_of
 
     found: list[FakeRegistered] = []
@@ -225,6 +225,12 @@ class FakeContext:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Opened] = field(default_factory=dict)
     _topics: set[str] = field(default_factory=set)
+
+    @classmethod
+    def over(cls, folder: Path, entries: tuple[Entry, ...], *examples: Example, split: str = "train") -> FakeContext:
+        """One whose recipe gives these examples."""
+        rows = tuple((f"rows.jsonl:{i}", example) for i, example in enumerate(examples, start=1))
+        return cls(folder, entries=entries, given={split: Examples(split, rows)})
 
     @property
     def cache(self) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from finetooth_steps.data_checks import check_fields
-from finetooth_steps.layout import one_batch
 from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import one_batch
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.outputs import side_by_side
 from finetooth_steps.rectangles import loss_data

@@ -41,7 +41,7 @@ def _dtypes() -> dict[str, Any]:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
-def _tried(case: EntryCase) -> list[_Tried]:
+def _trials(case: EntryCase) -> list[_Tried]:
     """What can be tried on this machine.
 
     Raises:
@@ -144,7 +144,7 @@ def brings_what_it_declares(case: EntryCase) -> None:
 @check_for("kernel")
 def kernels_agree_with_the_reference(case: EntryCase) -> None:
     """Values and gradients are the float64 reference's but for roundings, for incoming gradients that differ."""
-    for tried in _tried(case):
+    for tried in _trials(case):
         for trial in tried.trials():
             _agrees(tried, trial, dict(trial.given), "")
 
@@ -154,7 +154,7 @@ def kernels_take_any_strides(case: EntryCase) -> None:
     """Numbers that lie apart, and rows that stand in columns, give the same."""
     import torch
 
-    for tried in _tried(case):
+    for tried in _trials(case):
         for trial in (one for one in tried.trials() if one.strides):
             apart = {name: torch.stack([x, x + 1], -1)[..., 0] for name, x in trial.given.items()}
             _agrees(tried, trial, apart, ", numbers apart")
@@ -168,7 +168,7 @@ def kernels_take_any_strides(case: EntryCase) -> None:
 @check_for("kernel")
 def kernels_take_no_rows(case: EntryCase) -> None:
     """Nothing in, nothing out, and gradients that are 0."""
-    for tried in _tried(case):
+    for tried in _trials(case):
         for trial in tried.trials(rows=0):
             _agrees(tried, trial, dict(trial.given), ", no rows")
 
@@ -176,7 +176,7 @@ def kernels_take_no_rows(case: EntryCase) -> None:
 @check_for("kernel")
 def nan_shows_where_it_is_seen(case: EntryCase) -> None:
     """A NaN in the last row reaches the rows that the reference says it reaches."""
-    for tried in _tried(case):
+    for tried in _trials(case):
         for trial in tried.trials():
             given = {name: tensor.clone() for name, tensor in trial.given.items()}
             first = next(iter(given.values()))
@@ -197,7 +197,7 @@ def results_have_the_declared_dtype(case: EntryCase) -> None:
     """Its result has the dtype that it declares, in training (with a graph) and in scoring (without) alike."""
     import torch
 
-    for tried in _tried(case):
+    for tried in _trials(case):
         dtype = _dtypes()[tried.dtype]
         full = torch.float64 if dtype == torch.float64 else torch.float32
         wanted = full if tried.serves.result == "full" else dtype

@@ -11,14 +11,14 @@ from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing.fake_context import FakeContext, conversations
 
 
-def _made(split: str, rows: Sequence[Example]) -> Examples:
+def _examples(split: str, rows: Sequence[Example]) -> Examples:
     named = tuple((f"{split}:{i}", row) for i, row in enumerate(rows))
     return Examples(split, named, format="made by the kit", source="made by the kit")
 
 
 def texts(split: str) -> Examples:
     """Documents."""
-    return _made(split, [Text(f"Document {i} says {i * i}. " * (i + 1)) for i in range(10)])
+    return _examples(split, [Text(f"Document {i} says {i * i}. " * (i + 1)) for i in range(10)])
 
 
 def _sides(i: int) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
@@ -33,12 +33,12 @@ def _sides(i: int) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Mess
 
 def pairs(split: str) -> Examples:
     """A right and a wrong answer to each question."""
-    return _made(split, [Pair(*_sides(i), margin=1.0) for i in range(10)])
+    return _examples(split, [Pair(*_sides(i), margin=1.0) for i in range(10)])
 
 
 def labelled(split: str) -> Examples:
     """Answers that are right or wrong."""
-    return _made(split, [Labelled(_sides(i)[0], _sides(i)[1 + i % 2], i % 2 == 0) for i in range(10)])
+    return _examples(split, [Labelled(_sides(i)[0], _sides(i)[1 + i % 2], i % 2 == 0) for i in range(10)])
 
 
 def stepwise(split: str) -> Examples:
@@ -47,13 +47,13 @@ def stepwise(split: str) -> Examples:
         Stepwise((Message("user", f"{i}+2?"),), (f"{i}+1={i + 1}", f"so {i + 2 + i % 2}"), (True, i % 2 == 0))
         for i in range(10)
     ]
-    return _made(split, rows)
+    return _examples(split, rows)
 
 
 def tasks(split: str) -> Examples:
     """Questions that the model answers itself, with the right answer beside them for rewards."""
     rows = [Task(_sides(i)[0], {"answer": f"{i + i % 7}"}) for i in range(10)]
-    return _made(split, rows)
+    return _examples(split, rows)
 
 
 KINDS: tuple[Callable[[str], Examples], ...] = (conversations, texts, pairs, labelled, stepwise, tasks)

@@ -22,7 +22,7 @@ from finetooth_hooks.testing.kinds_of_rows import prepared_on_any
 _LIMIT = 50
 
 
-def _prepared(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
+def _prepare(case: EntryCase) -> tuple[FakeContext, FakeEngine, Driver, Prepared]:
     """A method over rows of a kind that it takes."""
 
     def make() -> tuple[FakeContext, Driver]:
@@ -44,7 +44,7 @@ def method_needs_known_capabilities(case: EntryCase) -> None:
 @check_for("method")
 def each_item_is_one_step(case: EntryCase) -> None:
     """prepare() counts; then each item of steps() is one optimizer step with its report, as many as were planned."""
-    _, engine, method, prepared = _prepared(case)
+    _, engine, method, prepared = _prepare(case)
     expect_instance(prepared, Prepared, "prepare()")
     expect(prepared.report.used > 0, "prepare().report", prepared.report, "some data used")
     reports = list(itertools.islice(method.steps(engine), _LIMIT))
@@ -62,14 +62,14 @@ def each_item_is_one_step(case: EntryCase) -> None:
 @check_for("method")
 def restored_method_goes_on(case: EntryCase) -> None:
     """A state taken after a step, and saved, makes a second method send the engine what would have come next."""
-    _, engine, method, _ = _prepared(case)
+    _, engine, method, _ = _prepare(case)
     iterator = method.steps(engine)
     next(iterator)
-    state = _saved(method.state())
+    state = _through_checkpoint(method.state())
     wanted = len(engine.seen)
     for _ in itertools.islice(iterator, 2):
         pass
-    _, second_engine, second, _ = _prepared(case)
+    _, second_engine, second, _ = _prepare(case)
     second.restore(state)
     second_engine.weights_version = 1
     for _ in itertools.islice(second.steps(second_engine), 2):
@@ -84,12 +84,12 @@ def restored_method_goes_on(case: EntryCase) -> None:
 
 @check_for("method")
 def state_after_a_failed_step_is_behind_its_data(case: EntryCase) -> None:
-    """The second step fails in the engine: a method restored from the state it has then goes on with the third."""
-    _, engine, method, _ = _prepared(case)
+    """The second step fails in the engine: a method restored from the state it has then continues with the third."""
+    _, engine, method, _ = _prepare(case)
     ends = [len(engine.seen) for _ in itertools.islice(method.steps(engine), 3)]
     if len(ends) < 3:
         raise CheckSkipped("it has fewer than three steps here")
-    _, failing, method, _ = _prepared(case)
+    _, failing, method, _ = _prepare(case)
     iterator = method.steps(failing)
     next(iterator)
     failing.refuse = NotFinite("the loss is nan")
@@ -99,8 +99,8 @@ def state_after_a_failed_step_is_behind_its_data(case: EntryCase) -> None:
         pass
     else:
         fail("a step in which forward_backward raises NotFinite", "a report", "NotFinite, passed on")
-    _, after, second, _ = _prepared(case)
-    second.restore(_saved(method.state()))
+    _, after, second, _ = _prepare(case)
+    second.restore(_through_checkpoint(method.state()))
     next(second.steps(after))
     expect(
         after.seen == engine.seen[ends[1] : ends[2]],
@@ -110,10 +110,14 @@ def state_after_a_failed_step_is_behind_its_data(case: EntryCase) -> None:
     )
 
 
-def _saved(state: Any) -> Any:
+def _through_checkpoint(state: Any) -> Any:
     """What comes back of a state that was saved: JSON, and copies of its arrays."""
     if isinstance(state, np.ndarray):
         return state.copy()
     if isinstance(state, Mapping):
-        return {json.loads(json.dumps(name)): _saved(part) for name, part in state.items()}
-    return [_saved(part) for part in state] if isinstance(state, list | tuple) else json.loads(json.dumps(state))
+        return {json.loads(json.dumps(name)): _through_checkpoint(part) for name, part in state.items()}
+    return (
+        [_through_checkpoint(part) for part in state]
+        if isinstance(state, list | tuple)
+        else json.loads(json.dumps(state))
+    )

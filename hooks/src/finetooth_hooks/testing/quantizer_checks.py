@@ -12,7 +12,7 @@ _INPUTS, _OUTPUTS = 256, 128
 _PATH = "model.layers.0.mlp.up_proj"
 
 
-def _stored(case: EntryCase) -> tuple[Any, Any, Any, Any]:
+def _quantise(case: EntryCase) -> tuple[Any, Any, Any, Any]:
     """torch, the quantizer, a linear module, and what stands in its place."""
     assert isinstance(case.entry, Quantizer)
     if "torch" not in case.entry.frameworks:
@@ -35,7 +35,7 @@ def _stored(case: EntryCase) -> tuple[Any, Any, Any, Any]:
 @check_for("quantizer")
 def stored_weights_take_what_is_said(case: EntryCase) -> None:
     """What a module keeps is `stored.bytes_per_weight` for each weight, within a tenth, and nothing of it trains."""
-    _, quantizer, _, made = _stored(case)
+    _, quantizer, _, made = _quantise(case)
     sizes = (made.in_features, made.out_features)
     expect(sizes == (_INPUTS, _OUTPUTS), "linear(module)", f"in and out features {sizes}", f"{(_INPUTS, _OUTPUTS)}")
     trains = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
@@ -51,7 +51,7 @@ def stored_weights_take_what_is_said(case: EntryCase) -> None:
 @check_for("quantizer")
 def stored_weights_compute_as_a_linear_module(case: EntryCase) -> None:
     """The module is linear in its input, adds the bias, and its weight, read off it, is near the one it was given."""
-    torch, _, module, made = _stored(case)
+    torch, _, module, made = _quantise(case)
     with torch.no_grad():
         weight = (made(torch.eye(_INPUTS)) - module.bias).T  # (outputs, inputs)
         wrong = float((weight - module.weight).norm() / module.weight.norm())
@@ -67,7 +67,7 @@ def stored_weights_compute_as_a_linear_module(case: EntryCase) -> None:
 @check_for("quantizer")
 def gradients_reach_what_comes_before(case: EntryCase) -> None:
     """The gradient of the input is that of the weight the module computes with."""
-    torch, _, module, made = _stored(case)
+    torch, _, module, made = _quantise(case)
     with torch.no_grad():
         weight = (made(torch.eye(_INPUTS)) - module.bias).T
     generator = torch.Generator().manual_seed(5)

@@ -58,14 +58,14 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _fetched(case: EntryCase, store: Store, name: str) -> dict[str, bytes]:
+def _fetch(case: EntryCase, store: Store, name: str) -> dict[str, bytes]:
     target = case.folder / "fetched" / os.urandom(4).hex()
     target.mkdir(parents=True)
     store.fetch(name, target)
     return _content(target)
 
 
-def _refused(called: str, call: Callable[[], object]) -> None:
+def _expect_store_error(called: str, call: Callable[[], object]) -> None:
     """Fail unless it raises StoreError, on one line."""
     try:
         got = call()
@@ -98,7 +98,7 @@ def store_gives_back_what_it_was_given(case: EntryCase) -> None:
     for which, seen in (("names()", store), ("names() of a second store", case.build())):
         expect(seen.names() == ["step-1"], which, seen.names(), "['step-1']")
     expect(store.manifest("step-1") == before[MANIFEST], "manifest('step-1')", "other bytes", "those of its file")
-    fetched = _fetched(case, store, "step-1")
+    fetched = _fetch(case, store, "step-1")
     expect(fetched == before, "fetch('step-1', empty folder)", sorted(fetched), f"the same files: {sorted(before)}")
 
 
@@ -112,8 +112,8 @@ def store_takes_the_same_twice_and_nothing_else(case: EntryCase) -> None:
     store.put("step-2", whole_checkpoint(case.folder / "two", 2))
     expect(sorted(store.names()) == ["step-1", "step-2"], "names()", store.names(), "['step-1', 'step-2']")
     other = whole_checkpoint(case.folder / "other", 7)
-    _refused("put('step-1', another checkpoint)", lambda: store.put("step-1", other))
-    same = _fetched(case, store, "step-1") == _content(folder)
+    _expect_store_error("put('step-1', another checkpoint)", lambda: store.put("step-1", other))
+    same = _fetch(case, store, "step-1") == _content(folder)
     expect(same, "fetch('step-1') after a refused put", "other files", "those that were kept first")
 
 
@@ -143,9 +143,9 @@ def store_never_names_half_a_checkpoint(case: EntryCase) -> None:
 
     for how in ("a missing file", "a flipped bit", "a truncated file", "no manifest", "a torn manifest", "a link"):
         folder = broken(how)
-        _refused(f"put('step-2', a folder with {how})", lambda folder=folder: store.put("step-2", folder))  # type: ignore[misc]
+        _expect_store_error(f"put('step-2', a folder with {how})", lambda folder=folder: store.put("step-2", folder))  # type: ignore[misc]
         expect(store.names() == ["step-1"], f"names() after {how}", store.names(), "['step-1']")
-    same = _fetched(case, store, "step-1") == _content(whole)
+    same = _fetch(case, store, "step-1") == _content(whole)
     expect(same, "fetch('step-1') after refused puts", "other files", "those that were kept")
     store.put("step-2", whole_checkpoint(case.folder / "mended", 2))
     expect(sorted(store.names()) == ["step-1", "step-2"], "names()", store.names(), "['step-1', 'step-2']")
@@ -158,13 +158,13 @@ def store_refuses_odd_names(case: EntryCase) -> None:
     folder = whole_checkpoint(case.folder / "made")
     before = {path for path in case.folder.rglob("*") if "fetched" not in path.parts}
     for name in _ODD:
-        _refused(f"put({name!r}, folder)", lambda name=name: store.put(name, folder))  # type: ignore[misc]
-        _refused(f"remove({name!r})", lambda name=name: store.remove(name))  # type: ignore[misc]
+        _expect_store_error(f"put({name!r}, folder)", lambda name=name: store.put(name, folder))  # type: ignore[misc]
+        _expect_store_error(f"remove({name!r})", lambda name=name: store.remove(name))  # type: ignore[misc]
     expect(store.names() == [], "names() after refused puts", store.names(), "[]")
     gone = before - set(case.folder.rglob("*"))
     expect(not gone, "remove of odd names", f"deleted {sorted(map(str, gone))}", "nothing deleted")
-    _refused("manifest('step-9'), which is not there", lambda: store.manifest("step-9"))
-    _refused("fetch('step-9', ...), which is not there", lambda: _fetched(case, store, "step-9"))
+    _expect_store_error("manifest('step-9'), which is not there", lambda: store.manifest("step-9"))
+    _expect_store_error("fetch('step-9', ...), which is not there", lambda: _fetch(case, store, "step-9"))
 
 
 @check_for("store")
@@ -178,13 +178,11 @@ def store_removes_once_and_for_all(case: EntryCase) -> None:
     for _ in range(2):
         store.remove("step-1")
         expect(store.names() == ["step-2"], "names() after remove('step-1')", store.names(), "['step-2']")
-    _refused("manifest('step-1') after it was removed", lambda: store.manifest("step-1"))
-    _refused("fetch('step-1', ...) after it was removed", lambda: _fetched(case, store, "step-1"))
-    expect(_fetched(case, store, "step-2") == _content(two), "fetch('step-2')", "other files", "those that were kept")
+    _expect_store_error("manifest('step-1') after it was removed", lambda: store.manifest("step-1"))
+    _expect_store_error("fetch('step-1', ...) after it was removed", lambda: _fetch(case, store, "step-1"))
+    expect(_fetch(case, store, "step-2") == _content(two), "fetch('step-2')", "other files", "those that were kept")
     store.put("step-1", two)
-    expect(
-        _fetched(case, store, "step-1") == _content(two), "fetch('step-1'), kept anew", "other files", "the new ones"
-    )
+    expect(_fetch(case, store, "step-1") == _content(two), "fetch('step-1'), kept anew", "other files", "the new ones")
 
 
 class _FakeSnapshot:
@@ -226,7 +224,7 @@ def snapshots_are_bounded_and_in_order(case: EntryCase) -> None:
 # --- gates ------------------------------------------------------------------------------------------------------------
 
 
-def _asked(called: str, gate: Any, candidate: Candidate) -> str:
+def _gate_reason(called: str, gate: Any, candidate: Candidate) -> str:
     """What a gate says; an error that a user can act on counts as a reason, any other fails the check."""
     try:
         reason = gate.check(candidate)
@@ -249,7 +247,7 @@ def gate_answers_and_changes_nothing(case: EntryCase) -> None:
     data = [Datum((TokenChunk(np.arange(6)),), np.arange(1, 7))]
     scores = engine.logprobs(data)[0]
     candidate = Candidate(1, folder, {"loss": 1.5, "eval/loss": 1.5}, engine if case.entry.engine else None)
-    first, second = (_asked("check(a whole candidate)", gate, candidate) for _ in range(2))
+    first, second = (_gate_reason("check(a whole candidate)", gate, candidate) for _ in range(2))
     expect(first == second, "check(candidate), a second time", repr(second), repr(first))
     expect(_content(case.folder) == before, "check(candidate)", "files changed", "files as they were")
     same = np.array_equal(engine.logprobs(data)[0], scores) and engine.weights_version == 0
@@ -272,7 +270,7 @@ def gate_survives_a_broken_folder(case: EntryCase) -> None:
     for folder in (empty, torn, case.folder / "missing"):
         before = _content(case.folder)
         try:
-            _asked(f"check(a candidate in {folder.name!r})", gate, Candidate(1, folder, {}, engine))
+            _gate_reason(f"check(a candidate in {folder.name!r})", gate, Candidate(1, folder, {}, engine))
         except CheckFailed:
             raise
         except Exception:  # what is raised counts as a reason

@@ -195,7 +195,7 @@ def _logits(torch: Any, model: Any) -> Any:
         return model(input_ids=torch.arange(12).reshape(2, 6)).logits
 
 
-def _applied(case: EntryCase) -> tuple[Any, Any, Any, int]:
+def _apply(case: EntryCase) -> tuple[Any, Any, Any, int]:
     """torch, the adapter, the model it trains and the size of the base."""
     _for_torch(case)
     torch, model = _tiny_llama()
@@ -207,7 +207,7 @@ def _applied(case: EntryCase) -> tuple[Any, Any, Any, int]:
 @check_for("adapter")
 def trained_parameters_are_counted(case: EntryCase) -> None:
     """What requires gradients after `apply` is as much as `trained_parameters` says, and something does."""
-    _, adapter, model, size = _applied(case)
+    _, adapter, model, size = _apply(case)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     said = adapter.trained_parameters(FACTS, size)
     expect(trained > 0, "parameters that require gradients after apply", 0, "some")
@@ -219,12 +219,12 @@ def new_parameters_come_from_the_generator(case: EntryCase) -> None:
     """The same generator gives the same parameters, and torch's global random state stays as it was."""
     _for_torch(case)
     torch = _need("torch")[0]
-    _applied(case)  # whatever is imported is imported now
+    _apply(case)  # whatever is imported is imported now
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state().clone()
-        found.append(dict(_applied(case)[2].named_parameters()))
+        found.append(dict(_apply(case)[2].named_parameters()))
         same = torch.equal(torch.get_rng_state(), before)
         expect(
             same, "apply(model, facts, generator)", "torch's global random state changed", "draws from generator only"
@@ -249,7 +249,7 @@ def disabled_is_the_base(case: EntryCase) -> None:
     _for_torch(case)
     torch, base = _tiny_llama()
     wanted = _logits(torch, base)
-    _, adapter, model, _ = _applied(case)
+    _, adapter, model, _ = _apply(case)
     _disturb(torch, model)
     changed = _logits(torch, model)
     expect(
@@ -266,7 +266,7 @@ def disabled_is_the_base(case: EntryCase) -> None:
 def export_holds_what_trained(case: EntryCase) -> None:
     """`export` writes safetensors and no pickle, with every trained value in it, and leaves the model as it was."""
     (safetensors,) = _need("safetensors.torch")
-    torch, adapter, model, size = _applied(case)
+    torch, adapter, model, size = _apply(case)
     _disturb(torch, model)
     before = _logits(torch, model)
     folder = case.folder / "artifact"
@@ -283,7 +283,7 @@ def export_holds_what_trained(case: EntryCase) -> None:
             held = any(t.shape == parameter.shape and torch.equal(t.float(), parameter.float()) for t in tensors)
             expect(held, f"tensors that export wrote, for {name}", "none is equal", "its trained value")
     expect(torch.equal(_logits(torch, model), before), "logits after export", "others", "as before")
-    _, other, fresh, _ = _applied(case)
+    _, other, fresh, _ = _apply(case)
     other.restore(fresh, folder)
     worst = float((_logits(torch, fresh) - before).abs().max())
     expect(worst <= 1e-6, "logits after restore(model, folder)", f"differ by {worst:.3g}", "those that were exported")

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 from finetooth_freeze.adapter import FreezeAdapter, FreezeOptions
-from finetooth_hooks import PlanError, RecipeError, UserError
+from finetooth_hooks import PlanError, RecipeError
 from finetooth_hooks.protocols import Block
+from finetooth_hooks.testing.whole_weights import (
+    assert_equally_public,
+    assert_others_are_refused,
+    assert_restored,
+    assert_silent,
+)
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
@@ -124,50 +130,17 @@ def test_it_is_no_reference(tiny):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_restored_weights_are_those_exported(tiny, tokens, tmp_path, tied):
-    adapter, made = FreezeAdapter(FreezeOptions(layers=1, norm=True)), tiny(tied=tied)
-    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1)
-    adapter.export(model, tmp_path / "artifact", made.info)
-    fresh = adapter.apply(tiny(tied=tied).model, made.facts, np.random.default_rng(0))
-    adapter.restore(fresh, tmp_path / "artifact")
-    with torch.no_grad():
-        assert torch.equal(fresh(tokens).logits, model(tokens).logits)
+def test_restored_weights_are_those_exported(tmp_path, tied):
+    assert_restored(FreezeAdapter(FreezeOptions(layers=1, norm=True)), tmp_path, tied=tied)
 
 
-def test_an_artifact_of_another_model_is_refused(tiny, tmp_path):
-    adapter, made = FreezeAdapter(FreezeOptions(layers=1, norm=True)), tiny()
-    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
-    with pytest.raises(UserError, match=r"no config\.json"):
-        adapter.restore(model, tmp_path)
-    adapter.export(tiny(layers=3).model, tmp_path / "deeper", made.info)
-    with pytest.raises(UserError, match=r"unexpected model\.layers\.2"):
-        adapter.restore(model, tmp_path / "deeper")
-    adapter.export(tiny(layers=1).model, tmp_path / "flatter", made.info)
-    with pytest.raises(UserError, match=r"missing model\.layers\.1"):
-        adapter.restore(model, tmp_path / "flatter")
-    adapter.export(model, tmp_path / "torn", made.info)
-    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match="cannot be read"):
-        adapter.restore(model, tmp_path / "torn")
+def test_an_artifact_of_another_model_is_refused(tmp_path):
+    assert_others_are_refused(FreezeAdapter(FreezeOptions(layers=1, norm=True)), tmp_path)
 
 
-def test_all_files_are_as_public_as_one_another(tiny, tmp_path):
-    made = tiny()
-    FreezeAdapter(FreezeOptions(layers=1)).export(made.model, tmp_path / "artifact", made.info)
-    assert len({path.stat().st_mode for path in (tmp_path / "artifact").iterdir()}) == 1
+def test_all_files_are_as_public_as_one_another(tmp_path):
+    assert_equally_public(FreezeAdapter(FreezeOptions(layers=1)), tmp_path)
 
 
-def test_nothing_is_shown_while_weights_are_saved_and_read(tiny, tmp_path, capfd):
-    from transformers.utils import logging
-
-    adapter, made = FreezeAdapter(FreezeOptions(layers=1)), tiny()
-    model = adapter.apply(made.model, made.facts, np.random.default_rng(0))
-    assert logging.is_progress_bar_enabled()
-    adapter.export(model, tmp_path / "artifact", made.info)
-    adapter.restore(model, tmp_path / "artifact")
-    assert capfd.readouterr() == ("", "")
-    assert logging.is_progress_bar_enabled()  # the caller's own choice is back
+def test_nothing_is_shown_while_weights_are_saved_and_read(tmp_path, capfd):
+    assert_silent(FreezeAdapter(FreezeOptions(layers=1)), tmp_path, capfd)

@@ -253,7 +253,7 @@ def test_more_of_anything_never_takes_less(
 def test_activations_are_what_autograd_saves(kit: SimpleNamespace, request_for: Any) -> None:
     """Count the bytes that a forward of the tiny model saves, per layer and token, and compare."""
     import torch
-    from finetooth_steps.layout import MicroBatch
+    from finetooth_steps.micro_batches import MicroBatch
     from finetooth_torch.layout.rectangles import Rectangle
     from finetooth_torch.planning.layer_memory import layer_bytes, stream_layer_bytes
 

@@ -15,7 +15,8 @@ import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_hooks.protocols import Device, PickedKernel
 from finetooth_kernels.segments import check_segments
-from finetooth_steps.layout import SHORTEST_SHARED, MicroBatch, lay_out
+from finetooth_steps.layout import SHORTEST_SHARED, lay_out
+from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody

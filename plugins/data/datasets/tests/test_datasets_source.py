@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +30,8 @@ def test_conforms(check: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[4].parent / "shared")) / "data/bad"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
+def bad(shared: Path) -> Path:
+    return shared / "bad"
 
 
 def rows(path: Path | str, **options: Any) -> list[Row]:

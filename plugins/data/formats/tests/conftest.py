@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import pytest
 from finetooth_hooks import Row
 from finetooth_hooks.testing import FakeContext, entries_of
-
-ROOT = Path(__file__).parents[4]
+from finetooth_hooks.testing.shared_data import shared
 
 
 @pytest.fixture
@@ -29,21 +27,15 @@ def format_of(context: FakeContext) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def shared_folder() -> Path:
-    """Real public data, if they are at hand."""
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
-
-
-@pytest.fixture
-def rows_of(shared_folder: Path) -> Callable[[str], Iterator[Row]]:
+def rows_of(shared: Path) -> Callable[[str], Iterator[Row]]:
     """Rows of a shared JSON-lines file, read leniently: only the format is under test."""
 
     def rows(name: str) -> Iterator[Row]:
-        path = shared_folder / name
+        path = shared / name
         for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
             yield Row(f"{path.name}:{number}", json.loads(line))
 
     return rows
+
+
+__all__ = ["context", "format_of", "rows_of", "shared"]

@@ -44,20 +44,18 @@ FOLDERS = ("sft", "process", "preference", "multi", "rl")
 
 
 @pytest.fixture
-def read_file(shared_folder: Path, rows_of: Rows) -> Callable[[str], list[Row]]:
+def read_file(shared: Path, rows_of: Rows) -> Callable[[str], list[Row]]:
     def read(name: str) -> list[Row]:
         if name.endswith(".jsonl"):
             return list(rows_of(name))
-        rows = json.loads((shared_folder / name).read_text(encoding="utf-8"))
+        rows = json.loads((shared / name).read_text(encoding="utf-8"))
         return [Row(f"{name}:{i}", row) for i, row in enumerate(rows)]
 
     return read
 
 
-def test_no_file_is_forgotten(shared_folder: Path) -> None:
-    found = {
-        path.relative_to(shared_folder).as_posix() for name in FOLDERS for path in (shared_folder / name).iterdir()
-    }
+def test_no_file_is_forgotten(shared: Path) -> None:
+    found = {path.relative_to(shared).as_posix() for name in FOLDERS for path in (shared / name).iterdir()}
     assert found == set(FILES)
 
 

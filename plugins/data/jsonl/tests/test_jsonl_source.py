@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-import os
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -33,11 +32,8 @@ def test_conforms(check: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[4].parent / "shared")) / "data/bad"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
+def bad(shared: Path) -> Path:
+    return shared / "bad"
 
 
 def rows(path: Path, notes: list[str] | None = None) -> list[Row]:

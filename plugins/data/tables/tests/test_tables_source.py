@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import io
 import json
-import os
 import string
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -39,11 +38,8 @@ def test_conforms(check: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[4].parent / "shared")) / "data/bad"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
+def bad(shared: Path) -> Path:
+    return shared / "bad"
 
 
 def source(path: Path, notes: list[str] | None = None, **options: Any) -> Source:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from finetooth_deepseek import markup as m
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 SPECIAL = (m.BEGIN, m.END)
 PLAIN = tuple(token for token in (*m.CONTROLS, *m.OPTIONAL) if token not in SPECIAL)
 DISTILLED = (m.USER, m.ASSISTANT, m.THINK, m.THOUGHT)  # Qwen's vocabulary has no tokens for tools
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +30,6 @@ def tokenizers(shared: Path) -> Callable[..., FastTokenizer]:
         return made[name, real]
 
     return get
+
+
+__all__ = ["shared", "tokenizers"]

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 SPECIAL = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +38,6 @@ def gemma_tokenizer(shared: Path) -> Callable[..., FastTokenizer]:
         return made[template, base]
 
     return make
+
+
+__all__ = ["gemma_tokenizer", "shared"]

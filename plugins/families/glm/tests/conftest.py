@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from finetooth_glm.renderer import GLM4Moe
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 SPECIAL = (*GLM4Moe.controls, "<|endoftext|>")
 PLAIN = tuple(token for token in GLM4Moe.optional if token not in SPECIAL)
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +28,6 @@ def tokenizers(shared: Path) -> Callable[..., FastTokenizer]:
         return made[name, real]
 
     return get
+
+
+__all__ = ["shared", "tokenizers"]

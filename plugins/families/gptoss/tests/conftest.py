@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from finetooth_gptoss.renderer import Harmony
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 SPECIAL = ("<|startoftext|>", "<|endoftext|>", *Harmony.controls, *Harmony.optional)
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +27,6 @@ def tokenizers(shared: Path) -> Callable[..., FastTokenizer]:
         return made[real]
 
     return get
+
+
+__all__ = ["shared", "tokenizers"]

@@ -2,39 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from finetooth_hooks.testing.shared_data import byte_level, shared, smollm2, template
 
-import pytest
-from finetooth_hooks.testing import FakeContext
-
-ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def template(shared: Path) -> Callable[[str], str]:
-    """Reads an official template."""
-    return lambda name: (shared / f"templates/{name}.jinja").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with SmolLM2's tokenizer.json, to be extended."""
-    loader = pytest.importorskip("finetooth_gguf.loader")
-    options: Any = pytest.importorskip("finetooth_hooks.options").NoOptions()
-    folder = tmp_path_factory.mktemp("smollm2")
-    try:
-        loader.build(options, FakeContext(folder)).tokenizer("smollm2-135m").save(folder)
-    except Exception as error:
-        pytest.skip(f"SmolLM2 is not installed: {error}")
-    return folder
+__all__ = ["byte_level", "shared", "smollm2", "template"]

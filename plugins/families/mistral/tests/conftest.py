@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 TEMPLATES = {
     "v1": "mistral-v1",
     "v3": "mistral-v3",
@@ -28,14 +27,6 @@ Make = Callable[..., FastTokenizer]
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def mistral_tokenizer(shared: Path) -> Make:
     """Makes the tokenizer of a version: of bytes, or the one of Llama's kind in `tokenizers/phi-3-mini`."""
     made: dict[tuple[str, bool], FastTokenizer] = {}
@@ -49,3 +40,6 @@ def mistral_tokenizer(shared: Path) -> Make:
         return made[version, metaspace]
 
     return make
+
+
+__all__ = ["mistral_tokenizer", "shared"]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from finetooth_hooks.testing.shared_data import shared
 from finetooth_hooks.testing.templates import template_tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-ROOT = Path(__file__).parents[4]
 PHI3 = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<s>"]
 PHI4 = ["<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"]
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +35,6 @@ def phi_tokenizer(shared: Path) -> Callable[..., FastTokenizer]:
         return made[template, base]
 
     return make
+
+
+__all__ = ["phi_tokenizer", "shared"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -156,11 +155,8 @@ def test_a_strange_first_loss_is_noted(tmp_path: Path) -> None:
     assert len(context.notes) == 1 and "nats per token" in context.notes[0]
 
 
-def test_a_real_corpus(tmp_path: Path) -> None:
-    folder = Path(os.environ.get("FT_SHARED", Path(__file__).parents[4].parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    text = (folder / "raw/tinyshakespeare.txt").read_text(encoding="utf-8")
+def test_a_real_corpus(tmp_path: Path, shared: Path) -> None:
+    text = (shared / "raw/tinyshakespeare.txt").read_text(encoding="utf-8")
     prepared = Pretrain(PretrainOptions(), context_of(tmp_path, text, length=512)).prepare()
     assert prepared.report.trained_tokens == len(text.encode())
     assert prepared.report.used == -(-len(text.encode()) // 512)

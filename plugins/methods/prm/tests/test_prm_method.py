@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import DataError, Example, LossData, Message, RecipeError, Text
+from finetooth_hooks import DataError, LossData, Message, RecipeError, Text
 from finetooth_hooks.examples import Stepwise
-from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_prm.evaluator import StepsEvaluator, StepsOptions, balanced_accuracy, step_metrics
 from finetooth_prm.loss import step_cross_entropy
@@ -29,11 +29,7 @@ def steps(*texts: str, labels: tuple[bool | float | None, ...] = (), prompt: Any
 
 @pytest.fixture
 def context_of(tmp_path: Path) -> Any:
-    def make(*examples: Example, split: str = "train") -> FakeContext:
-        rows = tuple((f"rows.jsonl:{i}", example) for i, example in enumerate(examples, start=1))
-        return FakeContext(tmp_path, entries=tuple(ft_losses()), given={split: Examples(split, rows)})
-
-    return make
+    return partial(FakeContext.over, tmp_path, tuple(ft_losses()))
 
 
 def data_of(context: FakeContext, **options: Any) -> Any:

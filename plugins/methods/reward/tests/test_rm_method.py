@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import DataError, Example, Message, RecipeError, Text
+from finetooth_hooks import DataError, Message, RecipeError, Text
 from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.protocols import Examples
 from finetooth_hooks.testing import FakeContext, FakeEngine
 from finetooth_reward.evaluator import RewardEvaluator, RewardOptions, pair_metrics, regression_metrics
 from finetooth_reward.method import Rm, RmOptions
@@ -28,11 +28,7 @@ def pair(chosen: str, rejected: str, margin: float | None = None, prompt: str = 
 
 @pytest.fixture
 def context_of(tmp_path: Path) -> Any:
-    def make(*examples: Example, split: str = "train") -> FakeContext:
-        rows = tuple((f"rows.jsonl:{i}", example) for i, example in enumerate(examples, start=1))
-        return FakeContext(tmp_path, entries=tuple(ft_losses()), given={split: Examples(split, rows)})
-
-    return make
+    return partial(FakeContext.over, tmp_path, tuple(ft_losses()))
 
 
 def rm(context: FakeContext, **options: Any) -> Rm:

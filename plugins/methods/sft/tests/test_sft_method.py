@@ -13,6 +13,7 @@ import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
 from finetooth_hooks.examples import Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
+from finetooth_hooks.testing.byte_tokenizer import EndlessTokenizer
 from finetooth_sft.method import Sft, SftOptions
 from finetooth_toolbox.rendering.prompts import render_completion
 from hypothesis import given
@@ -208,17 +209,9 @@ def test_no_bos_where_the_tokenizer_adds_none() -> None:
     assert rendered == Rendered((97, 98, 99, eos), (0.0, 0.0, 1.0, 1.0), ((0, 2), (2, 4)))
 
 
-class Endless(ByteTokenizer):
-    """No end-of-text token."""
-
-    @property
-    def eos_id(self) -> int | None:
-        return None
-
-
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     with pytest.raises(DataError, match="no end-of-text token"):
-        render_completion(PromptCompletion("a", "b"), Endless())
+        render_completion(PromptCompletion("a", "b"), EndlessTokenizer())
 
 
 def test_segments_train_as_they_say(context_of: Contexts) -> None:

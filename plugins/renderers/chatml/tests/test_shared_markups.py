@@ -14,6 +14,7 @@ from finetooth_chatml import renderer as chatml
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.examples import Weighted
 from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
+from finetooth_hooks.testing.byte_tokenizer import EndlessTokenizer
 from finetooth_hooks.testing.templates import (
     CLOCK,
     assert_identical,
@@ -312,14 +313,6 @@ def test_hermes_refuses_a_type_without_name(tmp_path: Path) -> None:
         renderer.render(Conversation((A,), ({"function": function},)))
 
 
-class Endless(ByteTokenizer):
-    """No end-of-text token."""
-
-    @property
-    def eos_id(self) -> int | None:
-        return None
-
-
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.renderer: the tokenizer has no end-of-text token.*vicuna"):
-        classic.build_vicuna(classic.ClassicOptions(), FakeContext(tmp_path, tokenizer=Endless()))
+        classic.build_vicuna(classic.ClassicOptions(), FakeContext(tmp_path, tokenizer=EndlessTokenizer()))

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finetooth_hooks.testing import FakeContext
+from finetooth_hooks.testing.shared_data import shared, smollm2
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from finetooth_toolbox.text.tokenizers import FastTokenizer
-
-ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    folder = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared data here (FT_SHARED)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -44,22 +34,12 @@ def byte_level() -> Callable[..., FastTokenizer]:
     return make
 
 
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
-    loader = pytest.importorskip("finetooth_gguf.loader")
-    options: Any = pytest.importorskip("finetooth_hooks.options").NoOptions()
-    try:
-        built: FastTokenizer = loader.build(options, FakeContext(tmp_path_factory.mktemp("context"))).tokenizer(
-            "smollm2-135m"
-        )
-    except Exception as error:
-        pytest.skip(f"SmolLM2 is not installed: {error}")
-    return built
-
-
 @pytest.fixture
 def renderer_of(tmp_path: Path) -> Callable[..., JinjaRenderer]:
     def make(tokenizer: Any, **options: Any) -> JinjaRenderer:
         return build(JinjaOptions(**options), FakeContext(tmp_path, tokenizer=tokenizer))
 
     return make
+
+
+__all__ = ["byte_level", "renderer_of", "shared", "smollm2"]

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("mcp")
 
-from finetooth_mcp.face import called, described, key_of
+from finetooth_mcp.face import call_tool_result, described, key_of
 from finetooth_mcp.rows import Readers
 from finetooth_mcp.tools import INSTRUCTIONS, TOOLS, Desk
 
@@ -43,7 +43,7 @@ class FakeService:
 
 def call(service: Any, name: str, **arguments: Any) -> Any:
     desk = Desk(service, Readers(service), SimpleNamespace(tenant="me"))
-    return asyncio.run(called(desk, name, arguments))
+    return asyncio.run(call_tool_result(desk, name, arguments))
 
 
 def test_there_is_a_tool_for_each_primitive_and_each_says_what_it_takes() -> None:

@@ -156,7 +156,7 @@ def test_sessions_whose_heartbeat_stopped_are_ended(
 
     service = start(limits={"models": 1})
     session, quiet = service.open_session(ME), service.open_session(ME)
-    service.seen(ME, session, heartbeat=True)
+    service.note_contact(ME, session, heartbeat=True)
     call = service.create_model(ME, session, "tiny", {}, face="test")
     ask.result(service, ME, call)
     with pytest.raises(Exception, match="1 models are open"):
@@ -166,7 +166,7 @@ def test_sessions_whose_heartbeat_stopped_are_ended(
     service.pruner.end_silent()
     assert service.model(ME, call.queue).closed
     with pytest.raises(Exception, match="no session"):
-        service.seen(ME, session)
+        service.note_contact(ME, session)
     ask.result(service, ME, service.create_model(ME, quiet, "tiny", {}, face="test"))  # never sent one: it goes on
     service.finish_session(ME, quiet)
     assert service.models(ME) == []

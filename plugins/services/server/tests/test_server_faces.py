@@ -19,7 +19,7 @@ PLUGIN = '''
 import json
 from contextlib import nullcontext
 
-from finetooth_hooks import CommandContext, Face, NoOptions, hookimpl
+from finetooth_hooks import CommandContext, Face, FaceBase, NoOptions, hookimpl
 
 
 @hookimpl
@@ -27,7 +27,7 @@ def ft_faces():
     yield Face(name="bases", build=f"{__name__}:build", summary="names of the bases")
 
 
-class Bases:
+class Bases(FaceBase):
     path = "/bases"
 
     def app(self, service):
@@ -81,6 +81,31 @@ def test_the_kit_names_a_face_without_a_path(stranger: State, tmp_path: Path) ->
     (tmp_path / "bases.py").write_text(PLUGIN.replace('path = "/bases"', 'path = "bases"'))
     (face,) = (found.entry for found in stranger.catalog.all("face") if found.entry.name == "bases")
     assert {r.check for r in run_checks(face) if r.status == "failed"} == {"face_has_a_path_of_its_own"}
+
+
+def test_a_face_without_the_base_is_refused_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "bases.py"
+    file.write_text(PLUGIN.replace("class Bases(FaceBase)", "class Bases"))
+    with pytest.raises(PluginError, match=r"face 'bases' is a Bases.*derive it from finetooth_hooks\.FaceBase"):
+        load(State(StartOptions(plugins=(str(file),))), "bases")
+
+
+def test_stdio_is_for_a_face_that_says_so(
+    stranger: State, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetooth_hooks.testing import run_checks
+    from finetooth_server.commands.serve import command
+
+    options = ["--stdio", "--model", recipe["model"], "--folder", str(tmp_path / "server")]
+    assert "stdio" in load(stranger, "mcp").capabilities
+    with pytest.raises(UserError, match=r"--stdio does not go with bases \(give one face that can"):
+        command.main(["bases", *options], obj=stranger, standalone_mode=False)
+    assert not (tmp_path / "server").exists()
+    speaks = "class Bases(FaceBase):\n    async def stdio(self, service):\n        ...\n"
+    (tmp_path / "bases.py").write_text(PLUGIN.replace("class Bases(FaceBase):\n", speaks))
+    other = State(StartOptions(plugins=(str(tmp_path / "bases.py"),)))
+    (face,) = (found.entry for found in other.catalog.all("face") if found.entry.name == "bases")
+    assert "says_what_it_can_do" in {result.check for result in run_checks(face) if result.status == "failed"}
 
 
 def test_a_face_that_is_not_there_is_named_with_the_remedy() -> None:

@@ -209,7 +209,7 @@ def test_a_tenant_sees_nothing_of_another(start: Any, ask: SimpleNamespace) -> N
         lambda: service.create_model(OTHER, session, "tiny", {}, face="test"),
         lambda: service.sampler(OTHER, "s1"),
         lambda: service.open_sampler(OTHER, theirs, "s2", checkpoint=saved),
-        lambda: service.seen(OTHER, session),
+        lambda: service.note_contact(OTHER, session),
     ):
         with pytest.raises(Unknown, match=r"^no "):
             attempt()

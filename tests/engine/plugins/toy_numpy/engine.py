@@ -29,8 +29,9 @@ from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, Usage
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_fields
-from finetooth_steps.layout import MicroBatch, lay_out, one_batch
+from finetooth_steps.layout import lay_out
 from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side

@@ -1,4 +1,4 @@
-"""What a checkpoint's manifest says of its files, and whether a folder is what it says: shared by stores and gates.
+"""A checkpoint's manifest: the files it lists, and whether a folder holds them. Shared by stores and gates.
 
 `manifest.json` is an object whose `files` holds, by path with forward slashes, the file's SHA-256 in hexadecimal, or
 `{"size": BYTES, "sha256": HEXADECIMAL}`; its own `sha256` is that of everything else in it. A manifest comes from
@@ -88,7 +88,7 @@ def listed_files(manifest: bytes) -> dict[str, ListedFile]:
     if not isinstance(files, Mapping) or not files:
         raise ManifestProblem(f"{MANIFEST} lists no files")
     check_paths(files)
-    return {path: _listed(path, value) for path, value in files.items()}
+    return {path: _read_listed_file(path, value) for path, value in files.items()}
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def check_paths(paths: Iterable[str]) -> None:
                 raise ManifestProblem(f"{path} lies in a folder that is also a file")
 
 
-def _listed(path: str, value: Any) -> ListedFile:
+def _read_listed_file(path: str, value: Any) -> ListedFile:
     found = value if isinstance(value, Mapping) else {"sha256": value}
     sha256, size = found.get("sha256"), found.get("size")
     if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
@@ -194,8 +194,8 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def hashes_remembered() -> Iterator[None]:
-    """While entered, `remembered_sha256` knows what this thread has read: for whoever writes a checkpoint, so that each
-    file is not read once for every list it stands on."""
+    """While entered, `remembered_sha256` knows what this thread has read. For code that writes a checkpoint: no file
+    is read again for each list that names it."""
     token = _hashes.set({})
     try:
         yield

@@ -1,4 +1,4 @@
-"""What is said of a file that is not there: one wording, and the name that was probably meant."""
+"""The error for a file that is not there: one wording, and the name that was probably meant."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def unpacked_name(name: str) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """A file's bytes, read as they are asked for; unpacked if its name ends with `.gz` or `.zst`, which needs pyarrow
+    """A file's bytes, read on demand; unpacked if its name ends with `.gz` or `.zst`, which needs pyarrow
     for the latter.
 
     Raises:

@@ -44,14 +44,13 @@ class BatchedMethod(MethodBase):
         """Take the data of the run; returns their batches, at the place where a restored state left off.
 
         Args:
-            of_row: so many data that follow each other are one row, and go into one batch; `train.batch_size` counts
-                rows.
+            of_row: how many successive data make one row and go into one batch; `train.batch_size` counts rows.
         """
         self._data, self._of_row = data, of_row
         return self.begin_count(len(data) // of_row)
 
     def begin_count(self, size: int) -> Batches:
-        """As `begin`, of so many things that a method looks up itself, such as pairs."""
+        """As `begin`, for `size` things that the method looks up itself, such as pairs."""
         self._batches = Batches.of(size, self._context.train)
         if self._restored is not None:
             self._batches.restore(self._restored)

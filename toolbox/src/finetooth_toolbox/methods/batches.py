@@ -43,7 +43,7 @@ class Batches:
         return cls(size, train.batch_size, train.epochs, train.max_steps, train.seed, shuffle=train.shuffle)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Indices of each batch; `step` counts a batch once the next one is asked for or the iteration ends."""
+        """Indices of each batch; `step` already counts a batch while it is being trained."""
         while self.step < self.total_steps:
             epoch, index = divmod(self.step, self.steps_per_epoch)
             order = np.arange(self.size)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959963984540054
-"""The normal distribution lies within so many deviations with 95 %."""
+"""Deviations within which 95 % of a normal distribution lie."""
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -43,7 +43,7 @@ class Health:
             self._seen[name].append(value)
         self._accuracies(report.step)
         self._margins(report.step)
-        self._chosen(report.step)
+        self._check_chosen(report.step)
         if report.grad_norm > STEEP:
             self._tell(
                 "grad_norm",
@@ -74,7 +74,7 @@ class Health:
                 f"more; {self._calmer}",
             )
 
-    def _chosen(self, step: int) -> None:
+    def _check_chosen(self, step: int) -> None:
         mean = self._mean("logps/chosen", SHORT)
         if mean is None:
             return

@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
     """Text between two control tokens.
 
     Attributes:
-        trained_from: characters from here on weigh 1, those before it 0; None: all of them weigh 0.
+        trained_from: place of the first character that weighs 1; those before it weigh 0. None: all of them do.
         weights: ranges that weigh something else, in order.
     """
 

@@ -1,4 +1,4 @@
-"""A conversation as a renderer writes it down: markup and what is said, in text, with a weight for every character.
+"""A conversation as a renderer writes it down: markup and content as one text, with a weight for every character.
 
 Two ways lead from the text to tokens. Where a tokenizer encodes the text between two control tokens as if it stood
 alone (byte-level vocabularies do), each stretch is encoded by itself, which is quick. Where it does not (it puts a

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from finetooth_hooks.errors import DataError
 
 
-class Called(NamedTuple):
+class FunctionCall(NamedTuple):
     """What a call asks for."""
 
     name: str
     arguments: Mapping[str, Any]
 
 
-def called(call: Mapping[str, Any], where: str) -> Called:
+def function_call(call: Mapping[str, Any], where: str) -> FunctionCall:
     """Name and arguments of a call in the OpenAI shape.
 
     Args:
@@ -29,7 +29,7 @@ def called(call: Mapping[str, Any], where: str) -> Called:
     if isinstance(function, Mapping):
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(name, str) and isinstance(arguments, Mapping):
-            return Called(name, arguments)
+            return FunctionCall(name, arguments)
     raise DataError(
         where,
         f"a tool call is not of the form {{function: {{name: TEXT, arguments: OBJECT}}}}: {dict(call)!r:.120}",

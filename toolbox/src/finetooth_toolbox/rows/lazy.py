@@ -1,4 +1,4 @@
-"""Sequences whose items are made when they are asked for."""
+"""Sequences that make each item when it is read."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def render_rows(
                 take(part, f"{id_}#{part.part}", 0, stop, id_)
             continue
         whole = [(id_, 0, len(rendered.tokens))] if rendered.tokens else []
-        kept = whole if limit is None else _kept(id_, example, rendered, limit, tally)
+        kept = whole if limit is None else _apply_limit(id_, example, rendered, limit, tally)
         if kept and isinstance(example, Conversation):
             count_roles(example, rendered, [(start, stop) for _, start, stop in kept], tally.trained_by_role)
         for name, start, stop in kept:
@@ -189,7 +189,7 @@ Kept = list[tuple[str, int, int]]
 """Id, first token and end of what is kept of a row."""
 
 
-def _kept(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
+def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
     """What is kept of a row, nothing if it is left out; counted."""
     if not any(rendered.weights[1:]):
         if reason := why_untrained(example):

@@ -21,7 +21,7 @@ TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
 SPLIT = "split at train.max_length"
 OCTAVE = 8
-"""Lengths are counted in so many steps an octave."""
+"""Steps an octave in which lengths are counted."""
 LENGTH_SHARES = 33
 """So many lengths stand for those of all data."""
 NO_MESSAGE = "no message"
@@ -155,10 +155,10 @@ class Tally:
             longest_id=self.longest_id,
             length_deviation=self.deviation,
             lengths=self.lengths,
-            notes=(*self._given(), *self.notes),
+            notes=(*self._examples_note(), *self.notes),
         )
 
-    def _given(self) -> tuple[str, ...]:
+    def _examples_note(self) -> tuple[str, ...]:
         """That rows gave several examples, or none."""
         if self.examples == self.rows:
             return ()

@@ -1,7 +1,7 @@
 """Rendered rows, held compactly: in memory or in a file that is mapped, read the same way.
 
 Rows lie in portions, each a few flat arrays, so that a million rows cost neither a million Python objects nor their
-memory: a row becomes a `Datum` when it is asked for.
+memory: a row becomes a `Datum` when it is read.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class TokenPortion:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All but ids, images and what is said about rows, in the order of the fields."""
+        """All but ids, images and remarks, in the order of the fields."""
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
 class TokenRows(LazySequence[Datum], PreparedRows):
-    """Rows as data, in the order of their source, made when they are asked for.
+    """Rows as data, in the order of their source; each is made when it is read.
 
     Args:
         portions: the rows; may read them from a file.

@@ -22,15 +22,15 @@ def count_roles(
     for message in example.messages if told else ():
         counts.setdefault(message.role, 0)
     for start, stop in kept:
-        rest = _trained(rendered, start + 1, stop)
+        rest = _count_trained(rendered, start + 1, stop)
         for message, (begin, end) in zip(example.messages, told, strict=False):
-            own = _trained(rendered, max(start + 1, begin), min(stop, end))
+            own = _count_trained(rendered, max(start + 1, begin), min(stop, end))
             counts[message.role] += own
             rest -= own
         if rest:
             counts[NO_MESSAGE] = counts.get(NO_MESSAGE, 0) + rest
 
 
-def _trained(rendered: Rendered, start: int, stop: int) -> int:
+def _count_trained(rendered: Rendered, start: int, stop: int) -> int:
     weights = rendered.weights[start:stop] if start < stop else ()
     return len(weights) - weights.count(0.0)

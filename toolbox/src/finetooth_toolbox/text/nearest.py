@@ -10,6 +10,7 @@ PLUGIN_PREFIX = "finetooth-"
 """What most plugins' names begin with; it says nothing about which one is meant."""
 
 _CUTOFF = 0.6
+_CUTOFF_OF_FEW = 0.5
 
 
 def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | None:
@@ -30,6 +31,13 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | Non
 
     close = get_close_matches(wanted.lower(), sorted(by_rest), n=1, cutoff=_CUTOFF)
     return by_rest[close[0]] if close else None
+
+
+def nearest_few(name: str, choices: Iterable[str], count: int) -> list[str]:
+    """At most `count` choices that are like a name, the nearest first; less alike than what `nearest` gives."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, sorted(set(choices)), n=count, cutoff=_CUTOFF_OF_FEW)
 
 
 def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:

@@ -1,4 +1,4 @@
-"""JSON read strictly: every key once, every number finite. What is wrong is said in words."""
+"""JSON read strictly: every key once, every number finite. Errors are sentences."""
 
 from __future__ import annotations
 

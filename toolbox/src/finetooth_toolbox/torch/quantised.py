@@ -35,7 +35,7 @@ class QuantisedLinear(nn.Module):
 
 def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     """Store the linear weights of a model that lies in host memory and move it to a device, module by module: of what
-    is quantised only the result gets there, and each weight is let go of before the next one is read. `model` is
+    is quantised only the result gets there, and each weight is released before the next one is read. `model` is
     changed in place. Head and embeddings stay as they are.
 
     Raises:

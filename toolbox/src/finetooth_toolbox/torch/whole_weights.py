@@ -46,13 +46,13 @@ def restore_weights(model: Any, folder: Path) -> None:
     Raises:
         UserError: the artifact is of another model.
     """
-    saved = _saved(model, folder)
+    saved = _read_artifact(model, folder)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data.copy_(saved[name].data)
 
 
-def _saved(model: Any, folder: Path) -> dict[str, Any]:
+def _read_artifact(model: Any, folder: Path) -> dict[str, Any]:
     """Parameters of the artifact by name, read by transformers (which knows how it renames and splits them).
 
     Raises:

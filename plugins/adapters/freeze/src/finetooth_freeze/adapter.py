@@ -122,9 +122,9 @@ class FreezeAdapter(AdapterBase):
         # the name of the embedding is not known of every model: a pattern may mean it
         trains = self._names(embedding) if embedding else bool(self.options.unfrozen_parameters)
         if not (trains or (facts.tied and head_trains)):
-            raise _untrained(facts, embedding)
+            raise _untrained_error(facts, embedding)
         if not (head_trains or facts.tied):
-            raise _untrained(facts, head)
+            raise _untrained_error(facts, head)
 
     def _names(self, parameter: str) -> bool:
         return any(re.search(pattern, parameter) for pattern in self.options.unfrozen_parameters)
@@ -143,10 +143,10 @@ def _check_ends(model: Any, facts: ModelFacts) -> None:
     named = {id(parameter): name for name, parameter in model.named_parameters()}
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
         if end is not None and not end.weight.requires_grad:
-            raise _untrained(facts, named[id(end.weight)])
+            raise _untrained_error(facts, named[id(end.weight)])
 
 
-def _untrained(facts: ModelFacts, parameter: str) -> RecipeError:
+def _untrained_error(facts: ModelFacts, parameter: str) -> RecipeError:
     """The error for new tokens whose rows in a parameter would stay as they began."""
     whose = "the new token" if len(facts.new_tokens) == 1 else f"the {len(facts.new_tokens)} new tokens"
     if parameter == f"{facts.head.module}.weight":

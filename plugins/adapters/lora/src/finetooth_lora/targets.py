@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.text.nearest import nearest_few
 
 SETTING = "adapter.targets"
 
@@ -84,9 +84,9 @@ def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> t
 
 def _nothing(target: str, paths: Sequence[str]) -> RecipeError:
     names = sorted({path.rsplit(".", 1)[-1] for path in paths})
-    nearest = difflib.get_close_matches(target, names, n=3, cutoff=0.5) or names[:8]
+    alike = nearest_few(target, names, 3) or names[:8]
     return RecipeError(
         SETTING,
-        f"{target!r} matches no linear module of the model; nearest: {', '.join(nearest) or 'none'}",
+        f"{target!r} matches no linear module of the model; nearest: {', '.join(alike) or 'none'}",
         action="give names that end a module's path, or regular expressions of whole paths",
     )

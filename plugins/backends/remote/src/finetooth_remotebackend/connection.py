@@ -49,12 +49,12 @@ class Connection:
             self._http.delete(path, timeout=5.0)
 
     def offers(self, path: str) -> bool:
-        """Whether the server has this route, whoever may use it.
+        """Whether the server has this route, for any caller.
 
         Raises:
             EngineError: no answer.
         """
-        return bool(self._sent("GET", path).status_code != 404)
+        return bool(self._request("GET", path).status_code != 404)
 
     def call(self, session: str, operation: str, body: Mapping[str, Any]) -> Any:
         """The result of the next call on a model. It has a number, so that one that is sent twice is done once.
@@ -81,12 +81,12 @@ class Connection:
         target.write_bytes(self._answered("GET", path).content)
 
     def _answered(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        answer = self._sent(method, path, body, query)
+        answer = self._request(method, path, body, query)
         if answer.status_code >= 400:
-            raise UserError(f"{self.url}: {_said(answer)}", action=_action(answer.status_code))
+            raise UserError(f"{self.url}: {_error_text(answer)}", action=_action(answer.status_code))
         return answer
 
-    def _sent(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
         end, pause = time.monotonic() + self._patience, 0.1
         why = ""
         while True:
@@ -105,7 +105,7 @@ class Connection:
             pause = min(2 * pause, 5.0)
 
 
-def _said(answer: Any) -> str:
+def _error_text(answer: Any) -> str:
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from finetooth_hooks import Datum, LossSpec
 from finetooth_steps.data_checks import check_fields
-from finetooth_steps.layout import one_batch
 from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import one_batch
 from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side

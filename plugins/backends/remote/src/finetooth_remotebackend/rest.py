@@ -14,7 +14,7 @@ from finetooth_toolbox import wire
 from numpy.typing import NDArray
 
 from finetooth_remotebackend.connection import WAIT, Connection
-from finetooth_remotebackend.trainer import Json, Made
+from finetooth_remotebackend.trainer import Json, ModelSizes
 
 
 class RestTrainer:
@@ -31,7 +31,7 @@ class RestTrainer:
         self._connection, self._base, self._sections = connection, base, sections
         self._session = secrets.token_hex(16)
 
-    def create(self) -> Made:
+    def create(self) -> ModelSizes:
         served = [one["name"] for one in self._connection.request("GET", "/v1/models")]
         if self._base not in served:
             raise UserError(
@@ -41,10 +41,10 @@ class RestTrainer:
         body = {**self._sections, "id": self._session, "base": self._base}
         made = self._connection.request("POST", "/v1/sessions", body, {"wait": WAIT})
         result = self._connection.result(made)
-        return Made(result["parameters"], result["trained"])
+        return ModelSizes(result["parameters"], result["trained"])
 
     def score(self, data: Sequence[Datum]) -> tuple[list[NDArray[Any]], int]:
-        result = self._call("forward", {"data": _sent(data), "returns": ["logprobs"]})
+        result = self._call("forward", {"data": _wire_data(data), "returns": ["logprobs"]})
         return [wire.decode_array(of["logprobs"], "logprobs") for of in result["outputs"]], result["handle"]["id"]
 
     def backward(self, number: int, data: Sequence[Datum], grads: Sequence[NDArray[np.float32]]) -> Backward:
@@ -62,7 +62,7 @@ class RestTrainer:
         return wire.decode_generated(self._call("generate", sent))
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]:
-        result = self._call("logprobs", {"data": _sent(data), "role": role})
+        result = self._call("logprobs", {"data": _wire_data(data), "role": role})
         return [wire.decode_array(one, "logprobs") for one in result["logprobs"]]
 
     def save(self, name: str) -> Json:
@@ -90,5 +90,5 @@ class RestTrainer:
         return self._connection.call(self._session, operation, body)
 
 
-def _sent(data: Sequence[Datum]) -> list[Any]:
+def _wire_data(data: Sequence[Datum]) -> list[Any]:
     return [wire.encode_datum(datum) for datum in data]

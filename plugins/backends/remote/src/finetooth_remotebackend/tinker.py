@@ -30,7 +30,7 @@ from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 
-from finetooth_remotebackend.trainer import Json, Made
+from finetooth_remotebackend.trainer import Json, ModelSizes
 
 ALPHA = 32.0
 """LoRA's alpha is not on the wire; servers take this one."""
@@ -73,17 +73,17 @@ class TinkerTrainer:
         self._reference: Any = None
         self._numbers = 0
 
-    def create(self) -> Made:
-        self._training = self._done(
+    def create(self) -> ModelSizes:
+        self._training = self._result(
             lambda: self._service.create_lora_training_client(
                 base_model=self._base, seed=self._request.plan.train.seed, **self._lora
             )
         )
-        return Made()
+        return ModelSizes()
 
     def score(self, data: Sequence[Datum]) -> tuple[list[NDArray[Any]], int]:
         weights = [_weights(datum) for datum in data]
-        result = self._done(lambda: self._training.forward(self._sent(data, weights), "cross_entropy"))
+        result = self._result(lambda: self._training.forward(self._wire_data(data, weights), "cross_entropy"))
         self._numbers += 1
         return [_counted(datum, of["logprobs"]) for datum, of in zip(data, result.loss_fn_outputs, strict=True)], (
             self._numbers
@@ -91,14 +91,14 @@ class TinkerTrainer:
 
     def backward(self, number: int, data: Sequence[Datum], grads: Sequence[NDArray[np.float32]]) -> Backward:
         weights = [np.where(datum.mask, -grad, 0.0) for datum, grad in zip(data, grads, strict=True)]
-        self._done(lambda: self._training.forward_backward(self._sent(data, weights), "cross_entropy"))
+        self._result(lambda: self._training.forward_backward(self._wire_data(data, weights), "cross_entropy"))
         return Backward(grad_norm=0.0, overflow=False)  # the protocol does not say it
 
     def step(self, number: int, settings: StepSettings) -> Stepped:
         rate = settings.learning_rate
         assert rate is not None
         adam = self._types.AdamParams(learning_rate=rate, grad_clip_norm=settings.max_grad_norm or 0.0, **self._adam)
-        metrics = self._done(lambda: self._training.optim_step(adam)).metrics or {}
+        metrics = self._result(lambda: self._training.optim_step(adam)).metrics or {}
         return Stepped(number, rate, float(metrics.get("grad_norm", 0.0)))
 
     def zero_grad(self) -> None:
@@ -106,7 +106,7 @@ class TinkerTrainer:
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
         if self._sampler is None or self._sampler[0] != version:
-            made = self._done(lambda: self._training.save_weights_and_get_sampling_client())
+            made = self._result(lambda: self._training.save_weights_and_get_sampling_client())
             self._sampler = (version, made)
         sampler = self._sampler[1]
         stops: list[Any] = list(sampling.stop)
@@ -125,7 +125,7 @@ class TinkerTrainer:
             sampler.sample(self._types.ModelInput.from_ints(list(map(int, prompt))), sampling.n, params)
             for prompt in prompts
         ]
-        found = [self._done(partial(_itself, one)) for one in promised]
+        found = [self._result(partial(_itself, one)) for one in promised]
         return Generated([[self._completion(one, sampling, ids, version) for one in of.sequences] for of in found])
 
     def _completion(self, found: Any, sampling: Sampling, ids: list[int], version: int) -> Completion:
@@ -144,7 +144,7 @@ class TinkerTrainer:
         if role != "reference":
             raise EngineError(f"a Tinker server holds no role {role!r}", action="choose another method")
         if self._reference is None:
-            self._reference = self._done(lambda: self._service.create_sampling_client(base_model=self._base))
+            self._reference = self._result(lambda: self._service.create_sampling_client(base_model=self._base))
         promised = []
         for datum in data:
             tokens = _tokens(datum)
@@ -153,22 +153,22 @@ class TinkerTrainer:
                                 "them under the base model", action="choose a loss without a reference")  # fmt: skip
             whole = [*map(int, tokens), int(datum.targets[-1])]
             promised.append(self._reference.compute_logprobs(self._types.ModelInput.from_ints(whole)))
-        found = [self._done(partial(_itself, one)) for one in promised]
+        found = [self._result(partial(_itself, one)) for one in promised]
         return [
             _counted(datum, [math.nan if v is None else v for v in of][1:])
             for datum, of in zip(data, found, strict=True)
         ]
 
     def save(self, name: str) -> Json:
-        return {"path": self._done(lambda: self._training.save_state(name)).path}
+        return {"path": self._result(lambda: self._training.save_state(name)).path}
 
     def load(self, kept: Json, *, optimizer: bool) -> None:
         load = self._training.load_state_with_optimizer if optimizer else self._training.load_state
-        self._done(lambda: load(kept["path"]))
+        self._result(lambda: load(kept["path"]))
         self._sampler = None
 
     def export(self, name: str, path: Path) -> Json:
-        sampler = self._done(lambda: self._training.save_weights_for_sampler(name)).path
+        sampler = self._result(lambda: self._training.save_weights_for_sampler(name)).path
         self._note(f"artifact: the weights stay at {self._url}, as {sampler}; the Tinker protocol does not send them")
         self._request.text.tokenizer.save(path)
         return {**self.save(name), "sampler": sampler}
@@ -178,7 +178,7 @@ class TinkerTrainer:
 
     # --- the wire -----------------------------------------------------------------------------------------------------
 
-    def _sent(self, data: Sequence[Datum], weights: Sequence[NDArray[Any]]) -> list[Any]:
+    def _wire_data(self, data: Sequence[Datum], weights: Sequence[NDArray[Any]]) -> list[Any]:
         return [
             self._types.Datum(
                 self._types.ModelInput.from_ints([int(token) for token in _tokens(datum)]),
@@ -190,7 +190,7 @@ class TinkerTrainer:
             for datum, given in zip(data, weights, strict=True)
         ]
 
-    def _done(self, make: Callable[[], Any]) -> Any:
+    def _result(self, make: Callable[[], Any]) -> Any:
         """What a call of the client gives.
 
         Raises:

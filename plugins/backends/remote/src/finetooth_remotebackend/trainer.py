@@ -16,7 +16,7 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelSizes:
     """Facts of a model at a server; 0 where it does not say."""
 
     parameters: int = 0
@@ -29,7 +29,7 @@ class Trainer(Protocol):
     protocol: str
     """What it speaks: `rest`, `tinker`."""
 
-    def create(self) -> Made:
+    def create(self) -> ModelSizes:
         """Make the model; called once, before anything else.
 
         Raises:

@@ -139,7 +139,7 @@ class TorchBackend:
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
             self._context.note(f"backend.packing: rows are padded, not packed: {found}")  # the plan could not know
-        if device.type == "cpu":  # from here on: what loading let go of has gone back
+        if device.type == "cpu":  # only now: memory that loading released is back with the system
             keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))

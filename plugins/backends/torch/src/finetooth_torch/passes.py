@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from finetooth_hooks import Datum, Interrupted, LossData, LossSpec, PlanError
 from finetooth_hooks.engine import Counts
-from finetooth_steps.layout import MicroBatch, one_batch
 from finetooth_steps.loss_state import checked_state
+from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.totals import Totals

@@ -26,7 +26,7 @@ class AddedHead:
     """The head of a model.
 
     Args:
-        base: the transformers model; a head that it brings (a reward model that is trained on) is gone on with.
+        base: the transformers model; its own head, where it has one (a reward model that is trained further), stays.
         asked: what the method asks for.
         hidden_size: of the states.
         generator: draws a new head.

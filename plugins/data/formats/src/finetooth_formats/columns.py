@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import DataError, Row
+from finetooth_toolbox.text.nearest import nearest
 
 SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chat", ("messages",)),
@@ -120,12 +120,12 @@ def missing(row: Row, column: str, format_: str) -> DataError:
         return DataError(row.id, "the row is empty" if not row.values else "every column of the row is null")
     if column in row.values and row.values[column] is None:
         return DataError(row.id, f"{column} is null", action="remove the row or fill it in")
-    near = difflib.get_close_matches(column, [name for name in names if isinstance(name, str)], n=1, cutoff=0.6)
+    near = nearest(column, [name for name in names if isinstance(name, str)])
     looks = shape(row.values) or _partial_shape(row.values)
     more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
     problem = f"no column {column!r}; the row has {', '.join(map(shown, names[:NAMES]))}{more}"
     if near:
-        return DataError(row.id, f"{problem}; is {shown(near[0])} meant?", action=f"rename it to {column!r}")
+        return DataError(row.id, f"{problem}; is {shown(near)} meant?", action=f"rename it to {column!r}")
     if looks and not looks.startswith(f"{format_} "):
         return DataError(
             row.id,

@@ -50,7 +50,7 @@ class Steps:
 
     Attributes:
         prompt: the column with the problem.
-        others: completions that were rated and not gone on with: the steps up to each, and its label.
+        others: completions that were rated but not continued: the steps up to each, and its label.
         problem: why nothing can be learned from the row; empty if something can.
     """
 
@@ -65,7 +65,7 @@ NO_RATING = "no step has a rating"
 NO_STEP = "it has no step"
 
 
-def found(values: Mapping[str, Any]) -> str | None:
+def detect(values: Mapping[str, Any]) -> str | None:
     """Which of the shapes a row has, in words."""
     if isinstance(columns.value(values, PRM800K[1]), list | tuple) and columns.present(values, PRM800K[0]):
         return "has rated completions of steps in 'label.steps', as PRM800K"
@@ -80,7 +80,7 @@ def read(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps
     Args:
         neutral: the label of a step that was rated neither right nor wrong.
         note: told about what is not used.
-        others_note: likewise about completions that were not gone on with; None where they are used.
+        others_note: likewise about completions that were not continued; None where they are used.
 
     Raises:
         DataError: the row has none of the shapes, or what it says is wrong.
@@ -118,7 +118,7 @@ def _up_to_mistake(row: Row, shape: MistakeColumns) -> Steps:
 
 
 def _prm800k(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps:
-    """The solution that was gone on with: of each step the chosen completion, or the one a person wrote; where neither
+    """The solution that was continued: of each step the chosen completion, or the one a person wrote; where neither
     is, the first one with a rating, which ends it."""
     given = columns.value(row.values, PRM800K[1])
     if not isinstance(given, list | tuple):

@@ -62,7 +62,7 @@ class RowImages:
         self._named: list[Image] = []
 
     @property
-    def given(self) -> bool:
+    def present(self) -> bool:
         """The row has a column with images."""
         return bool(self._given)
 

@@ -37,7 +37,7 @@ class LabelledOptions(MessageOptions):
     label: str = "label"
     """The column with the label: true or false, or a number."""
     threshold: float | None = None
-    """Makes labels of numbers: true from here on, false below. Without it a number stays one."""
+    """Turns numbers into labels: true for this number and above, false below. Left out, numbers stay numbers."""
     unusable: Policy = "drop"
     """What becomes of a row that teaches nothing (the answer is empty or not the assistant's, there is no prompt): left
     out and counted by reason, or an error."""
@@ -74,7 +74,7 @@ class LabelledFormat:
                 prompt is empty.
         """
         given = self._options
-        if RowImages(row).given:
+        if RowImages(row).present:
             raise DataError(
                 row.id, "it has images, and labelled answers with images cannot be read", action="remove it"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Message
 from finetooth_hooks.examples import ROLES, Placed
+from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 from finetooth_formats.columns import key as key_shown
@@ -115,7 +115,7 @@ class MessageReader:
         Raises:
             DataError: names every problem of the row with its path, `messages[0].content`.
         """
-        value = self._decoded(where, column, value)
+        value = self._decode(where, column, value)
         if not isinstance(value, list | tuple):
             raise DataError(
                 where, f"{column} is {kind(value)}, not a list of messages", action="write a list of objects"
@@ -160,7 +160,7 @@ class MessageReader:
             raise DataError(where, "; ".join(problems), action=f"write {column} as a string")
         return content.text
 
-    def said(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
+    def text_message(self, where: str, column: str, role: str, text: str, images: RowImages) -> Message:
         """One message with the text of a column, in which `<image>` stands for images of the row.
 
         Raises:
@@ -198,7 +198,7 @@ class MessageReader:
             self._noted.add(topic)
             self._note(text, topic=f"formats: {topic}")
 
-    def _decoded(self, where: str, column: str, value: Any) -> Any:
+    def _decode(self, where: str, column: str, value: Any) -> Any:
         """A list that was encoded twice is decoded, with a note."""
         if not isinstance(value, str):
             return value
@@ -256,7 +256,7 @@ class MessageReader:
         calls = self._calls(f"{path}.{keys.tool_calls}", item.get(keys.tool_calls, ()), problems)
         optional = bool(calls) or role in self._may_be_empty
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
-        content = self._ranged(path, item, content, problems)
+        content = self._apply_ranges(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
         if self._split_thinking and role == "assistant" and not reasoning.text:
             reasoning, content = split_thought(content)
@@ -284,8 +284,8 @@ class MessageReader:
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
         value = item.get(key)
         if key not in item:
-            near = difflib.get_close_matches(key, [name for name in item if isinstance(name, str)], n=1)
-            problems.append(f"{path} is missing" + (f"; did you mean {shown(near[0])}?" if near else ""))
+            near = nearest(key, [name for name in item if isinstance(name, str)])
+            problems.append(f"{path} is missing" + (f"; did you mean {shown(near)}?" if near else ""))
         elif not isinstance(value, str):
             problems.append(f"{path} is {kind(value)}, not text")
         elif value in roles:
@@ -319,7 +319,7 @@ class MessageReader:
             problems.append(f"{path} is empty")
         return NOTHING if content is None else self._with_images(path, content)
 
-    def _ranged(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
+    def _apply_ranges(self, path: str, item: Mapping[str, Any], content: Content, problems: list[str]) -> Content:
         """The content with the weights that ranges of characters give it."""
         ranges = item.get(self._ranges_field) if self._ranges_field else None
         if ranges is None:
@@ -331,7 +331,7 @@ class MessageReader:
     def _with_images(self, path: str, content: Content) -> Content:
         """A text in which `<image>` stands for the images of the row's column, if it has one."""
         given = self._images
-        if given is None or not given.given or content.weights or content.images or PLACEHOLDER not in content.text:
+        if given is None or not given.present or content.weights or content.images or PLACEHOLDER not in content.text:
             return content
         texts = content.text.split(PLACEHOLDER)
         found, at = [], 0

@@ -105,7 +105,7 @@ class Preference:
         if columns.present(values, chosen, rejected):
             prompt = "" if self._prompt(values) else "; the prompt is what both begin with"
             return f"has the columns {chosen!r} and {rejected!r}{prompt}"
-        judged = self._judged(values)
+        judged = self._detect_judgements(values)
         if judged is None or not self._prompt(values):
             return None
         by = f" with {judged[0]!r}" if judged[0] else ", the best first"
@@ -122,15 +122,18 @@ class Preference:
             DataError: a column is missing or wrong, or there are images; with `unusable: raise`, a pair teaches
                 nothing.
         """
-        if RowImages(row).given:
+        if RowImages(row).present:
             raise DataError(row.id, "it has images, and pairs with images cannot be read", action="remove the row")
         given = self._options
-        if columns.present(row.values, given.chosen, given.rejected) or (judged := self._judged(row.values)) is None:
+        if (
+            columns.present(row.values, given.chosen, given.rejected)
+            or (judged := self._detect_judgements(row.values)) is None
+        ):
             chosen, rejected = self._side(row, given.chosen), self._side(row, given.rejected)
             margin, problem = self._margin(row)
             made = left_out(row, problem, given.unusable) if problem else self._pair(row, chosen, rejected, margin)
             return self._unpaired([made])
-        return self._unpaired(list(self._ranked(row, *judged)))
+        return self._unpaired(list(self._pairs_by_rank(row, *judged)))
 
     def _margin(self, row: Row) -> tuple[float | None, str]:
         """By how much the first answer is better; and what is wrong with that."""
@@ -144,7 +147,7 @@ class Preference:
             return None, "rejected is rated higher than chosen" if apart else "chosen and rejected are rated the same"
         return apart if margin is None else margin, ""
 
-    def _ranked(self, row: Row, judgements: str, order: ranked.Order) -> Iterator[Pair | LeftOut]:
+    def _pairs_by_rank(self, row: Row, judgements: str, order: ranked.Order) -> Iterator[Pair | LeftOut]:
         given = self._options
         answers, numbers = ranked.read_ranking(row, given.responses, judgements)
         read = [self._answer(row, f"{given.responses}[{i}]", answer) for i, answer in enumerate(answers)]
@@ -166,7 +169,7 @@ class Preference:
             prompt = self._side(row, column, "user")
             chosen, rejected = _after(prompt, chosen), _after(prompt, rejected)
         else:
-            prompt, chosen, rejected = _shared(chosen, rejected)
+            prompt, chosen, rejected = _shared_prompt(chosen, rejected)
             if not prompt:
                 reason = f"{given.chosen} and {given.rejected} have no prompt in common"
                 return left_out(row, reason, given.unusable, f"add a column {self._prompts[0]!r}, or remove the row")
@@ -210,7 +213,7 @@ class Preference:
     def _prompt(self, values: Mapping[str, Any]) -> str:
         return next((name for name in self._prompts if columns.present(values, name)), "")
 
-    def _judged(self, values: Mapping[str, Any]) -> tuple[str, ranked.Order] | None:
+    def _detect_judgements(self, values: Mapping[str, Any]) -> tuple[str, ranked.Order] | None:
         """The column that judges several answers (empty: their order does), and which of its numbers are better."""
         given = self._options
         orders: tuple[tuple[str, ranked.Order], ...] = ((given.scores, "high"), (given.ranks, "low"))
@@ -219,7 +222,7 @@ class Preference:
         return next((found for found in orders if ranked.is_ranked(values, given.responses, found[0])), None)
 
 
-def _shared(chosen: Side, rejected: Side) -> tuple[Side, Side, Side]:
+def _shared_prompt(chosen: Side, rejected: Side) -> tuple[Side, Side, Side]:
     """What both begin with, and both without it."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         end = common_text(chosen, rejected)

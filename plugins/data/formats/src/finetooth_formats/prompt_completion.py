@@ -1,4 +1,4 @@
-"""The format `prompt_completion`: two columns, what is asked and what is to be said."""
+"""The format `prompt_completion`: two columns, a prompt and its completion."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PromptCompletionFormat:
         """
         pair = columns.first_pair(row.values, self._pairs)
         if pair is None:
-            raise self._unpaired(row)
+            raise self._no_pair_error(row)
         prompt, completion = (columns.value(row.values, name) for name in pair)
         if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
             return self._conversation(row, pair)
@@ -99,7 +99,7 @@ class PromptCompletionFormat:
         system = self._system(row)
         before = read_history(row, self._options.history)
         images = RowImages(row)
-        asked = self._reader.said(row.id, pair[0], "user", ask, images)
+        asked = self._reader.text_message(row.id, pair[0], "user", ask, images)
         images.finish()
         return Conversation((*system, *before, asked, Message("assistant", answer)))
 
@@ -111,7 +111,7 @@ class PromptCompletionFormat:
         return (Message("system", said),) if said else ()
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
-        """Lists of messages: those of the prompt do not train, whoever speaks."""
+        """Lists of messages: those of the prompt do not train, whatever their role."""
         if self._options.style == "raw":
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
@@ -125,7 +125,7 @@ class PromptCompletionFormat:
         system = () if prompt[0].role == "system" else self._system(row)
         return Conversation((*system, *prompt, *after), tools)
 
-    def _unpaired(self, row: Row) -> DataError:
+    def _no_pair_error(self, row: Row) -> DataError:
         """Name the partner of a column that stands alone."""
         for prompt, completion in self._pairs:
             for here, gone in ((prompt, completion), (completion, prompt)):

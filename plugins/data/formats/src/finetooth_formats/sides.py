@@ -57,8 +57,8 @@ class SideReader:
         if isinstance(value, str):
             if problem := columns.unspeakable(value):
                 raise DataError(row.id, f"{path} {problem}", action="write the whole character, or remove the row")
-            if images is not None and images.given and not transcript(value):
-                return (self._reader.said(row.id, path, role, value, images),)
+            if images is not None and images.present and not transcript(value):
+                return (self._reader.text_message(row.id, path, role, value, images),)
             return transcript(value) or (Message(role, value),)
         if isinstance(value, Mapping):
             return (self._reader.one(row.id, path, value, images),)

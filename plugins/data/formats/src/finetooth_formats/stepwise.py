@@ -56,7 +56,7 @@ class StepwiseFormat:
         given = self._options
         if graded_steps.lists(values, (given.completions, given.labels)):
             return f"has lists {given.completions!r} and {given.labels!r}"
-        return graded_steps.found(values)
+        return graded_steps.detect(values)
 
     def read(self, row: Row) -> ReadRow:
         """
@@ -64,8 +64,8 @@ class StepwiseFormat:
             DataError: a column is missing or wrong; with `unusable: raise`, nothing can be learned from the row.
         """
         given = self._options
-        if not columns.present(row.values, given.completions) and graded_steps.found(row.values):
-            return self._graded(row)
+        if not columns.present(row.values, given.completions) and graded_steps.detect(row.values):
+            return self._read_graded(row)
         prompt = self._sides.messages(row, given.prompt, "user")
         problem = graded_steps.NO_STEP if _is_empty(row, given.completions) else ""
         if problem := NO_PROMPT if no_prompt(prompt) else problem:
@@ -89,7 +89,7 @@ class StepwiseFormat:
         ]
         return Stepwise(prompt, tuple(steps), tuple(numbers))
 
-    def _graded(self, row: Row) -> ReadRow:
+    def _read_graded(self, row: Row) -> ReadRow:
         """A solution in one of the published shapes."""
         given = self._options
         once = self._reader.once

@@ -93,8 +93,8 @@ def config_values(container: Container) -> dict[str, Any]:
         RecipeError: a needed key is missing, or the rotary embedding is of a kind that is not understood.
     """
     architecture = architecture_of(container)
-    heads = _stated(container, "attention.head_count")
-    hidden = _stated(container, "embedding_length")
+    heads = _metadata(container, "attention.head_count")
+    hidden = _metadata(container, "embedding_length")
     head_width = container.metadata.get(f"{container.architecture}.attention.key_length", hidden // heads)
     embedding = container.tensors.get("token_embd.weight")
     if embedding is None:
@@ -107,13 +107,13 @@ def config_values(container: Container) -> dict[str, Any]:
         "architectures": [architecture.model_class],
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": _stated(container, "feed_forward_length"),
-        "num_hidden_layers": _stated(container, "block_count"),
+        "intermediate_size": _metadata(container, "feed_forward_length"),
+        "num_hidden_layers": _metadata(container, "block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": container.metadata.get(f"{container.architecture}.attention.head_count_kv", heads),
         "head_dim": head_width,
-        "max_position_embeddings": _stated(container, "context_length"),
-        "rms_norm_eps": _decimal(_stated(container, "attention.layer_norm_rms_epsilon")),
+        "max_position_embeddings": _metadata(container, "context_length"),
+        "rms_norm_eps": _decimal(_metadata(container, "attention.layer_norm_rms_epsilon")),
         "rope_parameters": _rope(container, head_width),
         "tie_word_embeddings": "output.weight" not in container.tensors,
         "bos_token_id": special.bos,
@@ -163,7 +163,7 @@ def restored_rows(
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(blocks.shape)
 
 
-def _stated(container: Container, key: str) -> Any:
+def _metadata(container: Container, key: str) -> Any:
     full = f"{container.architecture}.{key}"
     if full not in container.metadata:
         raise RecipeError("model", f"{container.path} does not state {full}", action="fetch or convert the file again")

@@ -127,7 +127,7 @@ def _parse(path: Path, data: mmap.mmap) -> Container:
     for name, shape, type_id, offset in rows:
         entry = _tensor_entry(path, name, shape, type_id, data_start + offset)
         if entry.start + entry.size > len(data):
-            raise _truncated(path, len(data), f"tensor {name} ends at byte {entry.start + entry.size:,}")
+            raise _truncated_error(path, len(data), f"tensor {name} ends at byte {entry.start + entry.size:,}")
         tensors[name] = entry
     return Container(path, metadata, tensors)
 
@@ -151,7 +151,7 @@ def _tensor_entry(path: Path, name: str, shape: tuple[int, ...], type_id: int, s
     return TensorEntry(name, shape, ggml_type, start, prod(shape) // block * block_bytes)
 
 
-def _truncated(path: Path, size: int, why: str) -> RecipeError:
+def _truncated_error(path: Path, size: int, why: str) -> RecipeError:
     return RecipeError(
         "model", f"{path} is truncated or damaged: it has {size:,} bytes, but {why}", action="fetch the file again"
     )
@@ -168,7 +168,7 @@ class _Cursor:
     def _advance(self, size: int) -> int:
         start, end = self.position, self.position + size
         if end > len(self.data):
-            raise _truncated(self.path, len(self.data), f"its header goes on to byte {end:,}")
+            raise _truncated_error(self.path, len(self.data), f"its header goes on to byte {end:,}")
         self.position = end
         return start
 
@@ -199,7 +199,7 @@ class _Cursor:
             start = position + 8
             end = start + length_at(data, position)[0] if start <= size else start
             if end > size:
-                raise _truncated(self.path, size, f"its header goes on to byte {end:,}")
+                raise _truncated_error(self.path, size, f"its header goes on to byte {end:,}")
             values.append(self._text(data[start:end]))
             position = end
         self.position = position

@@ -63,7 +63,7 @@ def why_ours(reference: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFile:
     """The file of a reference.
 
     Attributes:
@@ -75,7 +75,7 @@ class Found:
     revision: str = ""
 
 
-def find(reference: str) -> Found:
+def find(reference: str) -> ModelFile:
     """The file that `reference` means.
 
     Raises:
@@ -89,7 +89,7 @@ def find(reference: str) -> Found:
         return _in_package(reference, package, inner, alias.install if alias else f"pip install {package}")
     path = Path(full).expanduser()
     if path.is_file():
-        return Found(path)
+        return ModelFile(path)
     advice = f"give a {SUFFIX} file or one of {', '.join(ALIASES)}"
     if path.is_dir():
         raise RecipeError("model", f"{path} is a folder, not a file", action=advice)
@@ -105,7 +105,7 @@ def published(reference: str) -> str:
     return alias.published if alias else str(find(reference).path.absolute())
 
 
-def _in_package(reference: str, package: str, inner: str, install: str) -> Found:
+def _in_package(reference: str, package: str, inner: str, install: str) -> ModelFile:
     """The GGUF file of an installed distribution, found through its list of files: the package is never imported."""
     if not package:
         raise RecipeError(
@@ -134,7 +134,7 @@ def _in_package(reference: str, package: str, inner: str, install: str) -> Found
     path, recorded = Path(str(distribution.locate_file(wanted[0]))), wanted[0].hash
     if not path.is_file():
         raise RecipeError("model", f"{path} of package {package} is gone", action=f"reinstall it: {install}")
-    return Found(path, f"{recorded.mode}:{_hexadecimal(recorded.value)}" if recorded else "")
+    return ModelFile(path, f"{recorded.mode}:{_hexadecimal(recorded.value)}" if recorded else "")
 
 
 def _hexadecimal(digest: str) -> str:

@@ -2,7 +2,7 @@
 
 Resizing, cutting into patches and normalising are the library's. How many tokens an image takes follows from what the
 image processor makes of it: in models of Qwen's kind from its grid of patches, else the model's own processor class
-says what text stands for an image. It depends on the size of the picture alone, so it is asked once for each size.
+says what text stands for an image. It depends on the size of the picture alone, so it is computed once for each size.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def build(options: ProcessorOptions, context: Context) -> ImageProcessor:
     return ImageProcessor(lambda: _load(options, context), options.largest)
 
 
-def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Written]:
+def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | ProcessorMarkup]:
     """The model's image processor, and how its images stand in text.
 
     Raises:
@@ -59,7 +59,7 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Writ
 
     reference = str(info.files[0].parent) if info.files else info.reference
     classes: Any = transformers
-    with _explained(info):
+    with _explain_failures(info):
         processor = classes.AutoImageProcessor.from_pretrained(reference, backend="pil", **options.arguments)
     known = processor.valid_kwargs.__annotations__
     if unknown := sorted(set(options.arguments) - set(known)):
@@ -71,13 +71,13 @@ def _load(options: ProcessorOptions, context: Context) -> tuple[Any, Grid | Writ
     if hasattr(processor, "merge_size"):
         token = int(info.config["image_token_id"])
         return processor, Grid(context.tokenizer.decode([token]), token)
-    with _explained(info):
+    with _explain_failures(info):
         whole = classes.AutoProcessor.from_pretrained(reference)
-    return processor, Written(whole)
+    return processor, ProcessorMarkup(whole)
 
 
 @contextmanager
-def _explained(info: ModelInfo) -> Iterator[None]:
+def _explain_failures(info: ModelInfo) -> Iterator[None]:
     """What transformers raises as a line that names the model."""
     try:
         with nullcontext() if info.files else without_retries():
@@ -102,7 +102,7 @@ class Grid:
         return self.placeholder * cells, 0, len(self.placeholder) * cells
 
 
-class Written:
+class ProcessorMarkup:
     """What the model's own processor class writes for an image."""
 
     def __init__(self, processor: Any) -> None:
@@ -127,12 +127,12 @@ class ImageProcessor:
         largest: see `ProcessorOptions`.
     """
 
-    def __init__(self, load: Callable[[], tuple[Any, Grid | Written]], largest: int) -> None:
+    def __init__(self, load: Callable[[], tuple[Any, Grid | ProcessorMarkup]], largest: int) -> None:
         self._load, self._largest = load, largest
         self._places: dict[tuple[int, int], tuple[str, int, int]] = {}
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Grid | Written]:
+    def _loaded(self) -> tuple[Any, Grid | ProcessorMarkup]:
         return self._load()
 
     @property
@@ -140,16 +140,16 @@ class ImageProcessor:
         return self._loaded[0]
 
     @property
-    def _written(self) -> Grid | Written:
+    def _markup(self) -> Grid | ProcessorMarkup:
         return self._loaded[1]
 
     @property
     def placeholder(self) -> str:
-        return self._written.placeholder
+        return self._markup.placeholder
 
     @property
     def token_ids(self) -> frozenset[int]:
-        return self._written.token_ids
+        return self._markup.token_ids
 
     def place(self, image: Image) -> ImagePlace:
         content = image.read()
@@ -159,14 +159,14 @@ class ImageProcessor:
                 made = self._processor(images=[opened], return_tensors="np")
             except ValueError as error:  # a shape it cannot resize, such as one of 200 to 1
                 raise DataError("", f"image {image.name}: {error}", action="cut it to another shape") from error
-            self._places[opened.size] = self._written.place(self._processor, made)
+            self._places[opened.size] = self._markup.place(self._processor, made)
         known = Image(image.name, image.path, image.content, hashlib.sha256(content).hexdigest())
         return ImagePlace(*self._places[opened.size], known, *opened.size)
 
     def inputs(self, images: Sequence[bytes]) -> Mapping[str, Any]:
         opened = [open_image(content, f"{i + 1} of {len(images)}", self._largest) for i, content in enumerate(images)]
         made = self._processor(images=opened, return_tensors="np")
-        return {name: np.asarray(value) for name, value in made.items() if name not in self._written.unused}
+        return {name: np.asarray(value) for name, value in made.items() if name not in self._markup.unused}
 
     def save(self, folder: Path) -> None:
         self._processor.save_pretrained(folder)

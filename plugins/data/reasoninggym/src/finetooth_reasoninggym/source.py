@@ -18,7 +18,7 @@ from finetooth_hooks.context import Context
 from pydantic import Field, PositiveInt
 
 EVAL_SHARE = 5
-"""One question of so many belongs to the eval split."""
+"""One question in this many belongs to the eval split."""
 
 PATIENCE = 50
 """How many rows are generated for each one wanted before a task counts as exhausted."""
@@ -65,7 +65,7 @@ class ReasoningGym(SourceBase):
         Raises:
             PluginError: reasoning-gym is not installed.
             RecipeError: no such task, or its settings are wrong.
-            DataError: the task does not have so many different questions.
+            DataError: the task has fewer different questions.
         """
         options = self._options
         dataset = self._dataset()

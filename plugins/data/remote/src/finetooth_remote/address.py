@@ -40,7 +40,7 @@ class Address:
 
     @property
     def full(self) -> str:
-        """As it is asked for; holds secrets."""
+        """As it is requested; holds secrets."""
         return expand(self.shown, SETTING)
 
     def hide(self, message: str) -> str:

@@ -23,7 +23,7 @@ READ_BYTES = 1 << 20
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each new attempt, after a failure that may pass."""
 UNREACHED_WAITS = WAITS[:1]
-"""Where no server answered at all: a mistake in the address, or no network, is said within seconds."""
+"""Where no server answered at all: a mistake in the address, or no network, is reported within seconds."""
 MARGIN = 100_000_000
 """Bytes that are left free on the disk."""
 ETAGS = ("ETag", "etag", "e_tag")
@@ -89,7 +89,7 @@ class Downloads:
     def _fetch(self, address: Address) -> Path:
         system = file_system(address)
         now = Version.of(system.info(address.full))
-        known = self._known(address)
+        known = self._cached(address)
         if known is not None and known[1] == now and now.tells:
             return known[0]
         if not now.tells:
@@ -123,7 +123,7 @@ class Downloads:
 
     def _instead(self, address: Address, failure: Failure, error: Exception) -> Path:
         """What was fetched before, if the server does not answer; else the error."""
-        known = self._known(address)
+        known = self._cached(address)
         said = address.hide(str(failure))
         if known is not None and not failure.final:
             self._note(f"{address.shown} cannot be asked ({said}); the file fetched before is used")
@@ -143,7 +143,7 @@ class Downloads:
     def _entry(self, address: Address) -> Path:
         return self._folder / "addresses" / f"{address.key}.json"
 
-    def _known(self, address: Address) -> tuple[Path, Version] | None:
+    def _cached(self, address: Address) -> tuple[Path, Version] | None:
         """The file that an address had, if it is still here and whole."""
         try:
             content = json.loads(self._entry(address).read_bytes())

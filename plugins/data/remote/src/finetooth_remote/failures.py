@@ -59,20 +59,20 @@ def failure_of(error: BaseException) -> Failure | None:
         problem, action = STATUSES.get(status, (f"the server answers {status}", RETRY))
         return Failure(problem, action, final=status < 500 and status not in PASSING)
     if names & UNTRUSTED:
-        return Failure(f"the server's certificate is not trusted ({_said(chain[-1])})", TRUST, final=True)
+        return Failure(f"the server's certificate is not trusted ({_error_text(chain[-1])})", TRUST, final=True)
     if names & UNREACHED:
-        return Failure(f"the server cannot be reached ({_said(chain[-1])})", REACH, unreached=True)
+        return Failure(f"the server cannot be reached ({_error_text(chain[-1])})", REACH, unreached=True)
     if names & {"OSError", "ClientError", "TimeoutError", "BotoCoreError", "HTTPClientError"}:
-        return Failure(f"the server cannot be reached or the connection broke ({_said(chain[-1])})")
+        return Failure(f"the server cannot be reached or the connection broke ({_error_text(chain[-1])})")
     return None
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and its causes."""
     found: BaseException | None = error
     while found is not None:
         yield found

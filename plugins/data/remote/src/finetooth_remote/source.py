@@ -87,19 +87,19 @@ class RemoteRows(SourceBase):
         """
         try:
             for row in self._inner.rows():
-                yield self._named(row)
+                yield self._with_address(row)
         except DataError as error:
             raise self._renamed(error) from error
 
-    def _named(self, row: Row) -> Row:
-        return replace(row, id=self._said(row.id))
+    def _with_address(self, row: Row) -> Row:
+        return replace(row, id=self._readdressed(row.id))
 
     def _renamed(self, error: DataError) -> DataError:
         where = error.where
         problem = error.problem.removeprefix(f"{where}: ") if where else error.problem
-        return DataError(self._said(where), self._said(problem), action=self._said(error.action))
+        return DataError(self._readdressed(where), self._readdressed(problem), action=self._readdressed(error.action))
 
-    def _said(self, text: str) -> str:
+    def _readdressed(self, text: str) -> str:
         return text.replace(self._path.as_posix(), self._address.shown)
 
     def portions(self) -> Iterator[Portion]:
@@ -116,7 +116,7 @@ class RemoteRows(SourceBase):
     def read(self, portion: Portion) -> Iterator[Row | DataError]:
         """The rows of a portion."""
         for item in self._inner.read(portion):
-            yield self._named(item) if isinstance(item, Row) else self._renamed(item)
+            yield self._with_address(item) if isinstance(item, Row) else self._renamed(item)
 
     def refusal(self, broken: Problems, good: int) -> DataError:
         """The inner source's error."""

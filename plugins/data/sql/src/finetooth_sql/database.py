@@ -40,7 +40,7 @@ class Database:
         name = address if whole else _name(url)
         if not whole:
             _refuse_password(url)
-            url = _expanded(url)
+            url = _expand_variables(url)
         kind = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
         if kind not in ("sqlite", "postgresql"):
             raise RecipeError(
@@ -117,7 +117,7 @@ def _refuse_password(url: URL) -> None:
         )
 
 
-def _expanded(url: URL) -> URL:
+def _expand_variables(url: URL) -> URL:
     def filled(text: str | None) -> str | None:
         return None if text is None else expand(text, SETTING)
 

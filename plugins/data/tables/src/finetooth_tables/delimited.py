@@ -93,9 +93,9 @@ class DelimitedTable(PortionedRows):
                 rows += bool(next(reader))
             except StopIteration:
                 last = True
-            except csv.Error as error:  # it is said by who reads the portion
+            except csv.Error as error:  # reading the portion reports it
                 rows += 1
-                last = _swallowed(error)
+                last = _inside_a_quote(error)
             content.append(lines.take())
             size += len(content[-1])
             if size >= PORTION_BYTES or (last and size):
@@ -174,8 +174,8 @@ def _after(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _swallowed(error: csv.Error) -> bool:
-    """Whether a quote was open when the reader gave up, so that nothing after it is known to be a record."""
+def _inside_a_quote(error: csv.Error) -> bool:
+    """Whether the reader stopped inside a quote, so that nothing after it can be taken for a record."""
     return "unexpected end" in str(error) or "field limit" in str(error)
 
 

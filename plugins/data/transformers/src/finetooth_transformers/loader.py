@@ -60,7 +60,7 @@ class TransformersLoader(LoaderBase):
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
         kind, stored = str(config.model_type), stored_as(described)
-        folder = Path(_located(reference))
+        folder = Path(_locate(reference))
         if folder.is_dir():
             found = checkpoint.read(folder)
             parameters = found.parameters if stored is None else self._count(reference, config)
@@ -135,9 +135,9 @@ class TransformersLoader(LoaderBase):
 
     @contextmanager
     def _reading(self, reference: str, part: str = "config.json") -> Iterator[str]:
-        """Where the model is; inside, failures are explained, and a hub that cannot be reached is asked only once."""
+        """Where the model is; inside, failures are explained, and a hub that cannot be reached is tried only once."""
         with explained(reference, part=part):
-            located = _located(reference)
+            located = _locate(reference)
             if Path(located).is_dir():
                 yield located
                 return
@@ -185,7 +185,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _located(reference: str) -> str:
+def _locate(reference: str) -> str:
     """The folder that holds the model: the one named, or `artifact` in it (a run folder); else the hub id as it is.
 
     Raises:

@@ -84,7 +84,7 @@ class ShardRows(PortionedRows):
     def read(self, portion: Portion) -> Iterator[Row | DataError]:
         """The rows of a portion, and an error for each that cannot be read."""
         name = self.files()[portion.place[0]].as_posix()
-        for key, group in groupby(_unpacked(portion.content), key=lambda member: _key(member.name, name)):
+        for key, group in groupby(_unpack(portion.content), key=lambda member: _key(member.name, name)):
             id_ = f"{name}:{key}"
             try:
                 yield Row(id_, _row(id_, key, list(group)))
@@ -102,7 +102,7 @@ def _key(member: str, shard: str) -> str:
     return f"{folder}{slash}{key}"
 
 
-def _unpacked(content: bytes) -> Iterator[Member]:
+def _unpack(content: bytes) -> Iterator[Member]:
     place = 0
     while place < len(content):
         name, size = _SIZES.unpack_from(content, place)

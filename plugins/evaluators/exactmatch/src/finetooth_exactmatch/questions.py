@@ -34,7 +34,7 @@ class Question:
 
     Attributes:
         id: of its row.
-        text: what is asked, as people read it: the last message before the answer, or the raw prompt.
+        text: the question, as people read it: the last message before the answer, or the raw prompt.
         tokens: the prompt.
         expected: the right answer as it stands in the row; empty where there is none, for a reward of its own judges.
         chat: the answer is an assistant's message, not raw text.

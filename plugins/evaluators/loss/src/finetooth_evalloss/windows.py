@@ -13,7 +13,7 @@ TOO_SHORT = "too short to predict a token"
 
 
 class Windows(LazySequence[Datum]):
-    """Each document cut in windows of `length` positions, made when they are asked for.
+    """Each document cut in windows of `length` positions, each made when it is read.
 
     Neighbours share one token, the last a window predicts and the first the next one reads, so each token of a document
     but the first is predicted once. A window is named after its document and its first token in it: `corpus.txt@1024`.

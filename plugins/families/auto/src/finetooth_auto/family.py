@@ -46,7 +46,7 @@ class Auto:
         attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
         if not isinstance(heads, int):
-            raise _unknown(model, "no single number of attention heads")
+            raise _unknown_error(model, "no single number of attention heads")
         return ModelFacts(
             hidden_size=int(settings.hidden_size),
             layers=len(layers),
@@ -117,7 +117,7 @@ def _layers(model: Any, count: int, decoder: Any) -> tuple[str, Any]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == count and id(module) in inside
     ]
     if not lists:
-        raise _unknown(model, f"no list of its {count} layers")
+        raise _unknown_error(model, f"no list of its {count} layers")
     _, path, module = max(lists, key=lambda found: (found[0], -len(found[1])))
     return path, module
 
@@ -131,7 +131,7 @@ def _head(model: Any, settings: Any) -> Head:
     head = model.get_output_embeddings()
     path = next((path for path, module in model.named_modules() if module is head), None)
     if path is None or not isinstance(head, torch.nn.Linear):
-        raise _unknown(model, "no linear head")
+        raise _unknown_error(model, "no linear head")
     factor, multiplier, divisor = (
         float(getattr(settings, name, None) or 1.0) for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")
     )
@@ -152,7 +152,7 @@ def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
     lost = [path for path in linear if path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers]
     kept = [path for path in linear if path not in lost]
     if not kept:
-        raise _unknown(layers, "no linear module in its layers")
+        raise _unknown_error(layers, "no linear module in its layers")
     inside = [path for path in kept if _in_attention(layers, path)]
     outside = {path.rpartition(".")[2] for path in linear if path not in inside}
     # a name that also occurs outside attention is told apart by the module that holds it (GPT-2's attn.c_proj)
@@ -181,7 +181,7 @@ def _ffn_size(layers: Any, settings: Any) -> int:
     return int(max(max(shape) for shape in widths))
 
 
-def _unknown(model: Any, lacks: str) -> RecipeError:
+def _unknown_error(model: Any, lacks: str) -> RecipeError:
     return RecipeError(
         "model.family",
         f"family auto does not understand {type(model).__name__}: it has {lacks}",

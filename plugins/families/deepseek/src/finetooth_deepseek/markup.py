@@ -10,7 +10,7 @@ from typing import Any
 
 from finetooth_hooks import Message
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, called
+from finetooth_toolbox.rendering.tool_calls import call_of, function_call
 
 BEGIN, END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
@@ -38,9 +38,9 @@ def function_of(call: Mapping[str, Any], where: str) -> tuple[str, Any]:
     """
     function = call.get("function")
     if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
-        called({"function": {**function, "arguments": {}}}, where)
+        function_call({"function": {**function, "arguments": {}}}, where)
         return function["name"], function["arguments"]
-    return called(call, where)
+    return function_call(call, where)
 
 
 def systems(messages: Sequence[Message]) -> int:

@@ -25,7 +25,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, called
+from finetooth_toolbox.rendering.tool_calls import call_of, function_call
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, trimmed
 
 SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
@@ -105,7 +105,7 @@ class GLM4Moe(TurnRenderer):
         rendered = super().render(conversation, train_on=train_on)
         last = _last_question(conversation.messages)
         lost = any(
-            _thought(message)[1] and not self._thinks(i, last) for i, message in enumerate(conversation.messages)
+            _split_answer(message)[1] and not self._thinks(i, last) for i, message in enumerate(conversation.messages)
         )
         return replace(rendered, remarks=("reasoning left out",)) if lost else rendered
 
@@ -171,7 +171,7 @@ class GLM4Moe(TurnRenderer):
                 where,
                 "fix the row",
             )
-        (start, stop), own, (begin, end) = _thought(message)
+        (start, stop), own, (begin, end) = _split_answer(message)
         said = message.reasoning or message.content
         weights = message.reasoning_weights if message.reasoning else message.weights
         if thinks and own and not self._options.thinking:
@@ -193,7 +193,7 @@ class GLM4Moe(TurnRenderer):
         Raises:
             DataError: it is not of the OpenAI shape, or spells the markup, so that it could not be read back.
         """
-        name, arguments = called(call, where)
+        name, arguments = function_call(call, where)
         said = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
         if not _reads_back(name, said):
             spelled = f"{name} with {dict(arguments)!r:.80}"
@@ -214,7 +214,7 @@ def _last_question(messages: Sequence[Message]) -> int:
     return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
-def _thought(message: Message) -> tuple[tuple[int, int], bool, tuple[int, int]]:
+def _split_answer(message: Message) -> tuple[tuple[int, int], bool, tuple[int, int]]:
     """Of an answer: the range of its reasoning (in `reasoning`, or in `content` if it has none), whether there is any,
     and the range of what it says in `content`."""
     content = message.content

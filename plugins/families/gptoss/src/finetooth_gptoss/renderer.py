@@ -27,7 +27,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import call_of, called
+from finetooth_toolbox.rendering.tool_calls import call_of, function_call
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_string, json_text
 
 from finetooth_gptoss import schemas
@@ -238,9 +238,10 @@ class Harmony(TurnRenderer):
         call = message.tool_calls[0]
         function = call.get("function")
         if isinstance(function, dict) and isinstance(function.get("arguments"), str):  # written as a JSON text
-            name, arguments = called({"function": {**function, "arguments": {}}}, where)[0], function["arguments"]
+            name, _ = function_call({"function": {**function, "arguments": {}}}, where)
+            arguments = function["arguments"]
         else:
-            name, arguments = called(call, where)
+            name, arguments = function_call(call, where)
         page.markup(ASSISTANT)
         if thinks and _reasoning(message):
             own = bool(message.reasoning)

@@ -22,7 +22,7 @@ from finetooth_toolbox.rendering.turns import TurnRenderer, trimmed
 
 BEGIN, END = "<s>", "</s>"
 SPEAKERS = ("system", "user", "assistant", "tool")
-"""The last is told that it does not alternate."""
+"""For the last the error says that it does not alternate."""
 
 
 class Llama2Options(Options):

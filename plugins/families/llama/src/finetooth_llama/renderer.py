@@ -23,7 +23,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.chat_templates import foreign_template
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import called
+from finetooth_toolbox.rendering.tool_calls import function_call
 from finetooth_toolbox.rendering.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, trimmed
 from pydantic import Field
 
@@ -162,7 +162,7 @@ class Llama3(TurnRenderer):
 
     def _call(self, page: Page, message: Message, trains: bool, where: str) -> None:
         (call,) = message.tool_calls
-        name, arguments = called(call, where)
+        name, arguments = function_call(call, where)
         if name in self._options.builtin_tools:
             page.markup(PYTHON, trains)
             page.say(builtin_call(name, arguments, where), trains)

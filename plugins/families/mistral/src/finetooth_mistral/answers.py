@@ -8,7 +8,7 @@ from typing import ClassVar
 from finetooth_hooks import Message
 from finetooth_hooks.examples import Conversation, Weighted
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import called
+from finetooth_toolbox.rendering.tool_calls import function_call
 from finetooth_toolbox.rendering.turns import TurnRenderer
 
 from finetooth_mistral.calls import ID_LENGTH
@@ -67,7 +67,7 @@ class MistralTurns(TurnRenderer):
             if message.content.strip():
                 raise self.refuse("no place for content beside tool calls", where, "leave one of them out")
             for call in message.tool_calls:
-                called(call, where)
+                function_call(call, where)
             ids = [str(call.get("id", "")) for call in message.tool_calls]
         elif message.role == "tool":
             ids = [message.tool_call_id]

@@ -37,7 +37,7 @@ from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.chat_templates import chatml_system, foreign_template
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import called, tagged_calls
+from finetooth_toolbox.rendering.tool_calls import function_call, tagged_calls
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, split_thought
 
 from finetooth_qwen.thinking import Thought, last_query, thought_of
@@ -92,7 +92,7 @@ def build(options: QwenOptions, context: Context) -> Qwen:
     """
     own = context.tokenizer.chat_template
     system = chatml_system(own) if options.default_system == "auto" else options.default_system or ""
-    return _noted(Qwen(context.tokenizer, system), context)
+    return _with_note(Qwen(context.tokenizer, system), context)
 
 
 def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
@@ -102,7 +102,7 @@ def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
     """
     renderer = Qwen3(context.tokenizer, thinking=options.thinking, keep_reasoning=options.keep_reasoning)
     if not options.keep_reasoning:  # else it differs on purpose
-        _noted(renderer, context)
+        _with_note(renderer, context)
     return renderer
 
 
@@ -111,10 +111,10 @@ def build_qwen3_instruct(options: Qwen3InstructOptions, context: Context) -> Qwe
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
-    return _noted(Qwen3Instruct(context.tokenizer), context)
+    return _with_note(Qwen3Instruct(context.tokenizer), context)
 
 
-def _noted(renderer: R, context: Context) -> R:
+def _with_note(renderer: R, context: Context) -> R:
     if difference := foreign_template(renderer, renderer.name, context.tokenizer):
         context.note(difference)
     return renderer
@@ -229,7 +229,7 @@ class Qwen(TurnRenderer):
     def _calls(self, page: Page, message: Message, trains: bool, where: str, *, content: bool | None = None) -> None:
         after = bool(message.content) if content is None else content
         for call in message.tool_calls:
-            name, arguments = called(call, where)
+            name, arguments = function_call(call, where)
             page.markup("\n" * after + f'{CALL}\n{{"name": "', trains)
             page.say(name, trains)
             page.markup('", "arguments": ', trains)

@@ -128,7 +128,7 @@ def _settled() -> _Outcome:
     with _lock:
         if _outcome is None:
             try:
-                _outcome = _made()
+                _outcome = _build_outcome()
             except _Unavailable as why:
                 _outcome = _Outcome(None, str(why))
             except (OSError, subprocess.SubprocessError) as why:
@@ -136,7 +136,7 @@ def _settled() -> _Outcome:
         return _outcome
 
 
-def _made() -> _Outcome:
+def _build_outcome() -> _Outcome:
     if os.environ.get(SWITCH, "").strip().lower() in ("0", "off", "false", "no"):
         return _Outcome(None, f"native kernels are off: {SWITCH} is {os.environ[SWITCH]}")
     if sys.platform not in ("linux", "darwin"):

@@ -44,7 +44,7 @@ class CachedAttention:
         Args:
             qkv_rhd: (R, H + 2 K, D), contiguous: queries, the newest keys, the newest values.
             own_hrkcd: (2, R, K, C, D), keys and values; columns next to each other.
-            columns_1: (1,) int64: so many columns hold a key afterwards. It is read when the kernel runs.
+            columns_1: (1,) int64: how many columns hold a key afterwards. It is read when the kernel runs.
             scale: of the scores.
             starts_p: (P,) int64, the first column of each prompt; those before it are not looked at.
             samples: n.

@@ -89,7 +89,7 @@ def readable(*tensors: Tensor, apart: bool = False) -> bool:
 
 
 class Library:
-    """The kernels of one compiled file. Calls let go of the interpreter's lock and use torch's number of threads.
+    """The kernels of one compiled file. Calls release the interpreter's lock and use torch's number of threads.
 
     Tensors must be such as `readable` accepts, and fit together: the kernels check nothing.
 

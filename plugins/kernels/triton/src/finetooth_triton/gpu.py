@@ -79,7 +79,7 @@ def _unsupported(dtype: torch.dtype) -> str:
 
 
 def tiles_within(dtype: torch.dtype, shared_memory: int) -> Tiles:
-    """Tiles for a device that offers a block so many bytes of shared memory."""
+    """Tiles for a device, by the bytes of shared memory that it offers a block."""
     if dtype == torch.float32:
         return FULL_PRECISION_TILES
     return LARGE_TILES if shared_memory >= _LARGE_SHARED_MEMORY else SMALL_TILES

@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA and ROCm: the head's log-probabilities, and what is asked of logits."""
+"""Triton kernels for CUDA and ROCm: log-probabilities and entropies of the head, and of logits."""
 
 from __future__ import annotations
 

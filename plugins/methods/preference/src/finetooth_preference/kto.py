@@ -16,7 +16,7 @@ from finetooth_toolbox.rows.refusing import refuse_left_out
 
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions
-from finetooth_preference.precomputed import Known, known_reference
+from finetooth_preference.precomputed import ReferenceLogprobs, known_reference
 from finetooth_preference.reference import ReferencePolicy
 
 MOST = 1.33
@@ -41,7 +41,7 @@ class Kto(BatchedMethod):
         spec = context.loss({"name": options.loss, **weights}, setting="method")
         super().__init__(context, self._policy.loss(spec))
         self._estimates = options.loss == "kto"
-        self._known: Known | None = None
+        self._known: ReferenceLogprobs | None = None
         self._health = Health(context)
         if self._estimates and self._policy.precomputed:
             raise RecipeError(

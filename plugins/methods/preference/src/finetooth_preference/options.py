@@ -19,7 +19,7 @@ class ReferenceOptions(Options):
     another model, by name, folder or hub id, with the same tokenizer. `auto` is `adapter-off` where the adapter can be
     switched off, else `frozen-copy`."""
     sync_every: int | None = Field(default=None, ge=1)
-    """Move the copy towards the policy after so many steps (TR-DPO); left out, it stays as it was."""
+    """Every how many steps the copy moves towards the policy (TR-DPO); left out, it never moves."""
     mix: float = Field(default=0.6, gt=0, le=1)
     """How far it moves: the share of the policy's weights; 1 replaces it."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from finetooth_hooks import DataReport, Datum
 from finetooth_toolbox.rows.lazy import LazySequence
 
-from finetooth_preference.precomputed import Known
+from finetooth_preference.precomputed import ReferenceLogprobs
 
 
 class PairData(LazySequence[tuple[Datum, Datum]]):
@@ -26,7 +26,7 @@ class PairData(LazySequence[tuple[Datum, Datum]]):
 
     def __init__(self, rows: Sequence[Datum]) -> None:
         self.rows = rows
-        self.known: Known | None = None
+        self.known: ReferenceLogprobs | None = None
 
     def __len__(self) -> int:
         return len(self.rows) // 2

@@ -22,7 +22,7 @@ AT_ONCE = 256
 """Data that are scored in one call."""
 
 
-class Known:
+class ReferenceLogprobs:
     """Log-probabilities of the targets that count.
 
     Args:
@@ -41,7 +41,7 @@ class Known:
         return replace(datum, mask=datum.mask, fields={**datum.fields, FIELD: wide})
 
 
-def known_reference(context: Context, engine: Engine, data: Sequence[Datum]) -> Known:
+def known_reference(context: Context, engine: Engine, data: Sequence[Datum]) -> ReferenceLogprobs:
     """The reference's numbers: found, or made now by the policy as it is before the first step.
 
     Raises:
@@ -56,7 +56,7 @@ def known_reference(context: Context, engine: Engine, data: Sequence[Datum]) -> 
         context.note(f"the reference's log-probabilities of {len(data):,} answers were made and kept")
     else:
         context.note(f"the reference's log-probabilities of {len(data):,} answers were found")
-    return Known(values, counts)
+    return ReferenceLogprobs(values, counts)
 
 
 def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:

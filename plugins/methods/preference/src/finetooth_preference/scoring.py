@@ -11,7 +11,7 @@ from finetooth_hooks.context import Context
 from numpy.typing import NDArray
 from pydantic import Field
 
-from finetooth_preference.precomputed import FIELD, Known, known_reference
+from finetooth_preference.precomputed import FIELD, ReferenceLogprobs, known_reference
 
 Score = Literal["reward", "sum", "mean"]
 BY_METHOD: Mapping[str, Score] = {"orpo": "mean", "simpo": "mean", "cpo": "sum"}
@@ -33,7 +33,7 @@ class Rewards:
 
     def __init__(self, options: ScoreOptions, context: Context) -> None:
         self._options, self._context = options, context
-        self._known: Known | None = None
+        self._known: ReferenceLogprobs | None = None
 
     def of(self, engine: Engine, data: Sequence[Datum]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """
@@ -41,7 +41,7 @@ class Rewards:
             Rewards and sums of log-probabilities, (S,) each.
 
         Raises:
-            EngineError: a log-probability is not finite, or the reference's cannot be had.
+            EngineError: a log-probability is not finite, or the reference's is not known.
         """
         sums = _sums(engine, data, "policy")
         score, beta = self._chosen()

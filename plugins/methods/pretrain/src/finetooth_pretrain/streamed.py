@@ -20,7 +20,7 @@ from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Sha
 TRIED = 1_000
 """So many rows are looked at for one that can be used before a run begins."""
 REASONS = 20
-"""So many reasons are told apart."""
+"""The most reasons that are counted apart."""
 OTHER = "for another reason"
 FIXED = ("batch_size", "max_length", "shuffle_buffer", "seed")
 """What a restored run must have as the saved one had it."""

@@ -114,8 +114,8 @@ class DocumentStream:
         open: rows of the data from a number on, read anew.
         shape: of windows and batches.
         cursor: where to begin.
-        left_out: is told of every row that cannot be used, and how many there were.
-        passed: is told of every pass that is done.
+        left_out: called for every row that cannot be used, with their number so far.
+        passed: called after every pass over the data.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 class Windows(LazySequence[Datum]):
-    """All documents laid end to end, cut into windows of `length` positions, each made when it is asked for.
+    """All documents laid end to end, cut into windows of `length` positions, each made when it is read.
 
     A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last a window
     predicts is the first the next one reads. Every token but the very first is predicted exactly once. The last window

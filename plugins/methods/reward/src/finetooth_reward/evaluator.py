@@ -121,7 +121,7 @@ def shares(margins: Scores) -> float:
 
 
 def length_baselines(chosen: Scores, rejected: Scores) -> Mapping[str, float]:
-    """What whoever looks at nothing but the length would reach."""
+    """What a judge by length alone would reach."""
     return {"longer answer": shares(chosen - rejected), "shorter answer": shares(rejected - chosen)}
 
 

@@ -85,7 +85,7 @@ class Rm(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, dataclasses.replace(report, notes=notes))
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
-        """One optimizer step for each batch; what leaves its healthy range is told once."""
+        """One optimizer step for each batch; a number that leaves its healthy range is noted once."""
         for report in super().steps(engine):
             self._health.watch(report)
             yield report

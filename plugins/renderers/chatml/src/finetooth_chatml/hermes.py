@@ -27,7 +27,7 @@ from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.rendering.page import Page
-from finetooth_toolbox.rendering.tool_calls import called, tagged_calls
+from finetooth_toolbox.rendering.tool_calls import function_call, tagged_calls
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text
 
 from finetooth_chatml.renderer import DOCUMENT_END, END, START
@@ -111,7 +111,7 @@ class Hermes(TurnRenderer):
             page.markup(f"{START}{message.role}\n")
             page.say(message.content, trains, message.weights)
             for k, call in enumerate(message.tool_calls):
-                name, arguments = called(call, f"messages[{i}]")
+                name, arguments = function_call(call, f"messages[{i}]")
                 page.markup("\n" * bool(k) + f'{CALL}\n{{"name": "', trains)
                 page.say(name, trains)
                 page.markup('", "arguments": ', trains)

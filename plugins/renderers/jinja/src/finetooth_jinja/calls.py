@@ -78,7 +78,7 @@ def learned(shaper: Shaper, said_of: Callable[[str, str], str]) -> Learned:
     Args:
         said_of: what an answer says, as `parse` gives it to the reader; of a prompt, and of it with the answer.
     """
-    single, double = (_said(shaper, _CALLS[:count], said_of) for count in (1, 2))
+    single, double = (_answer_text(shaper, _CALLS[:count], said_of) for count in (1, 2))
     if single is None or _NAMES[0] not in single:
         return Learned()
     if double is not None and _NAMES[1] not in double:
@@ -92,7 +92,7 @@ def learned(shaper: Shaper, said_of: Callable[[str, str], str]) -> Learned:
     return Learned(True)
 
 
-def _said(shaper: Shaper, calls: Sequence[Call], said_of: Callable[[str, str], str]) -> str | None:
+def _answer_text(shaper: Shaper, calls: Sequence[Call], said_of: Callable[[str, str], str]) -> str | None:
     """The answer that makes these calls; None if the template refuses it."""
     answer = Message("assistant", "", tool_calls=tuple(calls))
     try:
@@ -188,7 +188,7 @@ def _json_value(text: str, at: int) -> Value | None:
     """`{"name": ..., "arguments": {...}}`, or a list of such."""
     if text[at : at + 1] not in ("{", "["):
         return None
-    value, end = _decoded(text, at)
+    value, end = _decode_json(text, at)
     calls = [_call(one) for one in value] if isinstance(value, list) else [_call(value)]
     kept = [call for call in calls if call is not None]
     return (kept, end) if kept and len(kept) == len(calls) else None
@@ -202,7 +202,7 @@ def _named_value(text: str, at: int) -> Value | None:
     brace = text.find("{", name.end())
     if brace < 0 or not re.fullmatch(r"\s*[^\w\s][^{}]*", text[name.end() : brace], re.DOTALL):
         return None
-    arguments, end = _decoded(text, brace)
+    arguments, end = _decode_json(text, brace)
     return ([call_of(name.group(), arguments)], end) if isinstance(arguments, dict) else None
 
 
@@ -232,7 +232,7 @@ def _plain(text: str) -> Any:
     return text if isinstance(value, str) else value
 
 
-def _decoded(text: str, at: int) -> tuple[Any, int]:
+def _decode_json(text: str, at: int) -> tuple[Any, int]:
     try:
         return json.JSONDecoder().raw_decode(text, at)
     except (ValueError, RecursionError):

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from finetooth_jinja.calls import learned
 from finetooth_jinja.extension import extends
-from finetooth_jinja.kept import THINK, check_kept, remarks
+from finetooth_jinja.omissions import THINK, check_kept, remarks
 from finetooth_jinja.pictures import Pictures, segments, with_images
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
@@ -211,12 +211,12 @@ class JinjaRenderer(RendererBase):
         opened, is its reasoning. Calls are read as the template writes them; if `reads_calls` is false, they stay text
         in the content."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
-        reasoning, text = self._said(tokens[:end], stopped=end is not None)
+        reasoning, text = self._reasoning_and_text(tokens[:end], stopped=end is not None)
         content, calls = self._calls.read(text) if self._calls.read else (text, ())
         message = Message("assistant", content, reasoning=reasoning, tool_calls=calls)
         return Parsed(message, "length" if end is None else "stop")
 
-    def _said(self, tokens: Sequence[int], *, stopped: bool) -> tuple[str, str]:
+    def _reasoning_and_text(self, tokens: Sequence[int], *, stopped: bool) -> tuple[str, str]:
         """Reasoning, and all else that an answer says.
 
         Args:
@@ -236,7 +236,7 @@ class JinjaRenderer(RendererBase):
         asked, told = self._encoder.encode(prompt).ids, self._encoder.encode(whole).ids
         begin = next((i for i, (a, b) in enumerate(zip(asked, told, strict=False)) if a != b), len(asked))
         end = next((i for i in range(begin, len(told)) if told[i] in self.stop_ids), None)
-        return self._said(told[begin:end], stopped=end is not None)[1]
+        return self._reasoning_and_text(told[begin:end], stopped=end is not None)[1]
 
     def _rendered(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, prompt: bool = False
@@ -289,7 +289,7 @@ class JinjaRenderer(RendererBase):
         frame = self._rendered(stood, tools, prompt=prompt).text
         for change in (str, str.strip):
             texts = {mark: getattr(messages[i], field)[start:stop] for mark, (i, start, stop) in marks.items()}
-            ranges = _placed(frame, {mark: change(said) for mark, said in texts.items()}, text)
+            ranges = _find_ranges(frame, {mark: change(said) for mark, said in texts.items()}, text)
             if ranges is not None and len(ranges) == len(marks):
                 cut = [len(said) - len(said.lstrip()) if change is str.strip else 0 for said in texts.values()]
                 return [(i, start + n, at) for (i, start, _), n, at in zip(marks.values(), cut, ranges, strict=True)]
@@ -321,7 +321,7 @@ def _stood(message: Message, field: str, marks: Mapping[str, tuple[int, int, int
     return replace(message, content=text, images=tuple(Placed(ends[one.at], one.image) for one in message.images))
 
 
-def _placed(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:
+def _find_ranges(frame: str, contents: Mapping[str, str], text: str) -> list[Range] | None:
     """Where contents stand when they take the place of their marks, if that gives the text; else None."""
     ranges: list[Range] = []
     built = ""

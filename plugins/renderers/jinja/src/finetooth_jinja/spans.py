@@ -95,7 +95,7 @@ def trained_spans(whole: Whole, trained: Sequence[bool], shaper: Shaper, stop_id
         if i in blocks:
             spans.append(_inside_turn(i, whole, shaper, _checked(i, messages[i], whole.text, blocks[i])))
         elif messages[i].role == "assistant":
-            spans.append(_said(i, whole, shaper, stop_ids))
+            spans.append(_turn_range(i, whole, shaper, stop_ids))
         else:
             spans.append(_other(i, whole, shaper, stop_ids))
     return spans
@@ -124,13 +124,13 @@ def _inside_turn(i: int, whole: Whole, shaper: Shaper, span: Range) -> Range:
     return span
 
 
-def _said(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
+def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
     """From the end of the prompt for message i to the end of its turn."""
     message = whole.conversation.messages[i]
     prompt = _text_before(i, whole, shaper, prompt=True)
     begin = len(prompt)
     if not whole.text.startswith(prompt):
-        begin = _directly_after(i, whole, _shared(prompt, whole.text), shaper)
+        begin = _directly_after(i, whole, _common_length(prompt, whole.text), shaper)
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
@@ -167,7 +167,7 @@ def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
         raise _unproved(told, f"where messages[{i}] begins is not to be told: {error}") from error
     if other == whole.text:
         raise _unproved(told, f"the chat template leaves messages[{i}] out")
-    return _shared(other, whole.text)
+    return _common_length(other, whole.text)
 
 
 def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
@@ -184,7 +184,7 @@ def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
         if not content or begin < 0 or begin + len(content) <= agreed:
             continue
         first = _changes(i, whole, shaper, told=i)
-        if not whole.text[first:begin].strip() and first <= begin + _shared(OTHER, content):
+        if not whole.text[first:begin].strip() and first <= begin + _common_length(OTHER, content):
             return begin
     raise _unproved(i, "the chat template renders the messages before it another way")
 
@@ -228,7 +228,7 @@ def _text_before(i: int, whole: Whole, shaper: Shaper, *, prompt: bool = False) 
         raise _unproved(i, f"the messages before it do not render: {error}") from error
 
 
-def _shared(first: str, second: str) -> int:
+def _common_length(first: str, second: str) -> int:
     """How many characters two texts begin with in common."""
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))

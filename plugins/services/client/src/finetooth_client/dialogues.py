@@ -1,6 +1,6 @@
 """What the client says to a server, once for the sync and the async client, without a connection of its own.
 
-A dialogue is a generator: it yields what is to be done next, a `Request` or a `Pause`, and is sent what came of it. The
+A dialogue is a generator: it yields what to do next, a `Request` or a `Pause`, and is sent the result. The
 two clients differ only in who waits while it is done (`synchronous`, `asynchronous`).
 """
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """To be sent. What comes of it is an `Answer`, or the exception of a connection that failed."""
+    """To be sent. The result is an `Answer`, or the exception of a connection that failed."""
 
     method: str
     path: str
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pause:
-    """To be waited for; nothing comes of it."""
+    """To be waited for; it has no result."""
 
     seconds: float
 
@@ -83,7 +83,7 @@ class Patience:
 
 
 class ServerDialogues:
-    """What is said to a server as a whole.
+    """Requests to a server as a whole.
 
     Args:
         url: of the server.

@@ -60,7 +60,7 @@ class _Reader:
         if new >= len(content["tokens"]):
             return None
         self._seen[number] = index + len(content["tokens"])
-        # where only a part is new its text cannot be told apart; it is whole in the completion
+        # where only a part is new its text is not known; the completion has it whole
         text = content["text"] if new == 0 else ""
         return Piece(number, index + new, tuple(content["tokens"][new:]), tuple(content["logprobs"][new:]), text)
 
@@ -140,7 +140,7 @@ class AsyncTokenStream:
 
 
 class _Again(Exception):
-    """A refusal after which the stream is asked for again."""
+    """A refusal after which the stream is requested again."""
 
     def __init__(self, said: m.ServerError) -> None:
         super().__init__(str(said))

@@ -1,4 +1,4 @@
-"""The face: MCP's two transports, who calls, and errors as results of one line."""
+"""The face: MCP's two transports, callers and their keys, and errors as results of one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import mcp_types as types
-from finetooth_hooks import CommandContext, FinetoothError, NoOptions
+from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -26,13 +26,14 @@ LOGGER = logging.getLogger("finetooth.mcp")
 PATH = "/mcp"
 
 KEY = "FT_API_KEY"
-"""Variable with the key of whoever speaks through standard input, where keys were made."""
+"""Variable with the caller's API key, for a client on standard input where the server has keys."""
 
 
-class McpFace:
+class McpFace(FaceBase):
     """See `finetooth_hooks.faces.Face`. Requests over HTTP stand alone: no session of the transport outlives one, so a
     server that restarts loses none, and each is asked for its key."""
 
+    capabilities = frozenset({"stdio"})
     path = PATH
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
@@ -77,8 +78,8 @@ def make_server(service: FaceService) -> Server[Any]:
             request = context.request
             caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
         except FinetoothError as error:
-            return failed(str(error))
-        return await called(Desk(service, readers, caller), given.name, given.arguments or {})
+            return error_result(str(error))
+        return await call_tool_result(Desk(service, readers, caller), given.name, given.arguments or {})
 
     return Server("finetooth", version="1", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
 
@@ -97,22 +98,22 @@ def described(tool: Tool) -> types.Tool:
     )
 
 
-async def called(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
-    """What comes of a call; whatever is wrong is a result too, that the assistant can read and mend."""
+async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
+    """The result of a tool; an error is a result too, which the assistant can read and mend."""
     tool = TOOLS.get(name)
     if tool is None:
-        return failed(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
+        return error_result(f"there is no tool {name!r} (use one of {', '.join(TOOLS)})")
     outcome = "failed"
     try:
         found = await tool.run(desk, tool.takes.model_validate(arguments))
         outcome = str(found.get("state", "done"))
     except ValidationError as error:
-        return failed(one_line(error))
+        return error_result(one_line(error))
     except FinetoothError as error:
-        return failed(str(error))
+        return error_result(str(error))
     except Exception as error:
         LOGGER.error("tool %s failed", name, exc_info=error)
-        return failed("the server failed; its own log says why")
+        return error_result("the server failed; its own log says why")
     finally:
         record(desk.service, desk.caller, name, arguments, outcome)
     return types.CallToolResult(
@@ -125,7 +126,7 @@ def record(service: FaceService, caller: FaceCaller, name: str, arguments: Mappi
     service.record(f"mcp {name}", caller, model=str(arguments.get("session") or ""), outcome=outcome)
 
 
-def failed(message: str) -> types.CallToolResult:
+def error_result(message: str) -> types.CallToolResult:
     """An error of one line."""
     text = " ".join(message.split())
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)

@@ -56,8 +56,8 @@ class Desk:
         found = await asyncio.to_thread(self.service.session, self.caller, session)
         return await asyncio.to_thread(self.readers.of, found)
 
-    async def finished(self, call: str, shown: Callable[[Any], Json]) -> Json:
-        """What came of a call; its id while it goes on.
+    async def finished(self, call: str, summary: Callable[[Any], Json]) -> Json:
+        """The result of a call; its id while it is not done.
 
         Raises:
             UserError: it failed.
@@ -67,27 +67,27 @@ class Desk:
             return {"state": "queued", "call": call, "next": "call wait_for_call with this id"}
         if found["state"] == "failed":
             raise UserError(found["error"]["message"])
-        return shown(found)
+        return summary(found)
 
     async def primitive(self, session: str, operation: str, arguments: Json) -> Json:
         """One of the primitives."""
         call = await asyncio.to_thread(self.service.submit, self.caller, session, operation, arguments)
-        return await self.finished(call, shown)
+        return await self.finished(call, call_summary)
 
 
-def shown(call: Mapping[str, Any]) -> Json:
+def call_summary(call: Mapping[str, Any]) -> Json:
     """A finished call, in short: numbers as lists, nothing that only a program would read."""
     result = call["result"]
     match call["operation"]:
         case "create":
             return {"session": call["session"], "parameters": result["parameters"], "trained": result["trained"]}
         case "forward":
-            found = _evaluated(result)
+            found = _evaluation_json(result)
             if result["handle"] is not None:
                 found["handle"] = result["handle"]["id"]
             return {**found, "logprobs": [_numbers(of["logprobs"]) for of in result["outputs"]]}
         case "forward_backward":
-            return _evaluated(result)
+            return _evaluation_json(result)
         case "logprobs":
             rows = [_numbers(one) for one in result["logprobs"]]
             return {"rows": [{"sum": float(f"{sum(row):.9g}"), "logprobs": row} for row in rows]}
@@ -105,7 +105,7 @@ def shown(call: Mapping[str, Any]) -> Json:
             return dict(result)
 
 
-def _evaluated(result: Mapping[str, Any]) -> Json:
+def _evaluation_json(result: Mapping[str, Any]) -> Json:
     found = {"loss": result["loss"], "tokens": result["tokens"], "targets": result["targets"]}
     return {**found, **({"metrics": result["metrics"]} if result["metrics"] else {})}
 
@@ -138,7 +138,7 @@ async def new_session(desk: Desk, given: a.NewSession) -> Json:
             restore_optimizer=given.restore_optimizer,
         )
     )
-    return await desk.finished(call, shown)
+    return await desk.finished(call, call_summary)
 
 
 async def list_sessions(desk: Desk, given: a.Nothing) -> Json:
@@ -237,7 +237,7 @@ async def delete_checkpoint(desk: Desk, given: a.OfCheckpoint) -> Json:
 
 
 async def wait_for_call(desk: Desk, given: a.OfCall) -> Json:
-    return await desk.finished(given.call, shown)
+    return await desk.finished(given.call, call_summary)
 
 
 # --- what an assistant reads ------------------------------------------------------------------------------------------

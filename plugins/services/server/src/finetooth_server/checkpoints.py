@@ -150,7 +150,7 @@ class Checkpoints:
             row = connection.execute(select(checkpoints).where(checkpoints.c.id == id_)).first()
         return self._theirs(tenant, row, id_)
 
-    def named(self, tenant: str, model: str, kind: str, name: str) -> Checkpoint:
+    def by_name(self, tenant: str, model: str, kind: str, name: str) -> Checkpoint:
         """The same by model, kind and name."""
         with self._records.read() as connection:
             row = connection.execute(

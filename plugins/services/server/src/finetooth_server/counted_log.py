@@ -10,7 +10,7 @@ QUIET = 60.0
 """Seconds between two lines of one cause."""
 
 CAUSES = 256
-"""So many causes are told apart."""
+"""The most causes that are counted apart."""
 
 
 class Counted:

@@ -103,10 +103,10 @@ class Desk:
         return self._service.submit(_caller(caller), session, operation, arguments, face=self._face).id
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Any:
-        from finetooth_server.rest.routes import shown
+        from finetooth_server.rest.routes import call_json
 
         most = self._service.settings.limits.wait
-        return shown(await self._service.log.wait(_caller(caller), call, min(seconds, most)))
+        return call_json(await self._service.log.wait(_caller(caller), call, min(seconds, most)))
 
     def sessions(self, caller: FaceCaller) -> Any:
         return [_session(model) for model in self._service.models(_caller(caller))]

@@ -94,7 +94,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A call that waits, for whoever runs the server.
+    """A call that waits, as the server's operator sees it.
 
     Attributes:
         created: seconds since 1970.
@@ -177,7 +177,7 @@ class Log:
                     return self._call(known)
             done = _done_with(connection, queue)
             if seq is not None and seq <= done:
-                return self._gone(tenant, queue, seq)
+                return self._expired_call(tenant, queue, seq)
             waiting = connection.scalar(
                 select(func.count()).select_from(calls).where(calls.c.tenant == tenant, calls.c.state == QUEUED)
             )
@@ -213,7 +213,7 @@ class Log:
                 .join(models, models.c.id == calls.c.queue)
                 .where(calls.c.queue == queue, calls.c.seq == models.c.applied + 1, calls.c.state == QUEUED)
             ).first()
-        return None if row is None else self._due(row)
+        return None if row is None else self._due_call(row)
 
     def oldest_waiting(self, besides: Collection[str]) -> dict[str, float]:
         """When the oldest sampling call came, by batch.
@@ -236,7 +236,7 @@ class Log:
                 .order_by(calls.c.created)
                 .limit(most)
             )
-            return [self._due(row) for row in rows]
+            return [self._due_call(row) for row in rows]
 
     def between(self, queue: str, first: int, last: int) -> Sequence[Due]:
         """Calls of a queue in their order, both ends included, for a replay."""
@@ -246,7 +246,7 @@ class Log:
                 .where(calls.c.queue == queue, calls.c.seq >= first, calls.c.seq <= last)
                 .order_by(calls.c.seq)
             )
-            return [self._due(row) for row in rows]
+            return [self._due_call(row) for row in rows]
 
     def begin(self, due: Sequence[Due]) -> None:
         """Note that the execution of calls begins: where no result follows, the server ended."""
@@ -350,7 +350,7 @@ class Log:
             if row is None and (named := _GONE.fullmatch(id_)):
                 seq, queue = int(named["seq"]), named["queue"]
                 if seq <= _done_with(connection, queue, caller.tenant):
-                    return self._gone(caller.tenant, queue, seq)
+                    return self._expired_call(caller.tenant, queue, seq)
         if row is None or row.tenant != caller.tenant:
             raise Unknown(
                 f"no call {id_!r}",
@@ -410,7 +410,7 @@ class Log:
             row.category or "",
         )
 
-    def _due(self, row: Row[Any]) -> Due:
+    def _due_call(self, row: Row[Any]) -> Due:
         arguments = self._values.open(row.arguments, row.id, "arguments")
         about = row._mapping
         return Due(
@@ -435,7 +435,7 @@ class Log:
             found, self._delivered = list(self._delivered), set()
         return found
 
-    def _gone(self, tenant: str, queue: str, seq: int) -> Call:
+    def _expired_call(self, tenant: str, queue: str, seq: int) -> Call:
         error = f"call {seq} was done, and its result is kept for {self._hours()} only (count on from the last call)"
         return Call(f"gone-{seq}-{queue}", tenant, queue, seq, "", FAILED, error=error, category="user")
 

@@ -115,13 +115,13 @@ def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     """Sample from the weights as they are now."""
     prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
     if "continuous" in model.engine.capabilities:
-        found = Generated(_written(model.engine.running_batch(), prompts, sampling, model.written))
+        found = Generated(_generate_by_token(model.engine.running_batch(), prompts, sampling, model.written))
     else:
         found = model.engine.generate(prompts, sampling)
     return wire.encode_generated(found)
 
 
-def _written(
+def _generate_by_token(
     batch: RunningBatch,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,

@@ -1,15 +1,15 @@
-"""What a client may write of the recipe of its own model, and what is said of it before anything is built."""
+"""The sections of a recipe that a client may write for its own model, and their check before anything is built."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from finetooth_hooks import UserError
 from finetooth_toolbox import wire
+from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_server.faults import Unknown
 
@@ -103,8 +103,8 @@ def check_strategy(pick: Any) -> str:
             action=f"choose among {', '.join(STEPWISE)}",
         )
     if name not in STEPWISE:
-        near = get_close_matches(name, [*STEPWISE, *REFUSED], 1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, [*STEPWISE, *REFUSED])
+        meant = f"did you mean {near}? " if near else ""
         raise UserError(f"strategy {named!r} is not known", action=f"{meant}choose among {', '.join(STEPWISE)}")
     return f"strategy {name}: accepted; this server trains on one device, where it is plain training"
 

@@ -138,7 +138,7 @@ class Service:
             connection.execute(insert(sessions).values({**row, "closed": False}))
         return id_
 
-    def seen(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
+    def note_contact(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
         """The session's client is there.
 
         Args:
@@ -160,7 +160,7 @@ class Service:
             Unknown: there is none, it has ended, or it is another tenant's.
         """
         self._may(caller, "train", "sample")
-        self.seen(caller, session)
+        self.note_contact(caller, session)
         end_sessions(self.records, [session])
 
     # --- models -------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Service:
             TooMuch: the tenant has as many models as it may.
         """
         self._may(caller, "train")
-        self.seen(caller, session)
+        self.note_contact(caller, session)
         id_ = id_ or session
         check_id(id_)
         if (strategy := sections.get(STRATEGY)) is not None:
@@ -327,7 +327,7 @@ class Service:
             Unknown: no such session, base or checkpoint.
         """
         self._may(caller, "sample")
-        self.seen(caller, session)
+        self.note_contact(caller, session)
         if checkpoint is not None:
             base = self.checkpoints.get(caller.tenant, checkpoint).base
         else:

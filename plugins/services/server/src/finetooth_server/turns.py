@@ -157,7 +157,7 @@ class SamplingTurns:
             content = json.loads(call.arguments or b"")["arguments"]
             result, number, count = begin(self._engine, self._batch, content, call.id)
         except Exception as error:
-            self._failed(call, error)
+            self._fail_with(call, error)
             return
         if count:
             self._writing[number] = _Writing(call, result, count, {})
@@ -181,7 +181,7 @@ class SamplingTurns:
         for call in calls:
             self._streams.end(call.id)
             if len(calls) == 1:
-                self._failed(call, error)
+                self._fail_with(call, error)
                 continue
             self._add(call)
             while self._writing:
@@ -200,7 +200,7 @@ class SamplingTurns:
         checkpoint = self._checkpoints.get(row.tenant, row.checkpoint)
         return checkpoint.recipe, checkpoint
 
-    def _failed(self, call: Due, error: Exception) -> None:
+    def _fail_with(self, call: Due, error: Exception) -> None:
         if isinstance(error, FinetoothError):
             self._fail(call, str(error), "user")
             return

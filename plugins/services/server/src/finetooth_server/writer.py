@@ -182,13 +182,13 @@ class Writer:
             return model, {"checkpoint": arguments.get("checkpoint")}
         if call.operation == SAVE:
             return model, self._save(row, recipe, model, arguments, call.id)
-        model.written = partial(self._told, call.id)
+        model.written = partial(self._stream_token, call.id)
         result = OPERATIONS[call.operation].run(model, arguments, call.seq)
         if call.seq in model.handles:
             model.since[call.seq] = time.monotonic()
         return model, result
 
-    def _told(self, call: str, completion: int, token: int, logprob: float) -> None:
+    def _stream_token(self, call: str, completion: int, token: int, logprob: float) -> None:
         self._streams.write(call, completion, token, logprob)
         self._streams.ring(call)
 

@@ -1,4 +1,4 @@
-"""Hidden folders in which checkpoints are made and unmade, and what becomes of them when a process dies."""
+"""Hidden folders in which checkpoints are written and deleted, and their cleaning after a process died."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError:  # Windows has no such locks: there, leftovers of `put` stay
     fcntl = None  # type: ignore[assignment]
 
 ABANDONED = ".removed-"
-"""How folders begin that only wait to be deleted, by whoever comes first."""
+"""Prefix of folders that only wait to be deleted, by the next process that looks."""
 _STAGED = ".put-"
 
 

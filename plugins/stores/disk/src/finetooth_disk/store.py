@@ -57,7 +57,7 @@ class DiskStore:
 
     def names(self) -> list[str]:
         """Folders with a manifest; hidden ones, links and other names are no checkpoints."""
-        with self._named("it cannot be read"):
+        with self._errors("it cannot be read"):
             if not self._root.exists():
                 return []
             return [path.name for path in self._root.iterdir() if is_name(path.name) and _is_kept(path)]
@@ -69,7 +69,7 @@ class DiskStore:
             StoreError: there is no checkpoint of this name.
         """
         self._check_name(name)
-        with self._named(f"no checkpoint {name}"):
+        with self._errors(f"no checkpoint {name}"):
             return read_manifest(self._of(name))
 
     def put(self, name: str, folder: Path) -> None:
@@ -80,7 +80,7 @@ class DiskStore:
                 full or not writable.
         """
         self._check_name(name)
-        with self._named(f"{name} cannot be kept", full="make room, or choose another place in checkpoint.stores"):
+        with self._errors(f"{name} cannot be kept", full="make room, or choose another place in checkpoint.stores"):
             self._root.mkdir(parents=True, exist_ok=True)
             sweep(self._root)
             if self._is_there(name, folder):
@@ -103,7 +103,7 @@ class DiskStore:
             StoreError: it is not there, a file is missing or is no plain file, or `folder` cannot be written.
         """
         self._check_name(name)
-        with self._named(f"{name} cannot be read", damaged="use another checkpoint"):
+        with self._errors(f"{name} cannot be read", damaged="use another checkpoint"):
             manifest = read_manifest(self._of(name))
             for path in listed_files(manifest):
                 source, target = self._of(name) / path, folder / path
@@ -120,7 +120,7 @@ class DiskStore:
             StoreError: the disk is not writable.
         """
         self._check_name(name)
-        with self._named(f"{name} cannot be removed"):
+        with self._errors(f"{name} cannot be removed"):
             place = self._of(name)
             if not place.is_dir() or place.is_symlink():
                 return
@@ -180,7 +180,7 @@ class DiskStore:
         flush(self._root)
 
     @contextmanager
-    def _named(self, problem: str, *, full: str = "", damaged: str = "") -> Iterator[None]:
+    def _errors(self, problem: str, *, full: str = "", damaged: str = "") -> Iterator[None]:
         """Turn what goes wrong into a StoreError that names the folder.
 
         Args:

@@ -34,14 +34,14 @@ class MemoryStore:
         self._kept: tuple[Kept, ...] = ()
 
     def put(self, kept: Kept) -> None:
-        """Keep it, and let go of the oldest beyond the bound, once the new one is whole. What was kept of the same or a
+        """Keep it, and drop the oldest beyond the bound, once the new one is whole. What was kept of the same or a
         later step goes as well: a run that comes to a step again has undone it.
 
         Raises:
             StoreError: host memory does not suffice; what was kept before still is.
         """
         if self._on_host:
-            kept = replace(kept, snapshot=self._copied(kept))
+            kept = replace(kept, snapshot=self._host_copy(kept))
         earlier = tuple(other for other in self._kept if other.step < kept.step)
         self._kept = (*earlier, kept)[-self._count :]  # one assignment: a reader sees the old or the new
 
@@ -49,7 +49,7 @@ class MemoryStore:
         """What is kept, oldest first."""
         return self._kept
 
-    def _copied(self, kept: Kept) -> Snapshot:
+    def _host_copy(self, kept: Kept) -> Snapshot:
         try:
             return kept.snapshot.to_host()
         except FinetoothError:

@@ -1,4 +1,4 @@
-"""Objects to files: streamed, gone on with where a transfer was cut, compared with what was expected."""
+"""Objects to files: streamed, continued where a transfer broke off, compared with what was expected."""
 
 from __future__ import annotations
 

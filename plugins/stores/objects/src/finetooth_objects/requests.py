@@ -119,7 +119,7 @@ class Requests:
         place: of the store, for messages.
         retries: how often a request is made again.
         wait: seconds before the first retry.
-        sleep: waits so many seconds.
+        sleep: waits the seconds it is given.
     """
 
     place: str

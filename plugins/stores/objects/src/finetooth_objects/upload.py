@@ -43,7 +43,7 @@ class Uploader:
     def trust(self) -> Trust:
         """What the server does with checksums; found out once, by sending one that is false.
 
-        Some S3-compatible servers store the checksum they are told and give it back without having computed it. What
+        Some S3-compatible servers store the checksum they are given and give it back without having computed it. What
         such a server says proves nothing, so from it every file is read back.
         """
         if self._trust is None:
@@ -98,7 +98,7 @@ class Uploader:
         if len(file.parts) == 1:
             self.put_small(key, path.read_bytes(), file.sha256)
             return
-        begun = self._begun(key, damaged)
+        begun = self._unfinished_upload(key, damaged)
         have = {part["PartNumber"]: part for part in self._bucket.parts(key, begun)} if begun else {}
         upload = begun or self._begin(key)
         damaged.add(upload)  # if what comes of it is not the file, its parts are not to be used again
@@ -137,7 +137,7 @@ class Uploader:
         answer = self._bucket.ask(f"beginning to send {key}", "create_multipart_upload", Key=key, **checksum)
         return str(answer["UploadId"])
 
-    def _begun(self, key: str, damaged: set[str]) -> str | None:
+    def _unfinished_upload(self, key: str, damaged: set[str]) -> str | None:
         """The newest upload of this object that was begun and not completed, by this process or another one."""
         wanted = (None, "") if self.trust == "refuses" else ("SHA256",)
         for upload in reversed(self._bucket.uploads(key)):

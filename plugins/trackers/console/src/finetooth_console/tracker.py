@@ -19,14 +19,14 @@ REDRAW_SECONDS = 0.1
 REDRAW_SHARE = 1 / 200
 """Drawing takes at most this share of the time: a slow terminal is drawn to less often."""
 PLAIN_LINES = 20
-"""About so many lines a run prints without a terminal."""
+"""About how many lines a run prints without a terminal."""
 
 
 class ConsoleOptions(Options):
     """Options of `console`."""
 
     every: int = Field(default=0, ge=0)
-    """Without a terminal: a line every so many steps; 0 makes about 20 lines a run."""
+    """Without a terminal: steps between two lines; 0 makes about 20 lines a run."""
     curve: bool = True
     """Show at the end how the loss went, and the metric that the method names beside it."""
 

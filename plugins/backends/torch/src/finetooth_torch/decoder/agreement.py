@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Block, ModelFacts
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_kernels.capture import Repeated
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 from torch import Tensor
 from transformers import DynamicCache
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from finetooth_hooks import Datum, LossData
 from finetooth_steps import rectangles
-from finetooth_steps.layout import MicroBatch
+from finetooth_steps.micro_batches import MicroBatch
 from numpy.typing import NDArray
 from torch import Tensor
 

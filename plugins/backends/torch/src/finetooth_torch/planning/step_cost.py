@@ -7,7 +7,8 @@ from functools import partial
 
 from finetooth_hooks import TrainSettings
 from finetooth_hooks.protocols import ModelFacts, PickedKernel, PlanRequest, StepCost
-from finetooth_steps.layout import MicroBatch, filled
+from finetooth_steps.layout import filled
+from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.llama_shape import linear_shapes
 

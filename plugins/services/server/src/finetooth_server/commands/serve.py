@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks import Backend, CommandContext, UserError
-from finetooth_hooks.faces import StdioFace
+from finetooth_hooks.faces import Face
 
 from finetooth_server.commands.place import FOLDER, database_url, records_of
 from finetooth_server.faces import OWN, Desk, check, load, names
@@ -102,7 +102,7 @@ def command(
     from finetooth_server.service import Service
 
     check(obj, faces)
-    spoken = _stdio_face(obj, faces) if stdio else None
+    stdio_face = _stdio_face(obj, faces) if stdio else None
     private = stdio or _loopback(host)
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
@@ -125,8 +125,8 @@ def command(
         audit_key=None if audit_key is None else audit_key.absolute(),
         limits=Limits(queued=queued, live=live, results=results * 3600),
     )
-    if spoken is not None:
-        _speak(spoken, faces[0].rpartition(":")[2], Service(obj, settings))
+    if stdio_face is not None:
+        _serve_stdio(stdio_face, faces[0].rpartition(":")[2], Service(obj, settings))
         return
     shown = _certificate(settings.folder, host, certificate, certificate_key, tls)
     service = Service(obj, settings)
@@ -215,18 +215,18 @@ def _certificate(
     return found
 
 
-def _stdio_face(obj: CommandContext, faces: tuple[str, ...]) -> StdioFace:
+def _stdio_face(obj: CommandContext, faces: tuple[str, ...]) -> Face:
     """
     Raises:
         UserError: it is not one face, or one that does not speak through standard input and output.
     """
     face = None if len(faces) != 1 or faces[0] in OWN else load(obj, faces[0])
-    if not isinstance(face, StdioFace):
+    if face is None or "stdio" not in face.capabilities:
         raise UserError(f"--stdio does not go with {' '.join(faces)}", action="give one face that can, such as mcp")
     return face
 
 
-def _speak(face: StdioFace, name: str, service: Service) -> None:
+def _serve_stdio(face: Face, name: str, service: Service) -> None:
     """Serve one face through standard input and output until the input ends."""
     import asyncio
 
@@ -288,7 +288,7 @@ def _loopback(host: str) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     """
     Raises:
-        UserError: the address or the port cannot be had.
+        UserError: the address or the port cannot be bound.
     """
     from finetooth_server.guard import SLOWEST
 

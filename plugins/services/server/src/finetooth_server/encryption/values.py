@@ -49,7 +49,7 @@ class Values:
 
     @classmethod
     def unread(cls) -> Values:
-        """For whoever neither writes nor reads what calls carry."""
+        """For code that neither writes nor reads the contents of calls."""
         made = cls.__new__(cls)
         made._cipher = None
         return made

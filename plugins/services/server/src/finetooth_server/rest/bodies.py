@@ -213,7 +213,7 @@ class MetricTotal(BaseModel):
 
 
 class TotalsBody(BaseModel):
-    """See `finetooth_hooks.losses.LossTotals`; a number that is not finite is a text."""
+    """See `finetooth_hooks.LossTotals`; a number that is not finite is a text."""
 
     loss: str
     contributions: dict[str, ComponentTotal]

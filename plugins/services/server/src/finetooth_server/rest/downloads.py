@@ -1,4 +1,4 @@
-"""The artifact of a checkpoint, file by file: what `export` wrote, for whoever trained it."""
+"""The artifact of a checkpoint, file by file: what `export` wrote, for its owner."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def artifact_files(id: str, caller: CallerOf, service: ServiceOf) -> list[
 @download_router.get("/checkpoints/{id}/files/{name:path}", response_class=StreamingResponse, responses=ANSWERS)
 async def artifact_file(id: str, name: str, caller: CallerOf, service: ServiceOf) -> StreamingResponse:
     """One of them."""
-    file = await asyncio.to_thread(_opened, service, caller, id, name)
+    file = await asyncio.to_thread(_open_file, service, caller, id, name)
     size = os.fstat(file.fileno()).st_size
     return StreamingResponse(_pieces(file), headers={"Content-Length": str(size)}, media_type=PLAIN_BYTES)
 
@@ -52,7 +52,7 @@ def _files(service: Service, caller: Caller, id_: str) -> list[FileBody]:
         return [FileBody(name=name, size=file.stat().st_size) for name, file in _within(folder).items()]
 
 
-def _opened(service: Service, caller: Caller, id_: str, name: str) -> BinaryIO:
+def _open_file(service: Service, caller: Caller, id_: str, name: str) -> BinaryIO:
     """
     Raises:
         Unknown: no such file.

@@ -62,10 +62,10 @@ async def _finished(service: Service, caller: Caller, call: Call, wait: float, r
     """The call as its client sees it, after at most `wait` seconds."""
     call = await service.log.wait(caller, call.id, min(wait, service.settings.limits.wait))
     response.status_code = 202 if call.state == "queued" else 200
-    return shown(call)
+    return call_json(call)
 
 
-def shown(call: Call) -> dict[str, Any]:
+def call_json(call: Call) -> dict[str, Any]:
     """A call as clients see it."""
     failed = call.state == "failed"
     return {
@@ -198,7 +198,7 @@ async def refused_body(request: Request, error: Exception) -> Response:
             service.submit, caller, session, operation, {}, seq=int(seq), face=FACE, error=message
         )
         call = await service.log.wait(caller, call.id, service.settings.limits.wait)
-        return JSONResponse(shown(call), 202 if call.state == "queued" else 200)
+        return JSONResponse(call_json(call), 202 if call.state == "queued" else 200)
     return JSONResponse({"error": message}, 422)
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from finetooth_server.keys import Caller
 from finetooth_server.log import Call
-from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf, shown
+from finetooth_server.rest.routes import ANSWERS, KEYED, CallerOf, ServiceOf, call_json
 from finetooth_server.service import Service
 from finetooth_server.streams import Piece
 
@@ -79,10 +79,10 @@ async def _events(
             if one is None:
                 yield ": still waiting\n\n"
             elif isinstance(one, Call):
-                yield _event("end", shown(one))
+                yield _event("end", call_json(one))
             else:
                 text = texts.setdefault(one.completion, TextSoFar(decode)).add(one.tokens)
-                yield _event("tokens", {**_shown(one), "text": text})
+                yield _event("tokens", {**_piece_json(one), "text": text})
 
 
 def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[int]], str]:
@@ -97,7 +97,7 @@ def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[i
     return service.tokenizer(base).decode
 
 
-def _shown(piece: Piece) -> dict[str, Any]:
+def _piece_json(piece: Piece) -> dict[str, Any]:
     return {
         "completion": piece.completion,
         "index": piece.index,

@@ -139,7 +139,7 @@ def create_session(service: Service, caller: Caller, body: Json) -> Any:
 
 
 def heartbeat(service: Service, caller: Caller, body: Json) -> Any:
-    service.seen(caller, str(body.get("session_id")), heartbeat=True)
+    service.note_contact(caller, str(body.get("session_id")), heartbeat=True)
     return {"type": "session_heartbeat"}
 
 

@@ -1,4 +1,4 @@
-"""What a template keeps of a conversation, told by rendering it again with something else in its place."""
+"""What a template leaves out of a conversation, found by rendering it again with something else in its place."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def remarks(conversation: Conversation, shaper: Shaper) -> tuple[str, ...]:
     messages, marks = list(conversation.messages), dict[str, int]()
     for i, message in enumerate(messages):
         if message.role == "assistant":
-            messages[i] = _marked(message, i, marks)
+            messages[i] = _with_marks(message, i, marks)
     if not marks:
         return ()
     try:
         text = shaper.render(messages, conversation.tools).text
     except TemplateRefused:
-        text = ""  # not to be told, so not promised
+        text = ""  # unknown, so nothing is promised
     lost = [i for mark, i in marks.items() if mark not in text]
     last = max(i for i, message in enumerate(messages) if message.role == "assistant")
     if last in lost:
@@ -89,7 +89,7 @@ def remarks(conversation: Conversation, shaper: Shaper) -> tuple[str, ...]:
     return ("reasoning of earlier answers is left out, as the chat template does",) if lost else ()
 
 
-def _marked(message: Message, i: int, marks: dict[str, int]) -> Message:
+def _with_marks(message: Message, i: int, marks: dict[str, int]) -> Message:
     """The message with marks in place of its reasoning, be it in its own field or in the content before a `</think>`.
 
     Args:

@@ -1,8 +1,8 @@
-"""docs/recipe.md: every setting of the recipe, and the options of every first-party entry."""
+"""The pages of docs/recipe: every setting of a recipe, and for each kind the options of its first-party entries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from finetooth_core.recipe import Recipe
 from finetooth_core.recipe_data import HeldOut, SourceRows
 from finetooth_hooks import ENTRY_TYPES
 
+from reference.layout import WRITTEN, page, plain_table
 from reference.options import model_table, resolved, schema_rows, table, value_text
-from reference.pages import HOOKS, WRITTEN, offer_lines, page
+from reference.pages import HOOKS, offer_lines
 from reference.workspace import ROOT, Workspace
 
 EXAMPLE = Path("docs/recipes/quickstart.yaml")
@@ -30,29 +31,60 @@ PLACES: Mapping[str, str] = {
 """Where a recipe picks an entry, if not in the section of its kind."""
 
 INTRODUCTION = """\
-One recipe describes one run. [How a recipe is read](guides/recipe.md) explains picks, `auto`, overrides and errors;
-this page lists every setting. `ft schema` prints the same as JSON Schema, with everything that is installed, and
+One recipe describes one run. [How a recipe is read](../guides/recipe.md) explains picks, `auto`, overrides and errors;
+these pages list every setting. `ft schema` prints the same as JSON Schema, with everything that is installed, and
 `ft plugins explain NAME` shows the options of one entry."""
 
+ENTRIES = """\
+Each of them stands in its place by its name, or as a mapping with `name` and the options that its page lists. Unknown
+options are errors."""
 
-def recipe_page(workspace: Workspace) -> str:
-    """The whole page."""
+
+def recipe_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Name and text of every page, the index first."""
+    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "command") and workspace.of_kind(kind)]
+    yield "README.md", index_page(workspace, kinds)
+    for kind in kinds:
+        yield f"{kind}.md", kind_page(kind, workspace)
+
+
+def index_page(workspace: Workspace, kinds: Sequence[str]) -> str:
+    """The settings of a recipe's own sections, and which page has the entries of a kind."""
     root = Recipe.model_json_schema()
-    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "command")]
     lines = ["# Recipe reference", WRITTEN, INTRODUCTION]
-    lines += [f"The recipe of `make demo`, [{EXAMPLE.name}](recipes/{EXAMPLE.name}):"]
+    lines += [f"The recipe of `make demo`, [{EXAMPLE.name}](../recipes/{EXAMPLE.name}):"]
     lines += [f"```yaml\n{(ROOT / EXAMPLE).read_text(encoding='utf-8').strip()}\n```"]
+    lines += ["## Entries", ENTRIES]
+    rows = [
+        (f"[{kind}]({kind}.md)", place(kind), ", ".join(f"`{offer.entry.name}`" for offer in workspace.of_kind(kind)))
+        for kind in kinds
+    ]
+    lines.append("\n".join(plain_table(("kind", "picked in", "first-party entries"), rows)))
     lines += ["## Settings", "\n".join(_top_table(root))]
     for name, node in root["properties"].items():
         target = resolved(node, root)
         if "properties" in target:
             lines += [f"### {name}", target["description"]]
             lines.append("\n".join(table(("setting", "value", "default", "meaning"), list(schema_rows(target, root)))))
-    lines += _plugins(root)
-    lines += ["## Entries", _entries_introduction()]
-    for kind in kinds:
-        lines += _kind(kind, workspace)
+    return page([*lines, *_plugins(root)])
+
+
+def kind_page(kind: str, workspace: Workspace) -> str:
+    """The entries of a kind, each with its options."""
+    hook = next(name for name, cls in HOOKS.items() if cls.kind == kind)
+    lines = [f"# {kind}", WRITTEN, f"Picked in {place(kind)}; brought by the hook [`{hook}`](../hooks/{hook}.md)."]
+    lines.append("All settings and all kinds: [recipe reference](README.md).")
+    if kind == "source":
+        lines += ["Every source also takes these keys, beside its own options:", "\n".join(model_table(SourceRows))]
+        lines += ["In `data.eval`, instead of a source:", "\n".join(model_table(HeldOut))]
+    for offer in workspace.of_kind(kind):
+        lines += offer_lines(offer, "##")
     return page(lines)
+
+
+def place(kind: str) -> str:
+    """Where a recipe picks an entry of a kind."""
+    return PLACES.get(kind, f"`{kind}`")
 
 
 def _top_table(root: Mapping[str, Any]) -> list[str]:
@@ -80,28 +112,6 @@ def _plugins(root: Mapping[str, Any]) -> list[str]:
         target["description"] + " An item may also be the text of `use` alone.",
         "\n".join(table(("setting", "value", "default", "meaning"), rows)),
     ]
-
-
-def _entries_introduction() -> str:
-    return (
-        "Each of them stands where the heading says, by its name or as a mapping with `name` and the options below."
-        " Unknown options are errors."
-    )
-
-
-def _kind(kind: str, workspace: Workspace) -> list[str]:
-    offers = workspace.of_kind(kind)
-    if not offers:
-        return []
-    hook = next(name for name, cls in HOOKS.items() if cls.kind == kind)
-    place = PLACES.get(kind, f"`{kind}`")
-    lines = [f"### {kind}", f"Picked in {place}; brought by the hook [`{hook}`](hooks/{hook}.md)."]
-    if kind == "source":
-        lines += ["Every source also takes these keys, beside its own options:", "\n".join(model_table(SourceRows))]
-        lines += ["In `data.eval`, instead of a source:", "\n".join(model_table(HeldOut))]
-    for offer in offers:
-        lines += offer_lines(offer, "####", up="..")
-    return lines
 
 
 def _yaml(value: Any) -> str:

@@ -1,0 +1,84 @@
+"""Room on the disks that a run writes to: for the artifact and for the states of its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.protocols import TrainsPart
+
+from finetooth_core.checkpoints import cadence
+from finetooth_core.checkpoints.keeper import Keeping
+from finetooth_core.context import RunContext
+
+WEIGHT_BYTES = 4
+"""Of a weight in an artifact or a state: trained weights are kept in fp32."""
+
+
+def check_room(
+    context: RunContext,
+    keeping: Keeping | None,
+    trains: TrainsPart,
+    *,
+    parameters: int,
+    state_bytes: float,
+    copies: int,
+    total_steps: int | None,
+) -> None:
+    """What a run will write must fit where it writes it: the artifact in the run folder, and every state that will be
+    on the disk at once where checkpoints go.
+
+    Args:
+        keeping: where checkpoints go; None: there are none.
+        parameters: of the base; an adapter that trains it writes the whole model.
+        state_bytes: of the optimizer, for each trained parameter.
+        copies: roles that are copies of what trains, which a state holds too.
+
+    Raises:
+        PlanError: a disk has less room.
+    """
+    exported = trains.parameters if trains.base_frozen else parameters
+    needed: dict[Path, int] = defaultdict(int)
+    needed[_existing(context.folder)] = WEIGHT_BYTES * exported
+    if keeping is not None and keeping.disk is not None:
+        size = state_size(trains.parameters, state_bytes, copies)
+        needed[_existing(keeping.folder)] += size * _states(context, total_steps)
+    by_disk: dict[int, list[Path]] = defaultdict(list)
+    for folder in needed:
+        by_disk[folder.stat().st_dev].append(folder)
+    for folders in by_disk.values():
+        wanted, free = sum(needed[folder] for folder in folders), shutil.disk_usage(folders[0]).free
+        if free < wanted:
+            own = _existing(context.folder) in folders
+            setting, place = ("output", context.folder) if own else ("checkpoint.stores", folders[0])
+            raise PlanError(
+                f"{setting}: {place} has {free / 1e9:.2f} GB free, and the run may write {wanted / 1e9:.2f} GB",
+                action=f"make room, or set {setting} to another disk",
+            )
+
+
+def state_size(trained: int, state_bytes: float, copies: int) -> int:
+    """Bytes of a state between two steps: weights, what the optimizer keeps of them, and copies of the weights.
+    Gradients are not among them, since a step drops them.
+
+    Args:
+        trained: how many parameters.
+    """
+    return int((WEIGHT_BYTES * (1 + copies) + state_bytes) * trained)
+
+
+def _states(context: RunContext, total_steps: int | None) -> int:
+    """How many states will be on the disk at once."""
+    section = context.recipe.checkpoint
+    states = cadence.parse(section.every).times(total_steps or context.train.max_steps, context.train.epochs)
+    if section.keep_last:  # one more while the oldest is still there
+        best = section.keep_best.n if section.keep_best is not None else int(section.select_on is not None)
+        states = min(states, section.keep_last + best + 1)
+    return states
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())

@@ -1,0 +1,72 @@
+"""Methods: what turns examples into data and drives the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.reports import Prepared, StepReport
+
+
+class Method(Protocol):
+    """Turns examples into data and drives the engine: a generator of steps.
+
+    What outlives a `yield` (cursor, replay buffer, controllers) is in `state()`. A method derives from
+    `finetooth_hooks.MethodBase`, where `noun`, `data`, `roles` and `read_beginning` have the answers of one that needs
+    none of them.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities`; for methods there are none yet."""
+        ...
+
+    @property
+    def noun(self) -> str:
+        """What a datum is, in reports: `row`, `window`, `pair`."""
+        ...
+
+    @property
+    def data(self) -> Sequence[Datum]:
+        """What it trains, in the order of the rows, if that is known once it is prepared, and stays the same; else
+        empty. Lengths are asked for with `token_rows.positions_of`."""
+        ...
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """What the engine shall hold for each role; None: nothing, the method gives the role's numbers with the data.
+        A role that is not named is the policy without its adapter."""
+        ...
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the data. Called once, before the engine is built, so that bad data fail early."""
+        ...
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step per item; the run loop may log, evaluate, save or stop between two."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """JSON, and NumPy arrays of any type but objects at any place in its mappings (with text keys) and lists;
+        `restore` gets them back with dtype, shape and content. Asked for after every step, so that the state before a
+        failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
+
+        After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
+        `steps` continues with the next ones. So advance the cursor before the engine is called.
+        """
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+    def read_beginning(self, engine: Engine) -> None:
+        """Take what is needed from the weights as they are before the first step of a run, which is in no checkpoint.
+
+        Called when a run goes on, after `prepare` and before the saved state is loaded; not in a run that begins,
+        whose first step or evaluation finds the weights as they are.
+
+        Raises:
+            FinetoothError: it could not be had.
+        """
+        ...

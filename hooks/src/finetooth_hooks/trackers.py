@@ -1,0 +1,37 @@
+"""Trackers: where the steps and evaluations of a run are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_hooks.run import Run
+
+
+class Tracker(Protocol):
+    """Receives the steps and evaluations of a run; must be cheap.
+
+    A tracker derives from `finetooth_hooks.TrackerBase`, where `resume` calls `start`.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.TRACKER`."""
+        ...
+
+    def start(self, run: Run) -> None: ...
+
+    def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
+        """Called in place of `start`, when a run goes on after `run.step`. With the capability `resume`, what an
+        earlier process wrote beyond it goes, and what is missing is in `history`, so that no step is there twice and
+        none is missing; such a tracker is also called when a run goes back to an earlier step. Without it: `start`.
+
+        Args:
+            history: every report of the run up to and with `run.step`, in the order in which they came.
+        """
+        ...
+
+    def step(self, run: Run, report: StepReport) -> None: ...
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None: ...
+    def end(self, run: Run, outcome: Outcome) -> None: ...

@@ -1,0 +1,42 @@
+"""What applies gradients: optimizers, and schedules of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Optimizer(Protocol):
+    """Makes the framework's optimizer."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The base rate, which the schedule's factor multiplies."""
+        ...
+
+    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
+        """The framework's optimizer over the parameters that train (for torch: a torch.optim.Optimizer).
+
+        Its parameter groups may have learning rates of their own, one of them `learning_rate`: each keeps its share of
+        what the schedule, or a step, sets. Groups that are all alike take the rate as it is.
+        """
+        ...
+
+
+class Schedule(Protocol):
+    """Learning-rate factor by step."""
+
+    def factor(self, step: int, total: int | None) -> float:
+        """Factor for the update number `step` (0-based) of `total`.
+
+        Raises:
+            RecipeError: it needs a total and there is none.
+        """
+        ...
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Called after every step with the latest metrics (`loss`, `eval/loss`, ...)."""
+        ...
+
+    def state(self) -> Mapping[str, Any]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
