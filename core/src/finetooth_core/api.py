@@ -124,6 +124,11 @@ class Session:
         """What became of the rows, by split."""
         return self.job.reports
 
+    @property
+    def every_report(self) -> tuple[DataReport, ...]:
+        """The same of all that read the rows."""
+        return self.job.every_report
+
     @cached_property
     def engine(self) -> Engine:
         """The engine, weights loaded."""

@@ -65,6 +65,7 @@ class Job:
         evaluators: in the recipe's order.
         trackers: in the recipe's order.
         reports: what became of the rows, by split.
+        every_report: the same of all that read them: evaluators may use other rows of one split.
         keeping: where checkpoints go; None without data.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
         cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
@@ -84,6 +85,7 @@ class Job:
     keeping: Keeping | None = None
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
     cost: StepCost | str = ""
+    every_report: tuple[DataReport, ...] = ()
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -158,7 +160,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
     return Job(
         context, plan, driven.method, prepared, backend, request, asked, driven.evaluators, driven.trackers,
-        _by_split(driven.reports), keeping, decided.padding, decided.cost,
+        _by_split(driven.reports), keeping, decided.padding, decided.cost, driven.reports,
     )  # fmt: skip
 
 

@@ -295,6 +295,17 @@ def test_most_rows_left_out_must_be_accepted(ft: Any, folder: Path) -> None:
     assert ft("run", "recipe.yaml", "output=whole").code == 0
 
 
+def test_rows_that_only_one_of_several_evaluators_leaves_out_are_told(ft: Any, folder: Path) -> None:
+    pytest.importorskip("finetooth_exactmatch")
+    with (folder / "train.toy").open("a") as file:
+        file.write("How many?\tIt is 3 apples.\n")
+    picks = "[toy_score, loss, {name: exact_match, max_tokens: 8, pattern: '([0-9]+) apples'}]"
+    checked = ft("check", "recipe.yaml", f"evaluate.evaluators={picks}")
+    assert checked.code == 0, checked.err
+    reason = "4 expected answer has no match of pattern (pattern of exact_match)"
+    assert f"data.eval: 80 % of the rows are left out, 4 of 5: {reason}" in checked.out
+
+
 def test_several_mistakes_get_a_line_each(ft: Any) -> None:
     answer = ft("check", "recipe.yaml", "train.batch_size=0", "train.seeed=1")
     assert answer.code == 2

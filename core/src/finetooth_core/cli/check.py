@@ -46,5 +46,7 @@ def command(
     from finetooth_core.cli import render
 
     console = Console(highlight=False)
-    render.show(console, *render.plan_parts(console, plan), render.data_table(console, session.reports))
+    render.show(
+        console, *render.plan_parts(console, plan), render.data_table(console, session.reports, session.every_report)
+    )
     session.check_memory()

@@ -113,7 +113,7 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     render.show(
         console,
         survey_text.settled(console, others),
-        render.data_table(console, session.reports),
+        render.data_table(console, session.reports, session.every_report),
         *([survey_text.choice(chosen)] if chosen else []),
         *(survey_text.render(one) for one in findings.surveys),
         survey_text.verdict(
@@ -137,7 +137,7 @@ def prepare(state: State, recipe: str, overrides: tuple[str, ...], output: str |
     session = state.session(recipe, with_output(overrides, output))
     console = Console(highlight=False)
     decisions = [decision for decision in session.plan.decisions if decision.setting.startswith("data.cache.")]
-    render.show(console, render.data_table(console, session.reports))
+    render.show(console, render.data_table(console, session.reports, session.every_report))
     for decision in decisions:
         click.echo(f"{decision.setting}  {decision.value}  {decision.reason}")
     for split, reason in session.job.context.data.not_kept.items():

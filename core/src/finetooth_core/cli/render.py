@@ -73,8 +73,12 @@ def _of(taken: int, has: int) -> str:
     return f"{size(taken)} of {size(has)}" if has else size(taken)
 
 
-def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableType:
-    """What became of the rows of every split; where many are left out, a line says so."""
+def data_table(console: Console, reports: Iterable[DataReport], every: Iterable[DataReport] = ()) -> RenderableType:
+    """What became of the rows of every split; where many are left out, a line says so.
+
+    Args:
+        every: reports of all that read the rows, where several read those of one split.
+    """
     reports = list(reports)
     headers = ("split", "rows", "used", "tokens", "trained tokens", "longest", "left out or changed")
     rows = [
@@ -89,7 +93,7 @@ def data_table(console: Console, reports: Iterable[DataReport]) -> RenderableTyp
         for report in reports
     ]
     made = table(console, "Data", headers, rows, numbers=5)
-    many = left_out.lines(reports)
+    many = list(dict.fromkeys(left_out.lines([*reports, *every])))
     return Group(made, *(Text(line, style="bold") for line in many)) if many else made
 
 

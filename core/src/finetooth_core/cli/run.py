@@ -67,7 +67,11 @@ def carry_out(session: Session) -> int:
     console = Console(highlight=False)
 
     def show_plan() -> None:
-        render.show(console, *render.plan_parts(console, session.plan), render.data_table(console, session.reports))
+        render.show(
+            console,
+            *render.plan_parts(console, session.plan),
+            render.data_table(console, session.reports, session.every_report),
+        )
 
     outcome = session.run(show_plan)
     console.print()
