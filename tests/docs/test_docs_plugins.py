@@ -39,6 +39,7 @@ def offers(source: str) -> bool:
     return "@row_format" in source or any(f"def {hook}(" in source for hook in specs.REGISTRATION_HOOKS)
 
 
+@pytest.mark.slow
 def test_every_plugin_of_the_guides_passes_the_doctor(files: dict[str, Path]) -> None:
     plugins = manager.start(files=[str(path) for path in files.values()])
     offered = {entry.kind for plugin in plugins.loaded if plugin.sha256 for entry in plugin.entries}
