@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finetooth_datasets import source, tables
+from finetooth_datasets.builder import DatasetsOptions
 from finetooth_datasets.plugin import claims
-from finetooth_datasets.source import DatasetsOptions, DatasetsSource
+from finetooth_datasets.source import DatasetsSource
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.testing import entries_of, parametrize_with_checks
 
