@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +22,11 @@ SAMPLES = 3
 Detail = Literal["line", "choices", "all"]
 """How much of a plan is shown."""
 
-CHOICES = (
-    "model", "model.head", "model.added_tokens", "quantization", "adapter", "method", "optimizer", "schedule",
-    "data.format", "data.renderer", "hardware", "train.precision", "train.micro_batch_tokens",
-    "train.gradient_checkpointing", "backend.attention", "backend.packing",
-)  # fmt: skip
+CHOICES = re.compile(
+    r"model|model\.(head|added_tokens|parent)|quantization|adapter|method|method\..+|optimizer|schedule|"
+    r"data\.(format|renderer)|data\.(train|eval)(\.\d+)?\.(format|rows)|hardware|"
+    r"train\.(precision|micro_batch_tokens|gradient_checkpointing)|backend\.packing"
+)
 """Decisions that most change what is trained, how fast, and in how much memory."""
 
 LARGEST = 3
@@ -83,7 +84,7 @@ def plan_parts(
         rows = ", ".join(f"{one.used:,} of {one.rows:,} rows of {one.split}" for one in reports)
         parts = (rows, steps, f"{size(plan.memory.total)} at the peak, estimated", f"plan {plan.hash[:12]}")
         return [Text(" · ".join(filter(None, parts)))]
-    shown = [one for one in plan.decisions if detail == "all" or one.setting in CHOICES]
+    shown = [one for one in plan.decisions if detail == "all" or CHOICES.fullmatch(one.setting)]
     made = [table(console, "Plan", ("setting", "value", "because"), [_decided(one) for one in shown])]
     if hidden := len(plan.decisions) - len(shown):
         made.append(Text(f"{hidden} more {'decision' if hidden == 1 else 'decisions'}: -v shows all"))
