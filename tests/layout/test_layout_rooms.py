@@ -30,6 +30,7 @@ WHOLE = {
 
 WORDS = {
     *WHOLE,
+    "calls",
     "constant",
     "console",
     "finite",
