@@ -101,7 +101,7 @@ def test_an_option_of_a_loader_names_the_loader(word: str) -> None:
     from finetooth_core.option_hints import with_option_hints
     from finetooth_hooks import RecipeError
 
-    recipe = {"model": "m", word: True}
+    recipe = {"model": "m", word: True, "template": "x"}  # which is known to mean something else
     with pytest.raises(RecipeError) as told:
         load(recipe)
     hinted = with_option_hints(told.value, recipe, ())

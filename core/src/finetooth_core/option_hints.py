@@ -44,7 +44,8 @@ def with_option_hints(
     folder = Path.cwd() if isinstance(recipe, Mapping) else Path(recipe).parent.absolute()
     here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
     given = _given(recipe, overrides)
-    given = {key: value for key, value in given.items() if key not in {problem.setting for problem in lost}}
+    unknown = {problem.setting for problem in problems if _UNKNOWN in problem.problem}
+    given = {key: value for key, value in given.items() if key not in unknown}
     try:
         files = load(given, base=folder).plugins
         started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
