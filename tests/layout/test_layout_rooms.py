@@ -30,6 +30,7 @@ WHOLE = {
 
 WORDS = {
     *WHOLE,
+    "calls",
     "constant",
     "console",
     "finite",
@@ -160,6 +161,18 @@ def test_commands_import_nothing_heavy(command, root):
         f"    assert main({command!r}) == 0"
     )
     assert loaded(program, root=root) == []
+
+
+def test_the_schema_needs_no_framework(root):
+    """The options of everything that is installed; what it builds is not looked at."""
+    program = (
+        "import contextlib, io, json\n"
+        "from finetooth_core.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as printed:\n"
+        "    assert main(['schema']) == 0\n"
+        "assert json.loads(printed.getvalue())['properties']"
+    )
+    assert set(loaded(program, root=root)) <= {"numpy", "pydantic"}
 
 
 def test_a_heavy_import_would_be_found(root):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 import finetooth
 import pytest
 import yaml
+from finetooth_core.cli import main
+from rich.console import Console
+from rich.text import Text
 
 Recipe = Callable[..., dict[str, Any]]
 Run = Callable[..., tuple[int, str, str]]
@@ -28,6 +33,49 @@ def test_preview_shows_what_trains(ft: Run, written: Callable[..., Path]) -> Non
     assert all(f"[[{text}.\u27e8<|im_end|>\u27e9]]" in out for text in ("Yes", "First", "Second"))
     assert "\U0001f600" in out  # a character of several tokens is whole
     assert "left out: longer than train.max_length" in out
+
+
+def test_preview_marks_what_trains_where_there_is_no_colour(
+    ft: Run, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    _, out, _ = ft("data", "preview", written(*ROWS[:1]))
+    plain = Text.from_ansi(out).plain
+    assert "[[Yes." in plain and "[[ ]] trains" in plain
+
+
+def test_a_heading_alone_is_bold(ft: Run, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    _, out, _ = ft("data", "preview", written(*ROWS[:1]))
+    printed = Text.from_ansi(out)
+    bold = {place: printed.get_style_at_offset(Console(), place).bold for place in range(len(printed))}
+    heading, question, answer = (printed.plain.index(text) for text in ("row 1", "Hello?", "Yes."))
+    assert (bold[heading], bool(bold[question]), bold[answer]) == (True, False, True)
+
+
+STRANGE = "\u4f60\u597d \U0001f44b caf\u00e9"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "cp932", "ascii"])
+def test_preview_in_an_encoding_that_lacks_letters(
+    ft: Run, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    path = written(["What?", STRANGE])
+    _, whole, _ = ft("data", "preview", path, "--json")
+
+    def printed(*arguments: str) -> str:
+        buffer = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding, write_through=True))
+        assert main(["data", "preview", str(path), *arguments]) == 0
+        return buffer.getvalue().decode(encoding)
+
+    out = printed()
+    assert f"[[{STRANGE.encode(encoding, 'backslashreplace').decode(encoding)}" in out
+    assert "\\U0001f44b" in out and "< > a control token, not text" in out
+    assert json.loads(printed("--json")) == json.loads(whole)
 
 
 def test_preview_agrees_with_the_data_of_a_run(ft: Run, written: Callable[..., Path]) -> None:

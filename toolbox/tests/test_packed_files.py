@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
+import os
+import threading
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from finetooth_hooks import DataError
-from finetooth_toolbox.files.packed import claim_file, open_bytes, unpacked_name, without_mark
+from finetooth_toolbox.files.packed import FOREIGN_KINDS, claim_file, open_bytes, unpacked_name, without_mark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +49,10 @@ def test_names_without_packing(name: str, bare: str) -> None:
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300), st.sampled_from(["x", "x.gz", "x.zst"]))
+@given(
+    st.binary(max_size=300).filter(lambda data: not data.startswith(tuple(FOREIGN_KINDS))),
+    st.sampled_from(["x", "x.gz", "x.zst"]),
+)
 def test_bytes_are_those_that_were_packed(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes({"x": bytes, "x.gz": gzip.compress, "x.zst": zstandard}[name](data))
@@ -50,6 +60,48 @@ def test_bytes_are_those_that_were_packed(tmp_path_factory: pytest.TempPathFacto
         assert file.read() == data
     with open_bytes(path) as file:
         assert list(file) == data.splitlines(keepends=True) or b"\r" in data or b"".join(file) == b""
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("rows.jsonl", '{"a": 1}\n' * 100)
+    return buffer.getvalue()
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2]}), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (zipped(), "it is a ZIP archive (or an office document, which is one) although it is named .jsonl (unpack it"),
+        (parquet(), "it is a Parquet file although it is named .jsonl (rename it to .parquet)"),
+        (bz2.compress(b"{}"), "it is bzip2 data although it is named .jsonl (unpack it"),
+        (lzma.compress(b"{}"), "it is xz data although it is named .jsonl (unpack it"),
+        (gzip.compress(b"{}"), "it is gzip data although it is named .jsonl (add .gz to its name)"),
+        (zstandard(b"{}"), "it is zstandard data although it is named .jsonl (add .zst to its name)"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_that(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as told, open_bytes(path):
+        pass
+    assert str(told.value).startswith(f"{path.as_posix()}: {said}")
+
+
+def test_a_pipe_is_read_from_its_first_byte(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(b'{"a": 1}\n',))
+    writer.start()
+    with open_bytes(path) as file:
+        assert file.read() == b'{"a": 1}\n'
+    writer.join()
 
 
 @pytest.mark.parametrize(("name", "pack"), [("x.gz", gzip.compress), ("x.zst", zstandard)])

@@ -11,6 +11,7 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
 
+from finetooth_core.adapter_folder import from_adapter
 from finetooth_core.builders import derived
 from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
@@ -56,8 +57,10 @@ def base_model(recipe: Recipe, builder: Builder, framework: Callable[[], str], p
     """
     name = recipe.model.name
     run = from_run(recipe, builder, framework, parent_of)
-    if run is not None:
-        own, loading = run, run.loading
+    trained = run or (from_adapter(recipe, builder, parent_of) if recipe.model.loader == AUTO else None)
+    own: Loader
+    if trained is not None:
+        own, loading = trained, trained.loading
     else:
         built = _own_loader(recipe, builder, framework())
         own, loading = built.part, (built.registered, built.plain_options)

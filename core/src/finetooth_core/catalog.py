@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from finetooth_hooks import ENTRY_TYPES, Entry, PluginError
-from finetooth_toolbox.text.nearest import nearest
+from finetooth_toolbox.text.nearest import form, nearest
 
 from finetooth_core.faults import Fault
+from finetooth_core.field_names import ABSENT
 from finetooth_core.versions import canonical, install_command
 
 INDEX = Path(__file__).with_name("index.json")
@@ -199,11 +200,15 @@ class Catalog:
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:
         actions = []
-        near = nearest(bare, sorted({registered.entry.name for registered in self.all(kind)}))
+        same_thing = self._known_elsewhere(kind, bare)
+        absent = ABSENT.get(kind, {}).get(bare.lower().replace("-", "_"), "")
+        near = "" if same_thing or absent else nearest(bare, {registered.entry.name for registered in self.all(kind)})
         elsewhere = [r for other in self._entries for r in self._entries[other] if r.entry.name == bare]
         same_name = [r for r in elsewhere if r.kind == kind]
         if same_name:
             actions.append(f"did you mean {same_name[0].full_name}?")
+        elif same_thing:
+            actions.append(f"did you mean {same_thing}?")
         elif near:
             actions.append(f"did you mean {near!r}?")
         packages = [p for p in self.index.get(kind, {}).get(bare, ()) if not source or _same(p, source)]
@@ -215,9 +220,23 @@ class Catalog:
             actions.append(f"{packages[0]} brings it and is broken: run ft plugins doctor")
         elif packages:
             actions.append(f"{packages[0]} brings it: {install_command(packages[:1])}")
-        if elsewhere and not same_name and not near:
+        if elsewhere and not same_name and not near and not same_thing:
             actions.append(f"{bare!r} is a {elsewhere[0].kind}, not a {kind}")
+        if absent and not actions:
+            actions.append(f"no package of finetooth brings {bare}: {absent}")
         return "; ".join(actions) or "see ft plugins list"
+
+    def _known_elsewhere(self, kind: str, name: str) -> str:
+        """How a recipe says what the field calls by another name: an entry's name, with the options that it implies."""
+        for registered in self.all(kind):
+            entry = registered.entry
+            known = next((other for other in entry.elsewhere if form(other) == form(name)), None)
+            if known is not None and entry.elsewhere[known]:
+                options = ", ".join(f"{option}: {_yaml(value)}" for option, value in entry.elsewhere[known].items())
+                return f"{{name: {entry.name}, {options}}}"
+            if known is not None:
+                return repr(entry.name)
+        return ""
 
 
 def frameworks_of(registered: Registered) -> frozenset[str]:
@@ -238,3 +257,7 @@ def _prefix(setting: str) -> str:
 def _installed(entries: Sequence[Registered]) -> str:
     names = list(dict.fromkeys(registered.entry.name for registered in entries))
     return f"installed: {', '.join(names)}" if names else "none is installed"
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -69,26 +69,24 @@ class OpenedModel:
 
     @property
     def method(self) -> str:
-        """The method of the run; empty for a model."""
-        pick = self._pick
-        return "" if self.folder is None else pick if isinstance(pick, str) else str(pick["name"])
+        """Full name of the method that the run's plan picked; empty for a model."""
+        return "" if self.folder is None else str(self._plan["picks"].get("method", ""))
 
     @property
     def options(self) -> Mapping[str, Any]:
         """Options of that method, as the run's plan has them."""
-        import json
-
-        from finetooth_core.run_folder import PLAN
-
         if self.folder is None:
             return {}
-        plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
-        found: Mapping[str, Any] = plan["options"].get("method", {})
+        found: Mapping[str, Any] = self._plan["options"].get("method", {})
         return found
 
-    @property
-    def _pick(self) -> Any:
-        return self.session.recipe.method
+    @cached_property
+    def _plan(self) -> Mapping[str, Any]:
+        """What the run decided; its recipe may have left the choice open."""
+        from finetooth_core.run_folder import plan_of
+
+        assert self.folder is not None
+        return plan_of(self.folder)
 
 
 def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] | None = None) -> OpenedModel:

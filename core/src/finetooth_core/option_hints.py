@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,17 @@ def with_option_hints(
     folder = Path.cwd() if isinstance(recipe, Mapping) else Path(recipe).parent.absolute()
     here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
     given = _given(recipe, overrides)
-    given = {key: value for key, value in given.items() if key not in {problem.setting for problem in lost}}
+    unknown = {problem.setting for problem in problems if _UNKNOWN in problem.problem}
+    given = {key: value for key, value in given.items() if key not in unknown}
     try:
         files = load(given, base=folder).plugins
         started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
     except FinetoothError:
         return error  # with more mistakes than this one, what is picked is not known
-    options = dict(_options(given, started.catalog))
+    options = {**dict(_loader_options(started.catalog)), **dict(_options(given, started.catalog))}
     for problem in lost:
         if form(problem.setting) in options:
-            problem.action = f"did you mean {options[form(problem.setting)]}?"
+            problem.action = options[form(problem.setting)]
     return RecipeProblems(problems) if isinstance(error, RecipeProblems) else error
 
 
@@ -73,7 +75,16 @@ def _options(given: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, 
             model = options_model(found.entry, found.distribution)
         except FinetoothError:
             continue  # it has its own mistake, of which the user hears when this one is mended
-        yield from ((form(option), f"{section}.{option}") for option in model.model_fields)
+        yield from ((form(option), f"did you mean {section}.{option}?") for option in model.model_fields)
+
+
+def _loader_options(catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """The same for loaders, which are chosen by the model, so that giving one an option means naming it."""
+    for registered in catalog.all("loader"):
+        with suppress(FinetoothError):
+            for option in options_model(registered.entry, registered.distribution).model_fields:
+                picked = f"model: {{name: ..., loader: {{name: {registered.entry.name}, {option}: ...}}}}"
+                yield form(option), f"it is an option of a loader: {picked}"
 
 
 def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

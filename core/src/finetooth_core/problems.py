@@ -15,6 +15,7 @@ from finetooth_toolbox.text.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
+from finetooth_core.field_names import meant
 from finetooth_core.yaml_slips import instead
 from finetooth_core.yaml_text import Path, dotted, plain
 
@@ -277,6 +278,9 @@ class _Translator:
         """What the user may have meant by an unknown key."""
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
+        found = meant(key)
+        if found is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
+            return found.action
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from finetooth_core import yaml_text
-from finetooth_core.aliases import read_aliases, with_hints
+from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
 from finetooth_core.checkpoints import cadence
 from finetooth_core.incidental import Incidental
@@ -349,7 +349,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     try:
         checked = validate(Recipe, section, elsewhere=_leaves(), place=place)
     except RecipeError as error:
-        problems.append(with_hints(error))
+        problems.append(error)
     problems += inner_problems(given.get("data"), place)
     raise_problems(problems)
     checked._given = given

@@ -92,9 +92,17 @@ def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) 
 
 
 def run_of(reference: str) -> Path | None:
-    """The folder of a run with recipe and plan that a reference means, absolute; None if it means none."""
+    """The folder of a run with recipe and plan that a reference means, absolute; None if it means none. Its adapter in
+    `artifact` means the run, which knows more of it."""
     found = found_run(reference)
+    if found is None and Path(reference).name == ARTIFACT:
+        found = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
     return None if found is None else found.absolute()
+
+
+def is_whole(artifact: Path) -> bool:
+    """Whether an artifact holds whole weights, and no adapter."""
+    return (artifact / "config.json").is_file()
 
 
 def started_in(folder: Path) -> Path | None:

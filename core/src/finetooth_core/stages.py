@@ -14,16 +14,17 @@ from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.errors import PlanError, RecipeError, UserError
 from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Tokenizer
 from finetooth_toolbox.files.manifests import MANIFEST
+from finetooth_toolbox.text.nearest import nearest_path
 
 from finetooth_core.catalog import Registered
 from finetooth_core.claims import claimed
 from finetooth_core.decisions import Decisions
 from finetooth_core.part_builder import Builder, Built
-from finetooth_core.recipe import Recipe, load
-from finetooth_core.run_folder import MERGED, PLAN, RUNS, artifact_of, recipe_of, run_of
+from finetooth_core.recipe import AUTO, Recipe, load
+from finetooth_core.run_folder import MERGED, PLAN, RUNS, artifact_of, is_run_folder, is_whole, recipe_of, run_of
 
-WHOLE = "config.json"
-"""What an artifact of whole weights has, and an adapter has not."""
+SHOWN = 5
+"""Runs that an error names."""
 
 
 @dataclass(frozen=True)
@@ -117,22 +118,23 @@ ParentOf = Callable[[Recipe, Path], Parent]
 """From the recipe and the folder of a run to what it was made with."""
 
 
-class FromRun(LoaderBase):
-    """A `protocols.Loader` of what a run trained: whole weights as they are, an adapter folded into its base in fp32.
+class Trained(LoaderBase):
+    """A `protocols.Loader` of what was trained: whole weights as they are, an adapter folded into its base in fp32.
 
     Args:
-        folder: the run.
+        folder: how messages name it.
+        artifact: its folder with weights.
         parent: makes what it was made with.
-        whole: loads its artifact, if that has whole weights; None for an adapter.
+        whole: loads the artifact, if that has whole weights; None for an adapter.
     """
 
-    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: Built | None) -> None:
-        self.folder, self.artifact = folder, artifact_of(folder)
+    def __init__(self, folder: Path, artifact: Path, parent: Callable[[], Parent], whole: Built | None = None) -> None:
+        self.folder, self.artifact = folder, artifact
         self._parent, self._whole = parent, whole
 
     @cached_property
     def parent(self) -> Parent:
-        """What the run was made with."""
+        """What it was made with."""
         return self._parent()
 
     @property
@@ -149,54 +151,31 @@ class FromRun(LoaderBase):
             return self._whole.part, str(self.artifact)
         return self.parent.loader, self.parent.recipe.model.name
 
-    def decide(self, log: Decisions, named: str) -> None:
-        """Say in the plan where the model comes from.
-
-        Args:
-            named: the run, as the recipe names it.
-        """
-        if self._whole is None:
-            registered, options = self.loading
-            log.pick("loader", registered.full_name, options)
-        method = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["picks"].get("method", "")
-        kind = method.rpartition(":")[2] or "a"
-        how = (
-            "its whole weights"
-            if self._whole is not None
-            else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
-        )
-        log.decide("model", named, f"{kind} run: {how}; every file was checked")
-        found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
-        setting = "model.parent"
-        while found:
-            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
-            came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
-            log.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
-            found, setting = found.get("parent"), f"{setting}.parent"
-
     def describe(self, reference: str) -> ModelInfo:
         """The model by whoever loads it, with the run's folder as its reference."""
         loader, inner = self._inner
         info = loader.describe(inner)
-        digest = hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
         config = dict(info.config)
         if self._whole is None:
             config |= self._adapter.part.folded_config(self.artifact)
         # an adapter that is folded in is on no disk as a model, until it is merged
         published = self.artifact if self._whole is not None else self.folder / MERGED
-        return replace(
-            info, reference=str(self.folder), revision=digest, config=config, published=str(published.absolute())
-        )
+        place = str(published.absolute())
+        return replace(info, reference=str(self.folder), revision=self.digest(), config=config, published=place)
+
+    def digest(self) -> str:
+        """SHA-256 that stands for every file of the artifact."""
+        return hashlib.sha256((self.artifact / MANIFEST).read_bytes()).hexdigest()
 
     def tokenizer(self, reference: str) -> Tokenizer:
-        """Of the run."""
+        """Of the model that was trained."""
         loader, inner = self._inner
         return loader.tokenizer(inner)
 
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
     ) -> Any:
-        """The model that the run trained.
+        """The model that was trained.
 
         Raises:
             PlanError: its adapter cannot be folded into a base, or the model is to be quantised as it is loaded and
@@ -246,6 +225,66 @@ class FromRun(LoaderBase):
         return builder.section("adapter", pick, "adapter", framework=self.parent.framework)
 
 
+class FromRun(Trained):
+    """What a run trained.
+
+    Args:
+        folder: the run.
+        parent: makes what it was made with.
+        whole: loads its artifact, if that has whole weights; None for an adapter.
+
+    Raises:
+        UserError: the run kept no artifact, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: Built | None) -> None:
+        super().__init__(folder, artifact_of(folder), parent, whole)
+
+    def decide(self, log: Decisions, named: str) -> None:
+        """Say in the plan where the model comes from.
+
+        Args:
+            named: the run, as the recipe names it.
+        """
+        if self._whole is None:
+            registered, options = self.loading
+            log.pick("loader", registered.full_name, options)
+        method = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))["picks"].get("method", "")
+        kind = method.rpartition(":")[2] or "a"
+        how = (
+            "its whole weights"
+            if self._whole is not None
+            else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
+        )
+        log.decide("model", named, f"{kind} run: {how}; every file was checked")
+        found: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
+        setting = "model.parent"
+        while found:
+            data = ", ".join(f"{name.removesuffix('.sha256')} {value[:12]}" for name, value in found["data"].items())
+            came = f"artifact of {found['run']}; recipe {found['recipe_sha256'][:12]}; {data or 'data of no file'}; "
+            log.decide(setting, found["artifact_sha256"], f"{came}from {found['model']}")
+            found, setting = found.get("parent"), f"{setting}.parent"
+
+
+def _check_no_run_is_meant(reference: str) -> None:
+    """
+    Raises:
+        RecipeError: it names a run where runs are, and there is nothing.
+    """
+    path = Path(reference)
+    if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
+        return
+    near = nearest_path(path)
+    there = [str(folder) for folder in sorted(RUNS.glob("*")) if is_run_folder(folder)]
+    listed = f"there {'is' if len(there) == 1 else 'are'} {', '.join(there[:SHOWN])}" if there else "none is there"
+    more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+    raise RecipeError(
+        "model",
+        f"no such run: {reference}; {listed}{more}",
+        action=f"did you mean {near.as_posix()}?" if near else "name a run, another folder, or a model",
+    )
+
+
 def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf) -> FromRun | None:
     """The loader for a recipe whose model is a run; None if it is none.
 
@@ -260,6 +299,8 @@ def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], par
     name = recipe.model.name
     folder = run_of(name)
     if folder is None:
+        if recipe.model.loader == AUTO:
+            _check_no_run_is_meant(name)
         return None
     clash = next((r for r in builder.catalog.all("loader") if name in getattr(r.entry, "names", ())), None)
     if clash is not None and folder == (RUNS / name).absolute():
@@ -271,7 +312,7 @@ def from_run(recipe: Recipe, builder: Builder, framework: Callable[[], str], par
     artifact = artifact_of(folder)
     recipe.model_is_at(folder)
     whole = None
-    if (artifact / WHOLE).is_file():
+    if is_whole(artifact):
         registered, _ = claimed(recipe, builder.catalog, "loader", "model", str(artifact), framework())
         whole = builder.recorded(registered, registered.full_name, "model.loader")
 

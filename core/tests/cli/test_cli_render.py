@@ -56,7 +56,7 @@ def test_the_plan_shows_settings_values_and_reasons(terminal: bool) -> None:
         hash="0123456789abcdef",
         notes=("mind this",),
     )
-    text = shown(lambda console: render.Group(*render.plan_parts(console, plan)), terminal=terminal)
+    text = shown(lambda console: render.Group(*render.plan_parts(console, plan, detail="all")), terminal=terminal)
     for expected in ("train.precision", "bf16", "a [bold] reason", '["a"]', "300 MB", "1.55 GB", "60 optimizer steps"):
         assert expected in text
     assert "note: mind this" in text
@@ -67,7 +67,7 @@ def test_the_plan_shows_settings_values_and_reasons(terminal: bool) -> None:
 def test_lines_of_a_pipe_are_neither_wrapped_nor_padded() -> None:
     reason = "because " * 40
     plan = Plan({}, {}, {}, TRAIN, (Decision("a", "b", reason.strip()),), MemoryEstimate({}))
-    lines = shown(lambda console: render.plan_parts(console, plan)[0], width=80).splitlines()
+    lines = shown(lambda console: render.plan_parts(console, plan, detail="all")[0], width=80).splitlines()
     assert lines[2] == f"  a        b      {reason.strip()}"
     assert all(line == line.rstrip() for line in lines)
 
@@ -168,6 +168,30 @@ def test_two_evaluators_of_one_name_have_a_line_each() -> None:
     lines = summary(OUTCOME, evaluation(0, 0.25), judged, evaluation(60, 0.5), replace(judged, step=60))
     assert [line.split()[0] for line in lines[2:4]] == ["exact_match", "exact_match"]
     assert lines[3].split()[1:7] == ["judge", "50.0", "%", "50.0", "%", "+0.0"]
+
+
+def plan_of(*decided: str) -> Plan:
+    decisions = tuple(Decision(setting, f"<{setting}>", "why") for setting in decided)
+    memory = MemoryEstimate({"weights": 3e8, "logits": 0, "overhead": 1.25e9, "cache": 1e6, "gradients": 2e6})
+    return Plan({}, {}, {}, TRAIN, decisions, memory, total_steps=60, hash="0123456789abcdef", notes=("mind this",))
+
+
+def test_only_the_choices_that_matter_are_shown_unless_more_is_asked_for() -> None:
+    plan = plan_of("model", "data.train.sha256", "optimizer", "trackers", "kernels.rms_norm")
+    usual = shown(lambda console: render.Group(*render.plan_parts(console, plan)))
+    assert [line.split()[0] for line in usual.splitlines()[2:4]] == ["model", "optimizer"]
+    assert "3 more decisions: -v shows all" in usual and "sha256" not in usual
+    assert "memory at the peak, estimated: 1.55 GB (overhead 1.25 GB, weights 300 MB, gradients 2 MB)\n" in usual
+    assert "60 optimizer steps · plan 0123456789ab\nnote: mind this\n" in usual
+    whole = shown(lambda console: render.Group(*render.plan_parts(console, plan, detail="all")))
+    assert all(decision.setting in whole for decision in plan.decisions) and "more decision" not in whole
+
+
+def test_a_quiet_plan_is_one_line() -> None:
+    report = DataReport("train", rows=1200, used=1190, tokens=67118, trained_tokens=3408, longest=74)
+    text = shown(lambda console: render.Group(*render.plan_parts(console, plan_of("model"), [report], "line")))
+    said = "1,190 of 1,200 rows of train · 60 optimizer steps · 1.55 GB at the peak, estimated · plan 0123456789ab"
+    assert text.splitlines() == [said, ""]
 
 
 @pytest.mark.parametrize(("number", "text"), [(1, "1 optimizer step ·"), (2, "2 optimizer steps ·")])

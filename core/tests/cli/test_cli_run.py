@@ -13,7 +13,7 @@ EXPECTED_RESULT = "toy_score 0.0 % 100.0 % +100.0 points 4 majority answer 12.5 
 
 
 def test_a_run(ft: Any, folder: Path) -> None:
-    answer = ft("run", "recipe.yaml")
+    answer = ft("run", "recipe.yaml", "-v")
     assert answer.code == 0, answer.err
     lines = answer.out.splitlines()
     decided = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines if line.startswith("  ")}
@@ -170,6 +170,17 @@ def test_a_device_that_is_passed_over_or_idle_has_a_line_of_its_own(ft: Any, fol
     ):
         lines = ft("check", "recipe.yaml", plugins, f"hardware={pick}").out.splitlines()
         assert any(line.startswith(f"note: hardware: {note}") for line in lines)
+
+
+@pytest.mark.parametrize(("flag", "shown", "hidden"), [("-q", "plan ", "toys are"), ("-v", "total ", "-v shows")])
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_how_much_of_the_plan_is_shown(ft: Any, command: str, flag: str, shown: str, hidden: str) -> None:
+    usual, asked = ft("check", "recipe.yaml").out, ft(command, "recipe.yaml", flag).out
+    assert shown in asked and hidden not in asked
+    assert "train.precision" in usual and "more decisions: -v shows all" in usual
+    both = ft(command, "recipe.yaml", "-v", "-q")
+    assert (both.code, both.out) == (2, "")
+    assert "--verbose and --quiet ask for opposite things" in both.err
 
 
 def test_check_takes_the_output_of_a_run(ft: Any, folder: Path) -> None:

@@ -48,7 +48,12 @@ def cannot_be_used(problems: list[str], rows: int, noun: str = "rows", *, one: b
     if len(problems) == 1 and not one:
         return problems[0]
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return f"{len(problems)} of {rows} {noun} cannot be used: {'; '.join(problems[:5])}{more}"
+    sentences: dict[str, list[str]] = {}  # each is said once, behind all its rows
+    for problem in problems[:5]:
+        id_, _, sentence = problem.partition(": ")
+        sentences.setdefault(sentence, []).append(id_)
+    told = "; ".join(f"{', '.join(ids)}: {sentence}" for sentence, ids in sentences.items())
+    return f"{len(problems)} of {rows} {noun} cannot be used: {told}{more}"
 
 
 def plainest(lines: list[str], limit: Limit | None, broken: bool) -> dict[str, Any] | str:

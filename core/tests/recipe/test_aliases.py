@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.aliases import ALIASES, HINTS
+from finetooth_core.aliases import ALIASES
+from finetooth_core.field_names import SETTINGS
 from finetooth_core.recipe import Recipe, load
 from finetooth_hooks import RecipeError
 
@@ -15,7 +16,7 @@ def test_every_alias_is_a_setting_and_no_name_of_ours() -> None:
     for path in ALIASES.values():
         section = Recipe.model_fields[path[0]].annotation
         assert len(path) == 1 or path[1] in getattr(section, "model_fields", ())
-    assert not (set(ALIASES) | set(HINTS)) & set(Recipe.model_fields) and not set(ALIASES) & set(HINTS)
+    assert not (set(ALIASES) | set(SETTINGS)) & set(Recipe.model_fields) and not set(ALIASES) & set(SETTINGS)
 
 
 def test_a_recipe_of_theirs_is_read_as_ours() -> None:
@@ -70,7 +71,8 @@ def test_an_override_may_have_their_name() -> None:
             "micro_batch_size: unknown setting (train.batch_size is all rows of an optimizer step",
         ),
         ({"rl": "dpo"}, "rl: unknown setting (set method)"),
-        ({"sequence_length": 2}, "sequence_length: unknown setting (known: "),
+        ({"sequence_length": 2}, "sequence_length: unknown setting (did you mean train.max_length?)"),
+        ({"wobble": 2}, "wobble: unknown setting (known: "),
     ],
 )
 def test_what_is_not_clear_is_refused(given: dict[str, Any], line: str) -> None:

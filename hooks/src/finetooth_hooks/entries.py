@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +40,8 @@ class Entry:
         example_files: text by file name, written into that scratch folder first.
         expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
             `{"gradient_is_the_slope": "its ratio is held constant"}`. One that passes all the same is a fault.
+        elsewhere: names that the field and other tools give it, each with the options that it implies there:
+            `{"dora": {"dora": True}, "peft": {}}`. No recipe may use them; whoever writes one is told what to write.
     """
 
     kind: ClassVar[str] = ""
@@ -49,6 +52,7 @@ class Entry:
     example: Mapping[str, Any] = field(default_factory=dict)
     example_files: Mapping[str, str] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,9 @@ class Adapter(Entry):
         accepts_quantised: it can be put over a base whose linear weights are stored in fewer bits, which only
             multiply; not one that trains, reads or writes those weights.
         frameworks: what it adapts.
+        base_of: light function (no heavy import): for a folder with an artifact that this adapter can fold, also one
+            made elsewhere, the reference of the model that it was made for, empty if the folder does not say; None for
+            any other folder. Such a folder can then be a recipe's `model`.
     """
 
     kind = "adapter"
@@ -221,6 +228,7 @@ class Adapter(Entry):
     base_frozen: bool = False
     accepts_quantised: bool = False
     frameworks: frozenset[str] = frozenset({"torch"})
+    base_of: Callable[[Path], str | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

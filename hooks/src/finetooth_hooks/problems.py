@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,7 @@ class Problems:
             return None
         if self.count == 1 and not counted:
             return self.first[0]
-        shown = "; ".join(error.problem for error in self.first)
+        shown = said_once((error.where, _without_place(error)) for error in self.first)
         more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
         looks = ", ".join(f"{count} like {shape}" for shape, count in self.shapes.items())
         looks = f"; they look {looks}" if looks else ""
@@ -73,6 +73,19 @@ class Problems:
         return cls(content["count"], first, dict(content["shapes"]))
 
 
+def said_once(problems: Iterable[tuple[str, str]]) -> str:
+    """Problems with their places in one line; what is the same at several places is said once: `a:1, a:2: it is empty;
+    a:5: it is too long`.
+
+    Args:
+        problems: place, which may be empty, and what is wrong there.
+    """
+    places: dict[str, list[str]] = {}
+    for place, problem in problems:
+        places.setdefault(problem, []).append(place)
+    return "; ".join(": ".join(filter(None, (", ".join(filter(None, at)), said))) for said, at in places.items())
+
+
 def raise_together(errors: Sequence[DataError]) -> None:
     """Raise what there is: nothing, the one error, or one that says what all of them say."""
     if len(errors) == 1:
@@ -84,7 +97,11 @@ def raise_together(errors: Sequence[DataError]) -> None:
 
 def error_as_json(error: DataError) -> list[str]:
     """An error as plain data."""
-    return [error.where, error.problem.removeprefix(f"{error.where}: " if error.where else ""), error.action]
+    return [error.where, _without_place(error), error.action]
+
+
+def _without_place(error: DataError) -> str:
+    return error.problem.removeprefix(f"{error.where}: ") if error.where else error.problem
 
 
 def error_from_json(content: Sequence[str]) -> DataError:

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     from finetooth_core.cli.start_options import StartOptions, read_start_options
+    from finetooth_core.cli.streams import accept_all
 
+    accept_all()
     if arguments is None:
         # the process ends with it: looking for cycles among all that torch and transformers hold takes a second then
         atexit.register(gc.freeze)

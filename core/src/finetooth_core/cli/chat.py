@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from finetooth_hooks.errors import EngineError, PlanError, UserError
+
+from finetooth_core.cli.streams import is_text
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
-    from finetooth_hooks.examples import Message
-    from finetooth_hooks.protocols import Renderer
-    from finetooth_hooks.sampling import Sampling
 
     from finetooth_core.api import Session
+    from finetooth_core.cli.conversation import Conversation
     from finetooth_core.cli.state import State
 
-WELCOME = "Type a message. /reset begins anew, /quit or Ctrl-D ends."
+WORDS = {
+    "/help": "show these words",
+    "/reset": "begin anew, without what was said so far",
+    "/quit": "end; so do /exit and Ctrl-D",
+}
+"""What can be typed in place of a message, and what it does."""
+LEAVE = ("/quit", "/exit", "/bye")
+WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lists more, /quit or Ctrl-D ends."
 
 
 @click.command("chat")
@@ -54,123 +64,133 @@ def command(
     top_p: float,
     seed: int,
 ) -> None:
-    """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, or anything that can stand under model: in
-    a recipe."""
+    """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
+    stand under model: in a recipe.
+
+    The answer is shown as it is written; Ctrl-C stops it and leaves the conversation open.
+    """
+    click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
 
-    session = open_session(state, model, overrides)
-    engine = trained_engine(session, model)
+    from finetooth_core.cli.conversation import Conversation
+
+    asked = None if prompt is None else _readable(sys.stdin.read() if prompt == "-" else prompt)
+    session, folder = open_session(state, model, overrides)
+    engine = trained_engine(session, model, folder)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     context = session.job.context
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions)
-    if prompt is not None:
-        click.echo(chat.answer(sys.stdin.read() if prompt == "-" else prompt))
+    if asked is None:
+        click.echo(WELCOME, err=True)
+        talk(chat)
         return
-    click.echo(WELCOME, err=True)
-    talk(chat)
+    stopped = show(chat, asked) if sys.stdout.isatty() else whole(chat, asked)
+    if stopped:
+        raise KeyboardInterrupt
 
 
-class Conversation:
-    """Messages so far, and how to get the next one.
+def whole(chat: Conversation, text: str) -> bool:
+    """Say `text` and print the answer, and nothing but the answer; returns whether it was stopped."""
+    answer = chat.answer(text)
+    click.echo(answer.text)
+    return answer.stop == "interrupted"
 
-    Args:
-        engine: whose policy answers.
-        renderer: of the model's family.
-        sampling: the seed moves on by one with each answer.
-        system: the first message, None for none.
-        longest: tokens the model was made for, question and answer together; 0 is no bound.
-    """
 
-    def __init__(
-        self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0
-    ) -> None:
-        from finetooth_hooks.examples import Message
-
-        self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
-        self.start = (Message("system", system),) if system else ()
-        self.messages: list[Message] = list(self.start)
-
-    def answer(self, text: str) -> str:
-        """Say `text` and return the model's answer; both become part of the conversation, or neither on an error.
-
-        Raises:
-            UserError: the conversation leaves the model no room to answer.
-            EngineError: the engine cannot go on from it.
-        """
-        from dataclasses import replace
-
-        from finetooth_hooks.errors import UserError
-        from finetooth_hooks.examples import Message
-
-        asked = [*self.messages, Message("user", text)]
-        tokens = self.renderer.prompt(asked)
-        if 0 < self.longest <= len(tokens):
-            raise UserError(
-                f"the conversation is {len(tokens)} tokens long, and the model was made for {self.longest}: no room to "
-                "answer",
-                action="say less",
-            )
-        completion = self.engine.generate([tokens], self.sampling)[0][0]
-        message = self.renderer.parse(completion.tokens).message
-        self.messages = [*asked, message]
-        self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
-        return message.content.strip() or completion.text.strip()
-
-    def reset(self) -> None:
-        """Forget what was said."""
-        self.messages = list(self.start)
+def show(chat: Conversation, text: str) -> bool:
+    """Say `text` and show the answer as it comes; returns whether it was stopped."""
+    answer = chat.answer(text, _say)
+    click.echo()
+    if answer.stop == "interrupted":
+        kept = "what was said is kept" if answer.text else "nothing was said"
+        click.echo(f"(stopped; {kept})", err=True)
+    elif answer.stop == "length":
+        click.echo(f"(cut at --max-tokens {chat.sampling.max_tokens})", err=True)
+    return answer.stop == "interrupted"
 
 
 def talk(chat: Conversation) -> None:
     """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was."""
-    from finetooth_hooks.errors import EngineError, UserError
-
     while True:
         try:
             text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
-        except click.Abort:  # Ctrl-D, Ctrl-C
+        except click.Abort:  # Ctrl-D, or Ctrl-C where nothing is being answered
             click.echo()
             return
-        if text in ("/quit", "/exit"):
+        if text in LEAVE:
             return
-        if text == "/reset":
-            chat.reset()
-            continue
-        if not text:
-            continue
-        try:
-            click.echo(chat.answer(text))
-        except (EngineError, UserError) as error:
-            click.echo(f"error: {error}; /reset begins anew without what was said so far", err=True)
+        if re.fullmatch(r"/[\w?]+", text):
+            _obey(text, chat)
+        elif text:
+            try:
+                show(chat, _readable(text))
+            except (EngineError, UserError) as error:
+                click.echo(f"error: {error}; /reset begins anew without what was said so far", err=True)
 
 
-def open_session(state: State, model: str, overrides: tuple[str, ...]) -> Session:
-    """A session without data: of the run's own recipe, or of a recipe that names only the model."""
+def _obey(word: str, chat: Conversation) -> None:
+    """Do what a word with a slash asks for; one that is unknown is said, and never sent to the model."""
+    from finetooth_toolbox.text.nearest import nearest
+
+    if word == "/reset":
+        chat.reset()
+        click.echo("(begun anew)", err=True)
+        return
+    if word not in ("/help", "/?"):
+        near = nearest(word, WORDS)
+        click.echo(f"error: there is no {word} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+    for known, meaning in WORDS.items():
+        click.echo(f"  {known:<8} {meaning}", err=True)
+    click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)
+
+
+def _say(piece: str) -> None:
+    click.echo(piece, nl=False)  # which flushes
+
+
+def _readable(text: str) -> str:
+    """
+    Raises:
+        UserError: some of it is not in the encoding of the terminal.
+    """
+    if not is_text(text):
+        raise UserError(
+            f"the message is not {sys.stdin.encoding or 'valid'} text", action="set PYTHONIOENCODING to its encoding"
+        )
+    return text
+
+
+def open_session(state: State, model: str, overrides: tuple[str, ...]) -> tuple[Session, Path | None]:
+    """A session without data, of the run's own recipe or of one that names only the model; and the run's folder."""
     from finetooth_core.run_folder import artifact_of, recipe_of, run_of
 
     recipe: dict[str, Any] = {"model": model}
-    run = run_of(model)
-    if run is not None:
-        artifact_of(run)  # before the base is loaded
-        recipe = recipe_of(run)
+    folder = run_of(model)
+    if folder is not None:
+        artifact_of(folder)  # before the base is loaded
+        recipe = recipe_of(folder)
     recipe |= {"trackers": [], "evaluate": {"evaluators": []}}
-    return state.session(recipe, overrides, data=False)
+    return state.session(recipe, overrides, data=False), folder
 
 
-def trained_engine(session: Session, model: str) -> Engine:
-    """The engine, with what the run trained if `model` is a run.
+def trained_engine(session: Session, model: str, folder: Path | None) -> Engine:
+    """The engine, with what the run trained.
+
+    Args:
+        folder: of the run; None for a model.
 
     Raises:
-        PlanError: the backend cannot generate.
+        PlanError: the backend cannot generate, or the model gives scores and no text.
     """
-    from finetooth_hooks.errors import PlanError
+    from finetooth_core.run_folder import artifact_of
 
-    from finetooth_core.run_folder import artifact_of, run_of
-
+    if session.job.request.trains.head is not None:
+        raise PlanError(
+            f"model: {model} is a reward model: it gives scores and no answers",
+            action="name a run or a model that writes text; ft --help lists what scores with it",
+        )
     engine = session.engine
     if "generate" not in engine.capabilities:
         raise PlanError(f"backend: {session.plan.picks['backend']} cannot generate", action="pick another backend")
-    run = run_of(model)
-    if run is not None:
-        engine.restore(artifact_of(run))
+    if folder is not None:
+        engine.restore(artifact_of(folder))
     return engine

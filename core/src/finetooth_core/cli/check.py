@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting, recipe_arguments, with_output
+from finetooth_core.cli.recipe_arguments import (
+    accept_memory_option,
+    accepting,
+    detail_of,
+    plan_detail,
+    recipe_arguments,
+    with_output,
+)
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("check")
 @recipe_arguments
+@plan_detail
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @accept_memory_option
 @click.pass_obj
@@ -22,14 +30,17 @@ def command(
     recipe: str,
     overrides: tuple[str, ...],
     output: str | None,
+    verbose: bool,
+    quiet: bool,
     as_json: bool,
     accept_memory: bool,
 ) -> None:
-    """Show what a run of RECIPE would do: every decision with its reason, the data, the memory.
+    """Show what a run of RECIPE would do: its decisions with their reasons, the data, the memory.
 
     KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights
     and writes nothing. A plan that needs more memory than there is ends with exit code 2 and says what would fit.
     """
+    detail = detail_of(verbose, quiet)
     session = state.session(recipe, accepting(with_output(overrides, output), accept_memory))
     session.check_output()
     plan = session.plan
@@ -46,7 +57,5 @@ def command(
     from finetooth_core.cli import render
 
     console = Console(highlight=False)
-    render.show(
-        console, *render.plan_parts(console, plan), render.data_table(console, session.reports, session.every_report)
-    )
+    render.show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
     session.check_memory()

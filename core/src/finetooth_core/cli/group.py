@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ from finetooth_toolbox.text.nearest import nearest
 from finetooth_core.cli.state import State
 
 if TYPE_CHECKING:
-    from finetooth_core.catalog import Registered
+    from finetooth_core.catalog import Catalog, Registered
 
 
 class Own(NamedTuple):
@@ -47,6 +48,24 @@ OWN = (
 ALSO = {"train": "run"}
 """Names that are understood too, and not listed."""
 
+ELSEWHERE = {
+    "continue": "resume",
+    "dry-run": "check",
+    "finetune": "run",
+    "fine-tune": "run",
+    "fit": "run",
+    "generate": "chat",
+    "infer": "chat",
+    "inference": "chat",
+    "plan": "check",
+    "preprocess": "data prepare",
+    "preview": "data preview",
+    "tokenize": "data preview",
+    "validate": "check",
+    "webchat": "chat",
+}
+"""What other tools call a command, and ours."""
+
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."
 
 
@@ -66,11 +85,10 @@ class CommandGroup(click.Group):
         if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
             known = {_called(registered): registered for registered in _brought(ctx)}
             return _load(known[cmd_name]) if cmd_name in known else None
-        close = nearest(cmd_name, [own.name for own in OWN])
-        brought = {registered.entry.name for registered in _brought(ctx)}
-        if close and cmd_name not in brought:
-            raise UserError(f"there is no command {cmd_name!r}", action=f"did you mean ft {close}?")
-        return _load(_state(ctx).catalog.get("command", cmd_name))
+        catalog = _state(ctx).catalog
+        if not any(cmd_name in (one.entry.name, one.full_name) for one in _brought(ctx)):
+            _refuse_unknown(cmd_name, self.list_commands(ctx), catalog)
+        return _load(catalog.get("command", cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -82,6 +100,21 @@ class CommandGroup(click.Group):
         for section, rows in sections.items():
             with formatter.section(section):
                 formatter.write_dl(rows)
+
+
+def _refuse_unknown(name: str, known: Sequence[str], catalog: Catalog) -> None:
+    """
+    Raises:
+        UserError: there is no such command, and no package of ours would bring it; names what was meant, or all.
+    """
+    bare = name.rpartition(":")[2]
+    broken = any(f"command:{bare}" in fault.offers for fault in catalog.faults)
+    if broken or ":" in name or catalog.index.get("command", {}).get(bare):
+        return  # the catalog says how to get it
+    meant = ELSEWHERE.get(name.replace("_", "-")) or nearest(name, (*known, *ALSO))
+    if meant:
+        raise UserError(f"there is no command {name!r}", action=f"did you mean ft {meant}?")
+    raise UserError(f"no command {name!r}; there are: {', '.join(known)}", action="see ft --help")
 
 
 def make_group() -> click.Group:

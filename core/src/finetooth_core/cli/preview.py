@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from finetooth_hooks.errors import DataError, UserError
 
+from finetooth_core.cli.streams import json_text
 from finetooth_core.data.preview import RenderedRow, RowView
 
 if TYPE_CHECKING:
@@ -126,13 +127,11 @@ def show(
         page.write_text(row_page.render(views, split, session.recipe.model.name, told), encoding="utf-8")
         click.echo(f"{len(views)} rows: {page}")
     elif as_json:
-        import json
-
         found = [dataclasses.asdict(view) for view in views]
         if targets:
             for view, content in zip(views, found, strict=True):
                 content["targets"] = [dataclasses.asdict(target) for target in view.targets]
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        click.echo(json_text(found))
     else:
         _print(views, chosen, told, targets=targets)
 
@@ -141,20 +140,22 @@ def _print(views: Sequence[RowView], chosen: Chosen, told: Sequence[tuple[str, s
     from rich.console import Console
 
     from finetooth_core.cli import row_text
+    from finetooth_core.cli.render import coloured
 
     console = Console(highlight=False)
+    color = coloured(console)
     for topic, text in told:
         console.print(f"{topic}: {text}", markup=False, soft_wrap=not console.is_terminal)
     console.print()
     if not views and not chosen.broken:
         console.print("no such rows")
     for view in views:
-        console.print(row_text.render(view, color=console.is_terminal), soft_wrap=not console.is_terminal)
+        console.print(row_text.render(view, color=color), soft_wrap=not console.is_terminal)
         if targets and view.pieces:
             console.print(row_text.targets(console, view), soft_wrap=not console.is_terminal)
             console.print()
     if any(view.pieces for view in views):
-        console.print(row_text.legend(color=console.is_terminal), soft_wrap=not console.is_terminal)
+        console.print(row_text.legend(color=color), soft_wrap=not console.is_terminal)
     if chosen.broken:
         console.print(row_text.broken(chosen.broken, chosen.count), soft_wrap=not console.is_terminal)
 

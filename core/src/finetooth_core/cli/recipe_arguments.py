@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
+from finetooth_hooks.errors import UserError
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.render import Detail
 
 
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +37,23 @@ def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
     """The overrides, and `--accept-memory` as one of them."""
     return (*overrides, "train.accept_memory=true") if accepted else tuple(overrides)
+
+
+def plan_detail(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--verbose` and `--quiet`, which say how much of the plan is shown; see `detail_of`."""
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Show every decision, and the memory by part.")
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Show the plan as one line.")
+    return verbose(quiet(function))
+
+
+def detail_of(verbose: bool, quiet: bool) -> Detail:
+    """
+    Raises:
+        UserError: both are asked for.
+    """
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet ask for opposite things", action="give one of them")
+    return "all" if verbose else "line" if quiet else "choices"
 
 
 def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]:

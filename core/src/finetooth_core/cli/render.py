@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from finetooth_hooks.plan import MemoryEstimate, Plan
+from finetooth_hooks.plan import Decision, MemoryEstimate, Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome, Sample
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -18,10 +19,29 @@ from finetooth_core.data import left_out
 SAMPLES = 3
 """Answers shown side by side."""
 
+Detail = Literal["line", "choices", "all"]
+"""How much of a plan is shown."""
+
+CHOICES = re.compile(
+    r"model|model\.(head|added_tokens|parent)|quantization|adapter|method|method\..+|optimizer|schedule|"
+    r"data\.(format|renderer)|data\.(train|eval)(\.\d+)?\.(format|rows)|hardware|"
+    r"train\.(precision|micro_batch_tokens|gradient_checkpointing)|backend\.packing"
+)
+"""Decisions that most change what is trained, how fast, and in how much memory."""
+
+LARGEST = 3
+"""Parts of the memory that are named where it is a line."""
+
 PROMPT_TAIL = 240
 """Characters of a question that are shown, counted from its end: the question stands there."""
 
 Row = Sequence[str]
+
+
+def coloured(console: Console) -> bool:
+    """Whether colour shows: not in a pipe, not on a terminal that has none, and not against the user's will
+    (`NO_COLOR`)."""
+    return console.color_system is not None and not console.no_color
 
 
 def show(console: Console, *parts: RenderableType) -> None:
@@ -48,15 +68,47 @@ def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, nu
     return Group(Text(title, style="bold"), made)
 
 
-def plan_parts(console: Console, plan: Plan) -> list[RenderableType]:
-    """The decisions with their reasons, the memory by part, and what else the user should know."""
-    rows = [(decision.setting, value(decision.value), decision.reason) for decision in plan.decisions]
-    parts = [table(console, "Plan", ("setting", "value", "because"), rows), memory_table(console, plan.memory)]
-    notes = [f"note: {note}" for note in plan.notes]
+def plan_parts(
+    console: Console,
+    plan: Plan,
+    reports: Sequence[DataReport] = (),
+    detail: Detail = "choices",
+    *,
+    every: Sequence[DataReport] = (),
+) -> list[RenderableType]:
+    """What was decided and why, the memory it will take, what became of the rows, and what else the user should know.
+
+    Args:
+        reports: of the rows; empty if nobody read them.
+        detail: one line, the choices that matter most, or everything.
+        every: see `data_table`.
+    """
     steps = (
         _steps(plan.total_steps, "optimizer step") if plan.total_steps is not None else "the number of steps is open"
     )
-    return [*parts, Text("\n".join([f"{steps} · plan {plan.hash[:12]}", *notes]))]
+    if detail == "line":
+        rows = ", ".join(f"{one.used:,} of {one.rows:,} rows of {one.split}" for one in reports)
+        parts = (rows, steps, f"{size(plan.memory.total)} at the peak, estimated", f"plan {plan.hash[:12]}")
+        return [Text(" · ".join(filter(None, parts)))]
+    shown = [one for one in plan.decisions if detail == "all" or CHOICES.fullmatch(one.setting)]
+    made = [table(console, "Plan", ("setting", "value", "because"), [_decided(one) for one in shown])]
+    if hidden := len(plan.decisions) - len(shown):
+        made.append(Text(f"{hidden} more {'decision' if hidden == 1 else 'decisions'}: -v shows all"))
+    made.append(memory_table(console, plan.memory) if detail == "all" else memory_line(plan.memory))
+    notes = [f"note: {note}" for note in plan.notes]
+    made.append(Text("\n".join([f"{steps} · plan {plan.hash[:12]}", *notes])))
+    return [*made, data_table(console, reports, every)] if reports else made
+
+
+def _decided(decision: Decision) -> Row:
+    return decision.setting, value(decision.value), decision.reason
+
+
+def memory_line(memory: MemoryEstimate) -> RenderableType:
+    """The estimated peak, with its largest parts."""
+    parts = sorted(memory.parts.items(), key=lambda part: -part[1])[:LARGEST]
+    largest = ", ".join(f"{part} {size(taken)}" for part, taken in parts if taken)
+    return Text(f"memory at the peak, estimated: {size(memory.total)}" + (f" ({largest})" if largest else ""))
 
 
 def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetooth_core.cli.group import start_options
-from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
+from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting, detail_of, plan_detail
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.command("resume")
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@plan_detail
 @click.option("--at", type=int, metavar="STEP", help="Go on from the checkpoint after this step, not from the newest.")
 @click.option("--accept-changes", is_flag=True, help="Go on although recipe, data or model are not what they were.")
 @click.option("--strict", is_flag=True, help="Go on only with the same versions of everything.")
@@ -26,6 +27,8 @@ def command(
     state: State,
     run: str,
     overrides: tuple[str, ...],
+    verbose: bool,
+    quiet: bool,
     at: int | None,
     accept_changes: bool,
     strict: bool,
@@ -40,9 +43,10 @@ def command(
     """
     from finetooth_core.cli.run import carry_out
 
+    detail = detail_of(verbose, quiet)
     overrides = accepting(overrides, accept_memory)
     session = state.resumed(run, overrides, at=at, accept_changes=accept_changes, strict=strict, output=output)
-    return carry_out(session)
+    return carry_out(session, detail)
 
 
 for option in reversed(start_options()):

@@ -24,7 +24,8 @@ def facts(view: RowView) -> str:
 
 def render(view: RowView, *, color: bool) -> Text:
     """One row: a line of facts, then its text."""
-    text = Text(f"row {view.number}  {view.id}  {facts(view)}\n", style="bold" if color else "")
+    text = Text()  # a style of the whole would run on through all that is appended
+    text.append(f"row {view.number}  {view.id}  {facts(view)}\n", style="bold" if color else "")
     inside = False
     for piece, shown in zip(view.pieces, visible(view.pieces, brackets=not color), strict=True):
         if not color and trains(piece) != inside:

@@ -9,12 +9,20 @@ import click
 from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
 
-from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting, recipe_arguments, with_output
+from finetooth_core.cli.recipe_arguments import (
+    accept_memory_option,
+    accepting,
+    detail_of,
+    plan_detail,
+    recipe_arguments,
+    with_output,
+)
 
 if TYPE_CHECKING:
     from finetooth_hooks.reports import Outcome
 
     from finetooth_core.api import Session
+    from finetooth_core.cli.render import Detail
     from finetooth_core.cli.state import State
 
 SUGGESTIONS = 2
@@ -23,6 +31,7 @@ SUGGESTIONS = 2
 
 @click.command("run")
 @recipe_arguments
+@plan_detail
 @click.option("--resume", is_flag=True, help="Go on with the run that `output` holds, if there is one.")
 @click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
 @click.option("--accept-dropped", is_flag=True, help="Although more than half of the training rows are left out.")
@@ -34,6 +43,8 @@ def command(
     recipe: str,
     overrides: tuple[str, ...],
     output: str | None,
+    verbose: bool,
+    quiet: bool,
     resume: bool,
     accept_changes: bool,
     accept_dropped: bool,
@@ -44,6 +55,7 @@ def command(
 
     KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """
+    detail = detail_of(verbose, quiet)
     overrides = accepting(with_output(overrides, output), accept_memory)
     if accept_dropped:
         overrides = (*overrides, "data.accept_dropped=true")
@@ -55,10 +67,10 @@ def command(
     elif accept_changes:
         raise UserError("--accept-changes goes with --resume", action="add --resume")
     session.check_output()
-    return carry_out(session)
+    return carry_out(session, detail)
 
 
-def carry_out(session: Session) -> int:
+def carry_out(session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it; returns the exit code."""
     from rich.console import Console
 
@@ -67,11 +79,8 @@ def carry_out(session: Session) -> int:
     console = Console(highlight=False)
 
     def show_plan() -> None:
-        render.show(
-            console,
-            *render.plan_parts(console, session.plan),
-            render.data_table(console, session.reports, session.every_report),
-        )
+        parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)
+        render.show(console, *parts)
 
     outcome = session.run(show_plan)
     console.print()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
+
+from finetooth_core.cli.streams import json_text
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -23,4 +24,4 @@ def command(state: State, field: str | None) -> None:
     from finetooth_core.schema import field_schema, recipe_schema
 
     schema = field_schema(state.catalog, field) if field else recipe_schema(state.catalog)
-    click.echo(json.dumps(schema, indent=2, ensure_ascii=False))
+    click.echo(json_text(schema))

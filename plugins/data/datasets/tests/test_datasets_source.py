@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finetooth_datasets import source, tables
+from finetooth_datasets.builder import DatasetsOptions
 from finetooth_datasets.plugin import claims
-from finetooth_datasets.source import DatasetsOptions, DatasetsSource
+from finetooth_datasets.source import DatasetsSource
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.testing import entries_of, parametrize_with_checks
 
@@ -174,9 +175,10 @@ def test_the_hub_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """The real client, and a port at which nobody listens."""
+    monkeypatch.chdir(tmp_path)
     from finetooth_toolbox.files import hub
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -188,6 +190,9 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
     action = r"hf download --repo-type dataset org/name --local-dir FOLDER, and here \{name: datasets, path: FOLDER\}"
     with pytest.raises(DataError, match=rf"org/name: .*the hub cannot be reached \(.*refused\) \(.*{action}"):
         rows("org/name")
+    Path("rows").mkdir()  # a path is meant where its folder is there
+    with pytest.raises(DataError, match=r"^no such file or folder: rows/nope; .* \(check the path\)$"):
+        rows("rows/nope")
     assert not datasets.config.HF_HUB_OFFLINE
     assert caplog.text == ""  # the client says each of its attempts
 

@@ -11,7 +11,8 @@ import tokenizers
 import torch
 import transformers
 from finetooth_hooks.testing import FakeContext
-from finetooth_transformers.loader import TransformersLoader, TransformersOptions
+from finetooth_transformers.builder import TransformersOptions
+from finetooth_transformers.loader import TransformersLoader
 
 
 def _write(folder: Path, *, tied: bool = False, pad: str | None = "<|pad|>", shards: str = "5GB") -> Any:

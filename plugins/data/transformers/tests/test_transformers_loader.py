@@ -224,6 +224,22 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(
     assert caplog.text == ""  # the client says each of its attempts
 
 
+def test_a_path_that_is_mistyped_is_no_name_of_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loader_of: Loaders
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    with pytest.raises(RecipeError) as told:
+        loader_of().describe("models/mien")
+    assert str(told.value).startswith("model: no such folder: models/mien; ")
+    assert str(told.value).endswith("(did you mean models/mine?)") and "hf download" not in str(told.value)
+    with pytest.raises(RecipeError, match=r"\(check the path\)"):
+        loader_of().describe("models/another")
+
+
 def test_a_hub_model_is_counted_without_its_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Write, loader_of: Loaders
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,6 +18,29 @@ from finetooth_toolbox.files.missing import MissingFile
 COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zstandard")}
 """Endings of compressed files, the bytes that begin one, and what they are called."""
 
+FOREIGN_KINDS = {
+    b"PK\x03\x04": "a ZIP archive (or an office document, which is one)",
+    b"PK\x05\x06": "a ZIP archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\xfd7zXZ\x00": "xz data",
+    b"BZh91AY&SY": "bzip2 data",
+    b"PAR1\x15": "a Parquet file",
+    b"ARROW1\x00\x00": "an Arrow file",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"%PDF-1.": "a PDF document",
+    b"\x89PNG\r\n": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GGUF\x02\x00": "a GGUF model",
+    b"GGUF\x03\x00": "a GGUF model",
+    **{magic: f"{kind} data" for magic, kind in COMPRESSIONS.values()},
+}
+"""Bytes that begin files of other kinds, which no file of text begins with, and what those are."""
+_INSTEAD = {
+    "a Parquet file": "rename it to .parquet",
+    "an Arrow file": "rename it to .arrow",
+    **{f"{kind} data": f"add {ending} to its name" for ending, (_, kind) in COMPRESSIONS.items()},
+}
 FOREIGN_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -73,7 +96,9 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 def _open(path: Path) -> BinaryIO:
     ending = path.suffix.lower()
     if ending not in COMPRESSIONS:
-        return path.open("rb")
+        file = path.open("rb")
+        _check_kind(file.peek(1), path, file.close)
+        return file
     magic, kind = COMPRESSIONS[ending]
     with path.open("rb") as file:
         start = file.read(len(magic))
@@ -88,6 +113,22 @@ def _open(path: Path) -> BinaryIO:
     import pyarrow  # type: ignore[import-untyped]  # 0.2 s; its reader tells a cut file, where python-zstandard's ends early
 
     return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 18))
+
+
+def _check_kind(start: bytes, path: Path, close: Callable[[], None]) -> None:
+    """
+    Args:
+        start: the first bytes of the file, looked at and not taken: a pipe cannot be read twice.
+
+    Raises:
+        DataError: it is of another kind than its name says.
+    """
+    kind = next((kind for magic, kind in FOREIGN_KINDS.items() if start.startswith(magic)), None)
+    if kind is not None:
+        close()
+        named = f" although it is named {path.suffix}" if path.suffix else ""
+        action = _INSTEAD.get(kind, "unpack it, or export the rows, and name the file with them")
+        raise DataError(path.as_posix(), f"it is {kind}{named}", action=action)
 
 
 def without_mark(start: bytes, name: str) -> tuple[bytes, bool]:

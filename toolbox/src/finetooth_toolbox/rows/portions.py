@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.examples import Row
-from finetooth_hooks.problems import SHOWN, Problems
+from finetooth_hooks.problems import SHOWN, Problems, said_once
 from finetooth_hooks.protocols import Portion
 
 
@@ -52,11 +52,14 @@ class PortionedRows(SourceBase, ABC):
 
     def refusal(self, broken: Problems, good: int) -> DataError:
         """The error for a source with rows that cannot be read: names the first few, counts them all."""
-        said = []
-        for error in broken.first:
-            place = error.where.removeprefix(f"{self.name}:")
-            problem = error.problem.removeprefix(f"{error.where}: ")
-            said.append(f"{f'line {place}' if place.isdigit() else place}: {problem}")
+        said = said_once(
+            (_place(error.where.removeprefix(f"{self.name}:")), error.problem.removeprefix(f"{error.where}: "))
+            for error in broken.first
+        )
         more = f"; and {broken.count - SHOWN} more" if broken.count > SHOWN else ""
         share = f"{broken.count} broken {self.noun[broken.count != 1]}, {good} good"
-        return DataError(self.name, f"{share}: {'; '.join(said)}{more}", action=broken.first[0].action)
+        return DataError(self.name, f"{share}: {said}{more}", action=broken.first[0].action)
+
+
+def _place(place: str) -> str:
+    return f"line {place}" if place.isdigit() else place

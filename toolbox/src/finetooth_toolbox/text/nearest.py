@@ -57,6 +57,15 @@ def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:
     return None if close is None else path.parent / by_stem[close]
 
 
+def is_in_folder(reference: str) -> bool:
+    """Whether a reference that could be the name of something elsewhere (`org/name`) names a place in a folder that is
+    on this machine: then a path was probably meant."""
+    try:
+        return "/" in reference and Path(reference).parent.is_dir()
+    except OSError:  # too long for a path
+        return False
+
+
 def form(name: str) -> str:
     """A name without what people mix up: case, `-`, `_` and spaces."""
     return re.sub(r"[-_ ]", "", name).lower()

@@ -14,6 +14,8 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_toolbox.text.ascii_words import WordMemory
 from finetooth_toolbox.torch.vocabulary import NewToken, TokenChanges
 
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""What transformers' tokenizers call the tokens that have a part of their own, by their spelling."""
 REMEMBERED = 4096
 """How many beginnings of texts are remembered with their ids."""
 
@@ -202,6 +204,7 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
     """
     content = json.loads(wrapped.backend_tokenizer.to_str())
     vocabulary = wrapped.get_vocab()
+    respelled: dict[str, str] = {}
     spellings = {id_: spelling for spelling, id_ in vocabulary.items()}
     for id_, spelling in renamed.items():
         where = f"model.added_tokens_overrides.{id_}"
@@ -217,10 +220,42 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
                 action="name the id of a reserved token, or add a token with model.added_tokens",
             )
         held[0].update(content=spelling, special=True)
+        old = spellings[id_]
         words = content["model"].get("vocab")
-        if isinstance(words, dict) and spellings[id_] in words:
-            words[spelling] = words.pop(spellings[id_])
+        if isinstance(words, dict) and old in words:
+            words[spelling] = words.pop(old)
+        if content["model"].get("unk_token") == old:
+            content["model"]["unk_token"] = spelling
+        _rename_in(content.get("post_processor"), old, spelling)
+        respelled[old] = spelling
     wrapped._tokenizer = type(wrapped.backend_tokenizer).from_str(json.dumps(content))
+    # asked for a token that is not there, transformers asks for the unknown one: gone under its name, without end
+    for role in ROLES:
+        spelled = str(getattr(wrapped, role, None))
+        if spelled in respelled:
+            setattr(wrapped, role, respelled[spelled])
+    others = getattr(wrapped, "extra_special_tokens", None)
+    if isinstance(others, list) and respelled.keys() & set(map(str, others)):
+        wrapped.extra_special_tokens = [respelled.get(str(token), token) for token in others]
+
+
+def _rename_in(part: Any, old: str, spelling: str) -> None:
+    """Give a token another spelling wherever a post-processor names it: templates hold it as `{"id": "<s>"}`, as a key
+    and in `tokens`, others as `["<s>", 1]`."""
+    if isinstance(part, list):
+        for place, item in enumerate(part):
+            if item == old:
+                part[place] = spelling
+            else:
+                _rename_in(item, old, spelling)
+    elif isinstance(part, dict):
+        for key in [key for key in part if key == old]:
+            part[spelling] = part.pop(key)
+        for key, item in part.items():
+            if item == old:
+                part[key] = spelling
+            else:
+                _rename_in(item, old, spelling)
 
 
 def _optional(value: Any) -> int | None:

@@ -10,4 +10,9 @@ from finetooth_hooks import Adapter, hookimpl
 @hookimpl
 def ft_adapters() -> Iterable[Adapter]:
     """The adapter `full`."""
-    yield Adapter(name="full", build="finetooth_full.adapter:build", summary="train every parameter of the model")
+    yield Adapter(
+        name="full",
+        build="finetooth_full.adapter:build",
+        summary="train every parameter of the model",
+        elsewhere={"none": {}, "full_finetune": {}, "fft": {}},
+    )

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
-from finetooth_hooks import Adapter, Command, hookimpl
+from finetooth_hooks import Adapter, Command, UserError, hookimpl
+
+
+def base_of(folder: Path) -> str | None:
+    """What the `adapter_config.json` of a folder names as its base; None where there is none, or no weights."""
+    about = folder / "adapter_config.json"
+    if not about.is_file() or not (folder / "adapter_model.safetensors").is_file():
+        return None
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{about} is not JSON: {error}", action="name a complete adapter folder") from error
+    return str(config.get("base_model_name_or_path") or "") if isinstance(config, dict) else None
 
 
 @hookimpl
@@ -19,6 +33,8 @@ def ft_adapters() -> Iterable[Adapter]:
         base_frozen=True,
         accepts_quantised=True,
         example={"rank": 4},
+        base_of=base_of,
+        elsewhere={"dora": {"dora": True}, "rslora": {"rslora": True}, "peft": {}, "low_rank": {}},
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
-from finetooth_kernels.operations import OPERATIONS
 
 
 def build_torch(options: NoOptions, context: Context) -> Kernel:
     """Torch's way of each operation."""
+    from finetooth_kernels.operations import OPERATIONS  # with torch, which who asks for the options does not need
+
     return Kernel({name: one.torch for name, one in OPERATIONS.items() if one.torch is not None})
 
 
 def build_reference(options: NoOptions, context: Context) -> Kernel:
     """The references."""
+    from finetooth_kernels.operations import OPERATIONS  # as above
+
     return Kernel({name: one.reference for name, one in OPERATIONS.items()}, missing=_missing)
 
 

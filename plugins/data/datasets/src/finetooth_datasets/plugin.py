@@ -37,7 +37,7 @@ def claims(reference: str) -> Claim | None:
 def ft_sources() -> Iterator[Source]:
     yield Source(
         name="datasets",
-        build="finetooth_datasets.source:build",
+        build="finetooth_datasets.builder:build",
         summary="datasets of the hub and those saved to disk; by name also files of tables, for their splits",
         claims=claims,
     )

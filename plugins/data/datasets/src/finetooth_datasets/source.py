@@ -11,39 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
-from finetooth_hooks import DataError, Options, Row
+from finetooth_hooks import DataError, Row
 from finetooth_hooks.bases import SourceBase
-from finetooth_hooks.context import Context
 from finetooth_toolbox.files.hub import why_unreachable, without_retries
-from finetooth_toolbox.text.nearest import nearest_path
+from finetooth_toolbox.text.nearest import is_in_folder, nearest_path
 
 from finetooth_datasets import tables
+from finetooth_datasets.builder import DatasetsOptions
 from finetooth_datasets.plugin import ENDINGS, is_saved
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
 SLICE = re.compile(r"(?P<name>[^\[\]]+)(\[.*\])?")
-
-
-class DatasetsOptions(Options):
-    """Options of `datasets`."""
-
-    path: str
-    """A file (.csv, .tsv, .json, .parquet, .arrow), a folder with a dataset that was saved to disk or with files of
-    one, or a hub id `org/name`."""
-    split: str = "train"
-    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`, and so is a
-    saved dataset without splits."""
-    config: str | None = None
-    """The configuration of a hub dataset that has several."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub dataset."""
-    field: str | None = None
-    """For a .json file that is an object: the key under which its rows are."""
-
-
-def build(options: DatasetsOptions, context: Context) -> DatasetsSource:
-    return DatasetsSource(options)
 
 
 class DatasetsSource(SourceBase):
@@ -158,6 +137,9 @@ class DatasetsSource(SourceBase):
         path = self._options.path
         if names & OFFLINE:
             why, close = why_unreachable(), nearest_path(Path(path))
+            if is_in_folder(path):  # a path is meant
+                action = f"did you mean {close.as_posix()}?" if close else "check the path"
+                return DataError("", f"no such file or folder: {path}; nor can the hub be asked for it", action=action)
             meant = f"did you mean {close.as_posix()}? Else " if close else ""
             return DataError(
                 path,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetooth_hooks import FinetoothError, RecipeError
 from finetooth_toolbox.files.hub import why_unreachable
-from finetooth_toolbox.text.nearest import nearest_path
+from finetooth_toolbox.text.nearest import is_in_folder, nearest_path
 
 OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}
 OFFLINE |= {"ReadTimeout", "Timeout", "TimeoutException", "ProxyError", "SSLError"}
@@ -54,6 +54,10 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
             why = why_unreachable() if known is OFFLINE else ""
             fill = {"part": part, "reference": reference, "why": f" ({why})" if why else ""}
             close = nearest_path(Path(reference)) if known in (OFFLINE, ABSENT) else None
+            if known in (OFFLINE, ABSENT) and is_in_folder(reference):  # a path is meant
+                action = f"did you mean {close.as_posix()}?" if close else "check the path"
+                problem = f"no such folder: {reference}; as a name of the hub it {problem.format(**fill)}"
+                return RecipeError("model", problem, action=action)
             meant = f"did you mean {close.as_posix()}? Else " if close else ""
             return RecipeError("model", f"{reference} {problem.format(**fill)}", action=meant + action.format(**fill))
     text = " ".join(str(error).split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from finetooth_hooks import Options, RecipeError
+from finetooth_hooks import RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo, Quantizer
@@ -19,6 +19,7 @@ from finetooth_toolbox.torch.classifiers import as_language_model, classifier_cl
 from finetooth_toolbox.torch.quantised import quantise
 
 from finetooth_transformers import checkpoint
+from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
 from finetooth_transformers.padding import choose_pad
@@ -28,19 +29,6 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
 WITH_IMAGES: Any = transformers.AutoModelForImageTextToText
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class TransformersOptions(Options):
-    """Options of `transformers`."""
-
-    revision: str | None = None
-    """Branch, tag or commit of a hub id; null is its main branch."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. It can do anything you can do: read it first."""
-
-
-def build(options: TransformersOptions, context: Context) -> TransformersLoader:
-    return TransformersLoader(options, context)
 
 
 class TransformersLoader(LoaderBase):

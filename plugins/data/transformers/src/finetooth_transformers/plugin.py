@@ -27,7 +27,7 @@ def claims(reference: str) -> Claim | None:
 def ft_loaders() -> Iterator[Loader]:
     yield Loader(
         name="transformers",
-        build="finetooth_transformers.loader:build",
+        build="finetooth_transformers.builder:build",
         summary="a folder with config.json, or a hub id",
         claims=claims,
         frameworks=frozenset({"torch"}),

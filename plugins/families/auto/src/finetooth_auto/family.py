@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from finetooth_hooks import NoOptions, RecipeError
-from finetooth_hooks.context import Context
+from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import Head, ModelFacts
 from transformers.pytorch_utils import Conv1D
 
@@ -23,10 +22,6 @@ LINEAR = (torch.nn.Linear, Conv1D)
 LOST = "out_proj"
 MULTIPLIES = ("hyperclovax",)
 """Model types whose `logits_scaling` multiplies."""
-
-
-def build(options: NoOptions, context: Context) -> Auto:
-    return Auto()
 
 
 class Auto:

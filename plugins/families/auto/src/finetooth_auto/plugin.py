@@ -11,7 +11,7 @@ from finetooth_hooks import Family, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="auto",
-        build="finetooth_auto.family:build",
+        build="finetooth_auto.builder:build",
         summary="any other causal model that transformers loads; finds its modules by looking",
         default=True,
     )

@@ -18,4 +18,5 @@ def ft_hardware() -> Iterator[Hardware]:
         framework="torch",
         rank=10,
         in_machine=in_machine,
+        elsewhere={"gpu": {}, "nvidia": {}},
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
 
-from finetooth_native import operations
-from finetooth_native.build import available
-
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The compiled kernels, which are compiled now if they were never on this machine."""
+    from finetooth_native import operations  # with torch, which who asks for the options does not need
+    from finetooth_native.build import available
+
     answer = available()
     missing = "" if answer.available else answer.reason
     return Kernel(

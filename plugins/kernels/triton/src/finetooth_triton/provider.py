@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
-
-from finetooth_triton import gpu, operations
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
+    from finetooth_triton import operations  # with torch, which who asks for the options does not need
+
     return Kernel(
         {
             "linear_logprob": operations.linear_logprob_triton,
@@ -25,7 +22,12 @@ def build(options: NoOptions, context: Context) -> Kernel:
 
 def missing(operation: str, device: str, dtype: str) -> str:
     """Why the kernels cannot run there; empty if they can. Interpreted ones run on a CPU, for tests."""
+    import torch
+
+    from finetooth_triton import gpu
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if gpu.interpreted() and torch.device(device).type == "cpu":
         return ""
-    answer = gpu.available(device, DTYPES.get(dtype))
+    answer = gpu.available(device, dtypes.get(dtype))
     return "" if answer.available else answer.reason

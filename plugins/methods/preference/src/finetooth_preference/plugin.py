@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Evaluator, Method, hookimpl
 
+LOSSES = {name: {"loss": name} for name in ("ipo", "hinge", "robust", "discopop", "aot", "bco_pair", "apo_zero")}
+"""Losses that other tools call methods."""
+
 
 @hookimpl
 def ft_methods() -> Iterator[Method]:
@@ -21,6 +24,7 @@ def ft_methods() -> Iterator[Method]:
             summary=summary,
             evaluators=("pairs",),
             headline=("rewards/accuracies",),
+            elsewhere=LOSSES if name == "dpo" else {},
         )
     yield Method(
         name="kto",

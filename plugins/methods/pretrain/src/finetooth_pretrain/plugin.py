@@ -13,4 +13,5 @@ def ft_methods() -> Iterator[Method]:
         name="pretrain",
         build="finetooth_pretrain.method:build",
         summary="continued pre-training on plain text, every token trains",
+        elsewhere={"pt": {}, "cpt": {}, "clm": {}, "completion": {}},
     )

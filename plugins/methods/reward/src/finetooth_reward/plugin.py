@@ -14,6 +14,7 @@ def ft_methods() -> Iterator[Method]:
         build="finetooth_reward.method:build",
         summary="a reward model from pairs of answers, or from answers with a number",
         head=ScalarHead(),
+        elsewhere={"reward": {}, "reward_modeling": {}, "reward_model": {}},
         evaluators=("reward",),
         headline=("rewards/accuracies",),  # of labels the loss is the error itself
     )

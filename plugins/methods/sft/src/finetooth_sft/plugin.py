@@ -14,4 +14,5 @@ def ft_methods() -> Iterator[Method]:
         build="finetooth_sft.method:build",
         summary="supervised fine-tuning on conversations or prompts with completions",
         default=True,
+        elsewhere={"supervised": {}, "instruction_tuning": {}, "finetune": {}},
     )

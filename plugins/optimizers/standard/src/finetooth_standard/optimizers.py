@@ -1,16 +1,16 @@
-"""Optimizers over torch parameters."""
+"""Optimizers over torch parameters; torch is imported when one is made, so that options alone can be asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from finetooth_hooks import Context, Options, RecipeError
 from pydantic import Field
 
-from finetooth_standard.lion import Lion
+if TYPE_CHECKING:
+    import torch
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -115,6 +115,8 @@ def _together(groups: list[dict[str, Any]]) -> bool:
 def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """torch's fused kernels read weight and gradient as they lie in memory, whatever their strides: a gradient that
     lies otherwise would be added to the wrong weights, or is refused."""
+    import torch
+
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p.grad is not None and p.grad.stride() != p.stride():
@@ -128,6 +130,8 @@ def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
     """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). Where torch has a kernel for the device in one
     pass over the memory, without temporaries; else all tensors of a group at once."""
+    import torch
+
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         devices = {p.device.type for group in groups for p in group["params"]}
@@ -146,6 +150,8 @@ def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:
     Raises:
         RecipeError: `nesterov` without `momentum`.
     """
+    import torch
+
     if options.nesterov and not options.momentum:
         raise RecipeError("optimizer.nesterov", "needs momentum", action="set optimizer.momentum, 0.9 for instance")
     return _optimizer(
@@ -162,6 +168,8 @@ def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:
 
 def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimizer:
     """torch.optim.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235)."""
+    import torch
+
     return _optimizer(
         options,
         lambda groups: torch.optim.Adafactor(
@@ -172,4 +180,6 @@ def build_adafactor(options: AdafactorOptions, context: Context) -> TorchOptimiz
 
 def build_lion(options: LionOptions, context: Context) -> TorchOptimizer:
     """Lion (Chen et al., 2023, arXiv:2302.06675)."""
+    from finetooth_standard.lion import Lion
+
     return _optimizer(options, lambda groups: Lion(groups, lr=options.learning_rate, betas=options.betas))

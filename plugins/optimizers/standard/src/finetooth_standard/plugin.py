@@ -20,6 +20,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
         summary="Adam with decoupled weight decay",
         default=True,
         state_bytes=8.0,
+        elsewhere={"adam": {}, "adamw_torch": {}, "adamw_torch_fused": {}, "adamw_hf": {}},
     )
     yield Optimizer(
         name="sgd",
@@ -43,18 +44,36 @@ def ft_optimizers() -> Iterable[Optimizer]:
 @hookimpl
 def ft_schedules() -> Iterable[Schedule]:
     """Ten schedules."""
-    yield Schedule(name="cosine", build=f"{_SCHEDULES}:build_cosine", summary="half a cosine down to 0", default=True)
     yield Schedule(
-        name="constant", build=f"{_SCHEDULES}:build_constant", summary="the full rate throughout", needs_total=False
+        name="cosine",
+        build=f"{_SCHEDULES}:build_cosine",
+        summary="half a cosine down to 0",
+        default=True,
+        elsewhere={"cosine_annealing": {}, "cosine_with_warmup": {}},
     )
-    yield Schedule(name="linear", build=f"{_SCHEDULES}:build_linear", summary="a straight line down to 0")
+    yield Schedule(
+        name="constant",
+        build=f"{_SCHEDULES}:build_constant",
+        summary="the full rate throughout",
+        needs_total=False,
+        elsewhere={"constant_with_warmup": {}},
+    )
+    yield Schedule(
+        name="linear",
+        build=f"{_SCHEDULES}:build_linear",
+        summary="a straight line down to 0",
+        elsewhere={"linear_with_warmup": {}},
+    )
     yield Schedule(
         name="cosine_with_restarts",
         build=f"{_SCHEDULES}:build_cosine_with_restarts",
         summary="half cosines, each from the full rate",
     )
     yield Schedule(
-        name="cosine_with_min", build=f"{_SCHEDULES}:build_cosine_with_min", summary="half a cosine down to a floor"
+        name="cosine_with_min",
+        build=f"{_SCHEDULES}:build_cosine_with_min",
+        summary="half a cosine down to a floor",
+        elsewhere={"cosine_with_min_lr": {}},
     )
     yield Schedule(name="polynomial", build=f"{_SCHEDULES}:build_polynomial", summary="a power of what is left")
     yield Schedule(
@@ -63,7 +82,12 @@ def ft_schedules() -> Iterable[Schedule]:
         summary="1/sqrt(step), needs no end",
         needs_total=False,
     )
-    yield Schedule(name="wsd", build=f"{_SCHEDULES}:build_wsd", summary="warm-up, a plateau, then a short decay")
+    yield Schedule(
+        name="wsd",
+        build=f"{_SCHEDULES}:build_wsd",
+        summary="warm-up, a plateau, then a short decay",
+        elsewhere={"warmup_stable_decay": {}},
+    )
     yield Schedule(name="one_cycle", build=f"{_SCHEDULES}:build_one_cycle", summary="up and down again, once")
     yield Schedule(
         name="reduce_on_plateau",

@@ -13,4 +13,5 @@ def ft_renderers() -> Iterator[Renderer]:
         name="jinja",
         build="finetooth_jinja.renderer:build",
         summary="the tokenizer's own chat template; trained spans are proved for every row",
+        elsewhere={"tokenizer": {}, "tokenizer_default": {}, "default": {}},
     )

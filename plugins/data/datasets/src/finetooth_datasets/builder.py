@@ -1,0 +1,32 @@
+"""Options and builder of the source `datasets`, apart from what it builds: whoever only asks for its options does not
+import the datasets library."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Options
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Source
+
+
+class DatasetsOptions(Options):
+    """Options of `datasets`."""
+
+    path: str
+    """A file (.csv, .tsv, .json, .parquet, .arrow), a folder with a dataset that was saved to disk or with files of
+    one, or a hub id `org/name`."""
+    split: str = "train"
+    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`, and so is a
+    saved dataset without splits."""
+    config: str | None = None
+    """The configuration of a hub dataset that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    field: str | None = None
+    """For a .json file that is an object: the key under which its rows are."""
+
+
+def build(options: DatasetsOptions, context: Context) -> Source:
+    """Builder of the source `datasets`."""
+    from finetooth_datasets.source import DatasetsSource
+
+    return DatasetsSource(options)

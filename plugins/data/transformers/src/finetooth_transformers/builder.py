@@ -1,0 +1,24 @@
+"""Options and builder of the loader `transformers`, apart from what it builds: whoever only asks for its options
+imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from finetooth_hooks import Options
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Loader
+
+
+class TransformersOptions(Options):
+    """Options of `transformers`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null is its main branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. It can do anything you can do: read it first."""
+
+
+def build(options: TransformersOptions, context: Context) -> Loader:
+    """Builder of the loader `transformers`."""
+    from finetooth_transformers.loader import TransformersLoader
+
+    return TransformersLoader(options, context)

@@ -1,0 +1,14 @@
+"""The builder of the family `auto`, apart from what it builds: whoever only asks for its options imports no torch."""
+
+from __future__ import annotations
+
+from finetooth_hooks import NoOptions
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import Family
+
+
+def build(options: NoOptions, context: Context) -> Family:
+    """Builder of the family `auto`."""
+    from finetooth_auto.family import Auto
+
+    return Auto()

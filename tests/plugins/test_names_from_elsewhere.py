@@ -1,0 +1,108 @@
+"""What other tools call things: everything that is suggested in its place is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetooth_core import manager
+from finetooth_core.aliases import ALIASES
+from finetooth_core.catalog import Catalog
+from finetooth_core.field_names import ABSENT, SETTINGS
+from finetooth_core.recipe import Recipe, load, validate_options
+from finetooth_core.schema import field_schema
+from finetooth_hooks import FinetoothError, PluginError
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return manager.start().catalog
+
+
+def test_every_setting_that_is_meant_is_in_the_schema(catalog: Catalog) -> None:
+    assert len(SETTINGS) > 200
+    for setting in sorted({meant.setting for meant in SETTINGS.values()} - {""}):
+        assert field_schema(catalog, setting), setting
+
+
+def test_no_name_of_theirs_is_one_of_ours() -> None:
+    assert not set(SETTINGS) & set(Recipe.model_fields)
+    assert not set(SETTINGS) & set(ALIASES)
+
+
+def test_what_has_no_setting_says_what_to_do() -> None:
+    assert all(meant.setting or meant.advice for meant in SETTINGS.values())
+
+
+def test_entries_with_other_names_take_the_options_that_these_imply(catalog: Catalog) -> None:
+    known = [
+        (kind, one.entry, name) for kind in catalog.kinds for one in catalog.all(kind) for name in one.entry.elsewhere
+    ]
+    assert len(known) > 30
+    for kind, entry, name in known:
+        assert not any(other.entry.name == name for other in catalog.all(kind)), name
+        if entry.elsewhere[name]:
+            validate_options(catalog, kind, {"name": entry.name, **entry.elsewhere[name]})
+    assert len({(kind, name) for kind, _, name in known}) == len(known)
+
+
+def test_what_is_absent_is_absent(catalog: Catalog) -> None:
+    for kind, names in ABSENT.items():
+        assert not set(names) & {one.entry.name for one in catalog.all(kind)}
+        assert not set(names) & set(catalog.index.get(kind, {}))
+
+
+MEANT = [
+    ("train.warmup_steps", "schedule.warmup_steps"),
+    ("train.learning_rate", "optimizer.learning_rate"),
+    ("optimizer.lr", "optimizer.learning_rate"),
+    ("template", "data.renderer"),
+    ("lora_r", "adapter.rank"),
+    ("adapter.r", "adapter.rank"),
+    ("adapter.lora_alpha", "adapter.alpha"),
+    ("cutoff_len", "train.max_length"),
+    ("max_seq_length", "train.max_length"),
+    ("method.dpo_beta", "method.beta"),
+    ("save_total_limit", "checkpoint.keep_last"),
+]
+
+
+@pytest.mark.parametrize(("written", "setting"), MEANT)
+def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting: str) -> None:
+    with pytest.raises(FinetoothError, match=rf"did you mean {setting}\?"):
+        recipe = load({"model": "m"}, [f"{written}=1"])
+        for kind in ("adapter", "optimizer", "method"):
+            pick: Any = getattr(recipe, kind)
+            if isinstance(pick, dict):
+                validate_options(catalog, kind, {**pick, "name": catalog.default(kind).full_name}, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("adapter", "dora", "did you mean {name: lora, dora: true}?"),
+        ("format", "sharegpt", "did you mean 'chat'?"),
+        ("hardware", "gpu", "did you mean 'cuda'?"),
+        ("optimizer", "AdamW_torch", "did you mean 'adamw'?"),
+        ("method", "ipo", "did you mean {name: dpo, loss: ipo}?"),
+        ("method", "grpo", "no package of finetooth brings grpo: it learns from answers that the model samples"),
+        ("method", "dop", "did you mean 'dpo'?"),
+    ],
+)
+def test_an_entry_of_theirs_names_ours_or_that_there_is_none(catalog: Catalog, kind: str, name: str, said: str) -> None:
+    with pytest.raises(PluginError) as told:
+        catalog.get(kind, name)
+    assert f"no {kind} {name!r}; installed: " in str(told.value)
+    assert f"({said}" in str(told.value)
+
+
+@pytest.mark.parametrize("word", ["trust_remote_code", "revision"])
+def test_an_option_of_a_loader_names_the_loader(word: str) -> None:
+    from finetooth_core.option_hints import with_option_hints
+    from finetooth_hooks import RecipeError
+
+    recipe = {"model": "m", word: True, "template": "x"}  # which is known to mean something else
+    with pytest.raises(RecipeError) as told:
+        load(recipe)
+    hinted = with_option_hints(told.value, recipe, ())
+    assert f"loader: {{name: transformers, {word}: ...}}" in str(hinted)

@@ -1,0 +1,104 @@
+"""`ft chat` with what training leaves behind: a run, its adapter, an adapter without its run, a reward model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import pytest
+from finetooth_core.cli import chat
+
+Run = Callable[..., tuple[int, str, str]]
+ASK = ("--prompt", "Who is that?", "--max-tokens", "12", "--temperature", "1", "--seed", "3")
+HOW = ("train.precision=fp32", "data.renderer=chatml")
+
+
+@pytest.fixture
+def trained(recipe: Callable[..., dict[str, Any]]) -> Path:
+    """A run of two steps that leave a mark."""
+    made = recipe(train={"batch_size": 8, "max_steps": 2, "precision": "fp32", "max_length": 256}, trackers=[])
+    finetooth.run({**made, "optimizer": {"name": "adamw", "learning_rate": 0.03}})
+    return Path(made["output"])
+
+
+def test_a_run_its_adapter_and_an_adapter_alone_say_the_same(ft: Run, trained: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "elsewhere"
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(trained / "artifact" / name, alone)
+    answers = [ft("chat", place, *ASK, *HOW) for place in (trained, trained / "artifact", alone)]
+    assert [code for code, _, _ in answers] == [0, 0, 0], answers
+    said = {out for _, out, _ in answers}
+    base = json.loads((alone / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert len(said) == 1 and said != {ft("chat", base, *ASK, *HOW)[1]}
+    assert answers[0][2].startswith(f"loading {trained} ...")
+
+
+def test_an_adapter_that_names_no_base_says_so(ft: Run, trained: Path) -> None:
+    alone = trained / "artifact" / "adapter_config.json"
+    content = json.loads(alone.read_text())
+    shutil.move(trained / "artifact", trained.parent / "alone")
+    (trained.parent / "alone" / alone.name).write_text(json.dumps({**content, "base_model_name_or_path": None}))
+    code, out, err = ft("chat", trained.parent / "alone", *ASK)
+    assert (code, out) == (2, "")
+    assert "the adapter does not name the model that it was made for" in err
+
+
+def test_what_is_shown_as_it_comes_is_the_answer(ft: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ft("chat", trained, *ASK)[1]
+    pieces: list[str] = []
+    monkeypatch.setattr(chat, "whole", chat.show)  # as on a terminal
+    monkeypatch.setattr(chat, "_say", pieces.append)
+    code, _, err = ft("chat", trained, *ASK)
+    assert code == 0 and "".join(pieces) == whole.removesuffix("\n")
+    assert len(pieces) > 1 and "(cut at --max-tokens 12)" in err
+
+
+def test_a_model_that_gives_scores_is_not_talked_to(
+    ft: Run, recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8)
+    finetooth.run(
+        recipe(method="rm", data={"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"},
+               train={"max_steps": 1, "batch_size": 4}, trackers=[])
+    )  # fmt: skip
+    for place in (tmp_path / "run", tmp_path / "run" / "artifact"):
+        code, out, err = ft("chat", place, *ASK)
+        assert (code, out) == (2, "")
+        assert "is a reward model: it gives scores and no answers" in err
+
+
+def test_scores_of_a_run_whose_recipe_left_the_method_open(
+    ft: Run, recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    made = recipe(train={"max_steps": 1, "batch_size": 4}, trackers=[])
+    del made["method"]
+    finetooth.run(made)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "2+2?", "completion": "4"}\n')
+    code, _, err = ft("score", made["output"], tmp_path / "rows.jsonl")
+    assert code == 2
+    assert "model: it has no scalar head, so it gives no scores" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("runs/mien", "no such run: runs/mien; there is runs/mine (did you mean runs/mine?)"),
+        ("runs/zzzzzz", "no such run: runs/zzzzzz; there is runs/mine (name a run, another folder, or a model)"),
+    ],
+)
+def test_a_run_that_is_not_there(
+    ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    for name in ("recipe.yaml", "plan.json"):
+        (tmp_path / "runs/mine" / name).touch()
+    code, out, err = ft("chat", model, "--prompt", "x")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == f"error: model: {said}"
