@@ -3,12 +3,15 @@ markup in plain text, ends that do not train."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Conversation, Example, Rendered, messages_of
+from finetooth_hooks.examples import Conversation, Example, Labelled, Message, Pair, Rendered, Side, Task, messages_of
 
 from finetooth_toolbox.rendering.plain_markup import PlainMarkup
+from finetooth_toolbox.rendering.tool_links import check_links
 
 ASSISTANT_FIRST = "begins with the assistant's message, which the model learns to say unasked"
 ENDLESS = "the last answer trains without the token that ends it: the model does not learn to stop"
@@ -35,6 +38,9 @@ class Noticing:
             DataError: schemas of tools are malformed, or results belong to no call.
         """
         found: dict[str, None] = {}
+        tools = _tools(example)
+        for messages in _conversations(example):
+            found |= dict.fromkeys(check_links(messages, tools))
         if isinstance(example, Conversation):
             first = next((message.role for message in example.messages if message.role != "system"), "")
             if first == "assistant":
@@ -57,3 +63,22 @@ def _last_trains(conversation: Conversation, rendered: Rendered) -> bool:
         return False
     begin = rendered.spans[-1][0] if len(rendered.spans) == len(conversation.messages) else 0
     return any(rendered.weights[begin:])
+
+
+def _tools(example: Example) -> Sequence[Mapping[str, Any]]:
+    return example.tools if isinstance(example, Conversation | Pair | Labelled | Task) else ()
+
+
+def _conversations(example: Example) -> Iterator[tuple[Message, ...]]:
+    """Each as it is rendered: a prompt with each of its answers."""
+    if isinstance(example, Conversation):
+        yield example.messages
+    elif isinstance(example, Pair):
+        for answer in (example.chosen, example.rejected):
+            yield _joined(example.prompt, answer)
+    elif isinstance(example, Labelled):
+        yield _joined(example.prompt, example.completion)
+
+
+def _joined(prompt: Side, answer: Side) -> tuple[Message, ...]:
+    return tuple(message for side in (prompt, answer) if not isinstance(side, str) for message in side)
