@@ -12,6 +12,7 @@ from finetooth_hooks.examples import Conversation, Example, Labelled, Message, P
 
 from finetooth_toolbox.rendering.plain_markup import PlainMarkup
 from finetooth_toolbox.rendering.tool_links import check_links
+from finetooth_toolbox.rendering.tool_schemas import check_tools
 
 ASSISTANT_FIRST = "begins with the assistant's message, which the model learns to say unasked"
 ENDLESS = "the last answer trains without the token that ends it: the model does not learn to stop"
@@ -39,6 +40,7 @@ class Noticing:
         """
         found: dict[str, None] = {}
         tools = _tools(example)
+        check_tools(tools)
         for messages in _conversations(example):
             found |= dict.fromkeys(check_links(messages, tools))
         if isinstance(example, Conversation):
