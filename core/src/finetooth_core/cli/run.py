@@ -62,12 +62,15 @@ def carry_out(session: Session) -> int:
     """Show the plan, train, show what came of it; returns the exit code."""
     from rich.console import Console
 
-    from finetooth_core.cli import render
+    from finetooth_core.cli import render, survey_text
+    from finetooth_core.data.survey import overlap
 
     console = Console(highlight=False)
 
     def show_plan() -> None:
         render.show(console, *render.plan_parts(console, session.plan), render.data_table(console, session.reports))
+        if (both := overlap(session.job)).count:
+            console.print(survey_text.overlap(both), markup=False)
 
     outcome = session.run(show_plan)
     console.print()

@@ -39,6 +39,8 @@ LayOut = Callable[[Steps], float]
 
 BINS = 10
 """Bars of the histogram."""
+COMPARED = 50_000
+"""Rows that are compared before a run begins, which takes a second or two."""
 SAMPLED = 1000
 """Steps that are laid out, evenly spread over the first epoch."""
 
@@ -107,6 +109,22 @@ def survey(job: Job) -> Findings:
         digests["eval"] = _as_trained(job, known) or digests["eval"]
     unread = tuple(split for split in job.context.data.prepared_as if split not in known)
     return Findings(tuple(surveys), shared(digests), unread)
+
+
+def overlap(job: Job) -> Repeats:
+    """Held-out rows that a run also trains; none where rows are read while it trains, or where looking would take
+    noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
+    known = {split: how for split, how in job.context.data.prepared_as.items() if not how.streamed}
+    rows = sum(report.rows for report in job.reports)
+    anew = any(one.setting.startswith("data.cache.") and one.value == "off" for one in job.plan.decisions)
+    if not {"train", "eval"} <= known.keys() or rows > COMPARED or anew:
+        return Repeats()
+    how = known["train"]
+    report = next((report for report in job.reports if report.split == "train"), None)
+    with job.context.unheard():
+        train = job.context.prepare("train", how.rendering, how.limit, first=how.first).data
+    held_out = _as_trained(job, known)
+    return shared({"train": digests_of(train, _cut(how.limit, report)), "eval": held_out or ()})
 
 
 def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
