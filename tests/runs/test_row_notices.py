@@ -188,7 +188,9 @@ def test_blanks_that_train_nothing_pass(session: Callable[..., Any]) -> None:
 PAIR = {"prompt": "What is ice?", "chosen": "Cold.", "rejected": "Hot."}
 
 
-@pytest.mark.parametrize("method", [{"name": "rm"}, {"name": "rm", "unusable": "raise"}, {"name": "dpo", "bad_rows": "raise"}])
+@pytest.mark.parametrize(
+    "method", [{"name": "rm"}, {"name": "rm", "unusable": "raise"}, {"name": "dpo", "bad_rows": "raise"}]
+)
 def test_the_formats_own_word_holds(session: Callable[..., Any], method: dict[str, Any]) -> None:
     rows = [PAIR, {**PAIR, "rejected": "Cold."}]
     settled = {"name": "preference", "unusable": "drop"}

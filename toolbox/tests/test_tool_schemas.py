@@ -17,7 +17,7 @@ def tool(**parameters: Any) -> dict[str, Any]:
     "good",
     [
         tool(),
-        tool(type="object", properties={"zone": {"type": ["string", "null"], "enum": ["UTC", None]}}, required=["zone"]),
+        tool(properties={"zone": {"type": ["string", "null"], "enum": ["UTC", None]}}, required=["zone"]),
         tool(type="object", properties={"days": {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "any": True}),
         tool(type="object", properties={"of": {"type": "array", "items": {"type": "string", "required": True}}}),
         {"type": "function", "function": {"name": "clock"}},

@@ -62,9 +62,7 @@ def test_an_answer_that_is_closed_twice_trains_both(byte_level: Make, renderer_o
 
 
 def test_the_question_of_such_a_turn_ends_once(byte_level: Make, renderer_of: Build) -> None:
-    tokenizer = byte_level(
-        COHERE.replace("ALWAYS", ""), OF_COHERE, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>"
-    )
+    tokenizer = byte_level(COHERE.replace("ALWAYS", ""), OF_COHERE, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>")
     trained = kept(renderer_of(tokenizer), tokenizer, Conversation(CHAT.messages[:2]), train_on="all")
     assert trained.startswith("One?<|END_OF_TURN_TOKEN|>")
 
@@ -146,7 +144,7 @@ NEMOTRON = (
     "{{ m.content }}" + CALLS + "<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
-"""The shape of Nemotron 3's: answers without reasoning have an empty block, the prompt opens one on a line of its own."""
+"""The shape of Nemotron 3's: answers without reasoning have an empty block, the prompt opens one and a line."""
 EARLIER = Conversation((*CALLING.messages, Message("user", "Sure?"), Message("assistant", "Quite.")))
 SAID = "<tool_call>\n<function=clock>\n</function>\n</tool_call><|im_end|>"
 

@@ -14,6 +14,7 @@ from finetooth_toolbox.rendering.markup import token_weights
 Markup = Literal["plain", "special"]
 """How text outside of messages is read where it spells control tokens: `data.markup`."""
 
+
 def encode_text(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tuple[list[int], list[tuple[int, int]]]:
     """Tokens of a text outside of messages behind what opens every text, and the characters of each, half-open.
 

@@ -88,8 +88,8 @@ class LabelledFormat:
             label = finite(row, given.label, label)
             label = label if given.threshold is None else label >= given.threshold
         if isinstance(found, str):
-            self._reader.once("text label", f"{given.label} is text in {row.id} and maybe other rows; its words are read "
-                              "as true, false or numbers")  # fmt: skip
+            said = f"{given.label} is text in {row.id} and maybe other rows"
+            self._reader.once("text label", f"{said}; its words are read as true, false or numbers")
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         prompt: Side = ""
         if given.prompt:

@@ -32,9 +32,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             remarks = _remarks(example, train_on)
             return replace(rendered, remarks=(*rendered.remarks, *remarks)) if remarks else rendered
         if isinstance(example, PromptCompletion):
-            return render_completion(
-                example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup
-            )
+            return render_completion(example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup)
         if isinstance(example, Segments):
             return render_segments(example, context.tokenizer)
         raise _refusal(example, context)

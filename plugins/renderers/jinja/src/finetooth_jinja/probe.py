@@ -132,7 +132,5 @@ def _call_stops(shaper: Shaper, encoder: Encoder, known: Sequence[int]) -> tuple
 def _is_markup(text: str, encoder: Encoder) -> bool:
     """Nothing but blanks and special tokens."""
     encoded = encoder.encode(text)
-    said = (
-        text[slice(*place)] for place, special in zip(encoded.offsets, encoded.special, strict=True) if not special
-    )
+    said = (text[slice(*place)] for place, special in zip(encoded.offsets, encoded.special, strict=True) if not special)
     return not "".join(said).strip()

@@ -56,8 +56,7 @@ class Shaper:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
     ) -> RenderedText:
-        """Arguments of calls are objects, as most templates read them; one that reads the JSON text of OpenAI's interface
-        is given that.
+        """Arguments of calls are objects, as most templates read them; one that reads them as JSON text is given that.
 
         Raises:
             TemplateRefused: the template cannot render them.

@@ -25,8 +25,8 @@ THINK_END = "</think>"
 OTHER = "SOMETHING ELSE IS SAID"
 ACTION = (
     "set data.renderer to one made for the model's family (ft plugins list --kind renderer), or to {name: jinja, "
-    "template: FILE} with a copy of the model's template in which {% generation %} ... {% endgeneration %} stand around "
-    "what the assistant says"
+    "template: FILE} with a copy of the model's template in which {% generation %} ... {% endgeneration %} stand "
+    "around what the assistant says"
 )
 OPENED = re.compile(r"<think>\s*\Z")
 """A think block that a prompt opens."""
