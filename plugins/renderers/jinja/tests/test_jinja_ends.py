@@ -165,6 +165,8 @@ def test_an_empty_think_block_that_the_prompt_has_not_trains(byte_level: Make, r
     trained = kept(renderer, tokenizer, EARLIER)
     assert trained == f"</think>{SAID}</think>Noon.<|im_end|></think>Quite.<|im_end|>"
     assert kept(renderer, tokenizer, CHAT) == "</think>First answer.<|im_end|></think>Second one.<|im_end|>"
+    blanks = Conversation((Message("user", "One?"), Message("assistant", " \nYes.")))
+    assert kept(renderer, tokenizer, blanks) == "</think> \nYes.<|im_end|>"
 
 
 def test_other_markup_that_the_prompt_has_not_is_still_refused(byte_level: Make, renderer_of: Build) -> None:

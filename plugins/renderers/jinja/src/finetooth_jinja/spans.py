@@ -228,8 +228,12 @@ def _behind_header(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int | N
     if not prompt.startswith(before) or not base.strip():
         return None
     said = next(_alternatives(_texts(message)[0]))
-    first = _changes(i, whole, shaper, told=i) - _shared(OTHER, said)
-    if not whole.text.startswith(said, first) or not (said or message.tool_calls):
+    first = _changes(i, whole, shaper, told=i)
+    if whole.text.startswith(said, first - _shared(OTHER, said)):
+        first -= _shared(OTHER, said)
+    elif not whole.text[first:].lstrip().startswith(said):  # a content may be written with the blanks around it
+        return None
+    if not said and not message.tool_calls:
         return None
     if whole.text.endswith((header, base), 0, first):
         return first
