@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_glm.renderer import GLM47, GLM47Options
+from finetooth_glm.renderer import GLM47, GLM47Options, GLMOptions, build, build_4_7
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.testing import ByteTokenizer, draws
+from finetooth_hooks.testing import ByteTokenizer, FakeContext, draws
 from finetooth_hooks.testing.templates import assert_reads_back, conversations, extends
 from hypothesis import given, settings
 
@@ -103,3 +104,21 @@ def test_an_answer_is_read_back(tokenizer: ByteTokenizer) -> None:
 def test_without_thinking_the_next_prompt_begins_with_all_before(conversation: Conversation) -> None:
     renderer = built(ByteTokenizer(), thinking=False)
     assert renderer.extension and extends(renderer, conversation)
+
+
+TEMPLATE = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>FEED{% if m.role == 'assistant' %}THINK{% endif %}"
+    "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("feed", "think", "own"), [("\n", "<think></think>\n", build), ("", "</think>", build_4_7)])
+def test_a_model_with_the_other_markup_is_told(tmp_path: Path, feed: str, think: str, own: Any) -> None:
+    """A config says `glm4_moe` of both; the template does not."""
+    tokenizer = ByteTokenizer(chat_template=TEMPLATE.replace("FEED", feed).replace("THINK", think))
+    told = {}
+    for builder, options in ((build, GLMOptions()), (build_4_7, GLM47Options())):
+        context = FakeContext(tmp_path, tokenizer=tokenizer)
+        builder(options, context)
+        told[builder] = [note for note in context.notes if "GLM-4.7 as glm4_7" in note]
+    assert not told[own] and all(notes for builder, notes in told.items() if builder is not own)

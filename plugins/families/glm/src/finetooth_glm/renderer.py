@@ -19,12 +19,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.rendering.chat_templates import foreign_template
 from finetooth_toolbox.rendering.page import Page
 from finetooth_toolbox.rendering.tool_calls import call_of, called
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, trimmed
@@ -45,6 +46,9 @@ TOOLS_BEFORE = (
 TOOLS_AFTER = (
     "</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n"
 )
+
+
+R = TypeVar("R", bound="GLM4Moe")
 
 
 class Calls:
@@ -112,7 +116,7 @@ def build(options: GLMOptions, context: Context) -> GLM4Moe:
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
-    return GLM4Moe(context.tokenizer, options)
+    return _noted(GLM4Moe(context.tokenizer, options), options, context)
 
 
 def build_4_7(options: GLM47Options, context: Context) -> GLM47:
@@ -120,7 +124,18 @@ def build_4_7(options: GLM47Options, context: Context) -> GLM47:
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
-    return GLM47(context.tokenizer, options)
+    return _noted(GLM47(context.tokenizer, options), options, context)
+
+
+def _noted(renderer: R, options: GLMOptions, context: Context) -> R:
+    """The renderer; a note if the model's own template says something else, since a config does not tell GLM-4.6 from
+    4.7. The template writes no token behind the last answer."""
+    tokenizer = context.tokenizer
+    as_theirs = type(renderer)(tokenizer, options.model_copy(update={"close": False}))
+    variables = {} if options.thinking else {"enable_thinking": False}
+    if difference := foreign_template(as_theirs, renderer.name, tokenizer, **variables):
+        context.note(f"{difference}; GLM-4.5 and 4.6 speak as glm4_moe, GLM-4.7 as glm4_7")
+    return renderer
 
 
 class GLM4Moe(TurnRenderer):
