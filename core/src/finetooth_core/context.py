@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from finetooth_hooks.context import Opened
@@ -89,6 +89,10 @@ class RunContext:
             open_model=self._open_model,
             framework=self.framework,
         )
+
+    @property
+    def markup(self) -> Literal["plain", "special"]:
+        return self.recipe.data.markup
 
     def planned(self, plan: Plan) -> None:
         """Told once, when everything is decided."""

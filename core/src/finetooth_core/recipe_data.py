@@ -146,6 +146,10 @@ class DataSection(Options):
     sources of several formats."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
     """How messages become tokens; `auto` takes the renderer of the model's family."""
+    markup: Literal["plain", "special"] = "plain"
+    """How texts outside of messages (documents, raw prompts and completions) are read where they spell control tokens
+    (`<|im_start|>`): as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats.
+    Messages are always plain, segments always special."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
     """What turns images into inputs of the model; asked for when the first row has one."""
     accept_dropped: Incidental[bool] = False

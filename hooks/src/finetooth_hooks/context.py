@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -82,6 +82,8 @@ class Context(Protocol):
         cache: a folder for what plugins keep between runs, each in a subfolder `NAME` of its own; may not exist yet.
             What lies in `NAME/contents/`, a folder for each thing, `ft data cache` lists and removes; see `hold`.
         train: the `train` section, as decided so far (`None` where still `auto`).
+        markup: `data.markup`: how text outside of messages is read where it spells control tokens, as `plain`
+            characters or as `special` tokens.
         plan: the plan; None until it is decided.
         catalog: all entries.
         options: of the sections built so far (`method`, `adapter`, ...), by kind, defaults filled in; JSON-able.
@@ -93,6 +95,8 @@ class Context(Protocol):
     def cache(self) -> Path: ...
     @property
     def train(self) -> TrainSettings: ...
+    @property
+    def markup(self) -> Literal["plain", "special"]: ...
     @property
     def plan(self) -> Plan | None: ...
     @property

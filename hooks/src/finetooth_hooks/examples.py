@@ -245,9 +245,11 @@ class LeftOut:
 
     Attributes:
         reason: a few words that are the same for every such row, `both answers are the same`.
+        settled: the recipe itself says that such rows are left out, so that no method refuses them.
     """
 
     reason: str
+    settled: bool = False
 
 
 ReadRow = Example | LeftOut | Sequence[Example | LeftOut]
@@ -295,6 +297,7 @@ class Rendered:
         weights: L floats; `weights[i]` says how much predicting `tokens[i]` counts.
         spans: half-open token ranges by message, for showing.
         remarks: what is true of this example and worth counting, `ends with a question`.
+        notices: likewise, but told with the row's id by whatever method reads it: what may be wrong with the row.
         images: in order; their places hold the model's placeholder tokens.
         scalars: numbers of the sequence by name (`label`, `margin`); they become those of its `Datum`.
         part: what the sequence is among several of one example, `chosen`; ends the id of its datum, `ROW#chosen`.
@@ -308,6 +311,7 @@ class Rendered:
     weights: tuple[float, ...]
     spans: tuple[tuple[int, int], ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = field(default=())
     images: tuple[RenderedImage, ...] = field(default=())
     scalars: Mapping[str, float] = field(default_factory=dict)
     part: str = ""

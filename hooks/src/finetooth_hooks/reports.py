@@ -32,6 +32,8 @@ class DataReport:
         segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
         examples: what the rows gave: as many, unless the format makes several of a row; 0 if it is not known.
+        settled: reasons of `dropped` for which the recipe itself says that such rows are left out; a method that is
+            told to refuse what teaches nothing lets them pass.
     """
 
     split: str
@@ -51,6 +53,7 @@ class DataReport:
     examples: int = 0
     trained_by_role: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    settled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the process ends with it: looking for cycles among all that torch and transformers hold takes a second then
         atexit.register(gc.freeze)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = StartOptions(debug="--debug" in given)
+    options, as_json = StartOptions(debug="--debug" in given), "--json" in given
     try:
         options, rest = read_start_options(given, os.environ)
-        code = _call(options, rest)
+        code = _call(options, rest, as_json)
         sys.stdout.flush()  # here, where a closed pipe is no error
         return code
     except FinetoothError as error:
-        return _report(error, options.debug, str(error), error.exit_code)
+        return _report(error, options.debug, str(error), error.exit_code, as_json=as_json)
     except KeyboardInterrupt:
         return _report(None, False, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -61,18 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from finetooth_core import blame
 
-        return _report(error, options.debug, blame.line(error), 2 if blame.is_of_the_disk(error) else 1)
+        code = 2 if blame.is_of_the_disk(error) else 1
+        return _report(error, options.debug, blame.line(error), code, as_json=as_json)
 
 
-def _call(options: StartOptions, arguments: list[str]) -> int:
-    """Parse the arguments and run the command."""
+def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
+    """Parse the arguments and run the command.
+
+    Args:
+        as_json: the command prints JSON; one that fails prints its error so.
+    """
     import click
 
     from finetooth_core.cli.group import make_group
     from finetooth_core.cli.state import State
 
+    state = State(options)
     try:
-        result = make_group().main(arguments, prog_name="ft", standalone_mode=False, obj=State(options))
+        result = make_group().main(arguments, prog_name="ft", standalone_mode=False, obj=state)
     except click.Abort:
         return _report(None, False, "interrupted", INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,12 +87,29 @@ def _call(options: StartOptions, arguments: list[str]) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
-        return _report(error, options.debug, error.format_message().rstrip(".") + hint, 2)
+        return _report(error, options.debug, error.format_message().rstrip(".") + hint, 2, as_json=as_json)
+    except FinetoothError as error:
+        return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
-def _report(error: BaseException | None, debug: bool, text: str, exit_code: int) -> int:
-    """Print each line of an error to stderr; the traceback only with `--debug`."""
+def _report(error: BaseException | None, debug: bool, text: str, exit_code: int, *, as_json: bool = False) -> int:
+    """Print each line of an error to stderr; the traceback only with `--debug`.
+
+    Args:
+        as_json: print it to stdout too, `{"error": {"message": ..., "problem": ..., "action": ..., "exit_code": 2}}`.
+    """
+    if as_json:
+        import json
+
+        known = error if isinstance(error, FinetoothError) else None
+        told = {
+            "message": text,
+            "problem": text if known is None else known.problem,
+            "action": "" if known is None else known.action,
+            "exit_code": exit_code,
+        }
+        print(json.dumps({"error": told}, ensure_ascii=False, indent=2))
     if debug and error is not None:
         import traceback
 

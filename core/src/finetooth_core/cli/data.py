@@ -63,6 +63,7 @@ def preview(
         how = prepared_as(session, split)
     chosen = choose(rendered_rows(session.context, split, how), Choice(count, wanted, by_length, dropped), error)
     show(session, split, chosen, page=page, as_json=as_json, targets=targets)
+    state.said_json = as_json
     if error is not None:
         raise error
 
@@ -79,11 +80,18 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
     """
     import dataclasses
 
+    from finetooth_hooks.errors import DataError
+
+    from finetooth_core.data.broken_rows import check_all
     from finetooth_core.data.expectation import expectation
     from finetooth_core.data.survey import survey
 
     session = state.session(recipe, with_output(overrides, output))
-    job = session.job
+    try:
+        job = session.job
+    except DataError as error:
+        check_all(session, error)
+        raise
     findings = survey(job)
     ahead = expectation(job, next((one for one in findings.surveys if one.split == "train"), None))
     decisions = [one for one in job.plan.decisions if one.setting.startswith("data.")]

@@ -74,13 +74,16 @@ def carry_out(session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it; returns the exit code."""
     from rich.console import Console
 
-    from finetooth_core.cli import render
+    from finetooth_core.cli import render, survey_text
+    from finetooth_core.data.survey import overlap
 
     console = Console(highlight=False)
 
     def show_plan() -> None:
         parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)
         render.show(console, *parts)
+        if (both := overlap(session.job)).count:
+            console.print(survey_text.overlap(both), markup=False)
 
     outcome = session.run(show_plan)
     console.print()

@@ -33,11 +33,13 @@ class State:
 
     Attributes:
         strict: a broken plugin that the user named is an error; otherwise only a fault among others.
+        said_json: what `--json` asks for is printed, though an error follows.
     """
 
     def __init__(self, start_options: StartOptions) -> None:
         self.start_options = start_options
         self.strict = True
+        self.said_json = False
 
     @cached_property
     def plugins(self) -> Plugins:

@@ -84,13 +84,15 @@ def verdict(findings: Findings, ahead: Expectation, notes: Sequence[str], device
                 f"note: {_rows(survey.repeats.count, survey.split, 'repeats', 'repeat')} an earlier one"
                 f"{_named(survey.repeats)}"
             )
-    both = findings.in_both
-    if both.count:
-        lines.append(
-            f"note: {_rows(both.count, 'eval', 'is', 'are')} in train too{_named(both)}; its score says little"
-        )
+    if findings.in_both.count:
+        lines.append(overlap(findings.in_both))
     lines += [f"note: data.{split} is read while the run trains, so it is not counted" for split in findings.unread]
     return Text("\n".join([*lines, *(f"note: {note}" for note in notes)]))
+
+
+def overlap(both: Repeats) -> str:
+    """That held-out rows are in training too."""
+    return f"note: {_rows(both.count, 'eval', 'is', 'are')} in train too{_named(both)}; its score says little"
 
 
 def _ahead(ahead: Expectation, device: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finetooth_toolbox.rows.token_rows import positions_of
 
-from finetooth_core.data.survey import training_steps
+from finetooth_core.data.survey import data_of_row, training_steps
 
 if TYPE_CHECKING:
     from finetooth_core.data.survey import Survey
@@ -82,7 +82,10 @@ def _time(job: Job, survey: Survey | None) -> Time | str:
         return "what images take is not known ahead"
     if isinstance(job.cost, str):
         return job.cost
-    steps = training_steps(positions_of(job.method.data), job.plan.train)
+    data = job.method.data
+    steps = training_steps(positions_of(data), job.plan.train, data_of_row(data))
+    if not steps:
+        return "there is no step"
     share = report.trained_tokens / max(1, report.tokens)
     flops = job.cost.flops(steps, share) * total / len(steps)
     peak = job.cost.peak_flops()

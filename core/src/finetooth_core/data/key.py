@@ -74,6 +74,7 @@ def data_key(
     options = {
         "formats": [[picked.registered.full_name, picked.options] for picked in rows.formats],
         "rendering": [rendering.build, dict(rendering.options)],
+        "markup": parts.section.markup,
         "processor": processor,
         **{kind: [registered.full_name, chosen] for kind, (registered, chosen) in model.entries.items()},
     }

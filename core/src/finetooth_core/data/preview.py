@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,8 @@ class RenderedRow:
         kept: tokens that `train.max_length` keeps.
         fate: what becomes of it, in words.
         used: it becomes data.
-        broken: a run ends with an error because of it.
+        error: with which a run ends because of it; None if it does not.
+        read: its format could read it.
     """
 
     number: int
@@ -96,7 +97,12 @@ class RenderedRow:
     kept: int
     fate: str
     used: bool
-    broken: bool = False
+    error: DataError | None = None
+    read: bool = True
+
+    @property
+    def broken(self) -> bool:
+        return self.error is not None
 
     def view(self, tokenizer: Tokenizer) -> RowView:
         """The row to be shown."""
@@ -170,7 +176,7 @@ def rendered_rows(context: RunContext, split: str, how: PreparedAs | None) -> It
     render = load_rendering(how.rendering, context)
     for number, item in enumerate(every_row(context.data.rows(split)), start=1):
         if isinstance(item, DataError):
-            yield _broken(number, item.where, item)
+            yield replace(_broken(number, item.where, item), read=False)
             continue
         id_, example = item
         if isinstance(example, LeftOut):
@@ -193,11 +199,11 @@ def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Lim
     kept = len(rendered.tokens) if whole else int(portion.starts[1])
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
-    return RenderedRow(number, id_, rendered, kept, fate, used=tally.used > 0, broken=refused is not None)
+    return RenderedRow(number, id_, rendered, kept, fate, used=tally.used > 0, error=refused)
 
 
 def _broken(number: int, id_: str, error: DataError) -> RenderedRow:
-    return RenderedRow(number, id_, Rendered((), ()), 0, _refusal(id_, error), used=False, broken=True)
+    return RenderedRow(number, id_, Rendered((), ()), 0, _refusal(id_, error), used=False, error=error)
 
 
 def _refusal(id_: str, error: DataError) -> str:
@@ -215,7 +221,7 @@ def _together(
         kept = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
         fate = _fate(tally, kept) if refused is None else _refusal(id_, refused)
         name = f"{id_}#{part.part}"
-        yield RenderedRow(number, name, part, kept, fate, used=tally.used > 0, broken=refused is not None)
+        yield RenderedRow(number, name, part, kept, fate, used=tally.used > 0, error=refused)
 
 
 def _same(rendered: Rendered, example: Example) -> Rendered:

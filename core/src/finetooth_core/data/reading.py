@@ -80,7 +80,7 @@ class SplitRows:
             if isinstance(found, DataError):
                 reading.malformed.add(found)
             elif isinstance(found, LeftOut):
-                reading.left.drop(found.reason, id_)
+                reading.left.drop(found.reason, id_, settled=found.settled)
             else:
                 yield id_, found
 

@@ -34,7 +34,7 @@ class Repeats:
 
 
 def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
-    """What tells rows apart by their tokens and images, with their ids.
+    """What tells rows apart by their tokens and images, with their ids. Data of one group are one row.
 
     Args:
         cut: positions at which rows were split; None if none was. The pieces of a row are one row here.
@@ -55,6 +55,13 @@ def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, l
     """Id of each row with its data; with the number of each piece if there are several, else 0."""
     id_, pieces = "", list[tuple[int, Datum]]()
     for datum in rows:
+        if datum.group is not None:
+            if pieces and datum.group != id_:
+                yield _row(id_, pieces)
+                pieces = []
+            id_ = datum.group
+            pieces.append((len(pieces) + 1, datum))
+            continue
         named = _PIECE.fullmatch(datum.id) if cut is not None else None
         own, number = (named[1], int(named[2])) if named is not None else (datum.id, 0)
         goes_on = pieces and own == id_ and number > pieces[-1][0] > 0 and len(pieces[-1][1]) == cut

@@ -46,10 +46,10 @@ def _rendered(
             for id_, found in rows.outcomes(work, reading):
                 passed += 1
                 if passed > skip:
-                    yield (
-                        id_,
-                        _told(id_, found) if isinstance(found, DataError | LeftOut) else _tokens(id_, found, render),
-                    )
+                    made = _told(id_, found) if isinstance(found, DataError | LeftOut) else _tokens(id_, found, render)
+                    for notice in () if isinstance(made, DataError) else made.notices:
+                        context.note(f"{id_}, and maybe other rows: {notice}", topic=f"{rows.split}: {notice}")
+                    yield id_, made
         rows.check(reading)
         if unread := rows.unread(reading):
             context.note(unread, topic=f"{rows.split}: columns not read")

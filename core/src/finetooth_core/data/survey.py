@@ -39,6 +39,8 @@ LayOut = Callable[[Steps], float]
 
 BINS = 10
 """Bars of the histogram."""
+COMPARED = 50_000
+"""Rows that are compared before a run begins, which takes a second or two."""
 SAMPLED = 1000
 """Steps that are laid out, evenly spread over the first epoch."""
 
@@ -109,12 +111,28 @@ def survey(job: Job) -> Findings:
     return Findings(tuple(surveys), shared(digests), unread)
 
 
+def overlap(job: Job) -> Repeats:
+    """Held-out rows that a run also trains; none where rows are read while it trains, or where looking would take
+    noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
+    known = {split: how for split, how in job.context.data.prepared_as.items() if not how.streamed}
+    rows = sum(report.rows for report in job.reports)
+    anew = any(one.setting.startswith("data.cache.") and one.value == "off" for one in job.plan.decisions)
+    if not {"train", "eval"} <= known.keys() or rows > COMPARED or anew:
+        return Repeats()
+    how = known["train"]
+    report = next((report for report in job.reports if report.split == "train"), None)
+    with job.context.unheard():
+        train = job.context.prepare("train", how.rendering, how.limit, first=how.first).data
+    held_out = _as_trained(job, known)
+    return shared({"train": digests_of(train, _cut(how.limit, report)), "eval": held_out or ()})
+
+
 def _survey(job: Job, split: str, rows: PreparedRows, digests: Digests, report: DataReport | None) -> Survey:
     data, noun = _data(job, split, rows)
     positions = positions_of(data)
     train, trains = job.plan.train, split == "train"
     budget = int(train.micro_batch_tokens or 0)
-    steps = training_steps(positions, train) if trains else [positions.tolist()]
+    steps = training_steps(positions, train, data_of_row(data)) if trains else [positions.tolist()]
     windows = data is not rows and len(data) != len(rows)
     return Survey(
         split=split,
@@ -178,12 +196,28 @@ def histogram(positions: Lengths) -> tuple[tuple[int, int, int], ...]:
     return tuple((low + i * width, min(low + (i + 1) * width - 1, high), counts[i]) for i in range(max(counts) + 1))
 
 
-def training_steps(positions: Lengths, train: TrainSettings) -> list[list[int]]:
+def data_of_row(data: Sequence[Datum]) -> int:
+    """How many data one row is, such as the two answers of a pair; `train.batch_size` counts rows."""
+    group = data[0].group if len(data) else None
+    if group is None:
+        return 1
+    return next((i for i in range(1, len(data)) if data[i].group != group), len(data))
+
+
+def training_steps(positions: Lengths, train: TrainSettings, of_row: int = 1) -> list[list[int]]:
     """Positions of the data of each step in the first epoch, in the order in which they train; of many steps `SAMPLED`,
-    evenly spread."""
-    batches = Batches.of(len(positions), train)
+    evenly spread.
+
+    Args:
+        of_row: so many data that follow each other are one row.
+    """
+    if len(positions) < of_row:
+        return []
+    rows = positions[: len(positions) // of_row * of_row].reshape(-1, of_row)
+    batches = Batches.of(len(rows), train)
     taken = list(islice(batches, batches.steps_per_epoch))
-    return [positions[batch].tolist() for batch in taken[:: -(-len(taken) // SAMPLED)]]
+    every = max(1, -(-len(taken) // SAMPLED))
+    return [rows[batch].ravel().tolist() for batch in taken[::every]]
 
 
 def padding(steps: Steps, budget: int | None = None) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from finetooth_toolbox.rows.preparing import first_examples, load_rendering, prepare_examples
@@ -215,6 +215,7 @@ class FakeContext:
     installed: bool = False
     seed: int = 0
     train: TrainSettings = TRAIN
+    markup: Literal["plain", "special"] = "plain"
     plan: Plan | None = None
     facts: ModelFacts = FACTS
     model: ModelInfo = MODEL

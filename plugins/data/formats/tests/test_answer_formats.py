@@ -68,7 +68,7 @@ def test_transcripts_are_read_back(turns: list[str]) -> None:
     assert transcript(text) == tuple((user, said)[i % 2](turn) for i, turn in enumerate(turns))
 
 
-@pytest.mark.parametrize("margin", [float("nan"), float("inf"), "0.5", True, [1]])
+@pytest.mark.parametrize("margin", [float("nan"), float("inf"), "half", "nan", True, [1]])
 def test_a_margin_is_a_finite_number(format_of: Make, margin: Any) -> None:
     row = Row("f:3", {"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin})
     with pytest.raises(DataError, match="f:3: margin is "):

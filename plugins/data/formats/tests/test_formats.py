@@ -200,7 +200,7 @@ def test_sharegpt(format_of: Make) -> None:
     read = format_of("chat").read(row)
     assert [message.role for message in read.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert read.messages[2].tool_calls == ({"type": "function", "function": {"name": "f", "arguments": {"x": 1}}},)
-    assert read.tools == ({"name": "f"},)
+    assert read.tools == ({"type": "function", "function": {"name": "f"}},)
 
 
 def test_tables_fill_absent_keys_with_null(format_of: Make) -> None:

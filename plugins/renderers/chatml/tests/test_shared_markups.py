@@ -308,9 +308,17 @@ def test_what_it_cannot_say_is_an_error(tmp_path: Path, name: str, conversation:
 
 def test_hermes_refuses_a_type_without_name(tmp_path: Path) -> None:
     renderer = hermes.build(hermes.HermesOptions(), FakeContext(tmp_path, tokenizer=ByteTokenizer()))
-    function = {"name": "f", "description": "", "parameters": {"properties": {"a": {"type": ["string", "null"]}}}}
-    with pytest.raises(DataError, match=r"tools\[0\].*no name for the type.*null"):
+    function = {"name": "f", "description": "", "parameters": {"properties": {"a": {"type": ["string", "date"]}}}}
+    with pytest.raises(DataError, match=r"tools\[0\].*no name for the type.*date"):
         renderer.render(Conversation((A,), ({"function": function},)))
+
+
+def test_hermes_writes_a_union_with_null(tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer()
+    renderer = hermes.build(hermes.HermesOptions(), FakeContext(tmp_path, tokenizer=tokenizer))
+    function = {"name": "f", "description": "", "parameters": {"properties": {"a": {"type": ["string", "null"]}}}}
+    tokens = renderer.render(Conversation((A,), ({"function": function},))).tokens
+    assert "f(a: Union[str,None])" in tokenizer.decode(tokens)
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.examples import Conversation, Rendered, Side
 from finetooth_hooks.protocols import Tokenizer
 
-from finetooth_toolbox.rendering.prompts import text_opening
+from finetooth_toolbox.rendering.prompts import closed, encode_document
 
 NO_WORDS = "is empty"
 
@@ -39,8 +39,9 @@ def answer_tokens(
     """
     tokenizer = context.tokenizer
     if isinstance(prompt, str) and isinstance(answer, str):
-        end = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
-        tokens = [*text_opening(tokenizer), *tokenizer.encode(prompt + answer), *end]
+        tokens = list(encode_document(prompt + answer, tokenizer, context.markup))
+        if tokenizer.eos_id is not None and not closed(tokens, tokenizer.eos_id, context.markup):
+            tokens.append(tokenizer.eos_id)
     elif isinstance(prompt, str) or isinstance(answer, str):
         if prompt:
             raise DataError(
@@ -108,7 +109,7 @@ def step_tokens(
     """
     tokenizer = context.tokenizer
     if isinstance(prompt, str):
-        tokens = [*text_opening(tokenizer), *tokenizer.encode(prompt)]
+        tokens = list(encode_document(prompt, tokenizer, context.markup))
     else:
         tokens = list(context.renderer.prompt(prompt))
     ends = []

@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.rendering.markup import why_untrained
 from finetooth_toolbox.rows import images as row_images
 from finetooth_toolbox.rows.groups import kept_group
+from finetooth_toolbox.rows.noticing import Noticing
 from finetooth_toolbox.rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
 from finetooth_toolbox.rows.token_rows import TokenPortion, TokenRows, pack_about
 from finetooth_toolbox.rows.trained_roles import count_roles
@@ -33,7 +34,15 @@ def load_rendering(rendering: Rendering, context: Context) -> Render:
     row."""
     module, _, function = rendering.build.partition(":")
     built: Render = getattr(import_module(module), function)(rendering.options, context)
-    return partial(_refusing, built)
+    return partial(_watched, built, Noticing(context))
+
+
+def _watched(render: Render, noticing: Noticing, example: Example) -> Rendered:
+    """Tokens, with what there is to tell of the row."""
+    told = noticing.before(example)
+    rendered = _refusing(render, example)
+    told = (*rendered.notices, *told, *noticing.after(example, rendered))
+    return replace(rendered, notices=told) if told else rendered
 
 
 def _refusing(render: Render, example: Example) -> Rendered:
@@ -143,6 +152,8 @@ def render_rows(
             continue
         for remark in rendered.remarks:
             tally.remarks[remark] = tally.remarks.get(remark, 0) + 1
+        for notice in rendered.notices:
+            tally.notice(notice, id_)
         if rendered.left_out:
             tally.drop(rendered.left_out, id_)
             continue

@@ -20,9 +20,11 @@ def refuse_left_out(report: DataReport, setting: str) -> None:
         setting: what tells it so, `method.bad_rows`.
 
     Raises:
-        DataError: rows were left out for another reason than their length; names the first of them.
+        DataError: rows were left out for another reason than their length, and the recipe does not say itself that
+            they are (`data.format.unusable: drop`); names the first of them.
     """
-    found = {reason: count for reason, count in report.dropped.items() if reason not in BY_LENGTH}
+    passed = BY_LENGTH | set(report.settled)
+    found = {reason: count for reason, count in report.dropped.items() if reason not in passed}
     if not found:
         return
     named = {reason: ", ".join(report.dropped_ids.get(reason, ())) for reason in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from typing import Any
@@ -26,6 +26,12 @@ LENGTH_SHARES = 33
 """So many lengths stand for those of all data."""
 NO_MESSAGE = "no message"
 """Stands for the role of tokens that no message of a conversation holds, or where the renderer does not tell."""
+
+
+def _remember(ids: dict[str, list[str]], what: str, id_: str) -> None:
+    known = ids.setdefault(what, [])
+    if len(known) < SHOWN:
+        known.append(id_)
 
 
 @dataclass
@@ -50,6 +56,9 @@ class Tally:
         dropped_ids: the first few of them.
         settings: what decides about them, by reason, where a setting does.
         remarks: rows by what was remarked on them (`Rendered.remarks`).
+        noticed: rows by what may be wrong with them (`Rendered.notices`).
+        noticed_ids: the first few of them.
+        settled: reasons of `dropped` for which the recipe says so itself (`LeftOut.settled`).
         unusable: rows that cannot be rendered or train nothing.
         refused: rows too long where that is an error.
         notes: sentences for the user.
@@ -70,24 +79,33 @@ class Tally:
     dropped_ids: dict[str, list[str]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
+    noticed: dict[str, int] = field(default_factory=dict)
+    noticed_ids: dict[str, list[str]] = field(default_factory=dict)
+    settled: list[str] = field(default_factory=list)
     by_length: list[int] = field(default_factory=list)
     trained_by_role: dict[str, int] = field(default_factory=dict)
     unusable: Problems = field(default_factory=Problems)
     refused: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
 
-    def drop(self, reason: str, id_: str, setting: str = "") -> None:
+    def drop(self, reason: str, id_: str, setting: str = "", *, settled: bool = False) -> None:
         """Count a row that is left out.
 
         Args:
             setting: what decides about it; empty: the data alone.
+            settled: the recipe says itself that such rows are.
         """
         if setting:
             self.settings[reason] = setting
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        ids = self.dropped_ids.setdefault(reason, [])
-        if len(ids) < SHOWN:
-            ids.append(id_)
+        _remember(self.dropped_ids, reason, id_)
+        if settled and reason not in self.settled:
+            self.settled.append(reason)
+
+    def notice(self, text: str, id_: str) -> None:
+        """Count a row of which there is something to tell."""
+        self.noticed[text] = self.noticed.get(text, 0) + 1
+        _remember(self.noticed_ids, text, id_)
 
     def merge(self, later: Tally) -> None:
         """Take over what is known of the rows that follow."""
@@ -100,14 +118,17 @@ class Tally:
         for counts, more in (
             (self.dropped, later.dropped),
             (self.remarks, later.remarks),
+            (self.noticed, later.noticed),
             (self.trained_by_role, later.trained_by_role),
         ):
             for reason, count in more.items():
                 counts[reason] = counts.get(reason, 0) + count
         self.settings |= later.settings
-        for reason, ids in later.dropped_ids.items():
-            known = self.dropped_ids.setdefault(reason, [])
-            known += ids[: SHOWN - len(known)]
+        for ours, theirs in ((self.dropped_ids, later.dropped_ids), (self.noticed_ids, later.noticed_ids)):
+            for reason, ids in theirs.items():
+                known = ours.setdefault(reason, [])
+                known += ids[: SHOWN - len(known)]
+        self.settled += [reason for reason in later.settled if reason not in self.settled]
         self.unusable.merge(later.unusable)
         self.refused.merge(later.refused)
         self.notes += [note for note in later.notes if note not in self.notes]
@@ -155,8 +176,15 @@ class Tally:
             longest_id=self.longest_id,
             length_deviation=self.deviation,
             lengths=self.lengths,
-            notes=(*self._examples_note(), *self.notes),
+            notes=(*self._examples_note(), *self.notes, *self._notices()),
+            settled=tuple(self.settled),
         )
+
+    def _notices(self) -> Iterator[str]:
+        """What may be wrong with rows, with the first few of them."""
+        for text, count in self.noticed.items():
+            ids = ", ".join(self.noticed_ids[text])
+            yield f"{count:,} row{'s' if count != 1 else ''} ({ids}{', ...' if count > SHOWN else ''}): {text}"
 
     def _examples_note(self) -> tuple[str, ...]:
         """That rows gave several examples, or none."""

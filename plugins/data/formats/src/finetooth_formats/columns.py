@@ -136,11 +136,12 @@ def missing(row: Row, column: str, format_: str) -> DataError:
     return DataError(row.id, problem, action="set data.format with the names of its columns, or fix the row")
 
 
-def text(row: Row, column: str, format_: str, *, empty: bool = False) -> str:
+def text(row: Row, column: str, format_: str, *, empty: bool = False, answer: bool = False) -> str:
     """The text in a column.
 
     Args:
         empty: empty text is fine.
+        answer: blanks alone are nothing, too: they would train an answer that ends at once.
 
     Raises:
         DataError: the column is missing, null, no text, or empty.
@@ -152,6 +153,8 @@ def text(row: Row, column: str, format_: str, *, empty: bool = False) -> str:
         raise DataError(row.id, f"{column} is {kind(found)}, not text", action=f"write {column} as a string")
     if not empty and not found:
         raise DataError(row.id, f"{column} is empty", action="remove the row or fill it in")
+    if answer and not found.strip():
+        raise DataError(row.id, f"{column} is nothing but blanks", action="remove the row or fill it in")
     if problem := unspeakable(found):
         raise DataError(row.id, f"{column} {problem}", action="write the whole character, or remove the row")
     return found

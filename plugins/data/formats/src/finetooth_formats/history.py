@@ -30,6 +30,8 @@ def read_history(row: Row, column: str) -> tuple[Message, ...]:
         for k, (role, text) in enumerate(zip(("user", "assistant"), pair, strict=True)):
             if not isinstance(text, str) or not text:
                 raise _wrong(row, f"{column}[{i}][{k}] is {'empty' if text == '' else f'{kind(text)}, not text'}")
+            if role == "assistant" and not text.strip():
+                raise _wrong(row, f"{column}[{i}][{k}] is nothing but blanks")
             if problem := columns.unspeakable(text):
                 raise _wrong(row, f"{column}[{i}][{k}] {problem}")
             messages.append(Message(role, text))

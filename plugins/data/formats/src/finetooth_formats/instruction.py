@@ -65,7 +65,7 @@ class Instruction:
         if columns.present(row.values, options.input):
             given = columns.text(row, options.input, "instruction", empty=True)
             ask = f"{ask}\n\n{given}" if given else ask
-        answer = columns.text(row, options.output, "instruction")
+        answer = columns.text(row, options.output, "instruction", answer=True)
         said = columns.optional_text(row, options.system_column, "instruction") or options.system
         system = (Message("system", said),) if said else ()
         before = read_history(row, options.history)

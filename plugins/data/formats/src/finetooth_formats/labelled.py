@@ -10,11 +10,11 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, LeftOut, Side
 
 from finetooth_formats import columns
-from finetooth_formats.columns import kind
+from finetooth_formats.columns import kind, shown
 from finetooth_formats.images import RowImages
 from finetooth_formats.message_options import MessageOptions
 from finetooth_formats.messages import MessageReader
-from finetooth_formats.sides import SideReader, finite
+from finetooth_formats.sides import SideReader, finite, spelled
 from finetooth_formats.unusable import NO_PROMPT, Policy, answer_problem, left_out, no_prompt
 
 
@@ -78,16 +78,18 @@ class LabelledFormat:
             raise DataError(
                 row.id, "it has images, and labelled answers with images cannot be read", action="remove it"
             )
-        label = columns.value(row.values, given.label)
+        label = spelled(found := columns.value(row.values, given.label))
         if label is None:
-            raise columns.missing(row, given.label, "labelled")
+            raise self._missing(row, found)
         if not isinstance(label, bool):
             if not isinstance(label, int | float):
-                raise DataError(
-                    row.id, f"{given.label} is {kind(label)}, not true, false or a number", action="fix the row"
-                )
+                what = f"text ({shown(label)})" if isinstance(label, str) else kind(label)
+                raise DataError(row.id, f"{given.label} is {what}, not true, false or a number", action="fix the row")
             label = finite(row, given.label, label)
             label = label if given.threshold is None else label >= given.threshold
+        if isinstance(found, str):
+            said = f"{given.label} is text in {row.id} and maybe other rows"
+            self._reader.once("text label", f"{said}; its words are read as true, false or numbers")
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
         prompt: Side = ""
         if given.prompt:
@@ -96,7 +98,13 @@ class LabelledFormat:
         else:
             answer = self._sides.text(row, given.completion)
         if problem := NO_PROMPT if no_prompt(prompt) else answer_problem(answer, given.completion):
-            return left_out(row, problem, given.unusable)
+            return left_out(row, problem, given)
         if not isinstance(prompt, str):
             prompt = self._sides.with_system(row, given.system_column, prompt)
         return Labelled(prompt, answer, label, tools)
+
+    def _missing(self, row: Row, found: Any) -> DataError:
+        """The error for a label that is not there, or blank text."""
+        if isinstance(found, str):
+            return DataError(row.id, f"{self._options.label} is empty", action="remove the row or fill it in")
+        return columns.missing(row, self._options.label, "labelled")

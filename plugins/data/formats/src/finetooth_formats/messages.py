@@ -9,6 +9,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Message
 from finetooth_hooks.examples import ROLES, Placed
+from finetooth_toolbox.rendering.tool_schemas import is_bare, wrapped
 from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
@@ -182,15 +183,24 @@ class MessageReader:
             self._images = None
 
     def tools(self, where: str, value: Any) -> tuple[Mapping[str, Any], ...]:
-        """Tool schemas: a list of objects, or the same as JSON text.
+        """Tool schemas: a list of objects, or the same as JSON text. Those without the level `function` are given it,
+        with a note.
 
         Raises:
             DataError: neither.
         """
         try:
-            return read_tools(value)
+            tools = read_tools(value)
         except ToolProblem as problem:
             raise DataError(where, str(problem), action="write tools as a list of function schemas") from problem
+        if not any(map(is_bare, tools)):
+            return tools
+        self.once(
+            "bare tools",
+            f"tools of {where}, and maybe of other rows, stand there without the level 'function': they are read as "
+            '{"type": "function", "function": {...}}, as models know them',
+        )
+        return tuple(wrapped(tool) if is_bare(tool) else tool for tool in tools)
 
     def once(self, topic: str, text: str) -> None:
         """Note something that may be so in many rows."""
@@ -258,6 +268,9 @@ class MessageReader:
         content = self._content(f"{path}.{keys.content}", item, keys.content, problems, optional=optional)
         content = self._apply_ranges(path, item, content, problems)
         reasoning = self._reasoning(path, item, keys, problems)
+        said = content.text.strip() or content.images or reasoning.text.strip()
+        if content.text and not said and role == "assistant" and not optional and train is not False:
+            problems.append(f"{path}.{keys.content} is nothing but blanks: the answer would end at once")
         if self._split_thinking and role == "assistant" and not reasoning.text:
             reasoning, content = split_thought(content)
         return Message(

@@ -131,7 +131,7 @@ class Preference:
         ):
             chosen, rejected = self._side(row, given.chosen), self._side(row, given.rejected)
             margin, problem = self._margin(row)
-            made = left_out(row, problem, given.unusable) if problem else self._pair(row, chosen, rejected, margin)
+            made = left_out(row, problem, given) if problem else self._pair(row, chosen, rejected, margin)
             return self._unpaired([made])
         return self._unpaired(list(self._pairs_by_rank(row, *judged)))
 
@@ -155,7 +155,7 @@ class Preference:
         for two in ranked.ranked_pairs(numbers, order, given.pairs):
             if not two.margin:
                 best_worst = given.pairs == "best-worst"
-                yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, given.unusable)
+                yield left_out(row, ranked.NO_BETTER if best_worst else ranked.TIE, given)
                 continue
             yield self._pair(row, read[two.better], read[two.worse], two.margin if margin is None else margin)
 
@@ -163,7 +163,7 @@ class Preference:
         """The two answers without the prompt, and the prompt."""
         given = self._options
         if chosen == rejected:
-            return left_out(row, SAME, given.unusable)
+            return left_out(row, SAME, given)
         column = self._prompt(row.values)
         if column:
             prompt = self._side(row, column, "user")
@@ -172,12 +172,12 @@ class Preference:
             prompt, chosen, rejected = _shared_prompt(chosen, rejected)
             if not prompt:
                 reason = f"{given.chosen} and {given.rejected} have no prompt in common"
-                return left_out(row, reason, given.unusable, f"add a column {self._prompts[0]!r}, or remove the row")
+                return left_out(row, reason, given, f"add a column {self._prompts[0]!r}, or remove the row")
         problem = answer_problem(chosen, "chosen") or answer_problem(rejected, "rejected")
         if no_prompt(prompt):
             problem = NO_PROMPT
         if problem:
-            return left_out(row, problem, given.unusable)
+            return left_out(row, problem, given)
         if isinstance(prompt, str):
             return Pair(prompt, chosen, rejected, margin)
         tools = self._reader.tools(row.id, columns.value(row.values, given.tools))

@@ -93,7 +93,7 @@ class PromptCompletionFormat:
         if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple):
             return self._conversation(row, pair)
         ask = columns.text(row, pair[0], "prompt_completion")
-        answer = columns.text(row, pair[1], "prompt_completion")
+        answer = columns.text(row, pair[1], "prompt_completion", answer=True)
         if self._options.style == "raw":
             return PromptCompletion(ask, answer)
         system = self._system(row)

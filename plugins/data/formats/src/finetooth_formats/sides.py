@@ -18,6 +18,9 @@ SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TURN = re.compile(r"\n\n(Human|Assistant):")
 """How a turn begins in transcripts of the hh-rlhf kind."""
 
+TRUTHS = {"true": True, "false": False}
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
 Messages = tuple[Message, ...]
 
 
@@ -124,13 +127,26 @@ def common_text(first: str, second: str) -> int:
     return next((i for i in range(min(end, most - 1), 0, -1) if first[i].isspace() and second[i].isspace()), 0)
 
 
+def spelled(value: Any) -> Any:
+    """A number, or true or false, that stands there as text, as everything in a CSV file does; blank text is null. All
+    else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.lower() in TRUTHS:
+        return TRUTHS[text.lower()]
+    if not text:
+        return None
+    return float(text) if NUMBER.fullmatch(text) else value
+
+
 def number(row: Row, column: str) -> float | None:
-    """A finite number, or None where the column is missing or null.
+    """A finite number, or None where the column is missing or null. It may be spelled in text.
 
     Raises:
         DataError: something else.
     """
-    value = columns.value(row.values, column)
+    value = spelled(columns.value(row.values, column))
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

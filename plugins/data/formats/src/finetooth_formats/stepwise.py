@@ -69,7 +69,7 @@ class StepwiseFormat:
         prompt = self._sides.messages(row, given.prompt, "user")
         problem = graded_steps.NO_STEP if _is_empty(row, given.completions) else ""
         if problem := NO_PROMPT if no_prompt(prompt) else problem:
-            return left_out(row, problem, given.unusable)
+            return left_out(row, problem, given)
         steps = self._list(row, given.completions, "texts", lambda value: isinstance(value, str) and value != "")
         labels = self._list(row, given.labels, "true, false or numbers", lambda value: isinstance(value, int | float))
         if len(steps) != len(labels):
@@ -79,7 +79,7 @@ class StepwiseFormat:
                     f"{len(steps)} steps in {given.completions}, {len(labels)} in {given.labels}",
                     action="give every step one label",
                 )
-            return left_out(row, OTHER_COUNT, given.unusable)
+            return left_out(row, OTHER_COUNT, given)
         for i, step in enumerate(steps):
             if problem := columns.unspeakable(step):
                 raise DataError(row.id, f"{given.completions}[{i}] {problem}", action="write the whole character")
@@ -96,7 +96,7 @@ class StepwiseFormat:
         graded = graded_steps.read(row, given.neutral == "good", once, None if given.alternatives else once)
         prompt = self._sides.messages(row, graded.prompt, "user")
         if problem := NO_PROMPT if no_prompt(prompt) else graded.problem * (not graded.others):
-            return left_out(row, problem, given.unusable)
+            return left_out(row, problem, given)
         whole = [Stepwise(prompt, graded.steps, graded.labels)] if graded.steps else []
         others = [Stepwise(prompt, steps, (*[None] * (len(steps) - 1), label)) for steps, label in graded.others]
         found = [*whole, *others]

@@ -27,14 +27,14 @@ class TextOptions(AliasedOptions):
 
 def build(options: TextOptions, context: Context) -> TextFormat:
     options.tell(context)
-    return TextFormat(options.column, options.unusable)
+    return TextFormat(options)
 
 
 class TextFormat:
     """Rows with one column of text."""
 
-    def __init__(self, column: str = "text", unusable: Policy = "drop") -> None:
-        self._column, self._unusable = column, unusable
+    def __init__(self, options: TextOptions) -> None:
+        self._options, self._column = options, options.column
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         found = isinstance(columns.value(values, self._column), str) and columns.shape(values) in (
@@ -49,4 +49,4 @@ class TextFormat:
             DataError: the column is missing, no text, or, with `unusable: raise`, empty.
         """
         text = columns.text(row, self._column, "text", empty=True)
-        return Text(text) if text else left_out(row, f"{self._column} is empty", self._unusable)
+        return Text(text) if text else left_out(row, f"{self._column} is empty", self._options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.examples import LeftOut, Message
@@ -14,18 +14,28 @@ Policy = Literal["drop", "raise"]
 NO_PROMPT = "the prompt is empty"
 
 
-def left_out(row: Row, reason: str, policy: Policy, action: str = "remove the row") -> LeftOut:
+class Judging(Protocol):
+    """Options that say what becomes of such a row."""
+
+    @property
+    def unusable(self) -> Policy: ...
+    @property
+    def model_fields_set(self) -> set[str]: ...
+
+
+def left_out(row: Row, reason: str, options: Judging, action: str = "remove the row") -> LeftOut:
     """In place of an example.
 
     Args:
         reason: the same words for every such row.
+        options: `drop` that the recipe says itself holds for methods that refuse such rows, too.
 
     Raises:
-        DataError: the policy is `raise`.
+        DataError: `unusable` is `raise`.
     """
-    if policy == "raise":
+    if options.unusable == "raise":
         raise DataError(row.id, reason, action=action)
-    return LeftOut(reason)
+    return LeftOut(reason, settled="unusable" in options.model_fields_set)
 
 
 def says_nothing(message: Message) -> bool:

@@ -1,4 +1,4 @@
-"""The GLM family and the markup of GLM-4.5 and 4.6."""
+"""The GLM family and the markups of GLM-4.5 to 4.7."""
 
 from __future__ import annotations
 
@@ -23,4 +23,9 @@ def ft_renderers() -> Iterator[Renderer]:
         name="glm4_moe",
         build="finetooth_glm.renderer:build",
         summary="[gMASK]<sop><|user|> ... <|assistant|> ...: GLM-4.5 and 4.6",
+    )
+    yield Renderer(
+        name="glm4_7",
+        build="finetooth_glm.renderer:build_4_7",
+        summary="[gMASK]<sop><|user|>...<|assistant|><think>...: GLM-4.7 and 4.7-Flash",
     )

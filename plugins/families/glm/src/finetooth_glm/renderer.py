@@ -1,4 +1,4 @@
-"""The renderer `glm4_moe`.
+"""The renderers `glm4_moe` and `glm4_7`.
 
     [gMASK]<sop><|system|>
     You are ...<|user|>
@@ -9,7 +9,8 @@
 A message ends where the next one begins: a model stops with `<|user|>` when it has answered, and with `<|observation|>`
 when it waits for a tool. A trained message trains its think block, its content, its calls and that token. Behind the
 last answer of a conversation the models' own template writes nothing, so that its end could not train; here the token
-stands there, unless `close` is off.
+stands there, unless `close` is off. GLM-4.7 writes the same without the line feeds, and opens the think block in the
+prompt.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Rendered, TrainOn
+from finetooth_hooks.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.rendering.chat_templates import foreign_template
 from finetooth_toolbox.rendering.page import Page
 from finetooth_toolbox.rendering.tool_calls import call_of, function_call
 from finetooth_toolbox.rendering.turns import TurnRenderer, json_text, trimmed
@@ -37,17 +39,56 @@ RESPONSE, RESPONSE_END = "<tool_response>", "</tool_response>"
 NO_THINKING = "/nothink"
 OPENERS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": OBSERVATION}
 
-_TOOLS = (
+TOOLS_BEFORE = (
     "\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n",
-    "</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n"
-    f"{CALL}{{function-name}}\n{KEY}{{arg-key-1}}{KEY_END}\n{VALUE}{{arg-value-1}}{VALUE_END}\n"
-    f"{KEY}{{arg-key-2}}{KEY_END}\n{VALUE}{{arg-value-2}}{VALUE_END}\n...\n{CALL_END}",
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
 )
-"""What stands before the schemas of tools and behind them."""
+TOOLS_AFTER = (
+    "</tools>\n\nFor each function call, output the function name and arguments within the following XML format:\n"
+)
 
-_ARGUMENT = re.compile(f"{KEY}(.*?){KEY_END}\n{VALUE}(.*?){VALUE_END}\n", re.DOTALL)
-_CALL = re.compile(f"\n?{CALL}([^\n<]+)\n((?:{_ARGUMENT.pattern})*?){CALL_END}", re.DOTALL)
+
+R = TypeVar("R", bound="GLM4Moe")
+
+
+class Calls:
+    """How calls are written and read.
+
+    Args:
+        feed: what stands between the tags.
+    """
+
+    def __init__(self, feed: str) -> None:
+        self.feed = feed
+        self.argument = re.compile(f"{KEY}(.*?){KEY_END}{feed}{VALUE}(.*?){VALUE_END}{feed}", re.DOTALL)
+        opening = f"{feed}?" if feed else ""
+        pattern = f"{opening}{CALL}([^\n<]+){feed}((?:{self.argument.pattern})*?){CALL_END}"
+        self.call = re.compile(pattern, re.DOTALL)
+
+    @property
+    def example(self) -> str:
+        """How the system message shows a call."""
+        pairs = (f"{KEY}{{arg-key-{i}}}{KEY_END}{self.feed}{VALUE}{{arg-value-{i}}}{VALUE_END}" for i in (1, 2))
+        return self.feed.join([f"{CALL}{{function-name}}", *pairs, "...", CALL_END])
+
+    def reads_back(self, name: str, arguments: Sequence[tuple[str, str]]) -> bool:
+        """A call with these texts is read as they are."""
+        feed = self.feed
+        text = "".join(f"{KEY}{key}{KEY_END}{feed}{VALUE}{value}{VALUE_END}{feed}" for key, value in arguments)
+        found = self.call.fullmatch(f"{CALL}{name}{feed}{text}{CALL_END}")
+        tagged = any(CALL in part for part in (name, *(said for pair in arguments for said in pair)))
+        read = found is not None and found[1] == name and self.argument.findall(found[2]) == [*arguments]
+        return read and not tagged
+
+    def before(self, text: str, end: int) -> tuple[int, Mapping[str, Any]] | None:
+        """The call that ends at a character, and where it begins."""
+        begin = text.rfind(CALL, 0, end)
+        begin -= bool(self.feed) and text[:begin].endswith(self.feed) if begin > 0 else 0
+        found = self.call.fullmatch(text, begin, end) if begin >= 0 else None
+        if found is None:
+            return None
+        arguments = {key: _value(value) for key, value in self.argument.findall(found[2])}
+        return begin, call_of(found[1], arguments)
 
 
 class GLMOptions(Options):
@@ -61,12 +102,40 @@ class GLMOptions(Options):
     """Write the token with which the model stops behind the last answer of a conversation."""
 
 
+class GLM47Options(GLMOptions):
+    """Options of `glm4_7`."""
+
+    thinking: bool = False
+    """Whether the prompt for an answer opens a think block (`<think>`) or has closed it (`</think>`), as with the
+    template's `enable_thinking`. An answer without reasoning is written as one to the second, an answer with reasoning
+    is refused there: it would never be asked for."""
+
+
 def build(options: GLMOptions, context: Context) -> GLM4Moe:
     """
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
-    return GLM4Moe(context.tokenizer, options)
+    return _noted(GLM4Moe(context.tokenizer, options), options, context)
+
+
+def build_4_7(options: GLM47Options, context: Context) -> GLM47:
+    """
+    Raises:
+        RecipeError: the tokenizer has no GLM tokens.
+    """
+    return _noted(GLM47(context.tokenizer, options), options, context)
+
+
+def _noted(renderer: R, options: GLMOptions, context: Context) -> R:
+    """The renderer; a note if the model's own template says something else, since a config does not tell GLM-4.6 from
+    4.7. The template writes no token behind the last answer."""
+    tokenizer = context.tokenizer
+    as_theirs = type(renderer)(tokenizer, options.model_copy(update={"close": False}))
+    variables = {} if options.thinking else {"enable_thinking": False}
+    if difference := foreign_template(as_theirs, renderer.name, tokenizer, **variables):
+        context.note(f"{difference}; GLM-4.5 and 4.6 speak as glm4_moe, GLM-4.7 as glm4_7")
+    return renderer
 
 
 class GLM4Moe(TurnRenderer):
@@ -93,6 +162,9 @@ class GLM4Moe(TurnRenderer):
         NO_THINKING,
     )  # fmt: skip
     stops = (USER, OBSERVATION, DOCUMENT_END)
+    calls = Calls("\n")
+    silence = NO_THINKING
+    """Behind a question, where the model is not to think."""
 
     def __init__(self, tokenizer: Tokenizer, options: GLMOptions) -> None:
         super().__init__(tokenizer)
@@ -117,12 +189,13 @@ class GLM4Moe(TurnRenderer):
         """
         messages = conversation.messages
         page.markup(MASK + OPENING)
+        feed = self.calls.feed
         if conversation.tools:
-            page.markup(SYSTEM + _TOOLS[0])
+            page.markup(SYSTEM + TOOLS_BEFORE)
             for tool in conversation.tools:
                 page.say(json_text(tool))
                 page.markup("\n")
-            page.markup(_TOOLS[1])
+            page.markup(TOOLS_AFTER + self.calls.example)
         last = _last_question(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if message.role not in OPENERS:
@@ -136,16 +209,16 @@ class GLM4Moe(TurnRenderer):
             if message.role == "assistant":
                 self._answer(page, message, trains, self._thinks(i, last), f"messages[{i}]")
             elif message.role == "tool":
-                page.markup(f"\n{RESPONSE}\n")
+                page.markup(f"{feed}{RESPONSE}{feed}")
                 page.say(message.content, trains, message.weights)
-                page.markup(f"\n{RESPONSE_END}", trains)
+                page.markup(f"{feed}{RESPONSE_END}", trains)
             else:
-                page.markup("\n")
+                page.markup(feed)
                 page.say(message.content, trains, message.weights)
-                silent = message.role == "user" and not self._options.thinking
-                page.markup(NO_THINKING if silent and not message.content.endswith(NO_THINKING) else "")
+                silent = message.role == "user" and not self._options.thinking and self.silence
+                page.markup(self.silence if silent and not message.content.endswith(self.silence) else "")
         if ask:
-            page.markup(ASSISTANT + ("" if self._options.thinking else f"\n{THINK}{THOUGHT}"))
+            page.markup(ASSISTANT + self._asks())
         elif self._options.close and messages and messages[-1].role == "assistant":
             page.markup(OBSERVATION if messages[-1].tool_calls else USER, trained[-1])
 
@@ -156,10 +229,14 @@ class GLM4Moe(TurnRenderer):
             reasoning, _, text = rest.removeprefix(THINK).partition(THOUGHT)
         at = len(text)
         calls: list[Mapping[str, Any]] = []
-        while found := _call_before(text, at):
+        while found := self.calls.before(text, at):
             at, call = found
             calls.insert(0, call)
         return Message("assistant", text[:at].strip(), reasoning=reasoning.strip(), tool_calls=tuple(calls))
+
+    def _asks(self) -> str:
+        """What the prompt says behind the token that opens an answer."""
+        return "" if self._options.thinking else f"\n{THINK}{THOUGHT}"
 
     def _thinks(self, i: int, last: int) -> bool:
         return i > last or self._options.keep_reasoning
@@ -176,17 +253,30 @@ class GLM4Moe(TurnRenderer):
         weights = message.reasoning_weights if message.reasoning else message.weights
         if thinks and own and not self._options.thinking:
             raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
+        self._block(page, (said, weights, (start, stop)), trains, thinks, own)
+        if begin < end:
+            page.markup(self.calls.feed, trains)
+            page.say(message.content, trains, message.weights, cut=(begin, end))
+        for call in message.tool_calls:
+            self._call(page, call, trains, where)
+
+    def _block(self, page: Page, thought: Thought, trains: bool, thinks: bool, own: bool) -> None:
+        """The think block.
+
+        Args:
+            thinks: reasoning is written.
+            own: the answer has some.
+        """
         # the block of an answer whose reasoning is left out is not what a model should say
         block = trains and self._options.thinking and (thinks or not own)
         page.markup(f"\n{THINK}", block)
         if thinks:
-            page.say(said, trains, weights, cut=(start, stop))
+            self._say_thought(page, thought, trains)
         page.markup(THOUGHT, block)
-        if begin < end:
-            page.markup("\n", trains)
-            page.say(message.content, trains, message.weights, cut=(begin, end))
-        for call in message.tool_calls:
-            self._call(page, call, trains, where)
+
+    def _say_thought(self, page: Page, thought: Thought, trains: bool) -> None:
+        said, weights, cut = thought
+        page.say(said, trains, weights, cut=cut)
 
     def _call(self, page: Page, call: Mapping[str, Any], trains: bool, where: str) -> None:
         """
@@ -195,19 +285,51 @@ class GLM4Moe(TurnRenderer):
         """
         name, arguments = function_call(call, where)
         said = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
-        if not _reads_back(name, said):
+        if not self.calls.reads_back(name, said):
             spelled = f"{name} with {dict(arguments)!r:.80}"
             raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
-        page.markup(f"\n{CALL}", trains)
+        feed = self.calls.feed
+        page.markup(f"{feed}{CALL}", trains)
         page.say(name, trains)
-        page.markup("\n", trains)
+        page.markup(feed, trains)
         for key, value in said:
             page.markup(KEY, trains)
             page.say(key, trains)
-            page.markup(f"{KEY_END}\n{VALUE}", trains)
+            page.markup(f"{KEY_END}{feed}{VALUE}", trains)
             page.say(value, trains)
-            page.markup(f"{VALUE_END}\n", trains)
+            page.markup(f"{VALUE_END}{feed}", trains)
         page.markup(CALL_END, trains)
+
+
+class GLM47(GLM4Moe):
+    """GLM-4.7 and GLM-4.7-Flash.
+
+    Normalisation: as `GLM4Moe`. The prompt opens the think block, or has closed it if `thinking` is off, so neither
+    trains: of an answer with reasoning, the reasoning and `</think>` do, of one without only what follows `</think>`.
+    """
+
+    name = "glm4_7"
+    calls = Calls("")
+    silence = ""
+
+    def read(self, text: str) -> Message:
+        if self._options.thinking and not text.startswith(THINK):
+            text = THINK + text  # the prompt has opened it
+        return super().read(text)
+
+    def _asks(self) -> str:
+        return THINK if self._options.thinking else THOUGHT
+
+    def _block(self, page: Page, thought: Thought, trains: bool, thinks: bool, own: bool) -> None:
+        says = thinks and thought[2][0] < thought[2][1]
+        if says:
+            page.markup(THINK)
+            self._say_thought(page, thought, trains)
+        page.markup(THOUGHT, trains and says)
+
+
+Thought = tuple[str, Sequence[Weighted], tuple[int, int]]
+"""A text with reasoning in it, what its characters weigh, and where in it the reasoning stands."""
 
 
 def _last_question(messages: Sequence[Message]) -> int:
@@ -238,25 +360,6 @@ def _loses(message: Message) -> bool:
         return False
     before = content[: content.index(THOUGHT)]
     return content.count(THOUGHT) > 1 or bool(before[: max(before.rfind(THINK), 0)].strip())
-
-
-def _reads_back(name: str, arguments: Sequence[tuple[str, str]]) -> bool:
-    """A call with these texts is read as they are."""
-    text = "".join(f"{KEY}{key}{KEY_END}\n{VALUE}{value}{VALUE_END}\n" for key, value in arguments)
-    found = _CALL.fullmatch(f"{CALL}{name}\n{text}{CALL_END}")
-    tagged = any(CALL in part for part in (name, *(said for pair in arguments for said in pair)))
-    return found is not None and not tagged and found[1] == name and _ARGUMENT.findall(found[2]) == [*arguments]
-
-
-def _call_before(text: str, end: int) -> tuple[int, Mapping[str, Any]] | None:
-    """The call that ends at a character, and where it begins."""
-    begin = text.rfind(CALL, 0, end)
-    begin -= text[:begin].endswith("\n") if begin > 0 else 0
-    found = _CALL.fullmatch(text, begin, end) if begin >= 0 else None
-    if found is None:
-        return None
-    arguments = {key: _value(value) for key, value in _ARGUMENT.findall(found[2])}
-    return begin, call_of(found[1], arguments)
 
 
 def _value(text: str) -> Any:

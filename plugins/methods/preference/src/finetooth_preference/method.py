@@ -81,13 +81,15 @@ def _options_of(pick: Pick) -> dict[str, Any]:
 
 
 class PairMethod(BatchedMethod):
-    """One optimizer step for each batch of pairs; `train.batch_size` counts pairs.
+    """One optimizer step for each batch of pairs; `train.batch_size` counts pairs. `data` are their answers.
 
     Args:
         reference: that the losses read, if they read one.
         bad_rows: see `RowOptions`.
         margins: every row must say its margin.
     """
+
+    noun = "answer"
 
     def __init__(
         self, context: Context, loss: LossSpec, reference: ReferenceOptions, bad_rows: str, *, margins: bool = False
@@ -115,7 +117,7 @@ class PairMethod(BatchedMethod):
         if self._refuses:
             refuse_left_out(preparation.report, "method.bad_rows")
         self._pairs = PairData(preparation.data)
-        batches = self.begin_count(len(self._pairs))
+        batches = self.begin(preparation.data, of_row=2)
         report = report_of(preparation.report, len(self._pairs))
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 

@@ -15,7 +15,7 @@ from finetooth_hooks import Conversation, DataError, Example, Message, PromptCom
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Labelled, Pair, Side, images_of
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import render_completion, text_opening
+from finetooth_toolbox.rendering.prompts import encode_document, render_completion
 
 SAME = "chosen and rejected are the same"
 NO_PROMPT = "it has no prompt"
@@ -132,9 +132,9 @@ class Answers:
         return self._chat(prompt, answer, tuple(tools), name)
 
     def _text(self, prompt: str, answer: str, name: str) -> Rendered:
-        tokenizer = self.context.tokenizer
-        rendered = render_completion(PromptCompletion(prompt, answer), tokenizer)
-        asked = (*text_opening(tokenizer), *tokenizer.encode(prompt))
+        tokenizer, markup = self.context.tokenizer, self.context.markup
+        rendered = render_completion(PromptCompletion(prompt, answer), tokenizer, markup=markup)
+        asked = encode_document(prompt, tokenizer, markup)
         if rendered.tokens[: len(asked)] != asked:
             raise DataError("", f"the prompt and {name} share a token", action=TEXT_ACTION)
         return rendered

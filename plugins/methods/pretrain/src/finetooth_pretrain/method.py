@@ -64,6 +64,13 @@ class Pretrain(BatchedMethod):
         rendering = Rendering(RENDER, {"separator": self._options.separator})
         preparation = self._context.prepare("train", rendering, None)  # no document is too long
         documents, tokens = preparation.report.used, preparation.data.token_count
+        excess = self._context.train.excess_length
+        if excess != "drop":
+            self._context.note(
+                f"train.excess_length: {excess} decides nothing here: method pretrain cuts documents in windows of "
+                "train.max_length, so none is too long",
+                topic="pretrain: excess_length",
+            )
         data = Windows(preparation.data, length, isolate=self._options.isolate_documents)
         if not data:
             raise DataError(

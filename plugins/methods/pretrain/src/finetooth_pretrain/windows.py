@@ -12,7 +12,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments
 from finetooth_hooks.preparation import PreparedRows, Render
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.rendering.prompts import text_opening
+from finetooth_toolbox.rendering.prompts import closed, encode_document
 from finetooth_toolbox.rows.lazy import LazySequence
 from numpy.typing import NDArray
 
@@ -48,13 +48,12 @@ def separator_id(tokenizer: Tokenizer, separator: str) -> int:
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
     """Tokens of a document: a beginning-of-text token if the tokenizer puts one before every text, the text, the
-    separator.
+    separator. With `data.markup: special` a text may spell either itself.
 
     Args:
         options: `separator`, as in `PretrainOptions`.
     """
-    tokenizer = context.tokenizer
-    opening = text_opening(tokenizer)
+    tokenizer, markup = context.tokenizer, context.markup
     separator = separator_id(tokenizer, options["separator"])
 
     def render(example: Example) -> Rendered:
@@ -67,7 +66,9 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             )
         if not example.text:
             raise DataError("", "the text is empty", action="remove the row")
-        tokens = (*opening, *tokenizer.encode(example.text), separator)
+        tokens = encode_document(example.text, tokenizer, markup)
+        if not closed(tokens, separator, markup):
+            tokens = (*tokens, separator)
         return Rendered(tokens, (1.0,) * len(tokens))
 
     return render

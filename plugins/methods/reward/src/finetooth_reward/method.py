@@ -58,6 +58,7 @@ class Rm(BatchedMethod):
                 action="set it there: method.loss: {name: bradley_terry, center_rewards_coefficient: ...}",
             )
         super().__init__(context, context.loss(pick, setting="method.loss"))
+        self.noun = "answer" if self._kind == "pairs" else "row"
         self._health = Health(context, calmer="train fewer epochs, or set method.center_rewards_coefficient")
 
     def prepare(self) -> Prepared:

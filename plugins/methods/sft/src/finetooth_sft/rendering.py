@@ -11,6 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, Text, TrainOn
 from finetooth_hooks.preparation import Render
 from finetooth_toolbox.rendering.markup import trained_messages
+from finetooth_toolbox.rendering.plain_markup import PlainMarkup
 from finetooth_toolbox.rendering.prompts import render_completion, render_segments
 
 TRAILING = "ends with a message that is not the assistant's"
@@ -31,15 +32,23 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             remarks = _remarks(example, train_on)
             return replace(rendered, remarks=(*rendered.remarks, *remarks)) if remarks else rendered
         if isinstance(example, PromptCompletion):
-            return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
+            return render_completion(example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup)
         if isinstance(example, Segments):
             return render_segments(example, context.tokenizer)
-        raise _refusal(example)
+        raise _refusal(example, context)
 
     return render
 
 
-def _refusal(example: Example) -> DataError:
+def _refusal(example: Example, context: Context) -> DataError:
+    if isinstance(example, Text) and (spelled := PlainMarkup(context.tokenizer).first(example.text)):
+        return DataError(
+            "",
+            f"the row is a text of rendered chat markup ({spelled}), and method sft learns from conversations or "
+            "prompts with completions",
+            action="give the `messages` that it was made of, or `segments` that say what trains; method: pretrain with "
+            "data.markup: special trains all of it",
+        )
     if isinstance(example, Text):
         return DataError(
             "",

@@ -132,7 +132,6 @@ def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
     pass over the memory, without temporaries; else all tensors of a group at once."""
     import torch
 
-
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         devices = {p.device.type for group in groups for p in group["params"]}
         how: dict[str, Any] = {"fused": True} if devices <= ONE_PASS else {"foreach": True}

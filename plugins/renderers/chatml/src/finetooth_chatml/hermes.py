@@ -34,7 +34,7 @@ from finetooth_chatml.renderer import DOCUMENT_END, END, START
 
 CALL, CALL_END, RESULT, RESULT_END = "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"
 ROLES = ("system", "user", "assistant", "tool")
-TYPES = {"string": "str", "number": "float", "integer": "int", "boolean": "bool"}
+TYPES = {"string": "str", "number": "float", "integer": "int", "boolean": "bool", "null": "None"}
 
 BEFORE = (
     "You are a function calling AI model. You are provided with function signatures within <tools></tools> XML tags. "

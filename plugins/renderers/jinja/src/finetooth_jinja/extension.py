@@ -13,7 +13,7 @@ from finetooth_toolbox.rendering.tool_calls import call_of
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
-_TOOL = {
+TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
@@ -43,9 +43,9 @@ GROWING: tuple[Conversation, ...] = (
     Conversation(THOUGHT),
     Conversation(ALOUD),
     Conversation(BLANKS),
-    Conversation(PLAIN, (_TOOL,)),
-    Conversation(TOOLS, (_TOOL,)),
-    Conversation((SYSTEM, *THOUGHT_TOOLS), (_TOOL,)),
+    Conversation(PLAIN, (TOOL,)),
+    Conversation(TOOLS, (TOOL,)),
+    Conversation((SYSTEM, *THOUGHT_TOOLS), (TOOL,)),
 )
 """Conversations with several answers; the first has to render, the others count where they do."""
 

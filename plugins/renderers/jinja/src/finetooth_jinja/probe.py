@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.encoding import Encoder
+from finetooth_toolbox.rendering.encoding import Encoded, Encoder
 
+from finetooth_jinja.extension import TOOL, TOOLS
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
@@ -24,9 +28,11 @@ class Habits:
     """How a template ends and pads an answer.
 
     Attributes:
-        stop_ids: special tokens that follow an answer, in the middle and at the end of a conversation.
-        before: blanks between the prompt and the answer.
-        after: blanks between the answer and the token that ends it.
+        stop_ids: special tokens that end an answer, in the middle and at the end of a conversation: the first behind
+            it, or the tokenizer's end-of-text token where every turn goes on to that (Command R7B closes an answer with
+            `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`).
+        before: what stands between the prompt and the answer, if that is blanks and special tokens.
+        after: likewise between the answer and the token that ends it.
         leads_on: a conversation begins with the prompt that asks for its last answer; else a model is asked in
             another way than it is trained.
         thinks: the prompt opens a think block, so an answer begins inside it.
@@ -39,25 +45,92 @@ class Habits:
     thinks: bool = False
 
 
-def habits(shaper: Shaper, encoder: Encoder) -> Habits:
-    """Render and look; a template that cannot render the probe shows no habits."""
+def habits(shaper: Shaper, encoder: Encoder, eos_id: int | None) -> Habits:
+    """Render and look; a template that cannot render the probe shows no habits.
+
+    Args:
+        eos_id: the tokenizer's end-of-text token, which most models end a turn with.
+    """
     try:
         text = shaper.render(MESSAGES).text
         prompt = shaper.render(MESSAGES[:3], prompt=True).text
     except TemplateRefused:
         return Habits()
     encoded = encoder.encode(text)
-    stops: list[int] = []
+    middle, last = (_closing(text, text.find(answer) + len(answer), encoded, eos_id) for answer in ANSWERS)
+    ending = _ending(middle, last, eos_id)
+    stops = ending[-1:] or [*middle[:1], *last[:1]]
     after = ""
-    for answer in ANSWERS:
-        end = text.find(answer) + len(answer)
-        for id_, (start, _), special in zip(encoded.ids, encoded.offsets, encoded.special, strict=True):
-            # a token that swallows the blanks before it begins with them
-            if special and start >= end and not text[end:start].strip():
-                stops.append(id_)
-                after = text[end:start]
-                break
+    for answer, stop in zip(ANSWERS, (middle[:1], ending[-1:] or last[:1]), strict=True):
+        after = text[text.find(answer) + len(answer) : stop[0].start] if stop else after
     leads_on = text.startswith(prompt)
     before = text[len(prompt) : text.find(ANSWERS[1])] if leads_on else ""
     thinks = prompt.rstrip().endswith("<think>")
-    return Habits(tuple(dict.fromkeys(stops)), before if before.isspace() else "", after, leads_on, thinks)
+    stop_ids = tuple(dict.fromkeys(stop.id for stop in stops))
+    stop_ids += _call_stops(shaper, encoder, (*stop_ids, *([] if eos_id is None else [eos_id])))
+    return Habits(stop_ids, before if _is_markup(before, encoder) else "", after, leads_on, thinks)
+
+
+class _Stop(NamedTuple):
+    """A special token behind an answer, and its characters."""
+
+    id: int
+    start: int
+    stop: int
+
+
+def _closing(text: str, at: int, encoded: Encoded, eos_id: int | None) -> list[_Stop]:
+    """The special tokens behind a character, as far as nothing but blanks stands between them."""
+    found: list[_Stop] = []
+    for id_, (start, stop), special in zip(encoded.ids, encoded.offsets, encoded.special, strict=True):
+        if start < at:
+            continue
+        # a token that swallows the blanks before it begins with them
+        if (special or id_ == eos_id) and not text[at:start].strip():
+            found.append(_Stop(id_, start, stop))
+            at = stop
+        elif text[start:stop].strip():
+            break
+    return found
+
+
+def _ending(middle: Sequence[_Stop], last: Sequence[_Stop], eos_id: int | None) -> list[_Stop]:
+    """What closes every turn with the tokenizer's end-of-text token: the tokens behind the last answer up to that one,
+    if the same ones stand behind the answer in the middle; else nothing."""
+    ids = [stop.id for stop in last]
+    if eos_id not in ids:
+        return []
+    count = ids.index(eos_id) + 1
+    return list(last[:count]) if [stop.id for stop in middle[:count]] == ids[:count] else []
+
+
+def _call_stops(shaper: Shaper, encoder: Encoder, known: Sequence[int]) -> tuple[int, ...]:
+    """The special token that ends an answer which only calls, where none of those known does (`<|eom_id|>`)."""
+    asked, calling, result, told = TOOLS[:4]
+    twice = replace(calling, tool_calls=calling.tool_calls * 2)
+    try:
+        alone = shaper.render((asked, calling), (TOOL,)).text
+        longer = shaper.render((asked, calling, result, told), (TOOL,)).text
+        double = shaper.render((asked, twice), (TOOL,)).text
+    except TemplateRefused:
+        return ()
+    if not longer.startswith(alone):
+        return ()
+    encoded = encoder.encode(alone)
+    tail: list[int] = []
+    for id_, place, special in zip(*map(reversed, (encoded.ids, encoded.offsets, encoded.special)), strict=True):
+        if not special and alone[slice(*place)].strip():
+            break
+        tail += [id_] if special else []
+    # what comes once more with every call is the markup of calls
+    of_calls = Counter(encoder.encode(double).ids) - Counter(encoded.ids)
+    if any(id_ in known for id_ in tail):
+        return ()
+    return tuple(id_ for id_ in tail[:1] if not of_calls[id_])
+
+
+def _is_markup(text: str, encoder: Encoder) -> bool:
+    """Nothing but blanks and special tokens."""
+    encoded = encoder.encode(text)
+    said = (text[slice(*place)] for place, special in zip(encoded.offsets, encoded.special, strict=True) if not special)
+    return not "".join(said).strip()

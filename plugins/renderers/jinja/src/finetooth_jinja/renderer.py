@@ -116,7 +116,7 @@ class JinjaRenderer(RendererBase):
         self._pictures = Pictures(processor)
         self._shaper = Shaper(template, self._pictures)
         self._encoder = Encoder(tokenizer)
-        self._habits = habits(self._shaper, self._encoder)
+        self._habits = habits(self._shaper, self._encoder, tokenizer.eos_id)
         self.leads_on = self._habits.leads_on
         """The prompt for an answer is how the conversation with that answer begins."""
         ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_toolbox.rendering.chat_templates import shaped
+from finetooth_toolbox.rendering.chat_templates import shaped as shape_of
+from finetooth_toolbox.rendering.turns import json_text
 
 from finetooth_jinja.pictures import Pictures
-from finetooth_jinja.template import ChatTemplate, RenderedText
+from finetooth_jinja.template import ChatTemplate, RenderedText, TemplateRefused
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
@@ -28,7 +29,18 @@ def _parts(message: Message) -> list[dict[str, Any]]:
 
 def _shaped(message: Message) -> dict[str, Any]:
     """A message as templates know it, its images among its text."""
-    return {**shaped(message), "content": _parts(message)} if message.images else shaped(message)
+    return {**shape_of(message), "content": _parts(message)} if message.images else shape_of(message)
+
+
+def _in_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with the arguments of its calls as JSON text."""
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json_text(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 class Shaper:
@@ -44,10 +56,20 @@ class Shaper:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
     ) -> RenderedText:
-        """
+        """Arguments of calls are objects, as most templates read them; one that reads them as JSON text is given that.
+
         Raises:
             TemplateRefused: the template cannot render them.
             DataError: an image cannot be used.
         """
-        rendered = self._template.render([_shaped(message) for message in messages], tools, prompt=prompt)
+        shaped = [_shaped(message) for message in messages]
+        try:
+            rendered = self._template.render(shaped, tools, prompt=prompt)
+        except TemplateRefused as refused:
+            if not any("tool_calls" in message for message in shaped):
+                raise
+            try:
+                rendered = self._template.render(list(map(_in_text, shaped)), tools, prompt=prompt)
+            except TemplateRefused:
+                raise refused from None
         return self.pictures.put(rendered, messages)

@@ -10,6 +10,7 @@ hold their content.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +23,15 @@ from finetooth_jinja.template import TemplateRefused
 
 THINK_END = "</think>"
 OTHER = "SOMETHING ELSE IS SAID"
-ACTION = "set data.renderer to one made for the model's family (ft plugins list), or use a simpler conversation"
+ACTION = (
+    "set data.renderer to one made for the model's family (ft plugins list --kind renderer), or to {name: jinja, "
+    "template: FILE} with a copy of the model's template in which {% generation %} ... {% endgeneration %} stand "
+    "around what the assistant says"
+)
+OPENED = re.compile(r"<think>\s*\Z")
+"""A think block that a prompt opens."""
+NO_THOUGHT = re.compile(r"<think>\s*</think>\s*\Z")
+"""A think block that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -
     prompt = _text_before(i, whole, shaper, prompt=True)
     begin = len(prompt)
     if not whole.text.startswith(prompt):
-        begin = _directly_after(i, whole, _common_length(prompt, whole.text), shaper)
+        begin = _begins(i, whole, shaper, prompt)
     stop = _first_stop(whole.encoded, begin, stop_ids)
     if stop is None:
         raise _unproved(i, "no end-of-turn token follows it")
@@ -139,6 +148,8 @@ def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -
     if stop[1] > (len(after) if leads else _changes(i + 1, whole, shaper, told=i)):
         raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
     span = _checked(i, message, whole.text, (begin, stop[1]))
+    if leads and i + 1 < len(whole.conversation.messages) and _first_stop(whole.encoded, stop[1], stop_ids, len(after)):
+        raise _unproved(i, "behind the token that ends its turn stands another one, which would not train")
     if leads and _says_more(whole.encoded, whole.text, stop[1], len(after)):
         raise _unproved(i, "its turn goes on behind the first end-of-turn token")
     return span
@@ -170,6 +181,21 @@ def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
     return _common_length(other, whole.text)
 
 
+def _begins(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int:
+    """Where what message i says begins, in a text that does not begin with the prompt for it.
+
+    Raises:
+        DataError: it is not to be told.
+    """
+    try:
+        return _directly_after(i, whole, _common_length(prompt, whole.text), shaper)
+    except DataError:
+        found = _behind_header(i, whole, shaper, prompt)
+        if found is None:
+            raise
+        return found
+
+
 def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
     """Where the content of message i begins, if it stands right where text and prompt part.
 
@@ -187,6 +213,34 @@ def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
         if not whole.text[first:begin].strip() and first <= begin + _common_length(OTHER, content):
             return begin
     raise _unproved(i, "the chat template renders the messages before it another way")
+
+
+def _behind_header(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int | None:
+    """Where message i begins, if its content (of one that only calls, what stands where a content would) follows what a
+    prompt adds to the messages before it; None if it does not.
+
+    A prompt may open a think block that an answer in the past has not, or has with nothing in it: then what the model
+    says begins where the two part. For templates that write earlier messages otherwise as the conversation goes on.
+    """
+    before, message = _text_before(i, whole, shaper), whole.conversation.messages[i]
+    header = prompt.removeprefix(before)
+    base = OPENED.sub("", header)
+    if not prompt.startswith(before) or not base.strip():
+        return None
+    said = next(_alternatives(_texts(message)[0]))
+    first = _changes(i, whole, shaper, told=i)
+    if whole.text.startswith(said, first - _common_length(OTHER, said)):
+        first -= _common_length(OTHER, said)
+    elif not whole.text[first:].lstrip().startswith(said):  # a content may be written with the blanks around it
+        return None
+    if not said and not message.tool_calls:
+        return None
+    if whole.text.endswith((header, base), 0, first):
+        return first
+    thought = NO_THOUGHT.search(whole.text, 0, first)
+    if thought is None or not whole.text.endswith(base, 0, thought.start()):
+        return None
+    return thought.start() + _common_length(header[len(base) :], thought.group())
 
 
 def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Range:
@@ -235,12 +289,13 @@ def _common_length(first: str, second: str) -> int:
     )
 
 
-def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int]) -> Range | None:
+def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int], end: int | None = None) -> Range | None:
+    """The first token that ends a turn and begins at a character or behind it, before another one."""
     return next(
         (
             offset
             for id_, offset in zip(encoded.ids, encoded.offsets, strict=True)
-            if id_ in stop_ids and offset[0] >= begin
+            if id_ in stop_ids and offset[0] >= begin and (end is None or offset[0] < end)
         ),
         None,
     )

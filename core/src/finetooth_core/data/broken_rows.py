@@ -1,0 +1,61 @@
+"""All rows because of which a run cannot begin, whatever is wrong with each.
+
+A run ends at the first kind of fault: files that cannot be read, then rows that are not of the format, then rows that
+no renderer can write. Who mends a file wants to know all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetooth_hooks.errors import DataError, UserError
+from finetooth_hooks.problems import Problems, raise_together
+
+from finetooth_core.data.every_row import prepared_as
+from finetooth_core.data.preview import rendered_rows
+
+if TYPE_CHECKING:
+    from finetooth_core.api import Session
+
+SPLITS = ("train", "eval")
+
+
+def check_all(session: Session, error: DataError) -> None:
+    """Raise what is wrong with all rows of all splits.
+
+    Args:
+        error: with which a run would end; raised as it is where it tells all.
+
+    Raises:
+        DataError: always.
+    """
+    told: list[DataError] = []
+    more = False
+    for split in SPLITS:
+        try:
+            found, stages, rows = _broken(session, split)
+        except UserError:  # a source cannot be read to its end
+            raise error from None
+        problem = found.error(rows)
+        if problem is not None:
+            more = more or stages > 1 or bool(told)
+            told.append(problem)
+    if not more:
+        raise error
+    raise_together(told)
+
+
+def _broken(session: Session, split: str) -> tuple[Problems, int, int]:
+    """The broken rows of a split, at how many stages they break, and how many rows there are."""
+    found, stages, rows = Problems(), set[bool](), 0
+    if not session.context.data.has(split):
+        return found, 0, 0
+    how = prepared_as(session, split)
+    for row in rendered_rows(session.context, split, how) if how is not None else ():
+        rows += 1
+        if row.error is None:
+            continue
+        stages.add(row.read)
+        problem = row.error.problem.removeprefix(f"{row.error.where}: " if row.error.where else "")
+        found.add(DataError(row.id, problem, action=row.error.action, shape=row.error.shape))
+    return found, len(stages), rows
