@@ -108,7 +108,9 @@ def memory_line(memory: MemoryEstimate) -> RenderableType:
     """The estimated peak, with its largest parts."""
     parts = sorted(memory.parts.items(), key=lambda part: -part[1])[:LARGEST]
     largest = ", ".join(f"{part} {size(taken)}" for part, taken in parts if taken)
-    return Text(f"memory at the peak, estimated: {size(memory.total)}" + (f" ({largest})" if largest else ""))
+    device = _of(memory.total, memory.device_has) + (f" ({largest})" if largest else "")
+    host = f"; of the host {_of(memory.host_total, memory.host_has)}" if memory.host else ""
+    return Text(f"memory at the peak, estimated: {device}{host}")
 
 
 def memory_table(console: Console, memory: MemoryEstimate) -> RenderableType:
