@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from finetooth_hooks import Sampling
 from finetooth_hooks.protocols import PickedKernel
 from finetooth_kernels.operations import OPERATIONS
-from finetooth_torch.compute import ALWAYS, STREAM
+from finetooth_torch.compute import ALWAYS, STREAM, Compute
+from finetooth_torch.generation.generator import Generator
+from torch import Tensor, nn
 
 
 def counted(name: str, function: Any, calls: dict[str, int]) -> PickedKernel:
@@ -48,3 +51,22 @@ def test_log_probabilities_are_the_same_in_training_and_in_scoring(kit: SimpleNa
     trained = [outputs["logprobs"] for outputs in engine.forward(data).outputs]
     for one, other in zip(trained, engine.logprobs(data), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_sampling_on_accelerators_multiplies_as_who_scores() -> None:
+    """The head's product is of the provider of `linear_logprob`, in full precision, however few tokens are wanted."""
+    head, asked = nn.Linear(4, 9, dtype=torch.bfloat16), []
+
+    def pack(weight: Tensor, bias: Tensor | None) -> Any:
+        return lambda x, dtype: asked.append(dtype) or nn.functional.linear(x.to(dtype), weight.to(dtype))
+
+    def sampled(provider: str) -> Any:
+        kernels = {"linear_logprob": PickedKernel("acme:head", pack), "packed_linear": PickedKernel(provider, pack)}
+        tokenizer: Any = None
+        network: Any = SimpleNamespace(compute=Compute.of(kernels))
+        generator = Generator(network, tokenizer, (), device=torch.device("meta"), tokens=8)
+        return generator._packed_head(head, False)
+
+    assert sampled("acme:head")(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
+    assert asked == [torch.float32]
+    assert sampled("other:head") is None  # who scores rounds as torch's module does

@@ -19,6 +19,8 @@ class Compute:
     Attributes:
         expects: whether `linear_logprob` makes use of `expected`.
         cached_attention, packed_linear: None where the backend's own ways serve.
+        packed_head: `packed_linear` where it is of the provider that computes `linear_logprob`, so that sampling takes
+            its logits as training and scoring do.
     """
 
     linear_logprob: Operation
@@ -32,6 +34,7 @@ class Compute:
     expects: bool
     cached_attention: Operation | None = None
     packed_linear: Operation | None = None
+    packed_head: Operation | None = None
 
     @staticmethod
     def of(kernels: Mapping[str, PickedKernel]) -> Compute:
@@ -43,7 +46,9 @@ class Compute:
         head = kernels.get("linear_logprob")
         features = OPERATIONS["linear_logprob"].features if head is None else head.features
         found: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
-        return Compute(**found, expects="expected" in features)
+        packs = kernels.get("packed_linear")
+        alike = packs is not None and head is not None and packs.provider == head.provider
+        return Compute(**found, expects="expected" in features, packed_head=packs.function if packs and alike else None)
 
 
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate")
