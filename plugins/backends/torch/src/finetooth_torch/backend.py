@@ -71,7 +71,7 @@ class TorchBackend:
         from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import attend_as_asked
-        from finetooth_torch.compute import Compute
+        from finetooth_torch.compute import DECODER, Compute
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
@@ -99,7 +99,10 @@ class TorchBackend:
         base: Any = shared_base(request, precision, load) if shares else load()
         _check_quantised(base, request)
         asked, decoder = self._options.attention, self._options.decoder
-        chosen = choose_decoder(request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored)
+        chosen = choose_decoder(
+            request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored,
+            brought=DECODER in request.compute.kernels,
+        )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(
             base, asked, request.base.facts, request.base.model.config, hardware, train.precision, self._context,

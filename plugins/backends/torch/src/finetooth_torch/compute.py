@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_kernels.decoder import MakeDecoder
 from finetooth_kernels.operations import OPERATIONS
 
 Operation = Callable[..., Any]
@@ -21,6 +22,7 @@ class Compute:
         cached_attention, packed_linear: None where the backend's own ways serve.
         packed_head: `packed_linear` where it is of the provider that computes `linear_logprob`, so that sampling takes
             its logits as training and scoring do.
+        stream_decoder: makes one; None where the model's own code computes its layers.
     """
 
     linear_logprob: Operation
@@ -35,6 +37,7 @@ class Compute:
     cached_attention: Operation | None = None
     packed_linear: Operation | None = None
     packed_head: Operation | None = None
+    stream_decoder: MakeDecoder | None = None
 
     @staticmethod
     def of(kernels: Mapping[str, PickedKernel]) -> Compute:
@@ -48,9 +51,14 @@ class Compute:
         found: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
         packs = kernels.get("packed_linear")
         alike = packs is not None and head is not None and packs.provider == head.provider
-        return Compute(**found, expects="expected" in features, packed_head=packs.function if packs and alike else None)
+        decoder = kernels[DECODER].function if DECODER in kernels else None
+        return Compute(
+            **found, expects="expected" in features, packed_head=packs.function if packs and alike else None,
+            stream_decoder=decoder,
+        )  # fmt: skip
 
 
+DECODER = "stream_decoder"
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate")
 STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
 """What the stream decoder's layers consist of."""
@@ -59,6 +67,11 @@ OWN = ("cached_attention", "packed_linear")
 
 TORCH = Compute.of({})
 """Torch's way of all."""
+
+
+def wanted_decoder(precision: str) -> dict[str, Wanted]:
+    """What the plan asks for where a stream decoder could compute the layers."""
+    return {DECODER: Wanted((precision,), optional=True)}
 
 
 def wanted(precision: str, *, stream: bool) -> dict[str, Wanted]:

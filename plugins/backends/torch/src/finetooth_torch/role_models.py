@@ -68,14 +68,17 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     )
     hardware, stored = request.place.hardware, wanted.model.stored
     decoder = "auto" if options.decoder == STREAM else options.decoder
-    stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
+    compute = Compute.of(request.compute.kernels)
+    brought = compute.stream_decoder is not None
+    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored, brought=brought)
+    stream = chosen.value == STREAM
     attention = attend_as_asked(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
     )
     base.requires_grad_(False)
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
-        attention=attention, compute=Compute.of(request.compute.kernels),
+        attention=attention, compute=compute,
     )  # fmt: skip
 
 

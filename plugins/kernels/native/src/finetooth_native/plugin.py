@@ -36,6 +36,12 @@ def ft_kernels() -> Iterator[Kernel]:
             Serves(operation="accumulate", devices=CPU, dtypes=DTYPES, rank=RANK, result="full", backward=False),
         ),
     )
+    yield Kernel(
+        name="stream",
+        build="finetooth_native.stream_decoder:build",
+        summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
+        serves=(Serves(operation="stream_decoder", devices=CPU, dtypes=DTYPES | {"fp16", "fp64"}, rank=RANK),),
+    )
 
 
 @hookimpl

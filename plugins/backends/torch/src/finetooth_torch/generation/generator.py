@@ -181,10 +181,10 @@ class Generator:
     def weights(self, most: int) -> Weights:
         """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
         BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
-        body, head = self._network.body, self._network.head.plain()
+        body, head, compute = self._network.body, self._network.head.plain(), self._network.compute
         pack = most >= WORTH_PACKING
         packed = None if head is None else self._packed_head(head, pack)
-        layers = PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None
+        layers = PackedLayers(body.decoder, compute, pack=pack) if isinstance(body, StreamBody) else None
         return Weights(layers=layers, head=packed)
 
     def _packed_head(self, head: nn.Linear, pack: bool) -> Callable[[Tensor], Tensor] | None:
