@@ -239,7 +239,7 @@ def picked_kernels() -> dict[str, protocols.PickedKernel]:
     context, heads = FakeContext(Path(), installed=True), frozenset({"expected"})
     installed = {registered.entry.name for registered in context.catalog.all("kernel")}
     found: dict[str, protocols.PickedKernel] = {}
-    for provider in sorted({"native", "stream"} & installed):
+    for provider in sorted({"native", "native_stream"} & installed):
         built = context.build("kernel", provider)
         for name, function in built.functions.items():
             if not built.missing(name, "cpu", "fp32"):

@@ -37,7 +37,7 @@ def ft_kernels() -> Iterator[Kernel]:
         ),
     )
     yield Kernel(
-        name="stream",
+        name="native_stream",
         build="finetooth_native.stream_decoder:build",
         summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
         serves=(Serves(operation="stream_decoder", devices=CPU, dtypes=DTYPES | {"fp16", "fp64"}, rank=RANK),),

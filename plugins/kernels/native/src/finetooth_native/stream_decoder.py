@@ -31,7 +31,7 @@ __all__ = ["Group", "StreamDecoder", "build"]
 
 
 def build(options: NoOptions, context: Context) -> Kernel:
-    """The provider `stream`. What its layers consist of comes from whoever computes those operations."""
+    """The provider `native_stream`. What its layers consist of comes from whoever computes those operations."""
 
     def missing(operation: str, device: str, dtype: str) -> str:
         answer = available(device)
