@@ -217,7 +217,7 @@ def the_same_logits_have_one_log_probability(case: EntryCase) -> None:
     Hidden states and head are small whole numbers, so that every order of summing gives the same sums, which are exact
     in float32 and not in half precision: an implementation may round them, but always or never.
     """
-    for tried in _tried(case):
+    for tried in _trials(case):
         if tried.serves.operation != "linear_logprob":
             continue
         (first, wanted), *others = _ways(tried, case.build()).items()
