@@ -1,4 +1,5 @@
-"""A stranger's plugin: a wheel built outside the tree brings a loss, a reward, a family, an attention and a command."""
+"""A stranger's plugin: a wheel built outside the tree brings a loss, a reward, a family, an attention, kernels and a
+command."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 PLUGIN = """
-    from finetooth_hooks import Attention, AttentionServes, Command, Family, Loss, Reward, hookimpl
+    from finetooth_hooks import (
+        Attention, AttentionServes, Command, Family, Kernel, Loss, Reward, Serves, hookimpl,
+    )
 
     @hookimpl
     def ft_losses():
@@ -28,6 +31,13 @@ PLUGIN = """
     def ft_attention():
         serves = AttentionServes(devices=frozenset({"cpu"}), precisions=frozenset({"fp32"}), fused=False)
         yield Attention(name="acme_rows", build="acme_stranger.attention:build", summary="row by row", serves=serves)
+
+    @hookimpl
+    def ft_kernels():
+        head = Serves(
+            operation="linear_logprob", devices=frozenset({"cpu"}), dtypes=frozenset({"fp32"}), result="full", rank=None
+        )
+        yield Kernel(name="acme_head", build="acme_stranger.kernels:build", summary="whole logits", serves=(head,))
 
     @hookimpl
     def ft_commands():
@@ -98,6 +108,37 @@ ATTENTION = """
             return torch.stack(rows)
         return attend
 """
+KERNELS = """
+    from pathlib import Path
+
+    from finetooth_hooks import Context, NoOptions
+    from finetooth_hooks.protocols import Kernel
+
+    def build(options: NoOptions, context: Context) -> Kernel:
+        import torch
+        from finetooth_kernels.contract import LinearLogprob
+
+        def linear_logprob(
+            hidden, weight, targets, *, mask=None, bias_v=None, scale=1.0, softcap=None, temperature=1.0, entropy=False,
+            top1=False, expected=None, chunk_bytes=0,
+        ):
+            Path("acme_head_computed").touch()
+            counts = torch.ones(len(hidden), dtype=torch.bool) if mask is None else mask
+            logits = torch.nn.functional.linear(hidden[counts], weight, bias_v) * scale
+            logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+            logp = (logits / temperature).log_softmax(-1)
+            columns = targets if targets.dim() == 2 else targets.unsqueeze(1)
+
+            def whole(values, nothing):
+                return values.new_full((len(hidden), *values.shape[1:]), nothing).index_put((counts,), values)
+
+            taken = whole(logp.gather(-1, columns[counts]), 0.0)
+            spread = whole(-(logp.exp() * logp).sum(-1), 0.0) if entropy else None
+            likeliest = whole(logits.argmax(-1), -1) if top1 else None
+            return LinearLogprob(taken if targets.dim() == 2 else taken.squeeze(1), spread, likeliest)
+
+        return Kernel({"linear_logprob": linear_logprob}, "the whole logits at once")
+"""
 COMMAND = '''
     import click
 
@@ -113,6 +154,7 @@ COMMAND = '''
 def stranger(new_prefix: Callable[..., Any], distribution_files: Callable[..., dict[str, str]]) -> Any:
     prefix = new_prefix("stranger")
     modules = {"loss.py": LOSS, "reward.py": REWARD, "family.py": FAMILY, "attention.py": ATTENTION}
+    modules["kernels.py"] = KERNELS
     modules["command.py"] = COMMAND
     requires = ["finetooth-hooks>=1,<2", "click>=8.1"]
     prefix.install({"acme-stranger": distribution_files("acme-stranger", PLUGIN, requires=requires, modules=modules)})
@@ -126,6 +168,8 @@ def said(stranger: Any) -> dict[str, Any]:
         "list": ["plugins", "list"],
         "doctor": ["plugins", "doctor", "acme-stranger"],
         "explain": ["plugins", "explain", "loss:acme_margin"],
+        "explain attention": ["plugins", "explain", "attention:acme_rows"],
+        "explain kernel": ["plugins", "explain", "kernel:acme_head"],
         "help": ["--help"],
         "hello": ["acme_hello"],
     }
@@ -142,6 +186,7 @@ def test_list_shows_it(said: dict[str, Any]) -> None:
         "reward acme_short",
         "family acme_family",
         "attention acme_rows",
+        "kernel acme_head",
         "command acme_hello",
     ):
         assert entry in line
@@ -196,15 +241,19 @@ def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:
     assert "acme-stranger:acme_family" in kept
 
 
-def test_its_attention_trains_as_the_models_own(stranger: Any, tiny_model: Path) -> None:
+def test_its_attention_and_kernel_train_as_the_models_own(stranger: Any, tiny_model: Path) -> None:
+    """One wheel brings both; the same run with the model's own attention and finetooth's head is the truth."""
     rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}"} for i in range(8)]
     (stranger.work / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    computed = stranger.work / "acme_head_computed"
+    computed.unlink(missing_ok=True)  # the doctor calls kernels too
     losses = {}
-    for attention in ("acme_rows", "eager"):
+    for attention, head in (("eager", "auto"), ("acme_rows", "acme_head")):
         recipe = {
             "model": str(tiny_model),
             "data": {"train": "sums.jsonl", "renderer": "chatml"},
             "backend": {"name": "torch", "attention": attention},
+            "kernels": {"linear_logprob": head},
             "adapter": {"name": "lora", "rank": 2},
             "train": {"max_steps": 3, "batch_size": 4, "max_length": 64, "precision": "fp32"},
             "trackers": ["jsonl"],
@@ -213,13 +262,22 @@ def test_its_attention_trains_as_the_models_own(stranger: Any, tiny_model: Path)
         (stranger.work / "recipe.yaml").write_text(json.dumps(recipe))
         result = stranger.ft("run", "recipe.yaml")
         assert result.code == 0, result.err + result.out
+        assert computed.exists() == (head == "acme_head")
         lines = (stranger.work / f"run-{attention}/metrics.jsonl").read_text().splitlines()
         losses[attention] = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
         plan = json.loads((stranger.work / f"run-{attention}/plan.json").read_text())
-        (decided,) = (one for one in plan["decisions"] if one["setting"] == "backend.attention")
-        assert decided["value"].endswith(f":{attention}") and decided["reason"] == "the recipe says so"
+        decided = {one["setting"]: (one["value"], one["reason"]) for one in plan["decisions"]}
+        value, reason = decided["backend.attention"]
+        assert value.endswith(f":{attention}") and reason == "the recipe says so"
+    said = "the recipe says so; acme_head: the whole logits at once"
+    assert decided["kernels.linear_logprob"] == ("acme-stranger:acme_head", said)
     assert len(losses["eager"]) == 3
     assert losses["acme_rows"] == pytest.approx(losses["eager"], rel=1e-5)
-    explained = stranger.ft("plugins", "explain", "attention:acme_rows")
-    assert "serves     devices cpu; precisions fp32;" in explained.out
-    assert "when the recipe names it in its backend, attention: acme_rows" in explained.out
+
+
+def test_explain_shows_what_its_attention_and_kernel_serve(said: dict[str, Any]) -> None:
+    attention, kernel = said["explain attention"].out, said["explain kernel"].out
+    assert "serves     devices cpu; precisions fp32;" in attention
+    assert "when the recipe names it in its backend, attention: acme_rows" in attention
+    assert "linear_logprob (cpu; fp32; by name only)" in kernel
+    assert "whole logits" in kernel

@@ -316,6 +316,9 @@ class Hardware(Entry):
 class Attention(Entry):
     """Computes attention for layers of a model.
 
+    What only this machine can tell (no compiler, an old library) the builder says, by a `PlanError`: plans build a
+    function before they pick it, and `auto` then goes on to the next.
+
     Attributes:
         serves: devices, types and shapes that it is for; the plan refuses it for anything else.
         framework: whose arrays it takes.

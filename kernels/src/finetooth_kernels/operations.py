@@ -17,10 +17,12 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `segment_attention` | causal attention over a stream of segments | input |
 | `cached_attention` | like a tensor, for heads of a size: attention of one query a row to a cache; or None | input |
 | `packed_linear` | a weight, packed for products of few rows, without a graph; or None where it cannot be | input |
+| `stream_decoder` | a model's layers over a stream of tokens without padding, see `finetooth_kernels.decoder` | input |
 
 `linear_logprob` has one feature: `expected`, that the gradients which a caller expects spare it a second look at the
-logits (`finetooth_kernels.linear_logprob.foresees`). The last two return a function, or None where they cannot; the
-others a result. Room is left for products with quantised weights and of groups of rows.
+logits (`finetooth_kernels.linear_logprob.foresees`). `cached_attention` and `packed_linear` return a function, or None
+where they cannot, and `stream_decoder` a decoder, which is made of other operations of this list; the others return a
+result. Room is left for products with quantised weights and of groups of rows.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from finetooth_kernels import (
     low_rank_linear,
     mm,
     reference,
+    reference_decoder,
     references,
     rms_norm,
     rotary,
@@ -81,5 +84,6 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "segment_attention": Operation(references.segment_attention, segment_attention.segment_attention),
         "cached_attention": Operation(references.cached_attention, backward=False),
         "packed_linear": Operation(references.packed_linear, backward=False),
+        "stream_decoder": Operation(reference_decoder.ReferenceDecoder),
     }
 )

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.decoder import Stream
+from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
 from finetooth_kernels.segments import Segment
 
 __all__ = ["TRIALS", "Trial"]
@@ -174,6 +176,25 @@ def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("with a bias", given, call)
 
 
+def _stream_decoder(draw: _Draw, rows: int) -> Iterator[Trial]:
+    if not rows:  # a batch has a token
+        return
+    given, tokens = {"states": draw.normal(rows, FACTS.hidden_size)}, torch.arange(rows)
+    tree = (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows))
+    positions = torch.tensor([*range(7), 4, 5, *range(rows - 9)])
+    device = given["states"].device
+    stream = Stream(tokens.to(device), positions.to(device), tree, tokens[None].to(device))
+
+    def call(compute: Callable[..., Any], t: Tensors, wanted: Tensor | None, checkpointing: bool) -> tuple[Tensor, ...]:
+        body = TrialBody(t["states"], torch.Generator().manual_seed(3), given["states"].dtype)
+        decoder = compute(body, FACTS, lambda module: None, checkpointing=checkpointing, compute=OPERATIONS)
+        return (decoder.hidden(stream, wanted),)
+
+    some = torch.tensor([0, 6, rows - 1], device=device)
+    yield Trial("all states", given, partial(call, wanted=None, checkpointing=False), strides=False)
+    yield Trial("some states, layers again", given, partial(call, wanted=some, checkpointing=True), strides=False)
+
+
 TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType(
     {
         "linear_logprob": _linear_logprob,
@@ -187,6 +208,7 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "segment_attention": _segment_attention,
         "cached_attention": _cached_attention,
         "packed_linear": _packed_linear,
+        "stream_decoder": _stream_decoder,
     }
 )
 

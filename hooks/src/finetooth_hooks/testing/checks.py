@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from finetooth_hooks.attention import missing_packages
 from finetooth_hooks.entries import Attention, Entry
+from finetooth_hooks.errors import PlanError
 from finetooth_hooks.testing.builders import build, filled, options_model
 from finetooth_hooks.testing.fake_context import FakeContext
 
@@ -71,7 +72,7 @@ class EntryCase:
 
         Raises:
             CheckSkipped: the entry has required options and gives no example for them, or says that it needs a package
-                that is not installed.
+                that is not installed; or attention says that this machine cannot compute it.
         """
         lacking = missing_packages(self.entry.serves.packages) if isinstance(self.entry, Attention) else ""
         if lacking:
@@ -84,7 +85,12 @@ class EntryCase:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        return build(self.entry, filled(self.entry.example, self.folder), context or self.context())
+        try:
+            return build(self.entry, filled(self.entry.example, self.folder), context or self.context())
+        except PlanError as error:
+            if isinstance(self.entry, Attention):
+                raise CheckSkipped(error.problem) from error
+            raise
 
 
 CheckFn = Callable[[EntryCase], None]

@@ -207,3 +207,70 @@ def results_have_the_declared_dtype(case: EntryCase) -> None:
                 way = "training" if backward else "scoring"
                 for out in () if got is None else got[0]:
                     expect(out.dtype == wanted, f"{tried.called(trial)} in {way}", out.dtype, f"{wanted}, as declared")
+
+
+@check_for("kernel")
+def the_same_logits_have_one_log_probability(case: EntryCase) -> None:
+    """Bit for bit: in training with a head that trains or not, in scoring, with several targets, and from logits as
+    sampling takes them.
+
+    Hidden states and head are small whole numbers, so that every order of summing gives the same sums, which are exact
+    in float32 and not in half precision: an implementation may round them, but always or never.
+    """
+    for tried in _trials(case):
+        if tried.serves.operation != "linear_logprob":
+            continue
+        (first, wanted), *others = _ways(tried, case.build()).items()
+        for name, found in others:
+            apart = float((found.double() - wanted.double()).abs().max())
+            called = f"linear_logprob in {tried.dtype} on {tried.device}, {name}"
+            expect(apart == 0.0, called, f"up to {apart:.2g} nats apart", f"the same as {first}")
+
+
+FACTOR = 2.0**-7
+"""Makes logits of the usual size of whole numbers."""
+
+
+def _ways(tried: _Tried, built: BuiltKernel) -> dict[str, Any]:
+    """Log-probabilities of the same targets, by how they were asked for."""
+    import torch
+
+    generator = torch.Generator().manual_seed(17)
+    dtype, device = _dtypes()[tried.dtype], tried.device
+
+    def whole(most: int, *shape: int) -> Any:
+        return torch.randint(-most, most + 1, shape, generator=generator).to(device, dtype)
+
+    hidden, weight = whole(3, ROWS, 24), whole(63, 37, 24)
+    targets = torch.randint(0, 37, (ROWS,), generator=generator).to(device)
+    ones = torch.ones(ROWS, device=device)
+
+    def asked(*training: Any, columns: int = 1, **named: Any) -> Any:
+        given = [x.detach().clone().requires_grad_(any(x is one for one in training)) for x in (hidden, weight)]
+        ids = targets if columns == 1 else targets.unsqueeze(1).expand(-1, columns)
+        with torch.set_grad_enabled(bool(training)):
+            found = tried.function(*given, ids, scale=FACTOR, **named).logprobs.detach()
+        return found if columns == 1 else found[:, 1]
+
+    ways = {"training with a frozen head": asked(hidden), "scoring": asked()}
+    ways["training with the entropy"] = asked(hidden, entropy=True)
+    if tried.serves.backward:
+        ways["training the head"] = asked(hidden, weight)
+        ways["training the head, gradients expected"] = asked(hidden, weight, expected=ones)
+    ways["scoring several targets"] = asked(columns=2)
+    ways["training with several targets"] = asked(hidden, columns=2)
+    statistics = built.functions.get("logits_statistics")
+    if statistics is None or built.missing("logits_statistics", device, "fp32"):
+        return ways
+    with torch.no_grad():
+        pack = built.functions.get("packed_linear")
+        usable = pack is not None and not built.missing("packed_linear", device, tried.dtype)
+        packed = pack(weight) if pack is not None and usable else None
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        linear = torch.nn.functional.linear(hidden, weight) if packed is None else packed(hidden, dtype=wide)
+        logits = linear.to(wide) * FACTOR
+        ways["sampling"] = statistics(logits, targets).logprobs
+        ways["sampling one row"] = torch.cat(
+            [statistics(logits[n : n + 1], targets[n : n + 1]).logprobs for n in range(ROWS)]
+        )
+    return ways

@@ -46,6 +46,7 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
 from finetooth_toolbox.llama_shape import llama_block
+from finetooth_torch.compute import DECODER
 from torch import Tensor, nn
 
 VOCAB = 61
@@ -233,18 +234,23 @@ def facts_of(config: Any, **changes: Any) -> ModelFacts:
 
 @cache
 def picked_kernels() -> dict[str, protocols.PickedKernel]:
-    """The compiled kernels where they can be compiled, as a plan picks them; else none, and torch computes."""
-    context = FakeContext(Path(), installed=True)
-    if not any(registered.entry.name == "native" for registered in context.catalog.all("kernel")):
-        return {}
-    built = context.build("kernel", "native")
-    if built.missing("rms_norm", "cpu", "fp32"):
-        return {}
-    heads = frozenset({"expected"})
-    return {
-        name: protocols.PickedKernel("native", function, heads if name == "linear_logprob" else frozenset())
-        for name, function in built.functions.items()
-    }
+    """The stream decoder, and the compiled kernels where they can be compiled, as a plan picks them; torch computes
+    the rest."""
+    context, heads = FakeContext(Path(), installed=True), frozenset({"expected"})
+    installed = {registered.entry.name for registered in context.catalog.all("kernel")}
+    found: dict[str, protocols.PickedKernel] = {}
+    for provider in sorted({"native", "native_stream"} & installed):
+        built = context.build("kernel", provider)
+        for name, function in built.functions.items():
+            if not built.missing(name, "cpu", "fp32"):
+                features = heads if name == "linear_logprob" else frozenset[str]()
+                found[name] = protocols.PickedKernel(provider, function, features)
+    return found
+
+
+def pick_kernels(wanted: Mapping[str, protocols.Wanted]) -> dict[str, protocols.PickedKernel]:
+    """See `finetooth_hooks.protocols.PickKernels`."""
+    return {name: one for name, one in picked_kernels().items() if name in wanted}
 
 
 CPU = HardwareFacts("test:cpu", (Device("cpu", "2 CPU cores", 8 * 2**30),), ("bf16", "fp32"), ("fp16",))
@@ -311,6 +317,7 @@ def plan_request(
     trained: int = 1000,
     base_frozen: bool = True,
     data: DataPart | None = None,
+    kernels: Any = pick_kernels,
     **more: Any,
 ) -> PlanRequest:
     """What a plan is asked for: a tiny model with a low-rank adapter, unless it says otherwise."""
@@ -321,6 +328,7 @@ def plan_request(
         updates=UpdatesPart(FakeOptimizer(), FakeSchedule(), "test:adamw"),
         place=PlacePart(hardware),
         data=data or DataPart(50, 30.0),
+        kernels=kernels,
         **more,
     )
 
@@ -390,5 +398,7 @@ def kit(request: pytest.FixtureRequest) -> SimpleNamespace:
         hardware=CPU,
         plan_request=plan_request,
         kernels=picked_kernels,
+        pick=pick_kernels,
+        decoding=lambda: {DECODER: picked_kernels()[DECODER]},
         vocab=VOCAB,
     )

@@ -7,14 +7,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import finetooth_native.stream_decoder as decoder_module
 import finetooth_torch.decoder.agreement as agreement
-import finetooth_torch.decoder.layers as decoder_module
 import pytest
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Block, Head, LowRank
+from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.agreement import ALLOWED, compare_decoder, compare_head
-from finetooth_torch.decoder.layers import Decoder
 from finetooth_torch.decoder.trial_layers import one_of_each_kind
 from torch import nn
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, MistralConfig
@@ -60,7 +60,7 @@ ROPES = {
 def test_what_is_the_same_is_taken(kit: SimpleNamespace, build: Callable[..., Any], kind: str, name: str) -> None:
     engine = build(kit.config(kind, rope_parameters=ROPES[name], max_position_embeddings=4096))
     network = engine._parts.network
-    found = compare_decoder(network.base.model, network.facts, kit.adapter().low_rank)
+    found = compare_decoder(network.base.model, network.facts, kit.adapter().low_rank, network.compute)
     assert found.share < ALLOWED / 10  # far from refusing by rounding
     assert compare_head(network.base, network.facts).share < ALLOWED / 10
 
@@ -75,7 +75,7 @@ def test_the_model_is_left_as_it_was(kit: SimpleNamespace, precision: str, full:
     settings, modules = repr(network.base.config), list(network.base.modules())
     random = torch.get_rng_state()
     agreement.check_head(network.base, network.model, network.facts)
-    agreement.check_decoder(network.base.model, network.model, network.facts, kit.adapter().low_rank)
+    agreement.check_decoder(network.base.model, network.model, network.facts, kit.adapter().low_rank, network.compute)
     assert [id(t) for t in (*network.base.parameters(), *network.base.buffers())] == [id(t) for t in tensors]
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
     assert repr(network.base.config) == settings and list(network.base.modules()) == modules
@@ -155,7 +155,7 @@ def test_norms_and_residuals_of_another_build_are_refused(kit: SimpleNamespace) 
     base = AutoModelForCausalLM.from_config(config).eval()
     facts = kit.facts(config, block=Block(eps=1e-6, activation="gelu_tanh"))
     with pytest.raises(PlanError, match=REFUSED):
-        agreement.check_decoder(base.model, base, facts, lambda module: None)
+        agreement.check_decoder(base.model, base, facts, lambda module: None, Compute.of(kit.decoding()))
 
 
 def test_a_factor_on_the_output_of_a_layer_is_refused(build: Callable[..., Any]) -> None:
@@ -190,14 +190,14 @@ def test_angles_of_another_base_or_scaling_are_refused(
     theta = 20_000.0 if name == "base" else 10_000.0
     frequencies = theta ** (-torch.arange(0, 12, 2) / 12)
 
-    def angles(self: Decoder, positions: torch.Tensor) -> Any:
+    def angles(self: decoder_module.StreamDecoder, positions: torch.Tensor) -> Any:
         turned = positions.unsqueeze(-1) * frequencies
         return turned.cos(), turned.sin()
 
     config = kit.config(
         head_dim=12, rope_parameters=ROPES["default" if name == "base" else name], max_position_embeddings=4096
     )
-    monkeypatch.setattr(Decoder, "angles", angles)
+    monkeypatch.setattr(decoder_module.StreamDecoder, "angles", angles)
     if name == "default":  # what stands in is right but for base and scaling (in bf16 the test's loader rounds them)
         kit.engine(config=config)
         return
@@ -222,7 +222,6 @@ def test_a_low_rank_addition_left_out_is_refused_even_where_it_is_zero(
 
 def test_rows_that_see_their_neighbours_are_refused(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from finetooth_kernels.segments import Segment
-    from finetooth_torch.compute import Compute
 
     of = Compute.of
 

@@ -154,7 +154,7 @@ def test_the_plan_gives_a_reason_for_each(kit: SimpleNamespace) -> None:
         made = choose_attention(context, asked, replace(facts, **changes), config, kit.hardware, precision)
         return {d.setting.removeprefix("backend.attention"): (d.value, d.reason) for d in made.decisions}
 
-    label = "the first choice on 2 CPU cores"
+    label = "not native: heads have 6 elements, and it takes multiples of 16"
     assert chosen("auto") == {"": ("finetooth-sdpa:sdpa", label)}
     assert chosen("own") == {"": ("under-test:own", "the recipe says so")}
     assert chosen({"sliding": "own"}) == {
@@ -278,3 +278,96 @@ def test_lengths_are_handed_and_cut(kit: SimpleNamespace) -> None:
     assert missing_packages(("torch>=2.0", "numpy")) == ""
     with pytest.raises(ValueError, match="write NAME or NAME>=VERSION"):
         missing_packages(("torch<3",))
+
+
+# --- the compiled attention of CPUs -----------------------------------------------------------------------------------
+
+NATIVE = {"hidden_size": 64, "head_dim": 16}
+"""Sizes of models that it serves."""
+
+
+@pytest.fixture
+def compiled() -> None:
+    from finetooth_native.build import available
+
+    if not available().available:
+        pytest.skip(available().reason)
+
+
+def native_engine(kit: SimpleNamespace, attention: str, **more: Any) -> Any:
+    """An engine over a model whose heads have 16 elements."""
+    torch.manual_seed(3)
+    config = kit.config(**NATIVE)
+    return kit.engine(config=config, options={"attention": attention}, model={"config": config.to_dict()}, **more)
+
+
+def implementation(engine: Any) -> str:
+    return str(engine._parts.network.base.config._attn_implementation)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiled_one_trains_and_samples_as_the_models_own(
+    kit: SimpleNamespace, compiled: None, precision: str
+) -> None:
+    """Rows are packed without a mask; prompts of several lengths, padded on the left, are continued over a cache."""
+    data = kit.data(9, longest=24)
+    own, eager = (native_engine(kit, name, precision=precision) for name in ("auto", "eager"))
+    assert implementation(own).startswith("finetooth_") and own._parts.network.rows.filling == "stream"
+    found, wanted = (engine.forward_backward(data, kit.nll).loss for engine in (own, eager))
+    exact = precision == "fp32"
+    assert found == pytest.approx(wanted, rel=1e-5 if exact else 5e-3)
+    assert kit.relative(kit.gradients(own), kit.gradients(eager)) < (2e-5 if exact else 5e-2)
+    if exact:
+        prompts = [(2, 3, 4, 5, 6, 7, 8), (9, 10), (11, 12, 13, 14)]
+        mine, theirs = (one.generate(prompts, Sampling(max_tokens=9, temperature=0.0, n=2)) for one in (own, eager))
+        for a, b in zip((c for row in mine for c in row), (c for row in theirs for c in row), strict=True):
+            assert a.tokens == b.tokens
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)
+
+
+def test_the_plan_says_when_the_compiled_one_serves(
+    kit: SimpleNamespace, compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = kit.facts(kit.config(**NATIVE))
+
+    def chosen(asked: Any = "auto", config: Any = {}, precision: str = "fp32", **changes: Any) -> tuple[str, str]:  # noqa: B006
+        made = choose_attention(kit.context, asked, replace(facts, **changes), config, kit.hardware, precision)
+        return made.decisions[0].value, made.decisions[0].reason
+
+    assert chosen() == ("finetooth-native:native", "the first choice on 2 CPU cores")
+    windows = chosen(config=WINDOWS)
+    assert windows == ("finetooth-native:native", "the first choice on 2 CPU cores")  # of the full layers
+    for changes, reason in (
+        ({"precision": "fp16"}, "not native: it computes bf16 and fp32, not fp16"),
+        ({"head_dim": 24}, "not native: heads have 24 elements, and it takes multiples of 16"),
+        ({"config": {"attention_dropout": 0.1}}, "not native: the model drops weights of attention, and it does not"),
+        ({"towers": ("vision",)}, "the first choice on 2 CPU cores"),
+    ):
+        assert chosen(**changes) == ("finetooth-sdpa:sdpa", reason)
+    from finetooth_native import build as native
+
+    monkeypatch.setattr(native, "_outcome", native._Outcome(None, "no compiler"))
+    assert chosen() == ("finetooth-sdpa:sdpa", "not native: no compiler")
+    with pytest.raises(PlanError, match=r"backend\.attention='native': no compiler \(set backend\.attention to auto"):
+        chosen("native")
+
+
+def test_a_model_that_asks_for_more_than_its_config_shows_falls_back_with_a_word(
+    kit: SimpleNamespace, compiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `auto`; who names the compiled one gets an error."""
+    import finetooth_native.rows_of_sequences as rows
+
+    real = rows.attend
+    monkeypatch.setattr(rows, "attend", lambda query, *rest, **more: real(query * 2, *rest, **more))
+    engine = native_engine(kit, "auto")
+    assert implementation(engine) == "sdpa"
+    with pytest.raises(PlanError, match="with native the model computes other states than with its own attention"):
+        native_engine(kit, "native")
+
+
+def test_the_stream_decoder_is_compared_with_an_implementation_of_transformers(
+    kit: SimpleNamespace, compiled: None
+) -> None:
+    engine = native_engine(kit, "auto", decoder="stream")
+    assert implementation(engine) == "sdpa"

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from finetooth_hooks import Sampling
 from finetooth_hooks.protocols import PickedKernel
 from finetooth_kernels.operations import OPERATIONS
-from finetooth_torch.compute import ALWAYS, STREAM
+from finetooth_torch.compute import ALWAYS, DECODER, STREAM, Compute
+from finetooth_torch.generation.generator import Generator
+from torch import Tensor, nn
 
 
 def counted(name: str, function: Any, calls: dict[str, int]) -> PickedKernel:
@@ -28,8 +31,8 @@ def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
     kernels = {
         name: counted(name, function, calls)
         for name, one in OPERATIONS.items()
-        if (function := getattr(one, way)) is not None
-    }
+        if name != DECODER and (function := getattr(one, way)) is not None
+    } | kit.decoding()
     engine = kit.engine(kernels=kernels, precision="bf16", adapter=kit.adapter(zero=True))
     calls.clear()
     data = kit.data()
@@ -37,7 +40,7 @@ def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
     engine.generate([[5, 6, 7]], Sampling(max_tokens=3, temperature=1.0))
     wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())}
     assert wanted <= calls.keys() and {"matmul_rounded_once"}.isdisjoint(calls)
-    other = kit.engine(kernels={}, precision="bf16", adapter=kit.adapter(zero=True))
+    other = kit.engine(kernels=kit.decoding(), precision="bf16", adapter=kit.adapter(zero=True))
     other.forward_backward(data, kit.nll)
     assert kit.relative(kit.gradients(engine), kit.gradients(other)) < (1e-12 if way == "torch" else 0.05)
 
@@ -48,3 +51,22 @@ def test_log_probabilities_are_the_same_in_training_and_in_scoring(kit: SimpleNa
     trained = [outputs["logprobs"] for outputs in engine.forward(data).outputs]
     for one, other in zip(trained, engine.logprobs(data), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_sampling_on_accelerators_multiplies_as_who_scores() -> None:
+    """The head's product is of the provider of `linear_logprob`, in full precision, however few tokens are wanted."""
+    head, asked = nn.Linear(4, 9, dtype=torch.bfloat16), []
+
+    def pack(weight: Tensor, bias: Tensor | None) -> Any:
+        return lambda x, dtype: asked.append(dtype) or nn.functional.linear(x.to(dtype), weight.to(dtype))
+
+    def sampled(provider: str) -> Any:
+        kernels = {"linear_logprob": PickedKernel("acme:head", pack), "packed_linear": PickedKernel(provider, pack)}
+        tokenizer: Any = None
+        network: Any = SimpleNamespace(compute=Compute.of(kernels))
+        generator = Generator(network, tokenizer, (), device=torch.device("meta"), tokens=8)
+        return generator._packed_head(head, False)
+
+    assert sampled("acme:head")(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
+    assert asked == [torch.float32]
+    assert sampled("other:head") is None  # who scores rounds as torch's module does

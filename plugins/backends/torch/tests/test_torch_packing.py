@@ -326,9 +326,9 @@ def test_padding_is_not_to_be_had_from_the_stream_decoder(kit: SimpleNamespace) 
     facts = kit.facts(kit.config())
     from finetooth_torch.planning.decisions import choose_decoder
 
-    assert choose_decoder(facts, kit.hardware, "auto", "auto", False).value == "transformers"
+    assert choose_decoder(facts, kit.hardware, "auto", "auto", False, brought=True).value == "transformers"
     with pytest.raises(PlanError, match=r"backend\.decoder=stream: backend\.packing=false"):
-        choose_decoder(facts, kit.hardware, "auto", "stream", False)
+        choose_decoder(facts, kit.hardware, "auto", "stream", False, brought=True)
 
 
 def test_a_row_larger_than_the_budget_is_refused_by_name(kit: SimpleNamespace) -> None:

@@ -18,6 +18,7 @@ from finetooth_kernels.segments import check_segments
 from finetooth_steps.layout import SHORTEST_SHARED, lay_out
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_torch.backend import TorchBackend, TorchOptions
 from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.layout.rectangles import make_rectangle
@@ -198,14 +199,14 @@ def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
     """Models over the same weights agree about where these lie, and a weight that is replaced is found again."""
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")
-    from finetooth_torch.decoder.layers import Decoder
+    from finetooth_native.stream_decoder import StreamDecoder
 
     engine = kit.engine(adapter=kit.adapter(full=True))
     network = engine._parts.network
 
-    def decoder() -> Decoder:
-        return Decoder(network.base.get_submodule(network.facts.body), network.facts, lambda module: None,
-                       checkpointing=False)  # fmt: skip
+    def decoder() -> StreamDecoder:
+        body = network.base.get_submodule(network.facts.body)
+        return StreamDecoder(body, network.facts, lambda module: None, checkpointing=False, compute=network.compute)
 
     first, second = decoder(), decoder()
     first.lay_out()
@@ -299,15 +300,34 @@ def test_full_weights_survive_a_round_trip(kit: SimpleNamespace, tmp_path: Path)
 
 def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
-    assert choose_decoder(facts, kit.hardware, "auto", "auto").value == "stream"
-    assert choose_decoder(facts, kit.hardware, "auto", "transformers").value == "transformers"
+    assert choose_decoder(facts, kit.hardware, "auto", "auto", brought=True).value == "stream"
+    assert choose_decoder(facts, kit.hardware, "auto", "transformers", brought=True).value == "transformers"
     unknown, gpu = replace(facts, block=None), replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
     for arguments, words in (
         ((unknown, kit.hardware, "auto"), "does not describe its layers"),
         ((facts, gpu, "auto"), "not for a GPU"),
         ((facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
     ):
-        chosen = choose_decoder(*arguments, "auto")
+        chosen = choose_decoder(*arguments, "auto", brought=True)
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
-            choose_decoder(*arguments, "stream")
+            choose_decoder(*arguments, "stream", brought=True)
+
+
+def test_without_a_provider_the_models_own_code_computes(kit: SimpleNamespace) -> None:
+    """As it is where finetooth-native is not installed: the plan says so, and the run trains alike."""
+    facts = kit.facts(kit.config())
+    chosen = choose_decoder(facts, kit.hardware, "auto", "auto", brought=False)
+    assert (chosen.value, "finetooth-native" in chosen.reason) == ("transformers", True)
+    with pytest.raises(PlanError, match=r"backend\.decoder=stream: no plugin brings one"):
+        choose_decoder(facts, kit.hardware, "auto", "stream", brought=False)
+    for kernels, value in ((lambda wanted: {}, "transformers"), (None, "transformers"), (kit.pick, "stream")):
+        made = TorchBackend(TorchOptions(), kit.context).plan(kit.plan_request(facts, kernels=kernels))
+        assert {d.setting: d.value for d in made.decisions}["backend.decoder"] == value
+    data = pairs()
+    one, other = (kit.engine(kernels=kernels, adapter=kit.adapter()) for kernels in ({}, kit.decoding()))
+    assert isinstance(one._parts.network.body, TransformersBody)
+    assert one.forward_backward(data, kit.nll).loss == pytest.approx(
+        other.forward_backward(data, kit.nll).loss, rel=1e-5
+    )
+    assert kit.relative(kit.gradients(one), kit.gradients(other)) < 2e-5

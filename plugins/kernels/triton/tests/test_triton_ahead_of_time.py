@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_triton import gpu
+from finetooth_triton import gpu, wide_linear
 from finetooth_triton import logits as dispatch
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
@@ -79,6 +79,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
     monkeypatch.setattr(dispatch, "has_kernels", lambda device, dtype: True)
+    monkeypatch.setattr(wide_linear, "multiplies_into_float32", lambda device, dtype: False)
 
     def run(function: Callable[[], None], shared_memory: int) -> list[Launch]:
         monkeypatch.setattr(gpu, "tiles_for", lambda dtype, device: gpu.tiles_within(dtype, shared_memory))
@@ -144,19 +145,19 @@ def given(dtype: torch.dtype) -> None:
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "trained head": (
         lambda dtype: head(dtype, k=None, train=True, everything=False),
-        {"head_statistics_kernel", "head_gradient_kernel"},
+        {"head_linear_kernel", "row_statistics_kernel", "head_gradient_kernel"},
     ),
     "trained head, everything": (
         lambda dtype: head(dtype, k=3, train=True, everything=True),
-        {"head_statistics_kernel", "head_gradient_kernel"},
+        {"head_linear_kernel", "row_statistics_kernel", "head_gradient_kernel"},
     ),
     "frozen head": (
         lambda dtype: head(dtype, k=None, train=False, everything=False),
-        {"row_statistics_kernel", "row_gradient_kernel"},
+        {"head_linear_kernel", "row_statistics_kernel", "row_gradient_kernel"},
     ),
     "frozen head, everything": (
         lambda dtype: head(dtype, k=None, train=False, everything=True),
-        {"row_statistics_kernel", "row_gradient_kernel", "head_gradient_kernel"},
+        {"head_linear_kernel", "row_statistics_kernel", "row_gradient_kernel", "head_gradient_kernel"},
     ),
     "given logits": (given, {"row_statistics_kernel", "row_gradient_kernel"}),
 }
@@ -180,7 +181,8 @@ def test_kernels_compile_and_fit(
     function, kernels = CASES[case]
     backend, architecture, warp, shared_memory = TARGETS[target]
     launches = record(lambda: function(dtype), shared_memory)
-    assert {launch.kernel.__name__ for launch in launches} == kernels
+    torchs = {"head_linear_kernel"} if dtype == torch.float32 else set()  # torch multiplies float32
+    assert {launch.kernel.__name__ for launch in launches} == kernels - torchs
     for launch in launches:
         program = compiled(launch, backend, architecture, warp)
         assert program.asm["cubin" if backend == "cuda" else "hsaco"][:4] == b"\x7fELF"
@@ -189,7 +191,9 @@ def test_kernels_compile_and_fit(
 
 def test_hopper_multiplies_in_its_tensor_cores(record: Callable[..., list[Launch]]) -> None:
     launches = record(lambda: head(torch.bfloat16, k=None, train=True, everything=False), TARGETS["sm_90"][3])
-    for launch in launches:
+    products = [launch for launch in launches if launch.kernel.__name__.startswith("head_")]
+    assert len(products) == 2
+    for launch in products:
         assert "wgmma.mma_async" in compiled(launch, *TARGETS["sm_90"][:3]).asm["ptx"]
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
 
-from finetooth_torch.planning.attention import choose_attention
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
 from finetooth_torch.planning.row_sharing import obstacle
 
@@ -71,8 +70,8 @@ class TorchBackend:
         import torch
         from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
 
-        from finetooth_torch.attention.agreement import attend_with
-        from finetooth_torch.compute import Compute
+        from finetooth_torch.attention.agreement import attend_as_asked
+        from finetooth_torch.compute import DECODER, Compute
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.host_memory import keep_freed
         from finetooth_torch.network import Network
@@ -99,11 +98,16 @@ class TorchBackend:
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, precision, load) if shares else load()
         _check_quantised(base, request)
-        attention = choose_attention(
-            self._context, self._options.attention, request.base.facts, request.base.model.config, hardware,
-            train.precision,
+        asked, decoder = self._options.attention, self._options.decoder
+        chosen = choose_decoder(
+            request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored,
+            brought=DECODER in request.compute.kernels,
         )  # fmt: skip
-        attend_with(base, base.get_submodule(request.base.facts.body), attention, self._context)
+        stream = chosen.value == STREAM
+        attention = attend_as_asked(
+            base, asked, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
+            stream=stream,
+        )  # fmt: skip
         original = {id(parameter) for parameter in base.parameters()}
         names = kept_in_fp32(base, dtype)
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
@@ -119,8 +123,6 @@ class TorchBackend:
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept)
         if rounds:
             round_frozen(base, dtype, kept)
-        asked, decoder = self._options.attention, self._options.decoder
-        chosen = choose_decoder(request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored)
         network = Network(
             base,
             model,
@@ -128,7 +130,7 @@ class TorchBackend:
             request.trains.adapter,
             can_disable=request.trains.can_disable,
             checkpointing=bool(train.gradient_checkpointing),
-            stream=chosen.value == STREAM,
+            stream=stream,
             packing=self._packing,
             processor=request.text.processor,
             scalar=scalar,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_kernels.decoder import MakeDecoder
 from finetooth_kernels.operations import OPERATIONS
 
 Operation = Callable[..., Any]
@@ -19,6 +20,9 @@ class Compute:
     Attributes:
         expects: whether `linear_logprob` makes use of `expected`.
         cached_attention, packed_linear: None where the backend's own ways serve.
+        packed_head: `packed_linear` where it is of the provider that computes `linear_logprob`, so that sampling takes
+            its logits as training and scoring do.
+        stream_decoder: makes one; None where the model's own code computes its layers.
     """
 
     linear_logprob: Operation
@@ -32,6 +36,8 @@ class Compute:
     expects: bool
     cached_attention: Operation | None = None
     packed_linear: Operation | None = None
+    packed_head: Operation | None = None
+    stream_decoder: MakeDecoder | None = None
 
     @staticmethod
     def of(kernels: Mapping[str, PickedKernel]) -> Compute:
@@ -43,9 +49,16 @@ class Compute:
         head = kernels.get("linear_logprob")
         features = OPERATIONS["linear_logprob"].features if head is None else head.features
         found: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
-        return Compute(**found, expects="expected" in features)
+        packs = kernels.get("packed_linear")
+        alike = packs is not None and head is not None and packs.provider == head.provider
+        decoder = kernels[DECODER].function if DECODER in kernels else None
+        return Compute(
+            **found, expects="expected" in features, packed_head=packs.function if packs and alike else None,
+            stream_decoder=decoder,
+        )  # fmt: skip
 
 
+DECODER = "stream_decoder"
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate")
 STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
 """What the stream decoder's layers consist of."""
@@ -54,6 +67,11 @@ OWN = ("cached_attention", "packed_linear")
 
 TORCH = Compute.of({})
 """Torch's way of all."""
+
+
+def wanted_decoder(precision: str) -> dict[str, Wanted]:
+    """What the plan asks for where a stream decoder could compute the layers."""
+    return {DECODER: Wanted((precision,), optional=True)}
 
 
 def wanted(precision: str, *, stream: bool) -> dict[str, Wanted]:

@@ -8,6 +8,7 @@ import torch
 from finetooth_hooks.protocols import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 from finetooth_kernels.linear_logprob import foresees
+from finetooth_toolbox.torch.plain_modules import is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -124,27 +125,3 @@ class Projection:
         # a vocabulary entry switched off has log p = -inf and p = 0; it adds nothing to the entropy
         entropy = -(log_p.exp() * log_p.clamp_min(-1000.0)).sum(-1)
         return (taken if targets_mk.dim() == 2 else taken.squeeze(1)), entropy
-
-
-_UNPACKED = (nn.Parameter, Tensor)
-"""Types of weights that are numbers as they stand; quantised ones have types of their own."""
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether the module is nothing but its weight and bias: no subclass, hook or packed weight."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) in _UNPACKED
-        and module.weight.is_floating_point()
-        and not is_hooked(module)
-    )
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to know when the module, or one inside it, is called or differentiated."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return True
-    for child in module._modules.values():  # noqa: SIM110 - no generator: every linear layer is asked in every pass
-        if child is not None and is_hooked(child):
-            return True
-    return False

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
-from finetooth_torch.decoder.layers import Decoder
 from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.head import Projection
 from finetooth_torch.layout.rectangles import Rectangle
@@ -87,8 +86,11 @@ class Network:
         self._cost = _cost(base, facts)
         self._flops = 0.0
         if stream:
+            assert compute.stream_decoder is not None  # the plan has picked it
             check_decoder(module, model, facts, adapter.low_rank, compute)
-            decoder = Decoder(module, facts, adapter.low_rank, checkpointing=checkpointing, compute=compute)
+            decoder = compute.stream_decoder(
+                module, facts, adapter.low_rank, checkpointing=checkpointing, compute=compute
+            )
             decoder.lay_out()
             self.body = StreamBody(decoder, model)
         elif checkpointing:

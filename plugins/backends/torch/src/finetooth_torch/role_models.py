@@ -13,7 +13,6 @@ from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, Role
 
 from finetooth_torch.frozen_copy import FrozenCopy
 from finetooth_torch.parameters import TrainedParameters
-from finetooth_torch.planning.attention import choose_attention
 from finetooth_torch.planning.decisions import STREAM, choose_decoder
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def hold_roles(
 
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
     """Another model, frozen, in the policy's precision."""
-    from finetooth_torch.attention.agreement import attend_with
+    from finetooth_torch.attention.agreement import attend_as_asked
     from finetooth_torch.compute import Compute
     from finetooth_torch.network import Network
 
@@ -68,14 +67,18 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
         wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device
     )
     hardware, stored = request.place.hardware, wanted.model.stored
-    attention = choose_attention(context, options.attention, wanted.facts, wanted.model.config, hardware, precision)
-    attend_with(base, base.get_submodule(wanted.facts.body), attention, context)
-    base.requires_grad_(False)
     decoder = "auto" if options.decoder == STREAM else options.decoder
-    stream = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored).value == STREAM
+    compute = Compute.of(request.compute.kernels)
+    brought = compute.stream_decoder is not None
+    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, stored=stored, brought=brought)
+    stream = chosen.value == STREAM
+    attention = attend_as_asked(
+        base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
+    )
+    base.requires_grad_(False)
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
-        attention=attention, compute=Compute.of(request.compute.kernels),
+        attention=attention, compute=compute,
     )  # fmt: skip
 
 

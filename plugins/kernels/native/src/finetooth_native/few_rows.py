@@ -60,8 +60,11 @@ class FewRows:
             x_nd: numbers of a row next to each other; rows may lie apart.
             base_no: likewise, of the dtype of `x_nd` or a wider one, which the result gets; added before rounding.
             more: (N, L) and another weight, (O, L), without a bias: their product is added before rounding.
-            dtype: of the result, wider than that of `x_nd`; None: that of `base_no`, else of `x_nd`.
+            dtype: of the result, wider than that of `x_nd`; None: that of `base_no`, else of `x_nd`. Where plain
+                products are rounded to the dtype of `x_nd`, so are these: logits of sampling are those of scoring.
         """
+        if dtype not in (None, x_nd.dtype) and base_no is None and not self._library.multiplies_fast(x_nd.dtype):
+            return self(x_nd, more=more).to(dtype)
         if x_nd.stride(-1) != 1:
             x_nd = x_nd.contiguous()
         if x_nd.shape[0] <= MOST_ROWS:

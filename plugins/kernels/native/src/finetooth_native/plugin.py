@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Kernel, Serves, hookimpl
+from finetooth_hooks import Attention, AttentionServes, Kernel, Serves, hookimpl
 
 CPU, DTYPES, RANK = frozenset({"cpu"}), frozenset({"fp32", "bf16"}), 20
 
@@ -35,4 +35,21 @@ def ft_kernels() -> Iterator[Kernel]:
             Serves(operation="logits_statistics", devices=CPU, dtypes=DTYPES, rank=RANK, result="full"),
             Serves(operation="accumulate", devices=CPU, dtypes=DTYPES, rank=RANK, result="full", backward=False),
         ),
+    )
+    yield Kernel(
+        name="native_stream",
+        build="finetooth_native.stream_decoder:build",
+        summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
+        serves=(Serves(operation="stream_decoder", devices=CPU, dtypes=DTYPES | {"fp16", "fp64"}, rank=RANK),),
+    )
+
+
+@hookimpl
+def ft_attention() -> Iterator[Attention]:
+    yield Attention(
+        name="native",
+        build="finetooth_native.rows_of_sequences:build",
+        summary="compiled on this machine for its CPU: told where sequences begin, nothing between them is computed",
+        rank=110,
+        serves=AttentionServes(devices=CPU, precisions=DTYPES, head_multiple=16, segments="lengths"),
     )

@@ -92,12 +92,6 @@ def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
     return tiles_within(dtype, getattr(known, "shared_memory_per_block_optin", 0))
 
 
-def splits_for(row_blocks: int, column_blocks: int, device: torch.device) -> int:
-    """In how many parts to walk through the vocabulary, so that every processor has about four programs to run."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return max(1, min(column_blocks, -(-4 * processors // max(1, row_blocks))))
-
-
 def product_precision(dtype: torch.dtype) -> str:
     """How to multiply float32: as torch does, so TensorFloat-32 only where torch was told to."""
     if dtype != torch.float32 or torch.version.hip is not None:

@@ -1,7 +1,6 @@
-"""Kernels that multiply hidden states with the head tile by tile and never write a logit. Imports Triton.
+"""Kernels that multiply hidden states with the head tile by tile, accumulated in float32. Imports Triton.
 
-A program owns a block of rows. Its logits exist one tile at a time, in registers, accumulated in float32; see
-`linear_logprob` for how the pieces fit.
+See `linear_logprob` for how the pieces fit.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call,import-not-found,import-untyped,misc"
@@ -11,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from finetooth_triton.softmax import NEGATIVE_INFINITY, capped, damping, fold, logit_gradient
+from finetooth_triton.softmax import capped, damping, logit_gradient
 
 
 @triton.jit
@@ -55,57 +54,26 @@ def linear_tile(hidden, weight, bias, rows, columns, D, stride_hm, stride_hd, st
     return result
 
 
-@triton.jit(do_not_specialize=["M", "V", "splits", "columns_per_split"])
-def head_statistics_kernel(
-    hidden, weight, bias, targets, peaks, totals, weighteds, tops, taken,
-    M, V, D, K, splits, columns_per_split, stride_hm, stride_hd, stride_wv, stride_wd, stride_b, inner, outer,
-    HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, WITH_ENTROPY: tl.constexpr, WITH_TOP1: tl.constexpr,
-    WHOLE_DEPTH: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+@triton.jit(do_not_specialize=["M", "V"])
+def head_linear_kernel(
+    hidden, weight, bias, out,
+    M, V, D, stride_hm, stride_hd, stride_wv, stride_wd, stride_b, stride_om,
+    HAS_BIAS: tl.constexpr, WHOLE_DEPTH: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax of a block of rows over one part of the vocabulary.
-
-    peaks, totals, weighteds and tops are (splits, M): see `fold`; tops is the id of the largest logit. taken (M, K)
-    gets the target's logit from whichever program meets it. columns_per_split is a multiple of COLUMNS.
-    """
-    row_block, split = block_of(tl.program_id(0), tl.cdiv(M, ROWS), splits, GROUP)
+    """One tile of the linear output, (M, V) float32: the sums as they are."""
+    row_block, column_block = block_of(tl.program_id(0), tl.cdiv(M, ROWS), tl.cdiv(V, COLUMNS), GROUP)
     rows = row_block * ROWS + tl.arange(0, ROWS)
-    counted = rows < M
-    # Rows and columns beyond the end repeat the last one: cheaper than masked loads, and dropped below.
+    columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
+    # Rows and columns beyond the end repeat the last one: cheaper than masked loads, and never written.
     safe_rows = tl.minimum(rows, M - 1).to(tl.int64)
-    lanes = tl.arange(0, COLUMNS)
-    peak = tl.full((ROWS,), NEGATIVE_INFINITY, dtype=tl.float32)
-    total = tl.zeros((ROWS,), dtype=tl.float32)
-    weighted = tl.zeros((ROWS,), dtype=tl.float32)
-    best = tl.zeros((ROWS,), dtype=tl.int32)
-    first = split * columns_per_split
-    for start in range(first, tl.minimum(first + columns_per_split, V), COLUMNS):
-        columns = start + lanes
-        linear = linear_tile(
-            hidden, weight, bias, safe_rows, tl.minimum(columns, V - 1).to(tl.int64), D,
-            stride_hm, stride_hd, stride_wv, stride_wd, stride_b,
-            HAS_BIAS, WHOLE_DEPTH, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH,
-        )  # fmt: skip
-        logits = tl.where((columns < V)[None, :], capped(linear, inner, outer, HAS_SOFTCAP), NEGATIVE_INFINITY)
-        if WITH_TOP1:
-            top, lane = tl.max(logits, 1, return_indices=True)
-            best = tl.where(top > peak, start + lane, best)
-        else:
-            top = tl.max(logits, 1)
-        peak, total, weighted = fold(peak, total, weighted, logits, top, WITH_ENTROPY)
-        for k in range(K):
-            offset = tl.load(targets + safe_rows * K + k) - start
-            here = (offset >= 0) & (offset < COLUMNS) & counted
-            if tl.max(here.to(tl.int32), 0) > 0:
-                picked = tl.sum(tl.where(lanes[None, :] == offset[:, None], logits, 0.0), 1)
-                tl.store(taken + safe_rows * K + k, picked, mask=here)
-    out = split.to(tl.int64) * M + rows
-    tl.store(peaks + out, peak, mask=counted)
-    tl.store(totals + out, total, mask=counted)
-    if WITH_ENTROPY:
-        tl.store(weighteds + out, weighted, mask=counted)
-    if WITH_TOP1:
-        tl.store(tops + out, best, mask=counted)
+    linear = linear_tile(
+        hidden, weight, bias, safe_rows, tl.minimum(columns, V - 1).to(tl.int64), D,
+        stride_hm, stride_hd, stride_wv, stride_wd, stride_b,
+        HAS_BIAS, WHOLE_DEPTH, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH,
+    )  # fmt: skip
+    inside = (rows < M)[:, None] & (columns < V)[None, :]
+    tl.store(out + safe_rows[:, None] * stride_om + columns[None, :], linear, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M", "V", "first_column"])

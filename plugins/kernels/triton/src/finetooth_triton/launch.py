@@ -60,45 +60,18 @@ class Scores(NamedTuple):
         )  # fmt: skip
 
 
-def statistics(operands: Operands, entropy: bool, top1: bool) -> Scores:
-    """Scores without a logit in memory."""
-    rows, vocabulary = operands.hidden_md.shape[0], operands.weight_vd.shape[0]
-    if rows == 0:
-        return Scores.empty(operands, entropy, top1)
-    from finetooth_triton.head_kernels import head_statistics_kernel
+def linear(hidden_md: Tensor, weight_vd: Tensor, bias_v: Tensor | None) -> Tensor:
+    """The head's linear output, (M, V) float32, from a kernel of our own; of half precision, M and V at least 1."""
+    from finetooth_triton.head_kernels import head_linear_kernel
 
-    device = operands.hidden_md.device
-    tiles = gpu.tiles_for(operands.hidden_md.dtype, device)
-    row_blocks, column_blocks = -(-rows // tiles.rows), -(-vocabulary // tiles.columns)
-    per_split = -(-column_blocks // gpu.splits_for(row_blocks, column_blocks, device))
-    splits = -(-column_blocks // per_split)
-    parts = torch.empty((3, splits, rows), dtype=torch.float32, device=device)
-    tops = torch.empty((splits, rows) if top1 else (0,), dtype=torch.int32, device=device)
-    taken = torch.empty_like(operands.targets_mk, dtype=torch.float32)
-    arguments, options = _common(operands, tiles)
-    head_statistics_kernel[(row_blocks * splits,)](
-        *arguments, parts[0], parts[1], parts[2], tops, taken,
-        M=rows, V=vocabulary, K=operands.targets_mk.shape[1],
-        splits=splits, columns_per_split=per_split * tiles.columns,
-        WITH_ENTROPY=entropy, WITH_TOP1=top1, **options,
-    )  # fmt: skip
-    return _combined(parts, tops, taken, entropy, top1)
-
-
-def _combined(parts: Tensor, tops: Tensor, taken_mk: Tensor, entropy: bool, top1: bool) -> Scores:
-    """Merge the parts of the vocabulary, (3, splits, M): the same algebra as `softmax.fold`."""
-    peaks, totals, weighteds = parts
-    peak, where = peaks.max(0, keepdim=True)  # the first of equal ones, so the lowest ids
-    drop = (peaks - peak).clamp_min_(-1000.0)
-    rescale = drop.exp()
-    total = (totals * rescale).sum(0)
-    log_total = total.log()
-    peak_m = peak[0]
-    entropy_m = peak_m.new_empty(0)
-    if entropy:
-        entropy_m = log_total - (rescale * (weighteds + drop * totals)).sum(0) / total
-    top1_m = tops.gather(0, where)[0].long() if top1 else tops.new_empty(0, dtype=torch.int64)
-    return Scores((taken_mk - peak_m[:, None]) - log_total[:, None], peak_m, log_total, entropy_m, top1_m)
+    rows, vocabulary = hidden_md.shape[0], weight_vd.shape[0]
+    out = hidden_md.new_empty((rows, vocabulary), dtype=torch.float32)
+    tiles = gpu.tiles_for(hidden_md.dtype, hidden_md.device)
+    tensors, options = _common(hidden_md, weight_vd, bias_v, tiles)
+    head_linear_kernel[(-(-rows // tiles.rows) * -(-vocabulary // tiles.columns),)](
+        *tensors, out, M=rows, V=vocabulary, stride_om=out.stride(0), **options
+    )
+    return out
 
 
 def gradient_tiles(
@@ -125,19 +98,22 @@ def gradient_tiles(
     tiles = gpu.tiles_for(out.dtype, out.device)
     row_blocks, column_blocks = -(-out.shape[0] // tiles.rows), -(-out.shape[1] // tiles.columns)
     peak = incoming.peak_m[rows]
-    arguments, options = _common(part, tiles)
+    tensors, options = _common(part.hidden_md, part.weight_vd, part.bias_v, tiles)
+    inner, outer = part.factors
     head_gradient_kernel[(row_blocks * column_blocks,)](
-        *arguments, peak, incoming.log_total_m[rows], peak if d_entropy_m is None else incoming.entropy_m[rows],
+        *tensors, part.targets_mk, peak, incoming.log_total_m[rows],
+        peak if d_entropy_m is None else incoming.entropy_m[rows],
         incoming.logprobs_mk[rows], peak if d_entropy_m is None else d_entropy_m[rows], out,
         M=out.shape[0], V=out.shape[1], K=part.targets_mk.shape[1], first_column=columns.start, stride_gm=out.stride(0),
+        inner=inner, outer=outer, HAS_SOFTCAP=part.head.softcap is not None,
         WITH_ENTROPY=d_entropy_m is not None, **options,
     )  # fmt: skip
 
 
-def _common(operands: Operands, tiles: gpu.Tiles) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+def _common(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tiles: gpu.Tiles
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """The leading arguments of both head kernels, and the keywords they share."""
-    hidden, weight, bias = operands.hidden_md, operands.weight_vd, operands.bias_v
-    inner, outer = operands.factors
     options = {
         "D": hidden.shape[1],
         "stride_hm": hidden.stride(0),
@@ -145,10 +121,7 @@ def _common(operands: Operands, tiles: gpu.Tiles) -> tuple[tuple[Tensor, ...], d
         "stride_wv": weight.stride(0),
         "stride_wd": weight.stride(1),
         "stride_b": 0 if bias is None else bias.stride(0),
-        "inner": inner,
-        "outer": outer,
         "HAS_BIAS": bias is not None,
-        "HAS_SOFTCAP": operands.head.softcap is not None,
         "WHOLE_DEPTH": hidden.shape[1] % tiles.depth == 0,
         "PRECISION": gpu.product_precision(hidden.dtype),
         "WIDEN": gpu.interpreted() and hidden.dtype == torch.bfloat16,
@@ -159,31 +132,40 @@ def _common(operands: Operands, tiles: gpu.Tiles) -> tuple[tuple[Tensor, ...], d
         "num_warps": tiles.warps,
         "num_stages": tiles.stages,
     }
-    return (hidden, weight, weight if bias is None else bias, operands.targets_mk), options
+    return (hidden, weight, weight if bias is None else bias), options
 
 
-def row_scores_(linear: Tensor, operands: Operands, scores: Scores, rows: slice) -> None:
-    """Write the scores of `rows` from the head's linear output (rows, V), and turn that into d logprob / d linear.
+def row_scores(linear_mv: Tensor, operands: Operands, scores: Scores, rows: slice) -> None:
+    """Write the scores of `rows` from the head's linear output for them (rows, V)."""
+    from finetooth_triton.row_kernels import row_statistics_kernel
 
-    For one target per row. The result leaves out `Head.slope`.
-    """
-    from finetooth_triton.row_kernels import row_gradient_kernel, row_statistics_kernel
-
-    count, vocabulary = linear.shape
-    inner, outer = operands.factors
     targets, peaks, log_totals = operands.targets_mk[rows], scores.peak_m[rows], scores.log_total_m[rows]
     entropies = scores.entropy_m[rows] if scores.entropy_m.shape[0] else peaks
     tops = scores.top1_m[rows] if scores.top1_m.shape[0] else targets
-    shared = {
-        "V": vocabulary, "K": 1,
-        "rows_inner": count, "stride_outer": 0, "stride_inner": linear.stride(0), "stride_v": 1,
+    row_statistics_kernel[(linear_mv.shape[0],)](
+        linear_mv, targets, peaks, log_totals, entropies, tops, scores.logprobs_mk[rows], K=targets.shape[1],
+        WITH_ENTROPY=scores.entropy_m.shape[0] > 0, WITH_TOP1=scores.top1_m.shape[0] > 0,
+        **_of_rows(linear_mv, operands),
+    )  # fmt: skip
+
+
+def row_gradients(linear_mv: Tensor, operands: Operands, scores: Scores, rows: slice, out_mv: Tensor) -> None:
+    """Write d logprob / d linear, but for `Head.slope`, of rows with one target; `out_mv` may be `linear_mv`."""
+    from finetooth_triton.row_kernels import row_gradient_kernel
+
+    peaks = scores.peak_m[rows]
+    row_gradient_kernel[(linear_mv.shape[0], -(-linear_mv.shape[1] // ROW_COLUMNS))](
+        linear_mv, out_mv, operands.targets_mk[rows], peaks, scores.log_total_m[rows], torch.ones_like(peaks), K=1,
+        stride_gm=out_mv.stride(0), **_of_rows(linear_mv, operands),
+    )  # fmt: skip
+
+
+def _of_rows(linear_mv: Tensor, operands: Operands) -> dict[str, Any]:
+    """What both row kernels are told."""
+    count, vocabulary = linear_mv.shape
+    inner, outer = operands.factors
+    return {
+        "V": vocabulary, "rows_inner": count, "stride_outer": 0, "stride_inner": linear_mv.stride(0), "stride_v": 1,
         "inner": inner, "outer": outer, "HAS_SOFTCAP": operands.head.softcap is not None,
         "COLUMNS": ROW_COLUMNS, "num_warps": ROW_WARPS,
     }  # fmt: skip
-    row_statistics_kernel[(count,)](
-        linear, targets, peaks, log_totals, entropies, tops, scores.logprobs_mk[rows],
-        WITH_ENTROPY=scores.entropy_m.shape[0] > 0, WITH_TOP1=scores.top1_m.shape[0] > 0, **shared,
-    )  # fmt: skip
-    row_gradient_kernel[(count, -(-vocabulary // ROW_COLUMNS))](
-        linear, linear, targets, peaks, log_totals, torch.ones_like(peaks), stride_gm=linear.stride(0), **shared
-    )

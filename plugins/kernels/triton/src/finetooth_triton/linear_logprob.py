@@ -1,19 +1,21 @@
-"""`linear_logprob` in Triton kernels: the logits never reach memory, or, for a frozen head, only a chunk of them does.
+"""`linear_logprob` in Triton kernels: a chunk of float32 logits is in memory at a time.
 
-*Forward.* Each program walks a block of rows through a part of the vocabulary and keeps, per row, the running largest
-logit, the sum of exponentials, what the entropy needs and the likeliest id. The parts are then combined; nothing is
-added atomically, so results repeat bit for bit.
+*Forward.* One way, whatever is asked for and whether or not anything trains, so that the same states get the same
+numbers in training and in scoring: a chunk of rows is multiplied with the head, its sums stay float32
+(`finetooth_triton.wide_linear`), and a kernel reads each row once, keeping the running largest logit, the sum of
+exponentials, what the entropy needs and the likeliest id. It is the kernel that reads the logits of sampling
+(`finetooth_triton.logits`). Nothing is added atomically, so results repeat bit for bit.
 
-*Backward.* A kernel computes tiles of logits again, turns each into its gradient and writes a chunk of them, in the
-dtype of the inputs, for the library's matrix products with weight and hidden states. Chunks are cut along the
+*Frozen head, one target per row* (adapters). As in the chunked implementation the gradient is formed in the forward
+pass, up to its incoming factor, from the chunk that is there anyway: two matrix products over the vocabulary instead
+of three. It is rounded to the dtype of the inputs, for the product with the head.
+
+*Backward, otherwise.* A kernel computes tiles of logits again, turns each into its gradient and writes a chunk of them,
+in the dtype of the inputs, for the library's matrix products with weight and hidden states. Chunks are cut along the
 vocabulary, not the rows: then each row of the weight's gradient is written once instead of being added to once a
 chunk, and only the hidden states' gradient, which is far smaller, has to be accumulated, in float32. Cut Cross-Entropy
 (arXiv:2411.09009) fuses those products too, with locks, and is fast because it leaves out tiles of small gradients;
 here nothing is left out.
-
-*Frozen head, one target per row* (adapters). As in the chunked implementation the gradient is formed in the forward
-pass, up to its incoming factor: two matrix products over the vocabulary instead of three. The library multiplies a
-chunk of rows with the head, and kernels take the statistics and turn that chunk into its gradient in place.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from torch import Tensor
 
 from finetooth_triton import gpu
 from finetooth_triton.gpu import available
-from finetooth_triton.launch import Operands, Scores, gradient_tiles, row_scores_, statistics
+from finetooth_triton.launch import Operands, Scores, gradient_tiles, row_gradients, row_scores
+from finetooth_triton.wide_linear import multiplies_into_float32, wide_linear
 
 __all__ = ["available", "linear_logprob_triton"]
 
@@ -54,15 +57,14 @@ def linear_logprob_triton(
 ) -> LinearLogprob:
     """What `finetooth_kernels.linear_logprob.linear_logprob` computes, argument for argument, on a CUDA or ROCm device.
 
-    Inputs are float32, bfloat16 or float16; everything is accumulated in float32, and logits that never reach memory
-    are not rounded to the inputs' dtype. float32 is multiplied as torch does it: in TensorFloat-32 only where torch was
+    Inputs are float32, bfloat16 or float16; everything is accumulated in float32, and logits are not rounded to the
+    inputs' dtype. float32 is multiplied as torch does it: in TensorFloat-32 only where torch was
     told to. Results and gradients repeat bit for bit on the same device.
-    `expected` is checked and otherwise ignored: to form a trained head's gradient early, logits would have to be
-    rounded and written to memory.
+    `expected` is checked and otherwise ignored.
 
-    Memory, beside inputs and gradients: in a forward pass a few numbers per row, or `chunk_bytes` of logits and a
-    vector of length D per row where the head is frozen; in a backward pass `chunk_bytes` of gradients and up
-    to two float32 copies of `hidden_nd`.
+    Memory, beside inputs and gradients: in a forward pass `chunk_bytes` of logits (or one row of them, where that is
+    more), a few numbers per row, and a vector of length D per row where the head is frozen; in a backward pass
+    `chunk_bytes` of gradients and up to two float32 copies of `hidden_nd`.
 
     Raises:
         ValueError: as `linear_logprob` does, and for float64, or a device that Triton kernels cannot run on.
@@ -107,12 +109,9 @@ class _LinearLogprob(torch.autograd.Function):
         needs_hidden, needs_head = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
         at_once = wanted.gradients and needs_hidden and not needs_head and targets_mk.shape[1] == 1
         operands = Operands(hidden_md, weight_vd, bias_v, targets_mk.contiguous(), head)
-        slopes_md = None
+        slopes_md = torch.empty_like(hidden_md, memory_format=torch.contiguous_format) if at_once else None
         with without_autocast(hidden_md.device), gpu.on(hidden_md.device):
-            if at_once:
-                scores, slopes_md = _scores_with_slopes(operands, wanted)
-            else:
-                scores = statistics(operands, wanted.entropy, wanted.top1)
+            scores = _scores(operands, wanted, slopes_md)
         ctx.set_materialize_grads(False)
         ctx.head, ctx.chunk_bytes = head, wanted.chunk_bytes
         again = (hidden_md, weight_vd, bias_v, operands.targets_mk, scores.peak_m, scores.log_total_m, scores.entropy_m)
@@ -142,25 +141,26 @@ class _LinearLogprob(torch.autograd.Function):
         return (*grads, None, None, None)
 
 
-def _scores_with_slopes(operands: Operands, wanted: _Wanted) -> tuple[Scores, Tensor]:
-    """Scores, and d logprob / d hidden (M, D) but for `Head.slope`, from one chunk of rows after the other."""
+def _scores(operands: Operands, wanted: _Wanted, slopes_md: Tensor | None) -> Scores:
+    """Scores from one chunk of rows after the other; into `slopes_md`, d logprob / d hidden but for `Head.slope`.
+
+    Chunks are the same with and without slopes: libraries may multiply other numbers of rows in another order.
+    """
     hidden, weight, bias = operands.hidden_md, operands.weight_vd, operands.bias_v
-    rows, vocabulary = hidden.shape[0], weight.shape[0]
+    rows, vocabulary, half = hidden.shape[0], weight.shape[0], hidden.dtype != torch.float32
     scores = Scores.empty(operands, wanted.entropy, wanted.top1)
-    slopes = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    most = max(1, wanted.chunk_bytes // (vocabulary * hidden.element_size()))
-    size = -(-rows // -(-rows // most)) if rows else 0
-    buffer = hidden.new_empty((size, vocabulary))
-    for start in range(0, rows, max(1, size)):
+    most = max(1, wanted.chunk_bytes // (vocabulary * (4 + hidden.element_size() * half)))
+    size = max(1, -(-rows // -(-rows // most))) if rows else 1
+    narrow = hidden.new_empty((min(size, rows), vocabulary)) if half and slopes_md is not None else None
+    for start in range(0, rows, size):
         chunk = slice(start, min(start + size, rows))
-        linear = buffer[: chunk.stop - chunk.start]
-        if bias is None:
-            torch.mm(hidden[chunk], weight.t(), out=linear)
-        else:
-            torch.addmm(bias, hidden[chunk], weight.t(), out=linear)
-        row_scores_(linear, operands, scores, chunk)
-        torch.mm(linear, weight, out=slopes[chunk])
-    return scores, slopes
+        linear = wide_linear(hidden[chunk], weight, bias)
+        row_scores(linear, operands, scores, chunk)
+        if slopes_md is not None:
+            gradient = linear if narrow is None else narrow[: chunk.stop - chunk.start]
+            row_gradients(linear, operands, scores, chunk, gradient)
+            torch.mm(gradient, weight, out=slopes_md[chunk])
+    return scores
 
 
 def _gradients(
@@ -239,7 +239,7 @@ class _Sum:
         key = (rows.start, rows.stop)
         if left.dtype == torch.float32:
             self._parts[key] = self._parts[key].addmm_(left, right) if key in self._parts else torch.mm(left, right)
-        elif _multiplies_into_float32(left.device, left.dtype):
+        elif multiplies_into_float32(left.device, left.dtype):
             if key in self._parts:
                 self._parts[key] = torch.addmm(self._parts[key], left, right, out_dtype=torch.float32)
             else:
@@ -254,19 +254,3 @@ class _Sum:
         for (start, stop), part in self._parts.items():
             result[start:stop] = part.mul_(factor)
         return result
-
-
-_MIXED_PRODUCTS: dict[tuple[torch.device, torch.dtype], bool] = {}
-
-
-def _multiplies_into_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch multiplies half precision into float32 on `device`; asked once, by doing it."""
-    key = (device, dtype)
-    if key not in _MIXED_PRODUCTS:
-        ones = torch.ones((16, 16), dtype=dtype, device=device)
-        try:
-            result = torch.addmm(torch.ones_like(ones, dtype=torch.float32), ones, ones, out_dtype=torch.float32)
-            _MIXED_PRODUCTS[key] = bool((result == 17).all())
-        except (RuntimeError, TypeError):
-            _MIXED_PRODUCTS[key] = False
-    return _MIXED_PRODUCTS[key]

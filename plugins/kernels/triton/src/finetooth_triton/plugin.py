@@ -16,8 +16,11 @@ def ft_kernels() -> Iterator[Kernel]:
         name="triton",
         build="finetooth_triton.provider:build",
         summary="Triton kernels, on NVIDIA GPUs from compute capability 8.0 and on ROCm",
-        serves=tuple(
-            Serves(operation=operation, devices=GPU, rank=30, result="full")
-            for operation in ("linear_logprob", "logits_statistics")
+        serves=(
+            *(
+                Serves(operation=operation, devices=GPU, rank=30, result="full")
+                for operation in ("linear_logprob", "logits_statistics")
+            ),
+            Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
         ),
     )

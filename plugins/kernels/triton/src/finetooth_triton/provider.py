@@ -14,6 +14,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
         {
             "linear_logprob": operations.linear_logprob_triton,
             "logits_statistics": operations.logits_statistics,
+            "packed_linear": operations.WideLinear.pack,
         },
         "compiled for the device when they first run",
         missing,

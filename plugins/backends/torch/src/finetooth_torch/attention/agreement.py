@@ -7,14 +7,45 @@ from typing import Any
 
 import torch
 from finetooth_hooks import Context, PlanError
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 from torch import Tensor, nn
 
 from finetooth_torch.attention.interface import Computes, checked, install
 from finetooth_torch.layout.shared_rows import ALLOWED, narrowed, share
-from finetooth_torch.planning.attention import SETTING, AttentionChoice
+from finetooth_torch.planning.attention import AUTO, SETTING, AttentionChoice, choose_attention
 
 TRIAL = 23
 """Positions that are tried. Windows are narrowed so that they are longer."""
+
+
+def attend_as_asked(
+    base: nn.Module, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
+    precision: str, context: Context | None, *, stream: bool,
+) -> AttentionChoice:  # fmt: skip
+    """Have a model's attention computed as `choose_attention` says, and return what that was.
+
+    Where `auto` picks a function and the model's code turns out to ask more of attention than its config shows, the
+    best implementation of transformers takes its place, and the user is told.
+
+    Args:
+        base: a model of transformers, in evaluation mode.
+        stream: the stream decoder computes the layers, and is compared with the model's own attention.
+
+    Raises:
+        PlanError: as `choose_attention` and `attend_with` do.
+    """
+    body = base.get_submodule(facts.body)
+    attention = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=stream)
+    try:
+        attend_with(base, body, attention, context)
+    except PlanError as error:
+        if asked != AUTO or context is None or attention.implementation:
+            raise
+        attention = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=True)
+        attend_with(base, body, attention, context)
+        context.note(f"{error.problem}; {attention.names} computes it instead")
+    return attention
 
 
 def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, context: Context | None) -> None:

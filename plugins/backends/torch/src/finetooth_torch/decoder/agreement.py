@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Block, ModelFacts
+from finetooth_kernels.decoder import Decoder, FindLowRank, Stream
 from finetooth_steps.micro_batches import MicroBatch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.bodies import TransformersBody
-from finetooth_torch.decoder.layers import Decoder, FindLowRank
 from finetooth_torch.decoder.trial_layers import (
     Place,
     drawn,
@@ -44,7 +44,7 @@ from finetooth_torch.decoder.trial_layers import (
 )
 from finetooth_torch.head import Projection
 from finetooth_torch.layout.rectangles import Rectangle
-from finetooth_torch.layout.stream import Stream, make_stream
+from finetooth_torch.layout.stream import make_stream
 
 ALLOWED = 1e-4
 """Largest difference of a position's state, as a share of its norm."""
@@ -79,7 +79,7 @@ class Disagreement:
 
 
 def check_decoder(
-    body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute = TORCH
+    body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute
 ) -> None:
     """
     Args:
@@ -87,7 +87,7 @@ def check_decoder(
         model: what switches `body` to evaluation.
         facts: with a block.
         low_rank: what the adapter says of a wrapped module.
-        compute: the operations.
+        compute: the operations, and the decoder.
 
     Raises:
         PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
@@ -147,15 +147,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def compare_decoder(
-    body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute = TORCH
-) -> Disagreement:
+def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute) -> Disagreement:
     """What is worst when the stream decoder stands in for the model's own forward.
 
     Args:
         body: in evaluation mode; it is not changed.
         facts: with a block.
         low_rank: what the adapter says of a wrapped module.
+        compute: the operations, and the decoder.
     """
     assert facts.block is not None
     device = next(body.parameters()).device
@@ -245,7 +244,9 @@ class _Trial:
 
     def _decoder(self, layer: nn.Module) -> Decoder:
         body = exchanged(self._body, {self._path: nn.ModuleList([layer])})
-        return Decoder(body, self._facts, self._low_rank, checkpointing=False, compute=self._compute)
+        make = self._compute.stream_decoder
+        assert make is not None
+        return make(body, self._facts, self._low_rank, checkpointing=False, compute=self._compute)
 
     def _share(self, ours_nd: Tensor, places: Sequence[nn.Module]) -> float:
         body, rectangle = exchanged(self._body, {self._path: nn.ModuleList(places)}), self._rectangle

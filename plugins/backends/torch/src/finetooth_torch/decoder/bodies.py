@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import torch
 from finetooth_hooks.protocols import Processor
+from finetooth_kernels.decoder import Decoder, Stream
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
-from finetooth_torch.decoder.layers import Decoder
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
-from finetooth_torch.layout.stream import Stream, make_stream
+from finetooth_torch.layout.stream import make_stream
 from finetooth_torch.planning.flops import Computed
 
 

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_kernels.capture import Repeated
+from finetooth_kernels.decoder import Decoder, PlainGroup
 from finetooth_steps.micro_batches import MicroBatch
 from torch import Tensor
 from transformers import DynamicCache
 
 from finetooth_torch.attention.handing import handing
+from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import TransformersBody, computed_of
-from finetooth_torch.decoder.layers import Decoder, Group
 from finetooth_torch.generation.kv_cache import KeyValueCache, merged
-from finetooth_torch.generation.packed_layers import PackedGroup, packed
+from finetooth_torch.generation.packed_layers import packed
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.stream import make_stream
 from finetooth_torch.planning.flops import Computed
@@ -65,13 +66,13 @@ class Decoding(Protocol):
 class PackedLayers:
     """The decoder's layers with weights packed for sampling: made when sampling begins, dropped when it ends."""
 
-    def __init__(self, decoder: Decoder, *, pack: bool) -> None:
-        self.decoder = decoder
-        prepare = partial(packed, pack=decoder.compute.packed_linear) if pack else _unchanged
+    def __init__(self, decoder: Decoder, compute: Compute, *, pack: bool) -> None:
+        self.decoder, self.compute = decoder, compute
+        prepare = partial(packed, pack=compute.packed_linear) if pack else _unchanged
         self.layers = [layer.prepared(prepare) for layer in decoder.layers]
 
 
-def _unchanged(group: Group) -> Group | PackedGroup:
+def _unchanged(group: PlainGroup) -> PlainGroup:
     return group
 
 
@@ -90,6 +91,7 @@ class StreamDecoding:
     ) -> None:  # fmt: skip
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._prompts, self._samples, self._room, self._device = prompts, samples, room, device
+        self._cached_attention = packed_layers.compute.cached_attention
         self._caches: list[KeyValueCache] = []
         lengths = [len(prompt) for prompt in prompts]
         self.contexts: Sequence[int] = lengths
@@ -129,7 +131,7 @@ class StreamDecoding:
             KeyValueCache(
                 lengths[place], self._samples, self._room,
                 layers=facts.layers, kv_heads=facts.kv_heads, size=facts.head_dim, like=like,
-                kernel=self._decoder.compute.cached_attention,
+                kernel=self._cached_attention,
             )
             for place in places
         ]  # fmt: skip

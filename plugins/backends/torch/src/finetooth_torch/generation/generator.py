@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_kernels.memory import BLOCKS
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody
 from finetooth_torch.generation.cached_step import (
@@ -180,14 +181,21 @@ class Generator:
     def weights(self, most: int) -> Weights:
         """The network for rows of up to `most` tokens each, as long as its weights stay what they are."""
         BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
-        body, head = self._network.body, self._network.head.plain()
+        body, head, compute = self._network.body, self._network.head.plain(), self._network.compute
         pack = most >= WORTH_PACKING
-        packed = None
-        if pack and head is not None and can_pack(head.weight.dtype, self._device.type):
-            pack_kernel = self._network.compute.packed_linear
-            packed = PackedLinear(head.weight, head.bias, result_dtype(head.weight.dtype), pack_kernel)
-        layers = PackedLayers(body.decoder, pack=pack) if isinstance(body, StreamBody) else None
+        packed = None if head is None else self._packed_head(head, pack)
+        layers = PackedLayers(body.decoder, compute, pack=pack) if isinstance(body, StreamBody) else None
         return Weights(layers=layers, head=packed)
+
+    def _packed_head(self, head: nn.Linear, pack: bool) -> Callable[[Tensor], Tensor] | None:
+        """What computes its linear output; None: the head itself."""
+        dtype, compute = result_dtype(head.weight.dtype), self._network.compute
+        if self._device.type == "cpu":
+            if not (pack and can_pack(head.weight.dtype, "cpu")):
+                return None
+            return PackedLinear(head.weight, head.bias, dtype, compute.packed_linear)
+        own = None if compute.packed_head is None else compute.packed_head(head.weight, head.bias)
+        return None if own is None else partial(own, dtype=dtype)
 
     def writing(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights) -> Writing:
         """Rows that will be written together.

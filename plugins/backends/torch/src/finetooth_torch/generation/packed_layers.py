@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from finetooth_kernels.decoder import Group, PlainGroup
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
 from torch import Tensor, nn
-
-from finetooth_torch.decoder.layers import Group
 
 ALLOWED = {4: 1e-5, 2: 2e-2}
 """Largest difference from a plain product, as a share of its largest number, by bytes of a number."""
@@ -122,7 +121,7 @@ class PackedGroup:
         return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
 
 
-def packed(group: Group, pack: Pack | None = None) -> Group | PackedGroup:
+def packed(group: PlainGroup, pack: Pack | None = None) -> Group:
     """The group with packed weights, or as it is where that is not possible."""
     parts = group.parts()
     if parts is None or not can_pack(parts.weight.dtype, parts.weight.device.type):

@@ -12,31 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from finetooth_kernels.decoder import Stream
 from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import SHORTEST_SHARED
 from numpy.typing import NDArray
-from torch import Tensor
 
 from finetooth_torch.layout.rectangles import Rectangle
-
-
-@dataclass(frozen=True)
-class Stream:
-    """N positions.
-
-    Attributes:
-        tokens, positions: (N,) input ids and position ids.
-        segments: in depth-first order.
-        cells_st: (S, T) where in the stream each cell of the rectangle was computed; 0 for padding.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    segments: tuple[Segment, ...]
-    cells_st: Tensor
-
-    def __len__(self) -> int:
-        return int(self.tokens.shape[0])
 
 
 @dataclass

@@ -67,7 +67,7 @@ class AttentionChoice:
 
 def choose_attention(
     context: Context | None, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
-    precision: str,
+    precision: str, *, of_transformers: bool = False,
 ) -> AttentionChoice:  # fmt: skip
     """What computes each kind of a model's layers.
 
@@ -75,6 +75,8 @@ def choose_attention(
         context: has the entries; without one there are none.
         asked: `auto`, a name, a mapping with `name` and options, or one of these by kind of layer.
         config: of the model, in transformers' shape.
+        of_transformers: `auto` takes implementations of transformers alone. For a model that reads images it does so
+            anyway: its code makes masks of its own, which functions are not given.
 
     Raises:
         PlanError: what is asked for cannot serve, or nothing can.
@@ -91,7 +93,8 @@ def choose_attention(
     for demand in demands:
         setting = SETTING if shared else f"{SETTING}.{demand.kind}"
         pick = by_kind[demand.kind]
-        registered, reason = _choose(_Asked(setting, pick, demand, hardware, precision), entries, context)
+        own = of_transformers or bool(facts.towers)
+        registered, reason = _choose(_Asked(setting, pick, demand, hardware, precision, context, own), entries)
         options = {key: value for key, value in pick.items() if key != "name"} if isinstance(pick, Mapping) else {}
         picks[demand.kind] = {"name": registered.full_name, **options} if options else registered.full_name
         chosen[demand.kind] = _entry(registered)
@@ -104,13 +107,19 @@ def choose_attention(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What one kind of layer asks, and what the recipe names for it."""
+    """What one kind of layer asks, and what the recipe names for it.
+
+    Attributes:
+        of_transformers: `auto` takes implementations of transformers alone.
+    """
 
     setting: str
     pick: Pick
     demand: Demand
     hardware: HardwareFacts
     precision: str
+    context: Context | None
+    of_transformers: bool
 
     @property
     def name(self) -> str:
@@ -120,7 +129,18 @@ class _Asked:
         return name
 
     def obstacle(self, registered: Registered) -> str:
-        return obstacle(_entry(registered), self.demand, self.hardware, self.precision)
+        """Why the entry cannot serve; empty if it can. One that is a function is built, since its builder may know."""
+        entry = _entry(registered)
+        found = obstacle(entry, self.demand, self.hardware, self.precision)
+        if found or entry.transformers or self.context is None:
+            return found
+        named = self.name in (entry.name, registered.full_name)
+        pick = self.pick if named else registered.full_name
+        try:
+            self.context.build("attention", pick, setting=self.setting)
+        except PlanError as error:
+            return error.problem.removeprefix(f"{SETTING}={entry.name}: ")
+        return ""
 
 
 def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]:
@@ -142,9 +162,11 @@ def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]
     return {kind: asked.get(kind, AUTO) for kind in KINDS}
 
 
-def _choose(asked: _Asked, entries: Sequence[Registered], context: Context | None) -> tuple[Registered, str]:
+def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, str]:
+    context = asked.context
     if asked.name == AUTO:
-        return _best(asked, [registered for registered in entries if _entry(registered).rank is not None])
+        ranked = [registered for registered in entries if _entry(registered).rank is not None]
+        return _best(asked, [one for one in ranked if _entry(one).transformers or not asked.of_transformers])
     alike = [registered for registered in entries if _meant(registered, asked.name)]
     if len(alike) > 1 or (alike and asked.name in _entry(alike[0]).aliases):
         return _best(asked, alike)[0], RECIPE
@@ -159,14 +181,17 @@ def _choose(asked: _Asked, entries: Sequence[Registered], context: Context | Non
 
 
 def _best(asked: _Asked, candidates: Sequence[Registered]) -> tuple[Registered, str]:
-    """The one with the highest rank that serves."""
+    """The one with the highest rank that serves. The reason names those before it that are for the same device."""
     passed: list[str] = []
+    here: list[str] = []
     for registered in sorted(candidates, key=_order):
         found = asked.obstacle(registered)
         if not found:
             first = f"the first choice on {asked.hardware.label}"
-            return registered, f"not {'; not '.join(passed)}" if passed else first
+            return registered, f"not {'; not '.join(here)}" if here else first
         passed.append(f"{registered.entry.name}: {found}")
+        if asked.hardware.device.partition(":")[0] in _entry(registered).serves.devices:
+            here.append(passed[-1])
     tried = "; ".join(passed) or "no plugin brings any"
     asks = asked.setting if asked.name == AUTO else f"{asked.setting}={asked.name!r}"
     action = "choose another model, precision or hardware" if asked.name == AUTO else f"set {asked.setting} to auto"

@@ -50,7 +50,10 @@ def decide(
         raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
     precision = _precision(request.train.precision, request.place.hardware)
     base = request.base
-    chosen = choose_decoder(base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored)
+    chosen = choose_decoder(
+        base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored,
+        brought=_decoder_brought(request, str(precision.value), decoder),
+    )  # fmt: skip
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, str(precision.value), context)
     layers = () if attending is None else attending.decisions
@@ -99,6 +102,22 @@ def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
     )
 
 
+def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
+    """Whether there is a provider of the stream decoder, asked where a model of the run could use it.
+
+    Raises:
+        PlanError: a provider that the recipe picks cannot serve.
+    """
+    from finetooth_torch.compute import DECODER, wanted_decoder
+
+    roles = (role.facts for role in request.roles.values() if role.facts is not None)
+    described = any(facts.block is not None for facts in (request.base.facts, *roles))
+    on_cpu = request.place.hardware.device == "cpu"
+    if request.kernels is None or not described or not on_cpu or asked == "transformers":
+        return False
+    return DECODER in request.kernels(wanted_decoder(precision))
+
+
 def _kernels(request: PlanRequest, precision: str, *, stream: bool) -> Mapping[str, PickedKernel]:
     """Who computes each operation; nothing where nobody picks, and torch computes all.
 
@@ -118,30 +137,30 @@ def choose_decoder(
     packing: bool | None = None,
     *,
     stored: Stored | None = None,
+    brought: bool,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Args:
         stored: how the base's linear weights are stored, if not as plain numbers.
+        brought: a provider of the operation `stream_decoder` was picked.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
     """
-    from finetooth_kernels.segment_attention import available
-
     setting = "backend.decoder"
     if facts.block is None:
         reason = "the model's family does not describe its layers"
     elif hardware.device != "cpu":
         reason = f"it is written for CPUs, not for {hardware.label}"
-    elif not available().available:
-        reason = available().reason
     elif stored is not None:
         reason = f"the base is stored as {stored.name}, with which only its own modules compute"
     elif attention != AUTO:
         reason = f"backend.attention={attention} is for the model's own code"
     elif packing is False:
         reason = "backend.packing=false asks for padding, and it has none"
+    elif not brought:
+        reason = f"no plugin brings one that serves {hardware.label} here; finetooth-native does"
     else:
         reason = ""
     if asked == STREAM and reason:

@@ -11,39 +11,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from finetooth_hooks.protocols import Block, LowRank, ModelFacts
+from finetooth_hooks import Context, NoOptions
+from finetooth_hooks.protocols import Block, Kernel, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
+from finetooth_kernels.segment_attention import available
 from finetooth_kernels.segments import Segment
+from finetooth_toolbox.torch.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from finetooth_torch.compute import TORCH, Compute
-from finetooth_torch.head import is_hooked, is_plain
-from finetooth_torch.layout.stream import Stream
-
-FindLowRank = Callable[[nn.Module], LowRank | None]
+__all__ = ["Group", "StreamDecoder", "build"]
 
 
-@dataclass(frozen=True)
-class GroupParts:
-    """What a group computes now: x W^T + b + (x A^T) B^T.
+def build(options: NoOptions, context: Context) -> Kernel:
+    """The provider `native_stream`. What its layers consist of comes from whoever computes those operations."""
 
-    Attributes:
-        weight, bias: (O, D) and (O,).
-        a, b: (R, D) and (O, R), the additions of all layers with their scales in B; None without any.
-    """
+    def missing(operation: str, device: str, dtype: str) -> str:
+        answer = available(device)
+        return "" if answer.available else answer.reason
 
-    weight: Tensor
-    bias: Tensor | None = None
-    a: Tensor | None = None
-    b: Tensor | None = None
+    return Kernel({"stream_decoder": StreamDecoder}, missing=missing)
 
 
 class Group:
@@ -59,7 +53,7 @@ class Group:
         compute: multiplies.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank, compute: Compute = TORCH) -> None:
+    def __init__(self, modules: Sequence[nn.Module], low_rank: FindLowRank, compute: LayerOperations) -> None:
         self._modules, self._low_rank, self._linear = tuple(modules), low_rank, compute.low_rank_linear
 
     def __call__(
@@ -159,7 +153,7 @@ class _Layer:
     """One decoder layer: its groups, and its norms by module."""
 
     def __init__(
-        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: Compute
+        self, module: nn.Module, block: Block, facts: ModelFacts, low_rank: FindLowRank, compute: LayerOperations
     ) -> None:
         find = module.get_submodule
         self._rms_norm, self._rotary = compute.rms_norm, compute.rotary
@@ -213,16 +207,8 @@ class _Layer:
         return normed
 
 
-class Decoder:
-    """The body of a model.
-
-    Args:
-        body: its module.
-        facts: with a block.
-        low_rank: what the adapter says of a wrapped linear module.
-        checkpointing: recompute each layer in backward.
-        compute: the operations.
-    """
+class StreamDecoder:
+    """See `finetooth_kernels.decoder.Decoder`, and `MakeDecoder` there for the arguments."""
 
     def __init__(
         self,
@@ -231,9 +217,9 @@ class Decoder:
         low_rank: FindLowRank,
         *,
         checkpointing: bool,
-        compute: Compute = TORCH,
+        compute: LayerOperations,
     ) -> None:
-        self.compute, block = compute, facts.block
+        self._attend, block = compute.segment_attention, facts.block
         assert block is not None
         self._facts, self._checkpointing = facts, checkpointing
         self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
@@ -306,7 +292,7 @@ class Decoder:
         h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
         if keep is not None:
             keep(qkv)
-        attended = self.compute.segment_attention(
+        attended = self._attend(
             qkv,
             segments,
             heads=facts.heads,
