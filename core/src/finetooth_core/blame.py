@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from finetooth_core.registration import describe
 
 if TYPE_CHECKING:
-    from finetooth_core.manager import Loaded
+    from finetooth_core.loaded_plugin import Loaded
 
 MEND = "mend it, or report it to the plugin's author; --debug shows the whole traceback"
 BUG = "a bug; --debug shows where"

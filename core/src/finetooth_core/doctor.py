@@ -10,7 +10,8 @@ from finetooth_hooks import ENTRY_TYPES
 
 from finetooth_core import versions
 from finetooth_core.distributions import Installed
-from finetooth_core.manager import CONTRACT, Loaded, Plugins
+from finetooth_core.loaded_plugin import Loaded
+from finetooth_core.manager import CONTRACT, Plugins
 from finetooth_core.references import choose
 
 if TYPE_CHECKING:

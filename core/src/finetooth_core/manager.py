@@ -23,6 +23,7 @@ from finetooth_core import blame, local_files, registration, versions
 from finetooth_core.catalog import Catalog, Registered
 from finetooth_core.distributions import Installed, discover
 from finetooth_core.faults import Fault
+from finetooth_core.loaded_plugin import Loaded
 from finetooth_core.references import Named, Reference, resolve
 from finetooth_core.registration import Hook, Problem, Registration
 
@@ -30,29 +31,6 @@ CONTRACT = "finetooth-hooks"
 """The distribution whose version is the contract's."""
 
 _ASK_AUTHOR = "report it to the plugin's author, or leave it out with -p no:{}"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A plugin in use.
-
-    Attributes:
-        distribution: its name, or the local file or module as the user named it.
-        version: of the distribution; empty for a local file.
-        module: name of its module.
-        file: of the module.
-        entries: what it offers.
-        sha256: of a local file's content; empty otherwise.
-        named_by_user: the user named it, beyond installing it.
-    """
-
-    distribution: str
-    version: str
-    module: str
-    file: str
-    entries: tuple[Registered, ...]
-    sha256: str = ""
-    named_by_user: bool = False
 
 
 @dataclass(frozen=True)

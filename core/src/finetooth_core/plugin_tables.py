@@ -8,7 +8,8 @@ from finetooth_hooks import ENTRY_TYPES, PluginError
 from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.catalog import Registered
-from finetooth_core.manager import Loaded, Plugins
+from finetooth_core.loaded_plugin import Loaded
+from finetooth_core.manager import Plugins
 from finetooth_core.references import choose
 
 

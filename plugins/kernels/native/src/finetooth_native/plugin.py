@@ -38,7 +38,7 @@ def ft_kernels() -> Iterator[Kernel]:
     )
     yield Kernel(
         name="native_stream",
-        build="finetooth_native.stream_decoder:build",
+        build="finetooth_native.provider:build_decoder",
         summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
         serves=(Serves(operation="stream_decoder", devices=CPU, dtypes=DTYPES | {"fp16", "fp64"}, rank=RANK),),
     )
@@ -48,7 +48,7 @@ def ft_kernels() -> Iterator[Kernel]:
 def ft_attention() -> Iterator[Attention]:
     yield Attention(
         name="native",
-        build="finetooth_native.rows_of_sequences:build",
+        build="finetooth_native.provider:build_attention",
         summary="compiled on this machine for its CPU: told where sequences begin, nothing between them is computed",
         rank=110,
         serves=AttentionServes(devices=CPU, precisions=DTYPES, head_multiple=16, segments="lengths"),

@@ -1,14 +1,18 @@
-"""The provider `native`: all operations that compiled kernels have a part in."""
+"""Builders of what this package brings: kernels, the stream decoder made of them, and the attention `native`.
+
+They import torch when they build, which who asks for the options does not need.
+"""
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
+from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks.attention import Attention
 from finetooth_hooks.protocols import Kernel
 
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The compiled kernels, which are compiled now if they were never on this machine."""
-    from finetooth_native import operations  # with torch, which who asks for the options does not need
+    from finetooth_native import operations
     from finetooth_native.build import available
 
     answer = available()
@@ -30,3 +34,30 @@ def build(options: NoOptions, context: Context) -> Kernel:
         answer.reason,
         lambda operation, device, dtype: missing,
     )
+
+
+def build_decoder(options: NoOptions, context: Context) -> Kernel:
+    """The provider `native_stream`. What its layers consist of comes from whoever computes those operations."""
+    from finetooth_kernels.segment_attention import available
+
+    from finetooth_native.stream_decoder import StreamDecoder
+
+    def missing(operation: str, device: str, dtype: str) -> str:
+        answer = available(device)
+        return "" if answer.available else answer.reason
+
+    return Kernel({"stream_decoder": StreamDecoder}, missing=missing)
+
+
+def build_attention(options: NoOptions, context: Context) -> Attention:
+    """
+    Raises:
+        PlanError: there are no compiled kernels on this machine.
+    """
+    from finetooth_native.build import available
+    from finetooth_native.rows_of_sequences import attend
+
+    answer = available()
+    if not answer.available:
+        raise PlanError(f"backend.attention=native: {answer.reason}", action="set backend.attention to auto")
+    return attend

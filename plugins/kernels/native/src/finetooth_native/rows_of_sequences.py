@@ -10,29 +10,15 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from finetooth_hooks import Context, NoOptions, PlanError
-from finetooth_hooks.attention import Attention, Lengths
+from finetooth_hooks.attention import Lengths
 from finetooth_kernels.segments import Segment
 from finetooth_toolbox.torch.attention import visible
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from finetooth_native.build import available
 from finetooth_native.segment_attention import segment_attention
 
-__all__ = ["build"]
-
-
-def build(options: NoOptions, context: Context) -> Attention:
-    """
-    Raises:
-        PlanError: there are no compiled kernels on this machine.
-    """
-    del options, context
-    answer = available()
-    if not answer.available:
-        raise PlanError(f"backend.attention=native: {answer.reason}", action="set backend.attention to auto")
-    return attend
+__all__ = ["attend"]
 
 
 def attend(

@@ -15,29 +15,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from finetooth_hooks import Context, NoOptions
-from finetooth_hooks.protocols import Block, Kernel, LowRank, ModelFacts
+from finetooth_hooks.protocols import Block, LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segment_attention import available
 from finetooth_kernels.segments import Segment
 from finetooth_toolbox.torch.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Group", "StreamDecoder", "build"]
-
-
-def build(options: NoOptions, context: Context) -> Kernel:
-    """The provider `native_stream`. What its layers consist of comes from whoever computes those operations."""
-
-    def missing(operation: str, device: str, dtype: str) -> str:
-        answer = available(device)
-        return "" if answer.available else answer.reason
-
-    return Kernel({"stream_decoder": StreamDecoder}, missing=missing)
+__all__ = ["Group", "StreamDecoder"]
 
 
 class Group:

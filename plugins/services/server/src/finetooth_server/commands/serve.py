@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,6 @@ def command(
     ft serve mcp --model smollm2-135m       for assistants; with --stdio for the one that starts it
     ft serve api tinker mcp ...             all of them, on the same models
     """
-    import uvicorn
-
-    from finetooth_server.app import make_app
-    from finetooth_server.connections import BoundedConnection, telling_server
     from finetooth_server.encryption.master import master_keys
     from finetooth_server.service import Service
 
@@ -107,11 +104,7 @@ def command(
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     if not private:
         _need_key(host, folder, database)
-        if not (tls or certificate or without_tls):
-            raise UserError(
-                f"--host {host} can be reached by others, and keys and data would travel in the clear",
-                action="give --certificate and --certificate-key, or --tls generated, or --without-tls",
-            )
+        _need_tls(host, bool(tls or certificate or without_tls))
     given = _served(obj, models, recipe, overrides)
     served = {name: _one_base(obj, _as_long_as_the_model(obj, one)) for name, one in given.items()}
     settings = Settings(
@@ -134,13 +127,36 @@ def command(
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
         write_tokenizers(obj, service)
-    app = make_app(service, faces)
+    paths = {name: load(obj, name).path for name in faces if name not in OWN}
+    _listen_and_serve(
+        service, faces, host, port, shown, say=partial(_say, served, faces, paths, shown, private=private)
+    )
+
+
+def _listen_and_serve(
+    service: Service,
+    faces: Sequence[str],
+    host: str,
+    port: int,
+    shown: Certificate | None,
+    *,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        say: is told the URL once the server listens.
+    """
+    import uvicorn
+
+    from finetooth_server.app import make_app
+    from finetooth_server.connections import BoundedConnection, telling_server
+
     listening = _listen(host, port)
     scheme = "https" if shown else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    paths = {name: load(obj, name).path for name in faces if name not in OWN}
     config = uvicorn.Config(
-        app,
+        make_app(service, faces),
         http=BoundedConnection,
         log_level="warning",
         server_header=False,
@@ -149,19 +165,15 @@ def command(
         ssl_certfile=None if shown is None else str(shown.file),
         ssl_keyfile=None if shown is None else str(shown.key),
     )
-
-    def say() -> None:
-        _say(url, served, faces, paths, shown, private=private)
-
-    telling_server(config, say).run(sockets=[listening])
+    telling_server(config, partial(say, url)).run(sockets=[listening])
 
 
 def _say(
-    url: str,
     served: Collection[str],
     faces: Sequence[str],
     paths: Mapping[str, str],
     shown: Certificate | None,
+    url: str,
     *,
     private: bool,
 ) -> None:
@@ -191,6 +203,18 @@ def _need_key(host: str, folder: Path, database: str) -> None:
             )
     finally:
         records.close()
+
+
+def _need_tls(host: str, given: bool) -> None:
+    """
+    Raises:
+        UserError: nothing was given that keeps what travels from others' eyes.
+    """
+    if not given:
+        raise UserError(
+            f"--host {host} can be reached by others, and keys and data would travel in the clear",
+            action="give --certificate and --certificate-key, or --tls generated, or --without-tls",
+        )
 
 
 def _certificate(
