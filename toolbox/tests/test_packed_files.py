@@ -85,6 +85,7 @@ def parquet() -> bytes:
         (gzip.compress(b"{}"), "it is gzip data although it is named .jsonl (add .gz to its name)"),
         (zstandard(b"{}"), "it is zstandard data although it is named .jsonl (add .zst to its name)"),
     ],
+    ids=str.split("zip parquet bzip2 xz gzip zstandard"),  # no bytes: gzip writes the time
 )
 def test_a_file_of_another_kind_is_named_as_that(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "rows.jsonl"
