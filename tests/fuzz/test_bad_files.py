@@ -28,7 +28,7 @@ REFUSED: dict[str, Sequence[str]] = {
     "null_content.jsonl": (
         "jsonl:2: messages[0].content is null",
         "jsonl:3: messages[1].content is null",
-        "2 of 4 rows",
+        "3 of 4 rows",
     ),
     "wrong_roles.jsonl": (
         "jsonl:2: messages[0].role is 'human', accepted are system, user, assistant, tool",
@@ -62,9 +62,9 @@ REFUSED: dict[str, Sequence[str]] = {
         "1 like prompt_completion (prompt, completion), 1 like text (text), 1 like preference (chosen, rejected)",
     ),
     "nan_infinity.jsonl": (
-        "line 1: 'margin' is NaN, not a finite number",
-        "line 2: 'margin' is Infinity, not a finite number",
-        "line 3: 'margin' is 1e999, not a finite number",
+        "jsonl:1: 'margin' is NaN, not a finite number",
+        "jsonl:2: 'margin' is Infinity, not a finite number",
+        "jsonl:3: 'margin' is 1e999, not a finite number",
     ),
 }
 READ: dict[str, Sequence[str]] = {
@@ -235,13 +235,20 @@ def test_pairs_are_not_for_supervised_fine_tuning(ft: Ft, bad: Path, tmp_path: P
     )
 
 
-def test_a_margin_in_a_string_is_refused(examples_of: Callable[..., Any], bad: Path, tmp_path: Path) -> None:
+def test_a_margin_in_a_string_is_read_if_it_is_a_number(
+    examples_of: Callable[..., Any], bad: Path, tmp_path: Path
+) -> None:
+    """As columns of CSV files have them."""
     from finetooth_hooks import DataError
 
     line = (bad / "nan_infinity.jsonl").read_text(encoding="utf-8").splitlines()[3]
     (tmp_path / "rows.jsonl").write_text(line, encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: margin is text, not a number"):
-        examples_of(tmp_path / "rows.jsonl")
+    ((_, pair),) = examples_of(tmp_path / "rows.jsonl")
+    assert pair.margin == 0.5
+    for text in ("high", "nan", "1e999", "true"):
+        (tmp_path / "rows.jsonl").write_text(line.replace("0.5", text), encoding="utf-8")
+        with pytest.raises(DataError, match=r"rows\.jsonl:1: margin"):
+            examples_of(tmp_path / "rows.jsonl")
 
 
 def test_a_split_leak_is_counted(ft: Ft, bad: Path) -> None:

@@ -30,8 +30,8 @@ def test_the_hash_stands_for_what_decides_the_numbers_and_nothing_else(recipe: C
     held = np.ones(200_000_000, dtype=np.uint8)  # the process grows: the memory estimate changes, the plan does not
     assert finetooth.session(recipe(trackers=[], output="elsewhere")).plan.hash == first.hash
     del held
-    assert finetooth.session(recipe(), ["train.seed=9"]).plan.hash != first.hash
-    assert finetooth.session(recipe(), ["train.micro_batch_tokens=128"]).plan.hash != first.hash
+    assert finetooth.session(recipe(), "train.seed=9").plan.hash != first.hash
+    assert finetooth.session(recipe(), "train.micro_batch_tokens=128").plan.hash != first.hash
 
 
 def test_a_recording_does_not_change_the_plan(recipe: Callable[..., Any]) -> None:
@@ -41,13 +41,13 @@ def test_a_recording_does_not_change_the_plan(recipe: Callable[..., Any]) -> Non
 
 def test_accepting_little_memory_does_not_change_the_plan(recipe: Callable[..., Any]) -> None:
     plain = finetooth.session(recipe()).plan
-    assert finetooth.session(recipe(), ["train.accept_memory=true"]).plan.hash == plain.hash
+    assert finetooth.session(recipe(), "train.accept_memory=true").plan.hash == plain.hash
 
 
 def test_a_budget_below_the_longest_row_names_the_row(recipe: Callable[..., Any]) -> None:
     longest = max(finetooth.session(recipe()).job.reports, key=lambda report: report.longest)
     with pytest.raises(PlanError, match=r"train\.micro_batch_tokens=20: row \S+ has \d+ tokens") as caught:
-        _ = finetooth.session(recipe(), ["train.micro_batch_tokens=20"]).plan
+        _ = finetooth.session(recipe(), "train.micro_batch_tokens=20").plan
     assert longest.longest_id in str(caught.value) and f"at least {longest.longest}" in str(caught.value)
 
 

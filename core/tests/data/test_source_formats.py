@@ -154,7 +154,7 @@ def test_a_source_names_its_own_format_and_the_key_knows(prepared: Callable[...,
 
 
 def test_a_row_that_no_format_knows_is_named_for_its_source(prepared: Callable[..., Any]) -> None:
-    with pytest.raises(DataError, match=r"a\.jsonl:1: words is missing"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1.*: words is missing"):
         prepared({"a.jsonl": ASKS}, train=[item("a.jsonl", format="words")])
     with pytest.raises(DataError, match=r"b\.jsonl: the source has no rows|data\.train\.1.*no rows"):
         prepared({"a.jsonl": ASKS, "b.jsonl": []})

@@ -76,6 +76,7 @@ class Context:
     adds_bos: bool = False
     max_positions: int = 1000
     rewards: dict[str, Any] = field(default_factory=dict)
+    markup: str = "plain"
 
     def __post_init__(self) -> None:
         self.tokenizer = Tokenizer(self.adds_bos)

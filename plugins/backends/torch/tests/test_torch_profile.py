@@ -71,11 +71,14 @@ def test_the_parts_of_a_recording_add_up_to_its_steps(recorded: Path) -> None:
 
 
 def test_the_command_shows_the_table_again(recorded: Path) -> None:
-    shown = CliRunner().invoke(command, [str(recorded)])
+    runs = SimpleNamespace(run_folder=lambda name: Path(name) if Path(name).is_dir() else None)
+    shown = CliRunner().invoke(command, [str(recorded)], obj=runs)
     assert shown.output == (recorded / "profile" / "table.md").read_text()
     (recorded / "profile" / "table.md").unlink()
-    refused = CliRunner().invoke(command, [str(recorded)])
+    refused = CliRunner().invoke(command, [str(recorded)], obj=runs)
     assert isinstance(refused.exception, UserError) and "no step of this run was recorded" in str(refused.exception)
+    unknown = CliRunner().invoke(command, [str(recorded / "nothing")], obj=runs)
+    assert isinstance(unknown.exception, UserError) and "there is no such run" in str(unknown.exception)
 
 
 def test_a_step_that_fails_is_recorded_up_to_there(kit: SimpleNamespace, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_any_bytes_give_rows_or_one_line(tmp_path_factory: pytest.TempPathFactor
 def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n' + "nope\n" * 9)
-    with pytest.raises(DataError, match=r"9 broken lines, 1 good: line 2: not JSON: .* at character 1; .*; and 4 more"):
+    with pytest.raises(DataError, match=r"9 broken lines, 1 good: line 2, .*: not JSON: .* at character 1; and 4 more"):
         rows(path)
 
 

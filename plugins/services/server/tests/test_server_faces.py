@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -135,7 +136,11 @@ def test_serve_says_where_a_strangers_face_is(
     from click.testing import CliRunner
     from finetooth_server.commands.serve import command
 
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    async def listens(self: uvicorn.Server, sockets: Any = None) -> None:
+        self.started = True
+
+    monkeypatch.setattr(uvicorn.Server, "startup", listens)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: asyncio.run(self.startup(sockets)))
     options = ["--model", recipe["model"], "--port", "0", "--folder", str(tmp_path / "server")]
     said = CliRunner().invoke(command, ["bases", *options], obj=stranger, catch_exceptions=False).output
     (url,) = re.findall(r"at (http://\S+) \(bases\)", said)
