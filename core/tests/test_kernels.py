@@ -29,12 +29,15 @@ class Context:
     """Builds providers whose functions are their names, and remembers which."""
 
     def __init__(self, *entries: Kernel, kernels: Any = "auto", missing: Mapping[str, str] | None = None) -> None:
-        self.catalog = Catalog([Registered(one, "acme", "1") for one in entries])
+        self.catalog = Catalog(
+            [Registered(one, "apple" if one.frameworks == {"mlx"} else "acme", "1") for one in entries]
+        )
         self.recipe, self.builder = SimpleNamespace(kernels=kernels), self
         self.missing, self.built, self.decisions = missing or {}, list[str](), dict[str, Decision]()
 
-    def entry(self, kind: str, pick: Any, *, setting: str = "") -> Registered:
-        found = self.catalog.get(kind, pick if isinstance(pick, str) else pick["name"], setting=setting)
+    def entry(self, kind: str, pick: Any, *, setting: str = "", framework: str = "") -> Registered:
+        name = pick if isinstance(pick, str) else pick["name"]
+        found = self.catalog.get(kind, name, setting=setting, framework=framework)
         assert isinstance(found, Registered)
         return found
 
@@ -90,6 +93,12 @@ def test_a_provider_for_another_framework_is_not_seen() -> None:
     assert picked(Context(entry("plain", serves()), other)) == {"norm": "plain"}
     with pytest.raises(PlanError, match="it computes with mlx, the backend is torch"):
         picked(Context(entry("plain", serves()), other, kernels={"norm": "quick"}))
+
+
+def test_a_name_is_that_of_the_backends_framework() -> None:
+    """A second provider of the same name, for another framework, is no ambiguity."""
+    mine, other = entry("same", serves()), entry("same", serves(), frameworks=frozenset({"mlx"}))
+    assert picked(Context(mine, other, kernels={"norm": "same"})) == {"norm": "same"}
 
 
 def test_equal_ranks_are_an_error_that_names_both() -> None:

@@ -27,7 +27,7 @@ FT = """
     if arguments[:1] in (["run"], ["check"]) and "--help" not in arguments and "{model}":
         recipe = next((a for a in arguments[1:] if a.endswith(".yaml")), "")
         text = Path(recipe).read_text() if Path(recipe).is_file() else ""
-        small = ["train.max_length=512", "train.precision=fp32"]
+        small = ["train.max_length=512", "train.precision=fp32", "data.accept_dropped=true"]
         if not any(line.startswith("model: runs/") for line in text.splitlines()):  # a run stays what it is
             small += ["model.name={model}", "data.renderer=chatml"]
         if arguments[0] == "run":

@@ -249,6 +249,7 @@ class Session:
             UserError: it is done and shall be longer now, or was stopped and its state was not kept.
         """
         from finetooth_core.checkpoints import quarantine
+        from finetooth_core.data.left_out import refuse_most
 
         ended = outcome_of(self.folder)
         if ended is not None and ended.steps and ended.status in ("done", "stopped"):
@@ -261,6 +262,8 @@ class Session:
                 )
             self.say(f"{problem}: nothing is left to do")
             return ended
+        if not self.recipe.data.accept_dropped:
+            refuse_most(self.job.reports)
         self.check_memory()
         assert self.job.keeping is not None
         aside = len(quarantine.reasons(self.job.keeping.folder))

@@ -60,7 +60,7 @@ class BadSteps:
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
         self.run.say(f"step {step} is passed over: {error.problem}{rows}{back}")
         self.run.method.restore(held(cursor))
-        self.run.cursor = cursor  # an interrupt from here on saves a state behind the bad data
+        self.run.cursor = cursor  # an interrupt after this saves a state behind the bad data
         return self.run.method.steps(self.run.engine)
 
     def roll_back(self) -> None:

@@ -127,7 +127,7 @@ class KernelPicker:
 
     def _chosen(self, operation: str, wanted: Wanted, pick: Pick) -> PickedKernel:
         setting = f"{SETTING}.{operation}"
-        registered = self._context.builder.entry("kernel", pick, setting=setting)
+        registered = self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
         answer = self._answer(registered, pick, operation, wanted)
         if answer.built is None:
             able = [one.entry.name for one in self._providers(operation) if one is not registered]

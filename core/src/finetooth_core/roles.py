@@ -1,4 +1,4 @@
-"""Models that a method needs beside the policy: found, described, and made sure that they read the same tokens."""
+"""Models that a method needs beside the policy: where they are, what they are, and that they read the same tokens."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class PickedTracker:
 class Trackers:
     """Tells trackers in the recipe's order.
 
-    One that fails ends the run if the user named it. Any other is told of once, and not called again: nobody asked for
-    it, and what trains is worth more than a record of it.
+    One that fails ends the run if the user named it. Any other fails with one warning and is not called again: nobody
+    asked for it, and what trains is worth more than a record of it.
 
     Args:
         picked: in the recipe's order.

@@ -90,7 +90,7 @@ class OneEntry:
     def __init__(self, build: str) -> None:
         self.source = Source(Loss(name="shown", build=build))
 
-    def get(self, kind: str, name: str, *, setting: str = "") -> Source:
+    def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Source:
         return self.source
 
     def all(self, kind: str) -> tuple[Source, ...]:

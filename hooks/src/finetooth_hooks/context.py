@@ -39,8 +39,11 @@ class Registered(Protocol):
 class Catalog(Protocol):
     """All entries by kind and name; the only place that maps names to code."""
 
-    def get(self, kind: str, name: str, *, setting: str = "") -> Registered:
+    def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
         """
+        Args:
+            framework: of several entries with this name the one that speaks it; empty is any.
+
         Raises:
             PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
                 is broken.

@@ -90,6 +90,12 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
         return _report(error, options.debug, error.format_message().rstrip(".") + hint, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
+    except Exception as error:
+        from finetooth_core import blame
+
+        if not state.said_json or isinstance(error, BrokenPipeError):
+            raise
+        return _report(error, options.debug, blame.line(error), 2 if blame.is_of_the_disk(error) else 1)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
@@ -100,7 +106,7 @@ def _report(error: BaseException | None, debug: bool, text: str, exit_code: int,
         as_json: print it to stdout too, `{"error": {"message": ..., "problem": ..., "action": ..., "exit_code": 2}}`.
     """
     if as_json:
-        import json
+        from finetooth_core.cli.streams import json_text
 
         known = error if isinstance(error, FinetoothError) else None
         told = {
@@ -109,7 +115,7 @@ def _report(error: BaseException | None, debug: bool, text: str, exit_code: int,
             "action": "" if known is None else known.action,
             "exit_code": exit_code,
         }
-        print(json.dumps({"error": told}, ensure_ascii=False, indent=2))
+        print(json_text({"error": told}))
     if debug and error is not None:
         import traceback
 

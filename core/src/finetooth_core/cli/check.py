@@ -50,6 +50,7 @@ def command(
         from finetooth_core.plan import as_json as plain
 
         click.echo(json.dumps(plain(plan), indent=2, sort_keys=True))
+        state.said_json = True
         session.check_memory()
         return
     from rich.console import Console

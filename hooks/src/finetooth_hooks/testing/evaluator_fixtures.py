@@ -33,10 +33,16 @@ class Tokenizer(TokenizerBase):
     eos_id: int = EOS
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
+        if special and "</s>" in text:
+            first, _, rest = text.partition("</s>")
+            return [*self.encode(first), self.eos_id, *self.encode(rest, special=True)]
         return [ord(c) + 4 for c in text]
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         return self.encode(text), [(i, i + 1) for i in range(len(text))]
+
+    def token_id(self, spelling: str) -> int | None:
+        return self.eos_id if spelling == "</s>" else None
 
     def decode(self, ids: Any, *, skip_special: bool = False) -> str:
         return "".join(chr(i - 4) for i in ids if i >= 4)

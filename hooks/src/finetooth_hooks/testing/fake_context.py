@@ -157,7 +157,7 @@ class FakeCatalog:
         if installed:
             self._registered += _installed_entries()
 
-    def get(self, kind: str, name: str, *, setting: str = "") -> FakeRegistered:
+    def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> FakeRegistered:
         for registered in self._registered:
             if registered.entry.kind == kind and name in (registered.entry.name, registered.full_name):
                 return registered

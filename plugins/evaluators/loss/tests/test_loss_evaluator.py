@@ -97,6 +97,13 @@ def test_texts_count_every_token_once_whatever_the_window(make_context, length, 
     assert evaluation.rows == 3
 
 
+def test_texts_are_read_as_they_were_trained(make_context):
+    """`data.markup: special`: what spells a control token is one token."""
+    for markup, positions in (("plain", len("ab</s>cd") - 1), ("special", len("ab.cd") - 1)):
+        _, report = evaluate(make_context("ab</s>cd", markup=markup))
+        assert report.tokens == positions
+
+
 @pytest.mark.parametrize("length", [1, 2, 5, 9, 40])
 def test_data_know_their_lengths_without_being_made(make_context, length):
     evaluator = build(LossOptions(), make_context("x", "To be, or not to be", "y", "that is it", max_length=length))

@@ -91,6 +91,14 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert (prepared.total_steps, prepared.steps_per_epoch) == (2, 1)
 
 
+def test_the_report_says_which_setting_left_documents_out(tmp_path: Path) -> None:
+    method = Pretrain(PretrainOptions(), context_of(tmp_path, "a" * 20, "b" * 9))
+    report = method.prepare().report
+    documents = dataclasses.replace(report, settings={"twice": "data.deduplicate"}, settled=("twice",))
+    told = method._report(documents, 31, 16)
+    assert (told.settings, told.settled) == (documents.settings, documents.settled)
+
+
 def run(context: FakeContext, state: Any = None, steps: int | None = None) -> tuple[Pretrain, FakeEngine]:
     method, engine = Pretrain(PretrainOptions(), context), FakeEngine(context.tokenizer)
     method.prepare()

@@ -14,8 +14,8 @@ HALF = frozenset({"bf16", "fp16"})
 def ft_attention() -> Iterator[Attention]:
     for version, package, architectures, rank, sinks in (
         (2, "flash-attn", ("sm_8*", "sm_9*", "sm_1??", "gfx90a", "gfx942", "gfx950"), 50, False),
-        (3, "flash-attn-3", ("sm_90",), None, False),
-        (4, "flash-attn-4", ("sm_9*", "sm_10?", "sm_11?"), None, False),
+        (3, "flash-attn-3", ("sm_90",), 54, False),
+        (4, "flash-attn-4", ("sm_9*", "sm_10?", "sm_11?"), 52, False),
     ):
         name = f"flash_attention_{version}"
         yield Attention(

@@ -136,7 +136,7 @@ def _prm800k(row: Row, neutral: bool, note: Note, others_note: Note | None) -> S
         if others and others_note is not None:
             others_note(
                 "alternatives",
-                f"{path} of {row.id} has completions that were not gone on with, as others may; they are not used",
+                f"{path} of {row.id} has completions that were not continued, as others may; they are not used",
             )
         if chosen is None:
             note(

@@ -33,8 +33,8 @@ class StepwiseOptions(MessageOptions):
     neutral: Literal["good", "bad"] = "good"
     """What a step of PRM800K is that was rated 0, neither right nor wrong."""
     alternatives: bool = False
-    """Make an example of each completion of PRM800K that was rated but not gone on with too: the steps before it, which
-    have no labels there, and itself."""
+    """Make an example of each completion of PRM800K that was rated but not continued, too: the steps before it,
+    which have no labels there, and itself."""
     unusable: Policy = "drop"
     """What becomes of a row that teaches nothing (it has no step, none that was rated, another number of labels than of
     steps, or no prompt): left out and counted by reason, or an error."""

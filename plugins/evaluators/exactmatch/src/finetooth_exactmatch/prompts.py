@@ -9,7 +9,7 @@ from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Task
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import text_opening
+from finetooth_toolbox.rendering.prompts import encode_document
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
@@ -19,18 +19,18 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
     Args:
         options: none.
     """
-    opening = text_opening(context.tokenizer)
+    tokenizer, markup = context.tokenizer, context.markup
 
     def render(example: Example) -> Rendered:
         tokens: tuple[int, ...] = ()
         if isinstance(example, PromptCompletion):
-            tokens = (*opening, *context.tokenizer.encode(example.prompt))
+            tokens = encode_document(example.prompt, tokenizer, markup)
         elif isinstance(example, Conversation) and asks(example):
             tokens = tuple(context.renderer.prompt(example.messages[:-1], example.tools))
         elif isinstance(example, Task) and example.prompt:
             asked = example.prompt
             tokens = (
-                (*opening, *context.tokenizer.encode(asked))
+                encode_document(asked, tokenizer, markup)
                 if isinstance(asked, str)
                 else tuple(context.renderer.prompt(asked, example.tools))
             )

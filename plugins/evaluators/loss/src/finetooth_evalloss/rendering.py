@@ -9,7 +9,7 @@ from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, 
 from finetooth_hooks.context import Context
 from finetooth_hooks.examples import Segments, TrainOn
 from finetooth_hooks.preparation import Render
-from finetooth_toolbox.rendering.prompts import render_completion, render_segments, text_opening
+from finetooth_toolbox.rendering.prompts import encode_document, render_completion, render_segments
 
 ONE_KIND = "give data.eval rows of one kind"
 
@@ -31,7 +31,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         if isinstance(example, Segments):
             return render_segments(example, context.tokenizer)
         if isinstance(example, PromptCompletion):
-            return render_completion(example, context.tokenizer, train_prompt=train_on == "all")
+            return render_completion(example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup)
         raise DataError(
             "",
             f"the row is {example.called}, of which evaluator loss measures nothing",
@@ -42,14 +42,13 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 def _documents(context: Context) -> Render:
-    tokenizer = context.tokenizer
-    opening = text_opening(tokenizer)
+    tokenizer, markup = context.tokenizer, context.markup
 
     def render(example: Example) -> Rendered:
         if not isinstance(example, Text):
             raise DataError("", "a conversation among documents", action=ONE_KIND)
         # a document without tokens is held by one that is never read, for its id; nothing is predicted in either
-        tokens = (*opening, *tokenizer.encode(example.text)) or (0,)
+        tokens = encode_document(example.text, tokenizer, markup) or (0,)
         return Rendered(tokens, (1.0,) * len(tokens))
 
     return render

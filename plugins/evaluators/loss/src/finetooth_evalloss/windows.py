@@ -75,6 +75,8 @@ class Windows(LazySequence[Datum]):
             longest_id=f"{self._id(int(longest.argmax()))}@0",
             notes=documents.notes,
             examples=documents.examples,
+            settings=documents.settings,
+            settled=documents.settled,
         )
 
     def _id(self, document: int) -> str:

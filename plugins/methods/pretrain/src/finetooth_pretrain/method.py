@@ -106,6 +106,8 @@ class Pretrain(BatchedMethod):
                 *((APART,) if segmented else ()),
             ),
             examples=documents.examples,
+            settings=documents.settings,
+            settled=documents.settled,
         )
 
 

@@ -173,7 +173,7 @@ def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, s
     assert context is not None or not entries
     if not entries or context is None:
         raise PlanError(f"{asked.setting}: no plugin brings attention", action="install finetooth-sdpa")
-    registered = context.catalog.get("attention", asked.name, setting=asked.setting)
+    registered = context.catalog.get("attention", asked.name, setting=asked.setting, framework="torch")
     found = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
     if found:
         raise PlanError(f"{asked.setting}={asked.name!r}: {found}", action=_instead(asked, entries))

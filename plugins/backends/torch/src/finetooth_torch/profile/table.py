@@ -28,7 +28,7 @@ MEANING = {
     ELEMENTWISE: "norms, activations, rotations, casts, copies, losses",
     OPTIMIZER: "gradient norm, clipping, update",
     LAYOUT: "cutting the step into micro-batches, making tensors of them",
-    OBSERVERS: "what is told of the step after it",
+    OBSERVERS: "trackers and plugins, after the step",
     COPIES: "of tensors, not of kernels' arguments",
     IDLE: "Python: method, loss, autograd's bookkeeping",
     DEVICE_IDLE: "waiting for the host",
