@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ def template(shared: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
+def trl_template() -> Callable[[str], str]:
+    """Reads an official chat template out of TRL, which carries those of new models unchanged; skips where TRL is not
+    installed or has none of that name."""
+    spec = find_spec("trl")
+    folders = spec.submodule_search_locations if spec is not None and spec.submodule_search_locations else ()
+
+    def read(name: str) -> str:
+        files = [Path(folder) / f"chat_templates/{name}.jinja" for folder in folders]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            pytest.skip(f"no TRL here that has the template {name}")
+        return file.read_text(encoding="utf-8")
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
     """SmolLM2's own tokenizer, out of the package that carries its weights; skips without it."""
     loader = pytest.importorskip("finetooth_gguf.loader")
@@ -57,4 +75,4 @@ def byte_level(smollm2: FastTokenizer, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-__all__ = ["byte_level", "shared", "smollm2", "template"]
+__all__ = ["byte_level", "shared", "smollm2", "template", "trl_template"]

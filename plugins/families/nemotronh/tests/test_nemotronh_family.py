@@ -29,6 +29,20 @@ def test_conforms(check: Any) -> None:
 def test_facts_are_those_of_the_model(kind: str) -> None:
     config = transformers.AutoConfig.for_model(kind, **{**OWN, **KINDS[kind]})
     facts, model = assert_facts(NemotronH(), config, rtol=1.3e-6, atol=1e-5)
-    assert (facts.kv_heads, facts.ffn_size, facts.block, facts.renderer) == (2, 48, None, "jinja")
+    assert (facts.kv_heads, facts.ffn_size, facts.block, facts.renderer) == (2, 48, None, "nemotron3")
     queries = {m.weight.shape for path, m in model.named_modules() if path.endswith("q_proj")}
     assert queries == {(facts.heads * facts.head_dim, 32)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "renderer"),
+    [
+        ({"layers_block_type": ["mamba", "attention", "moe"]}, "nemotron3"),
+        ({"hybrid_override_pattern": "MEM*E"}, "nemotron3"),
+        ({"hybrid_override_pattern": "M-M*-"}, "jinja"),  # Nemotron-H, Nemotron Nano 2
+        ({"layers_block_type": ["mamba", "attention", "mlp"], "n_routed_experts": 8}, "jinja"),
+    ],
+)
+def test_models_with_experts_speak_as_nemotron_3(layers: dict[str, Any], renderer: str) -> None:
+    config = {**OWN, **KINDS["nemotron_h"], "model_type": "nemotron_h", "layers_block_type": None, **layers}
+    assert NemotronH().facts(config).renderer == renderer

@@ -52,7 +52,7 @@ def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str) -> None:
         model = transformers.AutoModelForCausalLM.from_config(config)
     facts = Qwen().facts(config.to_dict())
     assert (facts.hidden_size, facts.layers, facts.head_dim, facts.block) == (24, 8, 8, None)
-    assert facts.renderer == ("qwen3" if kind == "qwen3_moe" else "jinja")
+    assert facts.renderer == {"qwen3_moe": "qwen3", "qwen3_next": "jinja"}.get(kind, "qwen3_5")
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
     full = set(range(8)) if kind == "qwen3_moe" else {3, 7}
     chosen = set()

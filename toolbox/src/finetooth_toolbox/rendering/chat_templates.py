@@ -33,7 +33,7 @@ PROBES: tuple[tuple[Mapping[str, str], ...], ...] = (
 
 
 def render_template(
-    template: str, messages: Sequence[Mapping[str, str]], *, prompt: bool = False, **variables: Any
+    template: str, messages: Sequence[Mapping[str, Any]], *, prompt: bool = False, **variables: Any
 ) -> str | None:
     """What a template makes of messages, None if it cannot.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
+from finetooth_hooks import NoOptions, Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_facts
@@ -30,5 +30,11 @@ class NemotronH:
         """
         layers = config.get("num_hidden_layers") or len(config.get("layers_block_type") or ())
         sized = {**config, "num_hidden_layers": layers, "head_dim": config.get("head_dim") or 128}
-        facts = replace(llama_facts(sized, renderer="jinja", max_positions=4096), block=None)
+        facts = replace(llama_facts(sized, renderer=_renderer(config), max_positions=4096), block=None)
         return replace(facts, linear_targets=(*ATTENTION, *MIXERS), untargeted=("out_proj",))
+
+
+def _renderer(config: Mapping[str, Any]) -> Pick:
+    """The markup, as far as a config tells: Nemotron 3 has layers of experts, those before it have none."""
+    layers = config.get("layers_block_type") or config.get("layer_types") or ()
+    return "nemotron3" if "moe" in layers or "E" in (config.get("hybrid_override_pattern") or "") else "jinja"

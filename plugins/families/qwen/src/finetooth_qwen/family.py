@@ -19,6 +19,8 @@ from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, MLP, llama_facts
 
 DENSE = ("qwen2", "qwen3")
+TAGGED = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+"""Qwen3.5 and 3.6, which speak alike."""
 THINKING_POSITIONS = 40960
 """Positions of Qwen3 as first released, thinking and not in one model; of base models there are fewer. The variants of
 July 2025 have more, and whether they think only their template tells."""
@@ -76,4 +78,4 @@ def _renderer(kind: str, text: Mapping[str, Any]) -> Pick:
         return "qwen"
     if kind in ("qwen3", "qwen3_moe") and int(text.get("max_position_embeddings") or 0) <= THINKING_POSITIONS:
         return "qwen3"
-    return "jinja"
+    return "qwen3_5" if kind in TAGGED else "jinja"

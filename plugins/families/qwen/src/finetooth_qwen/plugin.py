@@ -45,3 +45,8 @@ def ft_renderers() -> Iterator[Renderer]:
         build="finetooth_qwen.renderer:build_qwen3_instruct",
         summary="Qwen3-Instruct-2507: no thinking; tools",
     )
+    yield Renderer(
+        name="qwen3_5",
+        build="finetooth_qwen.qwen3_5:build",
+        summary="Qwen3.5 and 3.6: the prompt opens the thought or closes it; calls with a tag for each argument",
+    )

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
@@ -92,7 +92,7 @@ def build(options: QwenOptions, context: Context) -> Qwen:
     """
     own = context.tokenizer.chat_template
     system = chatml_system(own) if options.default_system == "auto" else options.default_system or ""
-    return _with_note(Qwen(context.tokenizer, system), context)
+    return with_note(Qwen(context.tokenizer, system), context)
 
 
 def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
@@ -102,7 +102,7 @@ def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
     """
     renderer = Qwen3(context.tokenizer, thinking=options.thinking, keep_reasoning=options.keep_reasoning)
     if not options.keep_reasoning:  # else it differs on purpose
-        _with_note(renderer, context)
+        with_note(renderer, context)
     return renderer
 
 
@@ -111,10 +111,11 @@ def build_qwen3_instruct(options: Qwen3InstructOptions, context: Context) -> Qwe
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
-    return _with_note(Qwen3Instruct(context.tokenizer), context)
+    return with_note(Qwen3Instruct(context.tokenizer), context)
 
 
-def _with_note(renderer: R, context: Context) -> R:
+def with_note(renderer: R, context: Context) -> R:
+    """The renderer; a note if the model's own template says something else."""
     if difference := foreign_template(renderer, renderer.name, context.tokenizer):
         context.note(difference)
     return renderer
@@ -167,7 +168,7 @@ class Qwen(TurnRenderer):
             if message.role == "assistant":
                 self._answer(page, message, trains, f"messages[{i}]", block=blocks[i])
             else:
-                page.say(message.content, trains, message.weights)
+                self._say(page, message, trains)
             page.markup(END, trains)
             page.markup("\n")
         if ask:
@@ -207,11 +208,15 @@ class Qwen(TurnRenderer):
         """Which messages have a think block."""
         return [False] * len(messages)
 
+    def _say(self, page: Page, message: Message, trains: bool) -> None:
+        """What somebody else than the assistant says."""
+        page.say(message.content, trains, message.weights)
+
     def _result(self, page: Page, message: Message, trains: bool, *, first: bool, last: bool) -> None:
         if first:
             page.markup(f"{START}user")
         page.markup(f"\n{RESULT}\n")
-        page.say(message.content, trains, message.weights)
+        self._say(page, message, trains)
         page.markup(f"\n{RESULT_END}")
         if last:
             page.markup(END, trains)
@@ -275,6 +280,8 @@ class Qwen3(Qwen3Instruct):
 
     name = "qwen3"
     extension = False
+    opened: ClassVar[bool] = False
+    """The prompt opens the think block, so that its first line does not train."""
 
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = True, keep_reasoning: bool = False) -> None:
         super().__init__(tokenizer)
@@ -286,7 +293,7 @@ class Qwen3(Qwen3Instruct):
         rendered = super().render(conversation, train_on=train_on)
         messages = conversation.messages
         dropped = [message for message, block in zip(messages, self._blocks(messages), strict=True) if not block]
-        lost = any(message.role == "assistant" and thought_of(message).present for message in dropped)
+        lost = any(message.role == "assistant" and self._thought(message).present for message in dropped)
         return replace(rendered, remarks=(*rendered.remarks, LEFT_OUT)) if lost else rendered
 
     def read(self, text: str) -> Message:
@@ -295,13 +302,16 @@ class Qwen3(Qwen3Instruct):
         return Message("assistant", content, reasoning=reasoning, tool_calls=calls)
 
     def _answer(self, page: Page, message: Message, trains: bool, where: str, *, block: bool) -> None:
-        thought = thought_of(message)
+        thought = self._thought(message)
         if block and thought.says and not self._thinking:
             raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
         if block:
             self._think(page, message, thought, trains)
         page.say(message.content, trains, message.weights, cut=thought.stripped if block else thought.content)
         self._calls(page, message, trains, where, content=thought.has_content)
+
+    def _thought(self, message: Message) -> Thought:
+        return thought_of(message)
 
     def _blocks(self, messages: Sequence[Message]) -> Sequence[bool]:
         if self._keeps:
@@ -311,7 +321,7 @@ class Qwen3(Qwen3Instruct):
 
     def _think(self, page: Page, message: Message, thought: Thought, trains: bool) -> None:
         block = trains and self._thinking  # an empty one is in the prompt if the model is not to think
-        page.markup(f"{THINK}\n", block)
+        page.markup(f"{THINK}\n", block and not self.opened)
         if thought.inline:
             page.say(message.content, trains, message.weights, cut=thought.reasoning)
         else:

@@ -1,11 +1,12 @@
-"""Where reasoning stands in a message, as Qwen3's template reads it."""
+"""Where reasoning stands in a message, as the templates of Qwen3 and Qwen3.5 read it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetooth_hooks import Message
+from finetooth_toolbox.rendering.turns import trimmed
 
 BEGIN, END = "<think>", "</think>"
 
@@ -57,11 +58,29 @@ def thought_of(message: Message) -> Thought:
     return Thought(reasoning[0] < reasoning[1], reasoning, True, (answer, end), (answer, end), lost)
 
 
-def last_query(messages: Sequence[Message]) -> int:
+def trimmed_thought(message: Message) -> Thought:
+    """The same without any blanks around reasoning and answer, as Qwen3.5's template reads it."""
+    found, content = thought_of(message), message.content
+    text = content if found.inline else message.reasoning
+    begin, stop = found.reasoning
+    inside, behind = trimmed(text[begin:stop])
+    end = len(content.rstrip())
+    first = found.stripped[0] if found.inline else trimmed(content)[0]
+    answer = (min(first, end), end)
+    return replace(
+        found, present=inside < behind, reasoning=(begin + inside, begin + behind), content=answer, stripped=answer
+    )
+
+
+def last_query(messages: Sequence[Message], *, trim: bool = False) -> int:
     """Index of the last message of the user that is a question, not the result of a tool; if there is none, of the last
-    message."""
+    message.
+
+    Args:
+        trim: blanks around contents count for nothing.
+    """
     for i in range(len(messages) - 1, -1, -1):
-        content = messages[i].content
+        content = messages[i].content.strip() if trim else messages[i].content
         result = content.startswith("<tool_response>") and content.endswith("</tool_response>")
         if messages[i].role == "user" and not result:
             return i

@@ -1,0 +1,7 @@
+"""Official templates, and SmolLM2's own tokenizer, out of the package that carries its weights."""
+
+from __future__ import annotations
+
+from finetooth_hooks.testing.shared_data import byte_level, smollm2, trl_template
+
+__all__ = ["byte_level", "smollm2", "trl_template"]
