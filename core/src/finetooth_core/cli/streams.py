@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 HANDLER = "finetooth"
@@ -51,7 +52,8 @@ def accept_all() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
+        with suppress(io.UnsupportedOperation):  # somebody has read from it already, and reads it in their own way
+            sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def is_text(given: str) -> bool:
