@@ -115,3 +115,10 @@ def test_golden_rows(tmp_path: Any) -> None:
     first, second = golden(file, "x")
     assert first.conversation.messages[0].tool_calls[0]["function"]["arguments"] == {"a": 1}
     assert (first.text, first.ask, second.text, second.ask) == ("t", False, None, True)
+
+
+def test_json_in_a_template_is_as_in_transformers() -> None:
+    """Jinja's own way escapes for web pages, itself and what is written beside it, and sorts keys."""
+    template = "{{ '<a>' + (tools | tojson) }} {{ tools | tojson(indent=1) }}"
+    said = render_template(template, (), tools=[{"b": "<é>", "a": 1}])
+    assert said == '<a>[{"b": "<é>", "a": 1}] [\n {\n  "b": "<é>",\n  "a": 1\n }\n]'

@@ -51,6 +51,8 @@ def _tiny_model(model_type: str) -> tuple[Any, dict[str, Any]]:
             config = transformers.AutoConfig.for_model(model_type, text_config=_SIZES)
         if config.to_dict().get("head_dim", 8) is None:  # some models cannot do without
             config.head_dim = 8
+        if config.to_dict().get("layer_types", ()) is None:
+            config.layer_types = ["full_attention"] * _SIZES["num_hidden_layers"]
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
     except ImportError as error:

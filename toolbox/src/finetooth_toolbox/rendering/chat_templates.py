@@ -7,6 +7,7 @@ it, `default_system` what they say unasked. Needs jinja2, which is imported when
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,11 +49,22 @@ def render_template(
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.filters["tojson"] = _json  # Jinja's own escapes for web pages, and sorts keys
     values = {"messages": list(messages), "add_generation_prompt": prompt, "tools": None, **variables}
     try:
         return str(environment.from_string(_GENERATION.sub("", template)).render(values))
     except (TemplateError, TypeError, ValueError, LookupError):
         return None
+
+
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def chatml_system(template: str | None) -> str:

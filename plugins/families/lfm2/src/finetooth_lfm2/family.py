@@ -1,0 +1,63 @@
+"""Facts of LFM2 models: dense ones (`model_type: lfm2`) and mixtures of experts (`lfm2_moe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from finetooth_hooks import NoOptions
+from finetooth_hooks.context import Context
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import llama_facts
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+MLP = ("w1", "w2", "w3")
+CONVOLUTION = "in_proj"
+"""Into a short convolution; the way out of it is called as attention's."""
+
+
+def build(options: NoOptions, context: Context) -> LFM2:
+    return LFM2()
+
+
+class LFM2:
+    """The family `lfm2`."""
+
+    def facts(self, config: Mapping[str, Any]) -> ModelFacts:
+        """Sizes and module names of a model, from its config.
+
+        Embeddings are tied unless the config says otherwise. No block: some layers have a short convolution in place of
+        attention.
+        """
+        facts = llama_facts(config, renderer="lfm2", max_positions=128_000)
+        tied = bool(config.get("tie_word_embeddings", config.get("tie_embedding", True)))
+        linear = (*ATTENTION, *MLP, *([CONVOLUTION] if _convolves(config) else []))
+        return replace(
+            facts,
+            ffn_size=_ffn_size(config),
+            attention_targets=ATTENTION,
+            linear_targets=linear,
+            tied=tied,
+            block=None,
+        )
+
+
+def _convolves(config: Mapping[str, Any]) -> bool:
+    """Some layer has a convolution."""
+    kinds, attends = config.get("layer_types"), config.get("full_attn_idxs")
+    if kinds is not None:
+        return "conv" in kinds
+    return attends is not None and len(attends) < int(config["num_hidden_layers"])
+
+
+def _ffn_size(config: Mapping[str, Any]) -> int:
+    """Dense models make of the size in the config two thirds of it, rounded up to a multiple."""
+    size = int(config["intermediate_size"])
+    if config.get("model_type") != "lfm2" or not config.get("block_auto_adjust_ff_dim", True):
+        return size
+    size, multiple = 2 * size // 3, int(config.get("block_multiple_of") or 256)
+    multiplier = config.get("block_ffn_dim_multiplier", 1.0)
+    if multiplier is None:
+        return size
+    return -(-int(multiplier * size) // multiple) * multiple
