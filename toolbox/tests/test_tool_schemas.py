@@ -36,6 +36,7 @@ def test_schemas_of_json_pass(good: dict[str, Any]) -> None:
         ({"type": "function", "function": {}}, r"tools\[0\]\.function\.name is missing"),
         ({"parameters": {}}, r"tools\[0\]\.name is missing"),
         ({"type": "function", "function": {"name": "a", "parameters": []}}, r"parameters is a list, not a schema"),
+        ({"name": "a", "return": "string"}, r"tools\[0\]\.return is text, not a schema"),
         (tool(properties=["zone"]), r"parameters\.properties is a list, not an object"),
         (tool(properties={"zone": "string"}), r"properties\.zone is text, not a schema"),
         (tool(properties={"zone": {"type": 3}}), r"properties\.zone\.type is a number"),

@@ -45,9 +45,9 @@ def _tool(path: str, tool: Any) -> Iterator[str]:
         yield f"{path}.name is {'missing' if name is None else 'empty' if name == '' else f'{_kind(name)}, not text'}"
     if not isinstance(function.get("description"), str | None):
         yield f"{path}.description is {_kind(function['description'])}, not text"
-    parameters = function.get("parameters")
-    if parameters is not None:
-        yield from _schema(f"{path}.parameters", parameters)
+    for key in ("parameters", "return"):
+        if function.get(key) is not None:
+            yield from _schema(f"{path}.{key}", function[key])
 
 
 def _schema(path: str, schema: Any) -> Iterator[str]:

@@ -152,7 +152,8 @@ class Hermes(TurnRenderer):
             raise self.refuse("no markup for properties that are no schemas", where, "fix the tool")
         typed = {key: self._type(value, where) for key, value in fields.items()}
         signature = f"{name}({', '.join(f'{key}: {type_}' for key, type_ in typed.items())})"
-        result = function.get("return")
+        given = function.get("return")
+        result = given if isinstance(given, Mapping) else None  # a schema may be `true`, which says nothing
         if result is not None:
             signature += f" -> {self._type(result, where)}"
         text = f"{signature} - {description}\n\n" + ("    Args:\n" if fields else "")
