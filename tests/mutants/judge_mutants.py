@@ -48,7 +48,7 @@ class Copy:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        sources = [path.parent for path in folder.glob("**/src/*/__init__.py")]
+        sources = [path.parent.parent for path in sorted(folder.glob("**/src/*/__init__.py"))]
         self._environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, sources))),
