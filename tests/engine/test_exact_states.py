@@ -14,8 +14,8 @@ import pytest
 from finetooth_hooks import Datum
 from finetooth_hooks.testing import FakeContext, entries_of
 from finetooth_hooks.testing.losses import CENTRED, WEIGHTED_NLL
+from finetooth_hooks.testing.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
 from toy_numpy.making import request
-from toy_numpy.tiny_llama import FACTS, VOCAB, LlamaLoader
 
 pytest.importorskip("finetooth_torch")
 pytest.importorskip("finetooth_standard")
@@ -68,7 +68,7 @@ def make(optimizer: str, precision: str, adapter: str) -> Any:
     entries = tuple(entry for name in plugins for entry in entries_of(f"finetooth_{name}.plugin"))
     context = FakeContext(Path(), entries=entries)
     kind = "sgd" if optimizer == "momentum" else optimizer
-    made = request(budget=24, loader=LlamaLoader())
+    made = request(budget=24, loader=TinyLlamaLoader())
     made = replace(
         made,
         plan=replace(made.plan, train=replace(made.plan.train, precision=precision, max_grad_norm=1.0)),
@@ -94,7 +94,7 @@ def make(optimizer: str, precision: str, adapter: str) -> Any:
 def data(seed: int) -> list[Datum]:
     random = np.random.default_rng(seed)
     return [
-        Datum.from_tokens([int(t) for t in random.integers(1, VOCAB, size=n)], id=f"row:{seed}:{n}", group="g")
+        Datum.from_tokens([int(t) for t in random.integers(1, VOCABULARY, size=n)], id=f"row:{seed}:{n}", group="g")
         for n in (9, 5, 12, 7)
     ]
 

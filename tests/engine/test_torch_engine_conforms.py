@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import ScalarHead
 from finetooth_hooks.testing import FakeContext, entries_of, parametrize_engine
+from finetooth_hooks.testing.torch_request import FACTS, VOCABULARY, TinyLlamaLoader
 from toy_numpy.making import request
-from toy_numpy.tiny_llama import FACTS, VOCAB, LlamaLoader
 
 pytest.importorskip("finetooth_torch")
 pytest.importorskip("finetooth_lora")
@@ -25,7 +25,7 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
 
     (lora,) = [entry for entry in entries_of("finetooth_lora.plugin") if entry.kind == "adapter"]
     adapter = FakeContext(Path(), entries=(lora,)).build("adapter", {"name": lora.name, "rank": 4})
-    made = request(budget=budget, loader=LlamaLoader())
+    made = request(budget=budget, loader=TinyLlamaLoader())
     made = replace(
         made,
         plan=replace(made.plan, train=replace(made.plan.train, precision=precision)),
@@ -37,37 +37,39 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
 
 
 @pytest.mark.slow  # the backend's own tests run the kit over an engine like this one
-@parametrize_engine(engine, vocab_size=VOCAB, name="torch-fp32")
+@parametrize_engine(engine, vocab_size=VOCABULARY, name="torch-fp32")
 def test_torch_engine_conforms(check: Callable[[], None]) -> None:
     check()
 
 
-@parametrize_engine(partial(engine, head=ScalarHead()), vocab_size=VOCAB, name="torch-fp32-sequence-head")
+@parametrize_engine(partial(engine, head=ScalarHead()), vocab_size=VOCABULARY, name="torch-fp32-sequence-head")
 def test_torch_engine_with_a_head_conforms(check: Callable[[], None]) -> None:
     check()
 
 
 @pytest.mark.slow
 @parametrize_engine(
-    partial(engine, head=ScalarHead(bias=True, exported_as="token")), vocab_size=VOCAB, name="torch-fp32-token-head"
+    partial(engine, head=ScalarHead(bias=True, exported_as="token")),
+    vocab_size=VOCABULARY,
+    name="torch-fp32-token-head",
 )
 def test_torch_engine_with_a_head_of_steps_conforms(check: Callable[[], None]) -> None:
     check()
 
 
 @pytest.mark.slow
-@parametrize_engine(partial(engine, "bf16", head=ScalarHead()), vocab_size=VOCAB, name="torch-bf16-head")
+@parametrize_engine(partial(engine, "bf16", head=ScalarHead()), vocab_size=VOCABULARY, name="torch-bf16-head")
 def test_torch_engine_with_a_head_conforms_in_bf16(check: Callable[[], None]) -> None:
     check()
 
 
 @pytest.mark.slow
-@parametrize_engine(partial(engine, "bf16"), vocab_size=VOCAB, name="torch-bf16")
+@parametrize_engine(partial(engine, "bf16"), vocab_size=VOCABULARY, name="torch-bf16")
 def test_torch_engine_conforms_in_bf16(check: Callable[[], None]) -> None:
     check()
 
 
 @pytest.mark.slow
-@parametrize_engine(partial(engine, "fp16", 1000), vocab_size=VOCAB, name="torch-fp16-one-batch")
+@parametrize_engine(partial(engine, "fp16", 1000), vocab_size=VOCABULARY, name="torch-fp16-one-batch")
 def test_torch_engine_conforms_in_fp16(check: Callable[[], None]) -> None:
     check()

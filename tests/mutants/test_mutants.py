@@ -39,7 +39,7 @@ def test_a_list_that_is_wrong_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("new,verdict", [("return a - b", NOTICED), ("return b + a", MISSED)])
 def test_the_judge(tmp_path: Path, new: str, verdict: str) -> None:
     copy = object.__new__(Copy)
-    copy.root, copy._environment = tmp_path, {"PATH": ""}
+    copy.root, copy._environment = tmp_path, {"PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
     (tmp_path / "sums.py").write_text("def add(a, b):\n    return a + b\n")
     (tmp_path / "test_sums.py").write_text(
         "import sys\nsys.path.insert(0, '.')\nfrom sums import add\n\ndef test_sum():\n    assert add(1, 2) == 3\n"

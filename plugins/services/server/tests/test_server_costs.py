@@ -113,4 +113,5 @@ def test_a_client_brings_no_patterns_and_no_paths(start: Any, targets: Any) -> N
 def test_names_of_modules_pass(start: Any, ask: SimpleNamespace) -> None:
     service = start()
     sections = {"adapter": {"name": "lora", "rank": 2, "targets": ["q_proj", "model.layers.0.mlp.up_proj"]}}
-    ask.result(service, ME, service.create_model(ME, service.open_session(ME), "tiny", sections, face="test"))
+    made = ask.result(service, ME, service.create_model(ME, service.open_session(ME), "tiny", sections, face="test"))
+    assert made["trained"] == 2 * (32 + 32) * 2 + 2 * (32 + 48)  # q_proj of both layers, up_proj of the first

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+
+from finetooth_hooks.protocols import Device
 
 CONTEXT = 512 * 2**20
 """About what a process takes of a GPU before its first tensor, in bytes: code and workspaces. It is taken as soon as
@@ -24,3 +28,23 @@ def gpu_available(torch: Any, index: int, total: int) -> int | None:
         free, _ = torch.cuda.mem_get_info(index)
         return min(total, int(free) + int(torch.cuda.memory_reserved(index)) + CONTEXT)
     return None
+
+
+def split_devices(
+    torch: Any, index: int | None, described: Callable[[int, Any], Device]
+) -> tuple[tuple[Device, ...], tuple[Device, ...]]:
+    """The GPUs that hardware takes, and the others that torch sees. Only the first is asked what is free.
+
+    Args:
+        torch: the framework.
+        index: of the only one to take; None takes the first and all that are labelled like it, since facts are of all.
+        described: a device, of its index and torch's properties.
+    """
+    first = index or 0
+    count = max(first + 1, torch.cuda.device_count())
+    found = [described(place, torch.cuda.get_device_properties(place)) for place in range(count)]
+    alike = [device for device in found if device.label == found[first].label] if index is None else [found[first]]
+    names = {device.name for device in alike}
+    available = gpu_available(torch, first, alike[0].memory)
+    taken = (replace(alike[0], available=available), *alike[1:])
+    return taken, tuple(device for device in found if device.name not in names)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-from finetooth_toolbox.torch.gpus import gpu_available
+from finetooth_toolbox.torch.gpus import split_devices
 from pydantic import Field
 
 from finetooth_cuda.peaks import peak_flops
@@ -76,7 +74,7 @@ class CudaHardware:
     def facts(self) -> HardwareFacts:
         properties = self._torch.cuda.get_device_properties(self._index or 0)
         capability = (properties.major, properties.minor)
-        devices = self._devices()
+        devices, others = split_devices(self._torch, self._index, _device)
         native = (("bf16", BF16_SINCE), ("fp16", FP16_SINCE))
         precisions = tuple(name for name, since in native if capability >= since)
         return HardwareFacts(
@@ -87,25 +85,9 @@ class CudaHardware:
             precisions=(*precisions, "fp32"),
             slow_precisions=tuple(name for name, since in native if capability < since),
             peak_flops=peak_flops(str(properties.name)),
-            others=self._others(devices),
+            others=others,
             allocator=allocator(),
         )
-
-    def _devices(self) -> tuple[Device, ...]:
-        """The one that was asked for, or all with the first one's name and capability: facts are of all of them. Only
-        the first is asked what is free."""
-        cuda = self._torch.cuda
-        first = self._index or 0
-        indices = [first] if self._index is not None else range(max(1, cuda.device_count()))
-        found = [_device(index, cuda.get_device_properties(index)) for index in indices]
-        alike = [device for device in found if device.label == found[0].label]
-        available = gpu_available(self._torch, first, alike[0].memory)
-        return (replace(alike[0], available=available), *alike[1:])
-
-    def _others(self, taken: Sequence[Device]) -> tuple[Device, ...]:
-        cuda, names = self._torch.cuda, {device.name for device in taken}
-        found = (_device(index, cuda.get_device_properties(index)) for index in range(cuda.device_count()))
-        return tuple(device for device in found if device.name not in names)
 
 
 def allocator(release: str = platform.release()) -> str:

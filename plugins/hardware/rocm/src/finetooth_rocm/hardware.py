@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-from finetooth_toolbox.torch.gpus import gpu_available
+from finetooth_toolbox.torch.gpus import split_devices
 from pydantic import Field
 
 from finetooth_rocm.peaks import peak_flops
@@ -68,31 +66,21 @@ class RocmHardware:
         return ""
 
     def facts(self) -> HardwareFacts:
-        cuda, first = self._torch.cuda, self._index or 0
-        properties = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
-        devices = [_device(index, of) for index, of in enumerate(properties)]
-        alike = [device for device in devices if self._index is None and device.label == devices[first].label]
-        alike = alike or [devices[first]]
-        available = gpu_available(self._torch, first, alike[0].memory)
-        native = ("bf16", "fp16") if alike[0].architecture.startswith(MATRIX) else ("fp16",)
+        properties = self._torch.cuda.get_device_properties(self._index or 0)
+        devices, others = split_devices(self._torch, self._index, _device)
+        architecture = devices[0].architecture
+        native = ("bf16", "fp16") if architecture.startswith(MATRIX) else ("fp16",)
         return HardwareFacts(
             name="finetooth-rocm:rocm",
-            devices=(replace(alike[0], available=available), *alike[1:]),
+            devices=devices,
             precisions=(*native, "fp32"),
             slow_precisions=() if "bf16" in native else ("bf16",),
-            peak_flops=peak_flops(
-                str(properties[first].name), alike[0].architecture, int(properties[first].multi_processor_count)
-            ),
+            peak_flops=peak_flops(str(properties.name), architecture, int(properties.multi_processor_count)),
             host_memory=total_memory(),
             host_available=available_memory(),
-            others=_others(devices, alike),
+            others=others,
             allocator=ALLOCATOR,
         )
-
-
-def _others(devices: Sequence[Device], taken: Sequence[Device]) -> tuple[Device, ...]:
-    names = {device.name for device in taken}
-    return tuple(device for device in devices if device.name not in names)
 
 
 def _device(index: int, properties: Any) -> Device:
