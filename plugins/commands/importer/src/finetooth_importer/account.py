@@ -155,14 +155,10 @@ class Account:
         for key, note in (known or {}).items():
             self.refuse(key, note)
         for key in self.given:
-            if key not in self._seen and not self._first(key):
-                continue
-            if key not in {line.key for line in self.lines}:
+            if self._first(key):
                 found = nearest(str(key), [*self._seen - {key}])
                 hint = f"; did you mean {found}?" if found else ""
-                self._write(
-                    Line(str(key), self.given[key], "not taken", note=f"no key of the tool that is known{hint}")
-                )
+                self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
 
     def shares(self) -> tuple[int, int]:
         """How many given keys were taken, and how many there are; those inside others are not counted."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
 from finetooth_importer.tools import shared
-from finetooth_importer.tools.axolotl_keys import NO_EFFECT, REFUSED
+from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
 
 METHODS: Mapping[str, str] = {
     "dpo": "dpo",
@@ -80,30 +80,15 @@ def read(account: Account) -> None:
     shared.records(account)
     if account.get("use_tensorboard"):
         account.take("use_tensorboard", "trackers", value=["console", "jsonl", "tensorboard"])
-    shared.attention(
-        account,
-        None,
-        "attn_implementation",
-        "flash_attention",
-        "sdp_attention",
-        "xformers_attention",
-        "flex_attention",
-        "eager_attention",
-        "s2_attention",
-        "sample_packing_attention",
-        "flash_attn_cross_entropy",
-        "flash_attn_rms_norm",
-        "flash_attn_fuse_mlp",
-        "flash_attn_fuse_qkv",
-    )
+    for key in ATTENTION:
+        account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
         account.passes(str(key), "kernels are chosen for the machine; ft check says which")
     plugins = [str(one) for one in account.get("plugins") or []]
     if all(re.search(r"liger|cut_cross_entropy|kernels|spectrum", one, re.IGNORECASE) for one in plugins):
         account.passes("plugins", "kernels are chosen for the machine")
     account.refuse("plugins", "plugins of axolotl do not run here; ft plugins new begins one of your own")
-    for key, note in NO_EFFECT.items():
-        account.passes(key, note or "it is about what is shown, not about what is trained")
+    shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
 

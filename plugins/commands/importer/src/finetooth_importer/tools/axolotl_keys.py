@@ -6,6 +6,21 @@ from collections.abc import Mapping
 
 from finetooth_importer.tools import shared
 
+ATTENTION = (
+    "attn_implementation",
+    "flash_attention",
+    "sdp_attention",
+    "xformers_attention",
+    "flex_attention",
+    "eager_attention",
+    "s2_attention",
+    "flash_attn_cross_entropy",
+    "flash_attn_rms_norm",
+    "flash_attn_fuse_mlp",
+    "flash_attn_fuse_qkv",
+)
+"""Keys that say what computes attention."""
+
 NO_EFFECT: Mapping[str, str] = {
     "dataset_prepared_path": "prepared data are kept in the folder FT_CACHE",
     "strict": "unknown keys are always refused",

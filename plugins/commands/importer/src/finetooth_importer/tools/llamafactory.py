@@ -148,15 +148,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.take("cutoff_len", "train.max_length", int)
     account.default("cutoff_len", "train.max_length", 2048)
     account.set("train.excess_length", "truncate")
-    shared.batch(account, "per_device_train_batch_size", 8)
-    account.take("num_train_epochs", "train.epochs", number)
-    account.default("num_train_epochs", "train.epochs", 3.0)
-    if number(account.get("max_steps", -1)) > 0:
-        account.take("max_steps", "train.max_steps", int)
-    account.passes("max_steps", "no bound")
-    account.take("max_grad_norm", "train.max_grad_norm", number)
-    account.take("seed", "train.seed", int)
-    account.default("seed", "train.seed", 42)
+    shared.extent(account)
     account.passes("data_seed", "one seed decides everything random")
     _optimizer(account)
     shared.schedule(account, "lr_scheduler_type", "linear")
@@ -168,8 +160,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.checkpointing(account)
     shared.saving(account)
     shared.records(account)
-    for key, note in NO_EFFECT.items():
-        account.passes(key, note or "it is about what is shown, not about what is trained")
+    shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
 

@@ -157,6 +157,25 @@ def batch(account: Account, key: str, default: int, *others: str) -> None:
         account.passes(name, "held-out rows are laid out by memory too")
 
 
+def extent(account: Account) -> None:
+    """How long and in which portions to train, as transformers' TrainingArguments name it and set it by default."""
+    batch(account, "per_device_train_batch_size", 8)
+    account.take("num_train_epochs", "train.epochs", number)
+    account.default("num_train_epochs", "train.epochs", 3.0)
+    if number(account.get("max_steps", -1)) > 0:
+        account.take("max_steps", "train.max_steps", int)
+    account.passes("max_steps", "no bound")
+    account.take("max_grad_norm", "train.max_grad_norm", number)
+    account.take("seed", "train.seed", int)
+    account.default("seed", "train.seed", 42)
+
+
+def without_effect(account: Account, notes: Mapping[str, str]) -> None:
+    """Keys that change nothing here, with why; an empty note: they are about what is shown."""
+    for key, note in notes.items():
+        account.passes(key, note or "it is about what is shown, not about what is trained")
+
+
 def precision(account: Account) -> None:
     """bf16, fp16 and their like."""
     for key, name in (
@@ -338,13 +357,6 @@ def low_rank(account: Account, names: Mapping[str, str]) -> None:
         account.take(key, f"adapter.{option}", convert if option in ("rank", "alpha", "dropout") else None)
 
 
-def attention(account: Account, value: Any, *keys: str) -> None:
-    """What computes attention: a choice of speed, which is left to the plan."""
-    del value
-    for key in keys:
-        account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
-
-
 __all__ = [
     "DEVICES",
     "FEWER_BITS",
@@ -352,9 +364,9 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "WORKERS",
-    "attention",
     "batch",
     "checkpointing",
+    "extent",
     "low_rank",
     "machines",
     "optimizer",
@@ -365,4 +377,5 @@ __all__ = [
     "schedule",
     "schedule_options",
     "source",
+    "without_effect",
 ]

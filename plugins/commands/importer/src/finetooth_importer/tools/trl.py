@@ -85,15 +85,7 @@ def read(account: Account) -> None:
     if not account.has("max_seq_length"):
         account.default("max_length", "train.max_length", 1024)
     account.set("train.excess_length", "truncate")
-    shared.batch(account, "per_device_train_batch_size", 8)
-    account.take("num_train_epochs", "train.epochs", number)
-    account.default("num_train_epochs", "train.epochs", 3.0)
-    if number(account.get("max_steps", -1)) > 0:
-        account.take("max_steps", "train.max_steps", int)
-    account.passes("max_steps", "no bound")
-    account.take("max_grad_norm", "train.max_grad_norm", number)
-    account.take("seed", "train.seed", int)
-    account.default("seed", "train.seed", 42)
+    shared.extent(account)
     account.default("learning_rate", "optimizer.learning_rate", RATES.get(method or "", 5e-5))
     shared.optimizer(account, "optim", "adamw_torch")
     shared.schedule(account, "lr_scheduler_type", "linear")
@@ -120,8 +112,7 @@ def read(account: Account) -> None:
             )
     account.passes("assistant_only_loss", "it is off")
     account.covered("completion_only_loss", "method.train_on")
-    for key, note in NO_EFFECT.items():
-        account.passes(key, note or "it is about what is shown, not about what is trained")
+    shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
 
