@@ -39,7 +39,7 @@ from finetooth_steps.rectangles import loss_data
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
-from toy_numpy import sampling, state, tape
+from toy_numpy import state, tape
 from toy_numpy.model import Pass, Toy, entropy, gather, grad_of_entropy, grad_of_targets, head_output, last_true
 from toy_numpy.plugin import CAPABILITIES
 from toy_numpy.running import RunningBatch
@@ -47,6 +47,20 @@ from toy_numpy.running import RunningBatch
 tape.join()
 Grads = dict[str, NDArray[np.float64]]
 Outputs = dict[str, NDArray[np.float64]]
+
+
+def _draw(logp: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:
+    if sampling.temperature == 0:
+        return int(np.argmax(logp))
+    scores = logp / sampling.temperature
+    order = np.argsort(-scores, kind="stable")
+    p = np.exp(scores[order] - scores[order[0]])
+    p /= p.sum()
+    kept = np.cumsum(p) - p < sampling.top_p
+    if sampling.top_k:
+        kept &= np.arange(len(p)) < sampling.top_k
+    p = np.where(kept, p, 0.0)
+    return int(order[np.searchsorted(np.cumsum(p), random.random() * p.sum(), side="right")])
 
 
 @dataclass
@@ -307,17 +321,40 @@ class NumpyEngine(EngineBase):
     def zero_grad(self) -> None:
         self.grads, self.rows = {}, []
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling_: Sampling) -> Generated:
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         found, seen = [], dict[tuple[int, ...], int]()
         for prompt in prompts:
             first = seen.get(tuple(prompt), 0)  # equal prompts count their samples on
-            seen[tuple(prompt)] = first + sampling_.n
-            found.append([self.complete(prompt, n, sampling_) for n in range(first, first + sampling_.n)])
+            seen[tuple(prompt)] = first + sampling.n
+            found.append([self.complete(prompt, n, sampling) for n in range(first, first + sampling.n)])
         return Generated(found)
 
-    def complete(self, prompt: Sequence[int], n: int, sampling_: Sampling) -> Completion:
-        """Sample number n of a prompt."""
-        return sampling.complete(self.model, prompt, n, sampling_, self.request, self.weights_version, self._ask)
+    def complete(self, prompt: Sequence[int], n: int, sampling: Sampling) -> Completion:
+        """Sample number n of a prompt with the toy's cache: the sum of embeddings so far is all it must remember."""
+        model = self.model
+        random = np.random.default_rng([sampling.seed, n, *prompt])
+        stops = self.request.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        E, W, H = (model.weight(name) for name in ("E", "W", "H"))
+        seen, count, last = E[list(prompt)].sum(axis=0), len(prompt), prompt[-1]
+        tokens: list[int] = []
+        scores: list[float] = []
+        text, stop = "", False
+        while len(tokens) < sampling.max_tokens and not stop:
+            self._ask()
+            hidden = np.tanh(W @ (E[last] + seen / count) + model.base["b"])
+            logits = H @ hidden + model.base["c"]
+            logp = logits - logits.max()
+            logp -= np.log(np.exp(logp).sum())
+            last = _draw(logp, sampling, random)
+            tokens.append(last)
+            scores.append(float(logp[last]))
+            seen, count = seen + E[last], count + 1
+            stop = last in stops
+            text = self.request.text.tokenizer.decode(tokens[:-1] if stop else tokens, skip_special=True)
+            for ending in sampling.stop:
+                if ending in text:
+                    text, stop = text[: text.index(ending)], True
+        return Completion(tuple(tokens), tuple(scores), text, "stop" if stop else "length", self.weights_version)
 
     def running_batch(self) -> RunningBatch:
         return RunningBatch(self)
