@@ -40,6 +40,25 @@ MAMBA: Mapping[str, Any] = {
 }
 """Sizes of mixed-in state space layers, for a hidden size of 32."""
 
+LATENT: Mapping[str, Any] = {
+    "num_key_value_heads": 4,  # every head has its own
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+"""And with multi-head latent attention."""
+
+EXPERTS: Mapping[str, Any] = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+}
+"""And with routed experts, as configs after DeepSeek's name them."""
+
 HIGHEST_LOSS = 20.0
 """Nats per token; an untrained model of a few hundred tokens is far below it."""
 

@@ -9,40 +9,11 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_deepseek.family import DeepSeek
-from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
+from finetooth_hooks.testing.families import EXPERTS, LATENT, SIZES, assert_facts, linear_names, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-HEADS = {"num_key_value_heads": 4}  # of latent attention every head has its own
-KINDS: dict[str, dict[str, Any]] = {
-    "deepseek_v2": {
-        **HEADS,
-        "q_lora_rank": None,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1,
-        "n_group": 1,
-        "topk_group": 1,
-    },
-    "deepseek_v3": {
-        **HEADS,
-        "q_lora_rank": 16,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1,
-        "n_group": 1,
-        "topk_group": 1,
-    },
-}
+SMALL: dict[str, Any] = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}
+KINDS: dict[str, dict[str, Any]] = {"deepseek_v2": {**SMALL, "q_lora_rank": None}, "deepseek_v3": SMALL}
 RENDERERS: dict[str, Any] = {"deepseek_v2": "jinja", "deepseek_v3": "jinja"}
 QUERIES = {"q_proj", "q_b_proj"}
 

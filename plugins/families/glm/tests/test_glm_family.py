@@ -9,35 +9,14 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_glm.family import GLM
-from finetooth_hooks.testing.families import SIZES, assert_facts, linear_names, train_two_steps
+from finetooth_hooks.testing.families import EXPERTS, LATENT, SIZES, assert_facts, linear_names, train_two_steps
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "glm": {"head_dim": 8},
     "glm4": {"head_dim": 8},
-    "glm4_moe": {
-        "head_dim": 8,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1,
-        "n_group": 1,
-        "topk_group": 1,
-    },
-    "glm4_moe_lite": {
-        "num_key_value_heads": 4,
-        "q_lora_rank": 16,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "mlp_layer_types": ["dense", "sparse"],
-        "n_group": 1,
-        "topk_group": 1,
-    },
+    "glm4_moe": {**EXPERTS, "head_dim": 8, "first_k_dense_replace": 1},
+    "glm4_moe_lite": {**LATENT, **EXPERTS, "mlp_layer_types": ["dense", "sparse"]},
 }
 RENDERERS: dict[str, Any] = {"glm": "jinja", "glm4": "jinja", "glm4_moe": "glm4_moe", "glm4_moe_lite": "glm4_7"}
 QUERIES = {"q_proj", "q_b_proj"}

@@ -9,24 +9,11 @@ from typing import Any
 import pytest
 import transformers
 from finetooth_hooks.testing import parametrize_with_checks
-from finetooth_hooks.testing.families import SIZES, assert_facts, train_two_steps
+from finetooth_hooks.testing.families import EXPERTS, LATENT, SIZES, assert_facts, train_two_steps
 from finetooth_kimi.family import Kimi
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
-SMALL: dict[str, Any] = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-}
+SMALL: dict[str, Any] = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}
 
 
 @parametrize_with_checks("finetooth_kimi.plugin")
