@@ -47,6 +47,38 @@ def test_overrides_and_output(ft: Any, folder: Path) -> None:
     assert (folder / "1" / "result.json").exists()
 
 
+def test_a_run_without_a_recipe_is_what_its_options_say(ft: Any, folder: Path) -> None:
+    """The same plan as the recipe's, and the recipe it leaves trains the same again."""
+    rest = [
+        "model.loader=toy",
+        "adapter=toy",
+        "optimizer=toy",
+        "schedule=toy",
+        "backend=toy",
+        "hardware=toy",
+        "train.epochs=2",
+    ]
+    rest += ["train.batch_size=2", "evaluate.evaluators=[toy_score]", "trackers=[]", "plugins=[./toy_plugin.py]"]
+    named = ["--model", "toy", "--data", "train.toy", "--eval", "train.toy", "--method", "toy_sft"]
+    assert ft("run", "recipe.yaml").code == 0
+    answer = ft("run", *rest, *named, "--output", "runs/flags")
+    assert answer.code == 0, answer.err
+    assert f"note: no recipe was named; {Path('runs/flags/recipe.yaml')} will hold the one of this run" in answer.err
+    again = ft("run", "runs/flags/recipe.yaml", "--output", "runs/again")
+    assert again.code == 0, again.err
+    plans = [json.loads((folder / "runs" / name / "plan.json").read_text()) for name in ("mine", "flags", "again")]
+    assert plans[0]["options"] == plans[1]["options"] == plans[2]["options"]
+
+
+def test_options_change_a_recipe_and_later_settings_win(ft: Any, folder: Path) -> None:
+    (folder / "other.toy").write_text("a\tb\n" * 2)
+    answer = ft("check", "recipe.yaml", "--data", "other.toy", "-q")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("2 of 2 rows")
+    assert ft("check", "recipe.yaml", "--data", "other.toy", "data.train=train.toy", "-q").out.startswith("4 of 4 rows")
+    assert "gone.toy" in ft("check", "recipe.yaml", "--data", "gone.toy").err
+
+
 def test_a_plugin_ends_a_run_with_its_own_exit_code(ft: Any, folder: Path) -> None:
     answer = ft("run", "recipe.yaml", "plugins.0.options.stop_at=2")
     assert answer.code == 7
@@ -283,7 +315,7 @@ BAD = [
     (["recipe.yaml", "seed"], "'seed' is not an override"),
     (["duplicate.yaml"], "model: given twice, at duplicate.yaml:1 and duplicate.yaml:2"),
     (["tagged.yaml"], "tagged.yaml:1: the tag '!!python/object/apply:os.system' is not allowed"),
-    ([], "Missing argument 'RECIPE' (see ft run --help)"),
+    ([], "Missing argument 'RECIPE' (name one, or give --model and --data; see ft run --help)"),
     (["recipe.yaml", "--bogus"], "No such option"),
 ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetooth_core.cli.recipe_arguments import (
+    Described,
     accept_memory_option,
     accepting,
     detail_of,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     state: State,
-    recipe: str,
+    recipe: Described,
     overrides: tuple[str, ...],
     output: str | None,
     verbose: bool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError
 
-from finetooth_core.cli.recipe_arguments import recipe_arguments, with_output
+from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
@@ -38,7 +38,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.pass_obj
 def preview(
-    state: State, recipe: str, overrides: tuple[str, ...], output: str | None, split: str, count: int,
+    state: State, recipe: Described, overrides: tuple[str, ...], output: str | None, split: str, count: int,
     wanted: str | None, by_length: bool, dropped: bool, targets: bool, page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show rows of RECIPE token by token: what trains, what is markup, where messages begin, what is cut or left out.
@@ -72,7 +72,7 @@ def preview(
 @recipe_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
 @click.pass_obj
-def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
+def check(state: State, recipe: Described, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Read all data of RECIPE and say what they are like: what is left out and why, lengths, repeated rows, rows that
     are in both splits, padding, whose words train.
 
@@ -133,7 +133,7 @@ def check(state: State, recipe: str, overrides: tuple[str, ...], output: str | N
 @command.command()
 @recipe_arguments
 @click.pass_obj
-def prepare(state: State, recipe: str, overrides: tuple[str, ...], output: str | None) -> None:
+def prepare(state: State, recipe: Described, overrides: tuple[str, ...], output: str | None) -> None:
     """Make the tokens of RECIPE's data ahead, on all cores, and keep them: a run after this starts at once.
 
     Loads no weights and makes no run folder.

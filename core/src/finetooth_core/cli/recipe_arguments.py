@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,17 +16,53 @@ if TYPE_CHECKING:
     from finetooth_core.cli.render import Detail
 
 
+Described = str | Mapping[str, Any]
+"""The path of a recipe, or a recipe."""
+
+FLAGS = {"model": "model.name", "data": "data.train", "held_out": "data.eval", "method": "method"}
+"""Options that set what nearly every recipe sets, and the settings."""
+
+
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds RECIPE, the overrides KEY=VALUE and `--output`, and the start options for the help text."""
+    """Adds RECIPE, the overrides KEY=VALUE, `--output`, and options that make up a recipe where no file is named.
+
+    The command gets `recipe`, the path or an empty mapping, and `overrides`, in which the options come first. The start
+    options are added for the help text.
+    """
     from finetooth_core.cli.group import start_options
 
-    overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)
-    recipe = click.argument("recipe", type=click.Path())
-    output = click.option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
-    made: Callable[..., Any] = recipe(overrides(output(function)))
+    @functools.wraps(function)
+    def described(*arguments: Any, recipe: str | None, overrides: tuple[str, ...], **options: Any) -> Any:
+        given = {setting: text for name, setting in FLAGS.items() if (text := options.pop(name)) is not None}
+        described_by, overrides = _described(recipe, overrides, bool(given))
+        flags = [f"{setting}={json.dumps(text, ensure_ascii=False)}" for setting, text in given.items()]
+        return function(*arguments, recipe=described_by, overrides=(*flags, *overrides), **options)
+
+    made: Callable[..., Any] = described
+    made = click.option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")(made)
+    made = click.option("--method", metavar="NAME", help="How to train: sft, dpo, ...; see ft plugins list.")(made)
+    made = click.option("--eval", "held_out", metavar="DATA", help="Rows held out; the same as data.eval=DATA.")(made)
+    made = click.option("--data", metavar="DATA", help="Rows to train on; the same as data.train=DATA.")(made)
+    made = click.option("--model", metavar="MODEL", help="The base model. With --data, no RECIPE is needed.")(made)
+    made = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)(made)
+    made = click.argument("recipe", type=click.Path(), required=False, metavar="[RECIPE]")(made)
     for option in reversed(start_options()):
         made.__click_params__.insert(0, option)  # type: ignore[attr-defined]
     return made
+
+
+def _described(recipe: str | None, overrides: tuple[str, ...], flags: bool) -> tuple[Described, tuple[str, ...]]:
+    """The recipe's path, or an empty recipe that the overrides fill; a first argument `KEY=VALUE` is no recipe then.
+
+    Raises:
+        UserError: nothing says what to train.
+    """
+    if recipe is not None and not (flags and "=" in recipe and not Path(recipe).exists()):
+        return recipe, overrides
+    if not flags:
+        path = click.get_current_context().command_path
+        raise UserError("Missing argument 'RECIPE'", action=f"name one, or give --model and --data; see {path} --help")
+    return {}, overrides if recipe is None else (recipe, *overrides)
 
 
 def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from finetooth_hooks.entries import Backend, Command
 from finetooth_hooks.errors import UserError
 
 from finetooth_core.cli.recipe_arguments import (
+    Described,
     accept_memory_option,
     accepting,
     detail_of,
@@ -40,7 +41,7 @@ SUGGESTIONS = 2
 @click.pass_obj
 def command(
     state: State,
-    recipe: str,
+    recipe: Described,
     overrides: tuple[str, ...],
     output: str | None,
     verbose: bool,
@@ -67,6 +68,10 @@ def command(
     elif accept_changes:
         raise UserError("--accept-changes goes with --resume", action="add --resume")
     session.check_output()
+    if not isinstance(recipe, str):
+        from finetooth_core.cli.state import warn
+
+        warn(f"no recipe was named; {session.folder / 'recipe.yaml'} will hold the one of this run")
     return carry_out(session, detail)
 
 
@@ -112,7 +117,9 @@ def _at_server(state: State, url: str) -> tuple[str, ...]:
     return f"backend.name={found[0].full_name}", f"backend.url={json.dumps(url)}"
 
 
-def _resumed(state: State, session: Session, recipe: str, overrides: tuple[str, ...], accept_changes: bool) -> Session:
+def _resumed(
+    state: State, session: Session, recipe: Described, overrides: tuple[str, ...], accept_changes: bool
+) -> Session:
     """The session that goes on with the run in the recipe's output; the session itself if there is none yet."""
     from finetooth_core.run_folder import is_begun
 
