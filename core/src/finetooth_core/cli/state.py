@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Context
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
-    from finetooth_hooks.reports import Outcome
+    from finetooth_hooks.reports import DataReport, Outcome
 
     from finetooth_core.catalog import Catalog
     from finetooth_core.manager import Plugins
@@ -118,6 +118,11 @@ class State:
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
         return self.session(recipe).plan
+
+    def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
+        """The plan and what became of the rows."""
+        session = self.session(recipe)
+        return session.plan, session.reports
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
         """A trained run or a model, ready for use."""
