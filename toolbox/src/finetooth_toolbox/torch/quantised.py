@@ -82,35 +82,82 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     found = 0
-    for path, module in list(model.named_modules()):
+    for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
+        module = model.get_submodule(path)
         if not isinstance(module, nn.Linear) or module is head:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
-        if not module.weight.isfinite().all():
-            raise RecipeError(
-                "quantization",
-                f"the weight of {path} holds NaN or infinity, which {quantizer.stored.name} cannot store",
-                action="check the model's files",
-            )
-        made = quantizer.linear(module, device=device)
-        if not isinstance(made, QuantisedLinear):
-            raise RecipeError(
-                "quantization",
-                f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
-                action="its `linear` must give a finetooth_toolbox.torch.quantised.QuantisedLinear",
-            )
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, made)
+        setattr(model.get_submodule(parent), name, stored_linear(path, module, quantizer, device))
         found += 1
-        del module, made
+        del module
+    check_any(found, quantizer)
+    return model.to(device)
+
+
+def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: str) -> QuantisedLinear:
+    """What a quantizer makes of a module.
+
+    Args:
+        path: of the module in its model.
+
+    Raises:
+        RecipeError: a weight is not finite, or what it gave is no `QuantisedLinear`.
+    """
+    if not module.weight.isfinite().all():
+        raise RecipeError(
+            "quantization",
+            f"the weight of {path} holds NaN or infinity, which {quantizer.stored.name} cannot store",
+            action="check the model's files",
+        )
+    made = quantizer.linear(module, device=device)
+    if not isinstance(made, QuantisedLinear):
+        raise RecipeError(
+            "quantization",
+            f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
+            action="its `linear` must give a finetooth_toolbox.torch.quantised.QuantisedLinear",
+        )
+    return made
+
+
+def check_any(found: int, quantizer: Quantizer) -> None:
+    """
+    Raises:
+        RecipeError: no module of the model was stored.
+    """
     if not found:
         raise RecipeError(
             "quantization",
             f"{quantizer.stored.name} takes no linear module of this model",
             action="remove quantization, or choose another",
         )
-    return model.to(device)
+
+
+def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Put linear modules of plain numbers in the place of those that are stored in fewer bits, each with the numbers
+    that it computed with. `model` is changed in place; an adapter's layers stay over them.
+
+    Raises:
+        RecipeError: a module cannot say its weight: it is a library's, or computes with its codes themselves.
+    """
+    for path in [path for path, _ in model.named_modules()]:
+        module = model.get_submodule(path)
+        if reads_as_numbers(module):
+            continue
+        if not isinstance(module, DequantisingLinear):
+            raise RecipeError(
+                "quantization",
+                f"{path} is a {type(module).__name__}, whose weight cannot be read as numbers",
+                action="keep the model as it is stored",
+            )
+        plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(module.dequantised(dtype), requires_grad=False)
+        if (bias := module._buffers["bias"]) is not None:
+            plain.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, plain.train(module.training))
+    return model
 
 
 def stored_weights(model: nn.Module) -> int:
