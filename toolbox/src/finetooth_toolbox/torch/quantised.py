@@ -52,24 +52,39 @@ class DequantisingLinear(QuantisedLinear):
         Returns:
             (..., outputs).
         """
-        result: Tensor = _Multiply.apply(hidden, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Multiply.apply(hidden, None, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def plus(self, hidden: Tensor, added: Tensor) -> Tensor:
+        """x W^T + b + added, where product and addition are summed before they are rounded.
+
+        Args:
+            added: (..., outputs).
+        """
+        result: Tensor = _Multiply.apply(hidden, added, self)  # type: ignore[no-untyped-call]
         return result
 
 
 class _Multiply(torch.autograd.Function):
-    """x W^T + b, whose W is made anew in backward: dx = dy W."""
+    """x W^T + b, and what is added to it, whose W is made anew in backward: dx = dy W."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, module: DequantisingLinear) -> Tensor:
-        ctx.module = module
+    def forward(ctx: Any, hidden: Tensor, added: Tensor | None, module: DequantisingLinear) -> Tensor:
+        ctx.module, ctx.added = module, None if added is None else added.dtype
         bias: Any = module.bias
-        added = None if bias is None else bias.to(hidden.dtype)
-        return nn.functional.linear(hidden, module.dequantised(hidden.dtype), added)
+        bias = None if bias is None else bias.to(hidden.dtype)
+        weight = module.dequantised(hidden.dtype)
+        if added is None:
+            return nn.functional.linear(hidden, weight, bias)
+        rows = torch.addmm(added.to(hidden.dtype).flatten(0, -2), hidden.flatten(0, -2), weight.t())
+        summed = rows.unflatten(0, hidden.shape[:-1])
+        return summed if bias is None else summed + bias
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
-        return slope @ ctx.module.dequantised(slope.dtype), None
+        into = None if ctx.added is None else slope.to(ctx.added)
+        return slope @ ctx.module.dequantised(slope.dtype), into, None
 
 
 def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
