@@ -42,7 +42,7 @@ def assembled(
         stored: linear modules that are stored already, by path.
 
     Raises:
-        CannotAssemble: before anything is read.
+        CannotAssemble: names or shapes differ; the model is of no use then.
         RecipeError: see `quantised.quantise`.
     """
     whole: Any = model
@@ -68,7 +68,11 @@ def assembled(
         for name, parameter in list(module._parameters.items()):
             full = f"{path}.{name}" if path else name
             if parameter is not None and full not in tied:
-                module._parameters[name] = nn.Parameter(number(full), requires_grad=parameter.requires_grad)
+                numbers = number(full)
+                if numbers.shape != parameter.shape:
+                    raise CannotAssemble(f"{full} has another shape")
+                module._parameters[name] = nn.Parameter(numbers, requires_grad=parameter.requires_grad)
+                del numbers
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = number(f"{path}.{name}" if path else name)

@@ -15,7 +15,7 @@ import torch
 from finetooth_hooks.errors import RecipeError
 from torch import Tensor
 
-from finetooth_toolbox.torch.grouped_linear import Bits, Grouped
+from finetooth_toolbox.torch.grouped_linear import Bits, Grouped, GroupedLinear
 
 Read = Callable[[str], Tensor]
 """A tensor of the module's by the last part of its name; KeyError if there is none."""
@@ -33,14 +33,20 @@ class Packing:
         bits: of a code.
         tells: the tensor by which a packed module is known: `qweight`.
         read: from a module's tensors to its weight.
-        bytes_per_weight: scales and zeros included.
     """
 
     method: str
     bits: Bits
     tells: str
     read: Callable[[Read], Grouped]
-    bytes_per_weight: float
+
+    def module(self, tensor: Read) -> GroupedLinear:
+        """The linear module of these tensors."""
+        try:
+            bias = tensor("bias")
+        except KeyError:
+            bias = None
+        return GroupedLinear(self.read(tensor), bias)
 
 
 def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
@@ -68,10 +74,10 @@ def _gptq(given: Mapping[str, Any], where: str) -> Packing:
     def read(tensor: Read) -> Grouped:
         codes = unpacked(tensor("qweight"), bits, 0).T  # (O, I)
         scales = tensor("scales").T
-        zeros = (unpacked(tensor("qzeros"), bits, 1).T[: len(codes)].int() + less) % 256  # 16 of 4 bits is meant
-        return Grouped(codes, scales, zeros.to(torch.uint8), _groups(tensor, "g_idx", codes.shape[1]), bits)
+        zeros = unpacked(tensor("qzeros"), bits, 1).T[: len(codes)] + less  # a stored 15 of 4 bits means 16
+        return Grouped(codes, scales, _uneven(zeros, bits), _groups(tensor, "g_idx", codes.shape[1]), bits)
 
-    return Packing("gptq", bits, "qweight", read, _size(bits, given.get("group_size")))
+    return Packing("gptq", bits, "qweight", read)
 
 
 def _awq(given: Mapping[str, Any], where: str) -> Packing:
@@ -82,19 +88,20 @@ def _awq(given: Mapping[str, Any], where: str) -> Packing:
 
     def read(tensor: Read) -> Grouped:
         codes = _columns(tensor("qweight")).T
-        return Grouped(codes, tensor("scales").T, _columns(tensor("qzeros")).T, None, bits)
+        zeros = _columns(tensor("qzeros")).T
+        return Grouped(codes, tensor("scales").T, _uneven(zeros, bits), None, bits)
 
-    return Packing("awq", bits, "qweight", read, _size(bits, given.get("group_size") or given.get("q_group_size")))
+    return Packing("awq", bits, "qweight", read)
 
 
 def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
     groups = given.get("config_groups") or {}
     if given.get("format") != "pack-quantized" or not isinstance(groups, Mapping):
         return None
-    kinds = [group.get("weights") or {} for group in groups.values() if isinstance(group, Mapping)]
-    if len(kinds) != 1 or any((group.get("input_activations") for group in groups.values())):
+    kinds = [group for group in groups.values() if isinstance(group, Mapping)]
+    if len(kinds) != 1 or kinds[0].get("input_activations"):
         raise _unread(where, "compressed-tensors of several groups, or with quantised activations", "one group")
-    weights = kinds[0]
+    weights = kinds[0].get("weights") or {}
     if weights.get("type", "int") != "int":
         raise _unread(where, f"compressed-tensors of type {weights.get('type')}", "type int")
     bits = _bits("compressed-tensors", weights.get("num_bits"), where)
@@ -106,8 +113,7 @@ def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
         zeros = None if even else unpacked(tensor("weight_zero_point"), bits, 0)[:outputs]
         return Grouped(codes, tensor("weight_scale"), zeros, _groups(tensor, "weight_g_idx", inputs), bits)
 
-    size = weights.get("group_size") if weights.get("strategy", "group") == "group" else None
-    return Packing("compressed-tensors", bits, "weight_packed", read, _size(bits, size, zeros=not even))
+    return Packing("compressed-tensors", bits, "weight_packed", read)
 
 
 def unpacked(packed: Tensor, bits: Bits, dim: int) -> Tensor:
@@ -124,6 +130,11 @@ def _columns(packed: Tensor) -> Tensor:
     return codes.unflatten(1, (-1, 8))[:, :, inverse].flatten(1)
 
 
+def _uneven(zeros: Tensor, bits: Bits) -> Tensor | None:
+    """The zeros, unless all are the middle code."""
+    return None if bool((zeros == 1 << bits - 1).all()) else zeros
+
+
 def _groups(tensor: Read, name: str, inputs: int) -> Tensor | None:
     """The group of each input, if they are not in order."""
     try:
@@ -137,12 +148,6 @@ def _bits(method: str, said: Any, where: str, only: int = 0) -> Bits:
     if said not in ((only,) if only else (4, 8)):
         raise _unread(where, f"{method} of {said} bits", f"{only} bits" if only else "4 and 8 bits")
     return cast(Bits, said)
-
-
-def _size(bits: Bits, group: Any, *, zeros: bool = True) -> float:
-    """Bytes of a weight: its code, and its share of a scale in 16 bits and a zero in 8."""
-    beside = (2 + zeros) / group if isinstance(group, int) and group > 0 else 0.0
-    return bits / 8 + beside
 
 
 def _unread(where: str, what: str, read: str) -> RecipeError:
