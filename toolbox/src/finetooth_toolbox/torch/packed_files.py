@@ -127,7 +127,7 @@ def _columns(packed: Tensor) -> Tensor:
     """AWQ's (rows, O/8) int32 as (rows, O) uint8."""
     codes = unpacked(packed, 4, 1)
     inverse = torch.tensor(AWQ_ORDER).argsort()
-    return codes.unflatten(1, (-1, 8))[:, :, inverse].flatten(1)
+    return codes.view(len(codes), -1, 8)[:, :, inverse].flatten(1)
 
 
 def _uneven(zeros: Tensor, bits: Bits) -> Tensor | None:

@@ -77,7 +77,7 @@ class _Multiply(torch.autograd.Function):
         if added is None:
             return nn.functional.linear(hidden, weight, bias)
         rows = torch.addmm(added.to(hidden.dtype).flatten(0, -2), hidden.flatten(0, -2), weight.t())
-        summed = rows.unflatten(0, hidden.shape[:-1])
+        summed = rows.view(*hidden.shape[:-1], -1)
         return summed if bias is None else summed + bias
 
     @staticmethod

@@ -18,13 +18,13 @@ from torch import Tensor
 HALF = (torch.bfloat16, torch.float16)
 
 
-class RoundedOnce(Linear):  # type: ignore[misc]  # peft's modules have no types
+class RoundedOnce(Linear):
     """In fp32 and fp64, with DoRA, and over modules of libraries it computes as peft does."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + s (x A^T) B^T."""
         names = [name for name in self.active_adapters if name in self.lora_A]
-        base = self.base_layer
+        base: Any = self.base_layer
         known = isinstance(base, DequantisingLinear) or is_plain(base)
         ordinary = not (args or kwargs or self.disable_adapters or self.merged or self.lora_variant)
         if not (names and known and ordinary and x.dtype in HALF):
@@ -32,13 +32,15 @@ class RoundedOnce(Linear):  # type: ignore[misc]  # peft's modules have no types
             return result
         additions = []
         for name in names:
-            a, b = self.lora_A[name], self.lora_B[name]
+            a: Any = self.lora_A[name]
+            b: Any = self.lora_B[name]
             low = b(a(self.lora_dropout[name](x.to(a.weight.dtype))))
             additions.append(low * self.scaling[name])
         added = torch.stack(additions).sum(0) if len(additions) > 1 else additions[0]
         if isinstance(base, DequantisingLinear):
             return base.plus(x, added)
-        flat = torch.addmm(added.to(x.dtype).flatten(0, -2), x.flatten(0, -2), base.weight.t())
-        summed = flat.unflatten(0, x.shape[:-1])
+        weight, bias = base.weight, base.bias
+        flat = torch.addmm(added.to(x.dtype).flatten(0, -2), x.flatten(0, -2), weight.t())
+        summed: Tensor = flat.view(*x.shape[:-1], -1)
         # the bias last: its own places are coarser at worst, never those that the product was rounded to
-        return summed if base.bias is None else summed + base.bias
+        return summed if bias is None else summed + bias

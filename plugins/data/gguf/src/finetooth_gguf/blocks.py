@@ -52,7 +52,7 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Of the 8 parts of a block of 256, (N, 8) each: 6 bits, in (N, 12) bytes."""
-    first, second, third = packed.split(4, 1)
+    first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = torch.cat((first & 63, third & 15 | first >> 6 << 4), 1)
     minima = torch.cat((second & 63, third >> 4 | second >> 6 << 4), 1)
     return scales.float(), minima.float()
@@ -67,7 +67,7 @@ def _parts(blocks: Tensor, codes: Tensor) -> Tensor:
 
 def _of_k(pairs: Tensor) -> Tensor:
     """(N, 128) bytes as (N, 8, 32): 32 lower halves, then their upper ones, four times."""
-    pairs = pairs.unflatten(1, (4, 1, 32))
+    pairs = pairs.reshape(-1, 4, 1, 32)
     return torch.cat((pairs & 15, pairs >> 4), 2).flatten(1, 2)
 
 
@@ -82,10 +82,10 @@ def _q5_k(blocks: Tensor) -> Tensor:
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
-    low = blocks[:, :128].unflatten(1, (2, 1, 64))
+    low = blocks[:, :128].reshape(-1, 2, 1, 64)
     low = torch.cat((low & 15, low >> 4), 2).reshape(-1, 2, 4, 32)
     places = torch.arange(0, 8, 2, dtype=torch.uint8, device=blocks.device)[:, None]
-    high = blocks[:, 128:192].unflatten(1, (2, 1, 32)) >> places & 3
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> places & 3
     codes = (low | high << 4).to(torch.int8).reshape(-1, 16, 16) - 32
     scales = _half(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float()
     return (scales[:, :, None] * codes.float()).flatten(1)

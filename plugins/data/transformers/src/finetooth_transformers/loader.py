@@ -15,12 +15,13 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.tokenizers import FastTokenizer
+from finetooth_toolbox.torch.assembled import CannotAssemble
 from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
 from finetooth_toolbox.torch.packed_files import Packing, packing_of
 from finetooth_toolbox.torch.quantised import quantise
 
 from finetooth_transformers import checkpoint
-from finetooth_transformers.assembling import CannotAssemble, Tensors, assemble
+from finetooth_transformers.assembling import Tensors, assemble
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
