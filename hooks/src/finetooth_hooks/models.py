@@ -100,6 +100,8 @@ class ModelInfo:
             number and the precision of the run; None: it does.
         stored: how the file stores its linear weights, if not as plain numbers; what would change them is refused, also
             where nothing computes with them and they are plain numbers in memory. None: as plain numbers.
+        stored_weights: how many weights stay so in memory, while all others are in the precision of the run; 0: it is
+            not known, or none does.
         published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
             adapter's artifact names its base by this. Empty: by its reference.
     """
@@ -115,6 +117,7 @@ class ModelInfo:
     resident_bytes: int | None = None
     stored: Stored | None = None
     published: str = ""
+    stored_weights: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers.pytorch_utils import Conv1D
 
+from finetooth_lora.rounded_once import RoundedOnce
 from finetooth_lora.targets import SETTING, resolve
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def put_in(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for path in targets.modules:
-        _initialise(model.get_submodule(path), generator)
+        layer = model.get_submodule(path)
+        if type(layer) is Linear:
+            layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
+        _initialise(layer, generator)
     for name, parameter in model.named_parameters():
         if "trainable_tokens_delta" in name:
             parameter.data = parameter.data.float()
@@ -100,7 +104,7 @@ def switched_off(model: Any) -> Iterator[None]:
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
-    if type(module) is not Linear or options.dora or module.merged or not reads_as_numbers(module.base_layer):
+    if type(module) not in (Linear, RoundedOnce) or options.dora or module.merged or not reads_as_numbers(module.base_layer):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

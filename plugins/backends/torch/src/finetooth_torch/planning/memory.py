@@ -200,10 +200,13 @@ def resident_bytes(base: BasePart, precision: str) -> int:
     """What the base's weights take once they are loaded: as its loader says, as its quantizer stores them, else in the
     precision of the run."""
     size, model = BYTES[precision], base.model
-    if base.quantizer is None:
-        return model.parameters * size if model.resident_bytes is None else model.resident_bytes
-    stored = linear_weights(base.quantizer, base.facts)
-    return int((model.parameters - stored) * size + stored * base.quantizer.stored.bytes_per_weight)
+    if base.quantizer is not None:
+        stored = linear_weights(base.quantizer, base.facts)
+        return int((model.parameters - stored) * size + stored * base.quantizer.stored.bytes_per_weight)
+    if model.stored is not None and model.stored_weights:
+        each = model.stored.bytes_per_weight
+        return int((model.parameters - model.stored_weights) * size + model.stored_weights * each)
+    return model.parameters * size if model.resident_bytes is None else model.resident_bytes
 
 
 def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:
