@@ -216,6 +216,18 @@ class Sampler(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Environment(Entry):
+    """Answers a policy's turns and scores them.
+
+    Attributes:
+        example_task: a row that it can use, for its tests: `prompt`, and columns.
+    """
+
+    kind = "environment"
+    example_task: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "What is 2 plus 2?"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapter(Entry):
     """Decides which parameters train: all, a low-rank addition, the top layers.
 
@@ -471,6 +483,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Loss,
             Reward,
             Sampler,
+            Environment,
             Adapter,
             Quantizer,
             Optimizer,
