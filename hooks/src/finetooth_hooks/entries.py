@@ -210,9 +210,14 @@ class Reward(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Entry):
-    """Where rollouts come from."""
+    """Where rollouts come from.
+
+    Attributes:
+        remote: it asks a server, so that it can only be tested beside one.
+    """
 
     kind = "sampler"
+    remote: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

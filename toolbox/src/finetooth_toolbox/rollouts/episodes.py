@@ -240,9 +240,9 @@ class _Live:
         reward = None if self.failure else self._reward
         return [
             replace(
-                one, text=self._text, outcome=self.outcome or "length", rewards={name: reward}, reward=reward, episode=self.key,
-                transcript=context.tokenizer.decode(one.tokens, skip_special=False), failure=self.failure,
-                metrics=self._metrics,
+                one, text=self._text, outcome=self.outcome or "length", rewards={name: reward}, reward=reward,
+                episode=self.key, transcript=context.tokenizer.decode(one.tokens, skip_special=False),
+                failure=self.failure, metrics=self._metrics,
             )
             for one in found
         ]  # fmt: skip

@@ -15,7 +15,7 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
-from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.errors import EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
@@ -28,7 +28,7 @@ from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn,
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
 from finetooth_toolbox.rollouts.judging import build_judges
-from finetooth_toolbox.rollouts.metrics import batch_metrics, gap_metrics
+from finetooth_toolbox.rollouts.metrics import GAP, batch_metrics, gap_metrics
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
 from finetooth_toolbox.rollouts.scoring import prompt_text
@@ -144,9 +144,9 @@ class RolloutMethod(MethodBase):
         if flight.old:
             data = with_old(data, flight.old[place])
         result = engine.forward_backward(data, self._loss)
-        stepped = engine.step(metrics={"loss": result.loss or 0.0})
         if not flight.old:
             self._take_own(flight, place, trained, data, result)
+        stepped = engine.step(metrics={"loss": result.loss or 0.0})
         report = stepped_report(result, stepped, len(data), self._begun().epoch)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
         if first:
@@ -241,7 +241,22 @@ class RolloutMethod(MethodBase):
                 part[i] = with_logprobs(part[i], found)
         if own:
             gap = gap_metrics(drawn, own)
+            self._check_gap(gap)
             flight.metrics |= {name: max(value, flight.metrics.get(name, 0.0)) for name, value in gap.items()}
+
+    def _check_gap(self, gap: Mapping[str, float]) -> None:
+        """
+        Raises:
+            EngineError: sampler and trainer are too far apart.
+        """
+        mean, most = gap[GAP], self._options.max_logp_difference
+        if not mean <= most:
+            raise EngineError(
+                f"method.sampler: its log-probabilities are {mean:.3g} away from the trainer's on average over the "
+                f"tokens of this step, at most {most:g} is allowed",
+                action="see that it has the weights that train, in their precision, and draws as the recipe says; or "
+                "raise method.max_logp_difference",
+            )
 
     # --- state --------------------------------------------------------------------------------------------------------
 

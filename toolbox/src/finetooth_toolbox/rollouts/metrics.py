@@ -9,6 +9,9 @@ from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.rollouts.advantages import deviation, groups_of, last_of_episodes, rewards_of
 
+GAP = "sampling/sampling_logp_difference/mean"
+"""The metric of how far sampler and trainer are apart."""
+
 
 def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Rewards, their parts, and lengths, of episodes once. A deviation is that of a sample; of tokens those count in
@@ -41,6 +44,6 @@ def gap_metrics(drawn: Sequence[float], own: Sequence[float]) -> dict[str, float
     """How far the log-probabilities that tokens were drawn by are from those of the trainer's own pass."""
     apart = np.abs(np.asarray(drawn, dtype=np.float64) - np.asarray(own, dtype=np.float64))
     return {
-        "sampling/sampling_logp_difference/mean": float(apart.mean()),
+        GAP: float(apart.mean()),
         "sampling/sampling_logp_difference/max": float(apart.max()),
     }

@@ -33,6 +33,10 @@ class RolloutOptions(Options):
     or it is trained with this reward."""
     sampler: Pick = "engine"
     """Where rollouts come from."""
+    max_logp_difference: float = Field(default=1.0, gt=0)
+    """By how much, on average over the tokens of a step, the sampler's log-probabilities may differ from the trainer's;
+    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Below 0.1 is
+    healthy."""
     num_generations: int = Field(default=8, ge=1)
     """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)

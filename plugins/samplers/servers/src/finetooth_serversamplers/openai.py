@@ -20,6 +20,9 @@ class OpenAISampler(ServerSampler):
     """See `finetooth_hooks.protocols.Sampler`. Every token has version 0: weights as they were before the first
     step."""
 
+    def __init__(self, options: OpenAIOptions, context: Context) -> None:
+        super().__init__(options, context, "sampler openai")
+
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         """
         Raises:
@@ -39,4 +42,4 @@ class OpenAISampler(ServerSampler):
 
 def build(options: OpenAIOptions, context: Context) -> OpenAISampler:
     """Builder of the sampler `openai`."""
-    return OpenAISampler(options, context, "sampler openai")
+    return OpenAISampler(options, context)

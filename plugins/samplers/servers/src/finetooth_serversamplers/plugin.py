@@ -13,10 +13,12 @@ def ft_samplers() -> Iterator[Sampler]:
         name="openai",
         build="finetooth_serversamplers.openai:build",
         summary="a server with OpenAI's completions that returns token ids; its weights stay as they are",
+        remote=True,
     )
     yield Sampler(
         name="vllm",
         build="finetooth_serversamplers.vllm:build",
         summary="a vLLM server, given the adapter that trains before every batch (tested against its documented HTTP "
         "interface, not against vLLM itself)",
+        remote=True,
     )

@@ -49,7 +49,7 @@ class ServerSampler(SamplerBase):
         Raises:
             EngineError: it does not offer it, or several and none is named.
         """
-        offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"]]
+        offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"] if not one.get("parent")]
         wanted = self._options.model
         if wanted in offered:
             return wanted
