@@ -267,6 +267,19 @@ class SamplerBase(Capable):
     _contract = "sampler"
 
 
+class EnvironmentBase(Capable):
+    """Base of environments (`finetooth_hooks.environments.Environment`)."""
+
+    _contract = "environment"
+
+
+class EpisodeBase:
+    """Base of episodes (`finetooth_hooks.environments.Episode`)."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class FaceBase(Capable):
     """Base of faces (`finetooth_hooks.faces.Face`)."""
 
@@ -293,6 +306,7 @@ class OptimizerBase(Capable):
 BASES: Mapping[str, type[Capable]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
+    "environment": EnvironmentBase,
     "evaluator": EvaluatorBase,
     "face": FaceBase,
     "loader": LoaderBase,
@@ -311,6 +325,8 @@ __all__ = [
     "AdapterBase",
     "Capable",
     "EngineBase",
+    "EnvironmentBase",
+    "EpisodeBase",
     "EvaluatorBase",
     "FaceBase",
     "LoaderBase",

@@ -62,6 +62,12 @@ SAMPLER: Mapping[str, str] = {
 }
 """Beyond `sample`."""
 
+ENVIRONMENT: Mapping[str, str] = {
+    "seeded": "task, seed and turns decide all that an episode says, so that a run can be done again bit for bit",
+    "concurrent": "its episodes may be called from several threads at a time",
+}
+"""Beyond `episode`."""
+
 FACE: Mapping[str, str] = {
     "stdio": "speaks through standard input and output to the process that started the server (`stdio`)",
 }
@@ -75,6 +81,7 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "tokenizer": TOKENIZER,
     "face": FACE,
     "sampler": SAMPLER,
+    "environment": ENVIRONMENT,
     "method": {},
     "evaluator": {},
     "loader": {},
@@ -83,4 +90,4 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
 }
 """The words of each kind. Of methods, evaluators, loaders, optimizers and renderers there are none yet."""
 
-__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "FACE", "SAMPLER", "SOURCE", "TOKENIZER", "TRACKER"]
+__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "ENVIRONMENT", "FACE", "SAMPLER", "SOURCE", "TOKENIZER", "TRACKER"]

@@ -210,9 +210,26 @@ class Reward(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Entry):
-    """Where rollouts come from."""
+    """Where rollouts come from.
+
+    Attributes:
+        remote: it asks a server, so that it can only be tested beside one.
+    """
 
     kind = "sampler"
+    remote: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment(Entry):
+    """Answers a policy's turns and scores them.
+
+    Attributes:
+        example_task: a row that it can use, for its tests: `prompt`, and columns.
+    """
+
+    kind = "environment"
+    example_task: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "What is 2 plus 2?"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,6 +488,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Loss,
             Reward,
             Sampler,
+            Environment,
             Adapter,
             Quantizer,
             Optimizer,

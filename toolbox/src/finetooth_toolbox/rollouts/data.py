@@ -14,7 +14,8 @@ from finetooth_toolbox.rollouts.kept import among_kept
 
 
 def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-    """A datum for each rollout, its prompt unmasked: fields `advantages` and `token_weights`, (N,).
+    """A datum for each rollout, masked but for the tokens that the policy wrote: fields `advantages` and
+    `token_weights`, (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
     `kept` (N, K) says which of them are no filling.
@@ -29,7 +30,8 @@ def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum
 def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     tokens = np.array([*rollout.prompt, *rollout.tokens], dtype=np.int64)
     before, count = len(rollout.prompt) - 1, len(rollout.tokens)
-    mask = np.concatenate([np.zeros(before, dtype=np.bool_), np.ones(count, dtype=np.bool_)])
+    own = np.array(rollout.own, dtype=np.bool_) if rollout.own else np.ones(count, dtype=np.bool_)
+    mask = np.concatenate([np.zeros(before, dtype=np.bool_), own])
     advantages = rollout.advantages or (0.0,) * count
     fields = {
         "advantages": np.concatenate([np.zeros(before), np.array(advantages)]),
@@ -39,7 +41,7 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     if most:
         targets = np.repeat(targets[:, None], most, axis=1)
         kept = np.zeros((before + count, most))
-        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept, strict=True), before):
+        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept or [()] * count, strict=True), before):
             others = [one for one in ids if one != token]
             targets[row, 1 : 1 + len(others)] = others
             kept[row, : 1 + len(others)] = 1.0
@@ -54,7 +56,7 @@ def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[
 
 
 def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(T,) of the sampled tokens, among those that sampling kept.
+    """Of the tokens that the policy wrote, among those that sampling kept.
 
     Args:
         logprobs: (N,) or (N, K), as an engine gives them for the datum.
@@ -62,3 +64,10 @@ def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.fl
     kept = datum.fields.get("kept")
     found = among_kept(logprobs[datum.mask], None if kept is None else kept[datum.mask])
     return np.asarray(found, dtype=np.float32)
+
+
+def with_logprobs(rollout: Rollout, found: Sequence[float]) -> Rollout:
+    """The rollout with other log-probabilities of the tokens that the policy wrote."""
+    values = iter(found)
+    every = rollout.own or (True,) * len(rollout.tokens)
+    return replace(rollout, logprobs=tuple(next(values) if own else 0.0 for own in every))

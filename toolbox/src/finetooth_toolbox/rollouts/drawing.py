@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, EngineError
 from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
@@ -15,6 +15,8 @@ from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.episodes import Asked, Playing
+from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
 
@@ -68,12 +70,25 @@ class Drawn:
         sampled: how many were sampled for it.
         passed_over: batches of prompts that brought nothing before it.
         flops: that sampling took.
+        errors, timeouts: episodes that ended so.
+        turns: of the policy, in all episodes.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
     sampled: int = 0
     passed_over: int = 0
     flops: float = 0.0
+    errors: int = 0
+    timeouts: int = 0
+    turns: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """What is reported of it."""
+        found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
+        if self.turns:
+            found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
+            found["environment/turns"] = self.turns / self.sampled
+        return found
 
 
 class Drawing:
@@ -85,10 +100,11 @@ class Drawing:
 
     def __init__(
         self, context: Context, options: RolloutOptions, prompts: Prompts, batches: Batches, sampler: Sampler,
-        rewards: Sequence[WeightedReward],
+        rewards: Sequence[WeightedReward], environment: WeightedEnvironment | None = None,
     ) -> None:  # fmt: skip
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
+        self._environment = environment
 
     def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> bool:
         """Add the next batch to `drawn`; False where the prompts are used up.
@@ -138,11 +154,49 @@ class Drawing:
             options.max_completion_length, options.temperature, options.top_k, options.top_p, options.num_generations,
             seed=int(self._context.generator("rollouts", number).integers(2**31)),
         )  # fmt: skip
+        if self._environment is not None:
+            return self._play(engine, self._environment, [id_ for id_, _ in asked], sampling, drawn)
         prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in asked]
         sampled = self._sampler.sample(engine, prompts, sampling)
         drawn.sampled, drawn.flops = drawn.sampled + len(sampled.rollouts), drawn.flops + sampled.flops
         found = scored(sampled.rollouts, self._prompts.tasks, self._rewards)
         return [one for one in found if one.reward is not None]
+
+    def _play(
+        self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling, drawn: Drawn
+    ) -> list[Rollout]:
+        """Rollouts of episodes of some rows that have a reward.
+
+        Raises:
+            EngineError: an episode failed, and the recipe says that this ends the run.
+        """
+        options, number, context = self._options, self._batches.step, self._context
+        playing = Playing(
+            context, environment.environment, self._sampler, name=environment.name, most_turns=options.max_turns,
+            limit=options.environment_timeout,
+        )  # fmt: skip
+        seeds = context.generator("environment", number).integers(2**31, size=len(ids))
+        asked = [
+            Asked(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
+            for id_, seed in zip(ids, seeds, strict=True)
+        ]
+
+        def seed_of(turn: int) -> int:
+            return int(context.generator("rollouts", number, turn).integers(2**31)) if turn else sampling.seed
+
+        played = playing.play(engine, asked, sampling, seed_of)
+        drawn.sampled, drawn.flops = drawn.sampled + len(played.episodes), drawn.flops + played.flops
+        drawn.turns += played.turns
+        outcomes = [episode[-1].outcome for episode in played.episodes]
+        drawn.errors += outcomes.count("error")
+        drawn.timeouts += outcomes.count("timeout")
+        if played.failures:
+            why = f"{len(played.failures)} of {len(outcomes)} episodes failed, the first: {played.failures[0]}"
+            if options.environment_failure == "fail":
+                raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
+            context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
+        found = judged(played.episodes, self._prompts.tasks, self._rewards, environment, options.environment_failure)
+        return [one for one in found if one.reward is not None and one.tokens]
 
 
 def _differ(rollouts: Sequence[Rollout]) -> bool:
