@@ -18,7 +18,16 @@ from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
+from finetooth_hooks.protocols import (
+    Examples,
+    HardwareFacts,
+    Loader,
+    ModelFacts,
+    ModelInfo,
+    Processor,
+    Renderer,
+    Tokenizer,
+)
 
 from finetooth_core.base_model import BaseModel, base_model, renderer_of
 from finetooth_core.catalog import Catalog
@@ -48,6 +57,7 @@ class RunContext:
         plugins: where the catalog came from; without them no other process can build the same context.
         open_model: opens other models; without it none can be opened.
         framework: that loader and adapter must speak, where somebody has decided it; default: see `framework_of`.
+        hardware: of a machine that is made up, to ask what fits it; None: what is here.
 
     Attributes:
         log: decisions, picks and notes so far.
@@ -66,7 +76,9 @@ class RunContext:
         *,
         open_model: OpenModel | None = None,
         framework: str = "",
+        hardware: HardwareFacts | None = None,
     ) -> None:
+        self.hardware = hardware
         self.recipe, self.catalog, self.folder, self.plugins = recipe, catalog, folder, plugins
         self.train: TrainSettings = recipe.train.settings()
         self.plan: Plan | None = None
@@ -90,6 +102,7 @@ class RunContext:
             self.plugins,
             open_model=self._open_model,
             framework=self.framework,
+            hardware=self.hardware,
         )
 
     @property

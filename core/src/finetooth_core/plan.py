@@ -71,6 +71,7 @@ class Job:
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
         cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
         asked: what the backend was asked, with whatever the recipe leaves open.
+        passed: what a cascade tried before, each with what it takes; see `cascade`.
     """
 
     context: RunContext
@@ -87,6 +88,7 @@ class Job:
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
     cost: StepCost | str = ""
     every_report: tuple[DataReport, ...] = ()
+    passed: tuple[str, ...] = ()
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -128,15 +130,16 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     if place.collective is not None:
         check_whole_steps((spec for _, spec in driven.losses), place.collective)
-    check_room(
-        context,
-        keeping,
-        trains,
-        parameters=model.parameters,
-        state_bytes=updates.state_bytes,
-        copies=sum(role.model is None for role in roles.values()),
-        total_steps=prepared.total_steps,
-    )
+    if context.hardware is None:  # the disks of a machine that is made up are not known
+        check_room(
+            context,
+            keeping,
+            trains,
+            parameters=model.parameters,
+            state_bytes=updates.state_bytes,
+            copies=sum(role.model is None for role in roles.values()),
+            total_steps=prepared.total_steps,
+        )
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(
         train=context.train,
@@ -219,6 +222,9 @@ def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: Sc
 @paused_collector()  # whether a device is there may only show once its framework is imported
 def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     pick = context.recipe.hardware
+    if context.hardware is not None:
+        context.decide("hardware", context.hardware.name, f"a machine with {context.hardware.label}, made up")
+        return context.hardware
     if pick != AUTO:
         named = context.builder.section("hardware", pick, "hardware")
         built: BuiltHardware = named.part

@@ -244,10 +244,13 @@ class Quantizer(Entry):
 
     Attributes:
         frameworks: whose modules it replaces.
+        rank: of several that store a weight in as many bits, `quantization: auto` takes the highest, and among equals
+            the one that keeps most.
     """
 
     kind = "quantizer"
     frameworks: frozenset[str] = frozenset({"torch"})
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
