@@ -163,6 +163,9 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
+        learns_from: what one has that it learns from, as a person says it: `pairs of a better and a worse answer`. By
+            this `ft advise --goal` offers it; empty: it is not offered.
+        rows: how much of that is usual, as a person says it: `500 to 50,000`.
     """
 
     kind = "method"
@@ -171,6 +174,8 @@ class Method(Entry):
     head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
+    learns_from: str = ""
+    rows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
