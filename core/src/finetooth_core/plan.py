@@ -71,6 +71,7 @@ class Job:
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
         cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
         asked: what the backend was asked, with whatever the recipe leaves open.
+        passed: what a cascade tried before, each with what it takes; see `cascade`.
     """
 
     context: RunContext
@@ -87,6 +88,7 @@ class Job:
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
     cost: StepCost | str = ""
     every_report: tuple[DataReport, ...] = ()
+    passed: tuple[str, ...] = ()
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -105,13 +107,13 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_picked_options(recipe, context.catalog, context.framework, data=data)
     backend_built, backend_entry = single(context, "backend", recipe.backend, Backend)
     backend = backend_built.part
-    hardware = _hardware(context, backend_entry)
+    hardware = hardware_of(context, backend_entry)
     model, facts = context.model, context.facts
     adapter_built, adapter_entry = single(context, "adapter", recipe.adapter, Adapter)
     quantizer_built = build_quantizer(context)
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
-    updates = _updates(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
+    updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
     _check_frameworks(used, backend_built.registered, backend_entry)
@@ -124,19 +126,20 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     if data:
         check_measured(context, driven.evaluators)
     base = BasePart(model, facts, context.loader, quantizer)
-    trains = _trains(context, adapter_built.part, adapter_entry, head)
+    trains = trains_of(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     if place.collective is not None:
         check_whole_steps((spec for _, spec in driven.losses), place.collective)
-    check_room(
-        context,
-        keeping,
-        trains,
-        parameters=model.parameters,
-        state_bytes=updates.state_bytes,
-        copies=sum(role.model is None for role in roles.values()),
-        total_steps=prepared.total_steps,
-    )
+    if context.hardware is None:  # the disks of a machine that is made up are not known
+        check_room(
+            context,
+            keeping,
+            trains,
+            parameters=model.parameters,
+            state_bytes=updates.state_bytes,
+            copies=sum(role.model is None for role in roles.values()),
+            total_steps=prepared.total_steps,
+        )
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(
         train=context.train,
@@ -177,7 +180,7 @@ def _schedule_pick(context: RunContext, data: bool) -> Any:
     return min(r.full_name for r in open_ended) if open_ended else pick
 
 
-def _updates(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
+def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
     """Optimizer and schedule, built.
 
     Args:
@@ -201,7 +204,7 @@ def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
     return SnapshotsPart(device=1 + on_device, host=brought + on_host)
 
 
-def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
+def trains_of(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
     """The adapter and what its entry says of it, with the head."""
     trained = adapter.trained_parameters(context.facts, context.model.parameters) + head_size(head, context.facts)
     return TrainsPart(
@@ -217,8 +220,16 @@ def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: Sc
 
 
 @paused_collector()  # whether a device is there may only show once its framework is imported
-def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
+def hardware_of(context: RunContext, backend: Backend) -> HardwareFacts:
+    """The device that the recipe names, or the best that is here; what is made up, if the context says so.
+
+    Raises:
+        PlanError: it cannot be used here, or nothing here can run the backend.
+    """
     pick = context.recipe.hardware
+    if context.hardware is not None:
+        context.decide("hardware", context.hardware.name, f"a machine with {context.hardware.label}, made up")
+        return context.hardware
     if pick != AUTO:
         named = context.builder.section("hardware", pick, "hardware")
         built: BuiltHardware = named.part

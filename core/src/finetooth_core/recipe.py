@@ -231,10 +231,11 @@ class Recipe(Options):
     method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
     """How it trains."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
-    """Which parameters train."""
-    quantization: Annotated[str | PickMapping, Checked, picks("quantizer", auto=False)] | None = None
+    """Which parameters train. Left out: the default adapter. `auto`: all of them, or as much of the model as the memory
+    has room for; the plan says what was chosen and what was given up."""
+    quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
     """What stores the linear weights of the base in fewer bits; null leaves them as they are. The base then stays
-    frozen: an adapter that trains it is refused."""
+    frozen: an adapter that trains it is refused. `auto`: as few bits as it takes to fit into memory."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
     """What applies the gradients."""
     schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
@@ -287,6 +288,19 @@ class Recipe(Options):
     def as_dict(self) -> dict[str, Any]:
         """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
         return copy.deepcopy(self._given)
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe with other settings, by their dotted paths."""
+        given = self.as_dict()
+        for path, value in settings.items():
+            section, _, name = path.partition(".")
+            if name:
+                given[section] = {**given.get(section, {}), name: value}
+            else:
+                given[section] = value
+        made = load(given, base=self._folder)
+        made._notes, made._source, made._model_path = list(self._notes), self._source, self._model_path
+        return made
 
     def anchored(self) -> dict[str, Any]:
         """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""

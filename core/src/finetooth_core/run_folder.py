@@ -150,6 +150,8 @@ def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any
     for kind, path in (FIXED | ALSO_FIXED).items():
         if kind in plan["picks"] and _left_open(recipe, path):
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
+    if recipe.get("quantization") == "auto" and plan["picks"]:  # it was decided, and nothing was picked
+        recipe["quantization"] = None
     train = recipe.setdefault("train", {})
     for name in DECIDED:
         if train.get(name, "auto") == "auto" and plan["train"].get(name) is not None:

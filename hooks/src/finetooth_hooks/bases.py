@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.examples import Row
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
     from finetooth_hooks.held import Addition, HeldAdapter
-    from finetooth_hooks.models import LowRank, ModelFacts, Tokenizer
+    from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
@@ -236,6 +236,10 @@ class LoaderBase(Capable):
     """Base of loaders (`finetooth_hooks.protocols.Loader`)."""
 
     _contract = "loader"
+
+    def sketch(self: Loader, reference: str) -> ModelInfo:
+        """Config and weights are not apart."""
+        return self.describe(reference)
 
 
 class TokenizerBase(Capable):

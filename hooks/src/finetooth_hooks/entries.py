@@ -163,6 +163,9 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
+        learns_from: what one has that it learns from, as a person says it: `pairs of a better and a worse answer`. By
+            this `ft advise --goal` offers it; empty: it is not offered.
+        rows: how much of that is usual, as a person says it: `500 to 50,000`.
     """
 
     kind = "method"
@@ -171,6 +174,8 @@ class Method(Entry):
     head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
+    learns_from: str = ""
+    rows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,10 +266,13 @@ class Quantizer(Entry):
 
     Attributes:
         frameworks: whose modules it replaces.
+        rank: of several that store a weight in as many bits, `quantization: auto` takes the highest, and among equals
+            the one that keeps most.
     """
 
     kind = "quantizer"
     frameworks: frozenset[str] = frozenset({"torch"})
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -252,6 +252,15 @@ class Loader(Protocol):
         """
         ...
 
+    def sketch(self, reference: str) -> ModelInfo:
+        """The same from the config alone, of a model whose weights may be elsewhere: to ask what would fit. A loader
+        whose config and weights are one file says what `describe` says.
+
+        Raises:
+            RecipeError: as `describe`.
+        """
+        ...
+
     def tokenizer(self, reference: str) -> Tokenizer: ...
 
     def load(

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Context
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
+    from finetooth_hooks.protocols import HardwareFacts
     from finetooth_hooks.reports import DataReport, Outcome
 
     from finetooth_core.catalog import Catalog
+    from finetooth_core.context import RunContext
     from finetooth_core.manager import Plugins
     from finetooth_core.opened_model import OpenedModel
     from finetooth_core.session import Session
@@ -114,6 +116,17 @@ class State:
     def context(self, recipe: Mapping[str, Any]) -> Context:
         """A context for a recipe: builds entries, reads data."""
         return self.session(recipe).context
+
+    def sketch(self, recipe: Mapping[str, Any], hardware: HardwareFacts | None = None) -> RunContext:
+        """A context for a recipe whose model is known by its config alone.
+
+        Args:
+            hardware: of a machine that is made up; None: what is here.
+        """
+        from finetooth_core.context import RunContext
+        from finetooth_core.recipe import load
+
+        return RunContext(load(recipe), self.catalog, Path("runs"), self.plugins, hardware=hardware, sketched=True)
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""

@@ -47,12 +47,23 @@ class TransformersLoader(LoaderBase):
         Raises:
             RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
         """
+        return self._described(reference, weights=True)
+
+    def sketch(self, reference: str) -> ModelInfo:
+        """From the config alone: parameters are counted by building the model without memory.
+
+        Raises:
+            RecipeError: there is no config, or the hub cannot be reached.
+        """
+        return self._described(reference, weights=False)
+
+    def _described(self, reference: str, *, weights: bool) -> ModelInfo:
         with self._reading(reference) as located:
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
         kind, stored = str(config.model_type), stored_as(described)
         folder = Path(_locate(reference))
-        if folder.is_dir():
+        if folder.is_dir() and weights:
             found = checkpoint.read(folder)
             parameters = found.parameters if stored is None else self._count(reference, config)
             size, files, revision = found.bytes, found.files, found.digest
