@@ -193,6 +193,7 @@ class RolloutMethod(MethodBase):
         options = self._options
         passed, count = float(drawn.passed_over), float(drawn.sampled)
         metrics = {**batch_metrics(rollouts), "skipped_zero_adv_batches": passed, "num_rollouts": count}
+        metrics |= drawn.left_out_metrics()
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
         flight = Flight(parts, [], options.num_iterations * len(parts), metrics=metrics, flops=drawn.flops)
         if flight.steps > 1:
