@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -69,6 +70,7 @@ class Drawn:
         rollouts: groups next to each other.
         sampled: how many were sampled for it.
         passed_over: batches of prompts that brought nothing before it.
+        left_out: by reward, how many of those sampled it left out; those that all left out by "".
         flops: that sampling took.
         errors, timeouts: episodes that ended so.
         turns: of the policy, in all episodes.
@@ -77,14 +79,17 @@ class Drawn:
     rollouts: list[Rollout] = field(default_factory=list)
     sampled: int = 0
     passed_over: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     flops: float = 0.0
     errors: int = 0
     timeouts: int = 0
     turns: int = 0
 
     def metrics(self) -> dict[str, float]:
-        """What is reported of it."""
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
+        are not trained."""
         found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
+        found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
         if self.turns:
             found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
             found["environment/turns"] = self.turns / self.sampled
@@ -160,6 +165,9 @@ class Drawing:
         sampled = self._sampler.sample(engine, prompts, sampling)
         drawn.sampled, drawn.flops = drawn.sampled + len(sampled.rollouts), drawn.flops + sampled.flops
         found = scored(sampled.rollouts, self._prompts.tasks, self._rewards)
+        for one in found:
+            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
+            drawn.left_out.update([""] if one.reward is None else [])
         return [one for one in found if one.reward is not None]
 
     def _play(
