@@ -55,9 +55,9 @@ def put_in(
     config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight of it
     model = inject(config, model, targets, facts)
     for path in targets.modules:
-        _initialise(model.get_submodule(path), generator)
+        initialise(model.get_submodule(path), generator)
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
-        _initialise(layer, generator)
+        initialise(layer, generator)
     if options.target_parameters and options.dropout:
         for path in targets.modules:
             model.get_submodule(path).lora_dropout[NAME] = torch.nn.Dropout(options.dropout)
@@ -117,7 +117,7 @@ def _adaptable(module: Any) -> bool:
     return is_linear(module) or isinstance(module, torch.nn.Embedding | convolutions)
 
 
-def _initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
+def initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
     """Draw the layer's new parameters and make them float32 and trainable."""
     if NAME in layer.lora_A:
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
@@ -135,4 +135,8 @@ def _initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
 
 
 def _fill(parameter: torch.Tensor, values: np.ndarray[Any, Any]) -> None:
-    parameter.data = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
+    made = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
+    if parameter.dtype == made.dtype and parameter.shape == made.shape:
+        parameter.data.copy_(made)  # who holds the tensor, holds what it is now
+    else:
+        parameter.data = made

@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import ModelFacts
-from finetooth_toolbox.peft.artifact import addition_of, check_settings, read, take
+from finetooth_toolbox.peft.artifact import TUNER, addition_of, check_settings, read, take
 from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.peft.targets import peft_spelling
-from peft import PeftConfig
+from peft import PeftConfig, VeraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.vera.layer import VeraLayer
 
 if TYPE_CHECKING:
     from finetooth_peft.adapter import PeftAdapter
-
-SHARED = ("vera_A", "vera_B")
-"""Matrices that all layers of VeRA share, as peft names them in an artifact."""
-
 
 def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
     """Put the layers in place; they begin so that the model computes as before, or with what was trained before.
@@ -53,13 +50,15 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     """What an artifact holds of a model; matrices that all layers share once."""
-    found = addition_of(model)
     config = model.peft_config[NAME]
-    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    for name in SHARED if getattr(config, "save_projection", False) else ():
-        # peft's own model holds them, of which the layers are all that is left here
-        found[f"base_model.{name}"] = layer.get_submodule(name)[NAME]
-    return found
+    if not isinstance(config, VeraConfig):
+        return addition_of(model)
+    # peft looks for the shared matrices in a model of its own, of which the layers are all that is left here
+    end = f".{NAME}"
+    found = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
+    layer = next(module for module in model.modules() if isinstance(module, VeraLayer))
+    shared = {f"{TUNER}vera_A": layer.vera_A[NAME], f"{TUNER}vera_B": layer.vera_B[NAME]}
+    return {**found, **(shared if config.save_projection else {})}
 
 
 def take_back(adapter: PeftAdapter, model: Any, folder: Path) -> None:
