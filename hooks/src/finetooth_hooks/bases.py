@@ -159,6 +159,26 @@ class AdapterBase(Capable):
         """None: the module is called as it is."""
         return None
 
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """Nothing is held beside the base and what trains."""
+        return 0
+
+    def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
+        """All have the optimizer's learning rate."""
+        return {}
+
+    def at_step(self, model: Any, step: int, seed: int) -> None:
+        raise self._cannot("change a model between steps", "changes")
+
+    def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
+        raise self._cannot("change a model between steps", "changes")
+
+    def held(self, model: Any) -> Mapping[str, Any]:
+        raise self._cannot("change a model between steps", "changes")
+
+    def rate_factor(self, step: int) -> float:
+        raise self._cannot("change a model between steps", "changes")
+
     def additions(self, folder: Path) -> Mapping[str, Addition] | None:
         raise self._cannot("be read as low-rank additions", "additions")
 

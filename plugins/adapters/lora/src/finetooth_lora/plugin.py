@@ -23,7 +23,7 @@ def base_of(folder: Path) -> str | None:
 
 @hookimpl
 def ft_adapters() -> Iterable[Adapter]:
-    """The adapter `lora`."""
+    """The adapters `lora` and `relora`."""
     yield Adapter(
         name="lora",
         build="finetooth_lora.adapter:build",
@@ -35,6 +35,12 @@ def ft_adapters() -> Iterable[Adapter]:
         example={"rank": 4},
         base_of=base_of,
         elsewhere={"dora": {"dora": True}, "rslora": {"rslora": True}, "peft": {}, "low_rank": {}},
+    )
+    yield Adapter(
+        name="relora",
+        build="finetooth_lora.relora:build",
+        summary="train a low-rank addition that is merged into the base and begun anew every so many steps",
+        example={"rank": 4},
     )
 
 

@@ -82,6 +82,7 @@ class TorchBackend:
         from finetooth_torch.state.optimizer import group_options
         from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
+        from finetooth_torch.updates.settings import split_by_rate
 
         train, hardware = request.plan.train, request.place.hardware
         assert train.precision is not None
@@ -144,6 +145,7 @@ class TorchBackend:
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
+        split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
         return TorchEngine(request, parts)
 

@@ -54,8 +54,9 @@ from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.ranks import Ranks
 from finetooth_torch.roles.role_models import move_copy
 from finetooth_torch.state.optimizer import Options
-from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
+from finetooth_torch.state.training_state import ADAPTER, Counters, State, read_state, restore_state, state_of
 from finetooth_torch.state.update_guard import Wholeness
+from finetooth_torch.updates.changes import Changes
 from finetooth_torch.updates.parameters import TrainedParameters
 from finetooth_torch.updates.scaler import LossScaler
 from finetooth_torch.updates.settings import applied, check_settings, rate_shares, set_rates
@@ -112,6 +113,7 @@ class TorchEngine(EngineBase):
             tokens=GENERATION_BATCHES * self._budget,
         )
         self._generator.check_asked = self._runner.check_asked
+        self._adapted = Changes(request.trains.adapter, parts.network.model, parts.parameters, request.place.seed)
         self._rate_shares = rate_shares(parts.group_options, request.updates.optimizer.learning_rate)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
@@ -241,7 +243,7 @@ class TorchEngine(EngineBase):
         rate = settings.learning_rate
         if rate is None:
             factor = self._request.updates.schedule.factor(self._counters.step, self._total_steps)
-            rate = self._request.updates.optimizer.learning_rate * factor
+            rate = self._request.updates.optimizer.learning_rate * factor * self._adapted.factor(self._counters.step)
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
         self._ranks.share_gradients()
         norm = parameters.norm()
@@ -269,6 +271,8 @@ class TorchEngine(EngineBase):
         self._changes += 1
         self._pending.clear()
         self.zero_grad()
+        with self._whole.update(optimizer, parameters.masters):
+            self._adapted.after(self._counters.step, optimizer)
         scaler.update(overflow=overflow)
         self._request.updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=overflow)
@@ -304,7 +308,7 @@ class TorchEngine(EngineBase):
     @guarded("save")
     def save(self, path: Path) -> None:
         self._whole.check_state()
-        state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
+        self._state(copy=False).save(Path(path))
 
     @guarded("load")
     def load(self, path: Path) -> None:
@@ -315,10 +319,13 @@ class TorchEngine(EngineBase):
         """Beside the engine on the device, or, where that has no room for it, in host memory."""
         self._whole.check_state()
         found: list[State] = []
-        state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
-        if has_room(lambda: found.append(state()), self._parts.device):
+        if has_room(lambda: found.append(self._state()), self._parts.device):
             return found[0]
-        return state(copy=False).to_host()
+        return self._state(copy=False).to_host()
+
+    def _state(self, *, copy: bool = True) -> State:
+        held = self._adapted.held()
+        return state_of(self._request, self._parts, self._counters, self._loss_states, held=held, copy=copy)
 
     @guarded("rollback")
     def rollback(self, snapshot: Snapshot) -> None:
@@ -328,7 +335,9 @@ class TorchEngine(EngineBase):
 
     def _take(self, state: State, where: str) -> None:
         self._changes += 1
-        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
+        held = self._adapted.held()
+        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where, held=held)
+        self._adapted.restore(state.files.get(ADAPTER, {}), self._counters.step)
         self._whole.restored()
         self._pending.clear()
 

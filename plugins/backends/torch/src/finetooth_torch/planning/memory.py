@@ -139,6 +139,7 @@ def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
     masters = 4 * trained if precision in ("bf16", "fp16") else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
+    weights += request.trains.adapter.held_bytes(facts, precision)
     roles = {"roles": request.role_parameters * size} if request.role_parameters else {}
     return {
         **roles,
