@@ -43,7 +43,8 @@ class Evaluations:
             if self.run.interrupt.signal:
                 return
             try:
-                evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
+                with self.run.engine.averaged():
+                    evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
             except Interrupted:
                 return
             self.remember(evaluation)

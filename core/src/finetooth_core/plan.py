@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from finetooth_hooks.capabilities import OPTIMIZER
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead
@@ -113,6 +114,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     quantizer_built = build_quantizer(context)
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
+    _check_optimizer(optimizer_built, backend_built, backend_entry)
     updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
@@ -170,14 +172,18 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     )  # fmt: skip
 
 
-def _schedule_pick(context: RunContext, data: bool) -> Any:
+def _schedule_pick(context: RunContext, data: bool, *, open_ended: bool) -> Any:
     """The recipe's schedule; when it leaves the choice open and the number of steps will not be known, one that does
-    not ask for it."""
+    not ask for it.
+
+    Args:
+        open_ended: the optimizer wants one that does not.
+    """
     pick = context.recipe.schedule
-    if pick != AUTO or data or context.train.max_steps is not None:
+    if pick != AUTO or ((data or context.train.max_steps is not None) and not open_ended):
         return pick
-    open_ended = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
-    return min(r.full_name for r in open_ended) if open_ended else pick
+    endless = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
+    return min(r.full_name for r in endless) if endless else pick
 
 
 def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
@@ -186,13 +192,34 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
     Args:
         whole: the whole model trains, so that an optimizer can say by its sizes what it keeps.
     """
-    schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
+    averages = "averages" in optimizer.part.capabilities
+    pick = _schedule_pick(context, data, open_ended=averages)
+    scheduled = context.builder.section("schedule", pick, "schedule")
+    if averages and scheduled.registered.entry.needs_total:
+        context.note(
+            f"schedule: {scheduled.registered.full_name} lowers the rate of {optimizer.registered.full_name}, which "
+            "averages weights instead; schedule=constant leaves it"
+        )
     name = optimizer.registered.full_name
     said = optimizer.part.state_bytes(context.facts) if whole else None
     state = entry.state_bytes if said is None else said
     return UpdatesPart(
-        optimizer.part, schedule, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes
+        optimizer.part, scheduled.part, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes
     )
+
+
+def _check_optimizer(optimizer: Built, backend: Built, entry: Backend) -> None:
+    """
+    Raises:
+        PlanError: an ability of the optimizer that engines of the backend do not know.
+    """
+    words = sorted(optimizer.part.capabilities)
+    if words and "optimizers" not in entry.capabilities:
+        raise PlanError(
+            f"optimizer: {optimizer.registered.full_name} {OPTIMIZER[words[0]]}, which engines of "
+            f"{backend.registered.full_name} do not know",
+            action="pick another optimizer, other options of it, or another backend",
+        )
 
 
 def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:

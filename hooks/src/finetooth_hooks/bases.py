@@ -13,7 +13,7 @@ object that stands in front of another derives from the base too and hands on al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -108,6 +108,10 @@ class EngineBase(Capable):
 
     def release(self, handle: Handle) -> None:
         raise self._cannot("give up a handle", "release")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights are evaluated as they are trained."""
+        return nullcontext()
 
     def usage(self) -> Usage:
         raise self._cannot("say what it takes of its device", "usage")
@@ -321,6 +325,12 @@ class OptimizerBase(Capable):
     """Base of optimizers (`finetooth_hooks.protocols.Optimizer`)."""
 
     _contract = "optimizer"
+
+    def averaged(self, optimizer: Any) -> AbstractContextManager[None]:
+        raise self._cannot("average weights", "averages")
+
+    def active(self, optimizer: Any) -> Sequence[Any]:
+        raise self._cannot("train parameters in turn", "in_turn")
 
     def state_bytes(self, facts: ModelFacts) -> float | None:
         """None: what the entry says."""

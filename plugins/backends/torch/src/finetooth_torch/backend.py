@@ -121,7 +121,8 @@ class TorchBackend:
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
         compute = Compute.of(request.compute.kernels)
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept)
+        masterless = "masterless" in request.updates.optimizer.capabilities
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, masterless=masterless)
         if rounds:
             round_frozen(base, dtype, kept)
         network = Network(

@@ -26,6 +26,7 @@ from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.step_cost import step_cost
+from finetooth_torch.planning.updates import check_updates
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
@@ -49,6 +50,7 @@ def decide(
     ):
         raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
     precision = _precision(request.train.precision, request.place.hardware)
+    check_updates(request, str(precision.value))
     base = request.base
     chosen = choose_decoder(
         base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored,

@@ -184,7 +184,7 @@ def restore_state(
     gradients = state.files.get("gradients", {})
     for name, master in parts.parameters.named():
         if name in gradients:  # laid out in memory as backward would: a norm then sums in the same order
-            master.grad = torch.empty_like(master).copy_(gradients[name])
+            master.grad = torch.empty_like(master, dtype=gradients[name].dtype).copy_(gradients[name])
     for role, held in copies(parts.network).items():
         held.restore(state.files[f"role-{role}"])
     take_optimizer(parts.optimizer, found.optimizer, found.options, parts.group_options)
