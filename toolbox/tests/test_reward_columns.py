@@ -65,5 +65,10 @@ def test_labels_name_rewards() -> None:
 def test_what_is_left_out_is_counted() -> None:
     drawn = Drawn()
     drawn.left_out.update({"polite": 3, "": 1})
-    assert drawn.left_out_metrics() == {"rewards/polite/left_out": 3.0, "left_out": 1.0}
-    assert Drawn().left_out_metrics() == {}
+    assert drawn.metrics() == {
+        "skipped_zero_adv_batches": 0.0,
+        "num_rollouts": float(drawn.sampled),
+        "rewards/polite/left_out": 3.0,
+        "left_out": 1.0,
+    }
+    assert set(Drawn().metrics()) == {"skipped_zero_adv_batches", "num_rollouts"}
