@@ -231,9 +231,11 @@ class Environment(Entry):
 
     Attributes:
         example_task: a row that it can use, for its tests: `prompt`, and columns.
+        remote: it asks a server, so that it can only be tested beside one.
     """
 
     kind = "environment"
+    remote: bool = False
     example_task: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "What is 2 plus 2?"})
 
 
