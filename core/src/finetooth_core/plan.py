@@ -42,6 +42,7 @@ from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext
 from finetooth_core.driven import Driven, driven_by, single
+from finetooth_core.early_stopping import SETTING as STOPPING
 from finetooth_core.framework import by_rank
 from finetooth_core.heads import decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
@@ -126,6 +127,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     if data:
+        if (stopping := context.recipe.train.early_stopping) is not None:
+            context.wait_for(stopping.metric, setting=f"{STOPPING}.metric")
         check_measured(context, driven.evaluators)
     base = BasePart(model, facts, context.loader, quantizer)
     trains = trains_of(context, adapter_built.part, adapter_entry, head)

@@ -28,6 +28,7 @@ from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
 from finetooth_core.checkpoints import cadence
+from finetooth_core.early_stopping import EarlyStopping, check_watched
 from finetooth_core.incidental import Incidental
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.overrides import apply_overrides, parse_override
@@ -107,6 +108,8 @@ class TrainSection(Options):
     """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
     and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`). Each time
     is recorded with the rows."""
+    early_stopping: EarlyStopping | None = None
+    """When evaluations have not got better for so long that the run ends; null trains to the end."""
 
     def settings(self) -> TrainSettings:
         """The section as plugins see it; `None` stands for `auto`."""
@@ -263,6 +266,11 @@ class Recipe(Options):
     """Plugins the run needs beside the installed ones: versions are checked, nothing is installed."""
     output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
     """The run folder; left out, it gets a name of its own under `runs`."""
+
+    @model_validator(mode="after")
+    def _measures_what_ends_it(self) -> Recipe:
+        check_watched(self.train.early_stopping, self.evaluate.every)
+        return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _notes: list[str] = PrivateAttr(default_factory=list)
