@@ -81,16 +81,21 @@ def check_base(about: Mapping[str, Any], folder: Path, model: ModelInfo, referen
     Raises:
         RecipeError: the adapter was made for another base than the recipe's.
     """
-    named = {str(about.get("base_model_name_or_path") or "")}
-    if (folder / MANIFEST).is_file():
-        named.add(str(json.loads(read_manifest(folder)).get("model", "")))
-    named.discard("")
+    named = base_names(about, folder)
     if named and not named & {model.reference, model.published}:
         raise RecipeError(
             RESUME,
             f"{reference} was trained on {sorted(named)[0]}, and the model here is {model.reference}",
             action="name the base that it was trained on as the model",
         )
+
+
+def base_names(about: Mapping[str, Any], folder: Path) -> set[str]:
+    """How an adapter's config and its manifest name the base that it was made for; empty if neither says."""
+    named = {str(about.get("base_model_name_or_path") or "")}
+    if (folder / MANIFEST).is_file():
+        named.add(str(json.loads(read_manifest(folder)).get("model", "")))
+    return named - {""}
 
 
 def check_targets(folder: Path, reference: str, targets: Any, facts: ModelFacts) -> None:
