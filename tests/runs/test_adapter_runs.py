@@ -1,5 +1,5 @@
-"""Adapters in whole runs: what begins with another one, what changes between steps and is stopped, what loads elsewhere,
-and what the plan says."""
+"""Adapters in whole runs: what begins with another one, what changes between steps and is stopped, what loads
+elsewhere, and what the plan says."""
 
 from __future__ import annotations
 

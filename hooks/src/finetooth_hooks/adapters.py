@@ -62,8 +62,8 @@ class Adapter(Protocol):
         ...
 
     def rate_factor(self, step: int) -> float:
-        """Factor on the scheduled learning rate of the update that follows `step` updates: for warming up again. Capability
-        `changes`."""
+        """Factor on the scheduled learning rate of the update that follows `step` updates, for warming up again.
+        Capability `changes`."""
         ...
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:

@@ -42,8 +42,8 @@ SOURCE: Mapping[str, str] = {
 ADAPTER: Mapping[str, str] = {
     "disable": "the model can compute as its base does (`disabled`); the entry says so too (`can_disable`)",
     "additions": "an artifact can be read as low-rank additions to linear modules of the base (`additions`)",
-    "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew (`at_step`, "
-    "`after_step`, `held`, `rate_factor`)",
+    "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew "
+    "(`at_step`, `after_step`, `held`, `rate_factor`)",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
 }
 """Beyond `trained_parameters`, `apply`, `export` and `restore`."""

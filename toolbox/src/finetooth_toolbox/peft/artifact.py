@@ -28,9 +28,7 @@ TUNER = "base_model."
 def addition_of(model: Any) -> dict[str, torch.Tensor]:
     """What an adapted model adds, by the names it has in an artifact but for `PREFIX`; the tensors are the model's."""
     # "auto" would ask the model hub whether the vocabulary grew
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        model, adapter_name=NAME, save_embedding_layers=False
-    )
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     return found
 
 

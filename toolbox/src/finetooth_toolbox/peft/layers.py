@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -44,7 +44,7 @@ def inject(config: PeftConfig, model: Any, targets: Targets, facts: ModelFacts) 
         RecipeError: peft refuses the modules, or takes others.
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     try:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own

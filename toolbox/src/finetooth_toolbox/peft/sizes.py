@@ -1,5 +1,5 @@
-"""Shapes of the modules that an adapter can reach, from a family's facts alone: the plan needs them before any weight is
-read."""
+"""Shapes of the modules that an adapter can reach, from a family's facts alone: the plan needs them before any weight
+is read."""
 
 from __future__ import annotations
 

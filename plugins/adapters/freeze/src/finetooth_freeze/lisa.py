@@ -1,5 +1,5 @@
-"""LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and of the decoder
-layers a few, drawn anew every so many steps.
+"""LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and of the
+decoder layers a few, drawn anew every so many steps.
 
 Gradients and the optimizer's state exist only for what trains; a layer whose turn is over loses its state. Which layers
 they are follows from the engine's seed and the number of the turn, so a run that goes on has the same ones.
@@ -122,7 +122,7 @@ class LisaAdapter(AdapterBase):
         Raises:
             UserError: the artifact is of another model.
         """
-        resting = [parameter for parameter in model.get_submodule(model.__dict__[LAYERS]).parameters()]
+        resting = list(model.get_submodule(model.__dict__[LAYERS]).parameters())
         before = [parameter.requires_grad for parameter in resting]
         for parameter in resting:
             parameter.requires_grad_(parameter.is_floating_point())

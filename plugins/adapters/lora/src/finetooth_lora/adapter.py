@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ class LoraAdapter(AdapterBase):
     options: LoraOptions
     tokens: tuple[int, ...] = ()
     """Ids of `train_tokens`."""
-    experts: Experts = Experts()
+    experts: Experts = field(default_factory=Experts)
     """Of the model."""
     begins: Path | None = None
     """The artifact that it goes on with."""

@@ -33,9 +33,7 @@ def found(obj: CommandContext, reference: str) -> Path:
     try:
         return place(str(run or reference))
     except UserError as error:
-        raise UserError(
-            str(error.problem).removeprefix("adapter.resume_from: "), action=error.action
-        ) from error
+        raise UserError(str(error.problem).removeprefix("adapter.resume_from: "), action=error.action) from error
 
 
 @command.command()
@@ -65,9 +63,7 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     far = sorted(compared.modules, key=lambda one: -one.apart)
     for module in far[:rows]:
         name = module.path if len(module.path) <= 48 else f"...{module.path[-45:]}"
-        click.echo(
-            f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.apart:9.4g} {module.cosine:7.3f}"
-        )
+        click.echo(f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.apart:9.4g} {module.cosine:7.3f}")
     if len(far) > rows:
         click.echo(f"and {len(far) - rows} more modules; --rows {len(far)} shows all")
     whole = math.sqrt(sum(module.apart**2 for module in far))
@@ -108,8 +104,10 @@ def merge(
     if output.exists():
         raise UserError(f"--output: {output} exists", action="name another folder; nothing was changed")
     if (density is None) == (method in SAMPLES):
-        said = f"--method {method} needs to know which share of the numbers stays" if density is None else (
-            f"--density is for {', '.join(SAMPLES)}, and --method is {method}"
+        said = (
+            f"--method {method} needs to know which share of the numbers stays"
+            if density is None
+            else (f"--density is for {', '.join(SAMPLES)}, and --method is {method}")
         )
         raise UserError(said, action="add --density, such as 0.5" if density is None else "leave it out")
     factors = parse_weights(weights, len(adapters))

@@ -1,8 +1,8 @@
 """Beginnings of a LoRA that come from the weight itself: PiSSA (Meng et al., 2024, arXiv:2404.02948) and OLoRA
 (Büyükakyüz, 2024, arXiv:2406.01775).
 
-Both take A0 and B0 out of W and train W - s B0 A0 + s B A, from A = A0 and B = B0 on, so that the model begins as it is.
-Here W stays as it is, and the difference s B A - s B0 A0 is what is added to it: the same function and the same
+Both take A0 and B0 out of W and train W - s B0 A0 + s B A, from A = A0 and B = B0 on, so that the model begins as it
+is. Here W stays as it is, and the difference s B A - s B0 A0 is what is added to it: the same function and the same
 gradients, with the base still there for a reference, other adapters, and engines that share it. The frozen pair is a
 second adapter of peft's in each layer, `start`, with -B0. The artifact is a plain LoRA of twice the rank, (A, A0) and
 (B, -B0), so that whatever loads a LoRA loads it.
@@ -67,8 +67,8 @@ def begin_from(
 def principal(
     weight: Tensor, rank: int, scale: float, iterations: int | None, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """PiSSA, eq. 2 and 3: of W = U S V^T, A = sqrt(S_r) V_r^T and B = U_r sqrt(S_r), both over the root of the scale, so
-    that scale * B A is the best approximation of W of rank r.
+    """PiSSA, eq. 2 and 3: of W = U S V^T, A = sqrt(S_r) V_r^T and B = U_r sqrt(S_r), both over the root of the scale,
+    so that scale * B A is the best approximation of W of rank r.
 
     Args:
         weight: (outputs, inputs), float32.

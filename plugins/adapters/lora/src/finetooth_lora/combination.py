@@ -1,5 +1,5 @@
-"""Several LoRAs made one by peft's `add_weighted_adapter`: linear, TIES (Yadav et al., 2023, arXiv:2306.01708), DARE (Yu
-et al., 2024, arXiv:2311.03099), or their exact sum.
+"""Several LoRAs made one by peft's `add_weighted_adapter`: linear, TIES (Yadav et al., 2023, arXiv:2306.01708), DARE
+(Yu et al., 2024, arXiv:2311.03099), or their exact sum.
 
 The combinations are of the matrices alone, so peft computes them over modules without weights: no base is loaded.
 """
@@ -89,14 +89,14 @@ def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConf
         at.add_module(last, linear)
     tuner: Any = None
     for config, name, tensors in zip(configs, names, added, strict=True):
-        config.target_modules = set(_paths(tensors))
+        config.target_modules = {*_paths(tensors)}  # type: ignore[assignment]  # as peft itself keeps them
         if tuner is None:
             tuner = LoraModel(root, config, adapter_name=name)
         else:
             tuner.peft_config[name] = config
             tuner.inject_adapter(root, name)
         for path in _paths(tensors):
-            layer = root.get_submodule(path)
+            layer: Any = root.get_submodule(path)
             layer.lora_A[name].weight = nn.Parameter(tensors[path + A].float())
             layer.lora_B[name].weight = nn.Parameter(tensors[path + B].float())
     return tuner
@@ -121,7 +121,9 @@ def _config(saved: dict[str, Any], folder: Path) -> LoraConfig:
 
 
 def _check_bases(folders: Sequence[Path]) -> None:
-    first, *others = [base_names(json.loads((folder / "adapter_config.json").read_text()), folder) for folder in folders]
+    first, *others = [
+        base_names(json.loads((folder / "adapter_config.json").read_text()), folder) for folder in folders
+    ]
     for folder, names in zip(folders[1:], others, strict=True):
         if first and names and not first & names:
             raise UserError(

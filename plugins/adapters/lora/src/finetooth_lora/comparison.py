@@ -67,7 +67,10 @@ def compare(first: Path, second: Path) -> Comparison:
         _apart(path, _factors(a, path, one), _factors(b, path, other)) for path in mine if path in set(theirs)
     )
     return Comparison(
-        settings, modules, tuple(p for p in mine if p not in set(theirs)), tuple(p for p in theirs if p not in set(mine))
+        settings,
+        modules,
+        tuple(p for p in mine if p not in set(theirs)),
+        tuple(p for p in theirs if p not in set(mine)),
     )
 
 
@@ -78,7 +81,9 @@ def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) 
         return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
 
     if one[0].shape[1] != other[0].shape[1] or one[1].shape[0] != other[1].shape[0]:
-        return Apart(path, math.sqrt(max(0.0, inner(one, one))), math.sqrt(max(0.0, inner(other, other))), math.inf, 0.0)
+        return Apart(
+            path, math.sqrt(max(0.0, inner(one, one))), math.sqrt(max(0.0, inner(other, other))), math.inf, 0.0
+        )
     aa, bb, ab = inner(one, one), inner(other, other), inner(one, other)
     cosine = ab / math.sqrt(aa * bb) if aa > 0 and bb > 0 else 0.0
     return Apart(path, math.sqrt(max(0, aa)), math.sqrt(max(0, bb)), math.sqrt(max(0.0, aa + bb - 2 * ab)), cosine)

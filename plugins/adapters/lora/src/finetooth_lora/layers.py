@@ -16,7 +16,7 @@ from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_toolbox.torch.quantised import QuantisedLinear, reads_as_numbers
 from peft import LoraConfig
 from peft.tuners.lora import Linear
-from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from peft.tuners.lora.layer import ParamWrapper
 
 from finetooth_lora.beginnings import START, begin_from
 from finetooth_lora.rounded_once import RoundedOnce
@@ -83,10 +83,11 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
         return LowRank(module.base_layer)
     if options.dropout and module.training:
         return None
-    a, b = module.lora_A[NAME].weight, module.lora_B[NAME].weight
+    adapted: Any = module
+    a, b = adapted.lora_A[NAME].weight, adapted.lora_B[NAME].weight
     if START in module.lora_A:
-        a = torch.cat([a, module.lora_A[START].weight.to(a.dtype)])
-        b = torch.cat([b, module.lora_B[START].weight.to(b.dtype)], 1)
+        a = torch.cat([a, adapted.lora_A[START].weight.to(a.dtype)])
+        b = torch.cat([b, adapted.lora_B[START].weight.to(b.dtype)], 1)
     return LowRank(module.base_layer, a, b, module.scaling[NAME])
 
 
@@ -108,11 +109,15 @@ def _check_parameters(targets: Sequence[str], model: Any) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in shapes):
             ends = sorted({".".join(name.split(".")[-2:]) for name, sizes in shapes.items() if sizes == 3})
             near = nearest_few(target, ends, 3) or ends[:3]
-            cure = f"name one such as {', '.join(near)}" if near else "leave it out: this model holds none as one weight"
+            cure = (
+                f"name one such as {', '.join(near)}" if near else "leave it out: this model holds none as one weight"
+            )
             raise RecipeError(setting, f"{target!r} names no weight of this model", action=cure)
         linear = target.rpartition(".")[0].rpartition(".")[2] if target.endswith(".weight") else ""
         if linear:
-            raise RecipeError(setting, f"{target!r} is a module's own weight", action=f"add {linear} to adapter.targets")
+            raise RecipeError(
+                setting, f"{target!r} is a module's own weight", action=f"add {linear} to adapter.targets"
+            )
 
 
 def _adaptable(module: Any) -> bool:
@@ -121,7 +126,7 @@ def _adaptable(module: Any) -> bool:
     return is_linear(module) or isinstance(module, torch.nn.Embedding | convolutions)
 
 
-def initialise(layer: LoraLayer, generator: np.random.Generator) -> None:
+def initialise(layer: Any, generator: np.random.Generator) -> None:
     """Draw the layer's new parameters and make them float32 and trainable."""
     if NAME in layer.lora_A:
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight

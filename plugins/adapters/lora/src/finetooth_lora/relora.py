@@ -1,9 +1,9 @@
 """ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a low-rank addition that is merged into the base every so many steps
 and begun anew, so that the sum of all of them has a higher rank than each.
 
-At a restart A is drawn anew and B is zero, the optimizer keeps a small share of its state by magnitude, and the learning
-rate warms up again. The base changes: the artifact is a whole model, and every state holds the merged weights. The paper
-trains from scratch and begins with steps of full rank; a model that was trained before needs none.
+At a restart A is drawn anew and B is zero, the optimizer keeps a small share of its state by magnitude, and the
+learning rate warms up again. The base changes: the artifact is a whole model, and every state holds the merged weights.
+The paper trains from scratch and begins with steps of full rank; a model that was trained before needs none.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class ReLoraOptions(LowRankOptions):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> ReLoraOptions:
         if self.warm_up >= self.every:
-            raise ValueError(f"warm_up ({self.warm_up}) is not less than every ({self.every}): no step has the full rate")
+            raise ValueError(
+                f"warm_up ({self.warm_up}) is not less than every ({self.every}): no step has the full rate"
+            )
         return self
 
     @property

@@ -31,7 +31,9 @@ def check_linear(model: Any) -> None:
             type(module) is Linear and isinstance(module.base_layer, torch.nn.Linear)
         ):
             raise RecipeError(
-                "adapter.targets", f"relora cannot merge into {path}", action="name linear modules of the decoder layers"
+                "adapter.targets",
+                f"relora cannot merge into {path}",
+                action="name linear modules of the decoder layers",
             )
 
 
@@ -107,4 +109,5 @@ def _exact(layer: Any) -> Tensor:
 def _sum(layer: Any) -> Tensor:
     """W + s B A in fp32."""
     a, b = layer.lora_A[NAME].weight.float(), layer.lora_B[NAME].weight.float()
-    return _exact(layer).float() + layer.scaling[NAME] * (b @ a)
+    found: Tensor = _exact(layer).float() + layer.scaling[NAME] * (b @ a)
+    return found

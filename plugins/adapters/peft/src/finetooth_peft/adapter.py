@@ -100,8 +100,9 @@ class PeftAdapter(AdapterBase):
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as other tools can load it."""
-        from finetooth_peft.layers import tensors_of
         from finetooth_toolbox.peft.artifact import write
+
+        from finetooth_peft.layers import tensors_of
 
         write(model, folder, info, tensors=tensors_of(model))
 

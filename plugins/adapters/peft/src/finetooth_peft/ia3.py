@@ -17,7 +17,7 @@ from finetooth_peft.adapter import PeftAdapter, TargetOptions, begins_with
 class Ia3Options(TargetOptions):
     """Options of `ia3`."""
 
-    targets: list[str] = Field(default_factory=lambda: ["k_proj", "v_proj", "down_proj"], min_length=1)  # type: ignore[assignment]
+    targets: list[str] = Field(default_factory=lambda: ["k_proj", "v_proj", "down_proj"], min_length=1)
     """Which modules carry factors, by names that end their paths or regular expressions that match whole paths: on
     their outputs, or on their inputs if `feedforward` names them."""
     feedforward: list[str] = Field(default_factory=lambda: ["down_proj"])

@@ -11,13 +11,14 @@ from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.peft.artifact import TUNER, addition_of, check_settings, read, take
 from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.peft.targets import peft_spelling
-from peft import PeftConfig, VeraConfig
+from peft import PeftConfig, PeftType, VeraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera.layer import VeraLayer
 
 if TYPE_CHECKING:
     from finetooth_peft.adapter import PeftAdapter
+
 
 def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
     """Put the layers in place; they begin so that the model computes as before, or with what was trained before.
@@ -32,12 +33,11 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
         outputs, inputs = getattr(module, "out_features", 0), getattr(module, "in_features", 0)
         if inputs:
             adapter.added(path, inputs, outputs)
-    of_kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[adapter.kind]
-    config: PeftConfig = of_kind(
-        target_modules=peft_spelling(targets), task_type="CAUSAL_LM", **adapter.settings()
-    )
+    of_kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.kind)]
+    config: PeftConfig = of_kind(target_modules=peft_spelling(targets), task_type="CAUSAL_LM", **adapter.settings())
     model = inject(config, model, targets, facts)
-    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):
                 # peft rounds what it begins with to the precision of the base: these are 0, 1, or one number
@@ -56,7 +56,7 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     # peft looks for the shared matrices in a model of its own, of which the layers are all that is left here
     end = f".{NAME}"
     found = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
-    layer = next(module for module in model.modules() if isinstance(module, VeraLayer))
+    layer: Any = next(module for module in model.modules() if isinstance(module, VeraLayer))
     shared = {f"{TUNER}vera_A": layer.vera_A[NAME], f"{TUNER}vera_B": layer.vera_B[NAME]}
     return {**found, **(shared if config.save_projection else {})}
 

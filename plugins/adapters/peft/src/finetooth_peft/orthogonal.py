@@ -49,7 +49,7 @@ class OftAdapter(PeftAdapter):
 
     def added(self, path: str, inputs: int, outputs: int) -> int:
         blocks = _blocks(self.options.block_size, path, inputs)
-        size = self.options.block_size
+        size = int(self.options.block_size)
         return (1 if self.options.share_blocks else blocks) * size * (size - 1) // 2
 
     def settings(self) -> Mapping[str, Any]:
@@ -69,7 +69,7 @@ class BoftAdapter(PeftAdapter):
     kind: ClassVar[str] = "BOFT"
 
     def added(self, path: str, inputs: int, outputs: int) -> int:
-        return _blocks(self.options.block_size, path, inputs) * self.options.block_size**2 + outputs
+        return _blocks(self.options.block_size, path, inputs) * int(self.options.block_size) ** 2 + outputs
 
     def settings(self) -> Mapping[str, Any]:
         return {

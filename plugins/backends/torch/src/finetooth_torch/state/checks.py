@@ -40,9 +40,7 @@ class Checked:
     counters: Mapping[str, Any]
 
 
-def checked(
-    state: State, request: EngineRequest, parts: Parts, where: str, held: Mapping[str, Tensor]
-) -> Checked:
+def checked(state: State, request: EngineRequest, parts: Parts, where: str, held: Mapping[str, Tensor]) -> Checked:
     """The parts of a state.
 
     Args:

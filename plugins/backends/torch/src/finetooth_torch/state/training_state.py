@@ -185,8 +185,8 @@ def restore_state(
     for name, master in parts.parameters.named():
         if name in gradients:  # laid out in memory as backward would: a norm then sums in the same order
             master.grad = torch.empty_like(master, dtype=gradients[name].dtype).copy_(gradients[name])
-    for role, held in copies(parts.network).items():
-        held.restore(state.files[f"role-{role}"])
+    for role, copy_ in copies(parts.network).items():
+        copy_.restore(state.files[f"role-{role}"])
     take_optimizer(parts.optimizer, found.optimizer, found.options, parts.group_options)
     parts.scaler.restore(state.content["scaler"])
     for name, value in found.counters.items():

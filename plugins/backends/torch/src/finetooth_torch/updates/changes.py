@@ -59,8 +59,8 @@ class Changes:
 @torch.no_grad()
 def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float) -> None:
     """Let the optimizer keep a share of what it knows of a parameter: in each tensor like it, the numbers that are
-    largest in magnitude; the rest become 0. Of a state in another shape (factors of a matrix, numbers in 8 bits) nothing
-    stays, since zero may mean something else there."""
+    largest in magnitude; the rest become 0. Of a state in another shape (factors of a matrix, numbers in 8 bits)
+    nothing stays, since zero may mean something else there."""
     if master not in optimizer.state:
         return
     tensors = [value for value in optimizer.state[master].values() if isinstance(value, Tensor) and value.dim() > 0]
@@ -71,7 +71,7 @@ def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float)
         return
     for value in tensors:
         flat = value.reshape(-1)
-        least = flat.abs().topk(kept).indices
+        largest = flat.abs().topk(kept).indices
         mask = torch.zeros_like(flat, dtype=torch.bool)
-        mask[least] = True
+        mask[largest] = True
         value.copy_(torch.where(mask, flat, 0.0).view_as(value))
