@@ -42,11 +42,12 @@ class OneByOne(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        self._inner.param_groups, self._inner.state = self.param_groups, self.state
+        """What the inner one has; it may itself share it with others."""
+        self.param_groups, self.state = self._inner.param_groups, self._inner.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`, but each state keeps its type, whatever that of its weight."""
-        super().load_state_dict(state_dict)
+        self._inner.load_state_dict(state_dict)
         self._share()
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         weights = [weight for group in self.param_groups for weight in group["params"]]
@@ -95,6 +96,9 @@ def lent(keep: Callable[[Tensor], Tensor]) -> Around:
 
     @contextmanager
     def around(weight: Tensor, state: Settings, place: int) -> Iterator[None]:
+        if weight.is_meta:
+            yield
+            return
         held = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim()}
         for name, value in held.items():
             state[name] = value.to(weight.device, copy=True)
