@@ -34,6 +34,7 @@ WHOLE = {
 WORDS = {
     *WHOLE,
     "calls",
+    "came",
     "console",
     "constant",
     "finite",

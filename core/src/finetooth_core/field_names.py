@@ -334,7 +334,6 @@ SETTINGS: Mapping[str, Meant] = {
 
 _PAIRS = "it compares answers that it samples two by two; what is here takes given ones, or rewards each by itself"
 _TEACHER = "it needs a teacher's distributions; what is here learns from given rows"
-_FEW_BITS = "no optimizer here keeps its state in 8 bits"
 
 ABSENT: Mapping[str, Mapping[str, str]] = {
     "method": {
@@ -347,14 +346,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         "of small additions to a frozen base, those of low rank are here",
     ),
     "optimizer": {
-        **dict.fromkeys(
-            ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "adam8bit"),
-            _FEW_BITS,
-        ),
-        **dict.fromkeys(
-            ("lamb", "lomo", "prodigy", "shampoo", "soap", "sophia"),
-            "a plugin can bring it",
-        ),
+        **dict.fromkeys(("lamb", "shampoo", "soap"), "a plugin can bring it"),
     },
     "hardware": dict.fromkeys(("tpu", "mps", "metal", "xpu", "npu"), "a plugin can bring the device"),
     "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),

@@ -119,10 +119,9 @@ class TorchBackend:
             pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
             size, generator = request.base.facts.hidden_size, request.trains.head_generator
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
-        scaler = LossScaler(enabled=train.precision == "fp16")
+        scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
         compute = Compute.of(request.compute.kernels)
-        masterless = "masterless" in request.updates.optimizer.capabilities
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, masterless=masterless)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
         if rounds:
             round_frozen(base, dtype, kept)
         network = Network(

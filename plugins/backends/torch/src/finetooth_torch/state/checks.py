@@ -104,7 +104,7 @@ def _check_weights(where: str, trained: Mapping[str, Tensor], masters: Mapping[s
             f"(saved {theirs.get(odd[0])}, here {mine.get(odd[0])})",
             action="use the adapter and its options of the saved run",
         )
-    _check_types(where, "trained", trained, masters)
+    _check_types(where, "trained", trained, {name: master.dtype for name, master in masters.items()})
 
 
 def _check_copies(
@@ -130,14 +130,16 @@ def _check_gradients(where: str, gradients: Mapping[str, Tensor], masters: Mappi
                 f"{where} holds a gradient {name!r} of shape {tuple(gradient.shape)}, which no trained parameter has",
                 action=OTHER,
             )
-    _check_types(where, "gradients", gradients, masters)
+    # of weights in bf16, too, gradients are accumulated in fp32
+    types = {name: torch.promote_types(master.dtype, torch.float32) for name, master in masters.items()}
+    _check_types(where, "gradients", gradients, types)
 
 
-def _check_types(where: str, file: str, tensors: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:
+def _check_types(where: str, file: str, tensors: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> None:
     for name, tensor in tensors.items():
-        if tensor.dtype != masters[name].dtype:
+        if tensor.dtype != types[name]:
             raise UserError(
-                f"{where}/{file}.safetensors holds {name!r} in {tensor.dtype}, not {masters[name].dtype}", action=OTHER
+                f"{where}/{file}.safetensors holds {name!r} in {tensor.dtype}, not {types[name]}", action=OTHER
             )
 
 
