@@ -80,6 +80,7 @@ class TorchBackend:
         from finetooth_torch.roles.role_models import hold_roles
         from finetooth_torch.roles.shared_base import shared_base
         from finetooth_torch.state.optimizer import group_options
+        from finetooth_torch.updates.changes import Changes
         from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
         from finetooth_torch.updates.settings import split_by_rate
@@ -125,19 +126,10 @@ class TorchBackend:
         if rounds:
             round_frozen(base, dtype, kept)
         network = Network(
-            base,
-            model,
-            request.base.facts,
-            request.trains.adapter,
-            can_disable=request.trains.can_disable,
-            checkpointing=bool(train.gradient_checkpointing),
-            stream=stream,
-            packing=self._packing,
-            processor=request.text.processor,
-            scalar=scalar,
-            attention=attention,
-            compute=compute,
-        )
+            base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
+            checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
+            processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
+        )  # fmt: skip
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
@@ -146,7 +138,8 @@ class TorchBackend:
             keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
         split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
-        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
+        changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
+        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes)
         return TorchEngine(request, parts)
 
 

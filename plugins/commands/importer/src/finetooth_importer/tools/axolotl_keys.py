@@ -91,16 +91,16 @@ NO_EFFECT: Mapping[str, str] = {
 """Keys that change nothing here, and why."""
 
 REFUSED: Mapping[str, str] = {
-    "relora": "no ReLoRA here",
-    "relora_steps": "no ReLoRA here",
-    "relora_prune_ratio": "no ReLoRA here",
-    "relora_cpu_offload": "no ReLoRA here",
-    "jagged_restart_steps": "no ReLoRA here",
-    "jagged_restart_warmup_steps": "no ReLoRA here",
-    "jagged_restart_anneal_steps": "no ReLoRA here",
-    "lisa_n_layers": "no LISA here",
-    "lisa_step_interval": "no LISA here",
-    "lisa_layers_attribute": "no LISA here",
+    "relora": "set adapter: {name: relora, every: N, warm_up: N}",
+    "relora_steps": "set adapter: {name: relora, every: N, warm_up: N}",
+    "relora_prune_ratio": "set adapter: {name: relora, every: N, warm_up: N}",
+    "relora_cpu_offload": "set adapter: {name: relora, every: N, warm_up: N}",
+    "jagged_restart_steps": "set adapter: {name: relora, every: N, warm_up: N}",
+    "jagged_restart_warmup_steps": "set adapter: {name: relora, every: N, warm_up: N}",
+    "jagged_restart_anneal_steps": "set adapter: {name: relora, every: N, warm_up: N}",
+    "lisa_n_layers": "set adapter: {name: lisa, layers: N, every: N}",
+    "lisa_step_interval": "set adapter: {name: lisa, layers: N, every: N}",
+    "lisa_layers_attribute": "set adapter: {name: lisa, layers: N, every: N}",
     "qat": "training with fake quantisation is not here",
     "fp8": "training in fp8 is not here",
     "fp8_enable_fsdp_float8_all_gather": "training in fp8 is not here",
@@ -154,7 +154,7 @@ REFUSED: Mapping[str, str] = {
     "eval_causal_lm_metrics": "ft plugins list --kind evaluator shows what measures",
     "tensor_parallel_size": shared.DEVICES,
     "bnb_config_kwargs": "give the quantizer its options: quantization: {name: ..., ...}",
-    "lora_model_dir": "name the adapter's folder, or its run, as the model",
+    "lora_model_dir": "set adapter.resume_from to that folder, or name it as the model",
     "lora_modules_to_save": "a low-rank adapter trains no whole modules but the embeddings of added tokens",
 }
 """Keys that nothing here can do, and what to do."""
