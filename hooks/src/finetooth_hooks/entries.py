@@ -143,11 +143,12 @@ class ScalarHead:
         bias: whether a constant is added.
         exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
             one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
-            good, of which the number is the logit of the second.
+            good, of which the number is the logit of the second. `none`: an artifact is the language model, and the
+            head is in checkpoints alone (a critic).
     """
 
     bias: bool = False
-    exported_as: Literal["sequence", "token"] = "sequence"
+    exported_as: Literal["sequence", "token", "none"] = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)

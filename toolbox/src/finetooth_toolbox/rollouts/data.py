@@ -14,7 +14,8 @@ from finetooth_toolbox.rollouts.kept import among_kept
 
 
 def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-    """A datum for each rollout, its prompt unmasked: fields `advantages` and `token_weights`, (N,).
+    """A datum for each rollout, its prompt unmasked: fields `advantages` and `token_weights`, and those of the rollout,
+    (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
     `kept` (N, K) says which of them are no filling.
@@ -34,6 +35,7 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     fields = {
         "advantages": np.concatenate([np.zeros(before), np.array(advantages)]),
         "token_weights": np.where(mask, weight, 0.0),
+        **{name: np.concatenate([np.zeros(before), np.array(of)]) for name, of in rollout.fields.items()},
     }
     targets = tokens[1:]
     if most:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from finetooth_hooks.bases import MethodBase
@@ -46,16 +46,23 @@ class RolloutMethod(MethodBase):
 
     Args:
         options: of the method.
-        advantages: the algorithm.
+        advantages: the algorithm. A method for which rewards do not say all overrides `with_advantages`.
+        loss: what is made of advantages; default: `surrogate` as the options say.
+
+    Attributes:
+        own_ratios: whether the loss compares the policy with the weights that sampled (field `old_logprobs`).
     """
 
     noun = "rollout"
+    own_ratios: ClassVar[bool] = True
 
-    def __init__(self, options: RolloutOptions, context: Context, advantages: AdvantagesFn) -> None:
-        self._options, self._context, self._advantages = options, context, advantages
+    def __init__(
+        self, options: RolloutOptions, context: Context, advantages: AdvantagesFn, *, loss: LossSpec | None = None
+    ) -> None:
+        self.options, self.context, self._advantages = options, context, advantages
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
-        self._sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
-        self._loss = surrogate_loss(options, context)
+        self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
+        self.loss = surrogate_loss(options, context) if loss is None else loss
         self._health = Health(context)
         self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
         self._batches: Batches | None = None
@@ -66,7 +73,7 @@ class RolloutMethod(MethodBase):
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
         """See `protocols.Method.roles`: the reference, if there is a KL to it."""
-        return {REFERENCE: RoleModel(only_if_needed=True)} if self._options.beta else {}
+        return {REFERENCE: RoleModel(only_if_needed=True)} if self.options.beta else {}
 
     # --- before the run -----------------------------------------------------------------------------------------------
 
@@ -77,14 +84,14 @@ class RolloutMethod(MethodBase):
             DataError: a row has an answer already, or comes under the id of another.
             RecipeError: a batch has fewer prompts than it shall take steps.
         """
-        train, options = self._context.train, self._options
+        train, options = self.context.train, self.options
         if options.mini_batches > train.batch_size:
             raise RecipeError(
                 "method.mini_batches",
                 f"{options.mini_batches} steps for the {train.batch_size} prompts of a batch",
                 action="raise train.batch_size, or lower it",
             )
-        self._prompts = Prompts.read(self._context)
+        self._prompts = Prompts.read(self.context)
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
@@ -92,9 +99,9 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
-        self._drawing = Drawing(self._context, options, self._prompts, self._batches, self._sampler, self._rewards)
+        self._drawing = Drawing(self.context, options, self._prompts, self._batches, self.sampler, self._rewards)
         if self._restored is not None:
-            self._take(self._restored)
+            self.take(self._restored)
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
@@ -108,9 +115,9 @@ class RolloutMethod(MethodBase):
             DataError: batch after batch has nothing to learn from.
             PlanError: the engine cannot train at the sampling temperature.
         """
-        if self._options.temperature != 1.0 and "temperature" not in engine.capabilities:
+        if self.options.temperature != 1.0 and "temperature" not in engine.capabilities:
             raise PlanError(
-                f"method.temperature={self._options.temperature}: the engine cannot train what is sampled at it",
+                f"method.temperature={self.options.temperature}: the engine cannot train what is sampled at it",
                 action="set it to 1, or choose another backend",
             )
         indices = iter(self._begun())
@@ -124,9 +131,9 @@ class RolloutMethod(MethodBase):
         """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
         drawn = Drawn()
         while self._drawing.batch(engine, indices, drawn):
-            rollouts = self._with_advantages(engine, drawn.rollouts)
+            rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
             if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):
-                return self._in_flight(engine, rollouts, drawn)
+                return self._in_flight(engine, rollouts, drawn, metrics)
             drawn.rollouts = []
             self._drawing.pass_over(drawn)
         return None
@@ -140,9 +147,9 @@ class RolloutMethod(MethodBase):
         trained, data = self._data(flight, place)
         if flight.old:
             data = with_old(data, flight.old[place])
-        result = engine.forward_backward(data, self._loss)
+        result = engine.forward_backward(data, self.loss)
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
-        if not flight.old:
+        if not flight.old and self.own_ratios:
             self._take_own(flight, place, trained, data, result)
         report = stepped_report(result, stepped, len(data), self._begun().epoch)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
@@ -154,8 +161,8 @@ class RolloutMethod(MethodBase):
     def _with_rollouts(self, report: StepReport, flight: Flight) -> StepReport:
         """The report of the first step that learns from them."""
         rollouts = flight.rollouts
-        if self._options.keep_rollouts:
-            write_rollouts(self._context.folder, report.step, rollouts)
+        if self.options.keep_rollouts:
+            write_rollouts(self.context.folder, report.step, rollouts)
         samples = tuple(self._sample(one) for one in rollouts[:: max(1, len(rollouts) // SAMPLES)][:SAMPLES])
         return replace(report, flops=report.flops + flight.flops, rollouts=tuple(rollouts), samples=samples)
 
@@ -165,40 +172,52 @@ class RolloutMethod(MethodBase):
 
     # --- from rollouts to data ----------------------------------------------------------------------------------------
 
-    def _with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """What the algorithm says, for each token."""
-        if not rollouts:
-            return []
-        if self._options.beta and self._options.kl_in == "reward":
+    def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
+        """A batch of rollouts that are scored with what the algorithm says, for each token, and numbers to report. What
+        it leaves out is not trained.
+
+        Args:
+            engine: before the first step on them, for what rewards alone do not say (a critic, a teacher).
+            rollouts: at least one, those of a group next to each other.
+        """
+        if self.options.beta and self.options.kl_in == "reward":
             rollouts = self._less_kl(engine, rollouts)
         found = []
         for one, said in zip(rollouts, self._advantages(rollouts), strict=True):
             each = np.broadcast_to(np.asarray(said, dtype=np.float64), (len(one.tokens),))
             found.append(replace(one, advantages=tuple(each.tolist())))
-        return found
+        return found, {}
+
+    def training_data(self, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+        """What a step trains of some rollouts.
+
+        Args:
+            weights: of a token, for each rollout.
+        """
+        return data_of(rollouts, weights)
 
     def _less_kl(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Rewards less `beta` times the sum over tokens of log policy - log reference."""
         data = data_of(rollouts, [0.0] * len(rollouts))
-        there = engine.forward(data, self._loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
+        there = engine.forward(data, self.loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
         found = []
         for one, datum, outputs in zip(rollouts, data, there, strict=True):
             apart = float(np.sum(np.array(one.logprobs) - drawn_logprobs(datum, outputs["logprobs"])))
-            found.append(replace(one, reward=(one.reward or 0.0) - self._options.beta * apart))
+            found.append(replace(one, reward=(one.reward or 0.0) - self.options.beta * apart))
         return found
 
-    def _in_flight(self, engine: Engine, rollouts: list[Rollout], drawn: Drawn) -> Flight:
+    def _in_flight(self, engine: Engine, rollouts: list[Rollout], drawn: Drawn, metrics: Mapping[str, float]) -> Flight:
         """Cut a batch into optimizer steps. Where it takes more than one, the weights that sampled it are asked for
         their log-probabilities first: of the same data in the same layout, so that the first ratios are 1 exactly."""
-        options = self._options
+        options = self.options
         passed, count = float(drawn.passed_over), float(drawn.sampled)
-        metrics = {**batch_metrics(rollouts), "skipped_zero_adv_batches": passed, "num_rollouts": count}
+        of_batch = {**batch_metrics(rollouts), "skipped_zero_adv_batches": passed, "num_rollouts": count, **metrics}
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
-        flight = Flight(parts, [], options.num_iterations * len(parts), metrics=metrics, flops=drawn.flops)
-        if flight.steps > 1:
+        flight = Flight(parts, [], options.num_iterations * len(parts), metrics=of_batch, flops=drawn.flops)
+        if flight.steps > 1 and self.own_ratios:
             for place in range(len(parts)):
                 trained, data = self._data(flight, place)
-                result = engine.forward(data, self._loss, returns=("logprobs",), train=False)
+                result = engine.forward(data, self.loss, returns=("logprobs",), train=False)
                 flight.old.append([outputs["logprobs"] for outputs in result.outputs])
                 flight.flops += result.flops
                 self._take_own(flight, place, trained, data, result)
@@ -212,11 +231,11 @@ class RolloutMethod(MethodBase):
         if self._drops:
             trained = [i for i in trained if any(part[i].advantages)]
         trained = trained or [0]  # a step without a gradient, if nothing counts: steps stay what was planned
-        return trained, data_of([part[i] for i in trained], [weights[i] for i in trained])
+        return trained, self.training_data([part[i] for i in trained], [weights[i] for i in trained])
 
     def _weights(self, flight: Flight, place: int) -> list[float]:
         """Of a token, for each rollout of a part; 0 for those that the loss leaves out."""
-        options = self._options
+        options = self.options
 
         def lengths(part: Sequence[Rollout]) -> list[int]:
             masked = options.mask_truncated_completions
@@ -235,7 +254,7 @@ class RolloutMethod(MethodBase):
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
             found = tuple(float(value) for value in drawn_logprobs(datum, outputs["logprobs"]))
             drawn, own = [*drawn, *part[i].logprobs], [*own, *found]
-            if "own_engine" in self._sampler.capabilities:
+            if "own_engine" in self.sampler.capabilities:
                 part[i] = replace(part[i], logprobs=found)
         if own:
             gap = gap_metrics(drawn, own)
@@ -252,9 +271,11 @@ class RolloutMethod(MethodBase):
         """Go on after the step at which `state` was taken; before or after `prepare`."""
         self._restored = state
         if self._batches is not None:
-            self._take(state)
+            self.take(state)
 
-    def _take(self, state: Mapping[str, Any]) -> None:
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take a state over, once the prompts are known. A method with more of its own adds it to `state`, and takes it
+        here."""
         self._begun().restore(state["batches"])
         self._steps = int(state["steps"])
         self._flight = None if state["flight"] is None else Flight.of(state["flight"])

@@ -19,13 +19,14 @@ def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     found = {
         "reward": float(rewards.mean()),
         "reward_std": float(np.mean([deviation(rewards[group]) for group in groups])),
-        "frac_reward_zero_std": sum(same) / len(same),
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
         "completions/mean_terminated_length": float(ended.mean()) if len(ended) else 0.0,
     }
+    if len(groups) < len(rollouts):  # of one answer nothing can be told
+        found["frac_reward_zero_std"] = sum(same) / len(same)
     for name in rollouts[0].rewards:
         parts = np.array([score for one in rollouts if (score := one.rewards[name]) is not None])
         if len(parts):

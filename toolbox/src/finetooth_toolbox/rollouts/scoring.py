@@ -62,7 +62,7 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
 
 def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iterable[WeightedReward]) -> list[Rollout]:
     """The rollouts with their rewards. `reward` is the weighted sum of those that did not leave a rollout out, and None
-    where all did.
+    where all did; 0 where nothing judges.
 
     Args:
         tasks: by the rollouts' ids.
@@ -77,7 +77,7 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
     for i, rollout in enumerate(rollouts):
         of = {name: scores[i] for name, scores in parts.items()}
         known = [weights[name] * score for name, score in of.items() if score is not None]
-        found.append(replace(rollout, rewards=of, reward=sum(known) if known else None))
+        found.append(replace(rollout, rewards=of, reward=sum(known) if known or not parts else None))
     return found
 
 
