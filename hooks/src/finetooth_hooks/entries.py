@@ -204,9 +204,15 @@ class Loss(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Reward(Entry):
-    """Scores completions."""
+    """Scores completions.
+
+    Attributes:
+        beside: it may score in a thread of its own while the engine trains. Not one that computes with a framework in
+            this process, whose random state the engine's would be mixed up with.
+    """
 
     kind = "reward"
+    beside: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
@@ -15,7 +17,9 @@ from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.draws import Draw, Scoring
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
 
 MOST_PASSED_OVER = 100
@@ -68,27 +72,58 @@ class Drawn:
         sampled: how many were sampled for it.
         passed_over: batches of prompts that brought nothing before it.
         flops: that sampling took.
+        epoch: passes over the prompts done with them.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
     sampled: int = 0
     passed_over: int = 0
     flops: float = 0.0
+    epoch: float = 0.0
 
 
 class Drawing:
-    """Draws rollouts.
+    """Draws rollouts, some of them before they are wanted.
 
     Args:
         batches: of the prompts; their number and the run's seed decide everything random.
+        schedule: when draws begin.
     """
 
     def __init__(
         self, context: Context, options: RolloutOptions, prompts: Prompts, batches: Batches, sampler: Sampler,
-        rewards: Sequence[WeightedReward],
+        rewards: Sequence[WeightedReward], schedule: Schedule,
     ) -> None:  # fmt: skip
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
+        self._schedule, self._waiting = schedule, deque[Draw]()
+        self._scoring = Scoring(self._score, beside=schedule.ahead > 0 and all(one.beside for one in rewards))
+
+    def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
+        """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`."""
+        while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining):
+            of = next(indices, None)
+            if of is None:
+                return
+            self._wait_for(self._draw(engine, of))
+
+    def _wait_for(self, draw: Draw) -> None:
+        self._scoring.begin(draw)
+        self._waiting.append(draw)
+
+    def stop(self) -> None:
+        """Nothing more is scored."""
+        self._scoring.stop()
+
+    def state(self) -> list[dict[str, Any]]:
+        """The draws that wait."""
+        return [draw.state() for draw in self._waiting]
+
+    def take(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """What `state` gave; what waits is scored again."""
+        self._waiting.clear()
+        for one in state:
+            self._wait_for(Draw.of(one))
 
     def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> bool:
         """Add the next batch to `drawn`; False where the prompts are used up.
@@ -100,8 +135,8 @@ class Drawing:
             DataError: batch after batch has nothing to learn from.
         """
         wanted = self._context.train.batch_size
-        for of in indices:
-            found = self._draw(engine, of, drawn)
+        while (draw := self._next(engine, indices)) is not None:
+            found = self._judged(draw, drawn)
             if not self._options.dynamic_sampling:
                 drawn.rollouts = found
                 return True
@@ -130,8 +165,24 @@ class Drawing:
                 action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
             )
 
-    def _draw(self, engine: Engine, indices: Sequence[int], drawn: Drawn) -> list[Rollout]:
-        """Rollouts of some prompts that have a reward."""
+    def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Draw | None:
+        """What was begun first; where nothing waits, it begins now. None where the prompts are used up."""
+        if self._waiting:
+            return self._waiting.popleft()
+        of = next(indices, None)
+        return None if of is None else self._draw(engine, of)
+
+    def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
+        """Rollouts of a draw that have a reward."""
+        drawn.sampled, drawn.flops = drawn.sampled + len(draw.rollouts), drawn.flops + draw.flops
+        drawn.epoch = draw.epoch
+        return [one for one in self._scoring.end(draw) if one.reward is not None]
+
+    def _score(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        return scored(rollouts, self._prompts.tasks, self._rewards)
+
+    def _draw(self, engine: Engine, indices: Sequence[int]) -> Draw:
+        """Answers to some prompts."""
         options, number = self._options, self._batches.step
         asked = [self._prompts.tokens[i] for i in indices]
         sampling = Sampling(
@@ -140,9 +191,7 @@ class Drawing:
         )  # fmt: skip
         prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in asked]
         sampled = self._sampler.sample(engine, prompts, sampling)
-        drawn.sampled, drawn.flops = drawn.sampled + len(sampled.rollouts), drawn.flops + sampled.flops
-        found = scored(sampled.rollouts, self._prompts.tasks, self._rewards)
-        return [one for one in found if one.reward is not None]
+        return Draw(self._batches.epoch, sampled.rollouts, sampled.flops)
 
 
 def _differ(rollouts: Sequence[Rollout]) -> bool:

@@ -27,13 +27,16 @@ from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
-from finetooth_toolbox.rollouts.metrics import batch_metrics, gap_metrics
+from finetooth_toolbox.rollouts.metrics import SMALL_IS_WORSE, batch_metrics, gap_metrics, ratio_metrics, staleness
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
+from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import build_rewards, prompt_text
 from finetooth_toolbox.rollouts.token_weights import token_weights
 
 REFERENCE = "reference"
+BEHAVIOUR = "behaviour_logprobs"
+"""Field of what tokens were drawn by, where other weights than those that train may have drawn them."""
 SAMPLES = 3
 """Rollouts shown in the report of a step."""
 
@@ -63,6 +66,7 @@ class RolloutMethod(MethodBase):
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
         self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
         self.loss = surrogate_loss(options, context) if loss is None else loss
+        self._others = options.prefetch > 0 or "own_engine" not in self.sampler.capabilities
         self._health = Health(context)
         self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
         self._batches: Batches | None = None
@@ -99,7 +103,10 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
-        self._drawing = Drawing(self.context, options, self._prompts, self._batches, self.sampler, self._rewards)
+        self._schedule = Schedule(options.prefetch, per, options.max_staleness)
+        self._drawing = Drawing(
+            self.context, options, self._prompts, self._batches, self.sampler, self._rewards, self._schedule
+        )
         if self._restored is not None:
             self.take(self._restored)
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
@@ -121,11 +128,16 @@ class RolloutMethod(MethodBase):
                 action="set it to 1, or choose another backend",
             )
         indices = iter(self._begun())
-        while self._steps < self._total:
-            self._flight = self._flight or self._next(engine, indices)
-            if self._flight is None:
-                return
-            yield self._step(engine, self._flight)
+        try:
+            while self._steps < self._total:
+                flight = self._flight = self._flight or self._next(engine, indices)
+                if flight is None:
+                    return
+                left, remaining = flight.steps - flight.done, self._total - self._steps
+                self._drawing.go_ahead(engine, indices, left=left, remaining=remaining)
+                yield self._step(engine, flight)
+        finally:
+            self._drawing.stop()
 
     def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Flight | None:
         """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
@@ -151,7 +163,7 @@ class RolloutMethod(MethodBase):
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
         if not flight.old and self.own_ratios:
             self._take_own(flight, place, trained, data, result)
-        report = stepped_report(result, stepped, len(data), self._begun().epoch)
+        report = stepped_report(result, stepped, len(data), flight.epoch)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
         if first:
             report = self._with_rollouts(report, flight)
@@ -210,10 +222,15 @@ class RolloutMethod(MethodBase):
         """Cut a batch into optimizer steps. Where it takes more than one, the weights that sampled it are asked for
         their log-probabilities first: of the same data in the same layout, so that the first ratios are 1 exactly."""
         options = self.options
+        if self._others:
+            rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
         passed, count = float(drawn.passed_over), float(drawn.sampled)
         of_batch = {**batch_metrics(rollouts), "skipped_zero_adv_batches": passed, "num_rollouts": count, **metrics}
+        if self._schedule.ahead:
+            of_batch |= staleness(rollouts, engine.weights_version, self._schedule.bound)
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
-        flight = Flight(parts, [], options.num_iterations * len(parts), metrics=of_batch, flops=drawn.flops)
+        steps = options.num_iterations * len(parts)
+        flight = Flight(parts, [], steps, metrics=of_batch, flops=drawn.flops, epoch=drawn.epoch)
         if flight.steps > 1 and self.own_ratios:
             for place in range(len(parts)):
                 trained, data = self._data(flight, place)
@@ -254,18 +271,20 @@ class RolloutMethod(MethodBase):
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
             found = tuple(float(value) for value in drawn_logprobs(datum, outputs["logprobs"]))
             drawn, own = [*drawn, *part[i].logprobs], [*own, *found]
-            if "own_engine" in self.sampler.capabilities:
+            if not self._others:
                 part[i] = replace(part[i], logprobs=found)
         if own:
-            gap = gap_metrics(drawn, own)
-            flight.metrics |= {name: max(value, flight.metrics.get(name, 0.0)) for name, value in gap.items()}
+            gap = gap_metrics(drawn, own) | (ratio_metrics(drawn, own) if self._others else {})
+            worst = {name: min if name in SMALL_IS_WORSE else max for name in gap}
+            flight.metrics |= {name: worst[name](value, flight.metrics.get(name, value)) for name, value in gap.items()}
 
     # --- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> Mapping[str, Any]:
-        """The prompts' cursor, and the rollouts in flight."""
+        """The prompts' cursor, the rollouts in flight, and those that wait: one state of one moment."""
         flight = None if self._flight is None else self._flight.state()
-        return {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight}
+        waiting = self._drawing.state()
+        return {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight, "waiting": waiting}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the step at which `state` was taken; before or after `prepare`."""
@@ -279,6 +298,7 @@ class RolloutMethod(MethodBase):
         self._begun().restore(state["batches"])
         self._steps = int(state["steps"])
         self._flight = None if state["flight"] is None else Flight.of(state["flight"])
+        self._drawing.take(state["waiting"])
 
     def _begun(self) -> Batches:
         if self._batches is None:
@@ -302,6 +322,11 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
         "kl": options.kl,
         "use_bias_correction_kl": options.use_bias_correction_kl,
         "entropy_coef": options.entropy_coef,
+        "correction": options.importance_correction,
+        "correction_level": options.importance_correction_level,
+        "correction_cap": options.importance_correction_cap,
+        "correction_floor": options.importance_correction_floor,
+        "off_policy_mask_threshold": options.off_policy_mask_threshold,
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.entries import Reward as RewardEntry
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.examples import Task
 from finetooth_hooks.plan import Pick
@@ -20,11 +21,13 @@ class WeightedReward:
 
     Attributes:
         name: among the rewards of the recipe: that of its entry, numbered where it comes twice.
+        beside: it may score while the engine trains.
     """
 
     name: str
     reward: Reward
     weight: float
+    beside: bool = True
 
 
 def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tuple[WeightedReward, ...]:
@@ -39,7 +42,10 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
         given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
         given.pop("weight", None)
-        found.append(WeightedReward(name, context.build("reward", given, setting=f"{setting}.{i}"), weight))
+        reward = context.build("reward", given, setting=f"{setting}.{i}")
+        entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
+        beside = isinstance(entry, RewardEntry) and entry.beside
+        found.append(WeightedReward(name, reward, weight, beside))
     return tuple(found)
 
 
