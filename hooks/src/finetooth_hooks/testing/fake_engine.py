@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,11 @@ class FakeEngine(EngineBase):
         train: bool = True,
     ) -> Forward:
         self.calls.append("forward")
-        return self._evaluate(data, loss, normalizer)
+        found = self._evaluate(data, loss, normalizer)
+        if "logits" not in returns:
+            return found
+        both = zip(found.outputs, data, strict=True)
+        return replace(found, outputs=tuple({**of, "logits": self.table[datum.tokens]} for of, datum in both))
 
     def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
         outputs = tuple(

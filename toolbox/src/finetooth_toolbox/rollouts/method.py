@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from finetooth_hooks.bases import MethodBase
@@ -57,7 +57,7 @@ class RolloutMethod(MethodBase):
     """
 
     noun = "rollout"
-    own_ratios: ClassVar[bool] = True
+    own_ratios: bool = True
 
     def __init__(
         self, options: RolloutOptions, context: Context, advantages: AdvantagesFn, *, loss: LossSpec | None = None
@@ -156,7 +156,7 @@ class RolloutMethod(MethodBase):
         flight.done += 1  # before the engine is called: a step that fails is passed over
         self._steps += 1
         self._flight = flight if flight.done < flight.steps else None
-        trained, data = self._data(flight, place)
+        trained, data = self._data(engine, flight, place)
         if flight.old:
             data = with_old(data, flight.old[place])
         result = engine.forward_backward(data, self.loss)
@@ -200,10 +200,11 @@ class RolloutMethod(MethodBase):
             found.append(replace(one, advantages=tuple(each.tolist())))
         return found, {}
 
-    def training_data(self, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """What a step trains of some rollouts.
 
         Args:
+            engine: before that step.
             weights: of a token, for each rollout.
         """
         return data_of(rollouts, weights)
@@ -233,14 +234,14 @@ class RolloutMethod(MethodBase):
         flight = Flight(parts, [], steps, metrics=of_batch, flops=drawn.flops, epoch=drawn.epoch)
         if flight.steps > 1 and self.own_ratios:
             for place in range(len(parts)):
-                trained, data = self._data(flight, place)
+                trained, data = self._data(engine, flight, place)
                 result = engine.forward(data, self.loss, returns=("logprobs",), train=False)
                 flight.old.append([outputs["logprobs"] for outputs in result.outputs])
                 flight.flops += result.flops
                 self._take_own(flight, place, trained, data, result)
         return flight
 
-    def _data(self, flight: Flight, place: int) -> tuple[list[int], list[Datum]]:
+    def _data(self, engine: Engine, flight: Flight, place: int) -> tuple[list[int], list[Datum]]:
         """What a step trains of a part: which rollouts, and their data. What divides is counted over all of them."""
         part = flight.parts[place]
         weights = self._weights(flight, place)
@@ -248,7 +249,7 @@ class RolloutMethod(MethodBase):
         if self._drops:
             trained = [i for i in trained if any(part[i].advantages)]
         trained = trained or [0]  # a step without a gradient, if nothing counts: steps stay what was planned
-        return trained, self.training_data([part[i] for i in trained], [weights[i] for i in trained])
+        return trained, self.training_data(engine, [part[i] for i in trained], [weights[i] for i in trained])
 
     def _weights(self, flight: Flight, place: int) -> list[float]:
         """Of a token, for each rollout of a part; 0 for those that the loss leaves out."""

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.rollouts.advantages import Floats, groups_of, rewards_of
 from finetooth_toolbox.rollouts.method import RolloutMethod
@@ -69,7 +70,7 @@ class BestOfN(RolloutMethod):
         algorithm = partial(best, keep=options.keep, threshold=options.threshold, keep_equal=options.keep_equal)
         super().__init__(options, context, algorithm, loss=context.loss("cross_entropy", setting="method"))
 
-    def training_data(self, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """The answers behind their prompts; the loss divides by the sum of the weights."""
         found = []
         for one, weight in zip(rollouts, weights, strict=True):
