@@ -57,7 +57,7 @@ class FakeEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"zero_grad", "generate", "reference", "head", "usage"})
+        return frozenset({"zero_grad", "generate", "reference", "head", "usage", "roles"})
 
     def _score(self, datum: Datum) -> NDArray[np.float64]:
         rows = self.table[datum.tokens]
@@ -171,6 +171,9 @@ class FakeEngine(EngineBase):
 
     def set_total_steps(self, total: int | None) -> None:
         self.calls.append("set_total_steps")
+
+    def move_role(self, role: str, mix: float) -> None:
+        self.calls.append("move_role")
 
     def usage(self) -> Usage:
         return Usage(self.table.nbytes, self.table.nbytes)
