@@ -80,7 +80,7 @@ def job(memory: float, available: float | None = None, host: float = 8, entries:
     context = SimpleNamespace(catalog=SimpleNamespace(all=of_kind, speaking=of_kind), framework="torch", build=build)
     backend = Estimator()
     plan = SimpleNamespace(train=train, memory=backend.plan(asked).memory)
-    return SimpleNamespace(backend=backend, asked=asked, request=asked, plan=plan, context=context)
+    return SimpleNamespace(backend=backend, asked=asked, request=asked, plan=plan, context=context, passed=())
 
 
 def refusal(**of: Any) -> str:

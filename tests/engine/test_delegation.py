@@ -110,9 +110,10 @@ def test_a_run_of_wrapped_parts_is_the_same_run(tmp_path: Path) -> None:
     (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (_, plain), (wrapped, other) = run(tmp_path, "plain"), run(tmp_path, "wrapped")
     assert set(wrapped) == set(BASES) - {
+        "environment",
         "face",
         "sampler",
-    }  # a server builds faces; what learns from given rows has no sampler
+    }  # a server builds faces; what learns from given rows has no sampler and no environment
 
     def decisions(folder: Path) -> dict[str, object]:
         return {

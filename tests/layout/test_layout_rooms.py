@@ -25,6 +25,7 @@ WHOLE = {
     "remote": "a tier of stores",
     "reward": "a kind of entry",
     "rollouts": "a part of the report of a step",
+    "runs": "the folder in which runs are",
     "steps": "a setting, and what every run counts",
     "text": "a word of the YAML reader's own",
 }
@@ -33,8 +34,8 @@ WHOLE = {
 WORDS = {
     *WHOLE,
     "calls",
-    "constant",
     "console",
+    "constant",
     "finite",
     "freeze",
     "full",
@@ -45,12 +46,14 @@ WORDS = {
     "linear",
     "lion",
     "merge",
+    "report",
     "s3",  # the beginning of a URL
     "score",
     "serve",
     "tasks",
     "torch",  # the requirement in the template of an optimizer
     "transformers",
+    "watch",
 }
 """Entry names that are words, and may stand inside a longer string of core."""
 

@@ -11,7 +11,10 @@ FILE_LINES = 500
 FUNCTION_LINES = 80
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 CALLS = {"eval", "exec", "yaml.load", "os.system"}
-ALLOWED_CALLS = {("local_files.py", "exec"): "a local plugin runs as it was read and hashed"}
+ALLOWED_CALLS = {
+    ("local_files.py", "exec"): "a local plugin runs as it was read and hashed",
+    ("inside.py", "exec"): "code that a model wrote runs there, within the sandbox of the reward code_tests",
+}
 UNFINISHED = re.compile(r"#.*\b(TODO|FIXME|XXX|HACK)\b|\braise NotImplementedError\b")
 VAGUE = {"utils", "util", "common", "misc", "helpers", "helper", "stuff"}
 

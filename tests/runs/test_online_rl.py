@@ -144,6 +144,45 @@ def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -
     assert kept_before == kept_after and sorted(kept_before) == [1, 4]
 
 
+LIAR = '''
+"""A sampler whose log-probabilities are those of other weights."""
+from dataclasses import replace
+from finetooth_hooks import NoOptions, Sampler, SamplerBase, Sampled, hookimpl
+
+@hookimpl
+def ft_samplers():
+    yield Sampler(name="liar", build=f"{__name__}:build")
+
+class Liar(SamplerBase):
+    def __init__(self, engine):
+        self.engine = engine
+    def sample(self, engine, prompts, sampling):
+        found = self.engine.sample(engine, prompts, sampling)
+        return Sampled(tuple(replace(one, logprobs=tuple(v - 0.25 for v in one.logprobs)) for one in found.rollouts))
+
+def build(options: NoOptions, context):
+    return Liar(context.build("sampler", "engine"))
+'''
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2])
+def test_a_sampler_that_is_too_far_off_ends_the_run(
+    online: Callable[..., Any], tmp_path: Path, num_iterations: int
+) -> None:
+    """Before a step is taken with it; within the bound it is reported, and its own numbers stay in the rollouts."""
+    (tmp_path / "liar.py").write_text(LIAR, encoding="utf-8")
+    given = online(sampler="liar", max_logp_difference=0.2, num_iterations=num_iterations, train={"max_steps": 1})
+    given["plugins"].append(str(tmp_path / "liar.py"))
+    with pytest.raises(FinetoothError, match=r"method\.sampler.*0\.25 away.*at most 0\.2.*max_logp_difference"):
+        finetooth.run(given)
+    assert metrics(Path(given["output"])) == []
+    given["method"]["max_logp_difference"] = 0.3
+    given["output"] += "-within"
+    finetooth.run(given)
+    (found,) = metrics(Path(given["output"]))
+    assert found["sampling/sampling_logp_difference/mean"] == pytest.approx(0.25, abs=1e-3)
+
+
 def test_groups_that_teach_nothing_are_passed_over(online: Callable[..., Any], tmp_path: Path) -> None:
     """A reward that is the same for all: nothing is learned, and the run says so at last."""
     same = PLUGIN.replace('float(sum(c in "aeiou" for c in text))', "1.0")

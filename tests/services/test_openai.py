@@ -20,7 +20,8 @@ import pytest
 from finetooth_core.cli import main
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
-from finetooth_hooks import Conversation, Datum, Message, Sampling
+from finetooth_hooks import Conversation, Datum, Message, PlanError, Prompt, Sampling
+from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
 
 openai = pytest.importorskip("openai")
 
@@ -111,6 +112,23 @@ def test_what_is_streamed_is_the_whole_answer(client: Any, more: dict[str, Any])
         scores = [one for part in own if part.logprobs for one in part.logprobs.content]
         assert scores == choice.logprobs.content
     assert len(chunks) > 4
+
+
+def test_what_a_policy_learns_from(served: Any, opened: Any) -> None:
+    """The sampler `openai` beside this server: ids to and fro, the server's log-probabilities are the engine's."""
+    engine, context = opened
+    prompts = [Prompt("a:1", "a:1", tuple(context.renderer.prompt([Message("user", text)]))) for text in ("Who?", "Hm")]
+    sampler = OpenAISampler(OpenAIOptions(url=served.url), context)
+    found = sampler.sample(engine, prompts, Sampling(max_tokens=5, n=2, seed=4)).rollouts
+    assert [one.prompt for one in found] == [prompt.tokens for prompt in prompts for _ in range(2)]
+    for one in found:
+        (scored,) = engine.logprobs([Datum.from_tokens([*one.prompt, *one.tokens])])
+        np.testing.assert_allclose(one.logprobs, scored[-len(one.tokens) :], atol=1e-4)
+    ending = Sampling(max_tokens=5, n=2, seed=4, stop_ids=(found[0].tokens[2],))
+    ended = sampler.sample(engine, prompts, ending).rollouts[0]
+    assert (ended.tokens, ended.outcome) == (found[0].tokens[:3], "stop")
+    with pytest.raises(PlanError, match="gives log-probabilities of the model as it is"):
+        sampler.sample(engine, prompts, Sampling(max_tokens=5, temperature=0.5))
 
 
 def test_prompts_without_markup(client: Any, opened: Any) -> None:

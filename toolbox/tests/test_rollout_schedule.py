@@ -183,8 +183,8 @@ def test_nothing_is_drawn_for_after_the_end() -> None:
 def test_rewards_that_were_not_begun_when_a_run_stopped_are_made_when_asked_for() -> None:
     """Cancelled with the thread; a run that goes on in the same process asks again."""
     one = Rollout("a", "a", (1,), (5,), (-1.0,), (0,), "", "stop")
-    scoring = Scoring(lambda rollouts: list(rollouts), beside=True)
-    draw = Draw(0.0, (one,))
+    scoring = Scoring(lambda draw: [*draw.episodes[0]], beside=True)
+    draw = Draw(0.0, ((one,),))
     draw._scores = Future()
     draw._scores.cancel()
     assert scoring.end(draw) == [one]

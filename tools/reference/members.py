@@ -19,6 +19,7 @@ from finetooth_hooks import (
     continuous,
     datum,
     engine,
+    environments,
     errors,
     evaluators,
     examples,
@@ -51,7 +52,7 @@ from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
     models, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
-    quantizers, collectives, checkpoints, faces,
+    quantizers, collectives, checkpoints, faces, environments,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}

@@ -26,6 +26,7 @@ PLACES: Mapping[str, str] = {
     "family": "`model.family`",
     "loss": "an option of a method",
     "reward": "an option of a method or an evaluator",
+    "environment": "an option of a method",
     "sampler": "an option of a method",
     "tracker": "the list `trackers`",
     "evaluator": "the list `evaluate.evaluators`",

@@ -30,7 +30,7 @@ class BaseModel:
         loader: reads it, with the tokens that the recipe changes.
         info: the model, described.
         facts: what its family says of it.
-        tokenizer: its own, with the tokens that the recipe changes.
+        tokenizer: its own, with the tokens that the recipe changes; None where the model is only sketched.
         entries: of loader and family, with their options where the recipe or a run has some.
         run: the run that trained it; None if it is no run.
     """
@@ -38,19 +38,22 @@ class BaseModel:
     loader: Loader
     info: ModelInfo
     facts: ModelFacts
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     entries: Mapping[str, tuple[Registered, Mapping[str, Any]]]
     run: FromRun | None = None
 
 
 @paused_collector()  # may import what reads models
-def base_model(recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf) -> BaseModel:
+def base_model(
+    recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf, *, sketched: bool = False
+) -> BaseModel:
     """Everything about the model of a recipe, in this order: who loads it, what it is, what its family says, and how it
     reads text.
 
     Args:
         framework: that the loader must speak.
         parent_of: makes what a run was made with, if the model is one.
+        sketched: its config is all that is looked at; see `Loader.sketch`.
 
     Raises:
         UserError: nobody loads it, or it cannot be read.
@@ -66,9 +69,10 @@ def base_model(recipe: Recipe, builder: Builder, framework: Callable[[], str], p
         own, loading = built.part, (built.registered, built.plain_options)
     changes = recipe.model.token_changes()
     loader = ChangedTokens(own, changes) if changes else own
-    info = replace(loader.describe(name), loader=loading[0].full_name)
+    described = loader.sketch(name) if sketched else loader.describe(name)
+    info = replace(described, loader=loading[0].full_name)
     family, facts = _facts(recipe, builder, info, loader)
-    tokenizer = derived(loader.tokenizer(name), "tokenizer", loading[0])
+    tokenizer = None if sketched else derived(loader.tokenizer(name), "tokenizer", loading[0])
     return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -40,6 +43,8 @@ class CheckedReward:
         """
         try:
             found: Any = self.reward(prompts, completions, columns)
+            if inspect.isawaitable(found):
+                found = _awaited(found)
         except FinetoothError:
             raise
         except Exception as error:
@@ -52,18 +57,19 @@ class CheckedReward:
         if len(found) != count:
             scores = f"{len(found)} score{'' if len(found) == 1 else 's'}"
             raise self._wrong(f"returned {scores} for {_completions(count)}")
-        return [self._number(index, score) for index, score in enumerate(found)]
+        ids = columns.get("row_id")
+        return [self._number(i, score, f" ({ids[i]})" if ids else "") for i, score in enumerate(found)]
 
-    def _number(self, index: int, score: Any) -> float | None:
+    def _number(self, index: int, score: Any, row: str) -> float | None:
         if score is None:
             return None
         if isinstance(score, np.generic):
             score = score.item()
         if not isinstance(score, Real):
-            raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}")
+            raise self._wrong(f"returned {_shown(score)} as the score of completion {index + 1}{row}")
         if not math.isfinite(score):
             raise self._wrong(
-                f"returned {float(score)} as the score of completion {index + 1}",
+                f"returned {float(score)} as the score of completion {index + 1}{row}",
                 "return None for a completion that cannot be scored",
             )
         return float(score)
@@ -71,6 +77,16 @@ class CheckedReward:
     def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
         entry = self.registered.entry
         return PluginError(self.registered.distribution, f"reward {entry.name!r} {problem}", action=action)
+
+
+def _awaited(found: Awaitable[Any]) -> Any:
+    """What a coroutine returns; in a thread of its own, since the caller's may be running a loop, as notebooks do."""
+
+    async def wait() -> Any:
+        return await found
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, wait()).result()
 
 
 def _shown(value: Any) -> str:

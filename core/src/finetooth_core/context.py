@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from finetooth_hooks.context import Opened
-from finetooth_hooks.errors import DataError, PluginError
+from finetooth_hooks.errors import DataError, PluginError, RecipeError
 from finetooth_hooks.examples import Rendered
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_hooks.protocols import Examples, Loader, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
+from finetooth_hooks.protocols import (
+    Examples,
+    HardwareFacts,
+    Loader,
+    ModelFacts,
+    ModelInfo,
+    Processor,
+    Renderer,
+    Tokenizer,
+)
 
 from finetooth_core.base_model import BaseModel, base_model, renderer_of
 from finetooth_core.catalog import Catalog
@@ -48,6 +57,8 @@ class RunContext:
         plugins: where the catalog came from; without them no other process can build the same context.
         open_model: opens other models; without it none can be opened.
         framework: that loader and adapter must speak, where somebody has decided it; default: see `framework_of`.
+        hardware: of a machine that is made up, to ask what fits it; None: what is here.
+        sketched: the model is known by its config alone: it may have neither weights nor tokenizer here.
 
     Attributes:
         log: decisions, picks and notes so far.
@@ -66,7 +77,10 @@ class RunContext:
         *,
         open_model: OpenModel | None = None,
         framework: str = "",
+        hardware: HardwareFacts | None = None,
+        sketched: bool = False,
     ) -> None:
+        self.hardware, self._sketched = hardware, sketched
         self.recipe, self.catalog, self.folder, self.plugins = recipe, catalog, folder, plugins
         self.train: TrainSettings = recipe.train.settings()
         self.plan: Plan | None = None
@@ -90,6 +104,8 @@ class RunContext:
             self.plugins,
             open_model=self._open_model,
             framework=self.framework,
+            hardware=self.hardware,
+            sketched=self._sketched,
         )
 
     @property
@@ -110,7 +126,7 @@ class RunContext:
     @cached_property
     def base(self) -> BaseModel:
         """The base model; no weights are read."""
-        return base_model(self.recipe, self.builder, lambda: self.framework, self.beside)
+        return base_model(self.recipe, self.builder, lambda: self.framework, self.beside, sketched=self._sketched)
 
     @cached_property
     @paused_collector()
@@ -133,7 +149,7 @@ class RunContext:
     def _spoken_model(self) -> SpokenModel:
         base, renderer = self.base, self.renderer_built
         entries = {**base.entries, "renderer": (renderer.registered, renderer.plain_options)}
-        return SpokenModel(entries, base.info.config, base.tokenizer)
+        return SpokenModel(entries, base.info.config, self.tokenizer)
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -169,6 +185,8 @@ class RunContext:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        if self.base.tokenizer is None:
+            raise RecipeError("model", f"{self.recipe.model.name} was only sketched", action="load it whole")
         return self.base.tokenizer
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from finetooth_hooks.errors import Interrupted
+from finetooth_hooks.errors import Interrupted, StopRun
 from finetooth_hooks.reports import Evaluation, StepReport
 
 from finetooth_core.checkpoints import cadence
@@ -43,13 +43,26 @@ class Evaluations:
             if self.run.interrupt.signal:
                 return
             try:
-                evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
+                with self.run.engine.averaged():
+                    evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
             except Interrupted:
                 return
             self.remember(evaluation)
             self.run.trackers.evaluated(evaluation)
             self.run.events.fire("ft_evaluated", evaluation=evaluation)
         self.run.evaluated_at = self.run.progress.step
+        self.stop_early()
+
+    def stop_early(self) -> None:
+        """
+        Raises:
+            StopRun: nothing has got better for as long as `train.early_stopping` waits, and steps are left.
+        """
+        stopping = self.run.job.context.recipe.train.early_stopping
+        if stopping is None or self.run.progress.step == self.run.progress.total_steps:
+            return
+        if (reason := stopping.verdict(self.run.record.evaluations)) is not None:
+            raise StopRun(reason)
 
     def remember(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, its metrics, and the best value of its first metric."""

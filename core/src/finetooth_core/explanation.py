@@ -45,6 +45,7 @@ _CHOSEN = {
     "command": "as a command of ft",
     "loss": "by a method's option, or by a method that asks for it by name",
     "reward": "by a method's or an evaluator's option",
+    "environment": "by a method's option",
     "sampler": "by a method's option",
 }
 """When a recipe does not simply name the entry in the section of its kind."""

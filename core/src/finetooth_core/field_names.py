@@ -357,7 +357,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "hardware": dict.fromkeys(("tpu", "mps", "metal", "xpu", "npu"), "a plugin can bring the device"),
-    "tracker": dict.fromkeys(("wandb", "mlflow", "comet_ml", "swanlab", "aim"), "a plugin can bring it"),
+    "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),
 }  # fmt: skip
 """Names of the field that no package here brings, by kind, and why: they are no misspellings of something else."""
 

@@ -172,6 +172,8 @@ class LiveRun:
             artifact_step=self.artifact_step,
             history=tuple(self.record.steps),
             evaluations=tuple(self.record.evaluations),
+            data=self.job.reports,
+            environment=dict(self.manifest.get("environment", {})),
         )
 
     @property

@@ -52,12 +52,12 @@ class Pool:
     def shortage(self) -> str:
         """What it lacks; empty if nothing."""
         largest = sorted(self.needed.items(), key=lambda part: -part[1])[:3]
-        takes = f"would take {_gib(self.taken)} at the peak ({', '.join(f'{n} {_gib(s)}' for n, s in largest if s)})"
+        takes = f"would take {gib(self.taken)} at the peak ({', '.join(f'{n} {gib(s)}' for n, s in largest if s)})"
         if self.total and self.taken > self.total:
-            return f"{takes}, and {self.where} has {_gib(self.total)}"
+            return f"{takes}, and {self.where} has {gib(self.total)}"
         if self.available is not None and self.taken > self.available:
-            of = f" of {_gib(self.total)}" if self.total else ""
-            return f"{takes}, and {self.where} has {_gib(self.available)}{of} free now"
+            of = f" of {gib(self.total)}" if self.total else ""
+            return f"{takes}, and {self.where} has {gib(self.available)}{of} free now"
         return ""
 
 
@@ -90,9 +90,14 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
     would_fit = shortages(memory, _alone(hardware)) == []
     wait = "end what else takes memory; " if would_fit else ""
     raise PlanError(
-        f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}",
+        f"memory: {'the model' if without else 'the run'} {'; it '.join(found)}{_passed(job)}",
         action=f"{wait}{_advice(job, without)}; or go on all the same with --accept-memory (train.accept_memory=true)",
     )
+
+
+def _passed(job: Job) -> str:
+    """What was tried before the least that there is."""
+    return f" ({', '.join(job.passed)} would take more or cannot work)" if job.passed else ""
 
 
 def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate:
@@ -118,7 +123,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
     groups = ladder(job)
     alone = [found for found in (trial.mildest(job.asked, rungs) for rungs in groups) if found is not None]
     if alone:
-        return "what would fit: " + "; ".join(f"{rung.setting} ({_gib(taken)})" for rung, taken in alone)
+        return "what would fit: " + "; ".join(f"{rung.setting} ({gib(taken)})" for rung, taken in alone)
     asked, chosen, takes = job.asked, [], _reduced(job.plan.memory, without).total
     for rungs in groups:
         enough = trial.mildest(asked, rungs)
@@ -129,8 +134,8 @@ def _advice(job: Job, without: Collection[str]) -> str:
         asked = rung.change(asked)
         chosen.append(rung.setting)
         if enough is not None:
-            return f"what would fit: {' with '.join(chosen)} ({_gib(takes)})"
-    with_all = f" (with {', '.join(chosen)} it would still take {_gib(takes)})" if chosen else ""
+            return f"what would fit: {' with '.join(chosen)} ({gib(takes)})"
+    with_all = f" (with {', '.join(chosen)} it would still take {gib(takes)})" if chosen else ""
     return f"nothing that is installed makes it fit{with_all}: take a smaller model, or a device with more memory"
 
 
@@ -166,5 +171,6 @@ class _Trial:
         return least if least is not None and least[1] < WORTHWHILE * takes else None
 
 
-def _gib(size: float) -> str:
+def gib(size: float) -> str:
+    """A size, as a person reads it."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

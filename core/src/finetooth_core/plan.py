@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from finetooth_hooks.capabilities import OPTIMIZER
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead
@@ -41,6 +42,7 @@ from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.collector import paused_collector
 from finetooth_core.context import RunContext
 from finetooth_core.driven import Driven, driven_by, single
+from finetooth_core.early_stopping import SETTING as STOPPING
 from finetooth_core.framework import by_rank
 from finetooth_core.heads import decide_head, head_size
 from finetooth_core.incidental import incidental_settings, is_among, without
@@ -71,6 +73,7 @@ class Job:
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
         cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
         asked: what the backend was asked, with whatever the recipe leaves open.
+        passed: what a cascade tried before, each with what it takes; see `cascade`.
     """
 
     context: RunContext
@@ -87,6 +90,7 @@ class Job:
     padding: Callable[[Sequence[Sequence[int]]], float] | None = None
     cost: StepCost | str = ""
     every_report: tuple[DataReport, ...] = ()
+    passed: tuple[str, ...] = ()
 
 
 def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = True) -> Job:
@@ -105,13 +109,14 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     check_picked_options(recipe, context.catalog, context.framework, data=data)
     backend_built, backend_entry = single(context, "backend", recipe.backend, Backend)
     backend = backend_built.part
-    hardware = _hardware(context, backend_entry)
+    hardware = hardware_of(context, backend_entry)
     model, facts = context.model, context.facts
     adapter_built, adapter_entry = single(context, "adapter", recipe.adapter, Adapter)
     quantizer_built = build_quantizer(context)
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
-    updates = _updates(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
+    _check_optimizer(optimizer_built, backend_built, backend_entry)
+    updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
     _check_frameworks(used, backend_built.registered, backend_entry)
@@ -122,21 +127,24 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     if data:
+        if (stopping := context.recipe.train.early_stopping) is not None:
+            context.wait_for(stopping.metric, setting=f"{STOPPING}.metric")
         check_measured(context, driven.evaluators)
     base = BasePart(model, facts, context.loader, quantizer)
-    trains = _trains(context, adapter_built.part, adapter_entry, head)
+    trains = trains_of(context, adapter_built.part, adapter_entry, head)
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     if place.collective is not None:
         check_whole_steps((spec for _, spec in driven.losses), place.collective)
-    check_room(
-        context,
-        keeping,
-        trains,
-        parameters=model.parameters,
-        state_bytes=updates.state_bytes,
-        copies=sum(role.model is None for role in roles.values()),
-        total_steps=prepared.total_steps,
-    )
+    if context.hardware is None:  # the disks of a machine that is made up are not known
+        check_room(
+            context,
+            keeping,
+            trains,
+            parameters=model.parameters,
+            state_bytes=updates.state_bytes,
+            copies=sum(role.model is None for role in roles.values()),
+            total_steps=prepared.total_steps,
+        )
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(
         train=context.train,
@@ -167,29 +175,54 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     )  # fmt: skip
 
 
-def _schedule_pick(context: RunContext, data: bool) -> Any:
+def _schedule_pick(context: RunContext, data: bool, *, open_ended: bool) -> Any:
     """The recipe's schedule; when it leaves the choice open and the number of steps will not be known, one that does
-    not ask for it."""
+    not ask for it.
+
+    Args:
+        open_ended: the optimizer wants one that does not.
+    """
     pick = context.recipe.schedule
-    if pick != AUTO or data or context.train.max_steps is not None:
+    if pick != AUTO or ((data or context.train.max_steps is not None) and not open_ended):
         return pick
-    open_ended = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
-    return min(r.full_name for r in open_ended) if open_ended else pick
+    endless = [r for r in context.catalog.all("schedule") if not getattr(r.entry, "needs_total", True)]
+    return min(r.full_name for r in endless) if endless else pick
 
 
-def _updates(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
+def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
     """Optimizer and schedule, built.
 
     Args:
         whole: the whole model trains, so that an optimizer can say by its sizes what it keeps.
     """
-    schedule = context.builder.section("schedule", _schedule_pick(context, data), "schedule").part
+    averages = "averages" in optimizer.part.capabilities
+    pick = _schedule_pick(context, data, open_ended=averages)
+    scheduled = context.builder.section("schedule", pick, "schedule")
+    if averages and scheduled.registered.entry.needs_total:
+        context.note(
+            f"schedule: {scheduled.registered.full_name} lowers the rate of {optimizer.registered.full_name}, which "
+            "averages weights instead; schedule=constant leaves it"
+        )
     name = optimizer.registered.full_name
     said = optimizer.part.state_bytes(context.facts) if whole else None
     state = entry.state_bytes if said is None else said
     return UpdatesPart(
-        optimizer.part, schedule, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes
+        optimizer.part, scheduled.part, name, state, entry.accumulation, entry.checkpointing, entry.update_bytes
     )
+
+
+def _check_optimizer(optimizer: Built, backend: Built, entry: Backend) -> None:
+    """
+    Raises:
+        PlanError: an ability of the optimizer that engines of the backend do not know.
+    """
+    words = sorted(optimizer.part.capabilities)
+    if words and "optimizers" not in entry.capabilities:
+        raise PlanError(
+            f"optimizer: {optimizer.registered.full_name} {OPTIMIZER[words[0]]}, which engines of "
+            f"{backend.registered.full_name} do not know",
+            action="pick another optimizer, other options of it, or another backend",
+        )
 
 
 def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
@@ -201,7 +234,7 @@ def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
     return SnapshotsPart(device=1 + on_device, host=brought + on_host)
 
 
-def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
+def trains_of(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
     """The adapter and what its entry says of it, with the head."""
     trained = adapter.trained_parameters(context.facts, context.model.parameters) + head_size(head, context.facts)
     return TrainsPart(
@@ -217,8 +250,16 @@ def _trains(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: Sc
 
 
 @paused_collector()  # whether a device is there may only show once its framework is imported
-def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
+def hardware_of(context: RunContext, backend: Backend) -> HardwareFacts:
+    """The device that the recipe names, or the best that is here; what is made up, if the context says so.
+
+    Raises:
+        PlanError: it cannot be used here, or nothing here can run the backend.
+    """
     pick = context.recipe.hardware
+    if context.hardware is not None:
+        context.decide("hardware", context.hardware.name, f"a machine with {context.hardware.label}, made up")
+        return context.hardware
     if pick != AUTO:
         named = context.builder.section("hardware", pick, "hardware")
         built: BuiltHardware = named.part

@@ -28,6 +28,7 @@ from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
 from finetooth_core.checkpoints import cadence
+from finetooth_core.early_stopping import EarlyStopping, check_watched
 from finetooth_core.incidental import Incidental
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.overrides import apply_overrides, parse_override
@@ -107,6 +108,8 @@ class TrainSection(Options):
     """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
     and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`). Each time
     is recorded with the rows."""
+    early_stopping: EarlyStopping | None = None
+    """When evaluations have not got better for so long that the run ends; null trains to the end."""
 
     def settings(self) -> TrainSettings:
         """The section as plugins see it; `None` stands for `auto`."""
@@ -231,10 +234,11 @@ class Recipe(Options):
     method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
     """How it trains."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
-    """Which parameters train."""
-    quantization: Annotated[str | PickMapping, Checked, picks("quantizer", auto=False)] | None = None
+    """Which parameters train. Left out: the default adapter. `auto`: all of them, or as much of the model as the memory
+    has room for; the plan says what was chosen and what was given up."""
+    quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
     """What stores the linear weights of the base in fewer bits; null leaves them as they are. The base then stays
-    frozen: an adapter that trains it is refused."""
+    frozen: an adapter that trains it is refused. `auto`: as few bits as it takes to fit into memory."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
     """What applies the gradients."""
     schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
@@ -263,6 +267,11 @@ class Recipe(Options):
     output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
     """The run folder; left out, it gets a name of its own under `runs`."""
 
+    @model_validator(mode="after")
+    def _measures_what_ends_it(self) -> Recipe:
+        check_watched(self.train.early_stopping, self.evaluate.every)
+        return self
+
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _notes: list[str] = PrivateAttr(default_factory=list)
     _source: Path | None = PrivateAttr(default=None)
@@ -287,6 +296,19 @@ class Recipe(Options):
     def as_dict(self) -> dict[str, Any]:
         """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
         return copy.deepcopy(self._given)
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """The same recipe with other settings, by their dotted paths."""
+        given = self.as_dict()
+        for path, value in settings.items():
+            section, _, name = path.partition(".")
+            if name:
+                given[section] = {**given.get(section, {}), name: value}
+            else:
+                given[section] = value
+        made = load(given, base=self._folder)
+        made._notes, made._source, made._model_path = list(self._notes), self._source, self._model_path
+        return made
 
     def anchored(self) -> dict[str, Any]:
         """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ PLAN = "plan.json"
 RECIPE = "recipe.yaml"
 RESULT = "result.json"
 RUN = "run.json"
+
+OF_THE_PROCESS = ("history", "evaluations", "data")
+"""What an outcome says of a run that is told of as it ends, and not of one that had ended before."""
 
 RUNS = Path("runs")
 """Where runs are that are named without a folder."""
@@ -147,6 +150,8 @@ def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any
     for kind, path in (FIXED | ALSO_FIXED).items():
         if kind in plan["picks"] and _left_open(recipe, path):
             _fix(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
+    if recipe.get("quantization") == "auto" and plan["picks"]:  # it was decided, and nothing was picked
+        recipe["quantization"] = None
     train = recipe.setdefault("train", {})
     for name in DECIDED:
         if train.get(name, "auto") == "auto" and plan["train"].get(name) is not None:
@@ -183,7 +188,7 @@ def outcome_of(folder: Path) -> Outcome | None:
         told = {
             field.name: content[field.name]
             for field in fields(Outcome)
-            if field.default is MISSING or field.name in content
+            if field.name not in OF_THE_PROCESS and (_is_required(field) or field.name in content)
         }
         numbers = {
             group: {name: math.nan if value is None else float(value) for name, value in told[group].items()}
@@ -193,6 +198,10 @@ def outcome_of(folder: Path) -> Outcome | None:
         return Outcome(**{**told, **numbers, "artifact": artifact})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def check_unused(folder: Path) -> None:

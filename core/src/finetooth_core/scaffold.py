@@ -65,6 +65,10 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     "sampler": Scaffold(
         "Pick its sampler where a method learns from its own answers: `method: {sampler: $entry}`.", "sampler"
     ),
+    "environment": Scaffold(
+        "Pick its environment where a method learns from its own answers: `method: {environment: $entry}`.",
+        "environment",
+    ),
     "adapter": Scaffold("Pick its adapter in a recipe: `adapter: $entry`.", "adapter", ("numpy>=1.26", TOOLBOX, TORCH)),
     "quantizer": Scaffold("Pick its quantizer in a recipe: `quantization: $entry`.", "quantizer", (TOOLBOX, TORCH)),
     "optimizer": Scaffold("Pick its optimizer in a recipe: `optimizer: $entry`.", "optimizer", (TORCH,)),

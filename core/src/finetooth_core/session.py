@@ -75,16 +75,19 @@ class Session:
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
+        self._context: RunContext | None = None
         self._job: Job | None = None
         self._engine: Engine | None = None
 
-    @cached_property
+    @property
     def context(self) -> RunContext:
         """What the parts of the run are built with."""
         from finetooth_core.context import RunContext
 
-        opens = opener(self.plugins)
-        return RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens)
+        if self._context is None:
+            opens = opener(self.plugins)
+            self._context = RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens)
+        return self._context
 
     @property
     def planned_context(self) -> RunContext:
@@ -97,15 +100,24 @@ class Session:
         Raises:
             FinetoothError: bad options, bad data, or what cannot work together.
         """
-        from finetooth_core.plan import decide
+        from finetooth_core import cascade
 
         if self._job is None:
             for plugin in self.plugins.events:
                 if plugin.named_by_user:  # what is wrong with its options is found before anything else
                     plugin.check_options()
             with in_folder(self.place):
-                self._job = decide(self.context, self.plugins.versions, data=self.data)
+                if cascade.is_open(self.recipe):
+                    self._job = cascade.choose(self.context, self._decided)
+                    self._context, self.recipe = self._job.context, self._job.context.recipe
+                else:
+                    self._job = self._decided(self.context)
         return self._job
+
+    def _decided(self, context: RunContext) -> Job:
+        from finetooth_core.plan import decide
+
+        return decide(context, self.plugins.versions, data=self.data)
 
     @property
     def job(self) -> Job:

@@ -18,6 +18,7 @@ from finetooth_core.checkpoints.keeper import Keeper, Keeping
 from finetooth_core.checkpoints.resume import read
 from finetooth_core.checkpoints.retention import Best, mode_of
 from finetooth_core.checkpoints.run_state import Resumed
+from finetooth_core.early_stopping import EarlyStopping
 from finetooth_core.events import Events, Progress
 from finetooth_core.loop import Loop
 from finetooth_core.trackers import PickedTracker
@@ -167,11 +168,12 @@ class Folders:
 def make(
     tmp_path: Path, method: CountingMethod, *listeners: Listener, before: bool = True, every: int | str = 0,
     save: int = 0, best: str | None = None, trackers: tuple[PickedTracker, ...] = (),
+    stopping: EarlyStopping | None = None,
 ) -> Loop:  # fmt: skip
     recipe = SimpleNamespace(
         evaluate=SimpleNamespace(before=before, every=every),
         checkpoint=SimpleNamespace(select_on=best),
-        train=SimpleNamespace(on_bad_step="stop"),
+        train=SimpleNamespace(on_bad_step="stop", early_stopping=stopping),
         profile=SimpleNamespace(start=5, steps=0),
     )
     context = SimpleNamespace(
@@ -184,6 +186,7 @@ def make(
         evaluators=(Score(),),
         trackers=trackers,
         request=SimpleNamespace(updates=SimpleNamespace(schedule=Watching())),
+        reports=(),
         prepared=Prepared(4, 4, DataReport("train", 8, 8)),
     )
     progress = Progress("run", tmp_path, plan, 4)

@@ -18,6 +18,7 @@ from finetooth_hooks.entries import (
     Claim,
     Command,
     Entry,
+    Environment,
     Evaluator,
     Face,
     Family,
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
         AdapterBase,
         Capable,
         EngineBase,
+        EnvironmentBase,
+        EpisodeBase,
         EvaluatorBase,
         FaceBase,
         LoaderBase,
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from finetooth_hooks.entries import Tier, Together
+    from finetooth_hooks.environments import Answer, Episode, Observation, Turn
     from finetooth_hooks.examples import (
         ROLES,
         Conversation,
@@ -182,8 +186,8 @@ _LAZY = {
             "StepCost TextPart TrainsPart UpdatesPart"
         ),
         "bases": (
-            "AdapterBase BASES Capable EngineBase EvaluatorBase FaceBase LoaderBase MethodBase OptimizerBase "
-            "RendererBase SamplerBase SourceBase TokenizerBase TrackerBase"
+            "AdapterBase BASES Capable EngineBase EnvironmentBase EpisodeBase EvaluatorBase FaceBase LoaderBase "
+            "MethodBase OptimizerBase RendererBase SamplerBase SourceBase TokenizerBase TrackerBase"
         ),
         "checkpoints": "Candidate Kept SnapshotStore",
         "collectives": "Collective",
@@ -195,6 +199,7 @@ _LAZY = {
             "StepSettings Stepped Usage"
         ),
         "entries": "Tier Together",
+        "environments": "Answer Episode Observation Turn",
         "examples": (
             "Conversation Example Image Labelled LeftOut Message Pair Parsed Placed PromptCompletion ROLES ReadRow "
             "Rendered RenderedImage Row Segments Side Stepwise Task Text TrainOn Weighted"
@@ -223,19 +228,21 @@ _LAZY = {
 """Where names are that are loaded on first use."""
 
 __all__ = [
-    "Adapter", "AdapterBase", "Addition",
+    "Adapter", "AdapterBase", "Addition", "Answer",
     "Array", "Asgi", "Attention", "AttentionNeeds", "AttentionServes", "BASES", "Backend",
     "BackendPlan", "Backward", "BasePart", "Block", "BoolArray", "CONTRACT_VERSION", "Candidate", "Capable", "Catalog",
     "Chunk", "Claim", "Collective", "Command", "CommandContext", "Completion", "ComputePart", "Context",
     "Contribution", "Conversation", "Counts", "DataError", "DataPart", "DataReport", "Datum", "Decision", "Device",
-    "ENTRY_TYPES", "Engine", "EngineBase", "EngineError", "EngineInfo", "EngineRequest", "Entry", "Evaluation",
-    "Evaluator", "EvaluatorBase", "Example", "Examples", "Face", "FaceBase", "FaceCaller", "FacePiece", "FaceRoute",
+    "ENTRY_TYPES", "Engine", "EngineBase", "EngineError", "EngineInfo", "EngineRequest", "Entry", "Environment",
+    "EnvironmentBase", "Episode", "EpisodeBase", "Evaluation", "Evaluator", "EvaluatorBase", "Example", "Examples",
+    "Face", "FaceBase", "FaceCaller", "FacePiece", "FaceRoute",
     "FaceService", "Family", "FinetoothError", "FloatArray", "Format", "Forward", "Gate", "Generated", "Handle",
     "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk", "ImagePlace", "IntArray", "Interrupted",
     "Json", "Kept", "Kernel", "Labelled",
     "LayerKind", "LeftOut", "Lengths", "Limit", "Loader", "LoaderBase", "Loss", "LossData", "LossFn", "LossResult",
     "LossSpec", "LossState", "LossTotals", "LowRank", "MemoryEstimate", "Message", "Method", "MethodBase", "Metric",
-    "ModelFacts", "ModelInfo", "NoOptions", "NotFinite", "OBSERVERS_SPAN", "Opened", "Optimizer", "OptimizerBase",
+    "ModelFacts", "ModelInfo", "NoOptions", "NotFinite", "OBSERVERS_SPAN", "Observation", "Opened", "Optimizer",
+    "OptimizerBase",
     "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart",
     "Placed", "Plan", "PlanError", "PlanRequest", "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows",
     "Problems", "Processor", "Prompt", "PromptCompletion", "Quantizer", "ROLES", "ReadRow", "RecipeError",
@@ -244,7 +251,7 @@ __all__ = [
     "SamplerBase", "Sampling", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore",
     "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun",
     "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer",
-    "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "UpdatesPart", "Usage",
+    "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart", "Usage",
     "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,43 @@ class Adapter(Protocol):
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """How many will train, for the memory estimate; `parameters` is the size of the base."""
+        ...
+
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """Bytes that it holds beside the base and what trains, in a run of a precision, for the memory estimate: frozen
+        matrices of its own, copies of weights that it changes between steps."""
+        ...
+
+    def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
+        """Of the parameters that train, those whose learning rate is not the optimizer's: the factor on it, by name."""
+        ...
+
+    def at_step(self, model: Any, step: int, seed: int) -> None:
+        """Make the model what it is after `step` updates, as far as that follows from the number alone (which layers
+        train). Called when an engine is built, and when a state was taken back. Capability `changes`.
+
+        Args:
+            seed: of the engine; what is drawn is drawn by it and the step.
+        """
+        ...
+
+    def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
+        """Change the model after update number `step`, the first being 1; what trains holds its exact values meanwhile.
+        Capability `changes`.
+
+        Returns:
+            Parameters, by name, whose optimizer state does not go on as it is: the share of its numbers that stay,
+            those largest in magnitude; 0 forgets all of it.
+        """
+        ...
+
+    def held(self, model: Any) -> Mapping[str, Any]:
+        """Tensors beside what trains that `after_step` changes: they belong to every state. Capability `changes`."""
+        ...
+
+    def rate_factor(self, step: int) -> float:
+        """Factor on the scheduled learning rate of the update that follows `step` updates, for warming up again.
+        Capability `changes`."""
         ...
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:

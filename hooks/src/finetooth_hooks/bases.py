@@ -13,7 +13,7 @@ object that stands in front of another derives from the base too and hands on al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.examples import Row
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
     from finetooth_hooks.held import Addition, HeldAdapter
-    from finetooth_hooks.models import LowRank, ModelFacts, Tokenizer
+    from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
     from finetooth_hooks.problems import Problems
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
@@ -109,6 +109,10 @@ class EngineBase(Capable):
     def release(self, handle: Handle) -> None:
         raise self._cannot("give up a handle", "release")
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights are evaluated as they are trained."""
+        return nullcontext()
+
     def usage(self) -> Usage:
         raise self._cannot("say what it takes of its device", "usage")
 
@@ -158,6 +162,26 @@ class AdapterBase(Capable):
     def low_rank(self, module: Any) -> LowRank | None:
         """None: the module is called as it is."""
         return None
+
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """Nothing is held beside the base and what trains."""
+        return 0
+
+    def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
+        """All have the optimizer's learning rate."""
+        return {}
+
+    def at_step(self, model: Any, step: int, seed: int) -> None:
+        raise self._cannot("change a model between steps", "changes")
+
+    def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
+        raise self._cannot("change a model between steps", "changes")
+
+    def held(self, model: Any) -> Mapping[str, Any]:
+        raise self._cannot("change a model between steps", "changes")
+
+    def rate_factor(self, step: int) -> float:
+        raise self._cannot("change a model between steps", "changes")
 
     def additions(self, folder: Path) -> Mapping[str, Addition] | None:
         raise self._cannot("be read as low-rank additions", "additions")
@@ -237,6 +261,10 @@ class LoaderBase(Capable):
 
     _contract = "loader"
 
+    def sketch(self: Loader, reference: str) -> ModelInfo:
+        """Config and weights are not apart."""
+        return self.describe(reference)
+
 
 class TokenizerBase(Capable):
     """Base of tokenizers (`finetooth_hooks.protocols.Tokenizer`)."""
@@ -267,6 +295,19 @@ class SamplerBase(Capable):
     _contract = "sampler"
 
 
+class EnvironmentBase(Capable):
+    """Base of environments (`finetooth_hooks.environments.Environment`)."""
+
+    _contract = "environment"
+
+
+class EpisodeBase:
+    """Base of episodes (`finetooth_hooks.environments.Episode`)."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class FaceBase(Capable):
     """Base of faces (`finetooth_hooks.faces.Face`)."""
 
@@ -285,6 +326,12 @@ class OptimizerBase(Capable):
 
     _contract = "optimizer"
 
+    def averaged(self, optimizer: Any) -> AbstractContextManager[None]:
+        raise self._cannot("average weights", "averages")
+
+    def active(self, optimizer: Any) -> Sequence[Any]:
+        raise self._cannot("train parameters in turn", "in_turn")
+
     def state_bytes(self, facts: ModelFacts) -> float | None:
         """None: what the entry says."""
         return None
@@ -293,6 +340,7 @@ class OptimizerBase(Capable):
 BASES: Mapping[str, type[Capable]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
+    "environment": EnvironmentBase,
     "evaluator": EvaluatorBase,
     "face": FaceBase,
     "loader": LoaderBase,
@@ -311,6 +359,8 @@ __all__ = [
     "AdapterBase",
     "Capable",
     "EngineBase",
+    "EnvironmentBase",
+    "EpisodeBase",
     "EvaluatorBase",
     "FaceBase",
     "LoaderBase",

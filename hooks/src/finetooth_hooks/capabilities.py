@@ -27,6 +27,7 @@ ENGINE: Mapping[str, str] = {
     "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
     "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
     "release": "a handle can be given up (`release`)",
+    "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
 }
 """Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its
@@ -41,6 +42,8 @@ SOURCE: Mapping[str, str] = {
 ADAPTER: Mapping[str, str] = {
     "disable": "the model can compute as its base does (`disabled`); the entry says so too (`can_disable`)",
     "additions": "an artifact can be read as low-rank additions to linear modules of the base (`additions`)",
+    "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew "
+    "(`at_step`, `after_step`, `held`, `rate_factor`)",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
 }
 """Beyond `trained_parameters`, `apply`, `export` and `restore`."""
@@ -62,10 +65,28 @@ SAMPLER: Mapping[str, str] = {
 }
 """Beyond `sample`."""
 
+ENVIRONMENT: Mapping[str, str] = {
+    "seeded": "task, seed and turns decide all that an episode says, so that a run can be done again bit for bit",
+    "concurrent": "its episodes may be called from several threads at a time",
+}
+"""Beyond `episode`."""
+
 FACE: Mapping[str, str] = {
     "stdio": "speaks through standard input and output to the process that started the server (`stdio`)",
 }
 """Beyond `app`."""
+
+OPTIMIZER: Mapping[str, str] = {
+    "averages": "the weights to evaluate and to keep are averages of those at which gradients are taken (`averaged`)",
+    "in_turn": "trains some of the parameters at a time, and needs no gradients of the others (`active`)",
+    "in_backward": "its update of a parameter asks for nothing but that parameter's gradient, and is made as soon as "
+    "backward has it; the gradient is then dropped. One backward is one step, and nothing is clipped to a common norm",
+    "masterless": "updates weights in bf16 as they are, without copies of them in fp32",
+    "host_state": "keeps its state in host memory, and on the device that of one parameter at a time",
+    "disk_state": "keeps its state in files, and in memory that of one parameter at a time",
+}
+"""Beyond `create` and `state_bytes`. Only a backend whose engines have the capability `optimizers` takes one that has
+any."""
 
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
@@ -75,12 +96,24 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "tokenizer": TOKENIZER,
     "face": FACE,
     "sampler": SAMPLER,
+    "environment": ENVIRONMENT,
     "method": {},
     "evaluator": {},
     "loader": {},
-    "optimizer": {},
+    "optimizer": OPTIMIZER,
     "renderer": {},
 }
-"""The words of each kind. Of methods, evaluators, loaders, optimizers and renderers there are none yet."""
+"""The words of each kind. Of methods, evaluators, loaders and renderers there are none yet."""
 
-__all__ = ["ADAPTER", "CAPABILITIES", "ENGINE", "FACE", "SAMPLER", "SOURCE", "TOKENIZER", "TRACKER"]
+__all__ = [
+    "ADAPTER",
+    "CAPABILITIES",
+    "ENGINE",
+    "ENVIRONMENT",
+    "FACE",
+    "OPTIMIZER",
+    "SAMPLER",
+    "SOURCE",
+    "TOKENIZER",
+    "TRACKER",
+]

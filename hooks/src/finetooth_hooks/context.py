@@ -17,7 +17,7 @@ from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
 from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.renderers import Processor, Renderer
-from finetooth_hooks.reports import Outcome
+from finetooth_hooks.reports import DataReport, Outcome
 from finetooth_hooks.sources import Examples
 
 
@@ -274,6 +274,10 @@ class CommandContext(Protocol):
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
+        ...
+
+    def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
+        """The plan, and what became of the rows of each split that the method reads."""
         ...
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:

@@ -329,6 +329,12 @@ class Engine(Protocol):
         `release`."""
         ...
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the policy has the weights to evaluate and to keep, where they are others than those at which
+        gradients are taken (an optimizer with the capability `averages`); nothing is trained or saved meanwhile.
+        `export` enters it by itself."""
+        ...
+
     def running_batch(self) -> RunningBatch:
         """An empty batch that samples the weights as they are now. Several may be open; their steps are apart.
         Capability `continuous`."""

@@ -164,6 +164,9 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
+        learns_from: what one has that it learns from, as a person says it: `pairs of a better and a worse answer`. By
+            this `ft advise --goal` offers it; empty: it is not offered.
+        rows: how much of that is usual, as a person says it: `500 to 50,000`.
     """
 
     kind = "method"
@@ -172,6 +175,8 @@ class Method(Entry):
     head: ScalarHead | None = None
     evaluators: tuple[str, ...] = ()
     headline: tuple[str, ...] = ()
+    learns_from: str = ""
+    rows: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +222,28 @@ class Reward(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Entry):
-    """Where rollouts come from."""
+    """Where rollouts come from.
+
+    Attributes:
+        remote: it asks a server, so that it can only be tested beside one.
+    """
 
     kind = "sampler"
+    remote: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment(Entry):
+    """Answers a policy's turns and scores them.
+
+    Attributes:
+        example_task: a row that it can use, for its tests: `prompt`, and columns.
+        remote: it asks a server, so that it can only be tested beside one.
+    """
+
+    kind = "environment"
+    remote: bool = False
+    example_task: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "What is 2 plus 2?"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,10 +275,13 @@ class Quantizer(Entry):
 
     Attributes:
         frameworks: whose modules it replaces.
+        rank: of several that store a weight in as many bits, `quantization: auto` takes the highest, and among equals
+            the one that keeps most.
     """
 
     kind = "quantizer"
     frameworks: frozenset[str] = frozenset({"torch"})
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,6 +505,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
             Loss,
             Reward,
             Sampler,
+            Environment,
             Adapter,
             Quantizer,
             Optimizer,

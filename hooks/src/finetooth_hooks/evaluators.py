@@ -9,11 +9,14 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.reports import DataReport, Evaluation
 
+SAMPLED_COLUMNS = ("row_id", "conversation", "completion_ids", "outcome", "version")
+"""Columns that rewards get beside those of the rows, where a method samples."""
+
 
 class Reward(Protocol):
     """Scores completions: one finite float a completion, or None to leave it out. Whoever builds one through the
     context gets it with a check around it: another number of scores, or anything that is no number, ends the run and
-    names the plugin."""
+    names the plugin and the row; and a reward whose call is a coroutine (`async def`) is awaited."""
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
@@ -21,7 +24,10 @@ class Reward(Protocol):
         """
         Args:
             columns: further columns by name, as long as `completions`; `answer` holds the expected text where there
-                is one.
+                is one. A method that samples adds `row_id` (`train.jsonl:17`), `conversation` (the prompt as mappings
+                with `role` and `content`; None where it is plain text), `completion_ids` (token ids), `outcome` (`stop`
+                or `length`, of a completion that was cut off) and `version` (optimizer steps of the weights that
+                sampled it); rollouts of one prompt stand next to each other.
         """
         ...
 

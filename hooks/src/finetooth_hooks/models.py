@@ -100,6 +100,8 @@ class ModelInfo:
             number and the precision of the run; None: it does.
         stored: how the file stores its linear weights, if not as plain numbers; what would change them is refused, also
             where nothing computes with them and they are plain numbers in memory. None: as plain numbers.
+        stored_weights: how many weights stay so in memory, while all others are in the precision of the run; 0: it is
+            not known, or none does.
         published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
             adapter's artifact names its base by this. Empty: by its reference.
     """
@@ -115,6 +117,7 @@ class ModelInfo:
     resident_bytes: int | None = None
     stored: Stored | None = None
     published: str = ""
+    stored_weights: int = 0
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,15 @@ class Loader(Protocol):
 
         Raises:
             RecipeError: nothing is there, it is not a model, or its package is missing.
+        """
+        ...
+
+    def sketch(self, reference: str) -> ModelInfo:
+        """The same from the config alone, of a model whose weights may be elsewhere: to ask what would fit. A loader
+        whose config and weights are one file says what `describe` says.
+
+        Raises:
+            RecipeError: as `describe`.
         """
         ...
 

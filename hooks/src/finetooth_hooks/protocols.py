@@ -30,6 +30,7 @@ from finetooth_hooks.backends import (
 from finetooth_hooks.checkpoints import Gate, Store
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
+from finetooth_hooks.environments import Environment
 from finetooth_hooks.evaluators import Evaluator, Reward
 from finetooth_hooks.faces import Face
 from finetooth_hooks.held import Addition
@@ -67,6 +68,7 @@ __all__ = [
     "Device",
     "Engine",
     "EngineRequest",
+    "Environment",
     "Evaluator",
     "Examples",
     "Face",

@@ -186,6 +186,8 @@ class Outcome:
             chosen. None if there is none.
         history: every step that was reported, also by earlier processes of the run; result.json leaves it out.
         evaluations: likewise every evaluation.
+        data: what became of the rows, those that train first.
+        environment: what the numbers depend on beside the plan: versions, the device.
     """
 
     status: Literal["done", "stopped", "interrupted", "failed"]
@@ -200,3 +202,20 @@ class Outcome:
     artifact_step: int | None = None
     history: tuple[StepReport, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    data: tuple[DataReport, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Every step with its metrics, one dictionary a step: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`,
+        `tokens_per_second`, `seconds`, whatever else the method reports, and `eval/NAME` of evaluations at that step;
+        step 0 holds those before training. `pandas.DataFrame(outcome.rows())` is a table of them.
+        """
+        found: dict[int, dict[str, float]] = {}
+        for report in self.history:
+            figures = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds")
+            values = {name: float(getattr(report, name)) for name in figures}
+            found[report.step] = {"step": report.step, **values, **report.metrics}
+        for evaluation in self.evaluations:
+            row = found.setdefault(evaluation.step, {"step": evaluation.step})
+            row |= {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        return [found[step] for step in sorted(found)]

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:  # reports import this module, and are read at every start
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.sampling import Sampling
+
+T = TypeVar("T")
+
+End = Literal["stop", "length", "turns", "error", "timeout"]
+"""How a rollout ends, see `Rollout.outcome`."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +39,31 @@ class Prompt:
 class Rollout:
     """One sampled sequence. A sampler fills the first part, who scores it the rest.
 
+    Of an episode of several turns it is all of them, with what the environment said between two of them, or one of the
+    turns: see `own` and `episode`.
+
     Attributes:
         id: of the prompt.
         group: of the prompt; rollouts of one group answer the same prompt and stand next to each other.
         prompt: (P,) token ids of what was asked.
         tokens: (T,) sampled token ids, the stop token included.
-        logprobs: (T,) log-probability of each **under the distribution that it was drawn from**: at the sampling
-            temperature, and among the tokens that `top_k` and `top_p` left.
-        versions: (T,) weights version (optimizer steps done) that drew each token.
-        text: the tokens decoded, without the stop token.
-        outcome: how it ended: `stop` by itself, `length` where it was cut off.
+        logprobs: (T,) log-probability of each token of the policy's own **under the distribution that it was drawn
+            from**: at the sampling temperature, and among the tokens that `top_k` and `top_p` left; 0 for others.
+        versions: (T,) weights version (optimizer steps done) that drew each token; -1 for those that no policy drew.
+        text: the tokens decoded, without the stop token; of an episode its last turn.
+        outcome: how it ended: `stop` by itself, `length` where it was cut off, `turns` where an episode had as many as
+            it may, `error` and `timeout` where the environment failed, which is no judgement of the policy.
         kept: (T,) for each token the ids that it was drawn among, if `top_k` or `top_p` left some out; else empty.
         rewards: by the name of the reward; None where that one leaves it out.
         reward: their weighted sum; None while it is not scored, and where no reward scored it.
         advantages: (T,) of each token; empty while they are not known, or where the rollout is not trained.
         fields: (T,) numbers of each token by name, for a loss that reads more than advantages: a critic's values.
+        own: (T,) whether the policy wrote the token; only such tokens are trained. Empty: it wrote them all.
+        episode: key of the episode that it is of, alike in its rollouts, which stand next to each other and have the
+            same reward; empty where there is no environment.
+        transcript: all tokens decoded, of an episode.
+        failure: why the environment failed.
+        metrics: what the environment counted.
     """
 
     id: str
@@ -58,17 +73,35 @@ class Rollout:
     logprobs: tuple[float, ...]
     versions: tuple[int, ...]
     text: str
-    outcome: Literal["stop", "length"]
+    outcome: End
     kept: tuple[tuple[int, ...], ...] = ()
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float | None = None
     advantages: tuple[float, ...] = ()
     fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    own: tuple[bool, ...] = ()
+    episode: str = ""
+    transcript: str = ""
+    failure: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Tokens that the policy wrote."""
+        return sum(self.own) if self.own else len(self.tokens)
+
+    def of_policy(self, values: Sequence[T]) -> tuple[T, ...]:
+        """What belongs to the tokens that the policy wrote.
+
+        Args:
+            values: (T,).
+        """
+        return tuple(value for value, own in zip(values, self.own, strict=True) if own) if self.own else tuple(values)
 
     def __post_init__(self) -> None:
-        for name in ("logprobs", "versions", "kept", "advantages"):
+        for name in ("logprobs", "versions", "kept", "advantages", "own"):
             given = len(getattr(self, name))
-            if given != len(self.tokens) and not (name in ("kept", "advantages") and given == 0):
+            if given != len(self.tokens) and not (name in ("kept", "advantages", "own") and given == 0):
                 raise ValueError(f"rollout of {self.id!r}: {given} {name} for {len(self.tokens)} tokens")
         for name, values in self.fields.items():
             if len(values) != len(self.tokens):

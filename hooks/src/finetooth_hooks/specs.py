@@ -16,6 +16,7 @@ from finetooth_hooks.entries import (
     Attention,
     Backend,
     Command,
+    Environment,
     Evaluator,
     Face,
     Family,
@@ -156,6 +157,17 @@ def ft_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
         @hookimpl
         def ft_samplers():
             yield Sampler(name="acme", build="acme.sampler:build", summary="a server of Acme's")
+    """
+
+
+@hookspec
+def ft_environments() -> Iterable[Environment]:  # type: ignore[empty-body]
+    """Yield environments: what answers a policy's turns and scores them.
+
+    Example:
+        @hookimpl
+        def ft_environments():
+            yield Environment(name="acme", build="acme.environment:build", summary="a game of Acme's")
     """
 
 
@@ -413,6 +425,7 @@ REGISTRATION_HOOKS = {
     "ft_losses": Loss,
     "ft_rewards": Reward,
     "ft_samplers": Sampler,
+    "ft_environments": Environment,
     "ft_adapters": Adapter,
     "ft_quantizers": Quantizer,
     "ft_optimizers": Optimizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from finetooth_hooks.models import ModelFacts
@@ -13,7 +14,7 @@ class Optimizer(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Words of `finetooth_hooks.capabilities`; for optimizers there are none yet."""
+        """What it does beyond the least, or asks for: words of `finetooth_hooks.capabilities.OPTIMIZER`."""
         ...
 
     @property
@@ -32,6 +33,16 @@ class Optimizer(Protocol):
     def state_bytes(self, facts: ModelFacts) -> float | None:
         """Bytes of state for each weight of a model that trains whole, where that depends on the sizes of its matrices
         (states of low rank). None: the `state_bytes` of its entry."""
+        ...
+
+    def averaged(self, optimizer: Any) -> AbstractContextManager[None]:
+        """Inside, the parameters of an optimizer that `create` made hold the weights to evaluate and to keep;
+        afterwards those at which gradients are taken again, bit for bit. Capability `averages`."""
+        ...
+
+    def active(self, optimizer: Any) -> Sequence[Any]:
+        """The parameters that the next update of an optimizer that `create` made will train; gradients of the others
+        are not asked for. Capability `in_turn`."""
         ...
 
 

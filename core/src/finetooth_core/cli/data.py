@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError
 
+from finetooth_core.cli.measures import AGES, SIZES, measured
 from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
 
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
     from finetooth_core.data.cache import Kept
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)?\.rows")
 """Decisions about which rows are taken."""
-AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @click.group("data")
@@ -210,20 +209,11 @@ def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
         raise UserError("one of --keep, --older-than and --all says what is removed", action="give one of them")
     given: dict[str, Any] = {"all": True}
     if keep is not None:
-        given = {"keep_bytes": int(_measured(keep, UNITS, "--keep", "5GB"))}
+        given = {"keep_bytes": int(measured(keep, SIZES, "--keep", "5GB"))}
     elif older_than is not None:
-        given = {"older_than": _measured(older_than, AGES, "--older-than", "7d")}
+        given = {"older_than": measured(older_than, AGES, "--older-than", "7d")}
     pruned = prune_cache(**given)
     removed = size(sum(entry.bytes for entry in pruned.removed))
     click.echo(f"removed {len(pruned.removed)} ({removed}); {size(pruned.bytes)} are left")
     if pruned.in_use:
         click.echo(f"{len(pruned.in_use)} in use by a run were kept")
-
-
-def _measured(text: str, units: dict[str, int], option: str, example: str) -> float:
-    """A number with a unit."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if found is None or found[2].lower() not in units:
-        known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{option}={text!r} is no number with a unit ({known})", action=f"write it as {example}")
-    return float(found[1]) * units[found[2].lower()]

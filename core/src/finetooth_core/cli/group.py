@@ -35,6 +35,12 @@ OWN = (
         "Train",
         "show the plan, its reasons and the memory it takes; train nothing",
     ),
+    Own(
+        "advise",
+        "finetooth_core.cli.advise:command",
+        "Train",
+        "what of a model fits which memory, and which method fits what you have",
+    ),
     Own("data", "finetooth_core.cli.data:command", "Train", "see rows as the model will, prepare them, keep the cache"),
     Own("checkpoint", "finetooth_core.cli.checkpoint:command", "Use", "list, check, compare and remove checkpoints"),
     Own("chat", "finetooth_core.cli.chat:command", "Use", "talk to a trained run or to a model"),

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Context
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.plan import Pick, Plan
-    from finetooth_hooks.reports import Outcome
+    from finetooth_hooks.protocols import HardwareFacts
+    from finetooth_hooks.reports import DataReport, Outcome
 
     from finetooth_core.catalog import Catalog
+    from finetooth_core.context import RunContext
     from finetooth_core.manager import Plugins
     from finetooth_core.opened_model import OpenedModel
     from finetooth_core.session import Session
@@ -115,9 +117,25 @@ class State:
         """A context for a recipe: builds entries, reads data."""
         return self.session(recipe).context
 
+    def sketch(self, recipe: Mapping[str, Any], hardware: HardwareFacts | None = None) -> RunContext:
+        """A context for a recipe whose model is known by its config alone.
+
+        Args:
+            hardware: of a machine that is made up; None: what is here.
+        """
+        from finetooth_core.context import RunContext
+        from finetooth_core.recipe import load
+
+        return RunContext(load(recipe), self.catalog, Path("runs"), self.plugins, hardware=hardware, sketched=True)
+
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
         """Decide every `auto`."""
         return self.session(recipe).plan
+
+    def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
+        """The plan and what became of the rows."""
+        session = self.session(recipe)
+        return session.plan, session.reports
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> OpenedModel:
         """A trained run or a model, ready for use."""

@@ -84,13 +84,26 @@ class _Columns(dict[str, Any]):
         return ["4", "4", ""]
 
 
+def _sampled(count: int) -> dict[str, list[Any]]:
+    """The columns of so many rollouts (`SAMPLED_COLUMNS`)."""
+    lengths = (1, 3, 0)[:count]
+    found: dict[str, list[Any]] = {
+        "row_id": [f"rows.jsonl:{i + 1}" for i in range(count)],
+        "conversation": [None] * count,
+        "completion_ids": [list(range(length)) for length in lengths],
+        "outcome": ["stop"] * count,
+        "version": [0] * count,
+    }
+    return found
+
+
 @check_for("reward")
 def scores_are_numbers_or_none(case: EntryCase) -> None:
     """One score a completion, finite or None, the same a second time, and none for no completion."""
     reward = case.build()
     prompts = ["What is 2 plus 2?", "What is 1 plus 3?", "Say nothing."]
     completions = ["4", "It is five.", ""]
-    columns = _Columns(answer=["4", "4", ""])
+    columns = _Columns(answer=["4", "4", ""], **_sampled(3))
     scores = reward(prompts, completions, columns)
     called = "reward(3 prompts, 3 completions, columns)"
     expect(isinstance(scores, list) and len(scores) == 3, called, scores, "a list of 3")
@@ -99,7 +112,10 @@ def scores_are_numbers_or_none(case: EntryCase) -> None:
         expect(score is None or number, called, scores, "finite numbers, or None")
     again = reward(prompts, completions, columns)
     expect(again == scores, "the same call again", again, f"{scores}")
-    empty = reward([], [], _Columns(answer=[]))
+    empty = reward([], [], _Columns(answer=[], **_sampled(0)))
     expect(empty == [], "reward([], [], ...)", empty, "[]")
-    one = [reward([p], [c], {"answer": [a]})[0] for p, c, a in zip(prompts, completions, ["4", "4", ""], strict=True)]
+    one = [
+        reward([prompts[i]], [completions[i]], {name: [values[i]] for name, values in columns.items()})[0]
+        for i in range(len(prompts))
+    ]
     expect(one == scores, "reward of one completion at a time", one, f"{scores}, as together")

@@ -20,8 +20,8 @@ from finetooth_hooks.reports import Evaluation, Outcome, Sample, StepReport
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
     """A run folder, at step 0 of 60."""
-    plan = SimpleNamespace(picks={"method": "acme:mine"})
-    return SimpleNamespace(id="mine", folder=tmp_path, step=0, total_steps=60, plan=plan)
+    plan = SimpleNamespace(picks={"method": "acme:mine"}, recipe={"model": "toy", "train": {"seed": 3}})
+    return SimpleNamespace(id="mine", folder=tmp_path, step=0, total_steps=60, plan=plan, state={})
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from finetooth_hooks.entries import Sampler as Entry
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt
 from finetooth_hooks.sampling import Sampling
-from finetooth_hooks.testing.checks import EntryCase, check_for, expect
+from finetooth_hooks.testing.checks import CheckSkipped, EntryCase, check_for, expect
 from finetooth_hooks.testing.fake_engine import FakeEngine
 
 
 @check_for("sampler")
 def samples_each_prompt_as_often_as_asked(case: EntryCase) -> None:
     """`sampling.n` rollouts of each prompt, in the prompts' order, not yet scored; the same again for the same seed."""
+    if cast(Entry, case.entry).remote:
+        raise CheckSkipped("it asks a server: test it beside one")
     context = case.context()
     sampler: Sampler = case.build(context)
     tokens = tuple(context.tokenizer.encode("What is 2 plus 2?"))

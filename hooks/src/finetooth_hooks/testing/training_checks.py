@@ -201,12 +201,15 @@ def _apply(case: EntryCase) -> tuple[Any, Any, Any, int]:
     torch, model = _tiny_llama()
     size = sum(parameter.numel() for parameter in model.parameters())
     adapter = case.build()
-    return torch, adapter, adapter.apply(model, FACTS, np.random.default_rng(1)), size
+    model = adapter.apply(model, FACTS, np.random.default_rng(1))
+    if "changes" in adapter.capabilities:  # what trains at first
+        adapter.at_step(model, 0, 0)
+    return torch, adapter, model, size
 
 
 @check_for("adapter")
 def trained_parameters_are_counted(case: EntryCase) -> None:
-    """What requires gradients after `apply` is as much as `trained_parameters` says, and something does."""
+    """What requires gradients when training begins is as much as `trained_parameters` says, and something does."""
     _, adapter, model, size = _apply(case)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     said = adapter.trained_parameters(FACTS, size)

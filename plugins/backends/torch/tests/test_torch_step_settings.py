@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import EngineError, Handle
+from finetooth_hooks import EngineError, Handle, OptimizerBase
 from finetooth_hooks.engine import StepSettings
 
 
@@ -51,11 +51,13 @@ def test_a_step_takes_numbers_of_its_own(kit: SimpleNamespace) -> None:
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 1e-2)
 
 
-class Grouped(SimpleNamespace):
+class Grouped(OptimizerBase):
     """Sgd with a group at a tenth of the rate, as for embeddings; `own` are the rates of the groups."""
 
     learning_rate = 0.1
-    own: tuple[float, ...] = (0.1, 0.01)
+
+    def __init__(self, own: tuple[float, ...] = (0.1, 0.01)) -> None:
+        self.own = own
 
     def create(self, named: Any) -> torch.optim.Optimizer:
         parameters = [parameter for _, parameter in named]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.rollouts import Rollout
 from numpy.typing import NDArray
 
@@ -31,6 +32,34 @@ def groups_of(rollouts: Sequence[Rollout]) -> list[slice]:
     """Where each group stands."""
     starts = [i for i, rollout in enumerate(rollouts) if i == 0 or rollout.group != rollouts[i - 1].group]
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(rollouts)], strict=True)]
+
+
+def last_of_episodes(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """One rollout of each episode, the last; rollouts without an episode are their own."""
+    after = [*rollouts[1:], None]
+    pairs = zip(rollouts, after, strict=True)
+    return [one for one, next_ in pairs if not one.episode or next_ is None or next_.episode != one.episode]
+
+
+def for_each(algorithm: AdvantagesFn, rollouts: Sequence[Rollout]) -> list[float] | list[Sequence[float]]:
+    """What an algorithm says of each rollout. An episode of several counts once: its last rollout is judged, and the
+    others have the same advantage.
+
+    Raises:
+        RecipeError: the algorithm gives each token an advantage of its own, and turns are in several rollouts.
+    """
+    ends = last_of_episodes(rollouts)
+    said = list(algorithm(ends))
+    if len(ends) == len(rollouts):
+        return said
+    if any(np.ndim(one) for one in said):
+        raise RecipeError(
+            "method",
+            "it gives each token an advantage of its own, and the renderer writes the turns of an episode apart",
+            action="choose a renderer with the property extension",
+        )
+    of = {one.episode: advantage for one, advantage in zip(ends, said, strict=True)}
+    return [of[one.episode] for one in rollouts]
 
 
 def deviation(values: Floats) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,8 @@ from finetooth_toolbox.rollouts.kept import among_kept
 
 
 def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-    """A datum for each rollout, its prompt unmasked: fields `advantages` and `token_weights`, and those of the rollout,
-    (N,).
+    """A datum for each rollout, masked but for the tokens that the policy wrote: fields `advantages` and
+    `token_weights`, and those of the rollout, (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
     `kept` (N, K) says which of them are no filling.
@@ -30,7 +30,8 @@ def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum
 def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     tokens = np.array([*rollout.prompt, *rollout.tokens], dtype=np.int64)
     before, count = len(rollout.prompt) - 1, len(rollout.tokens)
-    mask = np.concatenate([np.zeros(before, dtype=np.bool_), np.ones(count, dtype=np.bool_)])
+    own = np.array(rollout.own, dtype=np.bool_) if rollout.own else np.ones(count, dtype=np.bool_)
+    mask = np.concatenate([np.zeros(before, dtype=np.bool_), own])
     advantages = rollout.advantages or (0.0,) * count
     fields = {
         "advantages": np.concatenate([np.zeros(before), np.array(advantages)]),
@@ -41,7 +42,7 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     if most:
         targets = np.repeat(targets[:, None], most, axis=1)
         kept = np.zeros((before + count, most))
-        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept, strict=True), before):
+        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept or [()] * count, strict=True), before):
             others = [one for one in ids if one != token]
             targets[row, 1 : 1 + len(others)] = others
             kept[row, : 1 + len(others)] = 1.0
@@ -56,7 +57,7 @@ def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[
 
 
 def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(T,) of the sampled tokens, among those that sampling kept.
+    """Of the tokens that the policy wrote, among those that sampling kept.
 
     Args:
         logprobs: (N,) or (N, K), as an engine gives them for the datum.
@@ -64,3 +65,14 @@ def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.fl
     kept = datum.fields.get("kept")
     found = among_kept(logprobs[datum.mask], None if kept is None else kept[datum.mask])
     return np.asarray(found, dtype=np.float32)
+
+
+def for_every(rollout: Rollout, found: Iterable[float]) -> tuple[float, ...]:
+    """(T,) of all tokens from numbers of those that the policy wrote; 0 for the others."""
+    values = iter(found)
+    return tuple(float(next(values)) if own else 0.0 for own in rollout.own or (True,) * len(rollout.tokens))
+
+
+def with_logprobs(rollout: Rollout, found: Sequence[float]) -> Rollout:
+    """The rollout with other log-probabilities of the tokens that the policy wrote."""
+    return replace(rollout, logprobs=for_every(rollout, found))

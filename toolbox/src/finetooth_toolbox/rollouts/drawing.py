@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, EngineError
 from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
@@ -18,6 +18,8 @@ from finetooth_hooks.sampling import Sampling
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of
 from finetooth_toolbox.rollouts.draws import Draw, Scoring
+from finetooth_toolbox.rollouts.episodes import Asked, Playing
+from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
@@ -71,15 +73,32 @@ class Drawn:
         rollouts: groups next to each other.
         sampled: how many were sampled for it.
         passed_over: batches of prompts that brought nothing before it.
+        left_out: by reward, how many of those sampled it left out; those that all left out by "".
         flops: that sampling took.
+        errors, timeouts: episodes that ended so.
+        turns: of the policy, in all episodes.
         epoch: passes over the prompts done with them.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
     sampled: int = 0
     passed_over: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     flops: float = 0.0
+    errors: int = 0
+    timeouts: int = 0
+    turns: int = 0
     epoch: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
+        are not trained."""
+        found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
+        found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
+        if self.turns:
+            found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
+            found["environment/turns"] = self.turns / self.sampled
+        return found
 
 
 class Drawing:
@@ -92,11 +111,11 @@ class Drawing:
 
     def __init__(
         self, context: Context, options: RolloutOptions, prompts: Prompts, batches: Batches, sampler: Sampler,
-        rewards: Sequence[WeightedReward], schedule: Schedule,
+        rewards: Sequence[WeightedReward], schedule: Schedule, environment: WeightedEnvironment | None = None,
     ) -> None:  # fmt: skip
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
-        self._schedule, self._waiting = schedule, deque[Draw]()
+        self._environment, self._schedule, self._waiting = environment, schedule, deque[Draw]()
         self._scoring = Scoring(self._score, beside=schedule.ahead > 0 and all(one.beside for one in rewards))
 
     def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
@@ -174,12 +193,24 @@ class Drawing:
 
     def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
         """Rollouts of a draw that have a reward."""
-        drawn.sampled, drawn.flops = drawn.sampled + len(draw.rollouts), drawn.flops + draw.flops
-        drawn.epoch = draw.epoch
-        return [one for one in self._scoring.end(draw) if one.reward is not None]
+        drawn.sampled, drawn.flops = drawn.sampled + len(draw.episodes), drawn.flops + draw.flops
+        drawn.epoch, drawn.turns = draw.epoch, drawn.turns + draw.turns
+        found = self._scoring.end(draw)
+        if self._environment is not None:
+            outcomes = [episode[-1].outcome for episode in draw.episodes]
+            drawn.errors += outcomes.count("error")
+            drawn.timeouts += outcomes.count("timeout")
+            return [one for one in found if one.reward is not None and one.tokens]
+        for one in found:
+            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
+            drawn.left_out.update([""] if one.reward is None else [])
+        return [one for one in found if one.reward is not None]
 
-    def _score(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        return scored(rollouts, self._prompts.tasks, self._rewards)
+    def _score(self, draw: Draw) -> list[Rollout]:
+        if self._environment is None:
+            return scored([one for episode in draw.episodes for one in episode], self._prompts.tasks, self._rewards)
+        episodes, failure = [list(episode) for episode in draw.episodes], self._options.environment_failure
+        return judged(episodes, self._prompts.tasks, self._rewards, self._environment, failure)
 
     def _draw(self, engine: Engine, indices: Sequence[int]) -> Draw:
         """Answers to some prompts."""
@@ -189,9 +220,39 @@ class Drawing:
             options.max_completion_length, options.temperature, options.top_k, options.top_p, options.num_generations,
             seed=int(self._context.generator("rollouts", number).integers(2**31)),
         )  # fmt: skip
+        if self._environment is not None:
+            return self._play(engine, self._environment, [id_ for id_, _ in asked], sampling)
         prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in asked]
         sampled = self._sampler.sample(engine, prompts, sampling)
-        return Draw(self._batches.epoch, sampled.rollouts, sampled.flops)
+        return Draw(self._batches.epoch, tuple((one,) for one in sampled.rollouts), flops=sampled.flops)
+
+    def _play(self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling) -> Draw:
+        """Episodes of some rows.
+
+        Raises:
+            EngineError: an episode failed, and the recipe says that this ends the run.
+        """
+        options, number, context = self._options, self._batches.step, self._context
+        playing = Playing(
+            context, environment.environment, self._sampler, name=environment.name, most_turns=options.max_turns,
+            limit=options.environment_timeout,
+        )  # fmt: skip
+        seeds = context.generator("environment", number).integers(2**31, size=len(ids))
+        asked = [
+            Asked(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
+            for id_, seed in zip(ids, seeds, strict=True)
+        ]
+
+        def seed_of(turn: int) -> int:
+            return int(context.generator("rollouts", number, turn).integers(2**31)) if turn else sampling.seed
+
+        played = playing.play(engine, asked, sampling, seed_of)
+        if played.failures:
+            why = f"{len(played.failures)} of {len(played.episodes)} episodes failed, the first: {played.failures[0]}"
+            if options.environment_failure == "fail":
+                raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
+            context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
+        return Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
 
 
 def _differ(rollouts: Sequence[Rollout]) -> bool:

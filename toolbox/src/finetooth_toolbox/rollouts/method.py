@@ -15,23 +15,31 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
-from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.errors import EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.methods.batched import Batches, stepped_report
-from finetooth_toolbox.rollouts.advantages import AdvantagesFn, groups_of
-from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_old
+from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
+from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
-from finetooth_toolbox.rollouts.metrics import SMALL_IS_WORSE, batch_metrics, gap_metrics, ratio_metrics, staleness
+from finetooth_toolbox.rollouts.judging import build_judges
+from finetooth_toolbox.rollouts.metrics import (
+    GAP,
+    SMALL_IS_WORSE,
+    batch_metrics,
+    gap_metrics,
+    ratio_metrics,
+    staleness,
+)
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
 from finetooth_toolbox.rollouts.schedule import Schedule
-from finetooth_toolbox.rollouts.scoring import build_rewards, prompt_text
+from finetooth_toolbox.rollouts.scoring import prompt_text
 from finetooth_toolbox.rollouts.token_weights import token_weights
 
 REFERENCE = "reference"
@@ -63,7 +71,7 @@ class RolloutMethod(MethodBase):
         self, options: RolloutOptions, context: Context, advantages: AdvantagesFn, *, loss: LossSpec | None = None
     ) -> None:
         self.options, self.context, self._advantages = options, context, advantages
-        self._rewards = build_rewards(context, options.rewards, "method.rewards")
+        self._environment, self._rewards = build_judges(context, options)
         self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
         self.loss = surrogate_loss(options, context) if loss is None else loss
         self._others = options.prefetch > 0 or "own_engine" not in self.sampler.capabilities
@@ -105,7 +113,14 @@ class RolloutMethod(MethodBase):
         self._total = self._total if bound is None else min(self._total, bound)
         self._schedule = Schedule(options.prefetch, per, options.max_staleness)
         self._drawing = Drawing(
-            self.context, options, self._prompts, self._batches, self.sampler, self._rewards, self._schedule
+            self.context,
+            options,
+            self._prompts,
+            self._batches,
+            self.sampler,
+            self._rewards,
+            self._schedule,
+            self._environment,
         )
         if self._restored is not None:
             self.take(self._restored)
@@ -160,9 +175,9 @@ class RolloutMethod(MethodBase):
         if flight.old:
             data = with_old(data, flight.old[place])
         result = engine.forward_backward(data, self.loss)
-        stepped = engine.step(metrics={"loss": result.loss or 0.0})
         if not flight.old and self.own_ratios:
             self._take_own(flight, place, trained, data, result)
+        stepped = engine.step(metrics={"loss": result.loss or 0.0})
         report = stepped_report(result, stepped, len(data), flight.epoch)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
         if first:
@@ -195,7 +210,7 @@ class RolloutMethod(MethodBase):
         if self.options.beta and self.options.kl_in == "reward":
             rollouts = self._less_kl(engine, rollouts)
         found = []
-        for one, said in zip(rollouts, self._advantages(rollouts), strict=True):
+        for one, said in zip(rollouts, for_each(self._advantages, rollouts), strict=True):
             each = np.broadcast_to(np.asarray(said, dtype=np.float64), (len(one.tokens),))
             found.append(replace(one, advantages=tuple(each.tolist())))
         return found, {}
@@ -215,7 +230,7 @@ class RolloutMethod(MethodBase):
         there = engine.forward(data, self.loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
         found = []
         for one, datum, outputs in zip(rollouts, data, there, strict=True):
-            apart = float(np.sum(np.array(one.logprobs) - drawn_logprobs(datum, outputs["logprobs"])))
+            apart = float(np.sum(np.array(one.of_policy(one.logprobs)) - drawn_logprobs(datum, outputs["logprobs"])))
             found.append(replace(one, reward=(one.reward or 0.0) - self.options.beta * apart))
         return found
 
@@ -225,8 +240,7 @@ class RolloutMethod(MethodBase):
         options = self.options
         if self._others:
             rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
-        passed, count = float(drawn.passed_over), float(drawn.sampled)
-        of_batch = {**batch_metrics(rollouts), "skipped_zero_adv_batches": passed, "num_rollouts": count, **metrics}
+        of_batch = {**batch_metrics(rollouts), **drawn.metrics(), **metrics}
         if self._schedule.ahead:
             of_batch |= staleness(rollouts, engine.weights_version, self._schedule.bound)
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
@@ -257,7 +271,7 @@ class RolloutMethod(MethodBase):
 
         def lengths(part: Sequence[Rollout]) -> list[int]:
             masked = options.mask_truncated_completions
-            return [0 if masked and one.outcome == "length" else len(one.tokens) for one in part]
+            return [0 if masked and one.outcome == "length" else one.length for one in part]
 
         whole = sum(sum(lengths(part)) for part in flight.parts) / len(flight.parts)
         longest = options.max_completion_length
@@ -270,14 +284,29 @@ class RolloutMethod(MethodBase):
         sampler is the engine that trains: the same distribution, without what another order of sums rounds."""
         part, drawn, own = flight.parts[place], list[float](), list[float]()
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
-            found = tuple(float(value) for value in drawn_logprobs(datum, outputs["logprobs"]))
-            drawn, own = [*drawn, *part[i].logprobs], [*own, *found]
+            found = [float(value) for value in drawn_logprobs(datum, outputs["logprobs"])]
+            drawn, own = [*drawn, *part[i].of_policy(part[i].logprobs)], [*own, *found]
             if not self._others:
-                part[i] = replace(part[i], logprobs=found)
+                part[i] = with_logprobs(part[i], found)
         if own:
             gap = gap_metrics(drawn, own) | (ratio_metrics(drawn, own) if self._others else {})
+            self._check_gap(gap)
             worst = {name: min if name in SMALL_IS_WORSE else max for name in gap}
             flight.metrics |= {name: worst[name](value, flight.metrics.get(name, value)) for name, value in gap.items()}
+
+    def _check_gap(self, gap: Mapping[str, float]) -> None:
+        """
+        Raises:
+            EngineError: sampler and trainer are too far apart.
+        """
+        mean, most = gap[GAP], self.options.max_logp_difference
+        if not mean <= most:
+            raise EngineError(
+                f"method.sampler: its log-probabilities are {mean:.3g} away from the trainer's on average over the "
+                f"tokens of this step, at most {most:g} is allowed",
+                action="see that it has the weights that train, in their precision, and draws as the recipe says; or "
+                "raise method.max_logp_difference",
+            )
 
     # --- state --------------------------------------------------------------------------------------------------------
 

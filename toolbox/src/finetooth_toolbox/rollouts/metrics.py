@@ -8,14 +8,19 @@ import numpy as np
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.rollouts import Rollout
 
-from finetooth_toolbox.rollouts.advantages import deviation, groups_of, rewards_of
+from finetooth_toolbox.rollouts.advantages import deviation, groups_of, last_of_episodes, rewards_of
+
+GAP = "sampling/sampling_logp_difference/mean"
+"""The metric of how far sampler and trainer are apart."""
 
 
 def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Rewards, their parts, and lengths. A deviation is that of a sample; tokens count in lengths."""
-    rewards, groups = rewards_of(rollouts), groups_of(rollouts)
-    lengths = np.array([len(one.tokens) for one in rollouts], dtype=np.float64)
-    ended = lengths[[one.outcome == "stop" for one in rollouts]]
+    """Rewards, their parts, and lengths, of episodes once. A deviation is that of a sample; of tokens those count in
+    lengths that the policy wrote."""
+    ends = last_of_episodes(rollouts)
+    rewards, groups = rewards_of(ends), groups_of(ends)
+    lengths = np.array([one.length for one in rollouts], dtype=np.float64)
+    ended = lengths[[one.outcome != "length" for one in rollouts]]
     same = [bool((rewards[group] == rewards[group][0]).all()) for group in groups]
     found = {
         "reward": float(rewards.mean()),
@@ -26,12 +31,14 @@ def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
         "completions/mean_terminated_length": float(ended.mean()) if len(ended) else 0.0,
     }
-    if len(groups) < len(rollouts):  # of one answer nothing can be told
+    if len(groups) < len(ends):  # of one answer nothing can be told
         found["frac_reward_zero_std"] = sum(same) / len(same)
     for name in rollouts[0].rewards:
-        parts = np.array([score for one in rollouts if (score := one.rewards[name]) is not None])
+        parts = np.array([score for one in ends if (score := one.rewards[name]) is not None])
         if len(parts):
             found |= {f"rewards/{name}/mean": float(parts.mean()), f"rewards/{name}/std": deviation(parts)}
+    for name in sorted({name for one in ends for name in one.metrics}):
+        found[f"environment/{name}"] = float(np.mean([one.metrics.get(name, 0.0) for one in ends]))
     return found
 
 
@@ -39,7 +46,7 @@ def gap_metrics(drawn: Sequence[float], own: Sequence[float]) -> dict[str, float
     """How far the log-probabilities that tokens were drawn by are from those of the trainer's own pass."""
     apart = np.abs(np.asarray(drawn, dtype=np.float64) - np.asarray(own, dtype=np.float64))
     return {
-        "sampling/sampling_logp_difference/mean": float(apart.mean()),
+        GAP: float(apart.mean()),
         "sampling/sampling_logp_difference/max": float(apart.max()),
     }
 
@@ -74,7 +81,7 @@ def staleness(rollouts: Sequence[Rollout], version: int, bound: int) -> dict[str
     Raises:
         EngineError: weights that are not there yet are said to have drawn a token, or some beyond the bound.
     """
-    ages = np.array([version - of for one in rollouts for of in one.versions], dtype=np.float64)
+    ages = np.array([version - of for one in rollouts for of in one.of_policy(one.versions)], dtype=np.float64)
     if ages.min() < 0 or ages.max() > bound:
         said = version - (ages.min() if ages.min() < 0 else ages.max())
         raise EngineError(

@@ -17,15 +17,30 @@ class RolloutOptions(Options):
     """What is sampled, how it is scored, and what a step makes of it."""
 
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
-    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1). Their
-    weighted sum is the reward; one that says None of an answer leaves it out of that sum, and an answer that all leave
-    out is not trained."""
+    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1) and a
+    `label` that metrics call it by. Their weighted sum is the reward; one that says None of an answer leaves it out
+    of that sum, and an answer that all leave out is not trained."""
+    environment: Pick | None = None
+    """What answers the policy and scores it, over several turns: a name, or a mapping with `name`, its options and
+    perhaps a `weight` (1). Left out, an answer is one turn. With it, `rewards` judge the last turn beside it if they
+    are given, and else it alone gives the reward."""
+    max_turns: int = Field(default=8, ge=1)
+    """Turns of the policy in an episode of the environment."""
+    environment_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that a call of the environment may take."""
+    environment_failure: Literal["leave_out", "fail"] | float = "leave_out"
+    """What an error or a time-out of the environment makes of a rollout: it is left out and counted, it ends the run,
+    or it is trained with this reward."""
     sampler: Pick = "engine"
     """Where rollouts come from."""
+    max_logp_difference: float = Field(default=1.0, gt=0)
+    """By how much, on average over the tokens of a step, the sampler's log-probabilities may differ from the trainer's;
+    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Below 0.1 is
+    healthy."""
     num_generations: int = Field(default=8, ge=1)
     """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)
-    """Tokens of an answer at most."""
+    """Tokens of an answer at most; with an environment, of a turn."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling; the policy is trained at the same one."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -88,6 +103,13 @@ class RolloutOptions(Options):
     nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
     keep_rollouts: bool = True
     """Whether they are written into the run folder, for `ft rollouts`."""
+
+    @property
+    def judges(self) -> list[Pick]:
+        """What gives the reward: the environment first, if there is one, then the rewards."""
+        if self.environment is None:
+            return list(self.rewards)
+        return [self.environment, *(self.rewards if "rewards" in self.model_fields_set else ())]
 
     @model_validator(mode="after")
     def _together(self) -> RolloutOptions:

@@ -26,8 +26,8 @@ def as_json(rollout: Rollout) -> dict[str, Any]:
 def from_json(found: Mapping[str, Any]) -> Rollout:
     """Back from `as_json`, also after a way through JSON."""
     values = dict(found)
-    for name in ("prompt", "tokens", "logprobs", "versions", "advantages"):
-        values[name] = tuple(values[name])
+    for name in ("prompt", "tokens", "logprobs", "versions", "advantages", "own"):
+        values[name] = tuple(values.get(name, ()))
     values["kept"] = tuple(tuple(ids) for ids in values["kept"])
     values["fields"] = {name: tuple(numbers) for name, numbers in values.get("fields", {}).items()}
     return Rollout(**values)

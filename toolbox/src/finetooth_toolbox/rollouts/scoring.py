@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.entries import Reward as RewardEntry
-from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.examples import Task
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.evaluators import SAMPLED_COLUMNS
+from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Reward
 from finetooth_hooks.rollouts import Rollout
+
+LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class WeightedReward:
     """A reward as a recipe picks it.
 
     Attributes:
-        name: among the rewards of the recipe: that of its entry, numbered where it comes twice.
+        name: among the rewards of the recipe: its label, else that of its entry, numbered where it comes twice.
         beside: it may score while the engine trains.
     """
 
@@ -33,7 +37,7 @@ class WeightedReward:
 def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tuple[WeightedReward, ...]:
     """
     Args:
-        picks: names, or mappings with `name`, options and perhaps a `weight`.
+        picks: names, or mappings with `name`, options and perhaps a `weight` and a `label`.
 
     Raises:
         RecipeError: a weight is no number.
@@ -41,7 +45,7 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
     found: list[WeightedReward] = []
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
         given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
-        given.pop("weight", None)
+        given = {key: value for key, value in given.items() if key not in ("weight", "label")}
         reward = context.build("reward", given, setting=f"{setting}.{i}")
         entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
         beside = isinstance(entry, RewardEntry) and entry.beside
@@ -50,10 +54,11 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
 
 
 def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> dict[str, float]:
-    """Weights of rewards by their names, in their order; a name that comes again is numbered, `length#2`.
+    """Weights of rewards by their labels, else their names, in their order; one that comes again is numbered,
+    `length#2`.
 
     Raises:
-        RecipeError: a weight is no number.
+        RecipeError: a weight is no number, or a label no text.
     """
     found: dict[str, float] = {}
     for i, pick in enumerate(picks):
@@ -61,8 +66,12 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
             raise RecipeError(f"{setting}.{i}.weight", f"{weight!r} is no number", action="give one, or leave it out")
         name = str(pick if isinstance(pick, str) else pick.get("name")).rpartition(":")[2]
-        same = sum(one.partition("#")[0] == name for one in found)
-        found[f"{name}#{same + 1}" if same else name] = float(weight)
+        label = name if isinstance(pick, str) else pick.get("label", name)
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
+            action = "give a word of letters, digits, _ and -, or leave it out"
+            raise RecipeError(f"{setting}.{i}.label", f"{label!r} is no label", action=action)
+        same = sum(one.partition("#")[0] == label for one in found)
+        found[f"{label}#{same + 1}" if same else label] = float(weight)
     return found
 
 
@@ -72,11 +81,14 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
 
     Args:
         tasks: by the rollouts' ids.
+
+    Raises:
+        DataError: a row has a column by a name that rollouts need.
     """
     asked = [tasks[rollout.id] for rollout in rollouts]
     prompts, answers = [prompt_text(task) for task in asked], [rollout.text for rollout in rollouts]
     names = sorted({name for task in asked for name in task.columns})
-    columns = {name: [task.columns.get(name) for task in asked] for name in names}
+    columns = {name: [task.columns.get(name) for task in asked] for name in names} | _sampled(rollouts, asked)
     parts = {one.name: one.reward(prompts, answers, columns) for one in rewards}
     weights = {one.name: one.weight for one in rewards}
     found = []
@@ -85,6 +97,30 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
         known = [weights[name] * score for name, score in of.items() if score is not None]
         found.append(replace(rollout, rewards=of, reward=sum(known) if known or not parts else None))
     return found
+
+
+def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, list[Any]]:
+    """The columns that rollouts have beside those of their rows, `protocols.Reward`.
+
+    Raises:
+        DataError: a row has one of that name.
+    """
+    for rollout, task in zip(rollouts, tasks, strict=True):
+        taken = sorted(set(task.columns) & set(SAMPLED_COLUMNS))
+        if taken:
+            problem = f"the row has a column {taken[0]!r}, which for rewards is of what was sampled"
+            raise DataError(rollout.id, problem, action="give it another name")
+    return {
+        "row_id": [one.id for one in rollouts],
+        "conversation": [None if isinstance(task.prompt, str) else _as_json(task.prompt) for task in tasks],
+        "completion_ids": [list(one.tokens) for one in rollouts],
+        "outcome": [one.outcome for one in rollouts],
+        "version": [max(one.versions, default=0) for one in rollouts],
+    }
+
+
+def _as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def prompt_text(task: Task) -> str:

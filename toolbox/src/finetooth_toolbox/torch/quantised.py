@@ -52,24 +52,39 @@ class DequantisingLinear(QuantisedLinear):
         Returns:
             (..., outputs).
         """
-        result: Tensor = _Multiply.apply(hidden, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Multiply.apply(hidden, None, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def plus(self, hidden: Tensor, added: Tensor) -> Tensor:
+        """x W^T + b + added, where product and addition are summed before they are rounded.
+
+        Args:
+            added: (..., outputs).
+        """
+        result: Tensor = _Multiply.apply(hidden, added, self)  # type: ignore[no-untyped-call]
         return result
 
 
 class _Multiply(torch.autograd.Function):
-    """x W^T + b, whose W is made anew in backward: dx = dy W."""
+    """x W^T + b, and what is added to it, whose W is made anew in backward: dx = dy W."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, module: DequantisingLinear) -> Tensor:
-        ctx.module = module
+    def forward(ctx: Any, hidden: Tensor, added: Tensor | None, module: DequantisingLinear) -> Tensor:
+        ctx.module, ctx.added = module, None if added is None else added.dtype
         bias: Any = module.bias
-        added = None if bias is None else bias.to(hidden.dtype)
-        return nn.functional.linear(hidden, module.dequantised(hidden.dtype), added)
+        bias = None if bias is None else bias.to(hidden.dtype)
+        weight = module.dequantised(hidden.dtype)
+        if added is None:
+            return nn.functional.linear(hidden, weight, bias)
+        rows = torch.addmm(added.to(hidden.dtype).flatten(0, -2), hidden.flatten(0, -2), weight.t())
+        summed = rows.view(*hidden.shape[:-1], -1)
+        return summed if bias is None else summed + bias
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
-        return slope @ ctx.module.dequantised(slope.dtype), None
+        into = None if ctx.added is None else slope.to(ctx.added)
+        return slope @ ctx.module.dequantised(slope.dtype), into, None
 
 
 def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
@@ -82,35 +97,82 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     found = 0
-    for path, module in list(model.named_modules()):
+    for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
+        module = model.get_submodule(path)
         if not isinstance(module, nn.Linear) or module is head:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
-        if not module.weight.isfinite().all():
-            raise RecipeError(
-                "quantization",
-                f"the weight of {path} holds NaN or infinity, which {quantizer.stored.name} cannot store",
-                action="check the model's files",
-            )
-        made = quantizer.linear(module, device=device)
-        if not isinstance(made, QuantisedLinear):
-            raise RecipeError(
-                "quantization",
-                f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
-                action="its `linear` must give a finetooth_toolbox.torch.quantised.QuantisedLinear",
-            )
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, made)
+        setattr(model.get_submodule(parent), name, stored_linear(path, module, quantizer, device))
         found += 1
-        del module, made
+        del module
+    check_any(found, quantizer)
+    return model.to(device)
+
+
+def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: str) -> QuantisedLinear:
+    """What a quantizer makes of a module.
+
+    Args:
+        path: of the module in its model.
+
+    Raises:
+        RecipeError: a weight is not finite, or what it gave is no `QuantisedLinear`.
+    """
+    if not module.weight.isfinite().all():
+        raise RecipeError(
+            "quantization",
+            f"the weight of {path} holds NaN or infinity, which {quantizer.stored.name} cannot store",
+            action="check the model's files",
+        )
+    made = quantizer.linear(module, device=device)
+    if not isinstance(made, QuantisedLinear):
+        raise RecipeError(
+            "quantization",
+            f"the quantizer of {quantizer.stored.name} gave a {type(made).__name__} for {path}",
+            action="its `linear` must give a finetooth_toolbox.torch.quantised.QuantisedLinear",
+        )
+    return made
+
+
+def check_any(found: int, quantizer: Quantizer) -> None:
+    """
+    Raises:
+        RecipeError: no module of the model was stored.
+    """
     if not found:
         raise RecipeError(
             "quantization",
             f"{quantizer.stored.name} takes no linear module of this model",
             action="remove quantization, or choose another",
         )
-    return model.to(device)
+
+
+def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Put linear modules of plain numbers in the place of those that are stored in fewer bits, each with the numbers
+    that it computed with. `model` is changed in place; an adapter's layers stay over them.
+
+    Raises:
+        RecipeError: a module cannot say its weight: it is a library's, or computes with its codes themselves.
+    """
+    for path in [path for path, _ in model.named_modules()]:
+        module = model.get_submodule(path)
+        if reads_as_numbers(module):
+            continue
+        if not isinstance(module, DequantisingLinear):
+            raise RecipeError(
+                "quantization",
+                f"{path} is a {type(module).__name__}, whose weight cannot be read as numbers",
+                action="keep the model as it is stored",
+            )
+        plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(module.dequantised(dtype), requires_grad=False)
+        if (bias := module._buffers["bias"]) is not None:
+            plain.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, plain.train(module.training))
+    return model
 
 
 def stored_weights(model: nn.Module) -> int:

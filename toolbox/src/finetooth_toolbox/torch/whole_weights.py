@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,15 @@ def quiet_library() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def export_weights(model: Any, folder: Path) -> None:
-    """Write a transformers folder: config and safetensors."""
+def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """Write a transformers folder: config and safetensors.
+
+    Args:
+        weights: by name, where they are not those that the model's modules hold.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_library():
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), **({} if weights is None else {"state_dict": dict(weights)}))
     # safetensors makes its files private; they are as public as those beside them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
@@ -46,13 +50,13 @@ def restore_weights(model: Any, folder: Path) -> None:
     Raises:
         UserError: the artifact is of another model.
     """
-    saved = _read_artifact(model, folder)
+    saved = read_weights(model, folder)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data.copy_(saved[name].data)
 
 
-def _read_artifact(model: Any, folder: Path) -> dict[str, Any]:
+def read_weights(model: Any, folder: Path) -> dict[str, Any]:
     """Parameters of the artifact by name, read by transformers (which knows how it renames and splits them).
 
     Raises:

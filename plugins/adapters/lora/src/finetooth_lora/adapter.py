@@ -3,26 +3,24 @@ that takes seconds, and whoever only checks a recipe needs none of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Context, Options, RecipeError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo
-from finetooth_toolbox.torch.classifiers import LABELS, PEFT_TASKS, as_language_model, kind_of
-from pydantic import Field
+from finetooth_toolbox.peft import resuming
+from pydantic import Field, model_validator
 
-from finetooth_lora.merge import merged
-from finetooth_lora.sizes import added_parameters
+from finetooth_lora.sizes import Experts, added_parameters, experts_of
 
 
-class LoraOptions(Options):
-    """Options of `lora`."""
+class LowRankOptions(Options):
+    """What all low-rank adapters have."""
 
     rank: int = Field(default=32, ge=1, le=256)
     """Rank r of the addition B A, 1 to 256."""
@@ -38,10 +36,9 @@ class LoraOptions(Options):
     rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
     arXiv:2312.03732)."""
-    train_new_tokens: bool = True
-    """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
-    dora: bool = False
-    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
+    loraplus_ratio: float = Field(default=1.0, gt=0)
+    """Learning rate of B as a multiple of A's, which is the optimizer's (LoRA+, Hayou et al., 2024, arXiv:2402.12354,
+    which takes 16, with a smaller rate than otherwise)."""
 
     @property
     def resolved_alpha(self) -> float:
@@ -49,6 +46,45 @@ class LoraOptions(Options):
         if self.alpha is not None:
             return self.alpha
         return 16.0 if self.rslora else 2.0 * self.rank
+
+
+class LoraOptions(LowRankOptions):
+    """Options of `lora`."""
+
+    target_parameters: list[str] = Field(default_factory=list)
+    """Weights that hold the matrices of many experts in one (`mlp.experts.gate_up_proj`), by names that end their
+    paths: each expert gets an addition of its own. `targets: []` leaves linear modules out. Dropout does not reach
+    them."""
+    init: Literal["pissa", "olora"] | None = None
+    """What A and B begin with: `pissa` the largest singular vectors of the weight (arXiv:2404.02948), `olora` the
+    beginning of its QR decomposition (arXiv:2406.01775), each taken off the weight, so that the model begins as it is.
+    Takes twice the rank in the artifact and in computing. Left out: A random, B zero."""
+    svd_iterations: int | None = Field(default=None, ge=1, le=128)
+    """For `pissa`: find the singular vectors by so many iterations of the power method (16 are usual), which takes
+    seconds where all of them take minutes."""
+    train_new_tokens: bool = True
+    """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
+    train_tokens: list[str] = Field(default_factory=list)
+    """Tokens of the model whose rows in embedding and head train too, by their spelling."""
+    dora: bool = False
+    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
+    resume_from: str | None = None
+    """A run with a LoRA, or an adapter's folder: training begins with what that one learned, on the same base and with
+    the same rank and targets."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> LoraOptions:
+        if not self.targets and not self.target_parameters:
+            raise ValueError("targets and target_parameters are both empty: nothing would train")
+        if self.dora and self.target_parameters:
+            raise ValueError("dora and target_parameters: the length of an expert's weights cannot train apart")
+        if self.init and self.dora:
+            raise ValueError("init and dora: only the lengths of W would train apart from both; leave one of them out")
+        if self.init and self.resume_from:
+            raise ValueError("init begins a new adapter and resume_from goes on with one: leave one of them out")
+        if self.svd_iterations is not None and self.init != "pissa":
+            raise ValueError("svd_iterations is for init: pissa")
+        return self
 
 
 @dataclass(frozen=True)
@@ -62,15 +98,34 @@ class LoraAdapter(AdapterBase):
     capabilities = frozenset({"disable", "fold", "additions"})
 
     options: LoraOptions
+    tokens: tuple[int, ...] = ()
+    """Ids of `train_tokens`."""
+    experts: Experts = field(default_factory=Experts)
+    """Of the model."""
+    begins: Path | None = None
+    """The artifact that it goes on with."""
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""
         added = added_parameters(self.options.targets, facts, self.options.rank, dora=self.options.dora)
-        return added + self._trained_rows(facts) * facts.hidden_size
+        added += self.experts.added(self.options.target_parameters, facts, self.options.rank)
+        return added + len(self._rows(facts)) * (1 if facts.tied else 2) * facts.hidden_size
 
-    def _trained_rows(self, facts: ModelFacts) -> int:
-        """Rows of embedding and head that train."""
-        return len(facts.new_tokens) * (1 if facts.tied else 2) if self.options.train_new_tokens else 0
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """With `init`, the frozen pairs."""
+        if self.options.init is None:
+            return 0
+        added = added_parameters(self.options.targets, facts, self.options.rank, dora=False)
+        return added * (4 if precision == "fp32" else 2)
+
+    def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
+        """See `loraplus_ratio`."""
+        return b_shares(self.options.loraplus_ratio, names)
+
+    def _rows(self, facts: ModelFacts) -> tuple[int, ...]:
+        """Tokens whose rows of embedding and head train."""
+        new = facts.new_tokens if self.options.train_new_tokens else ()
+        return tuple(sorted({*new, *self.tokens}))
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """See `layers.put_in`.
@@ -80,12 +135,15 @@ class LoraAdapter(AdapterBase):
         """
         from finetooth_lora.layers import put_in
 
-        return put_in(self.options, model, facts, generator, token_rows=bool(self._trained_rows(facts)))
+        adapted = put_in(self.options, model, facts, generator, rows=self._rows(facts))
+        if self.begins is not None:
+            self.restore(adapted, self.begins)
+        return adapted
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
         """While entered, the model computes as its base."""
-        from finetooth_lora.layers import switched_off
+        from finetooth_toolbox.peft.layers import switched_off
 
         with switched_off(model):
             yield
@@ -118,24 +176,15 @@ class LoraAdapter(AdapterBase):
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
         """
-        from finetooth_toolbox.torch.kept_in_fp32 import cast
+        from finetooth_toolbox.peft.folding import fold
 
-        from finetooth_lora.layers import DTYPES
-
-        made = type(model)
-        whole = merged(model, folder, pad_id)
-        if kind_of(type(whole).__name__):
-            whole = as_language_model(whole, made)
-        return cast(whole.requires_grad_(False), DTYPES[precision], device).eval()
+        return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
-        about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        kind = next((kind for kind, task in PEFT_TASKS.items() if task == about.get("task_type")), None)
-        if kind is None:
-            return {}
-        labels = {str(index): f"LABEL_{index}" for index in range(LABELS[kind])}
-        return {"architectures": [f"For{kind.capitalize()}Classification"], "id2label": labels}
+        from finetooth_toolbox.peft.folding import folded_config
+
+        return folded_config(folder)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.
@@ -157,4 +206,41 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
             f"adapter.train_new_tokens: false leaves the embeddings of {tokens} as they begin, but for what "
             "adapter.targets may add to all of them"
         )
-    return LoraAdapter(options)
+    if options.target_parameters and options.dropout:
+        context.note("adapter.dropout does not reach target_parameters: an expert's addition has no input of its own")
+    made = LoraAdapter(options, _tokens(options, context), experts_of(context.model.config))
+    if options.resume_from is None:
+        return made
+    settings = {
+        "r": options.rank,
+        "lora_alpha": options.resolved_alpha,
+        "use_rslora": options.rslora,
+        "use_dora": options.dora,
+    }
+    targets = options.targets if not options.target_parameters else None
+    return replace(made, begins=resuming.begin(options.resume_from, context, "LORA", settings, targets))
+
+
+def b_shares(ratio: float, names: Sequence[str]) -> Mapping[str, float]:
+    """LoRA+: the share of the learning rate of each B, by its name among those of what trains."""
+    sides = (".lora_B.", ".lora_embedding_B.")
+    return {} if ratio == 1 else {name: ratio for name in names if any(side in name for side in sides)}
+
+
+def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
+    """Ids of `train_tokens`.
+
+    Raises:
+        RecipeError: one is no token of the model.
+    """
+    found = []
+    for token in options.train_tokens:
+        id_ = context.tokenizer.token_id(token)
+        if id_ is None:
+            raise RecipeError(
+                "adapter.train_tokens",
+                f"{token!r} is no token of {context.model.reference}",
+                action="spell it as the tokenizer does, or add it with model.added_tokens",
+            )
+        found.append(id_)
+    return tuple(found)

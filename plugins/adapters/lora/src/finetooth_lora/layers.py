@@ -1,136 +1,136 @@
-"""peft's layers in a model: put in place so that module paths of the model stay what they were."""
+"""peft's LoRA layers in a model: put in place so that module paths of the model stay what they were."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import LowRank, ModelFacts
+from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
+from finetooth_toolbox.peft.targets import Targets, peft_spelling
+from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_toolbox.torch.quantised import QuantisedLinear, reads_as_numbers
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig
 from peft.tuners.lora import Linear
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
-from transformers.pytorch_utils import Conv1D
+from peft.tuners.lora.layer import ParamWrapper
 
-from finetooth_lora.targets import SETTING, resolve
+from finetooth_lora.beginnings import START, begin_from
+from finetooth_lora.rounded_once import RoundedOnce
 
 if TYPE_CHECKING:
     from finetooth_lora.adapter import LoraOptions
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-NAME = "default"
-"""peft's own name for the only adapter of a model."""
-
 
 def put_in(
-    options: LoraOptions, model: Any, facts: ModelFacts, generator: np.random.Generator, *, token_rows: bool
+    options: LoraOptions, model: Any, facts: ModelFacts, generator: np.random.Generator, *, rows: Sequence[int]
 ) -> Any:
     """Put the layers in place. A is drawn uniformly from +-1/sqrt(inputs) (peft's kaiming uniform), B is zero, so
-    the model computes as before; torch's global random state is not touched.
+    the model computes as before; torch's global random state is not touched. `options.init` may begin otherwise, see
+    `beginnings`.
 
     Args:
-        token_rows: the rows of new tokens train too.
+        rows: token ids whose rows of embedding and head train too.
 
     Raises:
         RecipeError: a target matches nothing, or peft refuses it.
     """
-    paths = tuple(path for path, module in model.named_modules() if _adaptable(module))
-    targets = resolve(options.targets, facts, paths)
-    spelling = targets.spelling if isinstance(targets.spelling, str) else list(targets.spelling)
+    targets = chosen(options.targets, model, facts, _adaptable) if options.targets else Targets((), ())
+    _check_parameters(options.target_parameters, model)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.resolved_alpha,  # type: ignore[arg-type]  # peft computes with floats as well
-        lora_dropout=options.dropout,
-        target_modules=spelling,
+        # a weight that is added to before it multiplies has no input to drop; linear modules get theirs below
+        lora_dropout=0.0 if options.target_parameters else options.dropout,
+        target_modules=peft_spelling(targets),
+        target_parameters=list(options.target_parameters) or None,
         use_rslora=options.rslora,
         use_dora=options.dora,
         bias="none",
         task_type="CAUSAL_LM",
-        trainable_token_indices=_token_rows(model, facts) if token_rows else None,
+        trainable_token_indices=_token_rows(model, facts, rows) if rows else None,
     )
     config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight of it
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-            # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
-            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
-            warnings.filterwarnings("ignore", message="Unsupported layer type")  # QuantisedLinear is registered above
-            model = inject_adapter_in_model(config, model, NAME)
-    except (ValueError, AttributeError) as error:  # the latter where it takes a name for that of fused experts
-        said = " ".join(str(error).split()).rstrip(".")
-        raise RecipeError(SETTING, f"peft refuses these modules: {said}", action=_other_targets(facts)) from error
-    missed = [path for path in targets.modules if not isinstance(model.get_submodule(path), BaseTunerLayer)]
-    if missed:  # where names of experts, once modules of their own, are also those of layers without experts
-        raise RecipeError(
-            SETTING,
-            f"peft takes {missed[0].rpartition('.')[2]} for the experts, which this model holds as one weight, and "
-            f"leaves {missed[0]} alone",
-            action=_other_targets(facts),
-        )
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model = inject(config, model, targets, facts)
     for path in targets.modules:
-        _initialise(model.get_submodule(path), generator)
+        layer = model.get_submodule(path)
+        if type(layer) is Linear:
+            layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
+        initialise(layer, generator)
+    for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
+        initialise(layer, generator)
+    if options.target_parameters and options.dropout:
+        for path in targets.modules:
+            model.get_submodule(path).lora_dropout[NAME] = torch.nn.Dropout(options.dropout)
     for name, parameter in model.named_parameters():
         if "trainable_tokens_delta" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+    if options.init is not None:
+        for path in targets.modules:
+            begin_from(options.init, path, model.get_submodule(path), options.svd_iterations, generator)
     return model
-
-
-@contextmanager
-def switched_off(model: Any) -> Iterator[None]:
-    """While entered, the model computes as its base."""
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
-    try:
-        for layer in layers:
-            layer.enable_adapters(False)
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
-    if type(module) is not Linear or options.dora or module.merged or not reads_as_numbers(module.base_layer):
+    if type(module) not in (Linear, RoundedOnce) or options.dora or module.merged or not reads_as_numbers(module.base_layer):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)
     if options.dropout and module.training:
         return None
-    return LowRank(module.base_layer, module.lora_A[NAME].weight, module.lora_B[NAME].weight, module.scaling[NAME])
+    adapted: Any = module
+    a, b = adapted.lora_A[NAME].weight, adapted.lora_B[NAME].weight
+    if START in module.lora_A:
+        a = torch.cat([a, adapted.lora_A[START].weight.to(a.dtype)])
+        b = torch.cat([b, adapted.lora_B[START].weight.to(b.dtype)], 1)
+    return LowRank(module.base_layer, a, b, module.scaling[NAME])
 
 
-def _token_rows(model: Any, facts: ModelFacts) -> dict[str, list[int]]:
+def _token_rows(model: Any, facts: ModelFacts, rows: Sequence[int]) -> dict[str, list[int]]:
     """Rows that train by the name of their module, as peft asks for them; a tied head follows the embedding."""
     embedding = next(path for path, module in model.named_modules() if module is model.get_input_embeddings())
     ends = (embedding,) if facts.tied else (embedding, facts.head.module)
-    return {path.rpartition(".")[2]: list(facts.new_tokens) for path in ends}
+    return {path.rpartition(".")[2]: list(rows) for path in ends}
 
 
-def _other_targets(facts: ModelFacts) -> str:
-    """What can be adapted in every model."""
-    return f"set adapter.targets: attention, or name modules such as {', '.join(facts.attention_targets[:4])}"
+def _check_parameters(targets: Sequence[str], model: Any) -> None:
+    """
+    Raises:
+        RecipeError: a target names no parameter that holds several matrices, or one matrix.
+    """
+    setting = "adapter.target_parameters"
+    shapes = {name: parameter.dim() for name, parameter in model.named_parameters() if parameter.dim() in (2, 3)}
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in shapes):
+            ends = sorted({".".join(name.split(".")[-2:]) for name, sizes in shapes.items() if sizes == 3})
+            near = nearest_few(target, ends, 3) or ends[:3]
+            cure = (
+                f"name one such as {', '.join(near)}" if near else "leave it out: this model holds none as one weight"
+            )
+            raise RecipeError(setting, f"{target!r} names no weight of this model", action=cure)
+        linear = target.rpartition(".")[0].rpartition(".")[2] if target.endswith(".weight") else ""
+        if linear:
+            raise RecipeError(
+                setting, f"{target!r} is a module's own weight", action=f"add {linear} to adapter.targets"
+            )
 
 
 def _adaptable(module: Any) -> bool:
-    """Whether peft can add to the module: linear ones (quantised ones too), embeddings, GPT-2's Conv1D."""
-    return hasattr(module, "in_features") or isinstance(module, torch.nn.Embedding | Conv1D)
+    """Whether peft can add to the module: linear ones (quantised ones too), embeddings, convolutions."""
+    convolutions = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d
+    return is_linear(module) or isinstance(module, torch.nn.Embedding | convolutions)
 
 
-def _initialise(layer: Any, generator: np.random.Generator) -> None:
+def initialise(layer: Any, generator: np.random.Generator) -> None:
     """Draw the layer's new parameters and make them float32 and trainable."""
     if NAME in layer.lora_A:
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-        bound = 1 / math.sqrt(a.shape[1])
+        bound = 1 / math.sqrt(a[0].numel())  # of a convolution the sum runs over its window too
         _fill(a, generator.uniform(-bound, bound, size=tuple(a.shape)))
         _fill(b, np.zeros(tuple(b.shape)))
     else:  # of an embedding, where A is the zero one
@@ -143,5 +143,9 @@ def _initialise(layer: Any, generator: np.random.Generator) -> None:
             parameter.requires_grad_(True)
 
 
-def _fill(parameter: torch.nn.Parameter, values: np.ndarray[Any, Any]) -> None:
-    parameter.data = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
+def _fill(parameter: torch.Tensor, values: np.ndarray[Any, Any]) -> None:
+    made = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
+    if parameter.dtype == made.dtype and parameter.shape == made.shape:
+        parameter.data.copy_(made)  # who holds the tensor, holds what it is now
+    else:
+        parameter.data = made

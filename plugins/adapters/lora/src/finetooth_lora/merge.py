@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,10 @@ from finetooth_hooks import CommandContext, EngineError, UserError
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
-from finetooth_toolbox.torch.classifiers import PEFT_TASKS, as_classifier
+from finetooth_toolbox.peft.folding import CONFIG, WEIGHTS, merged
 from finetooth_toolbox.torch.whole_weights import export_weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 
 
@@ -104,80 +101,6 @@ def verify(adapter: Path) -> None:
         check_folder(adapter, more=True)
     except ManifestProblem as error:
         raise UserError(f"{adapter}/{error}", action=damaged) from error
-
-
-def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
-    """The base with the adapter folded in by peft's own merge; `model` is changed in place. Of an adapter with a scalar
-    head the result is transformers' classifier.
-
-    A head that shares its weight with the embedding is given one of its own first if the adapter touches either, since
-    the sum would reach both.
-
-    Args:
-        pad_id: for the config of a classifier.
-
-    Raises:
-        UserError: the adapter was made for another model, its file is damaged, or the base is quantised.
-    """
-    from finetooth_toolbox.torch.quantised import is_quantised
-
-    if is_quantised(model):
-        raise UserError(
-            f"{adapter}: its base is quantised, and a sum cannot be stored in its bits",
-            action="keep the adapter beside its base",
-        )
-    kind = classifier_kind(adapter)
-    if kind is not None:
-        model = as_classifier(model, kind, pad_id=pad_id)
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-    from safetensors import SafetensorError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it
-            adapted = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").eval()
-    except SafetensorError as error:
-        raise UserError(
-            f"{adapter / WEIGHTS} cannot be read: {error}", action="the file is damaged: get it again from its source"
-        ) from error
-    except (RuntimeError, ValueError, UserWarning) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{adapter} does not fit its base model: {reason}", action="merge it into the model it was trained on"
-        ) from error
-    base: Any = adapted.get_base_model()
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    if (
-        kind is None
-        and getattr(base.config, "tie_word_embeddings", False)
-        and any(isinstance(end, LoraLayer) for end in ends)
-    ):
-        _untie(base)
-    try:
-        return adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(
-            f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"
-        ) from error
-
-
-def classifier_kind(adapter: Path) -> str | None:
-    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
-    task = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("task_type")
-    return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
-
-
-def _untie(base: Any) -> None:
-    """Give the head a copy of the weight it shares with the embedding."""
-    import torch
-
-    head = base.get_output_embeddings()
-    head = getattr(head, "base_layer", head)
-    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    base.config.tie_word_embeddings = False
 
 
 def write(model: Any, tokenizer: Any, output: Path) -> None:

@@ -23,7 +23,7 @@ def base_of(folder: Path) -> str | None:
 
 @hookimpl
 def ft_adapters() -> Iterable[Adapter]:
-    """The adapter `lora`."""
+    """The adapters `lora` and `relora`."""
     yield Adapter(
         name="lora",
         build="finetooth_lora.adapter:build",
@@ -36,15 +36,30 @@ def ft_adapters() -> Iterable[Adapter]:
         base_of=base_of,
         elsewhere={"dora": {"dora": True}, "rslora": {"rslora": True}, "peft": {}, "low_rank": {}},
     )
+    yield Adapter(
+        name="relora",
+        build="finetooth_lora.relora:build",
+        summary="train a low-rank addition that is merged into the base and begun anew every so many steps",
+        example={"rank": 4},
+        expected_failures={
+            "export_holds_what_trained": "the artifact is the whole model, with the product of A and B in its weights"
+        },
+    )
 
 
 @hookimpl
 def ft_commands() -> Iterable[Command]:
-    """The command `ft merge`."""
+    """The commands `ft merge` and `ft adapters`."""
     yield Command(
         name="merge",
         build="finetooth_lora.merge:command",
         summary="merge an adapter into its base model",
         section="Use",
         after_run="{run}",
+    )
+    yield Command(
+        name="adapters",
+        build="finetooth_lora.adapters_command:command",
+        summary="compare adapters, and make one of several",
+        section="Use",
     )

@@ -82,6 +82,7 @@ class TorchBackend:
         from finetooth_torch.state.optimizer import group_options
         from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
+        from finetooth_torch.updates.settings import split_by_rate
 
         train, hardware = request.plan.train, request.place.hardware
         assert train.precision is not None
@@ -120,7 +121,8 @@ class TorchBackend:
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
         scaler = LossScaler(enabled=train.precision == "fp16")
         compute = Compute.of(request.compute.kernels)
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept)
+        masterless = "masterless" in request.updates.optimizer.capabilities
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, masterless=masterless)
         if rounds:
             round_frozen(base, dtype, kept)
         network = Network(
@@ -144,6 +146,7 @@ class TorchBackend:
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
+        split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
         return TorchEngine(request, parts)
 

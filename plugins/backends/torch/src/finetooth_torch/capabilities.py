@@ -28,6 +28,7 @@ CAPABILITIES = frozenset(
         "release",
         "shared_base",
         "temperature",
+        "optimizers",
     }
 )
 

@@ -54,11 +54,11 @@ from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.ranks import Ranks
 from finetooth_torch.roles.role_models import move_copy
 from finetooth_torch.state.optimizer import Options
-from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
-from finetooth_torch.state.update_guard import Wholeness
+from finetooth_torch.state.training_state import ADAPTER, Counters, State, read_state, restore_state, state_of
+from finetooth_torch.updates.changes import Changes
 from finetooth_torch.updates.parameters import TrainedParameters
 from finetooth_torch.updates.scaler import LossScaler
-from finetooth_torch.updates.settings import applied, check_settings, rate_shares, set_rates
+from finetooth_torch.updates.updater import Updater
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TorchEngine(EngineBase):
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
         self._ranks = Ranks(parts.parameters, request.place.collective)
-        self._budget, self._max_grad_norm = train.micro_batch_tokens, train.max_grad_norm
+        self._budget = train.micro_batch_tokens
         pad = request.text.tokenizer.pad_id
         self._runner = Runner(
             parts.network,
@@ -112,14 +112,13 @@ class TorchEngine(EngineBase):
             tokens=GENERATION_BATCHES * self._budget,
         )
         self._generator.check_asked = self._runner.check_asked
-        self._rate_shares = rate_shares(parts.group_options, request.updates.optimizer.learning_rate)
+        self._adapted = Changes(request.trains.adapter, parts.network.model, parts.parameters, request.place.seed)
+        self._updater = Updater(request, parts.parameters, parts.optimizer, parts.scaler, parts.group_options)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending: dict[int, Pass] = {}
         self._handles = 0
-        self._changes = 0  # of the weights: what samples them as they were must not go on
-        self._whole = Wholeness()
         network = parts.network
         self._info = EngineInfo(
             framework="torch",
@@ -191,7 +190,7 @@ class TorchEngine(EngineBase):
             if normalizer is not None:
                 raise EngineError("backward: gradients that are given are not normalised again", action="pass only one")
             check_gradients(work.data, grads)
-            with self._accumulating():
+            with self._accumulating(work):
                 self._runner.backward_from(work, grads)
             self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         elif work.spec is None:
@@ -222,6 +221,11 @@ class TorchEngine(EngineBase):
         self._pending.pop(handle.id, None)
 
     def zero_grad(self) -> None:
+        if self._updater.in_backward and self._counters.accumulated:
+            raise EngineError("zero_grad: the optimizer has made the update inside backward", action="call step")
+        self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
         self._parts.parameters.zero_grad()
         self._counters.drop()
 
@@ -231,47 +235,36 @@ class TorchEngine(EngineBase):
     @spanned(OPTIMIZER_SPAN)
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         settings = settings or StepSettings()
-        check_settings(settings, self._parts.optimizer)
-        parameters, optimizer, scaler = self._parts.parameters, self._parts.optimizer, self._parts.scaler
-        if not self._ranks.any(bool(self._counters.accumulated or parameters.gradients())):
+        self._updater.check(settings)
+        if not self._ranks.any(bool(self._counters.accumulated or self._parts.parameters.gradients())):
             raise EngineError(
                 f"step {self._counters.step + 1}: no gradients were accumulated, and nothing was changed",
                 action="call forward_backward or backward first",
             )
-        rate = settings.learning_rate
-        if rate is None:
-            factor = self._request.updates.schedule.factor(self._counters.step, self._total_steps)
-            rate = self._request.updates.optimizer.learning_rate * factor
-        limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
+        rate = self._rate() if settings.learning_rate is None else settings.learning_rate
         self._ranks.share_gradients()
-        norm = parameters.norm()
-        overflow = not math.isfinite(norm)
-        if overflow and not scaler.can_lower:
-            rows = self._ranks.rows(self._counters.rows)
-            self.zero_grad()
-            lowest = ", at the lowest loss scale too" if scaler.enabled else ""
-            raise NotFinite(
-                f"the gradient norm is {norm} at step {self._counters.step + 1}{lowest}; the gradients were dropped, "
-                "the weights are as before",
-                action="lower optimizer.learning_rate, or set train.precision to "
-                + ("bf16 or fp32" if scaler.enabled else "fp32"),
-                rows=rows,
-            )
-        if not overflow:
-            if limit > 0:
-                parameters.clip(limit, norm)
-            set_rates(optimizer, rate, self._rate_shares)
-            with applied(settings, optimizer), self._whole.update(optimizer, parameters.masters):
-                optimizer.step()
-                parameters.publish()
+        rows = partial(self._ranks.rows, self._counters.rows)
+        try:
+            norm, skipped = self._updater.update(settings, rate, self._counters.step + 1, rows)
+        except NotFinite:
+            self._drop_gradients()
+            raise
         seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}
         self._counters.step += 1
-        self._changes += 1
         self._pending.clear()
-        self.zero_grad()
-        scaler.update(overflow=overflow)
+        self._drop_gradients()
+        with self._updater.whole.update(self._parts.optimizer, self._parts.parameters.masters):
+            self._adapted.after(self._counters.step, self._parts.optimizer)
         self._request.updates.schedule.observe(seen)
-        return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=overflow)
+        return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=skipped)
+
+    def _rate(self) -> float:
+        """The learning rate of the next step, as the recipe has it."""
+        step = self._counters.step
+        return self._updater.rate(step, self._total_steps) * self._adapted.factor(step)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self._updater.averaged()
 
     def set_total_steps(self, total: int | None) -> None:
         self._total_steps = total
@@ -291,7 +284,7 @@ class TorchEngine(EngineBase):
     def running_batch(self) -> TorchRunningBatch:
         return TorchRunningBatch(
             self._generator, self._request.text.tokenizer, tokens=GENERATION_BATCHES * self._budget,
-            changes=lambda: self._changes, weights_version=self.weights_version,
+            changes=lambda: self._updater.changes, weights_version=self.weights_version,
             attempt=partial(attempted, self, "generate", ()),
         )  # fmt: skip
 
@@ -303,8 +296,8 @@ class TorchEngine(EngineBase):
 
     @guarded("save")
     def save(self, path: Path) -> None:
-        self._whole.check_state()
-        state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
+        self._updater.whole.check_state()
+        self._state(copy=False).save(Path(path))
 
     @guarded("load")
     def load(self, path: Path) -> None:
@@ -313,12 +306,15 @@ class TorchEngine(EngineBase):
     @guarded("snapshot")
     def snapshot(self) -> State:
         """Beside the engine on the device, or, where that has no room for it, in host memory."""
-        self._whole.check_state()
+        self._updater.whole.check_state()
         found: list[State] = []
-        state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
-        if has_room(lambda: found.append(state()), self._parts.device):
+        if has_room(lambda: found.append(self._state()), self._parts.device):
             return found[0]
-        return state(copy=False).to_host()
+        return self._state(copy=False).to_host()
+
+    def _state(self, *, copy: bool = True) -> State:
+        held = self._adapted.held()
+        return state_of(self._request, self._parts, self._counters, self._loss_states, held=held, copy=copy)
 
     @guarded("rollback")
     def rollback(self, snapshot: Snapshot) -> None:
@@ -327,18 +323,20 @@ class TorchEngine(EngineBase):
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:
-        self._changes += 1
-        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
-        self._whole.restored()
+        self._updater.changes += 1
+        held = self._adapted.held()
+        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where, held=held)
+        self._adapted.restore(state.files.get(ADAPTER, {}), self._counters.step)
+        self._updater.whole.restored()
         self._pending.clear()
 
     @guarded("export")
     def export(self, path: Path) -> None:
-        self._whole.check_weights()
+        self._updater.whole.check_weights()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         network = self._parts.network
-        with self._parts.parameters.as_given():
+        with self.averaged(), self._parts.parameters.as_given():
             self._write_weights(path)
         self._request.text.tokenizer.save(path)
         if network.reads_images and self._request.text.processor is not None:
@@ -360,7 +358,7 @@ class TorchEngine(EngineBase):
 
     @guarded("restore")
     def restore(self, path: Path) -> None:
-        self._changes += 1
+        self._updater.changes += 1
         self._pending.clear()
         self.zero_grad()
         network = self._parts.network
@@ -432,15 +430,16 @@ class TorchEngine(EngineBase):
         return {} if loss is None else self._loss_states.get(loss.name, {})
 
     @contextmanager
-    def _accumulating(self) -> Iterator[None]:
+    def _accumulating(self, work: Pass) -> Iterator[None]:
         """The one place where a call's gradients come in: all of them and a count, or, if it fails, none of them.
 
         What earlier calls accumulated, their losses and the states of losses stay as they were then, and so do torch's
         global generators, from which a loss of the user may have drawn.
         """
         random = global_states(self._parts.device)
+        around = self._updater.around_backward(work.batches, self._counters.accumulated, self._rate)
         try:
-            with self._parts.parameters.untouched_on_failure(), self._ranks.together():
+            with self._parts.parameters.untouched_on_failure(), self._ranks.together(), around:
                 yield
         except BaseException:
             set_global(random, self._parts.device)
@@ -450,7 +449,7 @@ class TorchEngine(EngineBase):
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
         """Evaluate the loss of `work` and accumulate its gradients."""
         assert work.spec is not None
-        with self._accumulating():
+        with self._accumulating(work):
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns)
         self._counters.rows += [str(datum.id or row) for row, datum in enumerate(work.data)]
         assert evaluated.totals is not None

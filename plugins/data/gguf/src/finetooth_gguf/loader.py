@@ -9,21 +9,31 @@ from typing import Any
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.options import NoOptions
+from finetooth_hooks.options import Options
 from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_gguf import container
 from finetooth_gguf.architectures import config_values
 from finetooth_gguf.reference import find, published
+from finetooth_gguf.stored import stored_as
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class GgufOptions(Options):
+    """Options of `gguf`."""
+
+    keep_quantised: bool = False
+    """Whether the linear weights stay in the blocks of the file and are turned into numbers layer by layer in each
+    pass; what trains is a low-rank adapter over them. Otherwise they are turned into numbers once, when loaded."""
 
 
 class GgufLoader(LoaderBase):
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: GgufOptions | None = None) -> None:
+        self._options = options or GgufOptions()
         self._read: tuple[tuple[Path, int, int], container.Container] | None = None
 
     def describe(self, reference: str) -> ModelInfo:
@@ -31,11 +41,12 @@ class GgufLoader(LoaderBase):
 
         Raises:
             RecipeError: the file or its package is missing, is not a GGUF file, is truncated, or is a model of another
-                architecture than those supported.
+                architecture than those supported; or it is to stay quantised and has a type without a reader.
         """
         found = find(reference)
         file = self._container(found.path)
         config = config_values(file)
+        stored, weights = stored_as(file) if self._options.keep_quantised else (None, 0)
         return ModelInfo(
             reference=reference,
             loader="gguf",
@@ -45,6 +56,8 @@ class GgufLoader(LoaderBase):
             weight_bytes=found.path.stat().st_size,
             files=(found.path,),
             revision=found.revision,
+            stored=stored,
+            stored_weights=weights,
             published=published(reference),
         )
 
@@ -61,7 +74,7 @@ class GgufLoader(LoaderBase):
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
     ) -> Any:
-        """A transformers model in eval mode with the dequantised weights.
+        """A transformers model in eval mode, its weights dequantised or as they are stored.
 
         Raises:
             RecipeError: as `describe`, or a tensor cannot be dequantised or has no place in the model.
@@ -72,15 +85,13 @@ class GgufLoader(LoaderBase):
             )
         import torch
 
-        from finetooth_gguf.weights import build_config, build_model
+        from finetooth_gguf.weights import build_config, build_model, build_quantised
 
-        file = self._container(find(reference).path)
-        model: Any = build_model(file, build_config(file), getattr(torch, PRECISIONS[precision]))
-        if quantizer is None:
-            return model.to(device)
-        from finetooth_toolbox.torch.quantised import quantise
-
-        return quantise(model, quantizer, device)
+        file, dtype = self._container(find(reference).path), getattr(torch, PRECISIONS[precision])
+        if quantizer is not None or self._options.keep_quantised:
+            return build_quantised(file, build_config(file), dtype, device, quantizer)
+        model: Any = build_model(file, build_config(file), dtype)
+        return model.to(device)
 
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""
@@ -91,6 +102,6 @@ class GgufLoader(LoaderBase):
         return self._read[1]
 
 
-def build(options: NoOptions, context: Context) -> GgufLoader:
+def build(options: GgufOptions, context: Context) -> GgufLoader:
     """Build the loader."""
-    return GgufLoader()
+    return GgufLoader(options)

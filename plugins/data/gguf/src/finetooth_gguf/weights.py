@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,13 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 from transformers.utils import logging
 
 from finetooth_gguf.architectures import config_values, parameter_name, restored_rows
+from finetooth_gguf.blocks import BlocksLinear
 from finetooth_gguf.container import Container
 from finetooth_gguf.dequantising import dequantise_into
+from finetooth_gguf.stored import stored_tensors
 
 if TYPE_CHECKING:
+    from finetooth_hooks.protocols import Quantizer
     from transformers import PreTrainedModel
 
 
@@ -76,11 +79,64 @@ def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dty
         ("holds beyond the model's parameters", report["unexpected_keys"]),
     ):
         if names:
-            listed = ", ".join(sorted(str(name) for name in names)[:3])
-            more = " and more" if len(names) > 3 else ""
-            raise RecipeError("model", f"{container.path} {what} {listed}{more}", action="fetch or convert it again")
+            raise _misfit(container, what, map(str, names))
     loaded: PreTrainedModel = model
     return loaded
+
+
+def build_quantised(
+    container: Container, config: PreTrainedConfig, dtype: torch.dtype, device: str, quantizer: Quantizer | None = None
+) -> PreTrainedModel:
+    """The same with linear weights in fewer bits, tensor by tensor: no more than one of them is ever held as numbers.
+
+    Args:
+        quantizer: stores the linear weights; None: they stay as the file stores them.
+
+    Raises:
+        RecipeError: see `build_model`, and `stored_tensors`.
+    """
+    from finetooth_toolbox.torch.assembled import CannotAssemble, assembled
+
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        model = model_class(config)
+    values = config_values(container)
+    names = {parameter_name(container, name): name for name in container.tensors}
+    kept = {} if quantizer is not None else stored_tensors(container)
+    paths = {parameter_name(container, name).removesuffix(".weight"): name for name in kept}
+
+    def read(name: str) -> torch.Tensor:
+        numbers = torch.empty(container.tensors[names[name]].shape, dtype=dtype)
+        _fill(numbers, container, names[name], values)
+        return numbers
+
+    def reader(path: str, name: str) -> Any:
+        def make(module: Any) -> BlocksLinear:
+            entry = container.tensors[name]
+            if entry.shape != (module.out_features, module.in_features):
+                raise _misfit(container, "holds, in another shape than the model's,", [f"{path}.weight"])
+            rows = restored_rows(container, name, container.blocks(entry), values)
+            bias = read(f"{path}.bias") if f"{path}.bias" in names else None
+            return BlocksLinear(torch.from_numpy(rows.copy()), entry.ggml_type, bias)
+
+        return make
+
+    stored = {path: reader(path, name) for path, name in paths.items()}
+    plain = {name for name in names if name.rpartition(".")[0] not in stored}
+    try:
+        made: Any = assembled(model, plain, read, dtype=dtype, device=device, quantizer=quantizer, stored=stored)
+    except CannotAssemble as error:
+        raise RecipeError("model", f"{container.path}: {error}", action="fetch or convert it again") from error
+    return made  # type: ignore[no-any-return]
+
+
+def _misfit(container: Container, what: str, names: Iterable[str]) -> RecipeError:
+    """The file and its model differ in some parameters."""
+    listed = sorted(names)
+    more = " and more" if len(listed) > 3 else ""
+    return RecipeError(
+        "model", f"{container.path} {what} {', '.join(listed[:3])}{more}", action="fetch or convert it again"
+    )
 
 
 @contextmanager

@@ -39,6 +39,41 @@ class Checkpoint:
     digest: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies.
+
+    Attributes:
+        dtype: by the format's name, `BF16`.
+        start: byte in the file.
+        size: bytes.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+def places(folder: Path) -> dict[str, Place]:
+    """The tensors of a folder by name.
+
+    Raises:
+        RecipeError: see `read`.
+    """
+    found = {}
+    for file in _files(folder):
+        header = _header(file)
+        with file.open("rb") as opened:
+            data = 8 + struct.unpack("<Q", opened.read(8))[0]
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                found[name] = Place(file, tensor["dtype"], tuple(tensor["shape"]), data + begin, end - begin)
+    return found
+
+
 def read(folder: Path) -> Checkpoint:
     """Read the headers of a folder's weights.
 

@@ -15,15 +15,18 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelInfo, Quantizer
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.tokenizers import FastTokenizer
+from finetooth_toolbox.torch.assembled import CannotAssemble
 from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
+from finetooth_toolbox.torch.packed_files import Packing, packing_of
 from finetooth_toolbox.torch.quantised import quantise
 
 from finetooth_transformers import checkpoint
+from finetooth_transformers.assembling import Tensors, assemble
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.failures import explained
 from finetooth_transformers.merge_dropout import without_dropout
 from finetooth_transformers.padding import choose_pad
-from finetooth_transformers.quantised import quantization_of, stored_as, turned_back
+from finetooth_transformers.quantised import check_readable, quantization_of, stored_as, turned_back
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
@@ -44,12 +47,23 @@ class TransformersLoader(LoaderBase):
         Raises:
             RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
         """
+        return self._described(reference, weights=True)
+
+    def sketch(self, reference: str) -> ModelInfo:
+        """From the config alone: parameters are counted by building the model without memory.
+
+        Raises:
+            RecipeError: there is no config, or the hub cannot be reached.
+        """
+        return self._described(reference, weights=False)
+
+    def _described(self, reference: str, *, weights: bool) -> ModelInfo:
         with self._reading(reference) as located:
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
         described = config.to_dict()
         kind, stored = str(config.model_type), stored_as(described)
         folder = Path(_locate(reference))
-        if folder.is_dir():
+        if folder.is_dir() and weights:
             found = checkpoint.read(folder)
             parameters = found.parameters if stored is None else self._count(reference, config)
             size, files, revision = found.bytes, found.files, found.digest
@@ -59,10 +73,15 @@ class TransformersLoader(LoaderBase):
             size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
         resident = size if stored is not None and not turned_back(described) else None
+        packing = packing_of(quantization_of(described), reference)
+        if stored is not None and packing is None:
+            check_readable(reference, quantization_of(described))
+        packed = Tensors.of(folder).packed(packing).values() if packing is not None and folder.is_dir() else ()
         published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
-            reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published
-        )
+            reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published,
+            sum(packed),
+        )  # fmt: skip
 
     def tokenizer(self, reference: str) -> FastTokenizer:
         """The model's tokenizer; one without a pad token gets one that text does not produce, and one that draws at
@@ -101,6 +120,11 @@ class TransformersLoader(LoaderBase):
             )
         with self._reading(reference) as located, _quiet():
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
+            packing = packing_of(quantization_of(config.to_dict()), reference)
+            if quantizer is not None or packing is not None:
+                found = self._assembled(located, config, precision, device, quantizer, packing)
+                if found is not None:
+                    return found
             head = head_of(config.to_dict())
             made = _class(config) if head is None else classifier_class(config, head.exported_as)
             model, found = made.from_pretrained(
@@ -120,6 +144,34 @@ class TransformersLoader(LoaderBase):
         if head is not None:  # a reward model: a language model that carries its head
             model = as_language_model(model, MODELS._model_mapping[type(config)])
         return (model.to(device) if quantizer is None else quantise(model, quantizer, device)).eval()
+
+    def _assembled(
+        self, located: str, config: Any, precision: str, device: str, quantizer: Quantizer | None,
+        packing: Packing | None,
+    ) -> Any:  # fmt: skip
+        """The model put together tensor by tensor; None where it must be loaded whole first."""
+        import torch
+
+        if head_of(config.to_dict()) is not None:
+            return None
+        folder = Path(located)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            wanted = ["*.safetensors", "*.safetensors.index.json", "*.json"]
+            folder = Path(snapshot_download(located, revision=self._options.revision, allow_patterns=wanted))
+        try:
+            return assemble(
+                folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
+                device=device, quantizer=quantizer, packing=packing,
+                trust_remote_code=self._options.trust_remote_code,
+            )  # fmt: skip
+        except CannotAssemble as error:
+            if packing is not None and quantizer is None:
+                raise RecipeError(
+                    "model", f"{located} is packed, and not as its model is built: {error}", action="fetch it again"
+                ) from error
+            return None
 
     @contextmanager
     def _reading(self, reference: str, part: str = "config.json") -> Iterator[str]:

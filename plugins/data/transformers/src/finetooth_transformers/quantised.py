@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
+from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Stored
 
 BITS = {
@@ -34,6 +36,15 @@ SCALES = {"mxfp4": 1 / 32, "mxfp8": 1 / 32, "nvfp4": 1 / 16}
 
 TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "metal"})
 """Methods that transformers turns back into plain numbers where nothing computes with them."""
+
+UNREAD: Mapping[str, tuple[str, bool, str]] = {
+    "aqlm": ("aqlm", True, "whose codebooks are read by its own kernels alone, which pass no gradient on a CPU"),
+    "auto-round": ("auto_round", False, "whose files are read by its own package alone"),
+    "eetq": ("eetq", True, "whose kernels are for CUDA alone"),
+    "hqq": ("hqq", False, "whose files are read by its own package alone"),
+    "quanto": ("optimum", False, "whose files are read by optimum-quanto alone"),
+}
+"""Methods that only a library can read: its package, whether it wants an accelerator, and why."""
 
 
 def stored_as(config: Mapping[str, Any]) -> Stored | None:
@@ -74,6 +85,30 @@ def turned_back(config: Mapping[str, Any]) -> bool:
         quantizer.validate_environment()
         return bool(quantizer.quantization_config.dequantize)
     return False
+
+
+def check_readable(reference: str, given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RecipeError: the weights are stored by a method over which nothing computes here; says what would.
+    """
+    method = str(given.get("quant_method"))
+    if method not in UNREAD:
+        return
+    import torch
+
+    package, accelerator, why = UNREAD[method]
+    lacks = find_spec(package) is None
+    if not lacks and (torch.cuda.is_available() or not accelerator):
+        return
+    needed = [f"install {package.replace('_', '-')}"] if lacks else []
+    needed += ["take a machine with a GPU"] if accelerator and not torch.cuda.is_available() else []
+    raise RecipeError(
+        "model",
+        f"{reference} is stored by {method}, {why}",
+        action=f"{' and '.join(needed)}, or take the model as gptq, awq, compressed-tensors or GGUF, or itself with "
+        "quantization: int4",
+    )
 
 
 def _is_bitsandbytes(given: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.rollouts.advantages import Floats, groups_of, rewards_of
+from finetooth_toolbox.rollouts.data import for_every
 from finetooth_toolbox.rollouts.method import RolloutMethod
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
@@ -75,6 +76,6 @@ class BestOfN(RolloutMethod):
         found = []
         for one, weight in zip(rollouts, weights, strict=True):
             learned = weight if any(one.advantages) else 0.0
-            each = [0.0] * len(one.prompt) + [learned] * len(one.tokens)
+            each = [*(0.0 for _ in one.prompt), *for_every(one, (learned for _ in range(one.length)))]
             found.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
         return found

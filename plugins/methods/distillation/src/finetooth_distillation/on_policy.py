@@ -13,7 +13,7 @@ from finetooth_hooks.plan import Pick
 from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.rollouts.advantages import rewards_of
 from finetooth_toolbox.rollouts.asking import said_of
-from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs
+from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
 from finetooth_toolbox.rollouts.method import RolloutMethod
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
@@ -83,10 +83,11 @@ class OnPolicyDistillation(RolloutMethod):
         said = said_of(engine, data, ("logprobs",), temperature=self._opd.temperature, role=ROLE)
         found, total = [], 0.0
         for one, datum, of in zip(rollouts, data, said, strict=True):
-            apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64) - np.array(one.logprobs)
+            apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64)
+            apart -= np.array(one.of_policy(one.logprobs))
             total -= float(apart.sum())
-            found.append(replace(one, advantages=tuple(apart.tolist())))
-        return found, {"reverse_kl": total / sum(len(one.tokens) for one in rollouts)}
+            found.append(replace(one, advantages=for_every(one, apart)))
+        return found, {"reverse_kl": total / sum(one.length for one in rollouts)}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """With `teacher_top_k` the teacher's distribution at each place."""
@@ -95,7 +96,7 @@ class OnPolicyDistillation(RolloutMethod):
             return super().training_data(engine, rollouts, weights)
         data = []
         for one, weight in zip(rollouts, weights, strict=True):
-            each = [0.0] * len(one.prompt) + [weight] * len(one.tokens)
+            each = [*(0.0 for _ in one.prompt), *for_every(one, (weight for _ in range(one.length)))]
             data.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
         size = self.context.facts.vocab_size
         return with_teacher(engine, data, k, temperature=self._opd.temperature, vocabulary=size)

@@ -52,7 +52,7 @@ class ReinforcePlusPlusOptions(RolloutOptions):
 def grpo(options: GrpoOptions, context: Context) -> RolloutMethod:
     """Group relative policy optimisation (Shao et al., 2024, arXiv:2402.03300)."""
     if options.multi_objective_aggregation == "normalize_then_sum":
-        weights = weights_by_name(options.rewards)
+        weights = weights_by_name(options.judges)
         return RolloutMethod(options, context, partial(decoupled, weights=weights))
     return RolloutMethod(options, context, partial(group_relative, scale_rewards=options.scale_rewards))
 

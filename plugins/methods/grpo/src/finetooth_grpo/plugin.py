@@ -41,6 +41,12 @@ def ft_methods() -> Iterator[Method]:
             evaluators=("exact_match",),
             example=_EXAMPLE,
             elsewhere=_ELSEWHERE.get(name, {}),
+            learns_from="prompts and a function that scores answers: a checker, tests, a judge"
+            if name == "grpo"
+            else "",
+            rows="100 to 10,000 prompts, 8 or more answers to each (Shao et al., 2024, 2402.03300)"
+            if name == "grpo"
+            else "",
         )
 
 

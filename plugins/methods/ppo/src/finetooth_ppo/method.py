@@ -14,7 +14,7 @@ from finetooth_hooks.rollouts import Rollout
 from finetooth_toolbox.methods.combined_losses import combined
 from finetooth_toolbox.rollouts.advantages import normalised_over_batch
 from finetooth_toolbox.rollouts.asking import said_of
-from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs
+from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
 from finetooth_toolbox.rollouts.method import REFERENCE, RolloutMethod, surrogate_loss
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
@@ -102,8 +102,8 @@ class PpoMethod(RolloutMethod):
             advantages = whitened(advantages)
         found = []
         for one, a, v, (_, returns) in zip(rollouts, advantages, values, said, strict=True):
-            fields = {**one.fields, "old_values": tuple(v.tolist()), "returns": tuple(returns.tolist())}
-            found.append(replace(one, advantages=tuple(a.tolist()), fields=fields))
+            fields = {**one.fields, "old_values": for_every(one, v), "returns": for_every(one, returns)}
+            found.append(replace(one, advantages=for_every(one, a), fields=fields))
         metrics = {"value/explained_variance": explained_variance(values, [returns for _, returns in said])}
         if options.beta and options.kl_in == "reward":
             kl = float(np.mean([of.sum() for of in apart]))

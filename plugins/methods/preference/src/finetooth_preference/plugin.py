@@ -25,11 +25,15 @@ def ft_methods() -> Iterator[Method]:
             evaluators=("pairs",),
             headline=("rewards/accuracies",),
             elsewhere=LOSSES if name == "dpo" else {},
+            learns_from="pairs of a better and a worse answer" if name == "dpo" else "",
+            rows="1,000 to 100,000 pairs (Rafailov et al., 2023, 2305.18290)" if name == "dpo" else "",
         )
     yield Method(
         name="kto",
         build="finetooth_preference.kto:build",
         summary="desirable answers up, undesirable ones down, without pairs; held to a reference",
+        learns_from="answers with a thumb up or down",
+        rows="1,000 rows and more; one kind may be rarer (Ethayarajh et al., 2024, 2402.01306)",
         evaluators=("labels",),
         headline=("rewards/margins",),
     )

@@ -13,6 +13,8 @@ def ft_methods() -> Iterator[Method]:
         name="prm",
         build="finetooth_prm.method:build",
         summary="a process reward model from answers whose steps have labels",
+        learns_from="answers whose steps are marked right or wrong",
+        rows="10,000 rows and more",
         head=ScalarHead(bias=True, exported_as="token"),
         evaluators=("steps",),
         headline=("steps/accuracy",),

@@ -13,6 +13,8 @@ def ft_methods() -> Iterator[Method]:
         name="rm",
         build="finetooth_reward.method:build",
         summary="a reward model from pairs of answers, or from answers with a number",
+        learns_from="pairs of answers, to train what scores answers later",
+        rows="5,000 rows and more",
         head=ScalarHead(),
         elsewhere={"reward": {}, "reward_modeling": {}, "reward_model": {}},
         evaluators=("reward",),

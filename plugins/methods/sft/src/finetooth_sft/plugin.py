@@ -13,6 +13,8 @@ def ft_methods() -> Iterator[Method]:
         name="sft",
         build="finetooth_sft.method:build",
         summary="supervised fine-tuning on conversations or prompts with completions",
+        learns_from="rows with answers: prompts with completions, or conversations",
+        rows="200 to 100,000 rows; 1,000 good ones carry far (Zhou et al., 2023, 2305.11206)",
         default=True,
         elsewhere={"supervised": {}, "instruction_tuning": {}, "finetune": {}},
     )

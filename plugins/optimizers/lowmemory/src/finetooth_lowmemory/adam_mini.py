@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
-from finetooth_lowmemory.moments import ByParameter, Settings, decay
 from finetooth_lowmemory.optimizers import HEADS
 
 
@@ -17,16 +17,15 @@ class AdamMini(ByParameter):
         W <- (1 - lr * wd) W - lr * m' / (sqrt(v') + eps), both freed of their bias
     """
 
-    def update(self, weight: Tensor, state: Settings, group: Settings, place: int) -> None:
-        """Update one parameter, whose gradient is there."""
-        gradient = weight.grad
-        assert gradient is not None
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """See `ByParameter.update`."""
+        step = counted(state)
         beta1, beta2 = group["betas"]
         blocks = _blocks(weight, group)
         squares = gradient.reshape(blocks, -1).square().mean(1)
         if "mean" not in state:
             state["mean"], state["squares"] = torch.zeros_like(weight), torch.zeros_like(squares)
-        mean, step = state["mean"], state["step"]
+        mean = state["mean"]
         mean.lerp_(gradient, 1 - beta1)
         state["squares"].lerp_(squares, 1 - beta2)
         root = (state["squares"] / (1 - beta2**step)).sqrt_().add_(group["eps"])

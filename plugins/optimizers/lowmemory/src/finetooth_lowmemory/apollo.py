@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
-from finetooth_lowmemory.moments import ByParameter, Settings, adam_direction, decay
+from finetooth_lowmemory.moments import adam_direction
 from finetooth_lowmemory.optimizers import PROJECTED
 
 GROWTH = 1.01
@@ -27,17 +28,16 @@ class Apollo(ByParameter):
     a layer, or is no larger than the rank, is updated by Adam.
     """
 
-    def update(self, weight: Tensor, state: Settings, group: Settings, place: int) -> None:
-        """Update one parameter, whose gradient is there."""
-        gradient = weight.grad
-        assert gradient is not None
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """See `ByParameter.update`."""
+        step = counted(state)
         decay(weight, group)
         rank = group["rank"]
         if group["kind"] != PROJECTED or min(weight.shape) <= rank:
             weight.add_(adam_direction(gradient, state, group), alpha=-group["lr"])
             return
         turned = gradient if weight.shape[0] <= weight.shape[1] else gradient.T
-        round_ = (state["step"] - 1) // group["update_every"]
+        round_ = (step - 1) // group["update_every"]
         low = projection(rank, turned.shape[0], (group["seed"], place, round_)).to(gradient) @ turned
         direction = adam_direction(low, state, group)
         over: int | None = 0 if group["by"] == "channel" else None

@@ -4,9 +4,10 @@ arXiv:2403.03507, algorithm 2)."""
 from __future__ import annotations
 
 import torch
+from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
-from finetooth_lowmemory.moments import ByParameter, Settings, adam_direction, decay
+from finetooth_lowmemory.moments import adam_direction
 from finetooth_lowmemory.optimizers import PROJECTED
 
 
@@ -20,17 +21,16 @@ class Galore(ByParameter):
     subspace changes, as in the paper.
     """
 
-    def update(self, weight: Tensor, state: Settings, group: Settings, place: int) -> None:
-        """Update one parameter, whose gradient is there."""
-        gradient = weight.grad
-        assert gradient is not None
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """See `ByParameter.update`."""
+        step = counted(state)
         decay(weight, group)
         rank = group["rank"]
         if group["kind"] != PROJECTED or min(weight.shape) <= rank:
             weight.add_(adam_direction(gradient, state, group), alpha=-group["lr"])
             return
         left = weight.shape[0] <= weight.shape[1]
-        if (state["step"] - 1) % group["update_every"] == 0:
+        if (step - 1) % group["update_every"] == 0:
             state["subspace"] = subspace_of(gradient if left else gradient.T, rank)
         subspace = state["subspace"]
         direction = adam_direction(subspace.T @ gradient if left else gradient @ subspace, state, group)

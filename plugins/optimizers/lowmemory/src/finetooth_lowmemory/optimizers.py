@@ -118,8 +118,9 @@ def build_galore(options: GaloreOptions, context: Context) -> TorchOptimizer:
         }  # fmt: skip
         return Galore(groups, shared)
 
-    decay = options.weight_decay, options.decay_norms
-    return TorchOptimizer(options.learning_rate, *decay, make, projected_or_whole, keeps)
+    return TorchOptimizer(
+        options=options, learning_rate=options.learning_rate, make=make, apart=projected_or_whole, keeps=keeps
+    )
 
 
 def build_apollo(options: ApolloOptions, context: Context) -> TorchOptimizer:
@@ -152,8 +153,9 @@ def _optimizer(options: ApolloMiniOptions, rank: int, by: Literal["channel", "te
         }  # fmt: skip
         return Apollo(groups, shared)
 
-    decay = options.weight_decay, options.decay_norms
-    return TorchOptimizer(options.learning_rate, *decay, make, projected_or_whole, keeps)
+    return TorchOptimizer(
+        options=options, learning_rate=options.learning_rate, make=make, apart=projected_or_whole, keeps=keeps
+    )
 
 
 def build_adam_mini(options: AdamMiniOptions, context: Context) -> TorchOptimizer:
@@ -169,4 +171,4 @@ def build_adam_mini(options: AdamMiniOptions, context: Context) -> TorchOptimize
         shared = {"lr": options.learning_rate, "betas": options.betas, "eps": options.eps, "head_dim": head_dim}
         return AdamMini(groups, shared)
 
-    return TorchOptimizer(options.learning_rate, options.weight_decay, options.decay_norms, make, kind_of, keeps)
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=keeps)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, decay
 from torch import Tensor
 
 from finetooth_muon.optimizers import rank_of
 
 
-class Dion(torch.optim.Optimizer):
+class Dion(ByParameter):
     """With gradient G (m, n), momentum M (m, n), directions V (n, r), rate lr, momentum factor mu, weight decay wd:
 
         B <- M + G;  U <- orthonormal columns of B V;  R <- B^T U
@@ -31,24 +32,9 @@ class Dion(torch.optim.Optimizer):
         super().__init__(params, settings)
         self._seed = seed
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; returns what `closure`, called first, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        place = 0
-        for group in self.param_groups:
-            for weight in group["params"]:
-                place += 1
-                if weight.grad is not None:
-                    self._update(weight, group, place)
-        return loss
-
-    def _update(self, weight: Tensor, group: dict[str, Any], place: int) -> None:
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """See `ByParameter.update`."""
         outputs, inputs = weight.shape
-        state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
             draw = torch.Generator().manual_seed(self._seed + place)
@@ -56,12 +42,12 @@ class Dion(torch.optim.Optimizer):
             first = torch.randn(inputs, rank, generator=draw, dtype=torch.float64)
             state["directions"] = _unit(first).to(weight)
         momentum, directions = state["momentum"], state["directions"]
-        momentum.add_(weight.grad)
+        momentum.add_(gradient)
         left = torch.linalg.qr(momentum @ directions).Q
         right = momentum.T @ left
         momentum.addmm_(left, right.T, alpha=group["momentum"] - 1)
         directions.copy_(_unit(right))
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        decay(weight, group)
         weight.addmm_(left, directions.T, alpha=-group["lr"] * math.sqrt(outputs / inputs))
 
 

@@ -112,7 +112,9 @@ def build_muon(options: MuonOptions, context: Context) -> TorchOptimizer:
             parts.append(adamw(others, options, rate))
         return Chained(parts)
 
-    return TorchOptimizer(rate, options.weight_decay, options.decay_norms, make, kind_of, _muon_keeps)
+    return TorchOptimizer(
+        options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=_muon_keeps
+    )
 
 
 def build_dion(options: DionOptions, context: Context) -> TorchOptimizer:
@@ -138,4 +140,4 @@ def build_dion(options: DionOptions, context: Context) -> TorchOptimizer:
             parts.append(adamw(others, options, options.learning_rate))
         return Chained(parts)
 
-    return TorchOptimizer(options.learning_rate, options.weight_decay, options.decay_norms, make, kind_of, keeps)
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=keeps)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, decay
+from torch import Tensor
 
 
-class Lion(torch.optim.Optimizer):
+class Lion(ByParameter):
     """Moves every weight by the sign of a blend of gradient and momentum.
 
     With gradient g, momentum m, rate lr, weight decay wd:
@@ -29,24 +31,13 @@ class Lion(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; returns what `closure`, called first, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum, gradient = state["momentum"], parameter.grad
-                direction = momentum.mul(beta1).add_(gradient, alpha=1 - beta1).sign_()
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction, alpha=-group["lr"])
-                momentum.mul_(beta2).add_(gradient, alpha=1 - beta2)
-        return loss
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """See `ByParameter.update`."""
+        beta1, beta2 = group["betas"]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"]
+        direction = momentum.mul(beta1).add_(gradient, alpha=1 - beta1).sign_()
+        decay(weight, group)
+        weight.add_(direction, alpha=-group["lr"])
+        momentum.mul_(beta2).add_(gradient, alpha=1 - beta2)

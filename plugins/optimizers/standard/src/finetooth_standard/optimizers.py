@@ -78,7 +78,7 @@ def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None
 
 
 def _optimizer(options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> TorchOptimizer:
-    return TorchOptimizer(options.learning_rate, options.weight_decay, options.decay_norms, make)
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make)
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:

@@ -115,11 +115,14 @@ def completions(asked: Asked, results: list[Mapping[str, Any]]) -> dict[str, Any
     body, tokenizer = asked.body, asked.model.context.tokenizer
     assert isinstance(body, CompletionRequest)
     choices: list[dict[str, Any]] = []
-    for result in results:
+    for prompt, result in zip(asked.prompts, results, strict=True):
         for one in result["completions"]:
             choice = {"index": len(choices), "text": one["text"], "logprobs": None, "finish_reason": one["stop"]}
+            if body.return_token_ids:  # as vLLM gives them: all that were drawn, the one that ends it too
+                choice |= {"token_ids": list(one["tokens"]), "prompt_token_ids": list(prompt)}
             if body.logprobs is not None:
-                shown = shown_of_text(tokenizer, one, body.stops)
+                whole = len(one["tokens"])
+                shown = whole if body.return_token_ids else shown_of_text(tokenizer, one, body.stops)
                 tokens = one["tokens"][:shown]
                 choice["logprobs"] = text_logprobs(tokenizer, tokens, one["logprobs"][:shown], Scored.of(one))
             choices.append(choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from finetooth_hooks import Sampling
@@ -180,13 +181,21 @@ class CompletionRequest(Request):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+    return_token_ids: bool | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
 
     @property
     def top(self) -> int:
         return self.logprobs or 0
 
+    def sampling(self, max_tokens: int) -> Sampling:
+        stop_ids = None if self.stop_token_ids is None else tuple(self.stop_token_ids)
+        return replace(super().sampling(max_tokens), stop_ids=stop_ids)
+
     def check(self) -> None:
         super().check()
+        if self.stream and self.return_token_ids:
+            raise Fault("token ids are not offered in a stream", action="ask without stream", param="return_token_ids")
         for name in ("echo", "suffix"):
             if getattr(self, name):
                 raise not_offered(name)

@@ -26,6 +26,7 @@ from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.step_cost import step_cost
+from finetooth_torch.planning.updates import check_updates
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
@@ -48,6 +49,7 @@ def decide(
     if kind != "none" and not has_classifier(request.base.model.model_type, kind):
         raise no_classifier(request.base.model.model_type, kind)
     precision = _precision(request.train.precision, request.place.hardware)
+    check_updates(request, str(precision.value))
     base = request.base
     chosen = choose_decoder(
         base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored,

@@ -123,8 +123,19 @@ def _on_accelerator(
             "update": max(0, int(update - activations - logits)),
             "overhead": DEVICE_OVERHEAD,
         },
-        host={"overhead": host_overhead(), "snapshots": on_host, "loading": max(0, loading - on_host)},
+        host={
+            "overhead": host_overhead(),
+            "snapshots": on_host,
+            "loading": max(0, loading - on_host),
+            **_state_on_host(request),
+        },
     )
+
+
+def _state_on_host(request: PlanRequest) -> dict[str, int]:
+    """The optimizer's state, where it is kept in host memory."""
+    kept = "host_state" in request.updates.optimizer.capabilities
+    return {"optimizer": optimizer_bytes(request)} if kept else {}
 
 
 def _trains_base(request: PlanRequest) -> bool:
@@ -137,15 +148,34 @@ def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
     size, trained = BYTES[precision], request.trains.parameters
     facts = request.base.facts
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
-    masters = 4 * trained if precision in ("bf16", "fp16") else 0
+    words = request.updates.optimizer.capabilities
+    masters = 4 * trained if precision in ("bf16", "fp16") and "masterless" not in words else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
+    weights += request.trains.adapter.held_bytes(facts, precision)
     roles = {"roles": request.role_parameters * size} if request.role_parameters else {}
     return {
         **roles,
         "weights": int(weights + masters),
-        "gradients": int(4 * trained + head_gradient),
-        "optimizer": int(request.updates.state_bytes * trained),
+        "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * trained + head_gradient),
+        "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
+
+
+STATE_ELSEWHERE = frozenset({"host_state", "disk_state"})
+"""Capabilities of optimizers whose state does not lie beside the weights."""
+
+
+def optimizer_bytes(request: PlanRequest) -> int:
+    """What the optimizer keeps, wherever it does."""
+    return int(request.updates.state_bytes * request.trains.parameters)
+
+
+def largest_gradient(request: PlanRequest) -> int:
+    """Of one parameter, where each is dropped as soon as it was used: that of the embedding, or of a layer's largest
+    matrix where the base is frozen."""
+    facts = request.base.facts
+    largest = max(facts.ffn_size, facts.hidden_size)
+    return 4 * facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
 
 
 def _snapshot_bytes(request: PlanRequest) -> int:
@@ -188,6 +218,7 @@ def _on_host(
     return MemoryEstimate(
         {
             **_fixed(request, precision),
+            **_state_on_host(request),
             "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),
             "logits": min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size),
@@ -200,10 +231,13 @@ def resident_bytes(base: BasePart, precision: str) -> int:
     """What the base's weights take once they are loaded: as its loader says, as its quantizer stores them, else in the
     precision of the run."""
     size, model = BYTES[precision], base.model
-    if base.quantizer is None:
-        return model.parameters * size if model.resident_bytes is None else model.resident_bytes
-    stored = linear_weights(base.quantizer, base.facts)
-    return int((model.parameters - stored) * size + stored * base.quantizer.stored.bytes_per_weight)
+    if base.quantizer is not None:
+        stored = linear_weights(base.quantizer, base.facts)
+        return int((model.parameters - stored) * size + stored * base.quantizer.stored.bytes_per_weight)
+    if model.stored is not None and model.stored_weights:
+        each = model.stored.bytes_per_weight
+        return int((model.parameters - model.stored_weights) * size + model.stored_weights * each)
+    return model.parameters * size if model.resident_bytes is None else model.resident_bytes
 
 
 def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:

@@ -40,11 +40,12 @@ class Checked:
     counters: Mapping[str, Any]
 
 
-def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> Checked:
+def checked(state: State, request: EngineRequest, parts: Parts, where: str, held: Mapping[str, Tensor]) -> Checked:
     """The parts of a state.
 
     Args:
         where: it comes from, for messages.
+        held: what the adapter changes beside what trains, as it is now.
 
     Raises:
         UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
@@ -55,6 +56,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     _check_weights(where, files["trained"], masters)
     _check_gradients(where, files.get("gradients", {}), masters)
     _check_copies(where, files, parts, masters)
+    _check_weights(where, files.get("adapter", {}), held)
     check_states(f"{where}/random.safetensors", files["random"], parts.device)
     optimizer = _nested(where, "optimizer", content, files["optimizer"])
     options = _nested(where, "optimizer_options", content, files["optimizer"])

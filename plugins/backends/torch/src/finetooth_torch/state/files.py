@@ -25,7 +25,7 @@ from torch import Tensor
 
 FORMAT = 2
 REQUIRED = ("trained", "optimizer", "random")
-OPTIONAL = ("gradients", "losses")
+OPTIONAL = ("adapter", "gradients", "losses")
 ROLE = re.compile(r"role-[A-Za-z0-9_-]{1,64}")
 """Files of copies of the policy, by their role."""
 LARGEST_JSON = 2**28

@@ -109,7 +109,7 @@ def _own(value: Any, master: Tensor) -> Any:
         return deepcopy(value)
     if value.shape != master.shape or value.dim() == 0:
         return value.detach().clone()
-    return torch.empty_like(master, dtype=value.dtype).copy_(value)
+    return torch.empty_like(master, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _same_group(mine: Mapping[str, Any], theirs: Any) -> bool:

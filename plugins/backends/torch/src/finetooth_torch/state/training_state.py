@@ -5,6 +5,7 @@
     random.safetensors      states of torch's global generators, by device
     gradients.safetensors   accumulated gradients by name (absent without any)
     losses.safetensors      arrays of loss states (absent without any)
+    adapter.safetensors     what the adapter changes beside what trains (absent without any)
     role-NAME.safetensors   weights of a role that is a copy of the policy
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
@@ -35,6 +36,10 @@ from finetooth_torch.state.values import flatten
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
+
+
+ADAPTER = "adapter"
+"""The file of what the adapter changes beside what trains."""
 
 
 @dataclass
@@ -107,11 +112,13 @@ def state_of(
     counters: Counters,
     loss_states: Mapping[str, Mapping[str, Any]],
     *,
+    held: Mapping[str, Tensor],
     copy: bool = True,
 ) -> State:
     """The state as it is now.
 
     Args:
+        held: what the adapter changes beside what trains.
         copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
             the engine, for whoever writes it at once.
     """
@@ -120,6 +127,8 @@ def state_of(
     if gradients:
         files["gradients"] = gradients
     files |= {f"role-{role}": copy_.named() for role, copy_ in copies(parts.network).items()}
+    if held:
+        files[ADAPTER] = {name: tensor.detach() for name, tensor in held.items()}
     files["optimizer"] = {}
     optimizer = flatten(parts.optimizer.state_dict(), files["optimizer"])
     options = flatten(parts.group_options, files["optimizer"])
@@ -155,28 +164,29 @@ def read_state(path: Path) -> State:
 
 
 def restore_state(
-    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str
+    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str, *, held: Mapping[str, Tensor]
 ) -> dict[str, Mapping[str, Any]]:
     """Take a state back, as copies; returns the loss states. Everything is checked before anything is changed.
 
     Args:
         where: it comes from, for messages.
+        held: what the adapter changes beside what trains, as it is now; whoever calls takes the state's.
 
     Raises:
         UserError: one of another model, adapter, optimizer or precision, or none that an engine wrote.
     """
     from finetooth_torch.state.checks import checked
 
-    found = checked(state, request, parts, where)
+    found = checked(state, request, parts, where, held)
     _take_schedule(request, state.content["schedule"], where)
     parts.parameters.zero_grad()
     parts.parameters.restore(state.files["trained"])
     gradients = state.files.get("gradients", {})
     for name, master in parts.parameters.named():
         if name in gradients:  # laid out in memory as backward would: a norm then sums in the same order
-            master.grad = torch.empty_like(master).copy_(gradients[name])
-    for role, held in copies(parts.network).items():
-        held.restore(state.files[f"role-{role}"])
+            master.grad = torch.empty_like(master, dtype=gradients[name].dtype).copy_(gradients[name])
+    for role, copy_ in copies(parts.network).items():
+        copy_.restore(state.files[f"role-{role}"])
     take_optimizer(parts.optimizer, found.optimizer, found.options, parts.group_options)
     parts.scaler.restore(state.content["scaler"])
     for name, value in found.counters.items():

@@ -40,6 +40,10 @@ class Wholeness:
             self.weights = self.weights and unmoved and _counted(optimizer)
             raise
 
+    def broken(self) -> None:
+        """Some of the weights were updated, and others will not be."""
+        self.weights = self.optimizer = False
+
     def restored(self) -> None:
         """Everything was loaded again."""
         self.weights = self.optimizer = True

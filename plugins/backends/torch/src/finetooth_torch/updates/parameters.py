@@ -5,7 +5,8 @@ In fp32 the model's own parameters are trained. In bf16 and fp16 the model compu
 fp32 is what the optimizer sees. What the model's authors want kept in fp32 stays so, with a master like all others.
 Gradients leave the model as soon as backward has made them: each is divided by the
 loss scale and added to the master's gradient in fp32, so accumulating over micro-batches rounds nothing away and the
-low-precision gradients never exist all at once. After a step the masters are rounded into the model.
+low-precision gradients never exist all at once. After a step the masters are rounded into the model. An optimizer that
+rounds weights itself (`masterless`) needs no masters; the gradients are in fp32 all the same.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class TrainedParameters:
         scaler: gradients are divided by its scale.
         compute: adds gradients up.
         kept: identities of those parameters of the base that stay in fp32, see `finetooth_toolbox.torch.kept_in_fp32`.
+        masterless: what trains is in the precision of the model, and the optimizer sees that, with gradients in fp32.
 
     Raises:
         PlanError: nothing trains.
@@ -52,6 +54,7 @@ class TrainedParameters:
         compute: Compute = TORCH,
         *,
         kept: Collection[int] = (),
+        masterless: bool = False,
     ) -> None:
         self._accumulate = compute.accumulate
         live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -64,12 +67,15 @@ class TrainedParameters:
         self._given_dtypes = [
             of if id(parameter) in base else parameter.dtype for parameter, of in zip(self.live, computed, strict=True)
         ]
-        self.split = result_dtype(dtype) != dtype
+        rounds = result_dtype(dtype) != dtype
+        self.split = rounds and not masterless
         # What trains leaves the file that it may have been mapped from: else the first step copies it page by page, and
         # stops all threads for each.
         if not self.split:
-            for parameter in self.live:
-                parameter.data = parameter.data.clone()
+            for parameter, of in zip(self.live, computed, strict=True):
+                parameter.data = parameter.data.to(of, copy=True) if rounds else parameter.data.clone()
+                if rounds:  # so that accumulating over micro-batches rounds nothing away
+                    parameter.grad_dtype = torch.float32
             self.masters = self.live
             return
         self.masters = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -57,6 +57,25 @@ def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
     if len(set(own)) <= 1 or not rate:
         return (1.0,) * len(own)
     return tuple(lr / rate for lr in own)
+
+
+def split_by_rate(
+    optimizer: torch.optim.Optimizer, named: Sequence[tuple[str, torch.nn.Parameter]], shares: Mapping[str, float]
+) -> None:
+    """Split the parameter groups so that each parameter has its share of its group's learning rate.
+
+    Args:
+        shares: by name, of those whose share is not 1.
+    """
+    if not shares:
+        return
+    share_of = {id(parameter): shares.get(name, 1.0) for name, parameter in named}
+    found = []
+    for group in optimizer.param_groups:
+        for share in sorted({share_of[id(parameter)] for parameter in group["params"]}):
+            own = [parameter for parameter in group["params"] if share_of[id(parameter)] == share]
+            found.append({**group, "params": own, "lr": group["lr"] * share})
+    optimizer.param_groups[:] = found
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:

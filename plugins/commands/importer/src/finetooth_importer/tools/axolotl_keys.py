@@ -116,7 +116,7 @@ REFUSED: Mapping[str, str] = {
     "layer_offloading": "layers stay on the device",
     "loss_watchdog_threshold": "a loss that is not finite stops the run; a plugin can stop it for another reason",
     "loss_watchdog_patience": "a loss that is not finite stops the run; a plugin can stop it for another reason",
-    "early_stopping_patience": "a plugin can stop a run early (raise StopRun); checkpoint.select_on keeps the best",
+    "early_stopping_patience": "set train.early_stopping.patience, and evaluate.every; checkpoint.select_on keeps the best",
     "neftune_noise_alpha": "no noise on embeddings here",
     "noisy_embedding_alpha": "no noise on embeddings here",
     "use_eaft": "no loss of that name here",

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from finetooth_hooks import RecipeError
+from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
+
 from finetooth_toolbox.text.nearest import nearest_few
 
 SETTING = "adapter.targets"
@@ -67,6 +68,11 @@ def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str
     if not chosen:
         raise RecipeError(SETTING, f"{targets!r} names no module of this model", action="give module names instead")
     return Targets(tuple(path for path in paths if path in chosen), _spelling(names, chosen, paths))
+
+
+def peft_spelling(targets: Targets) -> str | list[str]:
+    """As peft's `target_modules` takes the choice."""
+    return targets.spelling if isinstance(targets.spelling, str) else list(targets.spelling)
 
 
 def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> tuple[str, ...] | str:

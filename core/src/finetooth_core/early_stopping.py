@@ -1,0 +1,81 @@
+"""The end of a run that learns nothing more, as its evaluations show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from finetooth_hooks.options import Options
+from finetooth_hooks.reports import Evaluation
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from finetooth_core.checkpoints import cadence
+from finetooth_core.checkpoints.keeping import MEASURED
+from finetooth_core.checkpoints.retention import is_better, mode_of
+from finetooth_core.problems import INVALID
+
+SETTING = "train.early_stopping"
+
+
+def _measured(value: Any) -> Any:
+    if not str(value).startswith(MEASURED):
+        raise PydanticCustomError(
+            INVALID,
+            "{problem}",
+            {"problem": f"it watches evaluations, and {value} is none of theirs", "action": "name one, eval/loss"},
+        )
+    return value
+
+
+class EarlyStopping(Options):
+    """When a run ends before its last step."""
+
+    metric: Annotated[str, AfterValidator(_measured)] = "eval/loss"
+    """The metric of an evaluation that must get better."""
+    patience: int = Field(default=3, ge=1)
+    """So many evaluations in a row that are no better than the best one before end the run."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """By how much it must be better to count."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Which way is better; `auto` goes by the name, as in `checkpoint.keep_best`."""
+
+    def verdict(self, evaluations: Iterable[Evaluation]) -> str | None:
+        """Why the run ends, in one line; None if it goes on.
+
+        It follows from the evaluations alone, which every checkpoint keeps: a run that was killed and resumed stops
+        where the whole one stops. One that is not finite is no better than any.
+
+        Args:
+            evaluations: all of the run, in the order in which they came.
+        """
+        mode = mode_of(self.metric) if self.mode == "auto" else self.mode
+        best, at, waited = math.nan, 0, 0
+        for evaluation in evaluations:
+            values = {f"{MEASURED}{name}": value for name, value in evaluation.metrics.items()}
+            if self.metric not in values:
+                continue
+            value = values[self.metric]
+            needed = best - self.min_delta if mode == "min" else best + self.min_delta
+            if math.isfinite(value) and (math.isnan(best) or is_better(value, needed, mode)):
+                best, at, waited = value, evaluation.step, 0
+            else:
+                waited += 1
+        if waited < self.patience:
+            return None
+        since = "nothing finite was measured" if math.isnan(best) else f"{best:.4g} after step {at} is the best"
+        return f"{SETTING}: {waited} evaluations in a row without a better {self.metric}; {since}"
+
+
+def check_watched(stopping: EarlyStopping | None, every: int | str) -> None:
+    """
+    Args:
+        every: `evaluate.every`.
+
+    Raises:
+        PydanticCustomError: nothing would be measured before the end.
+    """
+    if stopping is not None and not cadence.parse(every):
+        problem = f"{SETTING} needs evaluations to watch"
+        raise PydanticCustomError(INVALID, "{problem}", {"problem": problem, "action": "add evaluate.every, such as 50"})

@@ -1,0 +1,118 @@
+"""Environments: what answers a policy's turns and scores them.
+
+A method asks an environment for an episode of a task, shows the policy what the episode says, and hands back what the
+policy wrote, turn by turn. Turns go to and fro as tokens and as the messages they say: an environment that reads
+messages never tokenises, and what the policy wrote is never tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from finetooth_hooks.examples import Message, Task
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an environment shows the policy before a turn: messages, or tokens.
+
+    Attributes:
+        messages: new ones, in order; those of the first observation begin the conversation.
+        tools: what the policy may call, as schemas in the OpenAI shape. Of the first observation, for the whole
+            episode.
+        tokens: from an environment that tokenises itself, in place of messages: the whole prompt of the turn. Where it
+            begins with the prompt and the tokens of the turn before, one sequence trains both turns.
+        stop: strings that end the turn.
+        stop_ids: token ids that end it; None: the family's stop tokens.
+    """
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tokens: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the policy wrote.
+
+    Attributes:
+        tokens: (T,) as it drew them, the stop token included.
+        text: the tokens decoded, without the stop token.
+        message: what the renderer reads in them: content, reasoning, calls of tools.
+        stop: how it ended. After a turn that was cut off (`length`) the episode ends, whatever the answer to it is.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    message: Message
+    stop: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an environment makes of a turn.
+
+    Attributes:
+        observation: what the policy sees next; None ends the episode.
+        reward: of this turn; that of an episode is their sum. None: the turn is not scored, and an episode none of
+            whose turns is scored has no reward of the environment's.
+        metrics: numbers to report, added up over the turns of an episode, the mean of episodes told.
+    """
+
+    observation: Observation | None = None
+    reward: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Episode(Protocol):
+    """One conversation about one task; used once, its methods called one after the other.
+
+    Whatever `begin` and `answer` raise is an outcome of its own (`error`), as is a call that takes longer than the
+    method allows (`timeout`): never a reward of 0.
+    """
+
+    def begin(self) -> Observation:
+        """What the policy sees first."""
+        ...
+
+    def answer(self, turn: Turn) -> Answer:
+        """What comes of a turn."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the episode holds. Called once, however it ended; after a call that did not return in time,
+        perhaps while that is still running."""
+        ...
+
+
+class Environment(Protocol):
+    """Makes episodes. An environment derives from `finetooth_hooks.EnvironmentBase`.
+
+    Built once a run; its settings and rows are checked then and in `episode`, so that they fail early.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Words of `finetooth_hooks.capabilities.ENVIRONMENT`."""
+        ...
+
+    def episode(self, task: Task, seed: int) -> Episode:
+        """A new episode; quick, what takes time belongs in `begin`.
+
+        Args:
+            task: the row: its prompt, and `columns` for all else it has.
+            seed: decides what is random. Episodes of a group have the same one, so that its rollouts answer the same
+                question.
+
+        Raises:
+            DataError: the row lacks what the environment needs. It ends the run.
+        """
+        ...
+
+
+__all__ = ["Answer", "Environment", "Episode", "Observation", "Turn"]

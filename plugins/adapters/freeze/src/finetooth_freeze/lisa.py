@@ -1,0 +1,166 @@
+"""LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and of the
+decoder layers a few, drawn anew every so many steps.
+
+Gradients and the optimizer's state exist only for what trains; a layer whose turn is over loses its state. Which layers
+they are follows from the engine's seed and the number of the turn, so a run that goes on has the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Context, Options, PlanError, RecipeError
+from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
+from pydantic import Field
+
+LAYERS = "lisa_layers"
+"""What holds the path of the decoder layers at an adapted model."""
+
+
+class LisaOptions(Options):
+    """Options of `lisa`."""
+
+    layers: int = Field(default=2, ge=1)
+    """How many decoder layers train at a time."""
+    every: int = Field(default=20, ge=1)
+    """Optimizer steps until layers are drawn anew."""
+
+
+@dataclass(frozen=True)
+class LisaAdapter(AdapterBase):
+    """`protocols.Adapter` whose decoder layers take turns."""
+
+    capabilities = frozenset({"changes"})
+
+    options: LisaOptions
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """At one time. Exact for models of equal decoder layers.
+
+        Raises:
+            RecipeError: the model has fewer layers.
+        """
+        self._check(facts.layers)
+        parameters -= facts.tower_parameters
+        return parameters - self._at_rest(facts, parameters)
+
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """The masters in fp32 of the layers that rest, where the model computes in fewer bits."""
+        if precision == "fp32":
+            return 0
+        a_layer = sum(a * b for a, b in _matrices(facts))
+        return 4 * a_layer * (facts.layers - self.options.layers)
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """The model itself; all that will ever train requires gradients until the first turn begins.
+
+        Raises:
+            RecipeError: it has fewer layers.
+        """
+        self._check(len(list(model.get_submodule(facts.layer_path))))
+        towers = tuple(f"{path}." for path in facts.towers)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.is_floating_point() and not name.startswith(towers))
+        model.__dict__[LAYERS] = facts.layer_path
+        return model
+
+    def at_step(self, model: Any, step: int, seed: int) -> None:
+        """Let the layers of the step's turn train, and no others."""
+        path = model.__dict__[LAYERS]
+        layers = list(model.get_submodule(path))
+        turn = drawn(len(layers), self.options.layers, step // self.options.every, seed)
+        for number, layer in enumerate(layers):
+            for parameter in layer.parameters():
+                parameter.requires_grad_(parameter.is_floating_point() and number in turn)
+
+    def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
+        """Begin the next turn, if it is time; what ended its own is forgotten by the optimizer."""
+        if step % self.options.every:
+            return {}
+        path = model.__dict__[LAYERS]
+        count = len(list(model.get_submodule(path)))
+        number = step // self.options.every
+        gone = drawn(count, self.options.layers, number - 1, seed) - drawn(count, self.options.layers, number, seed)
+        self.at_step(model, step, seed)
+        inside = re.compile(rf"{re.escape(path)}\.(\d+)\.")
+        named = ((name, inside.match(name)) for name, _ in model.named_parameters())
+        return {name: 0.0 for name, found in named if found is not None and int(found[1]) in gone}
+
+    def held(self, model: Any) -> Mapping[str, Any]:
+        """Nothing: what rests is among what trains."""
+        return {}
+
+    def rate_factor(self, step: int) -> float:
+        """The scheduled rate as it is."""
+        return 1.0
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        """
+        Raises:
+            PlanError: always; the base is overwritten as it trains.
+        """
+        raise PlanError(
+            "adapter: training layers of the base overwrites it, so it cannot serve as its own reference",
+            action="choose an adapter that can be disabled, such as one of low rank",
+        )
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write a transformers folder with all weights."""
+        export_weights(model, folder)
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take all weights back, those of layers that rest too; needs room for a second copy of the model meanwhile.
+
+        Raises:
+            UserError: the artifact is of another model.
+        """
+        resting = list(model.get_submodule(model.__dict__[LAYERS]).parameters())
+        before = [parameter.requires_grad for parameter in resting]
+        for parameter in resting:
+            parameter.requires_grad_(parameter.is_floating_point())
+        try:
+            restore_weights(model, folder)
+        finally:
+            for parameter, trains in zip(resting, before, strict=True):
+                parameter.requires_grad_(trains)
+
+    def _at_rest(self, facts: ModelFacts, parameters: int) -> int:
+        """Parameters of the layers that do not train at one time."""
+        embedding = facts.vocab_size * facts.hidden_size
+        in_layers = parameters - embedding * (1 if facts.tied else 2) - facts.hidden_size
+        return in_layers // facts.layers * (facts.layers - self.options.layers)
+
+    def _check(self, layers: int) -> None:
+        if self.options.layers > layers:
+            raise RecipeError(
+                "adapter.layers",
+                f"{self.options.layers} layers shall train at a time, but the model has {layers}",
+                action=f"set it to at most {layers}, or train the whole model",
+            )
+
+
+def drawn(layers: int, count: int, turn: int, seed: int) -> frozenset[int]:
+    """Which of a number of layers train in a turn, each as likely as any other."""
+    generator = np.random.default_rng([seed, turn])
+    return frozenset(int(number) for number in generator.choice(layers, size=count, replace=False))
+
+
+def _matrices(facts: ModelFacts) -> list[tuple[int, int]]:
+    from finetooth_toolbox.llama_shape import linear_shapes
+
+    known = linear_shapes(facts)
+    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
+    return [known.get(name, (facts.hidden_size, facts.hidden_size)) for name in names]
+
+
+def build(options: LisaOptions, context: Context) -> LisaAdapter:
+    """Builder of the adapter `lisa`."""
+    return LisaAdapter(options)

@@ -1,0 +1,140 @@
+"""`ft adapters`: what lies between two adapters, and several made one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_toolbox.peft.resuming import place
+
+Method = Literal["linear", "ties", "dare_linear", "dare_ties", "cat"]
+SAMPLES = ("ties", "dare_linear", "dare_ties")
+"""Methods that drop part of the numbers, and need to know how many stay."""
+
+
+@click.group(name="adapters")
+def command() -> None:
+    """Compare adapters, and make one of several."""
+
+
+def found(obj: CommandContext, reference: str) -> Path:
+    """The folder of an adapter.
+
+    Args:
+        reference: a run by its folder or by its name under runs/, or an adapter's folder.
+
+    Raises:
+        UserError: there is none, or a file of it is damaged.
+    """
+    run = obj.run_folder(reference)
+    try:
+        return place(str(run or reference))
+    except UserError as error:
+        raise UserError(str(error.problem).removeprefix("adapter.resume_from: "), action=error.action) from error
+
+
+@command.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--rows", type=click.IntRange(min=1), default=12, show_default=True, help="Modules to show.")
+@click.pass_obj
+def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
+    """Say how A and B differ: their settings, and by module what each adds and how far apart that is.
+
+    A and B are runs or adapters' folders. The base is not loaded.
+    """
+    from finetooth_lora.comparison import compare
+
+    compared = compare(found(obj, first), found(obj, second))
+    for name, (one, other) in sorted(compared.settings.items()):
+        click.echo(f"{name}: {one} in A, {other} in B")
+    if not compared.settings:
+        click.echo("settings: the same")
+    for side, only in (("A", compared.only_first), ("B", compared.only_second)):
+        if only:
+            click.echo(f"only in {side}: {len(only)} modules, such as {only[0]}")
+    if not compared.modules:
+        click.echo("no module has an addition in both that can be compared")
+        return
+    click.echo(f"{'module':<48} {'|A|':>9} {'|B|':>9} {'|A-B|':>9} {'cosine':>7}")
+    far = sorted(compared.modules, key=lambda one: -one.apart)
+    for module in far[:rows]:
+        name = module.path if len(module.path) <= 48 else f"...{module.path[-45:]}"
+        click.echo(f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.apart:9.4g} {module.cosine:7.3f}")
+    if len(far) > rows:
+        click.echo(f"and {len(far) - rows} more modules; --rows {len(far)} shows all")
+    whole = math.sqrt(sum(module.apart**2 for module in far))
+    base = math.sqrt(sum(module.first**2 for module in far))
+    share = f", {whole / base:.1%} of |A|" if base else ""
+    click.echo(f"all modules: |A-B| {whole:.4g}{share}")
+
+
+@command.command()
+@click.argument("adapters", nargs=-1, required=True, metavar="A B ...")
+@click.option("--weights", help="A factor for each, such as 0.7,0.3; left out, equal ones that sum to 1.")
+@click.option(
+    "--method",
+    type=click.Choice(["linear", "ties", "dare_linear", "dare_ties", "cat"]),
+    default="cat",
+    show_default=True,
+    help="cat: the exact sum, of all ranks together; linear: of A and of B apart; ties, dare: part of the numbers.",
+)
+@click.option("--density", type=click.FloatRange(0, 1, min_open=True), help="Share of numbers that ties and dare keep.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides what dare keeps.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.pass_obj
+def merge(
+    obj: CommandContext,
+    adapters: tuple[str, ...],
+    weights: str | None,
+    method: Method,
+    density: float | None,
+    seed: int,
+    output: Path,
+) -> None:
+    """Make one adapter of several on the same base, by peft's add_weighted_adapter.
+
+    A, B, ... are runs or adapters' folders; the result is an adapter's folder like theirs. The base is not loaded.
+    """
+    if len(adapters) < 2:
+        raise UserError("adapters merge: one adapter is given", action="name two or more")
+    if output.exists():
+        raise UserError(f"--output: {output} exists", action="name another folder; nothing was changed")
+    if (density is None) == (method in SAMPLES):
+        said = (
+            f"--method {method} needs to know which share of the numbers stays"
+            if density is None
+            else (f"--density is for {', '.join(SAMPLES)}, and --method is {method}")
+        )
+        raise UserError(said, action="add --density, such as 0.5" if density is None else "leave it out")
+    factors = parse_weights(weights, len(adapters))
+    folders = [found(obj, reference) for reference in adapters]
+    from finetooth_lora.combination import combined
+
+    try:
+        combined(folders, factors, method, density, seed, output)
+    except OSError as error:
+        raise EngineError(f"{output} cannot be written: {error}", action="choose another --output") from error
+    click.echo(f"merged {len(folders)} adapters by {method}: {output}")
+
+
+def parse_weights(text: str | None, count: int) -> list[float]:
+    """
+    Raises:
+        UserError: they are not as many numbers as adapters.
+    """
+    if text is None:
+        return [1 / count] * count
+    parts = text.replace(",", " ").split()
+    try:
+        found_: list[Any] = [float(part) for part in parts]
+    except ValueError as error:
+        raise UserError(f"--weights {text}: {error}", action="give a number for each, such as 0.7,0.3") from error
+    if len(found_) != count or not all(math.isfinite(factor) for factor in found_):
+        raise UserError(
+            f"--weights {text}: {len(found_)} numbers for {count} adapters", action="give a finite number for each"
+        )
+    return found_

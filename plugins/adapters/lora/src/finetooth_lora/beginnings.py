@@ -1,0 +1,141 @@
+"""Beginnings of a LoRA that come from the weight itself: PiSSA (Meng et al., 2024, arXiv:2404.02948) and OLoRA
+(Büyükakyüz, 2024, arXiv:2406.01775).
+
+Both take A0 and B0 out of W and train W - s B0 A0 + s B A, from A = A0 and B = B0 on, so that the model begins as it
+is. Here W stays as it is, and the difference s B A - s B0 A0 is what is added to it: the same function and the same
+gradients, with the base still there for a reference, other adapters, and engines that share it. The frozen pair is a
+second adapter of peft's in each layer, `start`, with -B0. The artifact is a plain LoRA of twice the rank, (A, A0) and
+(B, -B0), so that whatever loads a LoRA loads it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from finetooth_hooks import RecipeError
+from finetooth_toolbox.peft.layers import NAME
+from finetooth_toolbox.torch.quantised import reads_as_numbers
+from torch import Tensor
+
+START = "start"
+"""peft's name of the frozen pair."""
+Beginning = Literal["pissa", "olora"]
+
+
+def begin_from(
+    beginning: Beginning, path: str, layer: Any, iterations: int | None, generator: np.random.Generator
+) -> None:
+    """Give a layer its beginning, and the frozen pair that takes it off again.
+
+    Args:
+        layer: peft's linear layer.
+        iterations: of the power method that finds the largest singular values; None finds all of them.
+        generator: draws what the power method begins with.
+
+    Raises:
+        RecipeError: it has no weight that can be read as numbers, or its rank is larger than the weight's.
+    """
+    base = layer.base_layer
+    if not isinstance(base, torch.nn.Linear) or not reads_as_numbers(base):
+        raise RecipeError(
+            "adapter.init",
+            f"{beginning} reads the weight of a linear module, and {path} holds none as plain numbers",
+            action="leave adapter.init out, or that module out of adapter.targets",
+        )
+    rank = layer.r[NAME]
+    if rank > min(base.weight.shape):
+        raise RecipeError(
+            "adapter.rank", f"{rank} is more than {path} has, {min(base.weight.shape)}", action="set a smaller one"
+        )
+    weight = base.weight.detach().float()
+    if beginning == "olora":
+        a, b = orthonormal(weight, rank)
+    else:
+        a, b = principal(weight, rank, layer.scaling[NAME], iterations, generator)
+    layer.lora_A[NAME].weight.data, layer.lora_B[NAME].weight.data = a, b
+    layer.lora_A[START] = _frozen(a, base.weight.dtype)
+    layer.lora_B[START] = _frozen(-b, base.weight.dtype)
+    for of in (layer.r, layer.lora_alpha, layer.scaling, layer.use_rslora, layer.use_dora, layer.lora_bias):
+        of[START] = of[NAME]
+    layer.lora_dropout[START] = torch.nn.Identity()
+    layer._active_adapter = [NAME, START]
+
+
+def principal(
+    weight: Tensor, rank: int, scale: float, iterations: int | None, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """PiSSA, eq. 2 and 3: of W = U S V^T, A = sqrt(S_r) V_r^T and B = U_r sqrt(S_r), both over the root of the scale,
+    so that scale * B A is the best approximation of W of rank r.
+
+    Args:
+        weight: (outputs, inputs), float32.
+    """
+    if iterations is None:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    else:
+        with torch.random.fork_rng(devices=[weight.device] if weight.device.type == "cuda" else []):
+            torch.manual_seed(int(generator.integers(2**31)))
+            u, s, v = torch.svd_lowrank(weight, rank, niter=iterations)
+        vh = v.T
+    root = torch.sqrt(s / scale)
+    return (root.unsqueeze(-1) * vh).contiguous(), (u * root).contiguous()
+
+
+def orthonormal(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """OLoRA, algorithm 1: of W = Q R, B is the first columns of Q and A the first rows of R."""
+    q, r = torch.linalg.qr(weight)
+    return r[:rank].contiguous(), q[:, :rank].contiguous()
+
+
+def started(model: Any) -> bool:
+    """Whether the layers of a model have a frozen pair."""
+    return any(name.endswith(f".lora_A.{START}") for name, _ in model.named_modules())
+
+
+def trained_of(addition: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An addition without its frozen pairs."""
+    return {name: tensor for name, tensor in addition.items() if f".{START}." not in name}
+
+
+def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The addition with its frozen pairs, as one of twice the rank, and the settings of peft's config that say so."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in addition.items():
+        path, side, _ = name.partition(".lora_")
+        layer = model.get_submodule(path) if side else None
+        if layer is None or START not in getattr(layer, "lora_A", {}):
+            found[name] = tensor
+        elif name.endswith(".lora_A.weight"):
+            found[name] = torch.cat([tensor, layer.lora_A[START].weight.float()])
+        else:
+            found[name] = torch.cat([tensor, layer.lora_B[START].weight.float()], 1)
+    config = model.peft_config[NAME]
+    # the scale stays: alpha over the rank, or over its root
+    alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)
+    return found, {"r": 2 * config.r, "lora_alpha": alpha}
+
+
+def halved(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The trained halves of tensors that `doubled` made, and the others as they are; the frozen halves follow from the
+    base."""
+    rank = model.peft_config[NAME].r
+    found = {}
+    for name, tensor in tensors.items():
+        layer = model.get_submodule(name.partition(".lora_")[0]) if ".lora_" in name else None
+        if layer is None or START not in getattr(layer, "lora_A", {}):
+            found[name] = tensor
+        else:
+            found[name] = tensor[:rank] if name.endswith(".lora_A.weight") else tensor[:, :rank]
+    return found
+
+
+def _frozen(matrix: Tensor, dtype: torch.dtype) -> torch.nn.Linear:
+    """A linear module without bias; rounded to what the model computes in, as what trains is when it is multiplied."""
+    outputs, inputs = matrix.shape
+    made = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
+    made.weight = torch.nn.Parameter(matrix.detach().to(dtype).clone(), requires_grad=False)
+    return made

@@ -1,0 +1,142 @@
+"""Several LoRAs made one by peft's `add_weighted_adapter`: linear, TIES (Yadav et al., 2023, arXiv:2306.01708), DARE
+(Yu et al., 2024, arXiv:2311.03099), or their exact sum.
+
+The combinations are of the matrices alone, so peft computes them over modules without weights: no base is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetooth_hooks import UserError
+from finetooth_toolbox.peft.artifact import PREFIX, read, save
+from finetooth_toolbox.peft.resuming import base_names
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from torch import Tensor, nn
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+MERGED = "merged"
+OTHERS = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters")
+"""What of an adapter peft cannot combine, or leaves out of what it combines."""
+
+
+def combined(
+    folders: Sequence[Path], factors: Sequence[float], method: str, density: float | None, seed: int, output: Path
+) -> None:
+    """Write the adapter that is made of several.
+
+    Args:
+        density: share of numbers that stay, with `ties`, `dare_linear` and `dare_ties`.
+        seed: of what DARE drops.
+
+    Raises:
+        UserError: they are of several bases, or not all plain LoRAs of linear modules, or of ranks or modules that the
+            method cannot combine.
+    """
+    found = [read(folder) for folder in folders]
+    _check_bases(folders)
+    configs = [_config(config, folder) for (config, _), folder in zip(found, folders, strict=True)]
+    if method != "cat" and len({config.r for config in configs}) > 1:
+        ranks = ", ".join(str(config.r) for config in configs)
+        raise UserError(f"--method {method}: the ranks are {ranks}", action="use --method cat, which takes any ranks")
+    names = [f"adapter_{number}" for number in range(len(folders))]
+    tuner = _over_nothing([tensors for _, tensors in found], configs, names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuner.add_weighted_adapter(names, list(factors), MERGED, combination_type=method, density=density)
+    written: dict[str, Tensor] = {}
+    for path, layer in tuner.model.named_modules():
+        if MERGED in getattr(layer, "lora_A", {}):
+            written[f"{PREFIX}{path}{A}"] = layer.lora_A[MERGED].weight.detach().contiguous()
+            written[f"{PREFIX}{path}{B}"] = layer.lora_B[MERGED].weight.detach().contiguous()
+    rank = sum(config.r for config in configs) if method == "cat" else configs[0].r
+    modules = sorted({path for _, tensors in found for path in _paths(tensors)})
+    settings = {"r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": _targets(found, modules)}
+    save(output, written, {**found[0][0], **settings, "rank_pattern": {}, "alpha_pattern": {}})
+
+
+def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConfig], names: Sequence[str]) -> Any:
+    """peft's tuner with all adapters over a tree of linear modules without weights.
+
+    Raises:
+        UserError: two of them add to a module of other sizes.
+    """
+    root = nn.Module()
+    sizes: dict[str, tuple[int, int]] = {}
+    for tensors in added:
+        for path in _paths(tensors):
+            size = tensors[path + A].shape[1], tensors[path + B].shape[0]
+            if sizes.setdefault(path, size) != size:
+                raise UserError(
+                    f"{path} has {sizes[path]} inputs and outputs in one adapter and {size} in another",
+                    action="name adapters of one base",
+                )
+    for path, (inputs, outputs) in sizes.items():
+        at: Any = root
+        *holders, last = path.split(".")
+        for holder in holders:
+            if holder not in at._modules:
+                at.add_module(holder, nn.Module())
+            at = at._modules[holder]
+        linear = nn.Linear(inputs, outputs, bias=False, device="meta")
+        # one number in memory that stands for all: nobody reads it, and peft makes its matrices where it lies
+        linear.weight = nn.Parameter(torch.zeros(()).expand(outputs, inputs), requires_grad=False)
+        at.add_module(last, linear)
+    tuner: Any = None
+    for config, name, tensors in zip(configs, names, added, strict=True):
+        config.target_modules = {*_paths(tensors)}  # type: ignore[assignment]  # as peft itself keeps them
+        if tuner is None:
+            tuner = LoraModel(root, config, adapter_name=name)
+        else:
+            tuner.peft_config[name] = config
+            tuner.inject_adapter(root, name)
+        for path in _paths(tensors):
+            layer: Any = root.get_submodule(path)
+            layer.lora_A[name].weight = nn.Parameter(tensors[path + A].float())
+            layer.lora_B[name].weight = nn.Parameter(tensors[path + B].float())
+    return tuner
+
+
+def _config(saved: dict[str, Any], folder: Path) -> LoraConfig:
+    """
+    Raises:
+        UserError: it is no plain LoRA.
+    """
+    other = next((name for name in OTHERS if saved.get(name)), None)
+    patterns = next((name for name in ("rank_pattern", "alpha_pattern") if saved.get(name)), None)
+    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or other or patterns:
+        what = other or patterns or f"the kind {saved.get('peft_type')}"
+        raise UserError(
+            f"{folder} cannot be combined: it has {what}", action="merge it into its base instead: ft merge"
+        )
+    return LoraConfig(
+        r=saved["r"], lora_alpha=saved["lora_alpha"], use_rslora=bool(saved.get("use_rslora")), target_modules=["x"],
+        init_lora_weights=False,
+    )  # fmt: skip
+
+
+def _check_bases(folders: Sequence[Path]) -> None:
+    first, *others = [
+        base_names(json.loads((folder / "adapter_config.json").read_text()), folder) for folder in folders
+    ]
+    for folder, names in zip(folders[1:], others, strict=True):
+        if first and names and not first & names:
+            raise UserError(
+                f"{folder} was trained on {sorted(names)[0]}, and {folders[0]} on {sorted(first)[0]}",
+                action="name adapters of one base",
+            )
+
+
+def _targets(found: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], modules: Sequence[str]) -> Any:
+    """What peft shall look for: as the first adapter says it, if all add to the same modules, else each path."""
+    same = all(set(_paths(tensors)) == set(modules) for _, tensors in found)
+    return found[0][0]["target_modules"] if same else list(modules)
+
+
+def _paths(tensors: dict[str, Tensor]) -> list[str]:
+    return sorted(name.removesuffix(A) for name in tensors if name.endswith(A))

@@ -1,0 +1,105 @@
+"""How two low-rank adapters differ, from their files alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetooth_toolbox.peft.artifact import read
+from torch import Tensor
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+INCIDENTAL = {"inference_mode", "peft_version", "task_type", "revision", "auto_mapping"}
+"""Settings that say nothing of what an adapter adds."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What two adapters add to a module, in Frobenius norms.
+
+    Attributes:
+        first, second: of each addition, s B A.
+        apart: of their difference.
+        cosine: of the angle between them; 0 where one adds nothing.
+    """
+
+    path: str
+    first: float
+    second: float
+    apart: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two adapters differ.
+
+    Attributes:
+        settings: of peft's config that differ, by name.
+        modules: that both add to.
+        only_first, only_second: paths that one adds to.
+    """
+
+    settings: Mapping[str, tuple[Any, Any]]
+    modules: tuple[Apart, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare two adapters' folders.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    (one, a), (other, b) = read(first), read(second)
+    settings = {
+        name: (one.get(name), other.get(name))
+        for name in (one.keys() | other.keys()) - INCIDENTAL
+        if _plain(one.get(name)) != _plain(other.get(name))
+    }
+    mine, theirs = _paths(a), _paths(b)
+    modules = tuple(
+        _apart(path, _factors(a, path, one), _factors(b, path, other)) for path in mine if path in set(theirs)
+    )
+    return Comparison(
+        settings,
+        modules,
+        tuple(p for p in mine if p not in set(theirs)),
+        tuple(p for p in theirs if p not in set(mine)),
+    )
+
+
+def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Apart:
+    """Norms without the products themselves: <B1 A1, B2 A2> is the sum over (B1^T B2) * (A1 A2^T)."""
+
+    def inner(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
+        return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
+
+    if one[0].shape[1] != other[0].shape[1] or one[1].shape[0] != other[1].shape[0]:
+        return Apart(
+            path, math.sqrt(max(0.0, inner(one, one))), math.sqrt(max(0.0, inner(other, other))), math.inf, 0.0
+        )
+    aa, bb, ab = inner(one, one), inner(other, other), inner(one, other)
+    cosine = ab / math.sqrt(aa * bb) if aa > 0 and bb > 0 else 0.0
+    return Apart(path, math.sqrt(max(0, aa)), math.sqrt(max(0, bb)), math.sqrt(max(0.0, aa + bb - 2 * ab)), cosine)
+
+
+def _factors(tensors: Mapping[str, Tensor], path: str, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """A and s B in float64, windows of convolutions laid flat."""
+    rank = config["r"]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    a, b = tensors[path + A].to(torch.float64), tensors[path + B].to(torch.float64)
+    return a.flatten(1), scale * b.flatten(1)
+
+
+def _paths(tensors: Mapping[str, Tensor]) -> list[str]:
+    return sorted(name.removesuffix(A) for name in tensors if name.endswith(A) and name.removesuffix(A) + B in tensors)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value

@@ -1,0 +1,165 @@
+"""ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a low-rank addition that is merged into the base every so many steps
+and begun anew, so that the sum of all of them has a higher rank than each.
+
+At a restart A is drawn anew and B is zero, the optimizer keeps a small share of its state by magnitude, and the
+learning rate warms up again. The base changes: the artifact is a whole model, and every state holds the merged weights.
+The paper trains from scratch and begins with steps of full rank; a model that was trained before needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Context, PlanError
+from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
+from pydantic import Field, model_validator
+
+from finetooth_lora.adapter import LoraOptions, LowRankOptions, b_shares
+from finetooth_lora.sizes import added_parameters, reached_weights
+
+
+class ReLoraOptions(LowRankOptions):
+    """Options of `relora`."""
+
+    every: int = Field(default=1000, ge=1)
+    """Optimizer steps until the addition is merged and begun anew."""
+    warm_up: int = Field(default=50, ge=0)
+    """Steps after each restart in which the learning rate rises from near zero to what the schedule says."""
+    keep_state: float = Field(default=0.01, ge=0, le=1)
+    """Share of the optimizer's state of A and B that a restart keeps, the numbers that are largest in magnitude; 0
+    forgets all of it, and how many steps were done."""
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> ReLoraOptions:
+        if self.warm_up >= self.every:
+            raise ValueError(
+                f"warm_up ({self.warm_up}) is not less than every ({self.every}): no step has the full rate"
+            )
+        return self
+
+    @property
+    def plain(self) -> LoraOptions:
+        """The same between two restarts."""
+        return LoraOptions(
+            rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=self.targets, rslora=self.rslora
+        )
+
+
+@dataclass(frozen=True)
+class ReLoraAdapter(AdapterBase):
+    """`protocols.Adapter` over peft's LoRA layers, merged and begun anew.
+
+    Merged weights are kept in fp32 beside a base that computes in fewer bits, so that small additions are not rounded
+    away.
+    """
+
+    capabilities = frozenset({"changes"})
+
+    options: ReLoraOptions
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """Parameters of the addition; exact for layers built like Llama's.
+
+        Raises:
+            PlanError: new tokens, whose embeddings would not train.
+        """
+        if facts.new_tokens:
+            raise PlanError(
+                "model.added_tokens: adapter relora leaves their embeddings as they begin",
+                action="choose adapter lora or full, which train them",
+            )
+        return added_parameters(self.options.targets, facts, self.options.rank, dora=False)
+
+    def held_bytes(self, facts: ModelFacts, precision: str) -> int:
+        """The addition, and the merged weights in fp32 where the model computes in fewer bits."""
+        added = added_parameters(self.options.targets, facts, self.options.rank, dora=False)
+        if precision == "fp32":
+            return 4 * added
+        return 2 * added + 4 * reached_weights(self.options.targets, facts)
+
+    def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
+        """See `loraplus_ratio`."""
+        return b_shares(self.options.loraplus_ratio, names)
+
+    def rate_factor(self, step: int) -> float:
+        """Less than 1 in the first steps after a restart; the first steps of all are the schedule's."""
+        since = step % self.options.every
+        if step < self.options.every or since >= self.options.warm_up:
+            return 1.0
+        return (since + 1) / (self.options.warm_up + 1)
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """See `layers.put_in`.
+
+        Raises:
+            RecipeError: a target matches nothing, or none but linear modules can be merged into.
+        """
+        from finetooth_lora.layers import put_in
+        from finetooth_lora.restarts import check_linear
+
+        adapted = put_in(self.options.plain, model, facts, generator, rows=())
+        check_linear(adapted)
+        return adapted
+
+    def at_step(self, model: Any, step: int, seed: int) -> None:
+        """Keep the merged weights in fp32."""
+        from finetooth_lora.restarts import keep_exact
+
+        keep_exact(model)
+
+    def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
+        """Merge and begin anew, if it is time."""
+        if step % self.options.every:
+            return {}
+        from finetooth_lora.restarts import restart
+
+        return dict.fromkeys(restart(model, np.random.default_rng([seed, step])), self.options.keep_state)
+
+    def held(self, model: Any) -> Mapping[str, Any]:
+        """The merged weights."""
+        from finetooth_lora.restarts import merged_weights
+
+        return merged_weights(model)
+
+    def low_rank(self, module: Any) -> LowRank | None:
+        """See `protocols.Adapter`; None while dropout is on."""
+        from finetooth_lora.layers import low_rank
+
+        return low_rank(self.options.plain, module)
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        """
+        Raises:
+            PlanError: always; the base is overwritten at every restart.
+        """
+        raise PlanError(
+            "adapter: relora merges into its base, so it cannot serve as its own reference",
+            action="choose an adapter that can be disabled, such as lora",
+        )
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write a transformers folder with all weights, the addition merged."""
+        from finetooth_lora.restarts import write
+
+        write(model, folder)
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take the weights back, with an addition of zero; needs room for a second copy of the model meanwhile.
+
+        Raises:
+            UserError: the artifact is of another model.
+        """
+        from finetooth_lora.restarts import take_back
+
+        take_back(model, folder)
+
+
+def build(options: ReLoraOptions, context: Context) -> ReLoraAdapter:
+    """Builder of the adapter `relora`."""
+    return ReLoraAdapter(options)

@@ -1,0 +1,46 @@
+"""peft's layer over a linear module, which in half precision rounds the product and the addition once.
+
+B begins at zero, so for its first steps what is added is smaller than half of the last place of nearly every number
+that it is added to. Added to a product that was rounded already it is lost, every time: the adapter learns, and the
+model does not change. The product is therefore added to it, in the float32 sum of the product itself. Only the sum is
+rounded, which moves up as often as the addition says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from finetooth_toolbox.torch.plain_modules import is_plain
+from finetooth_toolbox.torch.quantised import DequantisingLinear
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class RoundedOnce(Linear):
+    """In fp32 and fp64, with DoRA, and over modules of libraries it computes as peft does."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """base(x) + s (x A^T) B^T."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        base: Any = self.base_layer
+        known = isinstance(base, DequantisingLinear) or is_plain(base)
+        ordinary = not (args or kwargs or self.disable_adapters or self.merged or self.lora_variant)
+        if not (names and known and ordinary and x.dtype in HALF):
+            result: Tensor = super().forward(x, *args, **kwargs)
+            return result
+        additions = []
+        for name in names:
+            a: Any = self.lora_A[name]
+            b: Any = self.lora_B[name]
+            low = b(a(self.lora_dropout[name](x.to(a.weight.dtype))))
+            additions.append(low * self.scaling[name])
+        added = torch.stack(additions).sum(0) if len(additions) > 1 else additions[0]
+        if isinstance(base, DequantisingLinear):
+            return base.plus(x, added)
+        weight, bias = base.weight, base.bias
+        flat = torch.addmm(added.to(x.dtype).flatten(0, -2), x.flatten(0, -2), weight.t())
+        summed: Tensor = flat.view(*x.shape[:-1], -1)
+        # the bias last: its own places are coarser at worst, never those that the product was rounded to
+        return summed if bias is None else summed + bias

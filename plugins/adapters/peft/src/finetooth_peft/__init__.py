@@ -1,0 +1,1 @@
+"""OFT, BOFT, VeRA and (IA)3 through peft."""

@@ -1,0 +1,144 @@
+"""What the adapters here share: peft's layers over a frozen base, their artifact, folding. Nothing imports peft before
+a model is at hand: that takes seconds, and whoever only checks a recipe needs none of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_toolbox.peft import resuming
+from finetooth_toolbox.peft.sizes import shapes
+from finetooth_toolbox.peft.targets import resolve
+
+
+class TargetOptions(Options):
+    """What every adapter here has."""
+
+    targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
+    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
+    whole paths."""
+    resume_from: str | None = None
+    """A run with such an adapter, or an adapter's folder: training begins with what that one learned, on the same base
+    and with the same sizes and targets."""
+
+
+@dataclass(frozen=True)
+class PeftAdapter(AdapterBase):
+    """`protocols.Adapter` over one of peft's tuners.
+
+    The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
+    `model.layers.0` stay valid. What trains is float32 whatever the base is held in.
+    """
+
+    capabilities = frozenset({"disable", "fold"})
+    kind: ClassVar[str]
+    """peft's name of it, `OFT`."""
+
+    options: Any
+    begins: Path | None = None
+    """The artifact that it goes on with."""
+
+    @abstractmethod
+    def added(self, path: str, inputs: int, outputs: int) -> int:
+        """Parameters that train at a module.
+
+        Raises:
+            RecipeError: the module's sizes do not suit the options.
+        """
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """What peft's config says beside the modules; options by their names there, which an artifact must share."""
+
+    def first_number(self, name: str) -> float | None:
+        """What every number of a parameter begins with; None leaves what peft drew."""
+        return 0.0
+
+    @property
+    def targets(self) -> Any:
+        """As `resolve` takes them."""
+        return self.options.targets
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden."""
+        if facts.new_tokens:
+            raise PlanError(
+                f"model.added_tokens: adapter {type(self).__name__} leaves their embeddings as they begin",
+                action="choose adapter lora or full, which train them",
+            )
+        sizes = shapes(facts)
+        chosen = resolve(self.targets, facts, tuple(sizes)).modules
+        return sum(self.added(path, *sizes[path]) for path in chosen)
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """See `layers.put_in`.
+
+        Raises:
+            RecipeError: a target matches nothing, or its sizes do not suit the options.
+            UserError: what it goes on with does not fit.
+        """
+        from finetooth_peft.layers import put_in
+
+        return put_in(self, model, facts)
+
+    @contextmanager
+    def disabled(self, model: Any) -> Iterator[None]:
+        """While entered, the model computes as its base."""
+        from finetooth_toolbox.peft.layers import switched_off
+
+        with switched_off(model):
+            yield
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as other tools can load it."""
+        from finetooth_toolbox.peft.artifact import write
+
+        from finetooth_peft.layers import tensors_of
+
+        write(model, folder, info, tensors=tensors_of(model))
+
+    def fold(self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None) -> Any:
+        """See `protocols.Adapter`: the base with the artifact folded in by peft's own merge.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        from finetooth_toolbox.peft.folding import fold
+
+        return fold(model, folder, precision=precision, device=device, pad_id=pad_id)
+
+    def folded_config(self, folder: Path) -> dict[str, Any]:
+        """See `protocols.Adapter`."""
+        from finetooth_toolbox.peft.folding import folded_config
+
+        return folded_config(folder)
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take what trained back from an artifact.
+
+        Raises:
+            UserError: it is of another adapter, or of other sizes or modules.
+        """
+        from finetooth_peft.layers import take_back
+
+        take_back(self, model, folder)
+
+
+def begins_with(options: TargetOptions, context: Context, adapter: PeftAdapter) -> Path | None:
+    """The artifact that `resume_from` names, checked as far as that takes no weights of the base.
+
+    Raises:
+        RecipeError: there is none, or one of another base, kind, size or choice of modules.
+    """
+    if options.resume_from is None:
+        return None
+    return resuming.begin(options.resume_from, context, adapter.kind, adapter.settings(), adapter.targets)

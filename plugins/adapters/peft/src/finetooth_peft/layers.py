@@ -1,0 +1,82 @@
+"""peft's layers of these adapters in a model, and what of them is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from finetooth_hooks import UserError
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.peft.artifact import TUNER, addition_of, check_settings, read, take
+from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
+from finetooth_toolbox.peft.targets import peft_spelling
+from peft import PeftConfig, PeftType, VeraConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.vera.layer import VeraLayer
+
+if TYPE_CHECKING:
+    from finetooth_peft.adapter import PeftAdapter
+
+
+def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
+    """Put the layers in place; they begin so that the model computes as before, or with what was trained before.
+
+    Raises:
+        RecipeError: a target matches nothing, its sizes do not suit the options, or peft refuses it.
+        UserError: what it goes on with does not fit.
+    """
+    targets = chosen(adapter.targets, model, facts, is_linear)
+    for path in targets.modules:
+        module = model.get_submodule(path)
+        outputs, inputs = getattr(module, "out_features", 0), getattr(module, "in_features", 0)
+        if inputs:
+            adapter.added(path, inputs, outputs)
+    of_kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.kind)]
+    config: PeftConfig = of_kind(target_modules=peft_spelling(targets), task_type="CAUSAL_LM", **adapter.settings())
+    model = inject(config, model, targets, facts)
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        for name, parameter in layer.named_parameters():
+            if name.startswith(layer.adapter_layer_names):
+                # peft rounds what it begins with to the precision of the base: these are 0, 1, or one number
+                parameter.data = _begun(parameter, name, adapter)
+                parameter.requires_grad_(True)
+    if adapter.begins is not None:
+        take_back(adapter, model, adapter.begins)
+    return model
+
+
+def tensors_of(model: Any) -> dict[str, torch.Tensor]:
+    """What an artifact holds of a model; matrices that all layers share once."""
+    config = model.peft_config[NAME]
+    if not isinstance(config, VeraConfig):
+        return addition_of(model)
+    # peft looks for the shared matrices in a model of its own, of which the layers are all that is left here
+    end = f".{NAME}"
+    found = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
+    layer: Any = next(module for module in model.modules() if isinstance(module, VeraLayer))
+    shared = {f"{TUNER}vera_A": layer.vera_A[NAME], f"{TUNER}vera_B": layer.vera_B[NAME]}
+    return {**found, **(shared if config.save_projection else {})}
+
+
+def take_back(adapter: PeftAdapter, model: Any, folder: Path) -> None:
+    """Take what trained from an artifact.
+
+    Raises:
+        UserError: it is of another adapter, or of other sizes or modules.
+    """
+    saved, tensors = read(folder)
+    if saved.get("peft_type") != adapter.kind:
+        raise UserError(
+            f"{folder} holds an adapter of the kind {saved.get('peft_type')}, not {adapter.kind}",
+            action="pick the adapter that it was trained with",
+        )
+    check_settings(saved, {name: (name, value) for name, value in adapter.settings().items()}, folder)
+    take(model, tensors, folder, tensors_of(model))
+
+
+def _begun(parameter: torch.Tensor, name: str, adapter: PeftAdapter) -> torch.Tensor:
+    number = adapter.first_number(name)
+    return parameter.data.float() if number is None else torch.full_like(parameter.data, number, dtype=torch.float32)

@@ -1,0 +1,107 @@
+"""OFT (Qiu et al., 2023, arXiv:2306.07280; inputs turned as of Qiu et al., 2025, arXiv:2506.19847) and BOFT (Liu et
+al., 2024, arXiv:2311.06243): y = W R x, where R is orthogonal and made of blocks.
+
+A block of OFT is the Cayley transform of a skew-symmetric matrix, (I + Q) (I - Q)^-1, the inverse as the beginning of
+its Neumann series or exactly. BOFT's is exact, and each output has a factor beside it. Its products of several such
+matrices, mixed like butterflies, need a compiler of CUDA in peft; here there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from finetooth_hooks import Context, RecipeError
+from pydantic import Field
+
+from finetooth_peft.adapter import PeftAdapter, TargetOptions, begins_with
+
+
+class OftOptions(TargetOptions):
+    """Options of `oft`."""
+
+    block_size: int = Field(default=32, ge=2, le=1024)
+    """Inputs that are turned together; it divides the inputs of every target. Larger blocks can turn more, and have
+    more parameters: block_size * (block_size - 1) / 2 for each."""
+    share_blocks: bool = False
+    """All blocks of a module are one and the same: far fewer parameters."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of blocks that turn nothing, while training."""
+    exact: bool = False
+    """Orthogonal to the last bit, by solving a system for each block, in place of five terms of a series: slower."""
+
+
+class BoftOptions(TargetOptions):
+    """Options of `boft`."""
+
+    block_size: int = Field(default=4, ge=2, le=1024)
+    """Inputs that are turned together; it divides the inputs of every target."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of blocks that turn nothing, while training."""
+
+
+@dataclass(frozen=True)
+class OftAdapter(PeftAdapter):
+    """Blocks on the inputs."""
+
+    kind: ClassVar[str] = "OFT"
+
+    def added(self, path: str, inputs: int, outputs: int) -> int:
+        blocks = _blocks(self.options.block_size, path, inputs)
+        size = int(self.options.block_size)
+        return (1 if self.options.share_blocks else blocks) * size * (size - 1) // 2
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "oft_block_size": self.options.block_size,
+            "r": 0,
+            "block_share": self.options.share_blocks,
+            "module_dropout": self.options.dropout,
+            "use_cayley_neumann": not self.options.exact,
+        }
+
+
+@dataclass(frozen=True)
+class BoftAdapter(PeftAdapter):
+    """Blocks on the inputs, factors on the outputs."""
+
+    kind: ClassVar[str] = "BOFT"
+
+    def added(self, path: str, inputs: int, outputs: int) -> int:
+        return _blocks(self.options.block_size, path, inputs) * int(self.options.block_size) ** 2 + outputs
+
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "boft_block_size": self.options.block_size,
+            "boft_block_num": 0,
+            "boft_n_butterfly_factor": 1,
+            "boft_dropout": self.options.dropout,
+        }
+
+    def first_number(self, name: str) -> float | None:
+        return 1.0 if name.startswith("boft_s") else 0.0
+
+
+def _blocks(size: int, path: str, inputs: int) -> int:
+    if inputs % size:
+        fitting = [other for other in range(2, inputs + 1) if inputs % other == 0]
+        nearest = min(fitting, key=lambda other: (abs(other - size), other))
+        raise RecipeError(
+            "adapter.block_size",
+            f"{size} does not divide the {inputs} inputs of {path}",
+            action=f"set it to {nearest}, or leave that module out of adapter.targets",
+        )
+    return inputs // size
+
+
+def build_oft(options: OftOptions, context: Context) -> OftAdapter:
+    """Builder of the adapter `oft`."""
+    made = OftAdapter(options)
+    return replace(made, begins=begins_with(options, context, made))
+
+
+def build_boft(options: BoftOptions, context: Context) -> BoftAdapter:
+    """Builder of the adapter `boft`."""
+    made = BoftAdapter(options)
+    return replace(made, begins=begins_with(options, context, made))

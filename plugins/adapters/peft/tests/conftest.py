@@ -1,0 +1,7 @@
+"""A tiny random Llama and its facts."""
+
+from __future__ import annotations
+
+from finetooth_hooks.testing.adapter_fixtures import tiny, tokens
+
+__all__ = ["tiny", "tokens"]

@@ -1,0 +1,37 @@
+"""Whether an optimizer can do what a recipe asks of its steps."""
+
+from __future__ import annotations
+
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import PlanRequest
+
+
+def check_updates(request: PlanRequest, precision: str) -> None:
+    """
+    Raises:
+        PlanError: an ability of the optimizer, and a setting that asks for something else.
+    """
+    name, words = request.updates.name, request.updates.optimizer.capabilities
+    if "masterless" in words and precision != "bf16":
+        raise PlanError(
+            f"train.precision={precision}: {name} with optimizer.rounding=stochastic rounds weights into bf16",
+            action="set train.precision to bf16, or leave out optimizer.rounding",
+        )
+    if "in_backward" not in words:
+        return
+    if request.train.max_grad_norm:
+        raise PlanError(
+            f"train.max_grad_norm={request.train.max_grad_norm:g}: {name} updates inside backward, before the norm of "
+            "all gradients is known",
+            action="set train.max_grad_norm to 0, or pick another optimizer",
+        )
+    if precision == "fp16":
+        raise PlanError(
+            f"train.precision=fp16: {name} updates inside backward, before it is known whether gradients overflow",
+            action="set train.precision to bf16 or fp32, or pick another optimizer",
+        )
+    if request.place.collective is not None:
+        raise PlanError(
+            f"optimizer: {name} updates inside backward, before gradients of several ranks are added up",
+            action="run on one rank, or pick another optimizer",
+        )

@@ -1,0 +1,77 @@
+"""What an adapter changes between steps: see the capability `changes` of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from finetooth_hooks.protocols import Adapter
+from torch import Tensor, nn
+
+from finetooth_torch.updates.parameters import TrainedParameters
+
+WORD = "changes"
+
+
+class Changes:
+    """Calls the adapter where it changes the model, and does nothing where it does not.
+
+    Args:
+        seed: of the engine.
+    """
+
+    def __init__(self, adapter: Adapter, model: nn.Module, parameters: TrainedParameters, seed: int) -> None:
+        self._adapter, self._model, self._parameters, self._seed = adapter, model, parameters, seed
+        self.any = WORD in adapter.capabilities
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """The model is to be that of a number of updates."""
+        if self.any:
+            self._adapter.at_step(self._model, step, self._seed)
+
+    def after(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Update number `step` is done."""
+        if not self.any:
+            return
+        with self._parameters.as_given(take=True):
+            forgotten = self._adapter.after_step(self._model, step, self._seed)
+        masters = dict(self._parameters.named())
+        for name, share in forgotten.items():
+            forget(optimizer, masters[name], share)
+
+    def factor(self, step: int) -> float:
+        """On the learning rate of the update that follows `step` updates."""
+        return self._adapter.rate_factor(step) if self.any else 1.0
+
+    def held(self) -> Mapping[str, Tensor]:
+        """What belongs to a state beside what trains."""
+        return dict(self._adapter.held(self._model)) if self.any else {}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Take over what `held` gave; names and shapes were checked."""
+        for name, tensor in self.held().items():
+            tensor.copy_(tensors[name])
+        self.begin(step)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float) -> None:
+    """Let the optimizer keep a share of what it knows of a parameter: in each tensor like it, the numbers that are
+    largest in magnitude; the rest become 0. Of a state in another shape (factors of a matrix, numbers in 8 bits)
+    nothing stays, since zero may mean something else there."""
+    if master not in optimizer.state:
+        return
+    tensors = [value for value in optimizer.state[master].values() if isinstance(value, Tensor) and value.dim() > 0]
+    plain = all(value.shape == master.shape and value.is_floating_point() for value in tensors)
+    kept = round(share * master.numel())
+    if not kept or not plain:
+        del optimizer.state[master]
+        return
+    for value in tensors:
+        flat = value.reshape(-1)
+        largest = flat.abs().topk(kept).indices
+        mask = torch.zeros_like(flat, dtype=torch.bool)
+        mask[largest] = True
+        value.copy_(torch.where(mask, flat, 0.0).view_as(value))

@@ -1,0 +1,159 @@
+"""`ft init`: five questions, a look at the rows, a recipe."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+from finetooth_hooks import CommandContext, UserError
+
+from finetooth_init.goals import Goal, goals_of
+from finetooth_init.proposal import Proposal, Wishes, as_lines, propose
+
+MODEL = "smollm2-135m"
+"""What is proposed where no model is named: it needs no download and trains on a CPU."""
+EXAMPLE = {"name": "tasks", "task": "family", "split": "train", "count": 256, "seed": 1}
+"""Made-up questions, for who has no rows yet."""
+NOTHING = "nothing"
+LOOKED_AT = 200
+"""Rows that tell what can be learned."""
+EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "three passes"}
+UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30}
+
+
+@click.command("init")
+@click.option("--data", metavar="DATA", help="Rows to learn from, or 'nothing' for made-up ones.")
+@click.option(
+    "--goal", metavar="METHOD", help="What to learn, by the method that learns it, where rows leave a choice."
+)
+@click.option("--model", metavar="MODEL", help=f"The base model; {MODEL} if nothing is asked.")
+@click.option("--memory", metavar="SIZE", help="Memory there is to take, such as 24GB; default: this machine's.")
+@click.option("--passes", type=click.Choice(tuple(EXTENTS)), help="How long: a look, or passes over the rows.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("recipe.yaml"), help="Write the recipe there.")
+@click.option("--yes", is_flag=True, help="Ask nothing; what no option says is proposed.")
+@click.option("--run", "run_", is_flag=True, help="With --yes: train at once.")
+@click.pass_obj
+def command(
+    obj: CommandContext,
+    data: str | None,
+    goal: str | None,
+    model: str | None,
+    memory: str | None,
+    passes: str | None,
+    output: Path,
+    yes: bool,
+    run_: bool,
+) -> int:
+    """Ask what you have and what it should learn, look at the rows, and write a recipe that says why it is as it is."""
+    if output.exists():
+        raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
+    if not yes and not sys.stdin.isatty():
+        raise UserError("there is no terminal to ask at", action="add --yes, with --data and --model")
+    if yes and data is None:
+        raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
+    ask = _Nobody() if yes else _Asker()
+    source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
+    rows = dict(EXAMPLE) if source == NOTHING else source
+    model = model or MODEL
+    chosen = _goal(obj, ask, rows, goal, model)
+    if not yes:
+        model = ask.text("3. Which model?", model)
+    size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
+    extent = passes or ask.choice("5. How long may it take?", EXTENTS)
+    proposal = propose(obj, chosen, Wishes(rows, model, size, extent))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(as_yaml(proposal), encoding="utf-8")
+    click.echo("")
+    for section, reasons, _ in as_lines(proposal):
+        for reason in reasons:
+            click.echo(f"{section:<13} {reason}")
+    steps = f", {proposal.plan.total_steps:,} steps" if proposal.plan.total_steps else ""
+    click.echo(f"\nThe recipe is {output}{steps}.")
+    if run_ if yes else ask.agree(f"Train now, as `ft run {output}` would?"):
+        root = click.get_current_context().find_root()
+        return int(
+            root.command.main(["run", str(output)], prog_name=root.info_name, standalone_mode=False, obj=obj) or 0
+        )
+    click.echo(f"Next: ft check {output}, then ft run {output}")
+    return 0
+
+
+def _goal(obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model: str) -> Goal:
+    """What is to be learned, of what the rows can teach.
+
+    Raises:
+        UserError: they cannot teach what is wanted.
+    """
+    where = rows if isinstance(rows, str) else rows["name"]
+    context = obj.context({"model": model, "data": {"train": rows}, "trackers": []})
+    examples = context.examples("train", first=LOOKED_AT)
+    found = goals_of([example for _, example in examples.rows], where)
+    click.echo(f"{where}: rows of format {examples.format}")
+    if wanted is not None:
+        for one in found:
+            if one.name == wanted:
+                return one
+        names = ", ".join(one.name for one in found)
+        raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
+    if len(found) == 1:
+        click.echo(f"2. It can learn to {found[0].says} ({found[0].name}).")
+        return found[0]
+    chosen = ask.choice("2. What should it learn?", {one.name: one.says for one in found})
+    return next(one for one in found if one.name == chosen)
+
+
+def _bytes(text: str) -> int:
+    """
+    Raises:
+        UserError: that is no size.
+    """
+    if not text.strip():
+        return 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in UNITS:
+        raise UserError(f"--memory: {text!r} is no size", action="write it as 24GB")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def as_yaml(proposal: Proposal) -> str:
+    """The recipe, each section below its reasons."""
+    import yaml
+
+    parts = ["# Written by `ft init`. Every line may be changed; `ft check` shows what a change does.\n"]
+    for section, reasons, value in as_lines(proposal):
+        for reason in reasons:
+            parts += [f"# {line}\n" for line in textwrap.wrap(reason, 110)]
+        parts.append(yaml.safe_dump({section: value}, sort_keys=False, allow_unicode=True))
+    return "".join(parts)
+
+
+class _Asker:
+    """Asks at the terminal."""
+
+    def text(self, question: str, default: str) -> str:
+        return str(click.prompt(question, default=default, show_default=bool(default)))
+
+    def choice(self, question: str, choices: dict[str, str]) -> str:
+        for name, says in choices.items():
+            click.echo(f"   {name:<9} {says}")
+        return str(click.prompt(question, type=click.Choice(list(choices)), default=next(iter(choices))))
+
+    def agree(self, question: str) -> bool:
+        return bool(click.confirm(question, default=False))
+
+
+class _Nobody(_Asker):
+    """Takes what is proposed."""
+
+    def text(self, question: str, default: str) -> str:
+        return default
+
+    def choice(self, question: str, choices: dict[str, str]) -> str:
+        return "1" if choices is EXTENTS else next(iter(choices))
+
+    def agree(self, question: str) -> bool:
+        return False

@@ -1,0 +1,185 @@
+"""A recipe for rows, a model and a machine, with the reason for each setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetooth_hooks import CommandContext, PlanError, UserError
+from finetooth_hooks.plan import Plan
+from finetooth_hooks.reports import DataReport
+
+from finetooth_init.goals import Goal
+
+LONGEST = 2048
+"""Rows are looked at up to so many tokens, or as many as the model takes."""
+SHARE = 0.98
+"""Of the rows that fit; what is longer is left out, and said."""
+ROUND = 64
+FEW = 40
+"""Rows of which none are held out."""
+LOOK = 20
+"""Steps of a first look."""
+USED = 0.9
+"""Share of the memory that a proposal may take."""
+
+LADDER: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("", {}),
+    ("activations are computed again in the backward pass", {"gradient_checkpointing": True}),
+    ("frozen weights in 8 bits", {"quantization": "int8", "gradient_checkpointing": True}),
+    ("frozen weights in 4 bits", {"quantization": "int4", "gradient_checkpointing": True}),
+)
+"""What is given up for memory, first time, then exactness; only a LoRA can take the steps with fewer bits."""
+
+
+@dataclass
+class Proposal:
+    """A recipe, its reasons, and what the plan says of it.
+
+    Attributes:
+        recipe: sections in the order in which they are written.
+        reasons: by section, sentences.
+        plan: of the recipe.
+        tried: what did not fit into memory, with its figure.
+    """
+
+    recipe: dict[str, Any]
+    reasons: dict[str, list[str]]
+    plan: Plan
+    tried: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was answered.
+
+    Attributes:
+        data: source of the rows.
+        model: reference of the base model.
+        memory: bytes there may be taken; 0 is what the machine has.
+        extent: `look`, or passes over the rows.
+        output: the run folder; None leaves it to the run.
+    """
+
+    data: Any
+    model: str
+    memory: int = 0
+    extent: str = "1"
+    output: str | None = None
+
+
+def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
+    """A recipe that fits into memory.
+
+    Raises:
+        UserError: nothing that may be proposed does; says what each would take.
+    """
+    first = {"model": wishes.model, "data": {"train": wishes.data, "accept_dropped": True}, "method": goal.method}
+    first["train"] = {"max_length": _most(context, first)}
+    _, reports = context.planned({**first, "trackers": []})
+    rows = next(report for report in reports if report.split == "train")
+    base, reasons = _described(goal, wishes, rows)
+    tried: list[str] = []
+    for given_up, changes in LADDER if goal.adapter == "lora" else LADDER[:2]:
+        recipe = _with(base, changes)
+        try:
+            plan = context.plan(recipe)
+        except PlanError as error:
+            tried.append(f"{given_up or 'nothing given up'}: {error}")
+            continue
+        has = wishes.memory or plan.memory.device_has
+        if has and plan.memory.total > USED * has:
+            tried.append(f"{given_up or 'nothing given up'}: {_gb(plan.memory.total)} of {_gb(has)}")
+            continue
+        if given_up:
+            reasons.setdefault("quantization" if "quantization" in changes else "train", []).append(
+                f"{given_up}; what was tried before: {'; '.join(tried)}"
+            )
+        reasons.setdefault("train", []).append(
+            f"by the plan's estimate the run takes {_gb(plan.memory.total)}" + (f" of {_gb(has)}" if has else "")
+        )
+        return Proposal(recipe, reasons, plan, tried)
+    raise UserError(
+        f"{wishes.model} does not fit: " + "; ".join(tried),
+        action="take a smaller model, or a machine with more memory",
+    )
+
+
+def _most(context: CommandContext, recipe: Mapping[str, Any]) -> int:
+    return min(LONGEST, context.context({**recipe, "trackers": []}).facts.max_positions)
+
+
+def _described(goal: Goal, wishes: Wishes, rows: DataReport) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The recipe before memory is looked at."""
+    length = _length(rows)
+    longer = sum(1 for one in rows.lengths if one > length) / len(rows.lengths) if rows.lengths else 0.0
+    batch = max(1, min(goal.batch_size, rows.used // 4))
+    recipe: dict[str, Any] = {"model": wishes.model, "data": {"train": wishes.data}, "method": goal.method}
+    reasons = {
+        "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
+        "data": [f"{rows.rows:,} rows give {rows.used:,} to train on", *_left_out(rows)],
+        "method": [f"{goal.says}: {goal.reason}"],
+        "adapter": [
+            "a LoRA: small matrices beside the frozen weights; a hundredth of the memory for optimizer and gradients"
+            if goal.adapter == "lora"
+            else "all weights train, since what text is like is learned by all of them"
+        ],
+        "optimizer": [f"a rate that {goal.name} usually begins with; lower it if the loss jumps"],
+        "schedule": ["up over the first steps, then down to 0"],
+        "train": [f"{length} tokens hold {'all rows' if not longer else f'{1 - longer:.0%} of the rows'}"],
+    }
+    if rows.rows >= FEW:
+        recipe["data"]["eval"] = {"fraction": 0.05}
+        reasons["data"].append("one in twenty is held out, so that learning can be told from memorising")
+    else:
+        reasons["data"].append(f"none is held out of fewer than {FEW}")
+    recipe["adapter"] = {"name": "lora", "rank": 16} if goal.adapter == "lora" else "full"
+    recipe["optimizer"] = {"name": "adamw", "learning_rate": goal.learning_rate}
+    recipe["schedule"] = {"name": "cosine", "warmup_ratio": 0.05}
+    recipe["train"] = {"batch_size": batch, "max_length": length}
+    if wishes.extent == "look":
+        recipe["train"]["max_steps"] = LOOK
+        reasons["train"].append(f"{LOOK} steps, to see that it works")
+    else:
+        recipe["train"]["epochs"] = float(wishes.extent)
+        passes = "one pass" if wishes.extent == "1" else f"{wishes.extent} passes"
+        reasons["train"].append(f"{passes} over the rows, {batch} in a step")
+    if wishes.output is not None:
+        recipe["output"] = wishes.output
+    return recipe, reasons
+
+
+def _left_out(rows: DataReport) -> list[str]:
+    """Sentences about rows that no length would bring back, or only a very long one."""
+    return [f"{count:,} rows are left out: {why}" for why, count in rows.dropped.items()]
+
+
+def _length(rows: DataReport) -> int:
+    """Positions that hold nearly all rows, rounded up."""
+    ordered = sorted(rows.lengths) or [rows.longest]
+    enough = ordered[min(len(ordered) - 1, math.ceil(SHARE * len(ordered)) - 1)]
+    return max(ROUND, math.ceil(enough / ROUND) * ROUND)
+
+
+def _with(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: dict(value) if key == "train" else value for key, value in recipe.items()}
+    for key, value in changes.items():
+        if key == "gradient_checkpointing":
+            made["train"][key] = value
+        else:
+            made[key] = value
+    return made
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def as_lines(proposal: Proposal) -> Iterator[tuple[str, list[str], Any]]:
+    """Sections in the order in which a recipe is read: name, reasons, value."""
+    order = ("model", "data", "method", "adapter", "quantization", "optimizer", "schedule", "train", "output")
+    for section in order:
+        if section in proposal.recipe:
+            yield section, proposal.reasons.get(section, []), proposal.recipe[section]

@@ -1,0 +1,47 @@
+"""What rows can teach, how long rows are, sizes."""
+
+from __future__ import annotations
+
+import pytest
+from finetooth_hooks import UserError
+from finetooth_hooks.examples import Labelled, PromptCompletion, Text
+from finetooth_hooks.reports import DataReport
+from finetooth_init.command import _bytes
+from finetooth_init.goals import GOALS, goals_of
+from finetooth_init.proposal import _length
+
+
+def test_rows_of_one_kind_teach_one_kind_of_thing() -> None:
+    assert [goal.name for goal in goals_of([Text("a"), Text("b")], "rows")] == ["pretrain"]
+    assert {goal.name for goals in GOALS.values() for goal in goals} == {
+        "sft",
+        "dpo",
+        "rm",
+        "kto",
+        "prm",
+        "pretrain",
+        "grpo",
+    }
+
+
+def test_kinds_that_no_method_takes_together_are_named() -> None:
+    with pytest.raises(UserError, match=r"rows.jsonl holds rows of several kinds, Text and PromptCompletion"):
+        goals_of([Text("a"), PromptCompletion("a", "b")], "rows.jsonl")
+    with pytest.raises(UserError, match=r"rows.jsonl: no rows: no method learns from that"):
+        goals_of([], "rows.jsonl")
+    assert Labelled in GOALS
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [((3, 60), 64), (tuple(range(1, 101)), 128), ((10,) * 99 + (900,), 64), ((10,) * 90 + (900,) * 10, 960)],
+)
+def test_the_length_holds_98_of_100_rows_and_is_whole_64s(lengths: tuple[int, ...], expected: int) -> None:
+    assert _length(DataReport("train", len(lengths), len(lengths), lengths=lengths)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 GiB", 3 * 2**29), ("512mb", 512 * 10**6), ("", 0)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert _bytes(text) == size

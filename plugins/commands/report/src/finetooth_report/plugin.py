@@ -1,0 +1,25 @@
+"""`report.html` in the folder of every run, and `ft report RUN` for one that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Command, Outcome, Run, hookimpl
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="report",
+        build="finetooth_report.command:command",
+        summary="write one page about a run: plan, curves, answers, data",
+        section="Use",
+    )
+
+
+@hookimpl
+def ft_run_end(run: Run, outcome: Outcome) -> None:
+    """Write the page. One that cannot be written is told of in one line, and changes nothing."""
+    from finetooth_report.written import write_at_end
+
+    write_at_end(run, outcome)

@@ -1,0 +1,56 @@
+"""The charts of a page as one picture, drawn with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetooth_toolbox.runs.chart import COLOURS, Chart
+from PIL import Image, ImageDraw, ImageFont
+
+SCALE = 2
+"""Pixels of the picture for one of the chart."""
+COLUMNS = 2
+
+
+def draw(charts: Sequence[Chart], place: Path) -> Path:
+    """Draw charts beside and below each other; returns the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    width, height = max(one.width for one in charts), max(one.height for one in charts)
+    columns = min(COLUMNS, len(charts))
+    rows = -(-len(charts) // columns)
+    image = Image.new("RGB", (SCALE * width * columns, SCALE * height * rows), "white")
+    pen = ImageDraw.Draw(image)
+    for index, one in enumerate(charts):
+        _draw(pen, one, (index % columns) * width, (index // columns) * height)
+    beside = place.with_name(f".{place.name}.tmp")
+    image.save(beside, format="PNG")
+    beside.replace(place)
+    return place
+
+
+def _draw(pen: ImageDraw.ImageDraw, one: Chart, x0: int, y0: int) -> None:
+    small, large = ImageFont.load_default(10 * SCALE), ImageFont.load_default(12 * SCALE)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return SCALE * (x0 + x), SCALE * (y0 + y)
+
+    pen.text(at(one.left, 4), one.title, fill="black", font=large)
+    for y, text in one.y_ticks:
+        pen.line([at(one.left, y), at(one.right, y)], fill="#dddddd", width=SCALE)
+        pen.text(at(one.left - 5, y), text, fill="black", font=small, anchor="rm")
+    for x, text in one.x_ticks:
+        pen.text(at(x, one.bottom + 4), text, fill="black", font=small, anchor="ma")
+    for index, points in enumerate(one.curves.values()):
+        colour = COLOURS[index % len(COLOURS)]
+        if len(points) > 1:
+            pen.line([at(x, y) for x, y in points], fill=colour, width=SCALE)
+        if len(points) <= 20:
+            for x, y in points:
+                pen.ellipse([at(x - 2, y - 2), at(x + 2, y + 2)], fill=colour)
+    for index, name in enumerate(one.legend):
+        colour = COLOURS[index % len(COLOURS)]
+        pen.text(at(one.right - 4, one.top + 2 + 14 * index), name, fill=colour, font=small, anchor="ra")

@@ -1,0 +1,48 @@
+"""In what runs differ, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetooth_toolbox.runs.recorded import Recorded
+
+UNLIKE = ("output",)
+"""Settings that always differ and change nothing."""
+
+
+def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all runs, with the value of each run, None where it sets none. Beside what the
+    recipes set stand the decisions of the plans (`train.precision`)."""
+    each = [{**_decided(run.plan), **flat(run.plan.get("recipe", {}))} for run in runs]
+    names = sorted({name for one in each for name in one})
+    rows = {name: [one.get(name) for one in each] for name in names if name.split(".")[0] not in UNLIKE}
+    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def results(runs: Sequence[Recorded]) -> dict[str, list[float | None]]:
+    """Steps, time, last and best metrics, None where a run has none."""
+    found: dict[str, list[float | None]] = {
+        "steps": [float(run.step) for run in runs],
+        "seconds": [round(run.seconds, 1) for run in runs],
+    }
+    lasts, bests = [run.last for run in runs], [run.best for run in runs]
+    found |= {f"last {name}": [one.get(name) for one in lasts] for name in sorted({n for one in lasts for n in one})}
+    found |= {f"best {name}": [one.get(name) for one in bests] for name in sorted({n for one in bests for n in one})}
+    return found
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested settings by their path, `train.seed`; an item of a list by its index."""
+    if isinstance(value, Mapping):
+        return {
+            name: one for key, item in value.items() for name, one in flat(item, f"{path}.{key}".strip(".")).items()
+        }
+    if isinstance(value, list):
+        return {name: one for index, item in enumerate(value) for name, one in flat(item, f"{path}.{index}").items()}
+    return {path: value}
+
+
+def _decided(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Decisions of a plan by setting; the rest of the settings of a pick are in the recipe."""
+    return {str(one.get("setting")): one.get("value") for one in plan.get("decisions", [])}

@@ -1,0 +1,117 @@
+"""`ft runs` over folders of runs, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from finetooth_hooks import UserError
+from finetooth_runs import command as module
+from finetooth_runs.tables import table
+from finetooth_toolbox.files.locks import held_folder
+
+
+def make(name, loss, **settings):
+    folder = Path("runs") / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"id": "1"}')
+    (folder / "recipe.yaml").write_text("model: toy\n")
+    recipe = {"model": "toy", "output": str(folder), "train": {"seed": 0, **settings}}
+    decisions = [{"setting": "train.precision", "value": "bf16", "reason": "fast"}]
+    plan = {"recipe": recipe, "picks": {"method": "acme:sft"}, "total_steps": 2, "decisions": decisions}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    lines = [{"event": "step", "step": step, "loss": loss / step, "seconds": 1.0, "metrics": {}} for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {"status": "done", "reason": "", "steps": 2, "seconds": 2.0, "best": {"eval/loss": loss}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make("one", 2.0), make("two", 3.0, batch_size=4)
+
+
+def said(*arguments):
+    done = CliRunner().invoke(module.command, arguments, catch_exceptions=False, standalone_mode=False)
+    return done.output
+
+
+def test_list_show_and_du(two):
+    lines = said("list").splitlines()
+    assert lines[0].split() == ["run", "status", "steps", "best", "or", "last", "method", "model", "began"]
+    assert lines[1].startswith("one  done    2/2    eval/loss 2")
+    shown = said("show", "two")
+    assert "status          done" in shown and "last loss       1.5" in shown and "metrics.jsonl" in shown
+    (one, other) = json.loads(said("list", "--json"))
+    assert (one["run"], one["steps"], other["best"]) == ("one", 2, {"eval/loss": 3.0})
+    found = {row["run"]: row["bytes"] for row in json.loads(said("du", "--json"))}
+    assert found["runs/one"] == sum(path.stat().st_size for path in two[0].iterdir())
+    assert said("list", "--status", "failed") == "no run in runs is failed\n"
+
+
+def test_compare_shows_settings_that_differ_and_results(two):
+    found = json.loads(said("compare", "one", "two", "--json"))
+    assert found["settings"] == {"train.batch_size": [None, 4]}  # not where they lie
+    assert found["results"]["last loss"] == [1.0, 1.5] and found["results"]["best eval/loss"] == [2.0, 3.0]
+    text = said("compare", "one", "two")
+    assert "train.batch_size  -    4" in text
+    with pytest.raises(UserError, match="one run is nothing to compare"):
+        said("compare", "one")
+
+
+def test_rm_asks_and_refuses_what_runs(two):
+    with pytest.raises(UserError, match=r"would be removed \(add --yes; nothing was removed\)"):
+        said("rm", "one")
+    with held_folder(two[1]), pytest.raises(UserError, match="the run is under way"):
+        said("rm", "one", "two", "--yes")
+    assert two[0].exists() and two[1].exists()
+    assert said("rm", "one", "--yes") == "runs/one removed\n"
+    assert not two[0].exists() and two[1].exists()
+
+
+def test_rm_does_not_follow_links(two, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    (two[0] / "link").symlink_to(kept)
+    said("rm", "one", "--yes")
+    assert (kept / "file").exists()
+    (tmp_path / "runs" / "alias").symlink_to(two[1].absolute())
+    with pytest.raises(UserError, match="is a link"):
+        said("rm", "alias", "--yes")
+    assert two[1].exists()
+
+
+def test_an_unknown_run_names_the_nearest(two):
+    with pytest.raises(UserError, match="did you mean one"):
+        said("show", "onne")
+    shutil.rmtree("runs")
+    assert said("list") == "no run in runs\n"
+    with pytest.raises(UserError, match="no such folder"):
+        said("list", "--folder", "elsewhere")
+
+
+def test_forty_columns(two, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(module, "width", lambda: 40)
+    lines = said("list").splitlines()
+    assert max(map(len, lines)) <= 40 and "one" in lines and "  status: done" in lines
+    assert all(line.isascii() for line in lines) and "\x1b" not in said("list")
+
+
+def test_what_a_folder_says_cannot_move_the_terminal():
+    made = table(("run", "status"), [("a\x1b[2Jb", "x\ny")], None)
+    assert "\x1b" not in made and made.splitlines()[1] == "a\\x1b[2Jb  x y"
+
+
+def test_a_pipe_has_no_width(monkeypatch):
+    from finetooth_runs.tables import width
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert width() is None

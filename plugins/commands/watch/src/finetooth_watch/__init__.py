@@ -1,0 +1,1 @@
+"""A full-screen view of a run."""

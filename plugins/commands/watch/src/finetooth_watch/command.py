@@ -1,0 +1,32 @@
+"""`ft watch RUN`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.runs.recorded import found_run, runs_below
+
+
+@click.command("watch")
+@click.argument("run", required=False)
+@click.option(
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
+)
+def command(run: str | None, every: float) -> int:
+    """Watch RUN, a run's folder or its name under runs/; left out, the one that began last.
+
+    `q` leaves, space holds the picture still. The run goes on either way.
+    """
+    newest = runs_below(Path("runs"))
+    folder = found_run(run) if run is not None else next(iter(newest[-1:]), None)
+    if folder is None:
+        raise UserError(f"no run {run!r}" if run is not None else "no run in runs", action="see ft runs list")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("ft watch needs a terminal", action=f"ft runs show {folder} prints the same")
+    from finetooth_watch.screen import WatchApp
+
+    WatchApp(folder, every).run()
+    return 0

@@ -1,0 +1,1 @@
+"""Environments that need nothing else: a question, number guessing, a calculator, search in texts."""

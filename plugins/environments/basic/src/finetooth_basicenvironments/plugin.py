@@ -1,0 +1,36 @@
+"""Environments that need nothing else: a question, number guessing, a calculator, search in texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Environment, hookimpl
+
+
+@hookimpl
+def ft_environments() -> Iterator[Environment]:
+    yield Environment(
+        name="question",
+        build="finetooth_basicenvironments.question:build",
+        summary="the row's prompt, one turn; the recipe's rewards judge it",
+    )
+    yield Environment(
+        name="guess",
+        build="finetooth_basicenvironments.guess:build",
+        summary="a hidden number, found by guesses that are too low or too high",
+        example_task={"prompt": "Guess my number.", "number": 7},
+    )
+    yield Environment(
+        name="calculator",
+        build="finetooth_basicenvironments.calculator:build",
+        summary="questions with a number for an answer, and a tool that calculates",
+        example_task={"prompt": "What is 2 plus 3?", "answer": "5"},
+    )
+    yield Environment(
+        name="search",
+        build="finetooth_basicenvironments.search:build",
+        summary="questions about texts in a folder, and a tool that searches them",
+        example={"folder": "{folder}/texts"},
+        example_files={"texts/a.txt": "The lamp is in the cellar.\n\nThe key is under the stone.\n"},
+        example_task={"prompt": "Where is the key?", "answer": "under the stone"},
+    )

@@ -1,0 +1,124 @@
+"""Questions about texts in a folder, and a tool that searches them (BM25, by SQLite's full-text index)."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetooth_hooks import Context, Options
+from finetooth_hooks.bases import EnvironmentBase
+from finetooth_hooks.errors import DataError, RecipeError
+from finetooth_hooks.examples import Task
+from pydantic import Field
+
+from finetooth_basicenvironments.tools import Tool, ToolEpisode, ToolRefused
+
+_WORD = re.compile(r"\w+")
+
+
+class SearchOptions(Options):
+    """Options of `search`."""
+
+    folder: str
+    """Folder whose files `*.txt` and `*.md` are searched."""
+    column: str = "answer"
+    """Column of the row with the right answer: a text, or a list of which one is enough."""
+    results: int = Field(default=3, ge=1, le=20)
+    """Passages that a search gives at most."""
+    passage: int = Field(default=400, ge=50)
+    """Characters of a passage, about: paragraphs are put together up to it, longer ones cut."""
+
+
+class Search(EnvironmentBase):
+    """Reward 1 where the answer holds the right one, capitals and punctuation aside; else 0.
+
+    Raises:
+        RecipeError: there is no text in the folder.
+    """
+
+    capabilities = frozenset({"seeded", "concurrent"})
+
+    def __init__(self, options: SearchOptions) -> None:
+        self._column, self._index = options.column, Index(Path(options.folder), options.passage)
+        summary = "Searches a library of texts for words, and gives the passages that fit best."
+        self._tool = Tool("search", summary, "query", lambda query: self._index.find(query, options.results))
+
+    def episode(self, task: Task, seed: int) -> ToolEpisode:
+        """
+        Raises:
+            DataError: the row has no answer to compare with.
+        """
+        given = task.columns.get(self._column)
+        wanted = [given] if isinstance(given, str) else list(given or ())
+        if not wanted or not all(isinstance(one, str) and _words(one) for one in wanted):
+            raise DataError(self._column, f"{given!r} is no text to compare with", action="give the row its answer")
+        right = [f" {_words(one)} " for one in wanted]
+        return ToolEpisode(task, self._tool, lambda text: float(any(one in f" {_words(text)} " for one in right)))
+
+
+class Index:
+    """Passages of texts.
+
+    Args:
+        length: characters of a passage, about.
+    """
+
+    def __init__(self, folder: Path, length: int) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".md") and path.is_file())
+        if not paths:
+            raise RecipeError(
+                "method.environment.folder", f"{folder} holds no *.txt and no *.md", action="name a folder with texts"
+            )
+        self._lock = threading.Lock()  # one connection, asked by the threads of several episodes
+        self._base = sqlite3.connect(":memory:", check_same_thread=False)
+        self._base.execute("CREATE VIRTUAL TABLE passages USING fts5(file UNINDEXED, text, tokenize='porter')")
+        for path in paths:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            rows = [(path.relative_to(folder).as_posix(), one) for one in passages(text, length)]
+            self._base.executemany("INSERT INTO passages VALUES (?, ?)", rows)
+
+    def find(self, query: str, count: int) -> str:
+        """The passages that fit best, best first.
+
+        Raises:
+            ToolRefused: there is no word in the query.
+        """
+        words = _WORD.findall(query)[:32]
+        if not words:
+            raise ToolRefused("the query has no words")
+        match = " OR ".join(f'"{word}"' for word in words)
+        with self._lock:
+            found = self._base.execute(
+                "SELECT file, text FROM passages WHERE passages MATCH ? ORDER BY rank, rowid LIMIT ?", (match, count)
+            ).fetchall()
+        return "\n\n".join(f"[{file}] {text}" for file, text in found) or "nothing found"
+
+
+def passages(text: str, length: int) -> Iterator[str]:
+    """A text in pieces of about `length` characters, cut between paragraphs where they are short enough."""
+    held = ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        words = " ".join(paragraph.split())
+        if held and len(held) + len(words) > length:
+            yield held
+            held = ""
+        held = f"{held} {words}".strip()
+        while len(held) > length:
+            cut = held.rfind(" ", 1, length)
+            cut = length if cut < 0 else cut
+            yield held[:cut]
+            held = held[cut:].strip()
+    if held:
+        yield held
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.casefold()))
+
+
+def build(options: SearchOptions, context: Context) -> Search:
+    """Builder of the environment `search`."""
+    return Search(options)

@@ -1,0 +1,327 @@
+"""Environments of others, spoken to through modules made by hand with their interfaces, and a resource server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from finetooth_gyms.cookbook import CookbookOptions
+from finetooth_gyms.cookbook import build as build_cookbook
+from finetooth_gyms.loading import load
+from finetooth_gyms.nemogym import NemoGym, NemoGymOptions
+from finetooth_gyms.openenv import OpenEnvOptions
+from finetooth_gyms.openenv import build as build_openenv
+from finetooth_gyms.verifiers import VerifiersOptions
+from finetooth_gyms.verifiers import build as build_verifiers
+from finetooth_hooks import DataError, Message, RecipeError, Task, Turn
+from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing.fake_context import FakeContext
+
+
+@parametrize_with_checks("finetooth_gyms.plugin")
+def test_conforms(check: Any) -> None:
+    check()
+
+
+def turn(text: str, *calls: tuple[str, Any], stop: Any = "stop") -> Turn:
+    made = tuple({"id": "", "function": {"name": name, "arguments": given}} for name, given in calls)
+    return Turn(tuple(text.encode()), text, Message("assistant", text, tool_calls=made), stop)
+
+
+# --- NeMo Gym --------------------------------------------------------------------------------------------------------
+
+
+class ResourceServer:
+    """A counter: the tool `add` adds to the session's number, the judge compares it with the row's `target`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.sessions: dict[str, int] = {}
+        self.broken = ""
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None: ...
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.asked.append((self.path, body))
+                session = (self.headers.get("Cookie") or "").removeprefix("session=")
+                status, content = (500, {"detail": "broken"}) if self.path == server.broken else (200, None)
+                if content is None:
+                    content = server.answer(self.path, body, session)
+                data = json.dumps(content).encode()
+                self.send_response(status)
+                if self.path == "/seed_session":
+                    self.send_header("Set-Cookie", f"session={len(server.sessions)}; Path=/")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(self, path: str, body: Any, session: str) -> Any:
+        if path == "/seed_session":
+            self.sessions[str(len(self.sessions) + 1)] = 0
+            return {}
+        if path == "/add":
+            self.sessions[session] += body["number"]
+            return {"total": self.sessions[session]}
+        return {"reward": float(self.sessions[session] == body["target"]), "response": body["response"]}
+
+
+@pytest.fixture
+def resources() -> Iterator[ResourceServer]:
+    made = ResourceServer()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+ADD = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {"number": {}}}}
+ROW = {"responses_create_params": {"input": [{"role": "user", "content": "Reach 5."}], "tools": [ADD]}, "target": 5}
+
+
+def test_a_resource_server_gives_tools_and_the_reward(resources: ResourceServer) -> None:
+    """Two sessions side by side, each with a number of its own; the judge gets the whole response."""
+    environment = NemoGym(NemoGymOptions(url=resources.url))
+    task = Task((Message("user", "Reach 5."),), ROW)
+    one, other = environment.episode(task, 0), environment.episode(task, 0)
+    begun = one.begin()
+    other.begin()
+    assert begun.messages == task.prompt and begun.tools[0]["function"]["name"] == "add"
+    answer = one.answer(turn("I add.", ("add", {"number": 2}), ("add", {"number": 3}), ("subtract", {})))
+    assert answer.observation is not None and answer.reward is None
+    shown = [one.content for one in answer.observation.messages]
+    assert shown == ['{"total": 2}', '{"total": 5}', '{"error": "there is no tool subtract"}']
+    assert (one.answer(turn("Done.")).reward, other.answer(turn("Done.")).reward) == (1.0, 0.0)
+    one.close()
+    other.close()
+    verified = next(body for path, body in resources.asked if path == "/verify")
+    kinds = [part["type"] for part in verified["response"]["output"]]
+    assert kinds == ["message", *["function_call", "function_call_output"] * 3, "message"]
+    assert verified["responses_create_params"] == ROW["responses_create_params"]
+
+
+@pytest.mark.parametrize("path", ["/seed_session", "/add", "/verify"])
+def test_a_resource_server_that_fails_is_no_reward(resources: ResourceServer, path: str) -> None:
+    resources.broken = path
+    episode = NemoGym(NemoGymOptions(url=resources.url)).episode(Task("Reach 5.", ROW), 0)
+    with pytest.raises(OSError, match=f"{path} answers 500"):
+        episode.begin()
+        episode.answer(turn("", ("add", {"number": 1})))
+        episode.answer(turn("Done."))
+    episode.close()
+
+
+def test_rows_without_the_parameters_are_refused() -> None:
+    with pytest.raises(DataError, match=r"responses_create_params.*data\.format"):
+        NemoGym(NemoGymOptions()).episode(Task("Hi"), 0)
+
+
+# --- the Tinker cookbook ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Input:
+    ids: list[int]
+
+    def to_ints(self) -> list[int]:
+        return self.ids
+
+
+@dataclass
+class StepResult:
+    reward: float
+    episode_done: bool
+    next_observation: Input
+    next_stop_condition: list[Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class CountingEnv:
+    """Shows all tokens so far and a 7; three turns, a reward for each."""
+
+    def __init__(self, row: Any) -> None:
+        self.tokens, self.turns, self.row = [1, 2, 3], 0, row
+
+    async def initial_observation(self) -> tuple[Input, list[Any]]:
+        return Input(list(self.tokens)), [9]
+
+    async def step(self, action: list[int], *, extra: Any = None) -> StepResult:
+        await asyncio.sleep(0)
+        self.turns += 1
+        self.tokens += [*action, 7]
+        done = self.turns == 3 or extra["stop_reason"] == "length"
+        return StepResult(0.5, done, Input(list(self.tokens)), ["\n"], {"turns": 1})
+
+
+def test_an_env_of_the_cookbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("counting_envs")
+    module.make = lambda row, seed, tokenizer: CountingEnv(row)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "counting_envs", module)
+    environment = build_cookbook(CookbookOptions(env="counting_envs:make"), FakeContext(tmp_path))
+    episode = environment.episode(Task("Hi", {"x": 1}), 0)
+    begun = episode.begin()
+    assert (begun.tokens, begun.stop, begun.stop_ids) == ((1, 2, 3), (), (9,))
+    answer = episode.answer(turn("ab"))
+    assert answer.observation is not None and answer.observation.tokens == (1, 2, 3, 97, 98, 7)
+    assert (answer.observation.stop, answer.reward, answer.metrics) == (("\n",), 0.5, {"turns": 1.0})
+    assert episode.answer(turn("c", stop="length")).observation is None
+
+
+# --- OpenEnv ---------------------------------------------------------------------------------------------------------
+
+
+class EchoClient:
+    """A client of OpenEnv: sessions that echo, and end after two steps."""
+
+    ended: ClassVar[list[str]] = []
+
+    def __init__(self, base_url: str) -> None:
+        self.url, self.steps = base_url, 0
+
+    def sync(self) -> EchoClient:
+        return self
+
+    def connect(self) -> EchoClient:
+        return self
+
+    def disconnect(self) -> None:
+        self.ended.append(self.url)
+
+    def reset(self, **given: Any) -> Any:
+        return SimpleNamespace(observation={"text": f"seed {given['seed']}"}, reward=None, done=False)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        said = {"text": f"you said {action['message']}"}
+        return SimpleNamespace(observation=said, reward=float(len(action["message"])), done=self.steps == 2)
+
+
+def test_an_environment_of_openenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("echo_client")
+    module.EchoClient = EchoClient  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "echo_client", module)
+    options = OpenEnvOptions(url="http://127.0.0.1:1", client="echo_client:EchoClient", shown="text")
+    episode = build_openenv(options, FakeContext(tmp_path)).episode(Task("Play."), 4)
+    assert episode.begin().messages == (Message("user", "Play.\n\nseed 4"),)
+    answer = episode.answer(turn("abc"))
+    assert answer.observation is not None and answer.observation.messages == (Message("user", "you said abc"),)
+    assert answer.reward == 3.0 and episode.answer(turn("ab")).observation is None
+    episode.close()
+    assert EchoClient.ended == ["http://127.0.0.1:1"]
+
+
+# --- verifiers -------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """As verifiers' abstract client begins."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+
+class Rubric:
+    def has_group_rewards(self) -> bool:
+        return False
+
+    async def score_rollout(self, state: dict[str, Any]) -> None:
+        said = [one for one in state["completion"] if one["role"] == "assistant"]
+        state["reward"] = float(said[-1]["content"] == state["answer"])
+        state["metrics"] = {"num_turns": float(len(said))}
+
+
+class TheirEnvironment:
+    """Asks its client for turns until one says `stop`; changes or breaks what was said before if told to."""
+
+    rubric = Rubric()
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    async def rollout(self, given: dict[str, Any], client: Any, model: str, sampling_args: Any) -> dict[str, Any]:
+        messages = [dict(one) for one in given["prompt"]]
+        state: dict[str, Any] = {**given, "error": None}
+        tools = [{"name": "look", "description": "", "parameters": {}}]
+        while True:
+            response = await client.get_response(prompt=messages, model=model, sampling_args={}, tools=tools)
+            message = response.message
+            messages.append({"role": "assistant", "content": message.content})
+            if message.content == "stop" or message.is_truncated:
+                break
+            if self.fault == "raise":
+                raise OSError("their board is gone")
+            if self.fault == "error":
+                state["error"] = ValueError("their tool failed")
+                return state
+            if self.fault == "change":
+                messages[0] = {"role": "user", "content": "another question"}
+            messages.append({"role": "user", "content": f"and then? {len(message.tool_calls or [])}"})
+        state["completion"] = messages[len(given["prompt"]) :]
+        return state
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package with the interface of verifiers."""
+    package, clients, types = (ModuleType(name) for name in ("theirs", "theirs.clients", "theirs.types"))
+    package.load_environment = lambda id_, **given: TheirEnvironment(**given)  # type: ignore[attr-defined]
+    clients.Client = Client  # type: ignore[attr-defined]
+    for name in ("Response", "ResponseMessage", "ToolCall"):
+        setattr(types, name, SimpleNamespace)
+    for one in (package, clients, types):
+        monkeypatch.setitem(sys.modules, one.__name__, one)
+    return "theirs"
+
+
+def test_an_environment_of_verifiers(theirs: str, tmp_path: Path) -> None:
+    """Two episodes in turns: each stands still while the policy writes."""
+    environment = build_verifiers(VerifiersOptions(id="chat", package=theirs), FakeContext(tmp_path))
+    one, other = (environment.episode(Task("Hello?", {"answer": "stop"}), 0) for _ in "ab")
+    begun = one.begin()
+    assert begun.messages == (Message("user", "Hello?"),) and begun.tools[0]["function"]["name"] == "look"
+    assert other.begin() == begun
+    answer = one.answer(turn("hm", ("look", {})))
+    assert answer.observation is not None and answer.observation.messages == (Message("user", "and then? 1"),)
+    assert other.answer(turn("cut", stop="length")).reward == 0.0
+    ended = one.answer(turn("stop"))
+    assert (ended.observation, ended.reward, ended.metrics) == (None, 1.0, {"num_turns": 2.0})
+    one.close()
+    other.close()
+
+
+FAULTS = {"raise": "OSError: their board is gone", "error": "their tool failed", "change": "changes what was said"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_fails_in_verifiers_is_no_reward(theirs: str, tmp_path: Path, fault: str) -> None:
+    options = VerifiersOptions(id="chat", package=theirs, arguments={"fault": fault})
+    episode = build_verifiers(options, FakeContext(tmp_path)).episode(Task("Hello?", {"answer": "stop"}), 0)
+    episode.begin()
+    with pytest.raises((RuntimeError, ValueError), match=FAULTS[fault]):
+        episode.answer(turn("hm"))
+    episode.close()
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no_such_package is not installed"):
+        build_verifiers(VerifiersOptions(id="x", package="no_such_package"), FakeContext(tmp_path))
+    for reference, message in {
+        "json": "names nothing", "json:nothing": "json has no nothing", "no_such_package:x": "which is not installed",
+        "./no_file.py:x": "cannot be imported",
+    }.items():  # fmt: skip
+        with pytest.raises(RecipeError, match=message):
+            load(reference, "method.environment.env")

@@ -1,0 +1,1 @@
+"""finetooth-lomo: optimizers for which gradients are never held all at once."""

@@ -1,0 +1,1 @@
+"""finetooth-schedulefree: optimizers that average weights instead of lowering rates."""

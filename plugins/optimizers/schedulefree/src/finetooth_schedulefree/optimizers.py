@@ -1,0 +1,62 @@
+"""Schedule-free optimizers: options. torch is imported when one is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from finetooth_hooks import Context
+from finetooth_toolbox.torch.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ScheduleFreeSgdOptions(OptimizerOptions):
+    """Options of `schedule_free_sgd`."""
+
+    learning_rate: float = Field(default=1.0, gt=0)
+    """The rate, which stays; set `schedule: constant`, with its warm-up where one is wanted."""
+    interpolation: float = Field(default=0.9, gt=0, lt=1)
+    """How far the weights at which gradients are taken lie towards the average (beta in the paper)."""
+    power: float = Field(default=2.0, ge=0)
+    """A step counts in the average by the largest rate so far to this power, so that a warm-up counts little."""
+
+
+class ScheduleFreeAdamWOptions(ScheduleFreeSgdOptions):
+    """Options of `schedule_free_adamw`."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """The rate, which stays: 1 to 10 times that of AdamW with a schedule. Set `schedule: constant`, with its warm-up
+    where one is wanted."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+def build_adamw(options: ScheduleFreeAdamWOptions, context: Context) -> TorchOptimizer:
+    """Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1)."""
+    del context
+    return _optimizer(options, "adamw", options.beta2, options.eps)
+
+
+def build_sgd(options: ScheduleFreeSgdOptions, context: Context) -> TorchOptimizer:
+    """Schedule-free SGD (Defazio et al., 2024, arXiv:2405.15682, equations 2 to 4)."""
+    del context
+    return _optimizer(options, "sgd", 0.0, 0.0)
+
+
+def _optimizer(
+    options: ScheduleFreeSgdOptions, base: Literal["adamw", "sgd"], beta2: float, eps: float
+) -> TorchOptimizer:
+    from finetooth_schedulefree.schedule_free import ScheduleFree, averaged
+
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        shared = {
+            "lr": options.learning_rate, "base": base, "interpolation": options.interpolation, "beta2": beta2,
+            "eps": eps, "power": options.power,
+        }  # fmt: skip
+        return ScheduleFree(groups, shared)
+
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, average=averaged)

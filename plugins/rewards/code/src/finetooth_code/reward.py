@@ -1,0 +1,141 @@
+"""The reward `code_tests`: 1 for an answer that passes its tests."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetooth_hooks import Context, DataError, Options
+from pydantic import Field
+
+from finetooth_code.sandbox import Limits, Ran, Sandbox
+
+FENCED = re.compile(r"^```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)^```", re.M | re.S | re.I)
+MB = 1 << 20
+
+
+class CodeOptions(Options):
+    """Options of the reward `code_tests`."""
+
+    tests: str = "test"
+    """Column with the tests: Python that calls functions of the answer, one text or a list. A text that defines `check`
+    has it called with the function that the answer is asked for (HumanEval)."""
+    entry_point: str = "entry_point"
+    """Column with the name of that function, where rows have one."""
+    cases: str | None = None
+    """Column with a list of `{input, output}` instead: the answer is a program that reads the one and writes the
+    other."""
+    continues: bool = False
+    """Whether the prompt is code that the answer goes on with (HumanEval as it was made). An answer with a block of
+    code, or with the whole function, stands for itself."""
+    partial: bool = False
+    """Whether the score is the share of tests that pass, not 1 for all and else 0."""
+    limited: Literal["zero", "none"] = "zero"
+    """What an answer scores that runs into the time limit or writes too much: 0, or None, which leaves it out."""
+    time_limit: float = Field(default=10.0, gt=0)
+    """Seconds for an answer with all its tests."""
+    memory_mb: int = Field(default=512, ge=64)
+    """Address space of a process."""
+    processes: int = Field(default=8, ge=4)
+    """Processes and threads, two of which the sandbox needs itself."""
+    disk_mb: int = Field(default=16, ge=1)
+    """Room in `/tmp`, which is memory, and for one file."""
+    packages: bool = False
+    """Whether answers may import what is installed beside finetooth, not only the standard library."""
+    workers: int = Field(default=2, ge=1)
+    """Answers that run at the same time."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """`protocols.Reward`."""
+
+    options: CodeOptions
+    sandbox: Sandbox
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """None for a row without tests.
+
+        Raises:
+            DataError: there is no column with tests, or what it holds are none.
+            PlanError: the sandbox cannot be made.
+        """
+        column = self.options.cases or self.options.tests
+        if column not in columns:
+            raise DataError(
+                "reward code_tests",
+                f"no column {column!r} with tests; there are: {', '.join(sorted(columns)) or 'none'}",
+                action="set the reward's option tests or cases",
+            )
+        given = columns[column]
+        entries = columns.get(self.options.entry_point) or [None] * len(completions)
+        with ThreadPoolExecutor(self.options.workers) as pool:
+            return list(pool.map(self.score, prompts, completions, given, entries))
+
+    def score(self, prompt: str, completion: str, given: Any, entry: Any) -> float | None:
+        """One answer."""
+        if not given:
+            return None
+        name = str(entry or "")
+        source = source_of(completion, prompt if self.options.continues else "", name)
+        if self.options.cases:
+            ran = self.sandbox.run(source, cases=_cases(given))
+        else:
+            ran = self.sandbox.run(source, [given] if isinstance(given, str) else _texts(given), entry_point=name)
+        return self._scored(ran)
+
+    def _scored(self, ran: Ran) -> float | None:
+        if ran.limit:
+            return None if self.options.limited == "none" else 0.0
+        return ran.passed / ran.total if self.options.partial else float(ran.passed == ran.total)
+
+
+def source_of(completion: str, prompt: str = "", name: str = "") -> str:
+    """The code of an answer: its last block between fences that defines `name`, else its last block, else all of it,
+    after the prompt where the answer only goes on with it."""
+    blocks = FENCED.findall(completion)
+    defines = re.compile(rf"^(?:async )?def {re.escape(name)}\b", re.M)
+    if blocks:
+        return str(next((block for block in reversed(blocks) if name and defines.search(block)), blocks[-1]))
+    return completion if not prompt or (name and defines.search(completion)) else prompt + completion
+
+
+def _texts(given: Any) -> list[str]:
+    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+        return list(given)
+    raise DataError(
+        "reward code_tests", f"tests are text or a list of texts, not {given!r:.60}", action="mend the column"
+    )
+
+
+def _cases(given: Any) -> list[dict[str, str]]:
+    try:
+        return [{"input": str(one["input"]), "output": str(one["output"])} for one in given]
+    except (TypeError, KeyError):
+        problem = f"cases are a list of mappings with input and output, not {given!r:.60}"
+        raise DataError("reward code_tests", problem, action="mend the column") from None
+
+
+def build(options: CodeOptions, context: Context) -> Code:
+    """Builder of the reward `code_tests`.
+
+    Raises:
+        PlanError: no sandbox is possible on this machine.
+    """
+    limits = Limits(
+        memory=options.memory_mb * MB,
+        processes=options.processes,
+        seconds=max(1, round(options.time_limit + 0.5)),
+        disk=options.disk_mb * MB,
+        file=options.disk_mb * MB,
+    )
+    packages = (sysconfig.get_path("purelib"),) if options.packages else ()
+    sandbox = Sandbox(limits, options.time_limit, packages)
+    _ = sandbox.bubblewrap  # refuses here, before a run begins
+    return Code(options, sandbox)

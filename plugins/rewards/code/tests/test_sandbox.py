@@ -1,0 +1,243 @@
+"""The sandbox by answers that try to get out of it, and by what it does where no sandbox is possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_code import sandbox as module
+from finetooth_code.reward import CodeOptions, build
+from finetooth_code.sandbox import Limits, Ran, Sandbox
+from finetooth_hooks import PlanError
+from finetooth_hooks.testing import FakeContext
+
+
+@pytest.fixture(scope="session")
+def box() -> Sandbox:
+    """A sandbox of this machine."""
+    found = Sandbox(Limits(memory=256 << 20), time_limit=20.0)
+    try:
+        _ = found.bubblewrap
+    except PlanError as error:
+        pytest.skip(str(error))
+    return found
+
+
+def said(box: Sandbox, body: str, test: str = "raise Exception(f())") -> str:
+    """What a function of this body says, or raises."""
+    source = "import os\ndef f():\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    return box.run(source, [test]).why
+
+
+def test_right_and_wrong(box: Sandbox) -> None:
+    ran = box.run("def add(a, b):\n    return a + b", ["assert add(1, 2) == 3", "assert add(1, 2) == 4"])
+    assert (ran.passed, ran.total, ran.why) == (1, 2, "AssertionError")
+    assert {"namespaces", "seccomp", "rlimits"} <= set(ran.layers)
+    assert box.run("def add(a, b) return", ["pass"]).why.startswith("AnswerError: SyntaxError")
+    assert box.run("x = 1", ["pass"], entry_point="add").why == "the answer defines no add"
+
+
+def test_values_come_back_as_they_were(box: Sandbox) -> None:
+    values = "(1, [2.5, None], {3: 'a', (4,): {5}}, frozenset({6}), b'\\xff', 1+2j, float('inf'), True, 10**5000)"
+    assert box.run(
+        "def same(x):\n    return x", [f"v = {values}; assert same(v) == v and type(same(v)) is tuple"]
+    ).passed
+    assert box.run(
+        "def f():\n    raise KeyError('k')", ["try: f()\nexcept KeyError as e: assert e.args == ('k',)"]
+    ).passed
+    assert box.run("import math\ndef f(): return math.pi", ["assert f() == math.pi"]).passed
+
+
+ESCAPES = {
+    "fork bomb": ("while True: os.fork()", "Resource temporarily unavailable"),
+    "threads": ("import threading, time\nfor _ in range(99): threading.Thread(target=time.sleep, args=(9,)).start()",
+                "RuntimeError: can't start new thread"),
+    "memory": ("return len('x' * 10**10)", "MemoryError"),
+    "connect": ("import socket; socket.create_connection(('127.0.0.1', 80))", "PermissionError"),
+    "netlink": ("import socket; socket.socket(16, 3, 0)", "PermissionError"),
+    "program": ("import subprocess; subprocess.run(['/usr/bin/env'])", "PermissionError"),
+    "shell": ("r = os.system('true'); assert r == 0, r", "AssertionError"),
+    "proc": ("os.listdir('/proc')", "FileNotFoundError"),
+    "secrets": ("open('/etc/passwd')", "FileNotFoundError"),
+    "system": ("open('/usr/bin/x', 'w')", "Read-only file system"),
+    "root": ("open('/x', 'w')", "Read-only file system"),
+    "device": ("os.mknod('/tmp/sda', 0o660 | 0o060000, os.makedev(8, 0))", "PermissionError"),
+    "disk": ("for i in range(99): open(f'/tmp/{i}', 'wb').write(bytes(4 << 20))", "No space left"),
+    "large file": ("open('/tmp/x', 'wb').write(bytes(64 << 20))", "File too large"),
+    "ptrace": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+               "raise OSError(ctypes.get_errno(), 'p') if l.ptrace(16, 1, 0, 0) else 0", "PermissionError"),
+    "namespaces": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+                   "raise OSError(ctypes.get_errno(), 'u') if l.unshare(0x10000000) else 0", "PermissionError"),
+    "mount": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+              "raise OSError(ctypes.get_errno(), 'm') if l.mount(b't', b'/tmp', b'tmpfs', 0, 0) else 0",
+              "PermissionError"),
+    "identity": ("os.setuid(0)", "PermissionError"),
+    "recursion": ("f()", "RecursionError"),
+    "kill all": ("os.kill(1, 9); os.kill(-1, 9)", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_escapes_are_contained(box: Sandbox, name: str) -> None:
+    body, why = ESCAPES[name]
+    found = said(box, body)
+    assert found and why in found
+
+
+def test_it_is_nobody_and_sees_nothing_of_the_host(box: Sandbox, tmp_path: Path) -> None:
+    """No home, no environment, no file outside of Python and the system's libraries, no link that leads out."""
+    (tmp_path / "secret").write_text("s")
+    body = (
+        "import sys\n"
+        f"os.symlink({str(tmp_path / 'secret')!r}, '/tmp/link')\n"
+        f"seen = [os.path.exists(p) for p in ('/tmp/link', {str(tmp_path)!r}, {str(Path.home() / '.bashrc')!r})]\n"
+        "return [os.getuid(), os.getgid(), sorted(os.environ), seen, os.listdir('/tmp'), os.path.expanduser('~')]"
+    )
+    seen = "[65534, 65534, ['HOME', 'LANG', 'PATH', 'TMPDIR'], [False, False, False], ['link'], '/tmp']"
+    assert said(box, body) == f"Exception: {seen}"
+
+
+def test_nothing_reaches_a_server_of_the_host(box: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        said(box, f"import socket; socket.create_connection({server.getsockname()!r}, 1)")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.fixture
+def untouched(tmp_path: Path) -> Iterator[None]:
+    """Neither processes nor files are left behind."""
+    folder = Path(tempfile.gettempdir())
+    before = set(folder.glob("ft-sandbox-*"))
+    yield
+    assert set(folder.glob("ft-sandbox-*")) == before
+    assert not [pid for pid in children() if "finetooth_code.jail" in command_of(pid)]
+
+
+def children() -> list[str]:
+    return [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
+
+
+def command_of(pid: str) -> str:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+        own = status.rpartition(")")[2].split()[3] == str(os.getpid())  # its session is not ours, its parent may be
+        text = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+    return text if own or str(os.getpid()) == status.rpartition(")")[2].split()[1] else ""
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    "body",
+    ["while True: pass", "import time; time.sleep(600)", "while True: print('x' * 10**6)",
+     "import signal\nsignal.pthread_sigmask(0, range(1, 64))\nwhile True: pass",
+     "while os.fork(): os.setsid() if os.getpid() != os.getsid(0) else 0\nwhile True: pass"],
+    ids=["loop", "sleep", "flood", "deaf", "daemons"],
+)  # fmt: skip
+def test_what_does_not_end_is_ended(box: Sandbox, body: str) -> None:
+    began = time.monotonic()
+    ran = Sandbox(box.limits, time_limit=0.6).run(
+        f"import os\ndef f():\n    {body.replace(chr(10), chr(10) + '    ')}", ["f()"]
+    )
+    assert ran.limit == "time" or ran.passed == 0
+    assert time.monotonic() - began < 5
+
+
+CHEATS = {
+    "leaves": "import os\nos._exit(0)",
+    "leaves politely": "raise SystemExit(0)",
+    "equals everything": "class E:\n    def __eq__(s, o): return True\ndef f(): return E()",
+    "a number that equals": """
+class I(int):
+    def __eq__(s, o): return True
+    __hash__ = int.__hash__
+def f(): return I(1)
+""",
+    "breaks assert": "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {})\ndef f(): return 0",
+    "replies ahead": """
+import os
+os.write(101, b'{"functions": ["f"], "modules": {}}\\n' + b'{"id": 0, "value": 3}\\n' * 9)
+""",
+    "speaks for the sandbox": """
+import os
+for n in range(256):
+    try: os.write(n, b'{"passed": 1, "total": 1, "why": "", "layers": []}\\n')
+    except OSError: pass
+def f(): return 0
+""",
+    "looks for the tests": """
+import gc, sys
+found, frame = [], sys._getframe()
+while frame:
+    found += [repr(v) for v in frame.f_locals.values()] + [repr(frame.f_globals)]
+    frame = frame.f_back
+found += [repr(o) for o in gc.get_objects() if type(o) in (dict, list)]
+def f(): return 3 if any('f() ' + '== 3' in text for text in found) else 0
+""",
+    "pickles": "class P:\n    def __reduce__(s): return (print, ('out',))\ndef f(): return P()",
+    "is named check": "def check(f): pass\ndef f(): return 0",
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_do_not_pass(box: Sandbox, name: str) -> None:
+    assert box.run(CHEATS[name], ["assert f() == 3"]).passed == 0
+    assert box.run(CHEATS[name], ["def check(c):\n    assert c() == 3"], entry_point="f").passed == 0
+
+
+def test_programs_read_and_write(box: Sandbox) -> None:
+    cases = [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5", "output": "9"}, {"input": "1 1", "output": "3"}]
+    ran = box.run("print(sum(map(int, input().split())))\n", cases=cases)
+    assert (ran.passed, ran.total, ran.why) == (2, 3, "other output")
+    large = "x" * 300_000
+    assert box.run("import sys\nprint(sys.stdin.read())", cases=[{"input": large, "output": large}]).passed == 1
+    assert box.run("while True: print('x' * 999)", cases=[{"input": "", "output": ""}]).why == "too much output"
+    peeks = "import gc\nprint([o for o in gc.get_objects() if type(o) is dict and 'output' in o][:1])"
+    assert box.run(peeks, cases=[{"input": "", "output": "3"}]).passed == 0
+
+
+def test_where_no_sandbox_is_possible_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel refuses namespaces (as in a container without rights), and there is no bubblewrap."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(Sandbox, "_result", lambda *given: "unshare(CLONE_NEWUSER): Operation not permitted")
+    with pytest.raises(PlanError) as caught:
+        build(CodeOptions(), FakeContext(tmp_path))
+    text = str(caught.value)
+    assert "no sandbox is possible here: unshare(CLONE_NEWUSER): Operation not permitted" in text
+    assert "users may make namespaces" in text and "bubblewrap" in text and "\n" not in text
+    with pytest.raises(PlanError):
+        Sandbox().run("x = 1", ["pass"])
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(PlanError, match="no sandbox for darwin"):
+        build(CodeOptions(), FakeContext(tmp_path))
+
+
+def test_a_setting_that_the_kernel_refuses_is_reported(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real refusal: a folder that cannot be mounted."""
+    monkeypatch.setattr(Sandbox, "_visible", lambda self: ["/usr", "/lib", "/lib64", "/nowhere"])
+    result = box._result("x = 1", {"tests": ["pass"], "entry_point": "", "cases": []}, "")
+    assert isinstance(result, str) and "/nowhere" in result
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap here")
+def test_bubblewrap_holds_too() -> None:
+    bubblewrap = str(shutil.which("bwrap"))
+    box = Sandbox()
+    tests: dict[str, Any] = {"entry_point": "", "cases": []}
+    found = box._result("def f(): return 1", {**tests, "tests": ["assert f() == 1"]}, bubblewrap)
+    assert isinstance(found, Ran) and found.passed == 1
+    hostile = "import os\ndef f(): return os.listdir('/proc')"
+    found = box._result(hostile, {**tests, "tests": ["f()"]}, bubblewrap)
+    assert isinstance(found, Ran) and found.passed == 0 and "FileNotFoundError" in found.why
+    assert module.RESULT == 1 << 16

@@ -1,0 +1,100 @@
+"""The worker's side: a function of a file or module, called with what it takes.
+
+A function takes keyword arguments, as TRL calls them: `prompts`, `completions`, `completion_ids`, a list for each
+further column, `trainer_state`, `log_extra` and `log_metric`. One without `**kwargs` gets those that it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What a worker calls with each request.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    where = loaded_file(Path(file)) if file else import_module(str(module))
+    found = vars(where).get(function)
+    if not callable(found):
+        names = [name for name, each in vars(where).items() if inspect.isfunction(each) and not name.startswith("_")]
+        raise ValueError(f"no function {function!r}; there are: {', '.join(names) or 'none'}")
+    return lambda request: call(found, request)
+
+
+def loaded_file(file: Path) -> ModuleType:
+    """A file as a module; what lies beside it can be imported."""
+    sys.path.insert(0, str(file.parent))
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(function: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a request, and what the function logs."""
+    extra: dict[str, list[Any]] = {}
+    metrics: dict[str, list[float]] = {}
+    given = {
+        **request["columns"],
+        "prompts": request["prompts"],
+        "completions": request["completions"],
+        "completion_ids": request["completion_ids"],
+        "trainer_state": SimpleNamespace(**request["state"]),
+        "log_extra": lambda column, values: extra.setdefault(str(column), []).extend(_text(value) for value in values),
+        "log_metric": lambda name, value: metrics.setdefault(str(name), []).append(float(value)),
+    }
+    found = function(**_taken(function, given))
+    if inspect.isawaitable(found):
+        found = asyncio.run(_awaited(found))
+    scores = [_number(score) for score in found] if _is_list(found) else _text(found)
+    return {"scores": scores, "extra": extra, "metrics": metrics}
+
+
+def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a function takes of it.
+
+    Raises:
+        TypeError: it wants a column that rows do not have.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    missing = [one.name for one in wanted if one.default is one.empty and one.name not in given]
+    if missing:
+        columns = sorted(set(given) - {"log_extra", "log_metric", "trainer_state"})
+        raise TypeError(f"it takes {missing[0]!r}, which is no column; there are: {', '.join(columns)}")
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return given
+    return {one.name: given[one.name] for one in wanted if one.name in given}
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
+
+
+def _is_list(found: Any) -> bool:
+    return not isinstance(found, str | bytes | Mapping) and hasattr(type(found), "__iter__")
+
+
+def _number(score: Any) -> Any:
+    """A score as JSON has it: numbers of other libraries as floats, what is no number as its text."""
+    if score is None or isinstance(score, str):
+        return score
+    return float(score) if hasattr(type(score), "__float__") else {"is": _text(score)}
+
+
+def _text(value: Any) -> Any:
+    """What JSON has, as it is; all else as its text."""
+    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)[:200]

@@ -1,0 +1,223 @@
+"""The reward `python_function`: scores by a Python function, called in worker processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from finetooth_hooks import Context, DataError, Options, PluginError, RecipeError
+from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from pydantic import Field, model_validator
+
+Answer = Literal["raise", "none", "zero"]
+MOST_LATE = 8
+"""Calls of a batch that may run into the time limit before what is left of it counts as late too."""
+INSTEAD: Mapping[str, float | None] = {"none": None, "zero": 0.0}
+
+
+class FunctionOptions(Options):
+    """Options of the reward `python_function`."""
+
+    function: str = Field(min_length=1)
+    """Its name. It is called with keyword arguments: `prompts`, `completions`, and a list for each other column of the
+    rows; it returns a number, or None, for each completion. Functions written for TRL are such functions."""
+    file: str | None = None
+    """The Python file that holds it; what lies beside the file can be imported."""
+    module: str | None = None
+    """Or the installed module that does."""
+    conversational: bool | None = None
+    """Whether completions are lists of one message, `completions[0][0]["content"]`, and prompts are messages; left out,
+    where the rows' prompts are messages, as in TRL."""
+    failed: Answer = "raise"
+    """What a row scores for which the function raises, or returns what is no finite number: the run ends (`raise`), or
+    the row is left out (`none`) or gets 0 (`zero`)."""
+    timed_out: Answer = "none"
+    """The same for a row that takes longer than `time_limit`, or ends the process."""
+    time_limit: float = Field(default=60.0, gt=0)
+    """Seconds of a call. A process that takes longer is killed, and another one is started."""
+    workers: int = Field(default=1, ge=1)
+    """Processes among which the rows of a call are divided; groups of answers to one prompt stay together."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> FunctionOptions:
+        if (self.file is None) == (self.module is None):
+            raise ValueError("give file or module, one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a call scores.
+
+    Attributes:
+        ids: of the rows, for messages.
+    """
+
+    ids: Sequence[str]
+    request: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, low: int, high: int) -> Rows:
+        """Some of them."""
+        asked = dict(self.request)
+        for name in ("prompts", "completions", "completion_ids"):
+            asked[name] = asked[name][low:high]
+        asked["columns"] = {name: values[low:high] for name, values in asked["columns"].items()}
+        return Rows(self.ids[low:high], asked)
+
+
+@dataclass
+class FunctionReward:
+    """`protocols.Reward`."""
+
+    options: FunctionOptions
+    context: Context
+    workers: Workers
+    _late: int = field(default=0, init=False)
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """
+        Raises:
+            PluginError: the function cannot be loaded; or fails for a row, and the options say `raise`.
+            DataError: a column is no data that JSON has.
+        """
+        rows = self._rows(prompts, completions, columns)
+        found: list[float | None] = [None] * len(rows)
+        self._late = 0
+        parts = [(low, high) for low, high in pairwise(_cuts(rows.ids, self.options.workers)) if low < high]
+        while parts:
+            results = self._call([rows.part(*part) for part in parts])
+            halves: list[tuple[int, int]] = []
+            for (low, high), result in zip(parts, results, strict=True):
+                scores = self._scores(rows.part(low, high), result)
+                if scores is None:
+                    middle = _middle(rows.ids, low, high)
+                    halves += [(low, middle), (middle, high)]
+                else:
+                    found[low:high] = scores
+            parts = halves
+        return found
+
+    def _rows(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Rows:
+        count = len(completions)
+        ids = [str(one) for one in columns.get("row_id") or [f"completion {i + 1}" for i in range(count)]]
+        talks = columns.get("conversation") or [None] * count
+        wrap = self.options.conversational
+        wrap = any(talk is not None for talk in talks) if wrap is None else wrap
+        asked: list[Any] = list(prompts)
+        said: list[Any] = list(completions)
+        if wrap:
+            asked = [talk or [{"role": "user", "content": text}] for talk, text in zip(talks, prompts, strict=True)]
+            said = [[{"role": "assistant", "content": text}] for text in completions]
+        versions = columns.get("version") or [0]
+        request = {
+            "prompts": asked,
+            "completions": said,
+            "completion_ids": [list(one) for one in columns.get("completion_ids") or [()] * count],
+            "columns": {name: list(values) for name, values in columns.items() if name != "completion_ids"},
+            "state": {"global_step": max(versions), "max_steps": self.context.train.max_steps},
+        }
+        try:
+            json.dumps(request)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"reward {self.name}", f"a column is no JSON: {error}", action="remove it") from error
+        return Rows(ids, request)
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return f"{self.options.file or self.options.module}:{self.options.function}"
+
+    def _call(self, parts: Sequence[Rows]) -> list[Any]:
+        if self._late >= MOST_LATE:
+            return [Failure("time", f"took longer than {self.options.time_limit:g} seconds")] * len(parts)
+        try:
+            return self.workers([part.request for part in parts])
+        except WorkerError as error:
+            raise PluginError(self.name, f"the function cannot be loaded: {error}", action="mend the file") from None
+
+    def _scores(self, part: Rows, result: Any) -> list[float | None] | None:
+        """The scores of a part; None if it is to be called in halves, to find the row that fails."""
+        if isinstance(result, Failure):
+            self._late += result.kind == "time"
+            if len(part) > 1 and (result.kind != "time" or self._late < MOST_LATE):
+                return None
+            slow = result.kind != "raised"
+            return [self._failed(row, result.text if slow else f"raised {result.text}", slow=slow) for row in part.ids]
+        scores = result["scores"]
+        if not isinstance(scores, list) or len(scores) != len(part):
+            what = f"{len(scores)} scores" if isinstance(scores, list) else repr(scores)
+            if len(part) > 1:
+                return None
+            return [self._failed(part.ids[0], f"returned {what} for 1 completion")]
+        self._keep(part, result)
+        return [self._checked(row, score) for row, score in zip(part.ids, scores, strict=True)]
+
+    def _checked(self, row: str, score: Any) -> float | None:
+        if score is None:
+            return None
+        if isinstance(score, dict | str):
+            shown = score["is"] if isinstance(score, dict) else repr(score)
+            return self._failed(row, f"returned {shown}, which is no number")
+        return float(score) if math.isfinite(score) else self._failed(row, f"returned {score}")
+
+    def _failed(self, row: str, problem: str, *, slow: bool = False) -> float | None:
+        setting = "timed_out" if slow else "failed"
+        how = self.options.timed_out if slow else self.options.failed
+        if how == "raise":
+            raise PluginError(
+                self.name, f"{row}: the function {problem}", action=f"mend it, or set the reward's {setting}: none"
+            )
+        text = f"{self.name}: {row}: the function {problem}; the row scores {'None' if how == 'none' else 0}"
+        self.context.note(text, topic=f"reward {self.name} {setting}")
+        return INSTEAD[how]
+
+    def _keep(self, part: Rows, result: Mapping[str, Any]) -> None:
+        """What the function logged, as a line of the run folder's `rewards/FUNCTION.jsonl`."""
+        if not result["extra"] and not result["metrics"]:
+            return
+        folder = self.context.folder / "rewards"
+        folder.mkdir(parents=True, exist_ok=True)
+        line = {"step": part.request["state"]["global_step"], "rows": list(part.ids)}
+        line |= {"extra": result["extra"], "metrics": result["metrics"]}
+        with (folder / f"{self.options.function}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _cuts(ids: Sequence[str], parts: int) -> list[int]:
+    """Where rows are divided into `parts` nearly equal ones, groups kept whole."""
+    ends = [0]
+    for _, group in groupby(ids):
+        ends.append(ends[-1] + len(list(group)))
+    return sorted({ends[round(i * (len(ends) - 1) / parts)] for i in range(parts + 1)})
+
+
+def _middle(ids: Sequence[str], low: int, high: int) -> int:
+    """Where a part is halved: between groups, if it has several."""
+    between = [i for i in range(low + 1, high) if ids[i] != ids[i - 1]]
+    return min(between or range(low + 1, high), key=lambda i: abs(2 * i - low - high))
+
+
+def build(options: FunctionOptions, context: Context) -> FunctionReward:
+    """Builder of the reward `python_function`.
+
+    Raises:
+        RecipeError: the file is not there.
+    """
+    file = None
+    if options.file is not None:
+        file = Path(options.file).expanduser().resolve()
+        if not file.is_file():
+            raise RecipeError("method.rewards", f"python_function: no file {options.file}", action="check the path")
+    given = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
+    workers = Workers("finetooth_function.calling:serve", given, options.workers, options.time_limit)
+    return FunctionReward(options, context, workers)

@@ -1,0 +1,51 @@
+"""The worker's side: math-verify, which keeps its own time limits by SIGALRM and so needs a main thread."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify
+
+LETTERS = "ABCDEFGHIJ"
+CHOICE = re.compile(r"\s*\(?([A-J])\)?[.:]?\s*")
+ANSWER_WORDS = 4
+"""An answer of at most so many words is read as formula whole, also where no mark says that it is one."""
+
+
+def serve(precision: int, time_limit: int) -> Callable[[Mapping[str, str]], float | None]:
+    """What a worker calls with each `{"expected", "said"}`: 1 or 0; None if what is expected is no mathematics.
+
+    Args:
+        precision: digits behind the point that floats are compared by.
+        time_limit: seconds of each parsing and of each comparison.
+    """
+    logging.disable(logging.WARNING)  # it warns of every formula that takes too long, which counts as unequal
+
+    def check(request: Mapping[str, str]) -> float | None:
+        expected, said = request["expected"], request["said"]
+        letter = CHOICE.fullmatch(expected)
+        if letter:
+            strings = StringExtractionConfig(strings=tuple(LETTERS), lowercase=False)
+            found = parse(said, [strings], parsing_timeout=time_limit)
+            return float(letter[1] in found or bool(CHOICE.fullmatch(said) and letter[1] in said))
+        kinds = [LatexExtractionConfig(), ExprExtractionConfig()]
+        gold = parse(_marked(expected), kinds, parsing_timeout=time_limit)
+        if not gold:
+            return None
+        ways = [said] if not said.strip() or len(said.split()) > ANSWER_WORDS else [_marked(said), said]
+        for way in ways:
+            target = parse(way, kinds, parsing_timeout=time_limit)
+            if target and verify(gold, target, float_rounding=precision, timeout_seconds=time_limit):
+                return 1.0
+        return 0.0
+
+    return check
+
+
+def _marked(text: str) -> str:
+    """Text that is a formula without a mark that says so, with one."""
+    text = text.strip()
+    bare = text and "$" not in text.replace("\\$", "") and "\\boxed" not in text and "####" not in text
+    return f"\\boxed{{{text}}}" if bare else text

@@ -1,0 +1,83 @@
+"""The reward `math_verify`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetooth_hooks import Context, DataError, Options, PluginError
+from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from pydantic import Field
+
+
+class MathOptions(Options):
+    """Options of the reward `math_verify`."""
+
+    column: str = "answer"
+    """Column with the expected answer, LaTeX or plain (`\\frac{1}{2}`, `x = 5`, `72`), or the letter of a choice."""
+    after: str = ""
+    """Only what follows its last place is read, in the expected answer and in what was said (`####`); an answer without
+    it scores 0."""
+    precision: int = Field(default=6, ge=0)
+    """Digits behind the point by which decimals are compared."""
+    limited: Literal["zero", "none"] = "zero"
+    """What an answer scores whose comparison takes longer than `time_limit`: 0, or None, which leaves it out."""
+    time_limit: float = Field(default=5.0, ge=1)
+    """Seconds of an answer: some formulas take for ever to compute."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that compare."""
+
+
+@dataclass(frozen=True)
+class Math:
+    """`protocols.Reward`."""
+
+    options: MathOptions
+    workers: Workers
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """None for a row whose expected answer is missing or no mathematics.
+
+        Raises:
+            DataError: there is no such column.
+            PluginError: math-verify cannot be loaded.
+        """
+        column = self.options.column
+        if column not in columns:
+            there = ", ".join(sorted(columns)) or "none"
+            raise DataError(
+                "reward math_verify", f"no column {column!r}; there are: {there}", action="set its option column"
+            )
+        found: list[float | None] = [0.0] * len(completions)
+        asked: dict[int, dict[str, str]] = {}
+        for i, (said, expected) in enumerate(zip(completions, columns[column], strict=True)):
+            if expected is None:
+                found[i] = None
+            elif self.options.after in said:
+                asked[i] = {"expected": self._read(str(expected)), "said": self._read(said)}
+        try:
+            results = self.workers(list(asked.values()))
+        except WorkerError as error:
+            raise PluginError(
+                "finetooth-math", f"math-verify cannot be loaded: {error}", action="reinstall it"
+            ) from None
+        for i, result in zip(asked, results, strict=True):
+            found[i] = self._limited(result) if isinstance(result, Failure) else result
+        return found
+
+    def _read(self, text: str) -> str:
+        return text.rpartition(self.options.after)[2].strip() if self.options.after else text
+
+    def _limited(self, failure: Failure) -> float | None:
+        """An answer that math-verify cannot read at all, or not in time, is not the expected one."""
+        return None if failure.kind != "raised" and self.options.limited == "none" else 0.0
+
+
+def build(options: MathOptions, context: Context) -> Math:
+    given = {"precision": options.precision, "time_limit": max(1, math.floor(options.time_limit))}
+    # its own limits hold for each parsing and each comparison, the worker's for all of an answer
+    return Math(options, Workers("finetooth_math.checking:serve", given, options.workers, options.time_limit + 1))

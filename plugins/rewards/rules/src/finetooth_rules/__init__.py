@@ -1,0 +1,1 @@
+"""Rewards that are rules: a number, a pattern, a format, a length, a JSON schema."""

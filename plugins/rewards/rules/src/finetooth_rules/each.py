@@ -1,0 +1,59 @@
+"""What rules share: one answer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import DataError
+
+
+@dataclass(frozen=True)
+class Each:
+    """`protocols.Reward` that scores answer by answer.
+
+    Attributes:
+        score: of a completion.
+    """
+
+    score: Callable[[str], float | None]
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        return [self.score(completion) for completion in completions]
+
+
+@dataclass(frozen=True)
+class EachWith:
+    """The same, with the value of a column beside each completion.
+
+    Attributes:
+        reward: its name, for messages.
+        column: must be there.
+        option: that names it.
+    """
+
+    reward: str
+    column: str
+    score: Callable[[str, Any], float | None]
+    option: str = "column"
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """
+        Raises:
+            DataError: there is no such column.
+        """
+        if self.column not in columns:
+            there = ", ".join(sorted(columns)) or "none"
+            raise DataError(
+                f"reward {self.reward}",
+                f"no column {self.column!r}; there are: {there}",
+                action=f"set the reward's option {self.option}"
+                if self.option
+                else "it is there only where a model samples: use it in method.rewards",
+            )
+        return [self.score(one, value) for one, value in zip(completions, columns[self.column], strict=True)]

@@ -1,0 +1,64 @@
+"""The reward `number_match`: numbers as people write them, compared as decimals, not as text or floats."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Any, Literal
+
+from finetooth_hooks import Context, Options
+from pydantic import Field
+
+from finetooth_rules.each import EachWith
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][-+]?\d{1,3})?(?![\d])")
+"""`12`, `1,234.5`, `-.5`, `3e8`; not the 2 of `x2`."""
+SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "})
+
+
+class NumberOptions(Options):
+    """Options of the reward `number_match`."""
+
+    column: str = "answer"
+    """Column with the expected number; of a text the last one in it counts (GSM8K: `... #### 72`)."""
+    after: str = ""
+    """Only what follows its last place in an answer is read (`####`); an answer without it scores 0."""
+    pick: Literal["last", "first", "only"] = "last"
+    """Which number of an answer counts; `only`: an answer with others beside it scores 0."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """How far it may be off."""
+    relative: float = Field(default=0.0, ge=0)
+    """How far as a share of the expected one; the larger of the two counts."""
+
+
+def numbers(text: str) -> list[Decimal]:
+    """All numbers in a text, in order."""
+    found = []
+    for match in NUMBER.finditer(text.translate(SIGNS)):
+        try:
+            found.append(Decimal(match[0].replace(",", "")))
+        except InvalidOperation:  # pragma: no cover - the pattern lets nothing else through
+            continue
+    return found
+
+
+def score(completion: str, expected: Any, *, options: NumberOptions) -> float | None:
+    """1 or 0; None if the row expects no number."""
+    wanted = numbers(str(expected))
+    if expected is None or not wanted:
+        return None
+    if options.after:
+        _, found, completion = completion.rpartition(options.after)
+        if not found:
+            return 0.0
+    said = numbers(completion)
+    if not said or (options.pick == "only" and len(said) > 1):
+        return 0.0
+    apart = abs(said[0 if options.pick == "first" else -1] - wanted[-1])
+    allowed = max(Decimal(str(options.tolerance)), Decimal(str(options.relative)) * abs(wanted[-1]))
+    return float(apart <= allowed)
+
+
+def build(options: NumberOptions, context: Context) -> EachWith:
+    return EachWith("number_match", options.column, partial(score, options=options))

@@ -1,0 +1,115 @@
+"""The reward `json_schema`: JSON that keeps a schema, by the package jsonschema."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache, partial
+from typing import Any
+
+from finetooth_hooks import Context, DataError, Options
+from jsonschema import SchemaError, validators
+from jsonschema.protocols import Validator
+from pydantic import Field, field_validator, model_validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from finetooth_rules.each import Each, EachWith
+
+FENCED = re.compile(r"^```[ \t]*(?:json)?[ \t]*\n(.*?)^```", re.M | re.S | re.I)
+
+
+class JsonSchemaOptions(Options):
+    """Options of the reward `json_schema`."""
+
+    json_schema: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    """The schema; references to other documents are not fetched."""
+    column: str | None = None
+    """Or the column that holds a schema for each row, as a mapping or as JSON."""
+    whole: bool = False
+    """Whether the whole answer has to be JSON; else the last block between fences counts, if there is one."""
+
+    @field_validator("json_schema")
+    @classmethod
+    def _valid(cls, schema: Any) -> Any:
+        if schema is not None:
+            try:
+                validators.validator_for(schema).check_schema(schema)
+            except SchemaError as error:
+                raise ValueError(f"not a JSON schema: {error.message}") from error
+        return schema
+
+    @model_validator(mode="after")
+    def _one(self) -> JsonSchemaOptions:
+        if (self.json_schema is None) == (self.column is None):
+            raise ValueError("give schema or column, one of them")
+        return self
+
+
+def parsed(completion: str, *, whole: bool) -> Any:
+    """The JSON of an answer.
+
+    Raises:
+        ValueError: it is none, has a key twice, or NaN, which JSON has not.
+    """
+    blocks = [] if whole else FENCED.findall(completion)
+    return json.loads(blocks[-1] if blocks else completion, parse_constant=_refuse, object_pairs_hook=_once)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def validator(schema: Any) -> Validator:
+    """What checks; it fetches nothing."""
+    return validators.validator_for(schema)(schema, registry=Registry())
+
+
+def score(completion: str, *, checks: Validator, whole: bool) -> float:
+    """
+    Raises:
+        DataError: the schema refers to what it does not hold.
+    """
+    try:
+        value = parsed(completion, whole=whole)
+    except (ValueError, RecursionError):
+        return 0.0
+    try:
+        return float(checks.is_valid(value))
+    except RecursionError:
+        return 0.0
+    except Unresolvable as error:
+        action = "put it into the schema's $defs; nothing is fetched"
+        raise DataError("reward json_schema", f"the schema refers to {error.ref!r}", action=action) from error
+
+
+@lru_cache(maxsize=512)
+def _of_text(schema: str) -> Validator:
+    try:
+        found = json.loads(schema)
+        validators.validator_for(found).check_schema(found)
+    except (ValueError, SchemaError) as error:
+        problem = f"the column holds no JSON schema: {' '.join(str(error).split())[:100]}"
+        raise DataError("reward json_schema", problem, action="mend the row") from error
+    return validator(found)
+
+
+def score_with(completion: str, schema: Any, *, whole: bool) -> float | None:
+    """None for a row without a schema."""
+    if schema is None:
+        return None
+    text = schema if isinstance(schema, str) else json.dumps(schema, sort_keys=True)
+    return score(completion, checks=_of_text(text), whole=whole)
+
+
+def build(options: JsonSchemaOptions, context: Context) -> Each | EachWith:
+    if options.column is not None:
+        return EachWith("json_schema", options.column, partial(score_with, whole=options.whole))
+    return Each(partial(score, checks=validator(options.json_schema), whole=options.whole))

@@ -1,0 +1,125 @@
+"""Requests to a server, all within one time limit, and faults that name it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
+from typing import Any, TypeVar
+
+import httpx2 as httpx
+from finetooth_hooks import EngineError
+
+T = TypeVar("T")
+
+RESUME = "see that it runs, then go on with ft resume RUN"
+
+
+class ServerGone(EngineError):
+    """The server is not there, does not answer in time, or ended in the middle: starting it again may help."""
+
+
+class Asking:
+    """A server that is asked.
+
+    Args:
+        called: in messages: `sampler vllm`.
+        url: without a path: `http://127.0.0.1:8000`.
+        key: bearer token; empty for none.
+        limit: seconds for everything in one `run`.
+        together: requests at a time.
+    """
+
+    def __init__(self, called: str, url: str, key: str, limit: float, together: int) -> None:
+        self.called, self.url, self._limit, self._together = (
+            called,
+            url.rstrip("/").removesuffix("/v1"),
+            limit,
+            together,
+        )
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def within(self, limit: float) -> Asking:
+        """The same server with another time limit."""
+        other = copy(self)
+        other._limit = limit
+        return other
+
+    def run(self, work: Callable[[Server], Awaitable[T]]) -> T:
+        """Do `work` with the server.
+
+        Raises:
+            ServerGone: it could not be reached, or did not answer all within the limit.
+            EngineError: it refused something.
+        """
+
+        async def inside() -> T:
+            async with (
+                asyncio.timeout(self._limit),
+                httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=None) as client,
+            ):
+                return await work(Server(self, client, asyncio.Semaphore(self._together)))
+
+        try:
+            return asyncio.run(inside())
+        except TimeoutError as error:
+            raise ServerGone(
+                f"{self.called}: {self.url} did not answer within {self._limit:g} s", action=RESUME
+            ) from error
+        except (httpx.HTTPError, OSError) as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise ServerGone(f"{self.called}: {self.url} cannot be reached: {what}", action=RESUME) from error
+
+    def wrong(self, problem: str, action: str = "") -> EngineError:
+        """The error for an answer that is not what was asked for."""
+        return EngineError(f"{self.called}: {self.url} {problem}", action=action or RESUME)
+
+
+class Server:
+    """A server within one `Asking.run`."""
+
+    def __init__(self, asking: Asking, client: httpx.AsyncClient, room: asyncio.Semaphore) -> None:
+        self.asking, self._client, self._room = asking, client, room
+
+    async def get(self, path: str) -> Any:
+        """JSON of an answer."""
+        return await self._ask("GET", path)
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """JSON of an answer; None where there is none."""
+        return await self._ask("POST", path, body)
+
+    async def up(self, path: str) -> bool:
+        """Whether it answers, and well."""
+        try:
+            return (await self._client.get(path)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def all(self, work: Sequence[Awaitable[T]]) -> list[T]:
+        """Do them together; the first that fails ends the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_plain(one)) for one in work]
+        except* Exception as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        async with self._room:
+            answer = await self._client.request(method, path, json=body)
+        if answer.status_code >= 500:
+            raise ServerGone(f"{self.asking.called}: {self._said(path, answer)}", action=RESUME)
+        if answer.status_code >= 400:
+            raise self.asking.wrong(self._said(path, answer).removeprefix(f"{self.asking.url} "), "mend the setting")
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+    def _said(self, path: str, answer: httpx.Response) -> str:
+        return f"{self.asking.url} answers {path} with {answer.status_code}: {' '.join(answer.text[:300].split())}"
+
+
+async def _plain(work: Awaitable[T]) -> T:
+    return await work

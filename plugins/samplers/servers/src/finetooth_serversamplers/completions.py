@@ -1,0 +1,141 @@
+"""`POST /v1/completions` with prompts as token ids, and what must be true of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+from finetooth_hooks import Context, Sampling
+from finetooth_hooks.rollouts import Prompt, Rollout
+
+from finetooth_serversamplers.asking import Server
+
+LEFT_OUT = -9000.0
+"""Below: vLLM writes -9999 for the logarithm of nothing, which JSON has no word for."""
+
+TOP = 20
+"""Likeliest tokens that servers give at most (vLLM's default of `--max-logprobs`, OpenAI's bound)."""
+
+
+@dataclass(frozen=True)
+class Completions:
+    """How completions are asked for.
+
+    Attributes:
+        model: name that the server has for the weights, and that must stand in every answer.
+        version: of these weights.
+        extra: fields of the request that only some servers know.
+        kept: the answer's likeliest tokens are those that sampling kept.
+    """
+
+    context: Context
+    model: str
+    version: int
+    extra: Mapping[str, Any]
+    kept: bool = False
+
+    async def rollouts(self, server: Server, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[Rollout, ...]:
+        """`sampling.n` of each prompt, in order.
+
+        Raises:
+            EngineError: an answer is of another model, another prompt, or not whole.
+        """
+        asked = [self._of(server, place, prompt, sampling) for place, prompt in enumerate(prompts)]
+        return tuple(rollout for of in await server.all(asked) for rollout in of)
+
+    async def _of(self, server: Server, place: int, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
+        body = self.body(prompt.tokens, sampling, seed_of(sampling.seed, place))
+        answer = await server.post("/v1/completions", body)
+        try:
+            return self._read(server, prompt, sampling, answer)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise server.asking.wrong(f"gave an answer that cannot be read: {type(error).__name__}: {error}") from error
+
+    def body(self, tokens: Sequence[int], sampling: Sampling, seed: int) -> dict[str, Any]:
+        """Of a request."""
+        found: dict[str, Any] = {
+            "model": self.model,
+            "prompt": list(tokens),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "n": sampling.n,
+            "seed": seed,
+            "logprobs": sampling.top_k if self.kept else 0,
+            "return_token_ids": True,
+            **self.extra,
+        }
+        if sampling.top_k:
+            found["top_k"] = sampling.top_k
+        if sampling.stop:
+            found["stop"] = list(sampling.stop)
+        if sampling.stop_ids is not None:
+            found["stop_token_ids"] = list(sampling.stop_ids)
+        return found
+
+    def _read(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any) -> list[Rollout]:
+        wrong = server.asking.wrong
+        if answer["model"] != self.model:
+            raise wrong(f"answered with the model {answer['model']!r}, asked for {self.model!r}")
+        choices = sorted(answer["choices"], key=lambda one: one["index"])
+        if len(choices) != sampling.n:
+            raise wrong(f"gave {len(choices)} answers to a prompt, asked for {sampling.n}")
+        return [self._rollout(server, prompt, sampling, choice) for choice in choices]
+
+    def _rollout(self, server: Server, prompt: Prompt, sampling: Sampling, choice: Mapping[str, Any]) -> Rollout:
+        wrong, tokens = server.asking.wrong, choice.get("token_ids")
+        if tokens is None:
+            raise wrong(
+                "returns no token ids, so nothing that it samples can be trained",
+                "take a server that knows return_token_ids (vLLM since 0.10.2, ft serve openai)",
+            )
+        read = choice.get("prompt_token_ids")
+        if read is not None and tuple(read) != prompt.tokens:
+            raise wrong("read other tokens than the prompt's: it adds some of its own")
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
+        if logprobs is None or len(logprobs) != len(tokens):
+            raise wrong(f"gave {len(logprobs or ())} log-probabilities for {len(tokens)} tokens")
+        if not tokens or len(tokens) > sampling.max_tokens:
+            raise wrong(f"gave {len(tokens)} tokens, asked for 1 to {sampling.max_tokens}")
+        if any(not isinstance(one, int | float) or not math.isfinite(one) or one > 1e-3 for one in logprobs):
+            raise wrong("gave a log-probability that is none")
+        size = self.context.facts.vocab_size
+        if any(not isinstance(one, int) or not 0 <= one < size for one in tokens):
+            raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")
+        ends = self.context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        said = tokens[:-1] if tokens[-1] in ends else tokens
+        outcome: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+        return Rollout(
+            id=prompt.id,
+            group=prompt.group,
+            prompt=tuple(prompt.tokens),
+            tokens=tuple(tokens),
+            logprobs=tuple(min(0.0, float(one)) for one in logprobs),
+            versions=(self.version,) * len(tokens),
+            text=self.context.tokenizer.decode(list(said)),
+            outcome=outcome,
+            kept=self._kept(server, tokens, choice) if self.kept else (),
+        )
+
+    def _kept(self, server: Server, tokens: Sequence[int], choice: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+        """Ids that sampling left, from the likeliest tokens: of those that it left out the logarithm is minus
+        infinity, or they are not there."""
+        found = []
+        for token, likeliest in zip(tokens, choice["logprobs"]["top_logprobs"], strict=True):
+            ids = {_id(name): value for name, value in likeliest.items()}
+            kept = sorted({one for one, value in ids.items() if value is not None and value > LEFT_OUT} | {token})
+            found.append(tuple(kept))
+        return tuple(found)
+
+
+def _id(name: str) -> int:
+    """From `token_id:17`, as vLLM writes ids under `return_tokens_as_token_ids`."""
+    return int(name.removeprefix("token_id:"))
+
+
+def seed_of(seed: int, place: int) -> int:
+    """Of a prompt in a batch: prompts that are equal get answers that are not."""
+    return int.from_bytes(sha256(f"{seed}/{place}".encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,45 @@
+"""A server with OpenAI's completions, as a sampler. Its weights are what they are: the policy moves away from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetooth_hooks import Context, Engine, Sampling
+from finetooth_hooks.rollouts import Prompt, Sampled
+
+from finetooth_serversamplers.asking import Server
+from finetooth_serversamplers.completions import Completions
+from finetooth_serversamplers.serving import ServerOptions, ServerSampler
+
+
+class OpenAIOptions(ServerOptions):
+    """Options of `openai`."""
+
+
+class OpenAISampler(ServerSampler):
+    """See `finetooth_hooks.protocols.Sampler`. Every token has version 0: weights as they were before the first
+    step."""
+
+    def __init__(self, options: OpenAIOptions, context: Context) -> None:
+        super().__init__(options, context, "sampler openai")
+
+    def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
+        """
+        Raises:
+            EngineError: the server is not there, does not answer in time, or gives what was not asked for.
+            PlanError: it does not say what it draws from.
+        """
+
+        async def work(server: Server) -> Sampled:
+            kept = bool(sampling.top_k) or sampling.top_p < 1.0
+            extra = {"return_tokens_as_token_ids": True} if kept else {}
+            how = Completions(self._context, await self.base(server), 0, extra, kept)
+            await self.check(server, how, prompts, sampling)
+            return Sampled(await how.rollouts(server, prompts, sampling))
+
+        return self._asking.run(work)
+
+
+def build(options: OpenAIOptions, context: Context) -> OpenAISampler:
+    """Builder of the sampler `openai`."""
+    return OpenAISampler(options, context)

@@ -1,0 +1,24 @@
+"""Rollouts from servers: vLLM, or any that speaks OpenAI's protocol and returns token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Sampler, hookimpl
+
+
+@hookimpl
+def ft_samplers() -> Iterator[Sampler]:
+    yield Sampler(
+        name="openai",
+        build="finetooth_serversamplers.openai:build",
+        summary="a server with OpenAI's completions that returns token ids; its weights stay as they are",
+        remote=True,
+    )
+    yield Sampler(
+        name="vllm",
+        build="finetooth_serversamplers.vllm:build",
+        summary="a vLLM server, given the adapter that trains before every batch (tested against its documented HTTP "
+        "interface, not against vLLM itself)",
+        remote=True,
+    )

@@ -1,0 +1,69 @@
+"""The server's own process, where the sampler starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import subprocess
+from collections.abc import Sequence
+
+from finetooth_hooks import RecipeError
+
+from finetooth_serversamplers.asking import Asking, Server, ServerGone
+
+BETWEEN = 0.2
+"""Seconds between two looks whether it is there."""
+
+
+class Process:
+    """Starts a server, and ends it with the run.
+
+    Args:
+        command: word by word; empty: somebody else starts it.
+        ready: seconds that it may take.
+    """
+
+    def __init__(self, command: Sequence[str], asking: Asking, ready: float) -> None:
+        self._command, self._asking, self._ready = command, asking, ready
+        self._running: subprocess.Popen[bytes] | None = None
+        atexit.register(self.end)
+
+    def begin(self) -> None:
+        """Have it running.
+
+        Raises:
+            RecipeError: the command cannot be run.
+            ServerGone: it is not there within the time.
+        """
+        if not self._command or (self._running is not None and self._running.poll() is None):
+            return
+        try:
+            self._running = subprocess.Popen(list(self._command), stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise RecipeError(
+                "method.sampler.start", f"{self._command[0]}: {error.strerror}", action="mend it"
+            ) from error
+        self._asking.within(self._ready).run(self._healthy)
+
+    async def _healthy(self, server: Server) -> None:
+        while True:
+            if self._running is not None and (code := self._running.poll()) is not None:
+                raise ServerGone(
+                    f"{self._asking.called}: {self._command[0]} ended with {code} before it answered",
+                    action="look at what it said above",
+                )
+            if await server.up("/health"):
+                return
+            await asyncio.sleep(BETWEEN)
+
+    def end(self) -> None:
+        """End it, if it was started here."""
+        running, self._running = self._running, None
+        if running is None or running.poll() is not None:
+            return
+        running.terminate()
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()

@@ -1,0 +1,112 @@
+"""What the samplers share: options, what a distribution needs, and starting a server again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from finetooth_hooks import Context, Options, PlanError, RecipeError, Sampling
+from finetooth_hooks.bases import SamplerBase
+from finetooth_hooks.rollouts import Prompt
+from pydantic import Field
+
+from finetooth_serversamplers.asking import Asking, Server
+from finetooth_serversamplers.completions import TOP, Completions
+
+
+class ServerOptions(Options):
+    """Options of every sampler that asks a server."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Of the server."""
+    model: str = ""
+    """Name that the server has for the model; left out, the only one that it offers."""
+    key_from: str = ""
+    """Environment variable with the key; empty for none."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds for a batch of rollouts. A server that takes longer ends the run, which then can be resumed."""
+    requests: int = Field(default=64, ge=1)
+    """Requests at a time; each has one prompt."""
+
+
+class ServerSampler(SamplerBase):
+    """Asks a server for rollouts.
+
+    Args:
+        called: in messages.
+    """
+
+    capabilities = frozenset[str]()
+
+    def __init__(self, options: ServerOptions, context: Context, called: str) -> None:
+        self._context, self._options = context, options
+        self._asking = Asking(called, options.url, key(options.key_from), options.timeout, options.requests)
+        self._processed: bool | None = None
+
+    async def base(self, server: Server) -> str:
+        """Name of the model that the server offers.
+
+        Raises:
+            EngineError: it does not offer it, or several and none is named.
+        """
+        offered = [str(one["id"]) for one in (await server.get("/v1/models"))["data"] if not one.get("parent")]
+        wanted = self._options.model
+        if wanted in offered:
+            return wanted
+        if wanted or len(offered) != 1:
+            what = f"does not offer {wanted!r}" if wanted else "offers several models"
+            raise self._asking.wrong(f"{what}; it has {', '.join(offered) or 'none'}", "set model of the sampler")
+        return offered[0]
+
+    async def check(self, server: Server, how: Completions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        """That the server says what it draws from.
+
+        A server gives log-probabilities of the model as it is (`raw`), or of the distribution that tokens are drawn
+        from (`processed`: temperature, top_k and top_p applied). Which one is found out by asking for the same place at
+        two temperatures.
+
+        Raises:
+            PlanError: it gives raw ones, and they are not those of what it draws from; or it cannot name all tokens
+                that sampling keeps.
+        """
+        if sampling.temperature == 1.0 and not sampling.top_k and sampling.top_p == 1.0:
+            return
+        if (sampling.top_k or sampling.top_p < 1.0) and not 0 < sampling.top_k <= TOP:
+            raise PlanError(
+                f"{self._asking.called}: servers name at most {TOP} tokens that sampling keeps",
+                action=f"set method.top_k from 1 to {TOP}, beside method.top_p too",
+            )
+        if self._processed is None:
+            self._processed = await _processed(server, how, prompts[0])
+        if not self._processed:
+            raise PlanError(
+                f"{self._asking.called}: {self._asking.url} gives log-probabilities of the model as it is, not of the "
+                f"distribution that it draws from at temperature {sampling.temperature:g}, top_k {sampling.top_k} and "
+                f"top_p {sampling.top_p:g}",
+                action="start vLLM with --logprobs-mode processed_logprobs, or set method.temperature to 1 without "
+                "top_k and top_p",
+            )
+
+
+async def _processed(server: Server, how: Completions, prompt: Prompt) -> bool:
+    """Whether log-probabilities follow the temperature."""
+    found = []
+    for temperature in (1.0, 0.5):
+        body = how.body(prompt.tokens, Sampling(1, temperature), 0) | {"logprobs": 5}
+        answer = await server.post("/v1/completions", body)
+        found.append(answer["choices"][0]["logprobs"]["top_logprobs"][0])
+    both = set(found[0]) & set(found[1])
+    return any(abs(found[0][one] - found[1][one]) > 1e-3 for one in both)
+
+
+def key(variable: str) -> str:
+    """A key from the environment.
+
+    Raises:
+        RecipeError: it is not set.
+    """
+    if not variable:
+        return ""
+    if not os.environ.get(variable):
+        raise RecipeError("method.sampler.key_from", f"{variable} is not set", action="set it, or leave key_from out")
+    return os.environ[variable]

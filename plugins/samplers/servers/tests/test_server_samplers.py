@@ -1,0 +1,211 @@
+"""The samplers beside a stand-in of a server: what they ask, what they take, and what they refuse by name."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_hooks import EngineError, PlanError, RecipeError, Sampling
+from finetooth_hooks.rollouts import Prompt
+from finetooth_hooks.testing import parametrize_with_checks
+from finetooth_hooks.testing.fake_context import FakeContext
+from finetooth_serversamplers.asking import ServerGone
+from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
+from finetooth_serversamplers.vllm import VllmOptions, VllmSampler, checksum
+
+PROMPTS = [Prompt("a:1", "a:1@1", (5, 6, 7)), Prompt("a:1", "a:1@2", (5, 6, 7)), Prompt("a:2", "a:2@1", (9,))]
+
+
+@parametrize_with_checks("finetooth_serversamplers.plugin")
+def test_conforms(check: Any) -> None:
+    check()
+
+
+class Engine:
+    """What a sampler asks of an engine: a version, and files."""
+
+    def __init__(self, files: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors")) -> None:
+        self.weights_version, self._files = 0, files
+
+    def export(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        for name in self._files:
+            (path / name).write_text(f"{name} of {self.weights_version}")
+
+
+def vllm(stand_in: Any, folder: Path, **options: Any) -> VllmSampler:
+    return VllmSampler(VllmOptions(url=stand_in.url, timeout=30, **options), FakeContext(folder))
+
+
+def openai(stand_in: Any, folder: Path, **options: Any) -> OpenAISampler:
+    return OpenAISampler(OpenAIOptions(url=stand_in.url, timeout=30, **options), FakeContext(folder))
+
+
+def test_rollouts_are_what_the_server_drew(stand_in: Any, tmp_path: Path) -> None:
+    """Ids to and fro, log-probabilities of what they were drawn from, the version that drew them; the same again for
+    the same seed, and equal prompts are answered otherwise."""
+    sampler, engine = vllm(stand_in, tmp_path), Engine()
+    sampling = Sampling(max_tokens=6, n=2, seed=3)
+    found = sampler.sample(engine, PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    assert [(one.id, one.group, one.prompt) for one in found] == [
+        (prompt.id, prompt.group, prompt.tokens) for prompt in PROMPTS for _ in range(2)
+    ]
+    table = stand_in.table({"temperature": 1.0}, processed=True)
+    for one in found:
+        assert one.logprobs == pytest.approx([table[token] for token in one.tokens])
+        assert set(one.versions) == {0} and one.kept == ()
+    assert len({one.tokens for one in found[:4]}) > 1
+    assert sampler.sample(engine, PROMPTS, sampling).rollouts == found  # type: ignore[arg-type]
+    bodies = [body for path, body in stand_in.asked if path == "/v1/completions"]
+    assert all(body["return_token_ids"] and body["prompt"] in ([5, 6, 7], [9]) for body in bodies)
+    assert all(body["stop_token_ids"] == list(FakeContext(tmp_path).renderer.stop_ids) for body in bodies)
+
+
+def test_what_top_k_left_comes_with_each_token(stand_in: Any, tmp_path: Path) -> None:
+    found = vllm(stand_in, tmp_path).sample(Engine(), PROMPTS, Sampling(6, 0.7, top_k=4, seed=3)).rollouts  # type: ignore[arg-type]
+    table = stand_in.table({"temperature": 0.7, "top_k": 4}, processed=True)
+    kept = tuple(sorted(token for token, value in table.items() if value > -9000))
+    assert len(kept) == 4 and math.fsum(math.exp(table[token]) for token in kept) == pytest.approx(1)
+    for one in found:
+        assert set(one.kept) == {kept} and one.logprobs == pytest.approx([table[token] for token in one.tokens])
+
+
+def test_log_probabilities_of_another_distribution_are_refused(stand_in: Any, tmp_path: Path) -> None:
+    """A server that leaves temperature and top_k out of what it says is found out by asking."""
+    stand_in.processed = False
+    sampler = vllm(stand_in, tmp_path)
+    with pytest.raises(PlanError, match=r"of the model as it is.*temperature 0\.7.*--logprobs-mode processed_logprobs"):
+        sampler.sample(Engine(), PROMPTS, Sampling(6, 0.7, seed=3))  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"at most 20 tokens.*set method\.top_k"):
+        sampler.sample(Engine(), PROMPTS, Sampling(6, top_p=0.9, seed=3))  # type: ignore[arg-type]
+    assert sampler.sample(Engine(), PROMPTS, Sampling(6, seed=3)).rollouts  # type: ignore[arg-type]
+
+
+def test_the_adapter_is_put_in_when_it_has_changed(stand_in: Any, tmp_path: Path) -> None:
+    """Under a name with version and checksum, which every request asks for; the old one goes, here and there."""
+    sampler, engine = vllm(stand_in, tmp_path), Engine()
+    for version in (0, 0, 1, 2):
+        engine.weights_version = version
+        found = sampler.sample(engine, PROMPTS[:1], Sampling(4, seed=1)).rollouts  # type: ignore[arg-type]
+        assert set(found[0].versions) == {version}
+    (name,) = stand_in.adapters
+    folder = Path(stand_in.adapters[name])
+    assert name.endswith(f"-2-{checksum(folder)[:12]}") and [one.name for one in folder.parent.iterdir()] == [
+        folder.name
+    ]
+    assert stand_in.paths().count("/v1/load_lora_adapter") == 3
+    models = [body["model"] for path, body in stand_in.asked if path == "/v1/completions"]
+    assert len(set(models)) == 3 and models[0] == models[1] and models[-1] == name
+    with pytest.raises(PlanError, match="no adapter that vLLM loads"):
+        vllm(stand_in, tmp_path, model="tiny").sample(Engine(("model.safetensors",)), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "another model": ({"answer": {"model": "tiny"}}, "answered with the model 'tiny', asked for 'ft-"),
+    "nothing": ({"answer": {"choices": []}}, "gave 0 answers to a prompt, asked for 1"),
+    "no shape": ({"answer": {"choices": None}}, "an answer that cannot be read"),
+    "no ids": ({"choice": {"token_ids": None}}, r"returns no token ids.*return_token_ids"),
+    "other prompt": ({"choice": {"prompt_token_ids": [1, 5, 6, 7]}}, "read other tokens than the prompt's"),
+    "few": (
+        {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": []}}},
+        "gave 0 log-probabilities for 1",
+    ),
+    "too many": ({"choice": {"token_ids": [3] * 9, "logprobs": {"token_logprobs": [-1.0] * 9}}}, "gave 9 tokens"),
+    "none": ({"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [None]}}}, "log-probability that is none"),
+    "above 0": (
+        {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [0.5]}}},
+        "a log-probability that is none",
+    ),
+    "vocabulary": ({"choice": {"token_ids": [9999], "logprobs": {"token_logprobs": [-1.0]}}}, "outside the vocabulary"),
+    "not loaded": ({"loads": True}, r"said that it loaded ft-.*does not offer it"),
+    "refuses": ({"status": 400}, r"answers /v1/completions with 400.*out of memory"),
+    "breaks": ({"status": 500}, r"answers /v1/completions with 500.*ft resume RUN"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_was_not_asked_for_is_named(stand_in: Any, tmp_path: Path, lie: str) -> None:
+    stand_in.lies, message = LIES[lie]
+    with pytest.raises(EngineError, match=message) as caught:
+        vllm(stand_in, tmp_path).sample(Engine(), PROMPTS[:1], Sampling(4, seed=1))  # type: ignore[arg-type]
+    assert "sampler vllm" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_server_that_hangs_is_named(stand_in: Any, tmp_path: Path) -> None:
+    stand_in.hangs = True
+    sampler = OpenAISampler(OpenAIOptions(url=stand_in.url, timeout=0.3), FakeContext(tmp_path))
+    with pytest.raises(ServerGone, match=r"sampler openai: http://127.* did not answer within 0\.3 s.*ft resume RUN"):
+        sampler.sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+def test_a_server_that_died_is_named(made_stand_in: Callable[[], Any], tmp_path: Path) -> None:
+    stand_in = made_stand_in()
+    sampler = openai(stand_in, tmp_path)
+    assert len(sampler.sample(Engine(), PROMPTS, Sampling(4)).rollouts) == 3  # type: ignore[arg-type]
+    stand_in.close()
+    with pytest.raises(ServerGone, match=r"cannot be reached.*ft resume RUN"):
+        sampler.sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+class Restarted:
+    """In place of the process: starting again mends the stand-in."""
+
+    def __init__(self, stand_in: Any, mends: bool) -> None:
+        self.stand_in, self.mends, self.begun, self.ended = stand_in, mends, 0, 0
+
+    def begin(self) -> None:
+        self.begun += 1
+        if self.ended and self.mends:
+            self.stand_in.lies, self.stand_in.adapters = {}, {}
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("mends", [True, False])
+def test_a_server_of_its_own_is_started_again(stand_in: Any, tmp_path: Path, mends: bool) -> None:
+    """The adapter is put in again, and the batch begins anew: the same rollouts. One that goes on failing ends the
+    run."""
+    sampling = Sampling(4, seed=1)
+    whole = vllm(stand_in, tmp_path).sample(Engine(), PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    sampler = vllm(stand_in, tmp_path, start=["vllm", "serve"], model="tiny")
+    process = sampler._process = Restarted(stand_in, mends)  # type: ignore[assignment]
+    stand_in.lies = {"status": 503}
+    if mends:
+        assert sampler.sample(Engine(), PROMPTS, sampling).rollouts == whole  # type: ignore[arg-type]
+        assert len(stand_in.adapters) == 1
+    else:
+        with pytest.raises(ServerGone, match="503"):
+            sampler.sample(Engine(), PROMPTS, sampling)  # type: ignore[arg-type]
+    assert (process.begun, process.ended) == (2, 1)
+
+
+def test_a_command_that_ends_is_named(stand_in: Any, tmp_path: Path) -> None:
+    """Before it answers; `sys.executable` ends at once, so whether the stand-in answers first does not matter."""
+    stand_in.close()
+    sampler = vllm(stand_in, tmp_path, start=[sys.executable, "-c", "raise SystemExit(3)"], restarts=0)
+    with pytest.raises(ServerGone, match="ended with 3 before it answered"):
+        sampler.sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+    sampler = vllm(stand_in, tmp_path, start=["/no/such/vllm"])
+    with pytest.raises(RecipeError, match=r"method\.sampler\.start: /no/such/vllm: No such file"):
+        sampler.sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+def test_it_sleeps_while_the_engine_trains(stand_in: Any, tmp_path: Path) -> None:
+    sampler = vllm(stand_in, tmp_path, sleep=True)
+    for _ in range(2):
+        assert len(sampler.sample(Engine(), PROMPTS, Sampling(4)).rollouts) == 3  # type: ignore[arg-type]
+        assert stand_in.asleep
+    order = [path for path in stand_in.paths() if path in ("/is_sleeping", "/wake_up", "/sleep?level=1")]
+    assert order == ["/is_sleeping", "/sleep?level=1", "/is_sleeping", "/wake_up", "/sleep?level=1"]
+
+
+def test_names_and_keys(stand_in: Any, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="does not offer 'huge'; it has tiny"):
+        openai(stand_in, tmp_path, model="huge").sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"method\.sampler\.key_from: FT_NO_SUCH_KEY is not set"):
+        openai(stand_in, tmp_path, key_from="FT_NO_SUCH_KEY")

@@ -1,0 +1,1 @@
+"""Steps, evaluations and the recipe in MLflow."""

@@ -1,0 +1,72 @@
+"""Runs in Trackio: a dashboard on this machine, in a Space, or at a server of one's own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from typing import Any
+
+from finetooth_hooks import Context, Options, Outcome, Run
+from finetooth_toolbox.runs.service import ServiceTracker, shown_recipe
+
+
+class TrackioOptions(Options):
+    """Options of `trackio`."""
+
+    project: str = "finetooth"
+    """The project that the run is in; made if it is not there. `trackio show --project NAME` opens its dashboard."""
+    name: str | None = None
+    """How the run is called there; left out, as its folder."""
+    space: str | None = None
+    """A Space, `USER/NAME`, that keeps and shows the project; left out, this machine does (TRACKIO_DIR)."""
+
+
+class TrackioTracker(ServiceTracker):
+    """`train/...` for steps and `eval/...` for evaluations, each at its step, and the recipe as the run's config.
+
+    A run that goes on writes to the same run. Steps between the checkpoint and the moment at which an earlier process
+    was killed are there twice, with the same values.
+    """
+
+    service = "trackio"
+
+    def __init__(self, options: TrackioOptions, context: Context) -> None:
+        super().__init__(context)
+        self._options = options
+        self._run: Any = None
+
+    def open(self, run: Run, known: str | None) -> str:
+        """Begin a run of the project, or go on with the known one."""
+        import trackio
+
+        name = known or self._options.name or run.id
+        with redirect_stdout(io.StringIO()):  # it prints what to do next; `ft` says it in its own guide
+            self._run = trackio.init(
+                project=self._options.project,
+                name=name,
+                space_id=self._options.space,
+                config=shown_recipe(run.plan.recipe),
+                resume="allow" if known else "never",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+        return str(self._run.name)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self, outcome: Outcome) -> None:
+        """Write what is left."""
+        with redirect_stdout(io.StringIO()):
+            self._run.finish()
+        self._run = None
+
+
+def build(options: TrackioOptions, context: Context) -> TrackioTracker:
+    """Builder of the tracker `trackio`."""
+    import trackio  # noqa: F401  - that it is missing is found here, and not when the run has begun
+
+    return TrackioTracker(options, context)

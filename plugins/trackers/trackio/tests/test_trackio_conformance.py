@@ -1,0 +1,13 @@
+"""The conformance kit over this plugin."""
+
+from __future__ import annotations
+
+import pytest
+from finetooth_hooks.testing import parametrize_with_checks
+
+pytest.importorskip("trackio", reason="trackio is not installed")
+
+
+@parametrize_with_checks("finetooth_trackio.plugin")
+def test_conforms(check):
+    check()

@@ -1,0 +1,117 @@
+"""Runs at Weights & Biases, sent as they go or written into the run folder to be sent later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from finetooth_hooks import Context, Options, Outcome, Run
+from finetooth_toolbox.runs.service import ServiceTracker, plain, shown_recipe
+
+PATIENCE = 30
+"""Seconds given to the service to answer when a run begins."""
+
+
+class WandbOptions(Options):
+    """Options of `wandb`."""
+
+    project: str = "finetooth"
+    """The project that the run is in; made if it is not there."""
+    entity: str | None = None
+    """Whose project: a user or a team; left out, your default."""
+    name: str | None = None
+    """How the run is called there; left out, as its folder."""
+    group: str | None = None
+    """Runs that belong together."""
+    tags: list[str] = []  # noqa: RUF012 - pydantic copies it
+    """Words to find the run by."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`offline` writes into `wandb` in the run folder, and `wandb sync` sends it. `auto` is online where somebody is
+    logged in (`wandb login`, or WANDB_API_KEY) and WANDB_MODE does not say otherwise."""
+
+
+class WandbTracker(ServiceTracker):
+    """`train/...` for steps and `eval/...` for evaluations, each at its step, and the recipe as the run's config.
+
+    A run that goes on writes to the same run of the service. Steps that it has already are dropped there, so none is
+    twice.
+    """
+
+    service = "wandb"
+
+    def __init__(self, options: WandbOptions, context: Context) -> None:
+        super().__init__(context)
+        self._options = options
+        self._run: Any = None
+
+    def open(self, run: Run, known: str | None) -> str:
+        """Begin or go on; offline where nobody is logged in or the service does not answer, which is said."""
+        import wandb
+
+        folder = run.folder / "wandb"
+        mode = self._mode()
+        if mode == "online" and not wandb.api.api_key:  # asked here: the client would ask on the terminal, and wait
+            self._say(f"nobody is logged in; what is recorded lies in {folder}, and wandb sync sends it")
+            mode = "offline"
+        try:
+            self._run = self._begin(run, known, mode)
+        except Exception as error:
+            if mode == "offline":
+                raise
+            self._say(f"{plain(error)}; what is recorded lies in {folder}, and wandb sync sends it")
+            wandb.teardown()
+            self._run = self._begin(run, known, "offline")
+        return str(self._run.id)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers of a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self, outcome: Outcome) -> None:
+        """Say how the run ended, and send what is left."""
+        self._run.summary.update({"status": outcome.status, **{f"best/{k}": v for k, v in outcome.best.items()}})
+        self._run.finish(exit_code=outcome.exit_code)
+        self._run = None
+
+    def _mode(self) -> Literal["online", "offline"]:
+        if self._options.mode != "auto":
+            return self._options.mode
+        told = os.environ.get("WANDB_MODE", "online").lower()
+        return "online" if told in ("online", "run") else "offline"
+
+    def _begin(self, run: Run, known: str | None, mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        options = self._options
+        settings = wandb.Settings(
+            silent=True,
+            console="off",  # what the terminal shows is not sent
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,  # nor the command line, which may hold a key
+            init_timeout=PATIENCE,
+        )
+        return wandb.init(
+            project=options.project,
+            entity=options.entity,
+            name=options.name or run.id,
+            group=options.group,
+            tags=options.tags or None,
+            id=known,
+            resume="allow" if known else None,
+            mode=mode,
+            dir=str(run.folder),
+            config=shown_recipe(run.plan.recipe),
+            settings=settings,
+        )
+
+    def _say(self, text: str) -> None:
+        self._context.note(f"tracker wandb: {text}")
+
+
+def build(options: WandbOptions, context: Context) -> WandbTracker:
+    """Builder of the tracker `wandb`."""
+    import wandb  # noqa: F401  - that it is missing is found here, and not when the run has begun
+
+    return WandbTracker(options, context)

@@ -1,0 +1,7 @@
+"""A fake run and reports."""
+
+from __future__ import annotations
+
+from finetooth_hooks.testing.run_fixtures import evaluation, outcome, report, run
+
+__all__ = ["evaluation", "outcome", "report", "run"]

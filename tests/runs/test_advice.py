@@ -1,0 +1,169 @@
+"""What `ft advise` says fits: 20 made-up machines and 8 models of well-known sizes, as a table that was reviewed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetooth_core.advice import Advice, accelerator, advise, processor
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
+from finetooth_hooks.protocols import HardwareFacts
+
+
+def llama(hidden: int, ffn: int, layers: int, heads: int, groups: int, words: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": ffn,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": groups,
+        "head_dim": hidden // heads, "vocab_size": words, "max_position_embeddings": 8192, "dtype": "bfloat16",
+        "tie_word_embeddings": False, **more,
+    }  # fmt: skip
+
+
+def qwen2(*sizes: int, **more: Any) -> dict[str, Any]:
+    return {**llama(*sizes), "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **more}  # type: ignore[arg-type]
+
+
+MODELS = {
+    "135M": llama(576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True),  # SmolLM2
+    "0.5B": qwen2(896, 4864, 24, 14, 2, 151936, tie_word_embeddings=True),  # Qwen2.5
+    "3B": llama(3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True),  # Llama 3.2
+    "8B": llama(4096, 14336, 32, 32, 8, 128256),  # Llama 3.1
+    "14B": qwen2(5120, 13824, 48, 40, 8, 152064),  # Qwen2.5
+    "32B": qwen2(5120, 27648, 64, 40, 8, 152064),  # Qwen2.5
+    "70B": llama(8192, 28672, 80, 64, 8, 128256),  # Llama 3.1
+    "8x7B": {  # Mixtral
+        **llama(4096, 14336, 32, 32, 8, 32000), "model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
+        "num_local_experts": 8, "num_experts_per_tok": 2,
+    },
+}  # fmt: skip
+PARAMETERS = {
+    "135M": 134_515_008, "0.5B": 494_032_768, "3B": 3_212_749_824, "8B": 8_030_261_248, "14B": 14_770_033_664,
+    "32B": 32_763_876_352, "70B": 70_553_706_496, "8x7B": 46_702_792_704,
+}  # fmt: skip
+"""As their publishers state them."""
+
+LETTERS = {"full": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
+"""Of the table; `R` is 4 bits with activations recomputed, `-` that nothing fits."""
+
+TABLE = """
+machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
+gpu-4    F    L    -  -  -   -   -   -
+gpu-6    F    L    R  -  -   -   -   -
+gpu-8    F    L    8  -  -   -   -   -
+gpu-10   F    L    8  R  -   -   -   -
+gpu-12   F    F    L  R  -   -   -   -
+gpu-16   F    F    L  8  R   -   -   -
+gpu-24   F    F    L  L  4   -   -   -
+gpu-32   F    F    L  L  8   R   -   -
+gpu-40   F    F    L  L  L   4   -   -
+gpu-48   F    F    L  L  L   4   -   -
+gpu-64   F    F    F  L  L   8   R   -
+gpu-80   F    F    F  L  L   8   4   -
+gpu-96   F    F    F  L  L   L   4   R
+gpu-141  F    F    F  L  L   L   8   L
+gpu-192  F    F    F  F  L   L   L   L
+cpu-8    F    R    R  -  -   -   -   -
+cpu-16   F    L    R  R  -   -   -   -
+cpu-32   F    F    L  R  R   -   -   -
+cpu-64   F    F    L  L  R   R   -   -
+cpu-256  F    F    F  F  L   L   4   L
+"""
+"""GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
+moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are one weight of
+three dimensions, which no quantizer stores, so that fewer bits do not help there. On a CPU a micro-batch of 4,096
+tokens is computed at once, whose activations are what is recomputed."""
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A context of each model for a machine; a folder of each holds nothing but its config."""
+    folder = tmp_path_factory.mktemp("configs")
+    state, known = State(StartOptions(blocked=("finetooth-bitsandbytes",))), {}
+    for name, config in MODELS.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def context(name: str, hardware: HardwareFacts) -> Any:
+        made = state.sketch({"model": str(folder / name), "adapter": "auto", "quantization": "auto"}, hardware)
+        if name in known:  # parameters are counted once
+            made.__dict__["base"] = known[name]
+        known[name] = made.base
+        return made
+
+    return context
+
+
+def choice(advice: Advice) -> str:
+    return "-" if advice.taken is None else LETTERS[advice.taken.step.kind]
+
+
+def machine(text: str) -> HardwareFacts:
+    kind, size = text.split("-")
+    return (accelerator if kind == "gpu" else processor)(int(size) * 10**9)
+
+
+@pytest.mark.slow
+def test_what_is_taken_is_the_table(contexts: Any) -> None:
+    _, *rows = (line.split() for line in TABLE.strip().splitlines())
+    assert len(rows) == 20 and len(MODELS) == 8
+    found = [
+        [name, *(choice(advise(contexts(model, machine(name)), rows=1000)) for model in MODELS)] for name, *_ in rows
+    ]
+    assert found == rows
+    counted = {model: contexts(model, machine("gpu-24")).model.parameters for model in MODELS}
+    assert counted == PARAMETERS
+
+
+def test_more_memory_never_gives_up_more(contexts: Any) -> None:
+    order = ["F", "L", "8", "4", "R", "-"]
+    taken = [order.index(choice(advise(contexts("3B", machine(f"gpu-{size}")), rows=10))) for size in range(2, 70, 4)]
+    assert taken == sorted(taken, reverse=True) and taken[0] == 5 and taken[-1] == 0
+
+
+def test_time_is_operations_by_the_stated_speed(contexts: Any) -> None:
+    """Of a model of N parameters a token costs 6 N operations to train whole, and 4 N with the base frozen (Kaplan et
+    al., 2020, arXiv:2001.08361), attention's scores aside."""
+    advice = advise(contexts("3B", machine("gpu-80")), rows=100, length=256, speed=1e12)
+    whole, adapter = (way.seconds for way in advice.ways[:2])
+    tokens = 100 * 256
+    assert whole == pytest.approx(6 * PARAMETERS["3B"] * tokens / 1e12, rel=0.1)
+    assert adapter == pytest.approx(4 * PARAMETERS["3B"] * tokens / 1e12, rel=0.15)
+
+
+def test_the_command_reads_nothing_but_a_config(tmp_path: Path, ft: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["0.5B"]), encoding="utf-8")
+    code, out, said = ft("advise", tmp_path, "--memory", "6GB", "--rows", "50", "--tflops", "20", "--json")
+    assert code == 0, said
+    told = json.loads(out)
+    assert told["parameters"] == PARAMETERS["0.5B"] and told["taken"] == "lora" and told["memory"] == 6 * 10**9
+    assert told["speed"] == 20e12 and told["speed_from"] == "as it was stated"
+    full, lora, *_ = told["ways"]
+    assert not full["fits"] and "would take" in full["lacks"] and lora["seconds"] > 0 and lora["source"]
+    code, out, said = ft("advise", tmp_path, "--memory", "1GB")
+    assert code == 0 and "nothing fits: take a smaller model" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "no model is named"),
+        (("nowhere/at/all",), "nowhere"),
+        (("CONFIG", "--memory", "much"), "--memory='much' is no number with a unit"),
+        (("CONFIG", "--cpu"), "--cpu goes with --memory"),
+        (("CONFIG", "--memory", "8GB", "--length", "99999"), "--length: 99999 is more than the 8192 positions"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, ft: Any, arguments: tuple[str, ...], problem: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MODELS["135M"]), encoding="utf-8")
+    code, _, said = ft("advise", *(str(tmp_path) if one == "CONFIG" else one for one in arguments))
+    assert code == 2 and problem in said and said.count("\n") == 1
+
+
+def test_a_goal_has_a_method(ft: Any) -> None:
+    code, out, _ = ft("advise", "--goal", "--json")
+    by_method = {one["method"]: one for one in json.loads(out)}
+    assert code == 0 and {"sft", "dpo", "kto", "grpo", "pretrain", "rm"} <= by_method.keys()
+    assert "function that scores" in by_method["grpo"]["learns_from"] and by_method["kto"]["rows"]

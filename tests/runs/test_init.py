@@ -1,0 +1,107 @@
+"""`ft init`: what is proposed for which rows, what is given up for memory, and that the recipe runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+Run = Callable[..., tuple[int, str, str]]
+
+ROWS: dict[str, list[dict[str, object]]] = {
+    "sft": [{"prompt": f"2+{i}?", "completion": f"{2 + i}"} for i in range(60)],
+    "dpo": [{"prompt": f"2+{i}?", "chosen": f"{2 + i}", "rejected": "no"} for i in range(8)],
+    "kto": [{"prompt": f"2+{i}?", "completion": "4", "label": i % 2 == 0} for i in range(8)],
+    "prm": [{"prompt": "2+2*2?", "completions": ["4.", f"{i}."], "labels": [True, False]} for i in range(8)],
+    "pretrain": [{"text": f"Once upon {i} times."} for i in range(8)],
+    "grpo": [{"prompt": f"2+{i}?", "solution": f"{2 + i}"} for i in range(16)],
+}
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes the rows for a method, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(method: str) -> str:
+        Path(f"{method}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[method]))
+        return f"{method}.jsonl"
+
+    return write
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], method: str) -> None:
+    code, out, err = ft("init", "--yes", "--data", rows(method))
+    assert code == 0, err
+    made = yaml.safe_load(Path("recipe.yaml").read_text())
+    picked = made["method"] if isinstance(made["method"], str) else made["method"]["name"]
+    assert (picked, made["model"], made["data"]["train"]) == (method, "smollm2-135m", f"{method}.jsonl")
+    assert made["adapter"] == ("full" if method == "pretrain" else {"name": "lora", "rank": 16})
+    assert ("eval" in made["data"]) is (len(ROWS[method]) >= 40)
+    assert "method        " in out and "Next: ft check recipe.yaml" in out
+    code, _, err = ft("check", "recipe.yaml", "-q")
+    assert code == 0, err
+
+
+def test_what_is_given_up_for_memory_is_said(ft: Run, rows: Callable[[str], str]) -> None:
+    """Refused with all figures; with a little more than the second of them, something is given up, and said."""
+    data = rows("sft")
+    code, _, err = ft("init", "--yes", "--data", data, "--memory", "0.2GB")
+    assert code == 2 and "smollm2-135m does not fit: nothing given up: " in err and "frozen weights in 4 bits: " in err
+    assert not Path("recipe.yaml").exists()
+    as_it_is, recomputed, *_ = (float(figure) for figure in re.findall(r"([\d.]+) GB of 0.20 GB", err))
+    assert recomputed < as_it_is
+    size = f"{(recomputed + 0.02) / 0.9:.2f}GB"
+    code, out, err = ft("init", "--yes", "--data", data, "--memory", size)
+    assert code == 0, err
+    assert "activations are computed again" in out and "nothing given up: " in out
+    takes, has = map(float, re.findall(r"the run takes ([\d.]+) GB of ([\d.]+) GB", out)[0])
+    assert takes <= 0.9 * has < as_it_is  # the estimate holds what this process has loaded by now, so it moves a little
+    assert yaml.safe_load(Path("recipe.yaml").read_text())["train"]["gradient_checkpointing"] is True
+
+
+def test_asked_at_a_terminal(ft: Run, rows: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five questions, each answered or left as proposed; the last offers to train."""
+    terminal = io.StringIO(f"{rows('dpo')}\nrm\n\n\nlook\nn\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    code, out, err = ft("init")
+    assert code == 0, err
+    assert [out.count(f"{number}. ") for number in range(1, 6)] == [1] * 5
+    made = yaml.safe_load(Path("recipe.yaml").read_text())
+    assert made["method"] == "rm" and made["train"]["max_steps"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "there is no terminal to ask at"),
+        (["--yes"], "--yes needs to know the rows"),
+        (["--yes", "--data", "gone.jsonl"], "gone.jsonl"),
+        (
+            ["--yes", "--data", "sft.jsonl", "--goal", "dpo"],
+            "--goal dpo: sft.jsonl has no rows for that (choose of sft)",
+        ),
+        (["--yes", "--data", "sft.jsonl", "--memory", "much"], "--memory: 'much' is no size"),
+        (["--yes", "--data", "sft.jsonl", "--output", "sft.jsonl"], "--output: sft.jsonl exists"),
+    ],
+)
+def test_bad_input_writes_nothing(ft: Run, rows: Callable[[str], str], arguments: list[str], said: str) -> None:
+    rows("sft")
+    code, _, err = ft("init", *arguments)
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert not Path("recipe.yaml").exists()
+
+
+@pytest.mark.slow
+def test_it_trains_at_once(ft: Run, rows: Callable[[str], str]) -> None:
+    code, out, err = ft("init", "--yes", "--data", rows("sft"), "--passes", "look", "--run")
+    assert code == 0, err
+    assert "done after 20 steps" in out and (Path("runs")).is_dir()

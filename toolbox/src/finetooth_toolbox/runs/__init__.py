@@ -1,0 +1,1 @@
+"""Runs as their folders tell of them, and what trackers share."""

@@ -1,0 +1,269 @@
+"""What the folder of a run says of it: for tables, reports and views, of runs that are under way, done or broken.
+
+Only files that trainers and trackers of the run wrote are read (`run.json`, `recipe.yaml`, `plan.json`, `result.json`,
+`metrics.jsonl`), as JSON and text. What cannot be read is missing, and `Recorded.problems` names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetooth_toolbox.files.locks import FILE as LOCK
+
+METRICS = "metrics.jsonl"
+BEGUN = ("run.json", "recipe.yaml")
+"""What a folder holds in which a run has begun."""
+
+Point = tuple[int, float]
+"""A step with a value."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as its folder tells of it.
+
+    Attributes:
+        folder: of the run.
+        status: `done`, `stopped`, `interrupted` or `failed`, as result.json says; `running` while a process holds the
+            folder; `unfinished` for one that was killed.
+        reason: why it ended, one line.
+        began: seconds since the epoch at which the folder's first file was written.
+        recipe: the text of recipe.yaml.
+        plan, result: contents of the files; empty if they are not there.
+        steps: reports of the steps, as metrics.jsonl has them.
+        evaluations: likewise.
+        problems: files that cannot be read, one line each.
+    """
+
+    folder: Path
+    status: str
+    reason: str
+    began: float
+    recipe: str
+    plan: Mapping[str, Any]
+    result: Mapping[str, Any]
+    steps: tuple[Mapping[str, Any], ...]
+    evaluations: tuple[Mapping[str, Any], ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.name
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        last = int(self.steps[-1]["step"]) if self.steps else 0
+        return int(self.result.get("steps") or last) if self.status != "running" else last
+
+    @property
+    def total_steps(self) -> int | None:
+        """Planned; None if that is not known."""
+        return self.plan.get("total_steps")
+
+    @property
+    def model(self) -> str:
+        """The base model's name."""
+        model = self.plan.get("recipe", {}).get("model", "")
+        return str(model.get("name", "") if isinstance(model, Mapping) else model)
+
+    def pick(self, kind: str) -> str:
+        """Bare name of the entry that was picked for a kind; empty if that is not known."""
+        return str(self.plan.get("picks", {}).get(kind, "")).rpartition(":")[2]
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run, of all its processes."""
+        told = self.result.get("seconds")
+        return float(told) if told is not None else sum(float(one.get("seconds") or 0) for one in self.steps)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last value of each metric, `loss` and `eval/NAME`."""
+        return {name: points[-1][1] for name, points in self.series().items() if points and name in self._headline}
+
+    @property
+    def _headline(self) -> set[str]:
+        return {"loss", *(name for name in self.series() if name.startswith("eval/"))}
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        """The best value of each evaluator's first metric, as result.json says, else as the evaluations show."""
+        told = self.result.get("best")
+        if told:
+            return {name: value for name, value in told.items() if value is not None}
+        found: dict[str, float] = {}
+        for evaluation in self.evaluations:
+            name, value = next(iter(evaluation.get("metrics", {}).items()), ("", None))
+            if value is not None:
+                better = max if evaluation.get("higher_is_better", True) else min
+                found[f"eval/{name}"] = better(value, found.get(f"eval/{name}", value))
+        return found
+
+    def series(self) -> dict[str, list[Point]]:
+        """Values by step: figures of the steps under their names, `eval/NAME` of evaluations. What is not finite is
+        left out of the list, and is in metrics.jsonl."""
+        found: dict[str, list[Point]] = {}
+        for report in self.steps:
+            step = int(report["step"])
+            for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
+                _put(found, name, step, report.get(name))
+            for name, value in (report.get("metrics") or {}).items():
+                _put(found, name, step, value)
+        for evaluation in self.evaluations:
+            for name, value in (evaluation.get("metrics") or {}).items():
+                _put(found, f"eval/{name}", int(evaluation["step"]), value)
+        return found
+
+
+def _put(found: dict[str, list[Point]], name: str, step: int, value: Any) -> None:
+    if isinstance(value, int | float) and math.isfinite(value):
+        found.setdefault(name, []).append((step, float(value)))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return all((folder / name).is_file() for name in BEGUN)
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Folders of runs in a folder, the one that began last at the end."""
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (_began(path), path.name))
+
+
+def read_run(folder: Path) -> Recorded:
+    """All that the folder of a run says now."""
+    problems: list[str] = []
+    plan, result = (_json(folder / name, problems) for name in ("plan.json", "result.json"))
+    steps, evaluations = [], []
+    for line in _lines(folder / METRICS, problems):
+        if line.get("event") == "step":
+            steps.append(line)
+        elif line.get("event") == "evaluation":
+            evaluations.append(line)
+    running = is_running(folder)
+    status = "running" if running else str(result.get("status", "unfinished"))
+    return Recorded(
+        folder,
+        status,
+        "" if running else str(result.get("reason") or ""),
+        _began(folder),
+        _text(folder / "recipe.yaml", problems),
+        plan,
+        result,
+        tuple(steps),
+        tuple(evaluations),
+        tuple(problems),
+    )
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine, or of another one that shares the disk, holds the folder of a run."""
+    try:
+        import fcntl
+
+        with (folder / LOCK).open() as file:
+            holder = file.read().strip()
+            if holder.isdecimal() and not _lives(int(holder)):
+                return False  # so that a run which begins now is never refused for having been looked at
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            return False
+    except (ImportError, OSError):
+        return False
+
+
+def size_of(folder: Path) -> dict[str, int]:
+    """Bytes that each thing in a folder takes, by its name; links count for what they are."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+        found[path.name] = sum(one.lstat().st_size for one in inside if one.is_symlink() or one.is_file())
+    return found
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _began(folder: Path) -> float:
+    try:
+        return (folder / "run.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _text(path: Path, problems: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        problems.append(f"{path.name}: {error.strerror}")
+        return ""
+
+
+def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name}: {error}")
+        return {}
+    if not isinstance(found, dict):
+        problems.append(f"{path.name}: it is no mapping")
+        return {}
+    return found
+
+
+def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Lines of metrics.jsonl; half a line at the end is one that is being written."""
+    if not path.exists():
+        return
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        problems.append(f"{path.name}: {error.strerror}")
+        return
+    broken = 0
+    for line in lines[:-1]:
+        try:
+            found = json.loads(line)
+            ok = isinstance(found, dict) and isinstance(found.get("step"), int)
+        except ValueError:
+            ok = False
+        if ok:
+            yield found
+        else:
+            broken += 1
+    if broken:
+        problems.append(f"{path.name}: {broken} line{'s' if broken > 1 else ''} that cannot be read")
+
+
+def found_run(reference: str, below: Path = Path("runs")) -> Path | None:
+    """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none. The run may
+    have been killed before its plan was written."""
+    try:
+        path = Path(reference).expanduser()
+        places = [path, below / path] if len(path.parts) == 1 else [path]
+        return next((one for one in places if is_run(one)), None)
+    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+        return None

@@ -1,0 +1,69 @@
+"""The loop of a torch optimizer that updates one parameter after the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Settings = dict[str, Any]
+"""Of a parameter group; and the state of a parameter."""
+
+
+def loss_of(closure: Callable[[], float] | None) -> float | None:
+    """What the closure given to a step returns, called with gradients on; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+class ByParameter(torch.optim.Optimizer, ABC):
+    """An optimizer that updates one parameter after the other, each from its own gradient and state alone, and knows
+    each by its place among all.
+
+    Args:
+        params: parameters or groups.
+        settings: of each group that sets none of its own.
+    """
+
+    def __init__(self, params: Iterable[Any], settings: Settings) -> None:
+        super().__init__(params, settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update; returns what `closure`, called first, returned."""
+        loss = loss_of(closure)
+        place = 0
+        for group in self.param_groups:
+            for weight in group["params"]:
+                place += 1
+                if weight.grad is not None:
+                    self.update(weight, weight.grad, self.state[weight], group, place)
+        return loss
+
+    @abstractmethod
+    def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
+        """Update one parameter.
+
+        Args:
+            state: its own, empty before its first update.
+            place: of the parameter, counted from 1.
+        """
+
+
+def counted(state: Settings) -> int:
+    """The number of this update, counted from 1 and kept in the state."""
+    state["step"] = state.get("step", 0) + 1
+    return int(state["step"])
+
+
+def decay(weight: Tensor, group: Settings) -> None:
+    """Decoupled weight decay."""
+    weight.mul_(1 - group["lr"] * group["weight_decay"])
+
+
+__all__ = ["ByParameter", "Settings", "counted", "decay", "loss_of"]

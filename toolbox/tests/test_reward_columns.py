@@ -1,0 +1,74 @@
+"""What rewards get of rollouts, and what is made of their scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from finetooth_hooks import DataError, Message, RecipeError
+from finetooth_hooks.examples import Task
+from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox.rollouts.drawing import Drawn
+from finetooth_toolbox.rollouts.scoring import WeightedReward, scored, weights_by_name
+
+TASKS = {
+    "rows:1": Task("2 + 2?", {"answer": "4"}),
+    "rows:2": Task((Message("system", "Sum."), Message("user", "1 + 1?")), {"kind": "chat"}),
+}
+
+
+def rollout(row: str, text: str, outcome: Any = "stop") -> Rollout:
+    tokens = tuple(range(len(text)))
+    return Rollout(row, f"{row}@0", (1,), tokens, (0.0,) * len(text), (3,) * len(text), text, outcome)
+
+
+def test_columns_of_rows_and_of_what_was_sampled() -> None:
+    seen: list[Any] = []
+
+    def reward(prompts: Any, completions: Any, columns: Any) -> list[float | None]:
+        seen.append((prompts, completions, columns))
+        return [1.0, None]
+
+    found = scored([rollout("rows:1", "4"), rollout("rows:2", "no", "length")], TASKS, [WeightedReward("r", reward, 2)])
+    assert [one.reward for one in found] == [2.0, None]
+    talk = [{"role": "system", "content": "Sum."}, {"role": "user", "content": "1 + 1?"}]
+    assert seen == [
+        (
+            ["2 + 2?", "1 + 1?"],
+            ["4", "no"],
+            {
+                "answer": ["4", None],
+                "kind": [None, "chat"],
+                "row_id": ["rows:1", "rows:2"],
+                "conversation": [None, talk],
+                "completion_ids": [[0], [0, 1]],
+                "outcome": ["stop", "length"],
+                "version": [3, 3],
+            },
+        )
+    ]
+
+
+def test_a_row_may_not_take_a_name_of_them() -> None:
+    tasks = {"rows:1": Task("?", {"outcome": "won"})}
+    with pytest.raises(DataError, match="rows:1: the row has a column 'outcome'"):
+        scored([rollout("rows:1", "x")], tasks, [])
+
+
+def test_labels_name_rewards() -> None:
+    picks: list[Any] = [{"name": "function", "label": "polite"}, "function", {"name": "a:function", "weight": 0.5}]
+    assert weights_by_name(picks) == {"polite": 1.0, "function": 1.0, "function#2": 0.5}
+    with pytest.raises(RecipeError, match=r"method.rewards.0.label: 'a b' is no label"):
+        weights_by_name([{"name": "function", "label": "a b"}])
+
+
+def test_what_is_left_out_is_counted() -> None:
+    drawn = Drawn()
+    drawn.left_out.update({"polite": 3, "": 1})
+    assert drawn.metrics() == {
+        "skipped_zero_adv_batches": 0.0,
+        "num_rollouts": float(drawn.sampled),
+        "rewards/polite/left_out": 3.0,
+        "left_out": 1.0,
+    }
+    assert set(Drawn().metrics()) == {"skipped_zero_adv_batches", "num_rollouts"}
