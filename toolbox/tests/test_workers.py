@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
 
-MODULE = '''
+MODULE = """
 import os, sys, time
 
 def build(word):
@@ -30,7 +30,7 @@ def build(word):
             return object()
         return [word, request, os.getpid()]
     return function
-'''
+"""
 
 
 @pytest.fixture

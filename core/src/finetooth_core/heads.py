@@ -27,7 +27,8 @@ def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarH
     entry = None if name == AUTO and not data else _method(context, name)  # without data nobody needs a method
     brought = head_of(context.model.config)
     head, reason = (None, "") if entry is None else (entry.head, f"method {entry.name} asks for it")
-    if head is None and brought is not None:
+    trains_language = head is None or head.exported_as == "none"
+    if trains_language and brought is not None:
         if data and entry is not None:
             raise PlanError(
                 f"model: {context.recipe.model.name} is a reward model, and method {entry.name} trains a language "
@@ -43,7 +44,8 @@ def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarH
             action="pick another method or backend",
         )
     begins = "begins as the model's own" if brought is not None else "begins anew"
-    context.decide("model.head", "scalar", f"{reason}; it {begins} and is saved for a {head.exported_as} classifier")
+    kept = "is in checkpoints only" if head.exported_as == "none" else f"is saved for a {head.exported_as} classifier"
+    context.decide("model.head", "scalar", f"{reason}; it {begins} and {kept}")
     return head
 
 

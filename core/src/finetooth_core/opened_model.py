@@ -129,4 +129,4 @@ def is_scalar(plan: Plan, catalog: Catalog) -> bool:
     """Whether the method of a plan trains a scalar head: then there is nothing to talk to."""
     name = plan.picks.get("method")
     entry = None if name is None else catalog.get("method", name).entry
-    return isinstance(entry, Method) and entry.head is not None
+    return isinstance(entry, Method) and entry.head is not None and entry.head.exported_as != "none"

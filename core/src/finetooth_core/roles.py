@@ -67,7 +67,7 @@ def _request(context: RunContext, role: str, reference: str) -> RoleRequest:
         raise RecipeError(
             setting,
             f"{reference!r} has another tokenizer than {context.recipe.model.name!r}: {difference}",
-            action="choose a reference that reads the same tokens",
+            action=f"choose a {role} that reads the same tokens",
         )
     context.decide(setting, reference, f"{theirs.model.parameters / 1e6:,.0f} M parameters, the same tokenizer")
     return RoleRequest(theirs.model, theirs.facts, theirs.loader)

@@ -143,11 +143,12 @@ class ScalarHead:
         bias: whether a constant is added.
         exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
             one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
-            good, of which the number is the logit of the second.
+            good, of which the number is the logit of the second. `none`: an artifact is the language model, and the
+            head is in checkpoints alone (a critic).
     """
 
     bias: bool = False
-    exported_as: Literal["sequence", "token"] = "sequence"
+    exported_as: Literal["sequence", "token", "none"] = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +209,15 @@ class Loss(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Reward(Entry):
-    """Scores completions."""
+    """Scores completions.
+
+    Attributes:
+        beside: it may score in a thread of its own while the engine trains. Not one that computes with a framework in
+            this process, whose random state the engine's would be mixed up with.
+    """
 
     kind = "reward"
+    beside: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ class Rollout:
         rewards: by the name of the reward; None where that one leaves it out.
         reward: their weighted sum; None while it is not scored, and where no reward scored it.
         advantages: (T,) of each token; empty while they are not known, or where the rollout is not trained.
+        fields: (T,) numbers of each token by name, for a loss that reads more than advantages: a critic's values.
         own: (T,) whether the policy wrote the token; only such tokens are trained. Empty: it wrote them all.
         episode: key of the episode that it is of, alike in its rollouts, which stand next to each other and have the
             same reward; empty where there is no environment.
@@ -77,6 +78,7 @@ class Rollout:
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     reward: float | None = None
     advantages: tuple[float, ...] = ()
+    fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     own: tuple[bool, ...] = ()
     episode: str = ""
     transcript: str = ""
@@ -101,6 +103,9 @@ class Rollout:
             given = len(getattr(self, name))
             if given != len(self.tokens) and not (name in ("kept", "advantages", "own") and given == 0):
                 raise ValueError(f"rollout of {self.id!r}: {given} {name} for {len(self.tokens)} tokens")
+        for name, values in self.fields.items():
+            if len(values) != len(self.tokens):
+                raise ValueError(f"rollout of {self.id!r}: {len(values)} {name} for {len(self.tokens)} tokens")
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,8 @@ def trained_engine(session: Session, model: str, folder: Path | None) -> Engine:
     from finetooth_core.memory_check import OF_TRAINING
     from finetooth_core.run_folder import artifact_of
 
-    if session.job.request.trains.head is not None:
+    head = session.job.request.trains.head
+    if head is not None and head.exported_as != "none":
         raise PlanError(
             f"model: {model} is a reward model: it gives scores and no answers",
             action="name a run or a model that writes text; ft --help lists what scores with it",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class FakeEngine(EngineBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"zero_grad", "generate", "reference", "head", "usage"})
+        return frozenset({"zero_grad", "generate", "reference", "head", "usage", "roles"})
 
     def _score(self, datum: Datum) -> NDArray[np.float64]:
         rows = self.table[datum.tokens]
@@ -80,7 +80,11 @@ class FakeEngine(EngineBase):
         train: bool = True,
     ) -> Forward:
         self.calls.append("forward")
-        return self._evaluate(data, loss, normalizer)
+        found = self._evaluate(data, loss, normalizer)
+        if "logits" not in returns:
+            return found
+        both = zip(found.outputs, data, strict=True)
+        return replace(found, outputs=tuple({**of, "logits": self.table[datum.tokens]} for of, datum in both))
 
     def _evaluate(self, data: Sequence[Datum], loss: LossSpec | None, normalizer: Counts | None) -> Forward:
         outputs = tuple(
@@ -167,6 +171,9 @@ class FakeEngine(EngineBase):
 
     def set_total_steps(self, total: int | None) -> None:
         self.calls.append("set_total_steps")
+
+    def move_role(self, role: str, mix: float) -> None:
+        self.calls.append("move_role")
 
     def usage(self) -> Usage:
         return Usage(self.table.nbytes, self.table.nbytes)

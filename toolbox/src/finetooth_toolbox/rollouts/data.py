@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from finetooth_toolbox.rollouts.kept import among_kept
 
 def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
     """A datum for each rollout, masked but for the tokens that the policy wrote: fields `advantages` and
-    `token_weights`, (N,).
+    `token_weights`, and those of the rollout, (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
     `kept` (N, K) says which of them are no filling.
@@ -36,6 +36,7 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     fields = {
         "advantages": np.concatenate([np.zeros(before), np.array(advantages)]),
         "token_weights": np.where(mask, weight, 0.0),
+        **{name: np.concatenate([np.zeros(before), np.array(of)]) for name, of in rollout.fields.items()},
     }
     targets = tokens[1:]
     if most:
@@ -66,8 +67,12 @@ def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.fl
     return np.asarray(found, dtype=np.float32)
 
 
+def for_every(rollout: Rollout, found: Iterable[float]) -> tuple[float, ...]:
+    """(T,) of all tokens from numbers of those that the policy wrote; 0 for the others."""
+    values = iter(found)
+    return tuple(float(next(values)) if own else 0.0 for own in rollout.own or (True,) * len(rollout.tokens))
+
+
 def with_logprobs(rollout: Rollout, found: Sequence[float]) -> Rollout:
     """The rollout with other log-probabilities of the tokens that the policy wrote."""
-    values = iter(found)
-    every = rollout.own or (True,) * len(rollout.tokens)
-    return replace(rollout, logprobs=tuple(next(values) if own else 0.0 for own in every))
+    return replace(rollout, logprobs=for_every(rollout, found))

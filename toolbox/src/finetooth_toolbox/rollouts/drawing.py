@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
@@ -16,9 +17,11 @@ from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.draws import Draw, Scoring
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
 
 MOST_PASSED_OVER = 100
@@ -74,6 +77,7 @@ class Drawn:
         flops: that sampling took.
         errors, timeouts: episodes that ended so.
         turns: of the policy, in all episodes.
+        epoch: passes over the prompts done with them.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
@@ -84,6 +88,7 @@ class Drawn:
     errors: int = 0
     timeouts: int = 0
     turns: int = 0
+    epoch: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
@@ -97,19 +102,47 @@ class Drawn:
 
 
 class Drawing:
-    """Draws rollouts.
+    """Draws rollouts, some of them before they are wanted.
 
     Args:
         batches: of the prompts; their number and the run's seed decide everything random.
+        schedule: when draws begin.
     """
 
     def __init__(
         self, context: Context, options: RolloutOptions, prompts: Prompts, batches: Batches, sampler: Sampler,
-        rewards: Sequence[WeightedReward], environment: WeightedEnvironment | None = None,
+        rewards: Sequence[WeightedReward], schedule: Schedule, environment: WeightedEnvironment | None = None,
     ) -> None:  # fmt: skip
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
-        self._environment = environment
+        self._environment, self._schedule, self._waiting = environment, schedule, deque[Draw]()
+        self._scoring = Scoring(self._score, beside=schedule.ahead > 0 and all(one.beside for one in rewards))
+
+    def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
+        """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`."""
+        while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining):
+            of = next(indices, None)
+            if of is None:
+                return
+            self._wait_for(self._draw(engine, of))
+
+    def _wait_for(self, draw: Draw) -> None:
+        self._scoring.begin(draw)
+        self._waiting.append(draw)
+
+    def stop(self) -> None:
+        """Nothing more is scored."""
+        self._scoring.stop()
+
+    def state(self) -> list[dict[str, Any]]:
+        """The draws that wait."""
+        return [draw.state() for draw in self._waiting]
+
+    def take(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """What `state` gave; what waits is scored again."""
+        self._waiting.clear()
+        for one in state:
+            self._wait_for(Draw.of(one))
 
     def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> bool:
         """Add the next batch to `drawn`; False where the prompts are used up.
@@ -121,8 +154,8 @@ class Drawing:
             DataError: batch after batch has nothing to learn from.
         """
         wanted = self._context.train.batch_size
-        for of in indices:
-            found = self._draw(engine, of, drawn)
+        while (draw := self._next(engine, indices)) is not None:
+            found = self._judged(draw, drawn)
             if not self._options.dynamic_sampling:
                 drawn.rollouts = found
                 return True
@@ -151,8 +184,36 @@ class Drawing:
                 action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
             )
 
-    def _draw(self, engine: Engine, indices: Sequence[int], drawn: Drawn) -> list[Rollout]:
-        """Rollouts of some prompts that have a reward."""
+    def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Draw | None:
+        """What was begun first; where nothing waits, it begins now. None where the prompts are used up."""
+        if self._waiting:
+            return self._waiting.popleft()
+        of = next(indices, None)
+        return None if of is None else self._draw(engine, of)
+
+    def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
+        """Rollouts of a draw that have a reward."""
+        drawn.sampled, drawn.flops = drawn.sampled + len(draw.episodes), drawn.flops + draw.flops
+        drawn.epoch, drawn.turns = draw.epoch, drawn.turns + draw.turns
+        found = self._scoring.end(draw)
+        if self._environment is not None:
+            outcomes = [episode[-1].outcome for episode in draw.episodes]
+            drawn.errors += outcomes.count("error")
+            drawn.timeouts += outcomes.count("timeout")
+            return [one for one in found if one.reward is not None and one.tokens]
+        for one in found:
+            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
+            drawn.left_out.update([""] if one.reward is None else [])
+        return [one for one in found if one.reward is not None]
+
+    def _score(self, draw: Draw) -> list[Rollout]:
+        if self._environment is None:
+            return scored([one for episode in draw.episodes for one in episode], self._prompts.tasks, self._rewards)
+        episodes, failure = [list(episode) for episode in draw.episodes], self._options.environment_failure
+        return judged(episodes, self._prompts.tasks, self._rewards, self._environment, failure)
+
+    def _draw(self, engine: Engine, indices: Sequence[int]) -> Draw:
+        """Answers to some prompts."""
         options, number = self._options, self._batches.step
         asked = [self._prompts.tokens[i] for i in indices]
         sampling = Sampling(
@@ -160,20 +221,13 @@ class Drawing:
             seed=int(self._context.generator("rollouts", number).integers(2**31)),
         )  # fmt: skip
         if self._environment is not None:
-            return self._play(engine, self._environment, [id_ for id_, _ in asked], sampling, drawn)
+            return self._play(engine, self._environment, [id_ for id_, _ in asked], sampling)
         prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in asked]
         sampled = self._sampler.sample(engine, prompts, sampling)
-        drawn.sampled, drawn.flops = drawn.sampled + len(sampled.rollouts), drawn.flops + sampled.flops
-        found = scored(sampled.rollouts, self._prompts.tasks, self._rewards)
-        for one in found:
-            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
-            drawn.left_out.update([""] if one.reward is None else [])
-        return [one for one in found if one.reward is not None]
+        return Draw(self._batches.epoch, tuple((one,) for one in sampled.rollouts), flops=sampled.flops)
 
-    def _play(
-        self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling, drawn: Drawn
-    ) -> list[Rollout]:
-        """Rollouts of episodes of some rows that have a reward.
+    def _play(self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling) -> Draw:
+        """Episodes of some rows.
 
         Raises:
             EngineError: an episode failed, and the recipe says that this ends the run.
@@ -193,18 +247,12 @@ class Drawing:
             return int(context.generator("rollouts", number, turn).integers(2**31)) if turn else sampling.seed
 
         played = playing.play(engine, asked, sampling, seed_of)
-        drawn.sampled, drawn.flops = drawn.sampled + len(played.episodes), drawn.flops + played.flops
-        drawn.turns += played.turns
-        outcomes = [episode[-1].outcome for episode in played.episodes]
-        drawn.errors += outcomes.count("error")
-        drawn.timeouts += outcomes.count("timeout")
         if played.failures:
-            why = f"{len(played.failures)} of {len(outcomes)} episodes failed, the first: {played.failures[0]}"
+            why = f"{len(played.failures)} of {len(played.episodes)} episodes failed, the first: {played.failures[0]}"
             if options.environment_failure == "fail":
                 raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
             context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
-        found = judged(played.episodes, self._prompts.tasks, self._rewards, environment, options.environment_failure)
-        return [one for one in found if one.reward is not None and one.tokens]
+        return Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
 
 
 def _differ(rollouts: Sequence[Rollout]) -> bool:

@@ -26,6 +26,7 @@ class Flight:
         done: of them, the one that is under way included.
         metrics: of the batch.
         flops: that sampling and scoring took, not yet reported.
+        epoch: passes over the prompts done with it.
     """
 
     parts: list[list[Rollout]]
@@ -34,6 +35,7 @@ class Flight:
     done: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
+    epoch: float = 0.0
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -49,6 +51,7 @@ class Flight:
             "done": self.done,
             "metrics": self.metrics,
             "flops": self.flops,
+            "epoch": self.epoch,
         }
 
     @classmethod
@@ -61,6 +64,7 @@ class Flight:
             int(state["done"]),
             dict(state["metrics"]),
             float(state["flops"]),
+            float(state["epoch"]),
         )
 
 

@@ -28,13 +28,23 @@ from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn,
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
 from finetooth_toolbox.rollouts.judging import build_judges
-from finetooth_toolbox.rollouts.metrics import GAP, batch_metrics, gap_metrics
+from finetooth_toolbox.rollouts.metrics import (
+    GAP,
+    SMALL_IS_WORSE,
+    batch_metrics,
+    gap_metrics,
+    ratio_metrics,
+    staleness,
+)
 from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
+from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import prompt_text
 from finetooth_toolbox.rollouts.token_weights import token_weights
 
 REFERENCE = "reference"
+BEHAVIOUR = "behaviour_logprobs"
+"""Field of what tokens were drawn by, where other weights than those that train may have drawn them."""
 SAMPLES = 3
 """Rollouts shown in the report of a step."""
 
@@ -47,16 +57,24 @@ class RolloutMethod(MethodBase):
 
     Args:
         options: of the method.
-        advantages: the algorithm.
+        advantages: the algorithm. A method for which rewards do not say all overrides `with_advantages`.
+        loss: what is made of advantages; default: `surrogate` as the options say.
+
+    Attributes:
+        own_ratios: whether the loss compares the policy with the weights that sampled (field `old_logprobs`).
     """
 
     noun = "rollout"
+    own_ratios: bool = True
 
-    def __init__(self, options: RolloutOptions, context: Context, advantages: AdvantagesFn) -> None:
-        self._options, self._context, self._advantages = options, context, advantages
+    def __init__(
+        self, options: RolloutOptions, context: Context, advantages: AdvantagesFn, *, loss: LossSpec | None = None
+    ) -> None:
+        self.options, self.context, self._advantages = options, context, advantages
         self._environment, self._rewards = build_judges(context, options)
-        self._sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
-        self._loss = surrogate_loss(options, context)
+        self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
+        self.loss = surrogate_loss(options, context) if loss is None else loss
+        self._others = options.prefetch > 0 or "own_engine" not in self.sampler.capabilities
         self._health = Health(context)
         self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
         self._batches: Batches | None = None
@@ -67,7 +85,7 @@ class RolloutMethod(MethodBase):
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
         """See `protocols.Method.roles`: the reference, if there is a KL to it."""
-        return {REFERENCE: RoleModel(only_if_needed=True)} if self._options.beta else {}
+        return {REFERENCE: RoleModel(only_if_needed=True)} if self.options.beta else {}
 
     # --- before the run -----------------------------------------------------------------------------------------------
 
@@ -78,14 +96,14 @@ class RolloutMethod(MethodBase):
             DataError: a row has an answer already, or comes under the id of another.
             RecipeError: a batch has fewer prompts than it shall take steps.
         """
-        train, options = self._context.train, self._options
+        train, options = self.context.train, self.options
         if options.mini_batches > train.batch_size:
             raise RecipeError(
                 "method.mini_batches",
                 f"{options.mini_batches} steps for the {train.batch_size} prompts of a batch",
                 action="raise train.batch_size, or lower it",
             )
-        self._prompts = Prompts.read(self._context)
+        self._prompts = Prompts.read(self.context)
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
@@ -93,11 +111,19 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
+        self._schedule = Schedule(options.prefetch, per, options.max_staleness)
         self._drawing = Drawing(
-            self._context, options, self._prompts, self._batches, self._sampler, self._rewards, self._environment
+            self.context,
+            options,
+            self._prompts,
+            self._batches,
+            self.sampler,
+            self._rewards,
+            self._schedule,
+            self._environment,
         )
         if self._restored is not None:
-            self._take(self._restored)
+            self.take(self._restored)
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
@@ -111,25 +137,30 @@ class RolloutMethod(MethodBase):
             DataError: batch after batch has nothing to learn from.
             PlanError: the engine cannot train at the sampling temperature.
         """
-        if self._options.temperature != 1.0 and "temperature" not in engine.capabilities:
+        if self.options.temperature != 1.0 and "temperature" not in engine.capabilities:
             raise PlanError(
-                f"method.temperature={self._options.temperature}: the engine cannot train what is sampled at it",
+                f"method.temperature={self.options.temperature}: the engine cannot train what is sampled at it",
                 action="set it to 1, or choose another backend",
             )
         indices = iter(self._begun())
-        while self._steps < self._total:
-            self._flight = self._flight or self._next(engine, indices)
-            if self._flight is None:
-                return
-            yield self._step(engine, self._flight)
+        try:
+            while self._steps < self._total:
+                flight = self._flight = self._flight or self._next(engine, indices)
+                if flight is None:
+                    return
+                left, remaining = flight.steps - flight.done, self._total - self._steps
+                self._drawing.go_ahead(engine, indices, left=left, remaining=remaining)
+                yield self._step(engine, flight)
+        finally:
+            self._drawing.stop()
 
     def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Flight | None:
         """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
         drawn = Drawn()
         while self._drawing.batch(engine, indices, drawn):
-            rollouts = self._with_advantages(engine, drawn.rollouts)
+            rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
             if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):
-                return self._in_flight(engine, rollouts, drawn)
+                return self._in_flight(engine, rollouts, drawn, metrics)
             drawn.rollouts = []
             self._drawing.pass_over(drawn)
         return None
@@ -140,14 +171,14 @@ class RolloutMethod(MethodBase):
         flight.done += 1  # before the engine is called: a step that fails is passed over
         self._steps += 1
         self._flight = flight if flight.done < flight.steps else None
-        trained, data = self._data(flight, place)
+        trained, data = self._data(engine, flight, place)
         if flight.old:
             data = with_old(data, flight.old[place])
-        result = engine.forward_backward(data, self._loss)
-        if not flight.old:
+        result = engine.forward_backward(data, self.loss)
+        if not flight.old and self.own_ratios:
             self._take_own(flight, place, trained, data, result)
         stepped = engine.step(metrics={"loss": result.loss or 0.0})
-        report = stepped_report(result, stepped, len(data), self._begun().epoch)
+        report = stepped_report(result, stepped, len(data), flight.epoch)
         report = replace(report, metrics={**report.metrics, **flight.metrics})
         if first:
             report = self._with_rollouts(report, flight)
@@ -157,8 +188,8 @@ class RolloutMethod(MethodBase):
     def _with_rollouts(self, report: StepReport, flight: Flight) -> StepReport:
         """The report of the first step that learns from them."""
         rollouts = flight.rollouts
-        if self._options.keep_rollouts:
-            write_rollouts(self._context.folder, report.step, rollouts)
+        if self.options.keep_rollouts:
+            write_rollouts(self.context.folder, report.step, rollouts)
         samples = tuple(self._sample(one) for one in rollouts[:: max(1, len(rollouts) // SAMPLES)][:SAMPLES])
         return replace(report, flops=report.flops + flight.flops, rollouts=tuple(rollouts), samples=samples)
 
@@ -168,45 +199,63 @@ class RolloutMethod(MethodBase):
 
     # --- from rollouts to data ----------------------------------------------------------------------------------------
 
-    def _with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """What the algorithm says, for each token."""
-        if not rollouts:
-            return []
-        if self._options.beta and self._options.kl_in == "reward":
+    def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
+        """A batch of rollouts that are scored with what the algorithm says, for each token, and numbers to report. What
+        it leaves out is not trained.
+
+        Args:
+            engine: before the first step on them, for what rewards alone do not say (a critic, a teacher).
+            rollouts: at least one, those of a group next to each other.
+        """
+        if self.options.beta and self.options.kl_in == "reward":
             rollouts = self._less_kl(engine, rollouts)
         found = []
         for one, said in zip(rollouts, for_each(self._advantages, rollouts), strict=True):
             each = np.broadcast_to(np.asarray(said, dtype=np.float64), (len(one.tokens),))
             found.append(replace(one, advantages=tuple(each.tolist())))
-        return found
+        return found, {}
+
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+        """What a step trains of some rollouts.
+
+        Args:
+            engine: before that step.
+            weights: of a token, for each rollout.
+        """
+        return data_of(rollouts, weights)
 
     def _less_kl(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Rewards less `beta` times the sum over tokens of log policy - log reference."""
         data = data_of(rollouts, [0.0] * len(rollouts))
-        there = engine.forward(data, self._loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
+        there = engine.forward(data, self.loss, role=REFERENCE, returns=("logprobs",), train=False).outputs
         found = []
         for one, datum, outputs in zip(rollouts, data, there, strict=True):
             apart = float(np.sum(np.array(one.of_policy(one.logprobs)) - drawn_logprobs(datum, outputs["logprobs"])))
-            found.append(replace(one, reward=(one.reward or 0.0) - self._options.beta * apart))
+            found.append(replace(one, reward=(one.reward or 0.0) - self.options.beta * apart))
         return found
 
-    def _in_flight(self, engine: Engine, rollouts: list[Rollout], drawn: Drawn) -> Flight:
+    def _in_flight(self, engine: Engine, rollouts: list[Rollout], drawn: Drawn, metrics: Mapping[str, float]) -> Flight:
         """Cut a batch into optimizer steps. Where it takes more than one, the weights that sampled it are asked for
         their log-probabilities first: of the same data in the same layout, so that the first ratios are 1 exactly."""
-        options = self._options
-        metrics = {**batch_metrics(rollouts), **drawn.metrics()}
+        options = self.options
+        if self._others:
+            rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
+        of_batch = {**batch_metrics(rollouts), **drawn.metrics(), **metrics}
+        if self._schedule.ahead:
+            of_batch |= staleness(rollouts, engine.weights_version, self._schedule.bound)
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
-        flight = Flight(parts, [], options.num_iterations * len(parts), metrics=metrics, flops=drawn.flops)
-        if flight.steps > 1:
+        steps = options.num_iterations * len(parts)
+        flight = Flight(parts, [], steps, metrics=of_batch, flops=drawn.flops, epoch=drawn.epoch)
+        if flight.steps > 1 and self.own_ratios:
             for place in range(len(parts)):
-                trained, data = self._data(flight, place)
-                result = engine.forward(data, self._loss, returns=("logprobs",), train=False)
+                trained, data = self._data(engine, flight, place)
+                result = engine.forward(data, self.loss, returns=("logprobs",), train=False)
                 flight.old.append([outputs["logprobs"] for outputs in result.outputs])
                 flight.flops += result.flops
                 self._take_own(flight, place, trained, data, result)
         return flight
 
-    def _data(self, flight: Flight, place: int) -> tuple[list[int], list[Datum]]:
+    def _data(self, engine: Engine, flight: Flight, place: int) -> tuple[list[int], list[Datum]]:
         """What a step trains of a part: which rollouts, and their data. What divides is counted over all of them."""
         part = flight.parts[place]
         weights = self._weights(flight, place)
@@ -214,11 +263,11 @@ class RolloutMethod(MethodBase):
         if self._drops:
             trained = [i for i in trained if any(part[i].advantages)]
         trained = trained or [0]  # a step without a gradient, if nothing counts: steps stay what was planned
-        return trained, data_of([part[i] for i in trained], [weights[i] for i in trained])
+        return trained, self.training_data(engine, [part[i] for i in trained], [weights[i] for i in trained])
 
     def _weights(self, flight: Flight, place: int) -> list[float]:
         """Of a token, for each rollout of a part; 0 for those that the loss leaves out."""
-        options = self._options
+        options = self.options
 
         def lengths(part: Sequence[Rollout]) -> list[int]:
             masked = options.mask_truncated_completions
@@ -237,19 +286,20 @@ class RolloutMethod(MethodBase):
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
             found = [float(value) for value in drawn_logprobs(datum, outputs["logprobs"])]
             drawn, own = [*drawn, *part[i].of_policy(part[i].logprobs)], [*own, *found]
-            if "own_engine" in self._sampler.capabilities:
+            if not self._others:
                 part[i] = with_logprobs(part[i], found)
         if own:
-            gap = gap_metrics(drawn, own)
+            gap = gap_metrics(drawn, own) | (ratio_metrics(drawn, own) if self._others else {})
             self._check_gap(gap)
-            flight.metrics |= {name: max(value, flight.metrics.get(name, 0.0)) for name, value in gap.items()}
+            worst = {name: min if name in SMALL_IS_WORSE else max for name in gap}
+            flight.metrics |= {name: worst[name](value, flight.metrics.get(name, value)) for name, value in gap.items()}
 
     def _check_gap(self, gap: Mapping[str, float]) -> None:
         """
         Raises:
             EngineError: sampler and trainer are too far apart.
         """
-        mean, most = gap[GAP], self._options.max_logp_difference
+        mean, most = gap[GAP], self.options.max_logp_difference
         if not mean <= most:
             raise EngineError(
                 f"method.sampler: its log-probabilities are {mean:.3g} away from the trainer's on average over the "
@@ -261,20 +311,24 @@ class RolloutMethod(MethodBase):
     # --- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> Mapping[str, Any]:
-        """The prompts' cursor, and the rollouts in flight."""
+        """The prompts' cursor, the rollouts in flight, and those that wait: one state of one moment."""
         flight = None if self._flight is None else self._flight.state()
-        return {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight}
+        waiting = self._drawing.state()
+        return {"batches": dict(self._begun().state()), "steps": self._steps, "flight": flight, "waiting": waiting}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after the step at which `state` was taken; before or after `prepare`."""
         self._restored = state
         if self._batches is not None:
-            self._take(state)
+            self.take(state)
 
-    def _take(self, state: Mapping[str, Any]) -> None:
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take a state over, once the prompts are known. A method with more of its own adds it to `state`, and takes it
+        here."""
         self._begun().restore(state["batches"])
         self._steps = int(state["steps"])
         self._flight = None if state["flight"] is None else Flight.of(state["flight"])
+        self._drawing.take(state["waiting"])
 
     def _begun(self) -> Batches:
         if self._batches is None:
@@ -298,6 +352,11 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
         "kl": options.kl,
         "use_bias_correction_kl": options.use_bias_correction_kl,
         "entropy_coef": options.entropy_coef,
+        "correction": options.importance_correction,
+        "correction_level": options.importance_correction_level,
+        "correction_cap": options.importance_correction_cap,
+        "correction_floor": options.importance_correction_floor,
+        "off_policy_mask_threshold": options.off_policy_mask_threshold,
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())

@@ -83,6 +83,24 @@ class RolloutOptions(Options):
     `entropy_coef`, which such rollouts have a part in."""
     dynamic_sampling: bool = False
     """Whether groups whose rewards are all equal are dropped, and more prompts sampled until a batch is full (DAPO)."""
+    prefetch: int = Field(default=0, ge=0)
+    """How many batches of prompts are answered ahead of the one that trains, by the weights of that moment; rewards
+    then judge them while the engine trains. 0 is one after the other."""
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
+    `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
+    importance_correction: Literal["none", "truncate", "mask"] = "truncate"
+    """What becomes of the weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
+    the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""
+    importance_correction_level: Literal["token", "sequence", "geometric"] = "token"
+    """Whether a token has a weight of its own, or all of a sequence their product, or its geometric mean."""
+    importance_correction_cap: float = Field(default=3.0, gt=0)
+    """The largest weight."""
+    importance_correction_floor: float = Field(default=0.0, ge=0)
+    """The smallest; below it a weight counts as this, or with `mask` as 0."""
+    off_policy_mask_threshold: float | None = Field(default=None, gt=0)
+    """Answers with a negative advantage that the policy finds less likely than who drew them, by more than so many
+    nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
     keep_rollouts: bool = True
     """Whether they are written into the run folder, for `ft rollouts`."""
 
@@ -99,4 +117,8 @@ class RolloutOptions(Options):
             raise ValueError("loss_type luspo is over sequences: set importance_sampling_level to sequence")
         if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo",):
             raise ValueError("loss_type cispo is over tokens: leave importance_sampling_level out")
+        if self.max_staleness is not None and not self.prefetch:
+            raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
+        if self.importance_correction_floor >= self.importance_correction_cap:
+            raise ValueError("importance_correction_floor is not below importance_correction_cap")
         return self

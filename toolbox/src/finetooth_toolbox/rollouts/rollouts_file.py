@@ -29,6 +29,7 @@ def from_json(found: Mapping[str, Any]) -> Rollout:
     for name in ("prompt", "tokens", "logprobs", "versions", "advantages", "own"):
         values[name] = tuple(values.get(name, ()))
     values["kept"] = tuple(tuple(ids) for ids in values["kept"])
+    values["fields"] = {name: tuple(numbers) for name, numbers in values.get("fields", {}).items()}
     return Rollout(**values)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.entries import Reward as RewardEntry
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.evaluators import SAMPLED_COLUMNS
 from finetooth_hooks.examples import Message, Task
@@ -24,11 +25,13 @@ class WeightedReward:
 
     Attributes:
         name: among the rewards of the recipe: its label, else that of its entry, numbered where it comes twice.
+        beside: it may score while the engine trains.
     """
 
     name: str
     reward: Reward
     weight: float
+    beside: bool = True
 
 
 def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tuple[WeightedReward, ...]:
@@ -43,7 +46,10 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
     for i, (pick, (name, weight)) in enumerate(zip(picks, weights_by_name(picks, setting).items(), strict=True)):
         given: dict[str, Any] = {"name": pick} if isinstance(pick, str) else dict(pick)
         given = {key: value for key, value in given.items() if key not in ("weight", "label")}
-        found.append(WeightedReward(name, context.build("reward", given, setting=f"{setting}.{i}"), weight))
+        reward = context.build("reward", given, setting=f"{setting}.{i}")
+        entry = context.catalog.get("reward", str(given["name"]), setting=f"{setting}.{i}").entry
+        beside = isinstance(entry, RewardEntry) and entry.beside
+        found.append(WeightedReward(name, reward, weight, beside))
     return tuple(found)
 
 
@@ -71,7 +77,7 @@ def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> d
 
 def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iterable[WeightedReward]) -> list[Rollout]:
     """The rollouts with their rewards. `reward` is the weighted sum of those that did not leave a rollout out, and None
-    where all did.
+    where all did; 0 where nothing judges.
 
     Args:
         tasks: by the rollouts' ids.
@@ -89,7 +95,7 @@ def scored(rollouts: Sequence[Rollout], tasks: Mapping[str, Task], rewards: Iter
     for i, rollout in enumerate(rollouts):
         of = {name: scores[i] for name, scores in parts.items()}
         known = [weights[name] * score for name, score in of.items() if score is not None]
-        found.append(replace(rollout, rewards=of, reward=sum(known) if known else None))
+        found.append(replace(rollout, rewards=of, reward=sum(known) if known or not parts else None))
     return found
 
 

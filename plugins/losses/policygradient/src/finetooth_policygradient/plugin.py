@@ -33,3 +33,10 @@ def ft_losses() -> Iterator[Loss]:
         needs=frozenset({"logprobs", "entropy"}),
         fields=frozenset({"advantages", "token_weights", "old_logprobs"}),
     )
+    yield Loss(
+        name="clipped_value",
+        build="finetooth_policygradient.value:build",
+        summary="the error of a critic, which may move only so far from what it said before",
+        needs=frozenset({"values"}),
+        fields=frozenset({"returns", "old_values", "token_weights"}),
+    )

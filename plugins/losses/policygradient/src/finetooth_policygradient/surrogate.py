@@ -16,6 +16,13 @@ With `beta` the component `kl` is the same weighted sum of an estimate of the KL
 "Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1; with
 `use_bias_correction_kl` times r. With `entropy_coef` the component `entropy` is minus the mean entropy over tokens.
 
+What other weights drew, as the field `behaviour_logprobs` b says, has its part in `policy` multiplied by the constant
+w = exp(q - b), by the product of a sequence's w, or by its geometric mean; `truncate` takes it between a floor and a
+cap, `mask` takes 0 where it is outside (Yao et al., 2025, "Your efficient RL framework secretly brings you off-policy
+RL training"; sequences: Liu et al., 2025, "When speed kills stability"). With `off_policy_mask_threshold` a sequence
+whose advantage is negative and whose mean of b - p (without b: q - p) is above it is left out (OPSM: DeepSeek-AI, 2025,
+arXiv:2512.02556, section 3.1).
+
 Where the field `kept` says among which tokens each was drawn, log-probabilities are those among them.
 """
 
@@ -57,6 +64,16 @@ class SurrogateOptions(Options):
     """Whether the estimate is multiplied by the ratio, so that it is right under the policy."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
+    correction: Literal["none", "truncate", "mask"] = "none"
+    """What becomes of weights beyond the cap, where other weights drew the tokens (field `behaviour_logprobs`)."""
+    correction_level: Literal["token", "sequence", "geometric"] = "token"
+    """Whether each token has a weight, or all of a sequence their product, or its geometric mean."""
+    correction_cap: float = Field(default=3.0, gt=0)
+    """The largest weight."""
+    correction_floor: float = Field(default=0.0, ge=0)
+    """The smallest weight."""
+    off_policy_mask_threshold: float | None = Field(default=None, gt=0)
+    """Nats a token beyond which a sequence with a negative advantage is left out; left out, none is."""
 
     @model_validator(mode="after")
     def _in_order(self) -> SurrogateOptions:
@@ -101,7 +118,10 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
         tokens = xp.maximum(xp.sum(counts, axis=1, keepdims=True), 1.0)
         log_ratio = xp.sum(log_ratio, axis=1, keepdims=True) / tokens + xp.zeros_like(p)
     ratio = xp.exp(log_ratio)
-    total, tokens = -xp.sum(weights * _objective(ratio, p, advantages, options)), xp.sum(counts)
+    behaviour = data.fields.get("behaviour_logprobs")
+    drawn = None if behaviour is None else xp.where(mask, behaviour, 0.0)
+    trained = weights * _corrected(q, drawn, counts, options) * _on_policy(p, q, drawn, advantages, counts, options)
+    total, tokens = -xp.sum(trained * _objective(ratio, p, advantages, options)), xp.sum(counts)
     parts = {"policy": Contribution(total, per="none")}
     metrics = {
         "entropy": Metric(xp.sum(xp.where(mask, xp.stop_gradient(outputs["entropy"]), 0.0)), tokens),
@@ -119,6 +139,31 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
         entropy = xp.sum(xp.where(mask, outputs["entropy"], 0.0))
         parts["entropy"] = Contribution(-entropy, per="tokens", weight=options.entropy_coef)
     return LossResult(parts, metrics)
+
+
+def _corrected(q: Array, drawn: Array | None, counts: Array, options: SurrogateOptions) -> Array:
+    """The weight of each token for what drew it; 1 where nobody asks."""
+    if drawn is None or options.correction == "none":
+        return xp.ones_like(counts)
+    log_w = xp.stop_gradient(q) - drawn
+    if options.correction_level != "token":
+        log_w = xp.sum(log_w * counts, axis=1, keepdims=True) + xp.zeros_like(counts)
+    if options.correction_level == "geometric":
+        log_w = log_w / xp.maximum(xp.sum(counts, axis=1, keepdims=True), 1.0)
+    w, low, high = xp.exp(xp.clip(log_w, -80.0, 80.0)), options.correction_floor, options.correction_cap
+    return xp.clip(w, low, high) if options.correction == "truncate" else xp.where((w >= low) & (w <= high), w, 0.0)
+
+
+def _on_policy(
+    p: Array, q: Array, drawn: Array | None, advantages: Array, counts: Array, options: SurrogateOptions
+) -> Array:
+    """0 for the tokens of sequences that are left out."""
+    if options.off_policy_mask_threshold is None:
+        return xp.ones_like(counts)
+    apart = xp.stop_gradient(q if drawn is None else drawn) - xp.stop_gradient(p)
+    mean = xp.sum(apart * counts, axis=1, keepdims=True) / xp.maximum(xp.sum(counts, axis=1, keepdims=True), 1.0)
+    out = (advantages < 0) & (mean + xp.zeros_like(counts) > options.off_policy_mask_threshold)
+    return 1.0 - xp.astype_like(out, counts)
 
 
 def kl_estimate(d: Array, kind: Literal["k1", "k2", "k3"]) -> Array:

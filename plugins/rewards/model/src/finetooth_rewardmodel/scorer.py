@@ -84,7 +84,8 @@ class Scorer:
         """What the run's method trained, or what the model's config says that it has."""
         if self.opened.method:
             entry = self.context.catalog.get("method", self.opened.method).entry
-            return entry.head if isinstance(entry, Method) else None
+            head = entry.head if isinstance(entry, Method) else None
+            return None if head is None or head.exported_as == "none" else head
         return head_of(self.context.model.config)
 
     def score(self, texts: Sequence[Text]) -> list[Scored]:

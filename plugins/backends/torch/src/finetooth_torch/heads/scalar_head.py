@@ -60,13 +60,19 @@ class AddedHead:
         return nn.functional.linear(states_md.to(dtype), self.module.weight.to(dtype), bias).squeeze(-1)
 
     def classifier(self, model: Any) -> Any:
-        """transformers' classifier with this head: of one label the head itself, of two a copy as their difference."""
+        """transformers' classifier with this head: of one label the head itself, of two a copy as their difference. The
+        model itself where an artifact is to have no head."""
+        if self.asked.exported_as == "none":
+            return model
         head = self.module if self.asked.exported_as == "sequence" else _two_labels(self.module)
         return as_classifier(model, self.asked.exported_as, head, self._pad_id)
 
     @contextmanager
     def taking(self, model: Any) -> Iterator[Any]:
         """A classifier for an adapter to restore into; on leaving, the head is what the classifier's is."""
+        if self.asked.exported_as == "none":
+            yield model
+            return
         classifier = self.classifier(model)
         yield classifier
         weight, bias = _one_number(getattr(classifier, HEAD))

@@ -45,10 +45,9 @@ def decide(
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
     """
-    if request.trains.head is not None and not has_classifier(
-        request.base.model.model_type, request.trains.head.exported_as
-    ):
-        raise no_classifier(request.base.model.model_type, request.trains.head.exported_as)
+    kind = "none" if request.trains.head is None else request.trains.head.exported_as
+    if kind != "none" and not has_classifier(request.base.model.model_type, kind):
+        raise no_classifier(request.base.model.model_type, kind)
     precision = _precision(request.train.precision, request.place.hardware)
     check_updates(request, str(precision.value))
     base = request.base

@@ -1,0 +1,1 @@
+"""The best of what a model samples, learned as answers."""

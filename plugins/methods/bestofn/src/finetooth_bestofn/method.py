@@ -1,0 +1,81 @@
+"""The method `best_of_n`: what is best of each group is learned, the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox.rollouts.advantages import Floats, groups_of, rewards_of
+from finetooth_toolbox.rollouts.data import for_every
+from finetooth_toolbox.rollouts.method import RolloutMethod
+from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.token_weights import LossType
+from pydantic import Field, model_validator
+
+
+class BestOfNOptions(RolloutOptions):
+    """Options of `best_of_n`."""
+
+    keep: int = Field(default=1, ge=1)
+    """How many answers of a group are learned at most, the best ones."""
+    threshold: float | None = None
+    """Only answers whose reward is above it; left out, any."""
+    keep_equal: bool = False
+    """Whether a group whose rewards are all equal is learned too: with a `threshold` it is in any case."""
+    loss_type: LossType = "bnpo"
+    """How tokens are weighted: all alike, or with `grpo` by the mean of each answer."""
+
+    @model_validator(mode="after")
+    def _some(self) -> BestOfNOptions:
+        if self.keep >= self.num_generations and self.threshold is None and self.num_generations > 1:
+            raise ValueError(
+                f"keep is {self.keep} of {self.num_generations}: all would be learned, so lower it or give a threshold"
+            )
+        if self.num_generations == 1 and self.threshold is None:
+            raise ValueError("num_generations is 1: there is no best of one, so give 2 or more, or a threshold")
+        if self.beta or self.entropy_coef:
+            raise ValueError("beta and entropy_coef belong to losses with a ratio: leave them out")
+        return self
+
+
+def build(options: BestOfNOptions, context: Context) -> BestOfN:
+    """Builder of `best_of_n`."""
+    return BestOfN(options, context)
+
+
+def best(rollouts: Sequence[Rollout], *, keep: int, threshold: float | None, keep_equal: bool) -> Floats:
+    """1 for the `keep` best answers of each group, those drawn first where rewards are equal; 0 for the rest (RAFT:
+    Dong et al., 2023, arXiv:2304.06767, section 3; expert iteration: Anthony et al., 2017, arXiv:1705.08439)."""
+    rewards, found = rewards_of(rollouts), np.zeros(len(rollouts))
+    for group in groups_of(rollouts):
+        of = rewards[group]
+        if threshold is None and not keep_equal and (of == of[0]).all():
+            continue
+        order = np.argsort(-of, kind="stable")[:keep]
+        found[group][[i for i in order if threshold is None or of[i] > threshold]] = 1.0
+    return found
+
+
+class BestOfN(RolloutMethod):
+    """Rollouts are drawn and scored as everywhere; those that are kept train as answers of a data set would, all their
+    tokens alike and at temperature 1."""
+
+    own_ratios = False
+
+    def __init__(self, options: BestOfNOptions, context: Context) -> None:
+        algorithm = partial(best, keep=options.keep, threshold=options.threshold, keep_equal=options.keep_equal)
+        super().__init__(options, context, algorithm, loss=context.loss("cross_entropy", setting="method"))
+
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+        """The answers behind their prompts; the loss divides by the sum of the weights."""
+        found = []
+        for one, weight in zip(rollouts, weights, strict=True):
+            learned = weight if any(one.advantages) else 0.0
+            each = [*(0.0 for _ in one.prompt), *for_every(one, (learned for _ in range(one.length)))]
+            found.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
+        return found

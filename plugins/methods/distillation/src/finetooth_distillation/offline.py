@@ -1,0 +1,94 @@
+"""The method `distill`: the rows of `sft`, and of every token that trains what the teacher would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from finetooth_hooks import Engine, Options, Prepared, StepReport
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.protocols import Method
+from finetooth_toolbox.methods.batched import BatchedMethod, train_step
+from pydantic import Field, model_validator
+
+from finetooth_distillation.loss import Divergence
+from finetooth_distillation.teacher import Teacher, held, with_teacher
+
+
+class DistillOptions(Options):
+    """Options of `distill`."""
+
+    teacher: Teacher
+    """The model that is learned from; a mapping, or only its `policy`."""
+    top_k: int = Field(default=64, ge=0)
+    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one. 0 is the whole
+    vocabulary, whose logits of a micro-batch are then held twice."""
+    divergence: Divergence = "forward"
+    """Which way the two distributions are compared: `forward` covers all that the teacher says, `reverse` keeps to what
+    it says most, `js` lies between."""
+    js_beta: float = Field(default=0.5, gt=0, lt=1)
+    """The teacher's share of the mixture, for `js`."""
+    temperature: float = Field(default=1.0, gt=0)
+    """That both distributions are taken at."""
+    cross_entropy: float = Field(default=0.0, ge=0)
+    """Weight of the cross entropy of the rows' own tokens beside it."""
+    train_on: TrainOn = "assistant"
+    """Which messages train, as for `sft`."""
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> DistillOptions:
+        if self.cross_entropy and self.temperature != 1.0:
+            raise ValueError("cross_entropy is that of temperature 1: leave temperature out, or cross_entropy")
+        return self
+
+
+def build(options: DistillOptions, context: Context) -> Distill:
+    """Builder of `distill`."""
+    return Distill(options, context)
+
+
+class Distill(BatchedMethod):
+    """One optimizer step for each batch of rows; the teacher reads each batch before it."""
+
+    def __init__(self, options: DistillOptions, context: Context) -> None:
+        names = ("divergence", "js_beta", "cross_entropy")
+        pick = {
+            "name": "distillation",
+            "scale": options.temperature,
+            **{name: getattr(options, name) for name in names},
+        }
+        spec = context.loss(pick, setting="method")
+        if options.top_k:
+            spec = replace(spec, temperature=options.temperature)
+        else:  # the loss divides the logits itself
+            spec = replace(spec, needs=frozenset({"logits", "logits@teacher"}))
+        super().__init__(context, spec)
+        self._options = options
+        self._rows: Method = context.build("method", {"name": "sft", "train_on": options.train_on}, setting="method")
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.Method.roles`: the teacher."""
+        return held(self._options.teacher)
+
+    def prepare(self) -> Prepared:
+        """Read and tokenise the training rows, as `sft` does.
+
+        Raises:
+            DataError: a row is broken, or has nothing to train on.
+        """
+        prepared = self._rows.prepare()
+        self.begin(self._rows.data)
+        return prepared
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step for each batch."""
+        options, batches = self._options, self._begun()
+        for indices in batches:
+            data = [self._data[row] for row in indices]
+            if options.top_k:
+                size = self._context.facts.vocab_size
+                data = with_teacher(engine, data, options.top_k, temperature=options.temperature, vocabulary=size)
+            yield train_step(engine, data, self._loss, batches.epoch)

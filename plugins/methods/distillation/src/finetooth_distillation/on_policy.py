@@ -1,0 +1,102 @@
+"""The method `opd`: the policy answers, and of each of its tokens it learns what the teacher thinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox.rollouts.advantages import rewards_of
+from finetooth_toolbox.rollouts.asking import said_of
+from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
+from finetooth_toolbox.rollouts.method import RolloutMethod
+from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.token_weights import LossType
+from pydantic import Field, model_validator
+
+from finetooth_distillation.loss import Divergence
+from finetooth_distillation.teacher import ROLE, Teacher, held, with_teacher
+
+
+class OnPolicyOptions(RolloutOptions):
+    """Options of `opd`."""
+
+    teacher: Teacher
+    """The model that is learned from; a mapping, or only its `policy`."""
+    teacher_top_k: int = Field(default=0, ge=0)
+    """0: of each token that was drawn, how much likelier the teacher finds it than who drew it is its advantage. Else
+    the divergence of the two distributions at each place, over so many of the teacher's likeliest tokens, with the
+    others as one."""
+    divergence: Divergence = "reverse"
+    """Which way two distributions are compared, with `teacher_top_k`."""
+    js_beta: float = Field(default=0.5, gt=0, lt=1)
+    """The teacher's share of the mixture, for `js`."""
+    rewards: list[Pick] = Field(default_factory=list)
+    """What judges answers, for the report: nothing is learned from it."""
+    num_generations: int = Field(default=1, ge=1)
+    """Rollouts of each prompt."""
+    loss_type: LossType = "bnpo"
+    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> OnPolicyOptions:
+        if self.teacher_top_k and (self.top_k or self.top_p < 1):
+            raise ValueError("teacher_top_k compares whole distributions: leave top_k and top_p out")
+        if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
+            raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")
+        if self.dynamic_sampling:
+            raise ValueError("dynamic_sampling is about rewards, from which opd does not learn: leave it out")
+        return self
+
+
+def build(options: OnPolicyOptions, context: Context) -> OnPolicyDistillation:
+    """Builder of `opd`."""
+    return OnPolicyDistillation(options, context)
+
+
+class OnPolicyDistillation(RolloutMethod):
+    """On-policy distillation (Agarwal et al., 2023, arXiv:2306.13649; per token as an advantage: Thinking Machines Lab,
+    2025, "On-Policy Distillation")."""
+
+    def __init__(self, options: OnPolicyOptions, context: Context) -> None:
+        loss = None
+        if options.teacher_top_k:
+            self.own_ratios = False
+            pick = {"name": "distillation", "divergence": options.divergence, "js_beta": options.js_beta}
+            loss = replace(context.loss(pick, setting="method"), temperature=options.temperature)
+        super().__init__(options, context, rewards_of, loss=loss)
+        self._opd = options
+
+    @property
+    def roles(self) -> Mapping[str, RoleModel | None]:
+        """See `protocols.Method.roles`: the teacher, and the reference if there is a KL to it."""
+        return {**super().roles, **held(self._opd.teacher)}
+
+    def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
+        """Of each token log teacher - log policy, whose mean over what the policy draws is minus the reverse KL."""
+        data = data_of(rollouts, [0.0] * len(rollouts))
+        said = said_of(engine, data, ("logprobs",), temperature=self._opd.temperature, role=ROLE)
+        found, total = [], 0.0
+        for one, datum, of in zip(rollouts, data, said, strict=True):
+            apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64)
+            apart -= np.array(one.of_policy(one.logprobs))
+            total -= float(apart.sum())
+            found.append(replace(one, advantages=for_every(one, apart)))
+        return found, {"reverse_kl": total / sum(one.length for one in rollouts)}
+
+    def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
+        """With `teacher_top_k` the teacher's distribution at each place."""
+        k = self._opd.teacher_top_k
+        if not k:
+            return super().training_data(engine, rollouts, weights)
+        data = []
+        for one, weight in zip(rollouts, weights, strict=True):
+            each = [*(0.0 for _ in one.prompt), *for_every(one, (weight for _ in range(one.length)))]
+            data.append(Datum.from_tokens([*one.prompt, *one.tokens], each, group=one.group, id=one.id))
+        size = self.context.facts.vocab_size
+        return with_teacher(engine, data, k, temperature=self._opd.temperature, vocabulary=size)

@@ -1,0 +1,40 @@
+"""Learning from a teacher: its distributions over tokens, or its judgement of what the policy writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Loss, Method, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="distill",
+        build="finetooth_distillation.offline:build",
+        summary="the teacher's distribution over each next token of the rows",
+        needs=frozenset({"roles"}),
+        example={"teacher": "runs/large"},
+        elsewhere={"kd": {}},
+    )
+    yield Method(
+        name="opd",
+        build="finetooth_distillation.on_policy:build",
+        summary="the policy answers, the teacher judges each of its tokens",
+        needs=frozenset({"roles"}),
+        headline=("reverse_kl",),
+        evaluators=("exact_match",),
+        example={"teacher": "runs/large", "max_completion_length": 4, "keep_rollouts": False},
+        elsewhere={"gkd": {"teacher_top_k": 64}, "on_policy_distillation": {}},
+    )
+
+
+@hookimpl
+def ft_losses() -> Iterator[Loss]:
+    yield Loss(
+        name="distillation",
+        build="finetooth_distillation.loss:build",
+        summary="how far the policy's distribution over tokens is from a teacher's",
+        needs=frozenset({"logprobs"}),
+        fields=frozenset({"teacher_logprobs"}),
+    )

@@ -1,0 +1,43 @@
+"""What a nat of KL to the reference costs, as a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class FixedKl:
+    """The same all the time."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def see(self, kl: float) -> None:
+        """Nothing changes."""
+
+    def state(self) -> Mapping[str, float]:
+        """JSON-able."""
+        return {"coef": self.coef}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """What `state` gave."""
+        self.coef = float(state["coef"])
+
+
+class AdaptiveKl(FixedKl):
+    """It rises where the KL is above a target and falls where it is below (Ziegler et al., 2019, arXiv:1909.08593,
+    section 2.2): coef <- coef (1 + gain clip((KL - target) / target, -0.2, 0.2)).
+
+    Args:
+        coef: at the beginning.
+        target: KL of an answer, in nats.
+        gain: the paper's K_beta.
+    """
+
+    def __init__(self, coef: float, target: float, gain: float) -> None:
+        super().__init__(coef)
+        self._target, self._gain = target, gain
+
+    def see(self, kl: float) -> None:
+        """The mean KL of the answers of a batch."""
+        error = min(max(kl / self._target - 1.0, -0.2), 0.2)
+        self.coef *= 1.0 + self._gain * error

@@ -1,0 +1,141 @@
+"""The method `ppo`: a policy with a critic on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.rollouts import Rollout
+from finetooth_toolbox.methods.combined_losses import combined
+from finetooth_toolbox.rollouts.advantages import normalised_over_batch
+from finetooth_toolbox.rollouts.asking import said_of
+from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, for_every
+from finetooth_toolbox.rollouts.method import REFERENCE, RolloutMethod, surrogate_loss
+from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.token_weights import LossType
+from pydantic import Field, model_validator
+
+from finetooth_ppo.gae import Floats, advantages_and_returns, token_rewards, whitened
+from finetooth_ppo.kl import AdaptiveKl, FixedKl
+
+
+class PpoOptions(RolloutOptions):
+    """Options of `ppo`."""
+
+    num_generations: int = Field(default=1, ge=1)
+    """Rollouts of each prompt. The critic says what was to be expected, so one is enough."""
+    num_iterations: int = Field(default=4, ge=1)
+    """How often a batch of rollouts is trained."""
+    loss_type: LossType = "bnpo"
+    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+    beta: float = Field(default=0.05, ge=0)
+    """What a nat of KL to the reference costs; with `kl_target` that is where it begins. 0 needs no reference."""
+    kl_in: Literal["loss", "reward"] = "reward"
+    """Whether the KL is taken from the rewards of the tokens (k1), or is a part of the loss."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """KL of an answer, in nats, that `beta` is steered to; left out, `beta` stays."""
+    kl_gain: float = Field(default=0.1, gt=0)
+    """How fast it is steered: `beta` changes by a fifth of this share a batch at most."""
+    discount: float = Field(default=1.0, ge=0, le=1)
+    """Gamma: how much a reward counts one token earlier."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Lambda of the advantages: 0 trusts the critic, 1 what came."""
+    value_coef: float = Field(default=0.1, ge=0)
+    """Weight of the critic's loss."""
+    value_clip: float | None = Field(default=0.2, gt=0)
+    """How far a value may move from that of the weights that sampled; null: at will."""
+    whiten_rewards: bool = False
+    """Whether rewards of tokens are divided by their deviation over the batch."""
+    whiten_advantages: bool = True
+    """Whether advantages have mean 0 and deviation 1 over the batch."""
+    missing_eos_penalty: float = Field(default=0.0, ge=0)
+    """Taken from the reward of an answer that was cut off."""
+    skip_zero_advantage_batches: bool = False
+    """Whether a batch without an advantage takes no step; off, since the critic learns from it all the same."""
+
+    @model_validator(mode="after")
+    def _steered(self) -> PpoOptions:
+        if self.kl_target is not None and (self.kl_in != "reward" or not self.beta):
+            raise ValueError("kl_target steers the KL in the rewards: leave kl_in out, and give beta to begin with")
+        return self
+
+
+def build(options: PpoOptions, context: Context) -> PpoMethod:
+    """Builder of `ppo`."""
+    return PpoMethod(options, context)
+
+
+class PpoMethod(RolloutMethod):
+    """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347) over tokens, with the critic as a head on
+    the policy's last layer."""
+
+    def __init__(self, options: PpoOptions, context: Context) -> None:
+        policy = surrogate_loss(options, context)
+        value = context.loss({"name": "clipped_value", "clip": options.value_clip}, setting="method")
+        loss = combined([(policy, 1.0), (value, options.value_coef)])
+        # REINFORCE++ is what this would be without a critic; with one, `with_advantages` says it
+        super().__init__(options, context, normalised_over_batch, loss=replace(loss, temperature=policy.temperature))
+        self._ppo = options
+        target = options.kl_target
+        self._kl = FixedKl(options.beta) if target is None else AdaptiveKl(options.beta, target, options.kl_gain)
+
+    def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
+        """Of each token the advantage, and for the critic its value now and what came (`old_values`, `returns`)."""
+        options, data = self._ppo, data_of(rollouts, [0.0] * len(rollouts))
+        own = said_of(engine, data, ("logprobs", "values"), temperature=options.temperature)
+        values = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(own, data, strict=True)]
+        apart = self._log_ratios(engine, data, own)
+        rewards = [token_rewards(self._score(one), of, self._kl.coef) for one, of in zip(rollouts, apart, strict=True)]
+        if options.whiten_rewards:
+            rewards = whitened(rewards, shift=False)
+        said = [
+            advantages_and_returns(of, v, discount=options.discount, smoothing=options.gae_lambda)
+            for of, v in zip(rewards, values, strict=True)
+        ]
+        advantages = [of for of, _ in said]
+        if options.whiten_advantages:
+            advantages = whitened(advantages)
+        found = []
+        for one, a, v, (_, returns) in zip(rollouts, advantages, values, said, strict=True):
+            fields = {**one.fields, "old_values": for_every(one, v), "returns": for_every(one, returns)}
+            found.append(replace(one, advantages=for_every(one, a), fields=fields))
+        metrics = {"value/explained_variance": explained_variance(values, [returns for _, returns in said])}
+        if options.beta and options.kl_in == "reward":
+            kl = float(np.mean([of.sum() for of in apart]))
+            metrics |= {"kl_coef": self._kl.coef, "kl/answer": kl, "kl": kl * len(apart) / sum(map(len, apart))}
+            self._kl.see(kl)
+        return found, metrics
+
+    def _score(self, rollout: Rollout) -> float:
+        cut = self._ppo.missing_eos_penalty if rollout.outcome == "length" else 0.0
+        return (rollout.reward or 0.0) - cut
+
+    def _log_ratios(self, engine: Engine, data: Sequence[Datum], own: Sequence[Mapping[str, Any]]) -> list[Floats]:
+        """(T,) log policy - log reference of each rollout; 0 where no reward pays for it."""
+        if not (self._ppo.beta and self._ppo.kl_in == "reward"):
+            return [np.zeros(int(datum.mask.sum())) for datum in data]
+        there = said_of(engine, data, ("logprobs",), temperature=self._ppo.temperature, role=REFERENCE)
+        return [
+            np.asarray(drawn_logprobs(datum, here["logprobs"]) - drawn_logprobs(datum, of["logprobs"]), np.float64)
+            for datum, here, of in zip(data, own, there, strict=True)
+        ]
+
+    def state(self) -> Mapping[str, Any]:
+        """That of every method of rollouts, and the price of the KL."""
+        return {**super().state(), "kl": dict(self._kl.state())}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        super().take(state)
+        self._kl.restore(state["kl"])
+
+
+def explained_variance(values: Sequence[Floats], returns: Sequence[Floats]) -> float:
+    """How much of what came the critic expected: 1 is all, 0 what a constant does; 0 where returns are all equal."""
+    came = np.concatenate(returns)
+    spread = float(came.var())
+    return 1.0 - float((came - np.concatenate(values)).var()) / spread if spread else 0.0

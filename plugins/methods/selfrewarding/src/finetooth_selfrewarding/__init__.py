@@ -1,0 +1,1 @@
+"""A model that judges its own answers and learns which it prefers."""

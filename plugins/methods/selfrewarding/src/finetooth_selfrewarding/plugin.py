@@ -1,0 +1,26 @@
+"""A model that judges its own answers and learns which it prefers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Method, hookimpl
+
+
+@hookimpl
+def ft_methods() -> Iterator[Method]:
+    yield Method(
+        name="self_rewarding",
+        build="finetooth_selfrewarding.method:build",
+        summary="the model judges its own answers and prefers the better ones, round after round",
+        needs=frozenset({"roles", "generate"}),
+        headline=("rewards/accuracies", "judge/mean"),
+        evaluators=("exact_match",),
+        example={
+            "rewards": [{"name": "exact_match", "column": "answer"}],
+            "num_generations": 2,
+            "max_completion_length": 4,
+            "keep_equal": True,
+        },
+        elsewhere={"rlaif": {}, "online_dpo": {}},
+    )

@@ -1,0 +1,141 @@
+"""Prompts that are answered ahead: by which weights is a matter of counts, so a run is the same run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import numpy as np
+import pytest
+from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
+
+from killing import differences, left  # type: ignore[import-not-found]
+
+REWARD = '''
+"""A reward that answers of a random model differ in; it can wait until a step is done."""
+import threading
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+STEPPED = threading.Event()
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="letters", build=f"{__name__}:build")
+    yield Reward(name="patient", build=f"{__name__}:build_patient")
+
+@hookimpl
+def ft_step(run, report):
+    STEPPED.set()
+
+def letters(prompts, completions, columns):
+    return [float(sum(c in "aeiou" for c in text)) for text in completions]
+
+def build(options: NoOptions, context):
+    return letters
+
+def build_patient(options: NoOptions, context):
+    seen = []
+    def score(*asked):
+        seen.append(1)
+        if len(seen) > 1 and not STEPPED.wait(60):
+            raise RuntimeError("no step was taken while this reward was asked")
+        return letters(*asked)
+    return score
+'''
+
+
+@pytest.fixture
+def online(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """A recipe that answers ahead; keyword arguments go into its method."""
+    (tmp_path / "letters.py").write_text(REWARD, encoding="utf-8")
+
+    def make(*, train: Any = None, **method: Any) -> Any:
+        return recipe(
+            data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
+                  "renderer": "chatml"},
+            method={"name": "grpo", "rewards": ["letters"], "num_generations": 4, "max_completion_length": 8,
+                    "prefetch": 2, **method},
+            train={"batch_size": 2, "precision": "fp32", "max_length": 256, "max_steps": 5, **(train or {})},
+            evaluate={"evaluators": []},
+            plugins=[str(tmp_path / "letters.py")],
+        )  # fmt: skip
+
+    return make
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Metrics of a run folder, by step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["metrics"] for line in lines if line["event"] == "step"]
+
+
+@pytest.mark.parametrize("at", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -> None:
+    """With draws that wait, drawn by weights that are no more; versions are those of the clock, and the numbers that
+    say how far sampler and trainer are apart are of what was drawn."""
+    given = online()
+    given |= {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    steps = dict(read_rollouts(folder))
+    assert {step: {v for one in of for v in one.versions} for step, of in steps.items()} == {
+        1: {0}, 2: {0}, 3: {0}, 4: {1}, 5: {2}
+    }  # fmt: skip
+    found = metrics(folder)
+    assert [one["staleness/max"] for one in found] == [0, 1, 2, 2, 2]
+    assert found[0]["sampling/kl"] < 1e-9 < 1e-6 < found[2]["sampling/kl"]
+    assert found[0]["sampling/effective_sample_size"] > found[2]["sampling/effective_sample_size"] > 0
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for kept in (folder / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
+            shutil.rmtree(kept)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 5
+    assert differences(left(whole), left(folder)) == []
+    assert dict(read_rollouts(folder)) == steps
+
+
+def test_rewards_are_made_while_the_engine_trains(online: Callable[..., Any]) -> None:
+    """The second answers' reward waits for the first step: one after the other they would wait for ever. The run is,
+    to the bit, the one whose rewards are made at once."""
+    given = online(rewards=["patient"], prefetch=1, train={"max_steps": 3})
+    finetooth.run(given)
+    at_once = online(rewards=["letters"], prefetch=1, train={"max_steps": 3})
+    at_once["output"] += "-at-once"
+    finetooth.run(at_once)
+    one, other = (dict(read_rollouts(Path(of["output"]))) for of in (given, at_once))
+    assert sorted(one) == sorted(other) == [1, 2, 3]
+    for step, of in one.items():
+        assert [r.tokens for r in of] == [r.tokens for r in other[step]]
+        assert [r.advantages for r in of] == [r.advantages for r in other[step]]
+    losses = [[m["sampling/kl"] for m in metrics(Path(of["output"]))] for of in (given, at_once)]
+    assert losses[0] == losses[1]
+
+
+def test_what_was_drawn_by_older_weights_counts_by_its_weight(online: Callable[..., Any]) -> None:
+    """The first step learns from what its own weights drew, and no weight changes it; the second does not. What a
+    token was drawn by is kept as it was."""
+    given = online(prefetch=1, importance_correction="none", train={"max_steps": 2}, loss_type="bnpo")
+    finetooth.run(given)
+    corrected = online(prefetch=1, importance_correction_cap=1.0, train={"max_steps": 2}, loss_type="bnpo")
+    corrected["output"] += "-corrected"
+    finetooth.run(corrected)
+    plain, weighed = (
+        [json.loads(line) for line in (Path(of["output"]) / "metrics.jsonl").read_text().splitlines()]
+        for of in (given, corrected)
+    )
+    losses = [[line["loss"] for line in lines if line["event"] == "step"] for lines in (plain, weighed)]
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-6)  # of the weights that train
+    assert abs(losses[0][1] - losses[1][1]) > 1e-5
+    (of,) = (read for step, read in read_rollouts(Path(given["output"])) if step == 2)
+    assert np.isfinite([value for one in of for value in one.fields["behaviour_logprobs"]]).all()
+    assert all(one.fields["behaviour_logprobs"] == one.logprobs for one in of)

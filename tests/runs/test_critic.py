@@ -1,0 +1,119 @@
+"""`ppo` end to end: the critic learns, a killed run goes on, the artifact is a language model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import numpy as np
+import pytest
+from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
+
+from killing import differences, left  # type: ignore[import-not-found]
+
+REWARD = '''
+"""A reward that answers of a random model differ in."""
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="letters", build=f"{__name__}:build")
+
+def build(options: NoOptions, context):
+    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
+'''
+
+
+@pytest.fixture
+def online(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """A recipe of `ppo`; keyword arguments go into its method."""
+    (tmp_path / "letters.py").write_text(REWARD, encoding="utf-8")
+
+    def make(*, train: Any = None, **method: Any) -> Any:
+        return recipe(
+            data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
+                  "renderer": "chatml"},
+            method={"name": "ppo", "rewards": ["letters"], "num_generations": 2, "max_completion_length": 12,
+                    "num_iterations": 2, **method},
+            train={"batch_size": 4, "precision": "fp32", "max_length": 256, "max_steps": 4, **(train or {})},
+            evaluate={"evaluators": []},
+            plugins=[str(tmp_path / "letters.py")],
+        )  # fmt: skip
+
+    return make
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Metrics of a run folder, by step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["metrics"] for line in lines if line["event"] == "step"]
+
+
+def test_the_critic_learns_and_the_first_ratios_are_one(online: Callable[..., Any]) -> None:
+    given = online(value_clip=None, value_coef=1.0, num_iterations=6, rewards=[{"name": "letters", "weight": 0.1}],
+                   train={"max_steps": 12})  # fmt: skip
+    assert finetooth.run(given).steps == 12
+    found = metrics(Path(given["output"]))
+    assert found[0]["ratio/min"] == found[0]["ratio/max"] == 1.0
+    for batch in (found[:6], found[6:]):
+        assert batch[5]["value/error"] < batch[0]["value/error"]
+    assert found[11]["value/error"] < 0.7 * found[0]["value/error"]
+    assert "loss/value" in found[0] and found[0]["kl/answer"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_what_is_trained_is_gae_of_what_was_scored(online: Callable[..., Any]) -> None:
+    """Rollouts as kept: advantages and returns are the sums of the paper, by the definition and not by recursion."""
+    given = online(discount=0.9, gae_lambda=0.8, whiten_advantages=False, beta=0.0, train={"max_steps": 1})
+    finetooth.run(given)
+    (of,) = dict(read_rollouts(Path(given["output"]))).values()
+    for one in of:
+        v = [*one.fields["old_values"], 0.0]
+        rewards = [0.0] * (len(one.tokens) - 1) + [one.reward or 0.0]
+        deltas = [r + 0.9 * v[t + 1] - v[t] for t, r in enumerate(rewards)]
+        expected = [sum((0.9 * 0.8) ** i * d for i, d in enumerate(deltas[t:])) for t in range(len(deltas))]
+        np.testing.assert_allclose(one.advantages, expected, atol=1e-9)
+        np.testing.assert_allclose(one.fields["returns"], np.array(expected) + v[:-1], atol=1e-9)
+    assert len({round(value, 9) for one in of for value in one.fields["old_values"]}) > 3
+
+
+@pytest.mark.parametrize("at", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -> None:
+    """With values of rollouts in flight, and a price of the KL that moves."""
+    given = online(kl_target=0.001, num_iterations=2)
+    given |= {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    found = metrics(folder)
+    assert found[0]["kl_coef"] == 0.05 and found[2]["kl_coef"] != 0.05
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for kept in (folder / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
+            shutil.rmtree(kept)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 4
+    assert differences(left(whole), left(folder)) == []
+
+
+def test_the_artifact_writes_text(online: Callable[..., Any], ft: Callable[..., tuple[int, str, str]]) -> None:
+    """The head is in checkpoints alone: what is left is a language model, and a run on it begins."""
+    given = online(train={"max_steps": 1})
+    finetooth.run(given)
+    folder = Path(given["output"])
+    config = json.loads((folder / "artifact" / "adapter_config.json").read_text())
+    assert config["task_type"] == "CAUSAL_LM" and not config.get("modules_to_save")
+    path = folder.parent / "next.yaml"
+    path.write_text(
+        f"model: {folder}\ndata: {{train: {{name: tasks, task: family, count: 8}}}}\nmethod: sft\n"
+        f"adapter: {{name: lora, rank: 2}}\noutput: {folder.parent / 'next'}\n"
+    )
+    code, _, err = ft("check", str(path))
+    assert code == 0, err

@@ -1,0 +1,128 @@
+"""`distill` and `opd` end to end: the student comes nearer to its teacher, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import finetooth
+import numpy as np
+import pytest
+from finetooth_hooks import Datum, FinetoothError
+from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
+
+from killing import differences, left  # type: ignore[import-not-found]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run that has learned one answer by heart."""
+    folder = tmp_path_factory.mktemp("teacher")
+    finetooth.run(
+        {
+            "model": str(tiny_model),
+            "data": {"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "renderer": "chatml"},
+            "method": "sft",
+            "adapter": {"name": "lora", "rank": 4},
+            "optimizer": {"name": "adamw", "learning_rate": 3e-2},
+            "train": {"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": 6},
+            "evaluate": {"evaluators": []},
+            "trackers": [],
+            "output": str(folder / "run"),
+        }
+    )
+    return folder / "run"
+
+
+def made(recipe: Callable[..., Any], method: dict[str, Any], *, task: bool, steps: int = 6) -> Any:
+    data = {"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "renderer": "chatml"}
+    return recipe(
+        data={**data, "format": "task"} if task else data,
+        method=method,
+        train={"batch_size": 8, "precision": "fp32", "max_length": 256, "max_steps": steps},
+        evaluate={"evaluators": []},
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Metrics of a run folder, by step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["metrics"] for line in lines if line["event"] == "step"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "distill", "top_k": 16},
+        pytest.param({"name": "distill", "top_k": 0, "divergence": "js", "temperature": 2.0}, marks=pytest.mark.slow),
+        pytest.param({"name": "distill", "top_k": 8, "divergence": "reverse"}, marks=pytest.mark.slow),
+        {"name": "opd", "num_generations": 4, "max_completion_length": 8},
+        pytest.param({"name": "opd", "num_generations": 4, "max_completion_length": 8, "teacher_top_k": 16},
+                     marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_student_comes_nearer(recipe: Callable[..., Any], teacher: Path, method: dict[str, Any]) -> None:
+    given = made(recipe, {**method, "teacher": str(teacher)}, task=method["name"] == "opd", steps=10)
+    assert finetooth.run(given).steps == 10
+    name = "divergence" if method["name"] == "distill" else "reverse_kl"
+    found = [one[name] for one in metrics(Path(given["output"]))]
+    assert np.mean(found[-3:]) < 0.7 * np.mean(found[:2]), found
+
+
+def test_the_advantage_is_what_the_teacher_thinks(recipe: Callable[..., Any], teacher: Path) -> None:
+    """Of each token log teacher - log policy, by engines of their own: of the teacher's run, and of the base."""
+    method = {"name": "opd", "teacher": str(teacher), "num_generations": 2, "max_completion_length": 6}
+    given = made(recipe, method, task=True, steps=1)
+    finetooth.run(given)
+    (of,) = dict(read_rollouts(Path(given["output"]))).values()
+    data = [
+        Datum.from_tokens([*one.prompt, *one.tokens], [0.0] * len(one.prompt) + [1.0] * len(one.tokens)) for one in of
+    ]
+    plain = {**made(recipe, {"name": "sft"}, task=False), "output": given["output"] + "-plain"}
+    student = finetooth.engine(plain).logprobs(data)
+    theirs = finetooth.engine({**plain, "model": str(teacher), "output": given["output"] + "-theirs"}).logprobs(data)
+    for one, datum, p, q in zip(of, data, student, theirs, strict=True):
+        np.testing.assert_allclose(one.advantages, (q - p)[datum.mask], atol=2e-4)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(recipe: Callable[..., Any], teacher: Path) -> None:
+    method = {"name": "opd", "teacher": str(teacher), "num_generations": 2, "max_completion_length": 6,
+              "num_iterations": 2}  # fmt: skip
+    given = made(recipe, method, task=True, steps=4) | {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for kept in (folder / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > 1:
+            shutil.rmtree(kept)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 4
+    assert differences(left(whole), left(folder)) == []
+
+
+def test_a_teacher_that_reads_other_tokens_is_refused(recipe: Callable[..., Any], tmp_path: Path) -> None:
+    """One line: which setting, what differs, what to do."""
+    other = _respelled(Path(recipe()["model"]), tmp_path / "other")
+    given = made(recipe, {"name": "distill", "teacher": str(other)}, task=False)
+    with pytest.raises(FinetoothError, match=r"method\.teacher\.policy: .* has another tokenizer .*choose a teacher"):
+        finetooth.run(given)
+
+
+def _respelled(model: Path, folder: Path) -> Path:
+    """The same model, of whose tokenizer two ids have changed their places."""
+    shutil.copytree(model, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    one, two = list(vocabulary)[40:42]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
