@@ -102,3 +102,23 @@ def test_a_fault_names_reward_and_row(run: Any, tmp_path: Path) -> None:
 def test_a_reward_that_leaves_everything_out_ends_the_run(run: Any, tmp_path: Path) -> None:
     with pytest.raises(FinetoothError, match="nothing to learn from"):
         run(function("nothing", tmp_path))
+
+
+@pytest.mark.slow
+def test_a_reward_model_trained_here_judges(run: Any, recipe: Any, tmp_path: Path) -> None:
+    """A policy learns from what an `rm` run says of its answers, in their conversations."""
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8)
+    made = recipe(
+        method="rm",
+        data={"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"},
+        train={"max_steps": 1, "batch_size": 4, "precision": "fp32"},
+        output=str(tmp_path / "judge"),
+    )
+    finetooth.run(made)
+    folder = run({"name": "model", "path": str(tmp_path / "judge")}, function("letters", tmp_path, weight=0.1))
+    for of in dict(read_rollouts(folder)).values():
+        said = [one for one in of if one.text.strip()]
+        assert len({one.rewards["model"] for one in said}) > 1
+        for one in of:
+            assert (one.rewards["model"] is None) == (not one.text.strip())
