@@ -122,7 +122,7 @@ REFUSED: Mapping[str, str] = {
     "use_eaft": "no loss of that name here",
     "eaft_alpha": "no loss of that name here",
     "eaft_k": "no loss of that name here",
-    "curriculum_sampling": "give the rows in their order, with train.shuffle: false",
+    "curriculum_sampling": "set train.shuffle to shortest_first, or give the rows in their order with train.shuffle: false",
     "model_config": "the model's config is read as it is",
     "overrides_of_model_config": "the model's config is read as it is",
     "cls_model_config": "the model's config is read as it is",
