@@ -148,7 +148,10 @@ MISTAKES = [
     ("train.batch_size=null", "train.batch_size: expected a whole number, got null (leave it out for the default, 8)"),
     ("train.batch_size=[1]", "train.batch_size: expected a whole number, got a list"),
     ("train.epochs=many", "train.epochs: expected a number, got the text 'many'"),
-    ("train.shuffle=yes", "train.shuffle: expected true or false, got the text 'yes'"),
+    (
+        "train.shuffle=yes",
+        "train.shuffle: expected true or false or one of shortest_first, longest_first, got the text 'yes'",
+    ),
     ("train.shuffle=1", "train.shuffle: expected true or false, got the number 1"),
     ("train.micro_batch_tokens=lots", "train.micro_batch_tokens: expected auto or a whole number, got the text 'lots'"),
     ("train=fast", "train: expected a mapping, got the text 'fast' (write {epochs: ..., max_steps: ...})"),

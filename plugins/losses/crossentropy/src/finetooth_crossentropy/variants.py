@@ -21,7 +21,6 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.losses import Array
 from pydantic import Field
 
-
 LEAST = 1e-12
 """What `focal` takes 1 - p for where it is less."""
 
