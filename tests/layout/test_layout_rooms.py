@@ -36,6 +36,7 @@ WORDS = {
     "calls",
     "console",
     "constant",
+    "doctor",
     "finite",
     "freeze",
     "full",
