@@ -48,6 +48,7 @@ WORDS = {
     "lion",
     "merge",
     "report",
+    "sweep",
     "s3",  # the beginning of a URL
     "score",
     "serve",
