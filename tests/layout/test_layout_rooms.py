@@ -37,6 +37,7 @@ WORDS = {
     "came",
     "console",
     "constant",
+    "doctor",
     "finite",
     "freeze",
     "full",
@@ -48,6 +49,7 @@ WORDS = {
     "lion",
     "merge",
     "report",
+    "sweep",
     "s3",  # the beginning of a URL
     "score",
     "serve",
