@@ -190,10 +190,10 @@ def test_turns_apart_where_the_renderer_writes_them_anew(played: Callable[..., A
 
 
 FIRST_PARTY: dict[str, Any] = {
-    "guess": {"environment": {"name": "guess", "low": 1, "high": 9, "near": 0.5}},
+    "guess_number": {"environment": {"name": "guess_number", "low": 1, "high": 9, "near": 0.5}},
     "calculator": {"environment": "calculator", "renderer": "hermes"},
     "search": {"environment": {"name": "search"}, "renderer": "hermes"},
-    "question": {"environment": "question", "rewards": [{"name": "exact_match", "column": "answer"}]},
+    "single_turn": {"environment": "single_turn", "rewards": [{"name": "exact_match", "column": "answer"}]},
 }
 
 
@@ -208,5 +208,5 @@ def test_first_party_environments_train(played: Callable[..., Any], tmp_path: Pa
     given = played(skip_zero_advantage_batches=False, train={"max_length": 512}, **settings)
     assert finetooth.run(given).steps == 2
     found = metrics(Path(given["output"]))
-    assert all(one[f"rewards/{name}/mean"] <= 1 for one in found if name != "question")
+    assert all(one[f"rewards/{name}/mean"] <= 1 for one in found if name != "single_turn")
     assert all(one["environment/errors"] == 0 and one["environment/turns"] >= 1 for one in found)
