@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from finetooth_hooks.context import Context
@@ -15,7 +15,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
-from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
@@ -85,9 +85,15 @@ class Drawn:
     timeouts: int = 0
     turns: int = 0
 
+    def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
+        """Count which rewards left rollouts out."""
+        for one in rollouts:
+            self.left_out.update(name for name, score in one.rewards.items() if score is None)
+            self.left_out.update([""] if one.reward is None else [])
+
     def metrics(self) -> dict[str, float]:
-        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
-        are not trained."""
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
+        which are not trained."""
         found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
         found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
         if self.turns:
@@ -165,9 +171,7 @@ class Drawing:
         sampled = self._sampler.sample(engine, prompts, sampling)
         drawn.sampled, drawn.flops = drawn.sampled + len(sampled.rollouts), drawn.flops + sampled.flops
         found = scored(sampled.rollouts, self._prompts.tasks, self._rewards)
-        for one in found:
-            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
-            drawn.left_out.update([""] if one.reward is None else [])
+        drawn.count_left_out(found)
         return [one for one in found if one.reward is not None]
 
     def _play(
@@ -204,6 +208,7 @@ class Drawing:
                 raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
             context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
         found = judged(played.episodes, self._prompts.tasks, self._rewards, environment, options.environment_failure)
+        drawn.count_left_out(last_of_episodes(found))
         return [one for one in found if one.reward is not None and one.tokens]
 
 
