@@ -179,7 +179,7 @@ def test_rewards_beside_the_environment(tokenizer: ByteTokenizer) -> None:
     episodes = [[scored("x", 1.5), scored("x", 1.5)], [failed]]
     asked: list[int] = []
 
-    def letters(prompts: Any, answers: Any, columns: Any) -> list[float]:
+    def letters(prompts: Any, answers: Any, columns: Any) -> list[float | None]:
         asked.append(len(answers))
         return [10.0] * len(answers)
 
