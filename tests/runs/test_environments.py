@@ -129,6 +129,34 @@ def test_turns_of_an_episode_are_one_sequence(played: Callable[..., Any]) -> Non
         np.testing.assert_allclose(one.advantages, advantage, atol=1e-12)
 
 
+BASES: dict[str, dict[str, Any]] = {
+    "full": {"adapter": "full"},
+    "lora": {"adapter": {"name": "lora", "rank": 4}},
+    "int8": {"adapter": {"name": "lora", "rank": 4}, "quantization": "int8"},
+    "int4": {"adapter": {"name": "lora", "rank": 4}, "quantization": "int4"},
+}
+DRAWN: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "temperature": {"temperature": 0.6},
+    "top_k": {"top_k": 30},
+    "top_p": {"top_p": 0.7, "temperature": 1.2},
+    "apart": {"renderer": "hermes", "top_k": 50},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("base", BASES)
+def test_the_first_ratios_of_several_turns_are_one(played: Callable[..., Any], base: str, drawn: str) -> None:
+    """Of every token that the policy wrote: with a whole model, an adapter, a quantised base; in one sequence and in
+    several; whatever it was drawn among."""
+    given = {**played(num_iterations=2, mini_batches=2, train={"max_steps": 2}, **DRAWN[drawn]), **BASES[base]}
+    finetooth.run(given)
+    found = metrics(Path(given["output"]))
+    assert [one["ratio/min"] == one["ratio/max"] == 1.0 for one in found] == [True, False]
+    assert found[0]["sampling/sampling_logp_difference/max"] < 1e-4
+
+
 def test_errors_of_the_environment_are_no_rewards(played: Callable[..., Any]) -> None:
     """Every third episode breaks: it is left out and counted, the others are judged among themselves."""
     rows = [{"prompt": f"Say {n}.", "fault": "error"} for n in range(1, 9)]
@@ -190,10 +218,10 @@ def test_turns_apart_where_the_renderer_writes_them_anew(played: Callable[..., A
 
 
 FIRST_PARTY: dict[str, Any] = {
-    "guess": {"environment": {"name": "guess", "low": 1, "high": 9, "near": 0.5}},
+    "guess_number": {"environment": {"name": "guess_number", "low": 1, "high": 9, "near": 0.5}},
     "calculator": {"environment": "calculator", "renderer": "hermes"},
     "search": {"environment": {"name": "search"}, "renderer": "hermes"},
-    "question": {"environment": "question", "rewards": [{"name": "exact_match", "column": "answer"}]},
+    "single_turn": {"environment": "single_turn", "rewards": [{"name": "exact_match", "column": "answer"}]},
 }
 
 
@@ -208,5 +236,5 @@ def test_first_party_environments_train(played: Callable[..., Any], tmp_path: Pa
     given = played(skip_zero_advantage_batches=False, train={"max_length": 512}, **settings)
     assert finetooth.run(given).steps == 2
     found = metrics(Path(given["output"]))
-    assert all(one[f"rewards/{name}/mean"] <= 1 for one in found if name != "question")
+    assert all(one[f"rewards/{name}/mean"] <= 1 for one in found if name != "single_turn")
     assert all(one["environment/errors"] == 0 and one["environment/turns"] >= 1 for one in found)

@@ -183,6 +183,40 @@ def test_a_sampler_that_is_too_far_off_ends_the_run(
     assert found["sampling/sampling_logp_difference/mean"] == pytest.approx(0.25, abs=1e-3)
 
 
+BREAKING = (
+    LIAR.replace('"liar"', '"breaking"')
+    .replace(
+        "        found = self.engine",
+        """        from pathlib import Path
+        from finetooth_hooks import EngineError
+        mark = Path(__file__).with_name("broken")
+        if engine.weights_version == 2 and mark.exists():
+            raise EngineError("sampler breaking: the server is gone", action="see that it runs, then ft resume RUN")
+        found = self.engine""",
+    )
+    .replace("v - 0.25", "v")
+)
+
+
+def test_a_run_whose_sampler_died_goes_on(online: Callable[..., Any], tmp_path: Path) -> None:
+    """It ends with the reason; resumed once the sampler is there again, it is the run that nothing happened to."""
+    (tmp_path / "breaking.py").write_text(BREAKING, encoding="utf-8")
+    given = online(sampler="breaking") | {"checkpoint": {"every": 1, "keep_last": 9}}
+    given["plugins"].append(str(tmp_path / "breaking.py"))
+    (tmp_path / "broken").touch()
+    with pytest.raises(FinetoothError, match="the server is gone"):
+        finetooth.run(given)
+    folder = Path(given["output"])
+    assert len(metrics(folder)) == 2
+    (tmp_path / "broken").unlink()
+    assert finetooth.resume(folder).steps == 4
+    whole = {**given, "output": str(tmp_path / "whole")}
+    finetooth.run(whole)
+    assert dict(read_rollouts(tmp_path / "whole")) == dict(read_rollouts(folder))
+    weights = "artifact/adapter_model.safetensors"
+    assert (tmp_path / "whole" / weights).read_bytes() == (folder / weights).read_bytes()
+
+
 def test_groups_that_teach_nothing_are_passed_over(online: Callable[..., Any], tmp_path: Path) -> None:
     """A reward that is the same for all: nothing is learned, and the run says so at last."""
     same = PLUGIN.replace('float(sum(c in "aeiou" for c in text))', "1.0")

@@ -131,6 +131,26 @@ def test_what_a_policy_learns_from(served: Any, opened: Any) -> None:
         sampler.sample(engine, prompts, Sampling(max_tokens=5, temperature=0.5))
 
 
+def test_a_policy_learns_from_what_a_server_sampled(served: Any, served_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """The server has the base, which an adapter begins as: in the first step both say the same of every token."""
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = {
+        **served_recipe,
+        "data": {"train": str(tmp_path / "rows.jsonl"), "format": "task", "renderer": "chatml"},
+        "method": {"name": "grpo", "num_generations": 2, "max_completion_length": 5, "num_iterations": 2,
+                   "skip_zero_advantage_batches": False, "sampler": {"name": "openai", "url": served.url}},
+        "evaluate": {"evaluators": []},
+        "output": str(tmp_path / "run"),
+    }  # fmt: skip
+    recipe["train"] = {**served_recipe["train"], "max_steps": 2, "batch_size": 2}
+    assert finetooth.run(recipe).steps == 2
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    first, second = (one["metrics"] for one in lines if one["event"] == "step")
+    assert first["ratio/min"] == first["ratio/max"] == 1.0 and second["num_rollouts"] == 4
+    assert first["sampling/sampling_logp_difference/max"] < 1e-4
+
+
 def test_prompts_without_markup(client: Any, opened: Any) -> None:
     engine, context = opened
     texts = ["It was", "The cat"]

@@ -493,36 +493,11 @@ class Command(Entry):
     suggested."""
 
 
-ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType(
-    {
-        cls.kind: cls
-        for cls in (
-            Loader,
-            Source,
-            Format,
-            Renderer,
-            Processor,
-            Family,
-            Method,
-            Loss,
-            Reward,
-            Sampler,
-            Environment,
-            Adapter,
-            Quantizer,
-            Optimizer,
-            Schedule,
-            Backend,
-            Hardware,
-            Attention,
-            Kernel,
-            Tracker,
-            Evaluator,
-            Store,
-            Gate,
-            Face,
-            Command,
-        )
-    }
+# fmt: off
+_TYPES: tuple[type[Entry], ...] = (
+    Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
+    Optimizer, Schedule, Backend, Hardware, Attention, Kernel, Tracker, Evaluator, Store, Gate, Face, Command,
 )
+# fmt: on
+ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})
 """Every kind and its entry type; the hook that yields kind `loss` is `ft_losses`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
-from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes
 from finetooth_toolbox.rollouts.draws import Draw, Scoring
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
@@ -90,9 +90,15 @@ class Drawn:
     turns: int = 0
     epoch: float = 0.0
 
+    def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
+        """Count which rewards left rollouts out."""
+        for one in rollouts:
+            self.left_out.update(name for name, score in one.rewards.items() if score is None)
+            self.left_out.update([""] if one.reward is None else [])
+
     def metrics(self) -> dict[str, float]:
-        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
-        are not trained."""
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
+        which are not trained."""
         found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
         found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
         if self.turns:
@@ -196,15 +202,14 @@ class Drawing:
         drawn.sampled, drawn.flops = drawn.sampled + len(draw.episodes), drawn.flops + draw.flops
         drawn.epoch, drawn.turns = draw.epoch, drawn.turns + draw.turns
         found = self._scoring.end(draw)
-        if self._environment is not None:
-            outcomes = [episode[-1].outcome for episode in draw.episodes]
-            drawn.errors += outcomes.count("error")
-            drawn.timeouts += outcomes.count("timeout")
-            return [one for one in found if one.reward is not None and one.tokens]
-        for one in found:
-            drawn.left_out.update(name for name, score in one.rewards.items() if score is None)
-            drawn.left_out.update([""] if one.reward is None else [])
-        return [one for one in found if one.reward is not None]
+        if self._environment is None:
+            drawn.count_left_out(found)
+            return [one for one in found if one.reward is not None]
+        outcomes = [episode[-1].outcome for episode in draw.episodes]
+        drawn.errors += outcomes.count("error")
+        drawn.timeouts += outcomes.count("timeout")
+        drawn.count_left_out(last_of_episodes(found))
+        return [one for one in found if one.reward is not None and one.tokens]
 
     def _score(self, draw: Draw) -> list[Rollout]:
         if self._environment is None:

@@ -88,7 +88,7 @@ class Playing:
             seeds: from the number of a turn, from 0, to the seed of its sampling.
 
         Raises:
-            DataError: the environment cannot use a row.
+            DataError: the environment cannot use a row, or the family cannot say what it shows first.
         """
         renderer, most = self._context.renderer, self._longest()
         live = [
@@ -124,7 +124,7 @@ class Playing:
             if isinstance(found, Failure):
                 one.fail(found)
             else:
-                one.see(found.value)
+                one.begin(found.value)
 
     def _say(self, engine: Engine, going: Sequence[_Live], sampling: Sampling, played: Played) -> None:
         """One turn of the policy in each."""
@@ -186,11 +186,19 @@ class _Live:
             self.outcome = "length"
         return not self.ended
 
+    def begin(self, observation: Observation) -> None:
+        """What the policy sees first.
+
+        Raises:
+            DataError: the family has no words for it, which other rows would meet too.
+        """
+        self.stop, self.stop_ids = observation.stop, observation.stop_ids
+        self._sequences.see(observation)
+
     def see(self, observation: Observation) -> None:
         """What the policy sees next; that it cannot be written down is an error of the episode."""
-        self.stop, self.stop_ids = observation.stop, observation.stop_ids
         try:
-            self._sequences.see(observation)
+            self.begin(observation)
         except DataError as error:
             self.fail(Failure("error", str(error)))
 

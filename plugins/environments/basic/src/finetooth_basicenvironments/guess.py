@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"(?<!\d)-?\d{1,9}(?!\d)")
 
 
 class GuessOptions(Options):
-    """Options of `guess`."""
+    """Options of `guess_number`."""
 
     low: int = 1
     """The smallest number that may be hidden."""
@@ -97,5 +97,5 @@ class GuessEpisode(EpisodeBase):
 
 
 def build(options: GuessOptions, context: Context) -> Guess:
-    """Builder of the environment `guess`."""
+    """Builder of the environment `guess_number`."""
     return Guess(options)

@@ -10,12 +10,12 @@ from finetooth_hooks import Environment, hookimpl
 @hookimpl
 def ft_environments() -> Iterator[Environment]:
     yield Environment(
-        name="question",
-        build="finetooth_basicenvironments.question:build",
+        name="single_turn",
+        build="finetooth_basicenvironments.single_turn:build",
         summary="the row's prompt, one turn; the recipe's rewards judge it",
     )
     yield Environment(
-        name="guess",
+        name="guess_number",
         build="finetooth_basicenvironments.guess:build",
         summary="a hidden number, found by guesses that are too low or too high",
         example_task={"prompt": "Guess my number.", "number": 7},

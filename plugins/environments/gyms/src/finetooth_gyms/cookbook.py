@@ -35,8 +35,13 @@ class Cookbook(EnvironmentBase):
 
     def __init__(self, make: Callable[..., Any], context: Context) -> None:
         seeded = bool(vars(make).get("seeded")) if hasattr(make, "__dict__") else False
-        self.capabilities = frozenset({"seeded", "concurrent"} if seeded else {"concurrent"})
+        self._words = frozenset({"seeded", "concurrent"} if seeded else {"concurrent"})
         self._make, self._context, self._loop = make, context, Loop("cookbook")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """`concurrent`, and `seeded` where the function says so."""
+        return self._words
 
     def episode(self, task: Task, seed: int) -> CookbookEpisode:
         """

@@ -30,7 +30,7 @@ PARAMS = "responses_create_params"
 class NemoGymOptions(Options):
     """Options of `nemogym`."""
 
-    url: str = "http://127.0.0.1:11000"
+    url: str = "127.0.0.1:11000"
     """Of the resource server."""
     timeout: float = Field(default=30.0, gt=0)
     """Seconds for a request; one that takes longer is an error of the environment, not a reward."""
@@ -65,7 +65,8 @@ class NemoGymEpisode(EpisodeBase):
 
     def __init__(self, task: Task, params: Mapping[str, Any], options: NemoGymOptions) -> None:
         self._task, self._params, self._options = task, params, options
-        self._client = httpx.Client(base_url=options.url.rstrip("/"), timeout=options.timeout)
+        base = options.url if "://" in options.url else f"http://{options.url}"
+        self._client = httpx.Client(base_url=base, timeout=options.timeout)
         self._output: list[dict[str, Any]] = []
         self._turns = 0
 

@@ -48,7 +48,8 @@ class OpenEnvEpisode(EpisodeBase):
 
     def __init__(self, task: Task, seed: int, options: OpenEnvOptions, client: Any) -> None:
         self._task, self._seed, self._options = task, seed, options
-        self._make, self._session = client, None
+        self._make = client
+        self._session: Any = None
 
     def begin(self) -> Observation:
         """The row's prompt with the first observation."""

@@ -16,6 +16,10 @@ WIDTH = 72
 """Letters of an answer that are shown."""
 
 
+CALLED = {"length": "cut off", "turns": "out of turns", "error": "the environment failed", "timeout": "timed out"}
+"""Outcomes that are told."""
+
+
 @click.command("rollouts")
 @click.argument("run", metavar="RUN")
 @click.option("--step", type=click.IntRange(min=1), help="The rollouts of this step; default: the last one.")
@@ -63,8 +67,9 @@ def _show(group: Sequence[Rollout], *, full: bool) -> None:
     for one in sorted(group, key=lambda one: -(one.reward or 0.0)):
         advantage = sum(one.advantages) / len(one.advantages) if one.advantages else 0.0
         parts = "" if len(one.rewards) < 2 else "  " + " ".join(f"{k} {_score(v)}" for k, v in one.rewards.items())
-        text = one.text if full else shorten(one.text, WIDTH, placeholder=" ...")
-        cut = " (cut off)" if one.outcome == "length" else ""
+        said = one.transcript or one.text
+        text = said if full else shorten(said, WIDTH, placeholder=" ...")
+        cut = f" ({CALLED[one.outcome]})" if one.outcome in CALLED else ""
         click.echo(f"    reward {_score(one.reward)}  advantage {advantage:+.2f}{parts}  {text!r}{cut}")
 
 

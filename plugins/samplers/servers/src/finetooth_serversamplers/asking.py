@@ -24,19 +24,16 @@ class Asking:
 
     Args:
         called: in messages: `sampler vllm`.
-        url: without a path: `http://127.0.0.1:8000`.
+        url: without a path: `127.0.0.1:8000`.
         key: bearer token; empty for none.
         limit: seconds for everything in one `run`.
         together: requests at a time.
     """
 
     def __init__(self, called: str, url: str, key: str, limit: float, together: int) -> None:
-        self.called, self.url, self._limit, self._together = (
-            called,
-            url.rstrip("/").removesuffix("/v1"),
-            limit,
-            together,
-        )
+        self.called, self._limit, self._together = called, limit, together
+        bare = url.rstrip("/").removesuffix("/v1")
+        self.url = bare if "://" in bare else f"http://{bare}"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def within(self, limit: float) -> Asking:

@@ -17,8 +17,8 @@ from finetooth_serversamplers.completions import TOP, Completions
 class ServerOptions(Options):
     """Options of every sampler that asks a server."""
 
-    url: str = "http://127.0.0.1:8000"
-    """Of the server."""
+    url: str = "127.0.0.1:8000"
+    """Of the server; `https://` where it speaks TLS."""
     model: str = ""
     """Name that the server has for the model; left out, the only one that it offers."""
     key_from: str = ""

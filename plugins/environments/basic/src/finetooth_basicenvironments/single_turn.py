@@ -9,17 +9,17 @@ from finetooth_hooks.examples import Task
 from finetooth_toolbox.rollouts.drawing import messages_of
 
 
-class Question(EnvironmentBase):
+class SingleTurn(EnvironmentBase):
     """Shows the prompt of the row, and has no opinion of the answer."""
 
     capabilities = frozenset({"seeded", "concurrent"})
 
-    def episode(self, task: Task, seed: int) -> QuestionEpisode:
+    def episode(self, task: Task, seed: int) -> SingleTurnEpisode:
         """Of any row."""
-        return QuestionEpisode(task)
+        return SingleTurnEpisode(task)
 
 
-class QuestionEpisode(EpisodeBase):
+class SingleTurnEpisode(EpisodeBase):
     """One turn."""
 
     def __init__(self, task: Task) -> None:
@@ -34,6 +34,6 @@ class QuestionEpisode(EpisodeBase):
         return Answer()
 
 
-def build(options: NoOptions, context: Context) -> Question:
-    """Builder of the environment `question`."""
-    return Question()
+def build(options: NoOptions, context: Context) -> SingleTurn:
+    """Builder of the environment `single_turn`."""
+    return SingleTurn()
