@@ -91,8 +91,8 @@ class Drawn:
     epoch: float = 0.0
 
     def metrics(self) -> dict[str, float]:
-        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did, which
-        are not trained."""
+        """What is reported of it. Of each reward that left rollouts out, how many; `left_out` is those that all did,
+        which are not trained."""
         found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
         found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
         if self.turns:
