@@ -8,7 +8,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python -c $(VENV)/.const
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard hooks/pyproject.toml toolbox/pyproject.toml steps/pyproject.toml core/pyproject.toml kernels/pyproject.toml plugins/*/*/pyproject.toml contrib/*/pyproject.toml))
 # A package whose own dependencies need a compiler, or are large, is installed by who wants it: CONTRIBUTING.md, "Optional
 # plugins".
-OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio
+OPTIONAL := plugins/data/reasoninggym plugins/quantizers/bitsandbytes plugins/trackers/wandb plugins/trackers/mlflow plugins/trackers/trackio plugins/optimizers/fewbits
 INSTALLED := $(filter-out $(OPTIONAL),$(PACKAGES))
 STAMP  := $(VENV)/.installed
 TESTED := $(VENV)/.installed-test
@@ -21,10 +21,12 @@ FACTORY := .venv-llamafactory
 KERNELS := .venv-kernels
 # The public Tinker client's cookbook caps transformers, so what judges the wire has an environment of its own too.
 COOKBOOK := .venv-cookbook
+# What builds the pages is no dependency of anything else.
+SITE := .venv-site
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough mutants lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks clean
+.PHONY: help install demo test tests slow thorough mutants lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -95,6 +97,14 @@ docs: $(TESTED)  ## regenerate the hook and recipe reference, and what a plugin 
 	$(BIN)/python tools/count_reading.py
 index:  ## regenerate which package brings which entry
 	$(BIN)/python tools/make_index.py
+
+$(SITE)/.installed: requirements-site.txt
+	@echo "Making $(SITE). Downloads mkdocs (about 30 MB)."
+	@$(PYTHON) -m venv $(SITE)
+	@$(SITE)/bin/python -m pip install --quiet -r requirements-site.txt
+	@touch $@
+site: $(SITE)/.installed  ## the pages of docs/ as a site in site/, with a search; a broken link fails it
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
 
 $(KERNELS)/.installed: constraints.txt kernels/pyproject.toml plugins/kernels/triton/pyproject.toml
 	@echo "Making $(KERNELS). Downloads torch (about 200 MB as a CPU build) and Triton (about 200 MB)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,31 @@ def test_numbers_and_none_pass_as_floats(scores: Any) -> None:
     found = asked(returning(scores))
     assert found == [1.0, 0.0, None, 0.5]
     assert {type(score) for score in found} == {float, type(None)}
+
+
+def test_a_coroutine_is_awaited() -> None:
+    """Also where a loop runs already, as in a notebook; what it raises and returns is checked as of any other."""
+
+    async def later(prompts: Any, completions: Any, columns: Any) -> list[float]:
+        await asyncio.sleep(0)
+        return [0.5] * len(completions)
+
+    async def fails(prompts: Any, completions: Any, columns: Any) -> list[float]:
+        raise ValueError("late")
+
+    async def in_a_notebook() -> Any:
+        return asked(later)
+
+    assert asked(later) == [0.5] * 4 == asyncio.run(in_a_notebook())
+    with pytest.raises(PluginError, match="acme-rewards: reward 'polite' raised ValueError: late"):
+        asked(fails)
+
+
+def test_the_row_is_named_where_it_is_known() -> None:
+    registered = Registered(Reward(name="polite", build="acme:build"), "acme-rewards", "1.0")
+    reward = derived(returning([1.0, float("nan")]), "reward", registered)
+    with pytest.raises(PluginError, match=r"returned nan as the score of completion 2 \(rows.jsonl:2\)"):
+        reward(["?"] * 2, ["!"] * 2, {"row_id": ["rows.jsonl:1", "rows.jsonl:2"]})
 
 
 def test_an_array_passes() -> None:

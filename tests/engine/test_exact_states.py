@@ -32,8 +32,15 @@ OPTIMIZERS = {
     "apollo": {"rank": 4, "update_every": 2},
     "apollo_mini": {"weight_decay": 0.1},
     "adam_mini": {},
+    "ademamix": {"slow_warmup": 4},
+    "adopt": {"weight_decay": 0.1},
+    "came": {},
+    "prodigy": {"first": 1e-3, "weight_decay": 0.1},
+    "sophia": {"update_every": 2},
+    "schedule_free_adamw": {"weight_decay": 0.1},
+    "schedule_free_sgd": {},
 }
-BRINGING = ("standard", "muon", "lowmemory")
+BRINGING = ("standard", "muon", "lowmemory", "adaptive", "schedulefree")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ADAPTERS = {"full": {}, "lora": {"rank": 4, "dropout": 0.2}, "freeze": {"layers": 1, "norm": True}}
 WAYS = ("saved", "rolled back")
@@ -47,6 +54,10 @@ QUICK = [
     ("galore", "fp32", "full", "saved"),
     ("apollo", "bf16", "full", "rolled back"),
     ("adam_mini", "fp32", "full", "saved"),
+    ("schedule_free_adamw", "bf16", "full", "saved"),
+    ("prodigy", "fp32", "lora", "rolled back"),
+    ("ademamix", "fp16", "lora", "saved"),
+    ("came", "bf16", "full", "rolled back"),
 ]
 PAIRS = [
     (optimizer, precision, list(ADAPTERS)[(i + k) % len(ADAPTERS)], WAYS[(i + k) % len(WAYS)])

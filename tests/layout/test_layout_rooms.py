@@ -34,8 +34,10 @@ WHOLE = {
 WORDS = {
     *WHOLE,
     "calls",
+    "came",
     "console",
     "constant",
+    "doctor",
     "finite",
     "freeze",
     "full",
@@ -47,6 +49,7 @@ WORDS = {
     "lion",
     "merge",
     "report",
+    "sweep",
     "s3",  # the beginning of a URL
     "score",
     "serve",

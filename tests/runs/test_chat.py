@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import finetooth
@@ -102,3 +103,37 @@ def test_a_run_that_is_not_there(
     code, out, err = ft("chat", model, "--prompt", "x")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == f"error: model: {said}"
+
+
+def test_adapters_of_one_base_are_held_beside_each_other_and_swapped(
+    ft: Run, recipe: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
+) -> None:
+    """Each says what it says alone, whatever its rank."""
+    made = recipe(
+        train={"batch_size": 8, "max_steps": 2, "precision": "fp32", "max_length": 256, "seed": 1}, trackers=[],
+        adapter={"name": "lora", "rank": 2}, output=str(tmp_path / "other"),
+    )  # fmt: skip
+    finetooth.run({**made, "optimizer": {"name": "adamw", "learning_rate": 0.05}})
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    alone = {place: ft("chat", place, *ASK, *HOW)[1] for place in (trained, tmp_path / "other", base)}
+    beside = {place: ft("chat", base, *ASK, *HOW, "--adapter", place) for place in (trained, tmp_path / "other")}
+    assert all(code == 0 for code, _, _ in beside.values()), beside
+    assert {place: out for place, (_, out, _) in beside.items()} == {
+        place: out for place, out in alone.items() if place != base
+    }
+    assert len(set(alone.values())) == 3
+
+
+def test_what_cannot_be_held_is_refused(ft: Run, trained: Path, tmp_path: Path) -> None:
+    code, out, err = ft("chat", trained, *ASK, "--adapter", tmp_path / "nothing")
+    assert (code, out) == (2, "") and "is no adapter that can be read" in err
+
+
+def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    talking: Any = SimpleNamespace(adapters={"a": 1, "b": 2}, adapter="a")
+    chat._swap("b", talking)
+    assert talking.adapter == "b" and "* b" in capsys.readouterr().err
+    chat._swap("c", talking)
+    assert talking.adapter == "b" and "there is no adapter c here" in capsys.readouterr().err
+    chat._swap("none", talking)
+    assert talking.adapter == "" and "* none" in capsys.readouterr().err

@@ -16,9 +16,7 @@ def test_a_run_that_overfits_ends_early_and_keeps_its_best(recipe):
         evaluate={"evaluators": ["loss"], "every": 1},
         optimizer={"name": "adamw", "learning_rate": 1.0},
         checkpoint={"every": 1, "select_on": "eval/loss"},
-        train={
-            "batch_size": 4, "precision": "fp32", "max_length": 256, "early_stopping": {"patience": 2},
-        },  # fmt: skip
+        train={"batch_size": 4, "precision": "fp32", "max_length": 256, "early_stopping": {"patience": 2}},
     )
     made["data"]["eval"] = {"name": "tasks", "task": "family", "split": "eval", "count": 4, "seed": 5}
     outcome = finetooth.run(made)

@@ -75,6 +75,12 @@ METHOD_CASES = (
         "batch_size": 4, "max_length": 64, "precision": "fp16", "max_steps": 9, "epochs": 10,
     }}),
     MethodCase("prm", {"name": "prm"}, rows="steps"),
+    MethodCase("dpo-schedule_free", {"name": "dpo"}, sections={
+        "optimizer": {"name": "schedule_free_adamw", "learning_rate": 5e-3}, "schedule": "constant",
+    }),
+    MethodCase("rm-full-galore", {"name": "rm"}, sections={
+        **FULL, "optimizer": {"name": "galore", "rank": 4, "update_every": 3, "learning_rate": 1e-3},
+    }),
 )  # fmt: skip
 
 

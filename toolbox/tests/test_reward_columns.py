@@ -62,6 +62,18 @@ def test_labels_name_rewards() -> None:
         weights_by_name([{"name": "function", "label": "a b"}])
 
 
+def test_a_prompt_that_was_text_is_no_conversation() -> None:
+    talks: list[Any] = []
+    tasks = {"rows:1": Task((Message("user", "?"),), {}, from_text=True), "rows:2": Task((Message("user", "?"),))}
+
+    def reward(prompts: Any, completions: Any, columns: Any) -> list[float | None]:
+        talks.extend(columns["conversation"])
+        return [1.0, 1.0]
+
+    scored([rollout("rows:1", "x"), rollout("rows:2", "y")], tasks, [WeightedReward("r", reward, 1)])
+    assert talks == [None, [{"role": "user", "content": "?"}]]
+
+
 def test_what_is_left_out_is_counted() -> None:
     drawn = Drawn()
     drawn.left_out.update({"polite": 3, "": 1})

@@ -59,6 +59,20 @@ def test_truncation_keeps_a_row_whose_answers_are_all_cut() -> None:
     assert prepared.report.changed == {"truncated to train.max_length": 1}
 
 
+def test_answers_are_cut_each_by_itself_where_that_is_asked_for() -> None:
+    """Prompts stay whole: a pair whose prompt does not fit is left out, and one cut on one side only is counted."""
+    prepared = prepare(Limit(6, "truncate_answers"), pair(3, 2, 9), pair(9, 2, 2), pair(3, 9, 8), pair(3, 2, 2))
+    lengths = {datum.id: len(datum) for datum in prepared.data}
+    assert lengths == {
+        "r:0#chosen": 4, "r:0#rejected": 6, "r:2#chosen": 6, "r:2#rejected": 6, "r:3#chosen": 4, "r:3#rejected": 4,
+    }  # fmt: skip
+    assert all(not datum.mask[:2].any() and datum.mask[2:].all() for datum in prepared.data)
+    assert prepared.report.dropped == {"its prompt alone is longer than train.max_length": 1}
+    assert prepared.report.changed == {
+        "truncated to train.max_length": 2, "only one answer was truncated, which tells the two apart": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("excess", "problem"), [("raise", "its rejected answer ends at 11"), ("split", "be split")])
 def test_raise_and_split_are_refused_with_the_row(excess: str, problem: str) -> None:
     with pytest.raises(DataError, match=f"r:0: .*{problem}"):

@@ -57,9 +57,9 @@ def test_values_come_in_the_order_of_requests(workers: Any) -> None:
 
 
 def test_what_fails_is_said_and_the_rest_goes_on(workers: Any) -> None:
-    found = workers(time_limit=0.5)(["raise", 1, "hang", 2, "die", 3, "object", 4])
+    found = workers(time_limit=0.5)(["raise", 1, "hang", 2, "die", 3, "object", 4, "leave", 5])
     kinds = [one.kind if isinstance(one, Failure) else one[1] for one in found]
-    assert kinds == ["raised", 1, "time", 2, "died", 3, "raised", 4]
+    assert kinds == ["raised", 1, "time", 2, "died", 3, "raised", 4, "died", 5]
     assert found[0].text.startswith("KeyError: 'x' (of_this_test.py:")
     assert found[2].text == "took longer than 0.5 seconds" and found[4].text == "ended its process with exit code 7"
     assert len({found[i][2] for i in (1, 3, 5)}) == 3 and found[5][2] == found[7][2]

@@ -55,8 +55,8 @@ SETTINGS: Mapping[str, Meant] = {
     "pretrained_model_name_or_path": Meant("model"),
     "base_model_config": Meant("model"),
     "checkpoint_path": Meant("model"),
-    "adapter_name_or_path": Meant("model", "name the adapter's folder, or its run, as the model"),
-    "lora_model_dir": Meant("model", "name the adapter's folder, or its run, as the model"),
+    "adapter_name_or_path": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and goes on with it"),
+    "lora_model_dir": Meant("adapter.resume_from", "it takes a run, or an adapter's folder, and goes on with it"),
     "revision": Meant("model.loader.revision", _REVISION),
     "model_revision": Meant("model.loader.revision", _REVISION),
     "revision_of_model": Meant("model.loader.revision", _REVISION),
@@ -334,7 +334,6 @@ SETTINGS: Mapping[str, Meant] = {
 
 _PAIRS = "it compares answers that it samples two by two; what is here takes given ones, or rewards each by itself"
 _TEACHER = "it needs a teacher's distributions; what is here learns from given rows"
-_FEW_BITS = "no optimizer here keeps its state in 8 bits"
 
 ABSENT: Mapping[str, Mapping[str, str]] = {
     "method": {
@@ -342,19 +341,11 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("gkd", "distillation", "distill", "minillm"), _TEACHER),
     },
     "adapter": dict.fromkeys(
-        ("adalora", "boft", "ia3", "loftq", "loha", "lokr", "longlora", "oft", "p_tuning", "pissa", "prefix_tuning",
-         "prompt_tuning", "vera"),
-        "of small additions to a frozen base, those of low rank are here",
+        ("adalora", "loftq", "loha", "lokr", "longlora", "p_tuning", "prefix_tuning", "prompt_tuning"),
+        "what is here adds to linear modules, turns their inputs or scales them",
     ),
     "optimizer": {
-        **dict.fromkeys(
-            ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "adam8bit"),
-            _FEW_BITS,
-        ),
-        **dict.fromkeys(
-            ("lamb", "lomo", "prodigy", "shampoo", "soap", "sophia"),
-            "a plugin can bring it",
-        ),
+        **dict.fromkeys(("lamb", "shampoo", "soap"), "a plugin can bring it"),
     },
     "hardware": dict.fromkeys(("tpu", "mps", "metal", "xpu", "npu"), "a plugin can bring the device"),
     "tracker": dict.fromkeys(("comet_ml", "swanlab", "aim"), "a plugin can bring it"),

@@ -94,7 +94,13 @@ def _optimizers(job: Job) -> Iterator[Rung]:
     """Optimizers that keep less for each parameter, what keeps most first."""
     context, now = job.context, job.request.updates
     entries = [(r, r.entry) for r in context.catalog.speaking("optimizer", context.framework)]
-    smaller = [(r, e) for r, e in entries if isinstance(e, Optimizer) and e.state_bytes < now.state_bytes]
+    device = job.request.place.hardware.device.split(":")[0]
+    able = [
+        (r, e)
+        for r, e in entries
+        if isinstance(e, Optimizer) and (not e.devices or device in e.devices) and e.accumulation >= now.accumulation
+    ]  # what updates inside backward asks for more changes than one
+    smaller = [(r, e) for r, e in able if e.state_bytes < now.state_bytes]
     for registered, entry in sorted(smaller, key=lambda pair: -pair[1].state_bytes):
         part = replace(
             now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,

@@ -115,7 +115,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     quantizer_built = build_quantizer(context)
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
-    _check_optimizer(optimizer_built, backend_built, backend_entry)
+    _check_optimizer(optimizer_built, optimizer_entry, backend_built, backend_entry, hardware)
     updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
@@ -211,13 +211,23 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
     )
 
 
-def _check_optimizer(optimizer: Built, backend: Built, entry: Backend) -> None:
+def _check_optimizer(
+    optimizer: Built, entry: Optimizer, backend: Built, backend_entry: Backend, hardware: HardwareFacts
+) -> None:
     """
     Raises:
-        PlanError: an ability of the optimizer that engines of the backend do not know.
+        PlanError: a device that the optimizer does not run on, or an ability of it that engines of the backend do not
+            know.
     """
+    device = hardware.device.split(":")[0]
+    if entry.devices and device not in entry.devices:
+        raise PlanError(
+            f"optimizer: {optimizer.registered.full_name} runs on {' and '.join(sorted(entry.devices))}, and this run "
+            f"computes on {device} ({hardware.label})",
+            action="pick another optimizer, or other hardware",
+        )
     words = sorted(optimizer.part.capabilities)
-    if words and "optimizers" not in entry.capabilities:
+    if words and "optimizers" not in backend_entry.capabilities:
         raise PlanError(
             f"optimizer: {optimizer.registered.full_name} {OPTIMIZER[words[0]]}, which engines of "
             f"{backend.registered.full_name} do not know",

@@ -86,13 +86,13 @@ class TrainSection(Options):
     """Data in one optimizer step, over all ranks."""
     max_length: int = Field(default=512, ge=2)
     """Longest sequence, in tokens."""
-    excess_length: Literal["drop", "truncate", "split", "raise"] = "drop"
-    """What happens to a longer row: left out and counted, cut and counted, made several rows and counted, or an
-    error. What is behind a split begins in the middle: it does not see what came before."""
+    excess_length: Literal["drop", "truncate", "truncate_answers", "split", "raise"] = "drop"
+    """What happens to a longer row: left out, cut, made several rows (the later ones do not see what came before), each
+    counted; or an error. Of a pair `truncate` cuts both answers or leaves it out, `truncate_answers` the longer."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of everything random."""
-    shuffle: bool = True
-    """Whether every epoch takes the rows in a new order."""
+    shuffle: bool | Literal["shortest_first", "longest_first"] = True
+    """Whether every epoch takes the rows in a new order; by their length in the first one (a curriculum)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the computation; `auto` takes the best the hardware is fast in."""
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -106,8 +106,7 @@ class TrainSection(Options):
     """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
     on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
     """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
-    and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`). Each time
-    is recorded with the rows."""
+    and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`)."""
     early_stopping: EarlyStopping | None = None
     """When evaluations have not got better for so long that the run ends; null trains to the end."""
 
@@ -120,7 +119,8 @@ class TrainSection(Options):
             max_length=self.max_length,
             excess_length=self.excess_length,
             seed=self.seed,
-            shuffle=self.shuffle,
+            shuffle=self.shuffle is not False,
+            curriculum=self.shuffle if isinstance(self.shuffle, str) else None,
             precision=None if self.precision == "auto" else self.precision,
             micro_batch_tokens=None if self.micro_batch_tokens == "auto" else self.micro_batch_tokens,
             gradient_checkpointing=None if self.gradient_checkpointing == "auto" else self.gradient_checkpointing,

@@ -64,7 +64,7 @@ def test_an_override_may_have_their_name() -> None:
         ),
         (
             {"excess_length_strategy": "cut"},
-            "train.excess_length: expected one of drop, truncate, split, raise, got the",
+            "train.excess_length: expected one of drop, truncate, truncate_answers, split, raise, got the",
         ),
         (
             {"micro_batch_size": 2},

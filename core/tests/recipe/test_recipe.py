@@ -148,8 +148,14 @@ MISTAKES = [
     ("train.batch_size=null", "train.batch_size: expected a whole number, got null (leave it out for the default, 8)"),
     ("train.batch_size=[1]", "train.batch_size: expected a whole number, got a list"),
     ("train.epochs=many", "train.epochs: expected a number, got the text 'many'"),
-    ("train.shuffle=yes", "train.shuffle: expected true or false, got the text 'yes'"),
-    ("train.shuffle=1", "train.shuffle: expected true or false, got the number 1"),
+    (
+        "train.shuffle=yes",
+        "train.shuffle: expected true or false or one of shortest_first, longest_first, got the text 'yes'",
+    ),
+    (
+        "train.shuffle=1",
+        "train.shuffle: expected true or false or one of shortest_first, longest_first, got the number 1",
+    ),
     ("train.micro_batch_tokens=lots", "train.micro_batch_tokens: expected auto or a whole number, got the text 'lots'"),
     ("train=fast", "train: expected a mapping, got the text 'fast' (write {epochs: ..., max_steps: ...})"),
     ("data=x.jsonl", "data: expected a mapping, got the text 'x.jsonl' (write {train: ..., eval: ...})"),
@@ -160,7 +166,7 @@ MISTAKES = [
     ("adapter=[a]", "adapter: expected text or a mapping, got a list"),
     # choices
     ("train.precision=fp23", "expected one of auto, fp32, bf16, fp16, got the text 'fp23' (did you mean fp32?)"),
-    ("train.excess_length=cut", "expected one of drop, truncate, split, raise, got the text 'cut'"),
+    ("train.excess_length=cut", "expected one of drop, truncate, truncate_answers, split, raise, got the text 'cut'"),
     # out of range
     ("train.batch_size=0", "train.batch_size: must be at least 1, got 0"),
     ("train.epochs=0", "train.epochs: must be more than 0, got 0"),

@@ -50,8 +50,14 @@ SLIPS = [
     ),
     ("train:\u00a0{seed: 3}", "holds a space that is none of YAML's (write an ordinary space)"),
     ("train: {seed: 1}\ntrain: {seed: 2}", "train: given twice, at r.yaml:2 and r.yaml:3 (keep one of them)"),
-    ("train: {shuffle: no}", "train.shuffle: expected true or false, got the text 'no', at r.yaml:2 (write false)"),
-    ("train: {shuffle: On}", "train.shuffle: expected true or false, got the text 'On', at r.yaml:2 (write true)"),
+    (
+        "train: {shuffle: no}",
+        "train.shuffle: expected true or false or one of shortest_first, longest_first, got the text 'no', at r.yaml:2 (write false)",  # noqa: E501
+    ),
+    (
+        "train: {shuffle: On}",
+        "train.shuffle: expected true or false or one of shortest_first, longest_first, got the text 'On', at r.yaml:2 (write true)",  # noqa: E501
+    ),
     ("train: {seed: 1e3}", "train.seed: expected a whole number, got the number 1000.0, at r.yaml:2 (write 1000)"),
     ("train: {seed: 1_000}", "train.seed: expected a whole number, got the text '1_000', at r.yaml:2 (write 1000)"),
     ("train: {max_steps: None}", "expected a whole number, got the text 'None', at r.yaml:2 (write null for none)"),

@@ -295,6 +295,7 @@ class Optimizer(Entry):
         state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
         update_bytes: bytes per trained parameter that an update holds for a moment beside that, on an accelerator,
             where updates of many tensors at once make temporaries of all of them.
+        devices: types of devices that it runs on (`cuda`); empty: on all.
     """
 
     kind = "optimizer"
@@ -303,6 +304,7 @@ class Optimizer(Entry):
     frameworks: frozenset[str] = frozenset({"torch"})
     state_bytes: float = 8.0
     update_bytes: float = 0.0
+    devices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,12 +208,17 @@ class Stepwise:
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards."""
+    """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards.
+
+    Attributes:
+        from_text: the row gives the prompt as text, which became one message; rewards are told.
+    """
 
     called = "a prompt without an answer"
     prompt: Side
     columns: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
+    from_text: bool = field(default=False, compare=False)
 
 
 def messages_of(example: Example) -> tuple[Message, ...]:

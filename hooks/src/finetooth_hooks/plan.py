@@ -69,6 +69,7 @@ class TrainSettings:
         micro_batch_tokens: token budget of one micro-batch, padding included.
         gradient_checkpointing: recompute activations in backward.
         max_grad_norm: global L2 norm to clip to; 0 is off.
+        curriculum: `shortest_first` or `longest_first`: rows come in the order of their length in the first epoch.
     """
 
     epochs: float
@@ -82,6 +83,7 @@ class TrainSettings:
     micro_batch_tokens: int | None
     gradient_checkpointing: bool | None
     max_grad_norm: float
+    curriculum: str | None = None
 
 
 @dataclass(frozen=True)

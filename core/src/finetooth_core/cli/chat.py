@@ -15,6 +15,8 @@ from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
 from finetooth_core.cli.streams import is_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from finetooth_hooks.engine import Engine
 
     from finetooth_core.cli.conversation import Conversation
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 WORDS = {
     "/help": "show these words",
     "/reset": "begin anew, without what was said so far",
+    "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter none the model itself",
     "/quit": "end; so do /exit and Ctrl-D",
 }
 """What can be typed in place of a message, and what it does."""
@@ -54,6 +57,13 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     help="Sample from this share of the probability.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="RUN_OR_FOLDER",
+    help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks.",
+)
 @accept_memory_option
 @click.pass_obj
 def command(
@@ -66,6 +76,7 @@ def command(
     temperature: float,
     top_p: float,
     seed: int,
+    adapters: tuple[str, ...],
     accept_memory: bool,
 ) -> None:
     """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
@@ -84,6 +95,7 @@ def command(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     context = session.job.context
     chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions)
+    hold_adapters(chat, adapters)
     if asked is None:
         click.echo(WELCOME, err=True)
         talk(chat)
@@ -122,6 +134,9 @@ def talk(chat: Conversation) -> None:
             return
         if text in LEAVE:
             return
+        if text.split()[:1] == ["/adapter"]:
+            _swap(text.partition(" ")[2].strip(), chat)
+            continue
         if re.fullmatch(r"/[\w?]+", text):
             _obey(text, chat)
         elif text:
@@ -146,6 +161,47 @@ def _obey(word: str, chat: Conversation) -> None:
     for known, meaning in WORDS.items():
         click.echo(f"  {known:<8} {meaning}", err=True)
     click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)
+
+
+def hold_adapters(chat: Conversation, references: Sequence[str]) -> None:
+    """Hold adapters beside the engine's own weights; the first answers.
+
+    Raises:
+        UserError: one of them is no adapter of this base, or more than a low-rank addition.
+        PlanError: the engine holds none.
+    """
+    from finetooth_core.run_folder import artifact_of, run_of
+
+    if references and not {"adapters", "continuous"} <= chat.engine.capabilities:
+        raise PlanError(
+            "--adapter: this model's weights cannot have another adapter beside them",
+            action="name the adapter, or its run, in place of the model",
+        )
+    for reference in references:
+        run = run_of(reference)
+        held = chat.engine.hold(Path(reference) if run is None else artifact_of(run))
+        if held is None:
+            raise UserError(
+                f"--adapter {reference}: it is more than a low-rank addition to linear modules",
+                action="name it in place of the model",
+            )
+        chat.adapters[reference] = held
+    chat.adapter = next(iter(chat.adapters), "")
+
+
+def _swap(name: str, chat: Conversation) -> None:
+    """List the adapters, or let another one answer from now on; what was said stays."""
+    from finetooth_toolbox.text.nearest import nearest
+
+    if name == "none":
+        chat.adapter = ""
+    elif name in chat.adapters:
+        chat.adapter = name
+    elif name:
+        near = nearest(name, chat.adapters)
+        click.echo(f"error: there is no adapter {name} here" + (f" (did you mean {near}?)" if near else ""), err=True)
+    for one in ("", *chat.adapters):
+        click.echo(f"{'*' if one == chat.adapter else ' '} {one or 'none'}", err=True)
 
 
 def _say(piece: str) -> None:

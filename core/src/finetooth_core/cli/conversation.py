@@ -9,6 +9,7 @@ from typing import Literal
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.examples import Message
+from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.sampling import Completion, Sampling
 
@@ -41,12 +42,18 @@ class Conversation:
         sampling: the seed moves on by one with each answer.
         system: the first message, None for none.
         longest: tokens the model was made for, question and answer together; 0 is no bound.
+
+    Attributes:
+        adapters: that the engine holds beside its own weights, by the names they have here.
+        adapter: the name of the one that answers; empty: the engine's own weights do.
     """
 
     def __init__(
         self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0
     ) -> None:
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
+        self.adapters: dict[str, HeldAdapter] = {}
+        self.adapter = ""
         self.start = (Message("system", system),) if system else ()
         self.messages: list[Message] = list(self.start)
 
@@ -89,7 +96,7 @@ class Conversation:
                 telling.tokens = list(completion.tokens)
                 return completion
             batch = self.engine.running_batch()
-            batch.add(prompt, self.sampling)
+            batch.add(prompt, self.sampling, adapter=self.adapters.get(self.adapter))
             while len(batch):
                 for written in batch.step():
                     if written.completion is not None:

@@ -25,7 +25,8 @@ def append(folder, *lines):
 
 
 def step(number, loss):
-    return {"event": "step", "step": number, "loss": loss, "grad_norm": 0.5, "seconds": 2.0, "metrics": {"kl": 0.25}}
+    made = {"event": "step", "step": number, "loss": loss, "grad_norm": 0.5, "seconds": 2.0, "metrics": {"kl": 0.25}}
+    return made if loss is not None else {**made, "not_finite": ["loss"]}
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_it_follows_a_run_until_it_has_ended(folder):
             (folder / "result.json").write_text('{"status": "failed", "reason": "a loss is NaN", "steps": 3}')
             app.look()
             assert shown(app, "title") == "mine  failed: a loss is NaN"
+            assert shown(app, "advice").startswith("step 3: loss is not finite; gradients were calm before")
             assert ["loss", "not finite"] in cells(app, "figures")
             assert "[red]x[/red]\\x1b[2J" in shown(app, "answer_text")
             await pilot.press("q")

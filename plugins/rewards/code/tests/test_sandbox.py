@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from finetooth_code import sandbox as module
+from finetooth_code.confine import LANDLOCK_CREATE, LIBC
 from finetooth_code.reward import CodeOptions, build
 from finetooth_code.sandbox import Limits, Ran, Sandbox
 from finetooth_hooks import PlanError
@@ -40,7 +41,8 @@ def said(box: Sandbox, body: str, test: str = "raise Exception(f())") -> str:
 def test_right_and_wrong(box: Sandbox) -> None:
     ran = box.run("def add(a, b):\n    return a + b", ["assert add(1, 2) == 3", "assert add(1, 2) == 4"])
     assert (ran.passed, ran.total, ran.why) == (1, 2, "AssertionError")
-    assert {"namespaces", "seccomp", "rlimits"} <= set(ran.layers)
+    known = LIBC.syscall(LANDLOCK_CREATE, None, 0, 1) > 0
+    assert set(ran.layers) == {"namespaces", "seccomp", "rlimits"} | ({"landlock"} if known else set())
     assert box.run("def add(a, b) return", ["pass"]).why.startswith("AnswerError: SyntaxError")
     assert box.run("x = 1", ["pass"], entry_point="add").why == "the answer defines no add"
 
@@ -72,6 +74,11 @@ ESCAPES = {
     "device": ("os.mknod('/tmp/sda', 0o660 | 0o060000, os.makedev(8, 0))", "PermissionError"),
     "disk": ("for i in range(99): open(f'/tmp/{i}', 'wb').write(bytes(4 << 20))", "No space left"),
     "large file": ("open('/tmp/x', 'wb').write(bytes(64 << 20))", "File too large"),
+    "memory of nobody": ("held = [os.memfd_create(str(i)) for i in range(200)]", "PermissionError"),
+    "shared memory": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+                      "raise OSError(ctypes.get_errno(), 's') if l.shmget(0, 1 << 28, 0o1600) < 0 else 0",
+                      "PermissionError"),
+    "shared mapping": ("import mmap; return len([mmap.mmap(-1, 1 << 26) for _ in range(9)])", "Cannot allocate memory"),
     "ptrace": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
                "raise OSError(ctypes.get_errno(), 'p') if l.ptrace(16, 1, 0, 0) else 0", "PermissionError"),
     "namespaces": ("import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
@@ -194,6 +201,11 @@ def f(): return 3 if any('f() ' + '== 3' in text for text in found) else 0
 def test_cheats_do_not_pass(box: Sandbox, name: str) -> None:
     assert box.run(CHEATS[name], ["assert f() == 3"]).passed == 0
     assert box.run(CHEATS[name], ["def check(c):\n    assert c() == 3"], entry_point="f").passed == 0
+
+
+@pytest.mark.parametrize("answer", ["x = '\0'", "\ud800", "\0", "é = 1", "", "#" * 300_000, "(" * 3000, "1" * 5000])
+def test_any_text_is_an_answer(box: Sandbox, answer: str) -> None:
+    assert box.run(answer, ["assert f() == 1"]).passed == 0
 
 
 def test_programs_read_and_write(box: Sandbox) -> None:

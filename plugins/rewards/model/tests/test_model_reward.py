@@ -75,6 +75,20 @@ def test_a_completion_is_scored_as_an_answer_to_its_prompt(tmp_path: Path) -> No
     assert found[2] == pytest.approx(expected(model, "other", "no"), rel=1e-6)
 
 
+def test_a_completion_is_scored_in_its_conversation(tmp_path: Path) -> None:
+    """Where a method gives all messages of the prompt; errors name the row."""
+    model = opened(tmp_path)
+    model.context.models, model.context.entries = {"runs/rm-1": model}, tuple(parametrized())
+    reward = model.context.build("reward", {"name": "model", "path": "runs/rm-1"})
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "q"}]
+    found = reward(["q", "q"], ["yes", "yes"], {"conversation": [talk, None], "row_id": ["rows:1", "rows:2"]})
+    whole = "user: a<|im_end|>assistant: b<|im_end|>user: q<|im_end|>assistant: yes<|im_end|>"
+    tokens = model.context.tokenizer.encode(whole, special=True)
+    assert found == pytest.approx([tokens[-1] / (1 + sum(tokens)), expected(model, "q", "yes")], rel=1e-6)
+    with pytest.raises(DataError, match=r"rows:2: .* tokens, and the model was made for"):
+        reward(["q"] * 2, ["y", "y" * 100_000], {"conversation": [None] * 2, "row_id": ["rows:1", "rows:2"]})
+
+
 def parametrized() -> Any:
     from finetooth_rewardmodel.plugin import ft_rewards
 

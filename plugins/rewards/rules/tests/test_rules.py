@@ -181,7 +181,7 @@ def test_json_schemas_of_rows(score: Any) -> None:
     assert score(schema, of_row, "3", shape={"type": "integer"}) == 1.0
     assert score(schema, of_row, "3", shape='{"type": "string"}') == 0.0
     assert score(schema, of_row, "3", shape=None) is None
-    with pytest.raises(DataError, match="holds no JSON schema"):
+    with pytest.raises(DataError, match="completion 1: reward json_schema: the column holds no JSON schema"):
         score(schema, of_row, "3", shape='{"type": "strange"}')
     assert score(schema, schema.JsonSchemaOptions(schema=SCHEMA, whole=True), '```\n{"age": 3}\n```') == 0.0
 

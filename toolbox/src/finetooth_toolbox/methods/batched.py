@@ -4,7 +4,7 @@ method of both."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, Stepped
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.reports import StepReport
@@ -29,11 +29,15 @@ class Batches:
         max_steps: bound on the steps, None is no bound.
         seed: of the permutations.
         shuffle: False keeps the order given.
+        ranks: (size,) what the first epoch is ordered by, the least first; of equals, and from the second epoch on,
+            the order is that of the shuffle.
     """
 
     def __init__(
-        self, size: int, batch_size: int, epochs: float, max_steps: int | None, seed: int, *, shuffle: bool = True
-    ) -> None:
+        self, size: int, batch_size: int, epochs: float, max_steps: int | None, seed: int, *, shuffle: bool = True,
+        ranks: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        self._ranks = None if ranks is None else np.asarray(ranks)
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.steps_per_epoch = math.ceil(size / batch_size)
         planned = max(1, math.ceil(epochs * self.steps_per_epoch - 1e-9))
@@ -41,9 +45,21 @@ class Batches:
         self.step = 0
 
     @classmethod
-    def of(cls, size: int, train: TrainSettings) -> Batches:
-        """From the `train` section. With `max_steps` and no `epochs`, epochs repeat until the steps are done."""
-        return cls(size, train.batch_size, train.epochs, train.max_steps, train.seed, shuffle=train.shuffle)
+    def of(cls, size: int, train: TrainSettings, lengths: Callable[[], Sequence[int]] | None = None) -> Batches:
+        """From the `train` section. With `max_steps` and no `epochs`, epochs repeat until the steps are done.
+
+        Args:
+            lengths: of the data, asked for where the section orders them by length; None: they have none.
+
+        Raises:
+            RecipeError: the section orders by lengths, and there are none.
+        """
+        if lengths is None:
+            refuse_curriculum(train)
+        sign = -1 if train.curriculum == "longest_first" else 1
+        ranks = None if train.curriculum is None or lengths is None else [sign * length for length in lengths()]
+        steps = train.max_steps
+        return cls(size, train.batch_size, train.epochs, steps, train.seed, shuffle=train.shuffle, ranks=ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of each batch; `step` already counts a batch while it is being trained."""
@@ -52,6 +68,8 @@ class Batches:
             order = np.arange(self.size)
             if self.shuffle:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            if self._ranks is not None and epoch == 0:
+                order = order[np.argsort(self._ranks[order], kind="stable")]
             for batch in range(index, self.steps_per_epoch):
                 if self.step >= self.total_steps:
                     return
@@ -81,6 +99,19 @@ class Batches:
                     action="resume with the data and train.batch_size of the saved run",
                 )
         self.step = int(state["step"])
+
+
+def refuse_curriculum(train: TrainSettings) -> None:
+    """
+    Raises:
+        RecipeError: rows shall come by their length, for a method that cannot say how long they are.
+    """
+    if train.curriculum is not None:
+        raise RecipeError(
+            "train.shuffle",
+            f"{train.curriculum}: this method does not know how long its rows are before it trains them",
+            action="set it to true or false",
+        )
 
 
 def train_step(engine: Engine, data: Sequence[Datum], loss: LossSpec, epoch: float) -> StepReport:
@@ -140,11 +171,19 @@ class BatchedMethod(MethodBase):
             of_row: how many successive data make one row and go into one batch; `train.batch_size` counts rows.
         """
         self._data, self._of_row = data, of_row
-        return self.begin_count(len(data) // of_row)
+        return self._begin(len(data) // of_row, self._lengths)
 
     def begin_count(self, size: int) -> Batches:
         """As `begin`, for `size` things that the method looks up itself, such as pairs."""
-        self._batches = Batches.of(size, self._context.train)
+        return self._begin(size, None)
+
+    def _lengths(self) -> list[int]:
+        """Positions of each row, of all its data together."""
+        each = [len(datum) for datum in self._data]
+        return [sum(each[row : row + self._of_row]) for row in range(0, len(each), self._of_row)]
+
+    def _begin(self, size: int, lengths: Callable[[], Sequence[int]] | None) -> Batches:
+        self._batches = Batches.of(size, self._context.train, lengths)
         if self._restored is not None:
             self._batches.restore(self._restored)
         return self._batches

@@ -21,7 +21,7 @@ from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 
-from finetooth_toolbox.methods.batched import Batches, stepped_report
+from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, stepped_report
 from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
@@ -108,6 +108,7 @@ class RolloutMethod(MethodBase):
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
             most *= MOST_PASSED_OVER  # batches may be passed over, and the steps are what the recipe counts
+        refuse_curriculum(train)
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)

@@ -11,7 +11,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.entries import Reward as RewardEntry
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.evaluators import SAMPLED_COLUMNS
-from finetooth_hooks.examples import Message, Task
+from finetooth_hooks.examples import Task
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Reward
 from finetooth_hooks.rollouts import Rollout
@@ -112,15 +112,18 @@ def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, li
             raise DataError(rollout.id, problem, action="give it another name")
     return {
         "row_id": [one.id for one in rollouts],
-        "conversation": [None if isinstance(task.prompt, str) else _as_json(task.prompt) for task in tasks],
+        "conversation": [_conversation(task) for task in tasks],
         "completion_ids": [list(one.tokens) for one in rollouts],
         "outcome": [one.outcome for one in rollouts],
         "version": [max(one.versions, default=0) for one in rollouts],
     }
 
 
-def _as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _conversation(task: Task) -> list[dict[str, str]] | None:
+    """The messages of a prompt that the row gives as messages."""
+    if task.from_text or isinstance(task.prompt, str):
+        return None
+    return [{"role": message.role, "content": message.content} for message in task.prompt]
 
 
 def prompt_text(task: Task) -> str:

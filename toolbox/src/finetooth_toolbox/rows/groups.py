@@ -19,7 +19,8 @@ ONE_SIDED = "one answer would be truncated and the other not"
 def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[tuple[Rendered, int]]:
     """The sequences of a row with the number of tokens kept of each, none if the row is left out; counted.
 
-    A sequence that is cut is no match for one that is whole: truncation keeps a row only if it cuts all of them.
+    A sequence that is cut is no match for one that is whole: `truncate` keeps a row only if it cuts all of them.
+    `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole.
 
     Args:
         limit: None keeps every row whole.
@@ -39,7 +40,7 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
             DataError(
                 id_,
                 f"its {worst} answer ends at {max(positions)} tokens, more than train.max_length={limit.max_length}",
-                action="raise train.max_length, or set train.excess_length to drop or truncate",
+                action="raise train.max_length, or set train.excess_length to drop, truncate or truncate_answers",
             )
         )
         return []
@@ -48,7 +49,7 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
             DataError(
                 id_,
                 f"its longest answer ends at {max(positions)} tokens, and answers that are compared cannot be split",
-                action="set train.excess_length to drop, truncate or raise",
+                action="set train.excess_length to drop, truncate, truncate_answers or raise",
             )
         )
         return []
@@ -58,7 +59,8 @@ def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) 
         tally.shortest = min(tally.shortest or max(positions), max(positions))
         return []
     tally.truncated += 1
-    return [(part, limit.max_length + 1) for part in parts]
+    tally.one_sided += min(positions) <= limit.max_length
+    return [(part, min(len(part.tokens), limit.max_length + 1)) for part in parts]
 
 
 def _reason(parts: tuple[Rendered, ...], limit: Limit) -> str:
@@ -68,4 +70,6 @@ def _reason(parts: tuple[Rendered, ...], limit: Limit) -> str:
         return PROMPT_TOO_LONG
     if limit.excess_length == "drop":
         return TOO_LONG
+    if limit.excess_length == "truncate_answers":
+        return ""
     return ONE_SIDED if any(len(part.tokens) - 1 <= limit.max_length for part in parts) else ""

@@ -19,6 +19,9 @@ IN_A_PIECE = f"{NOTHING_TRAINED} in a piece of a split row"
 LENGTH_SETTINGS = "train.max_length, train.excess_length"
 TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
+SUMS = ("rows", "examples", "used", "tokens", "squares", "trained_tokens", "truncated", "one_sided", "split")
+"""Counts that add up over portions of the rows."""
+ONE_ANSWER = "only one answer was truncated, which tells the two apart"
 SPLIT = "split at train.max_length"
 OCTAVE = 8
 """Steps an octave in which lengths are counted."""
@@ -50,6 +53,7 @@ class Tally:
         longest: positions of the longest datum.
         longest_id: its row.
         truncated: rows that were cut.
+        one_sided: those of them of which an answer was cut and another one was not.
         split: rows that became several.
         shortest: positions of the shortest row left out for its length, 0 if there is none.
         dropped: rows left out, by reason.
@@ -73,6 +77,7 @@ class Tally:
     longest: int = 0
     longest_id: str = ""
     truncated: int = 0
+    one_sided: int = 0
     split: int = 0
     shortest: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -109,7 +114,7 @@ class Tally:
 
     def merge(self, later: Tally) -> None:
         """Take over what is known of the rows that follow."""
-        for name in ("rows", "examples", "used", "tokens", "squares", "trained_tokens", "truncated", "split"):
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(later, name))
         if later.longest > self.longest:
             self.longest, self.longest_id = later.longest, later.longest_id
@@ -160,6 +165,7 @@ class Tally:
 
     def report(self, split: str) -> DataReport:
         """The counts as they are shown."""
+        changed = ((TRUNCATED, self.truncated), (ONE_ANSWER, self.one_sided), (SPLIT, self.split))
         return DataReport(
             split=split,
             rows=self.rows,
@@ -168,7 +174,7 @@ class Tally:
             dropped=dict(self.dropped),
             dropped_ids={reason: tuple(ids) for reason, ids in self.dropped_ids.items()},
             settings=dict(self.settings),
-            changed={what: n for what, n in ((TRUNCATED, self.truncated), (SPLIT, self.split)) if n},
+            changed={what: n for what, n in changed if n},
             tokens=self.tokens,
             trained_tokens=self.trained_tokens,
             trained_by_role=dict(self.trained_by_role),

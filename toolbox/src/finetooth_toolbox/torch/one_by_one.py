@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,16 +42,20 @@ class OneByOne(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        self._inner.param_groups, self._inner.state = self.param_groups, self.state
+        """What the inner one has; it may itself share it with others."""
+        self.param_groups, self.state = self._inner.param_groups, self._inner.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`."""
-        super().load_state_dict(state_dict)
+        """As `torch.optim.Optimizer.load_state_dict`, but each state keeps its type, whatever that of its weight."""
+        self._inner.load_state_dict(state_dict)
         self._share()
-        for state in self.state.values():
-            for name, value in state.items():
-                if self._keep is not None and isinstance(value, Tensor) and value.dim():
-                    state[name] = self._keep(value)
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for name, weight in zip(names, weights, strict=True):
+            for key, saved in state_dict["state"].get(name, {}).items():
+                if isinstance(saved, Tensor) and saved.dim():
+                    keep = self._keep or partial(_copy, device=weight.device)
+                    self.state[weight][key] = keep(saved)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -78,6 +83,10 @@ class OneByOne(torch.optim.Optimizer):
         return loss
 
 
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, copy=True)
+
+
 def lent(keep: Callable[[Tensor], Tensor]) -> Around:
     """The state of a parameter is beside it during its update, and kept elsewhere before and after.
 
@@ -87,6 +96,9 @@ def lent(keep: Callable[[Tensor], Tensor]) -> Around:
 
     @contextmanager
     def around(weight: Tensor, state: Settings, place: int) -> Iterator[None]:
+        if weight.is_meta:
+            yield
+            return
         held = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim()}
         for name, value in held.items():
             state[name] = value.to(weight.device, copy=True)

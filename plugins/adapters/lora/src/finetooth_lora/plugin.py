@@ -34,7 +34,15 @@ def ft_adapters() -> Iterable[Adapter]:
         accepts_quantised=True,
         example={"rank": 4},
         base_of=base_of,
-        elsewhere={"dora": {"dora": True}, "rslora": {"rslora": True}, "peft": {}, "low_rank": {}},
+        elsewhere={
+            "dora": {"dora": True},
+            "rslora": {"rslora": True},
+            "pissa": {"init": "pissa"},
+            "olora": {"init": "olora"},
+            "lora_plus": {"loraplus_ratio": 16},
+            "peft": {},
+            "low_rank": {},
+        },
     )
     yield Adapter(
         name="relora",

@@ -80,6 +80,7 @@ class TorchBackend:
         from finetooth_torch.roles.role_models import hold_roles
         from finetooth_torch.roles.shared_base import shared_base
         from finetooth_torch.state.optimizer import group_options
+        from finetooth_torch.updates.changes import Changes
         from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
         from finetooth_torch.updates.scaler import LossScaler
         from finetooth_torch.updates.settings import split_by_rate
@@ -119,26 +120,16 @@ class TorchBackend:
             pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
             size, generator = request.base.facts.hidden_size, request.trains.head_generator
             scalar = AddedHead(base, request.trains.head, size, generator, pad)
-        scaler = LossScaler(enabled=train.precision == "fp16")
+        scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
         compute = Compute.of(request.compute.kernels)
-        masterless = "masterless" in request.updates.optimizer.capabilities
-        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, masterless=masterless)
+        parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
         if rounds:
             round_frozen(base, dtype, kept)
         network = Network(
-            base,
-            model,
-            request.base.facts,
-            request.trains.adapter,
-            can_disable=request.trains.can_disable,
-            checkpointing=bool(train.gradient_checkpointing),
-            stream=stream,
-            packing=self._packing,
-            processor=request.text.processor,
-            scalar=scalar,
-            attention=attention,
-            compute=compute,
-        )
+            base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
+            checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
+            processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
+        )  # fmt: skip
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
@@ -147,7 +138,8 @@ class TorchBackend:
             keep_freed()
         optimizer = request.updates.optimizer.create(parameters.named())
         split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
-        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer))
+        changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
+        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes)
         return TorchEngine(request, parts)
 
 

@@ -54,7 +54,7 @@ from finetooth_torch.randomness import global_states, seed_global, set_global
 from finetooth_torch.ranks import Ranks
 from finetooth_torch.roles.role_models import move_copy
 from finetooth_torch.state.optimizer import Options
-from finetooth_torch.state.training_state import ADAPTER, Counters, State, read_state, restore_state, state_of
+from finetooth_torch.state.training_state import Counters, State, read_state, restore_state, state_of
 from finetooth_torch.updates.changes import Changes
 from finetooth_torch.updates.parameters import TrainedParameters
 from finetooth_torch.updates.scaler import LossScaler
@@ -68,6 +68,7 @@ class Parts:
     Attributes:
         optimizer: over the masters of `parameters`.
         group_options: of its parameter groups, as they were made.
+        changes: of the model between steps, by the adapter.
     """
 
     network: Network
@@ -77,6 +78,7 @@ class Parts:
     device: torch.device
     dtype: torch.dtype
     group_options: tuple[Options, ...]
+    changes: Changes
 
 
 class TorchEngine(EngineBase):
@@ -105,14 +107,10 @@ class TorchEngine(EngineBase):
             scale=lambda: parts.scaler.scale,
         )
         self._generator = Generator(
-            parts.network,
-            request.text.tokenizer,
-            request.text.stop_ids,
-            device=parts.device,
+            parts.network, request.text.tokenizer, request.text.stop_ids, device=parts.device,
             tokens=GENERATION_BATCHES * self._budget,
-        )
+        )  # fmt: skip
         self._generator.check_asked = self._runner.check_asked
-        self._adapted = Changes(request.trains.adapter, parts.network.model, parts.parameters, request.place.seed)
         self._updater = Updater(request, parts.parameters, parts.optimizer, parts.scaler, parts.group_options)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
@@ -254,14 +252,14 @@ class TorchEngine(EngineBase):
         self._pending.clear()
         self._drop_gradients()
         with self._updater.whole.update(self._parts.optimizer, self._parts.parameters.masters):
-            self._adapted.after(self._counters.step, self._parts.optimizer)
+            self._parts.changes.after(self._counters.step, self._parts.optimizer)
         self._request.updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm, skipped=skipped)
 
     def _rate(self) -> float:
         """The learning rate of the next step, as the recipe has it."""
         step = self._counters.step
-        return self._updater.rate(step, self._total_steps) * self._adapted.factor(step)
+        return self._updater.rate(step, self._total_steps) * self._parts.changes.factor(step)
 
     def averaged(self) -> AbstractContextManager[None]:
         return self._updater.averaged()
@@ -297,7 +295,7 @@ class TorchEngine(EngineBase):
     @guarded("save")
     def save(self, path: Path) -> None:
         self._updater.whole.check_state()
-        self._state(copy=False).save(Path(path))
+        state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
 
     @guarded("load")
     def load(self, path: Path) -> None:
@@ -308,13 +306,10 @@ class TorchEngine(EngineBase):
         """Beside the engine on the device, or, where that has no room for it, in host memory."""
         self._updater.whole.check_state()
         found: list[State] = []
-        if has_room(lambda: found.append(self._state()), self._parts.device):
+        state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
+        if has_room(lambda: found.append(state()), self._parts.device):
             return found[0]
-        return self._state(copy=False).to_host()
-
-    def _state(self, *, copy: bool = True) -> State:
-        held = self._adapted.held()
-        return state_of(self._request, self._parts, self._counters, self._loss_states, held=held, copy=copy)
+        return state(copy=False).to_host()
 
     @guarded("rollback")
     def rollback(self, snapshot: Snapshot) -> None:
@@ -324,9 +319,7 @@ class TorchEngine(EngineBase):
 
     def _take(self, state: State, where: str) -> None:
         self._updater.changes += 1
-        held = self._adapted.held()
-        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where, held=held)
-        self._adapted.restore(state.files.get(ADAPTER, {}), self._counters.step)
+        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
         self._updater.whole.restored()
         self._pending.clear()
 

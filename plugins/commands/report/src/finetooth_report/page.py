@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from finetooth_toolbox.runs.advice import advice
 from finetooth_toolbox.runs.chart import Chart, chart, svg
 from finetooth_toolbox.runs.recorded import Point, Recorded
 from finetooth_toolbox.text.controls import escape_controls
@@ -158,7 +159,8 @@ def _data(run: Recorded) -> str:
 
 
 def _happened(run: Recorded) -> str:
-    lines = [f"resumed: {json.dumps(one)}" for one in run.result.get("resumed") or ()]
+    lines = [*advice(run)]
+    lines += [f"resumed: {json.dumps(one)}" for one in run.result.get("resumed") or ()]
     lines += [f"bad step: {json.dumps(one)}" for one in run.result.get("bad_steps") or ()]
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 

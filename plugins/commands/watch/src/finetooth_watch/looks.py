@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetooth_toolbox.runs.advice import advice
 from finetooth_toolbox.runs.recorded import Recorded
 from finetooth_toolbox.text.controls import escape_controls
 
@@ -22,6 +23,7 @@ class Look:
         title: name, status and why it ended.
         progress: share of the steps done, 0 to 1; None if it is not known.
         pace: steps, time so far, time left.
+        advice: what its reports show to be wrong, and what to do; empty if nothing is.
         losses: of every step.
         figures: of the last step, name and value.
         evaluations: rows of step, metric, value.
@@ -31,6 +33,7 @@ class Look:
     title: str
     progress: float | None
     pace: str
+    advice: str
     losses: tuple[float, ...]
     figures: tuple[tuple[str, str], ...]
     evaluations: tuple[tuple[str, str, str], ...]
@@ -55,6 +58,7 @@ def look(run: Recorded) -> Look:
         escape_controls(title),
         min(1.0, run.step / total) if total else None,
         _pace(run),
+        "\n".join(map(escape_controls, advice(run))),
         tuple(value for _, value in run.series().get("loss", [])),
         tuple(figures),
         tuple(evaluations),

@@ -28,6 +28,7 @@ class WatchApp(App[None]):
     CSS = """
     #title { text-style: bold; height: auto; }
     #pace { height: auto; }
+    #advice { height: auto; max-height: 6; color: $warning; }
     #progress { height: 1; }
     #losses { height: 5; margin: 1 0; }
     #tables { height: 1fr; }
@@ -48,6 +49,7 @@ class WatchApp(App[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="title", markup=False)
         yield Static(id="pace", markup=False)
+        yield Static(id="advice", markup=False)
         yield ProgressBar(id="progress", total=1.0, show_eta=False)
         yield Sparkline([], id="losses")
         with Horizontal(id="tables"):
@@ -83,6 +85,7 @@ class WatchApp(App[None]):
         """Put a look on the screen."""
         self.query_one("#title", Static).update(Text(one.title))
         self.query_one("#pace", Static).update(Text(one.pace))
+        self.query_one("#advice", Static).update(Text(one.advice))
         bar = self.query_one("#progress", ProgressBar)
         bar.update(total=1.0 if one.progress is not None else None, progress=one.progress or 0.0)
         self.query_one("#losses", Sparkline).data = list(one.losses)

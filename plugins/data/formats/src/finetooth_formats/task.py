@@ -58,4 +58,5 @@ class TaskFormat:
         prompt = self._sides.messages(row, given.prompt, "user", images)
         images.finish()
         others = {name: value for name, value in row.values.items() if name not in (given.prompt, given.tools)}
-        return Task(prompt, others, self._reader.tools(row.id, columns.value(row.values, given.tools)))
+        tools = self._reader.tools(row.id, columns.value(row.values, given.tools))
+        return Task(prompt, others, tools, isinstance(columns.value(row.values, given.prompt), str))

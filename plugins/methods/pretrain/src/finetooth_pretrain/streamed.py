@@ -11,7 +11,7 @@ from typing import Any
 from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
 from finetooth_hooks.context import Context
 from finetooth_hooks.preparation import Rendering
-from finetooth_toolbox.methods.batched import BatchedMethod, train_step
+from finetooth_toolbox.methods.batched import BatchedMethod, refuse_curriculum, train_step
 
 from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape
@@ -54,6 +54,7 @@ class StreamedPretrain(BatchedMethod):
                 f"{train.epochs:g} passes, and with method.streaming it is not known where a part of one ends",
                 action="set a whole number, or leave train.epochs out: train.max_steps decides",
             )
+        refuse_curriculum(train)
         super().__init__(context, context.loss(options.loss, setting="method.loss"))
         self._options, self._max_steps, self._epochs = options, train.max_steps, int(train.epochs)
         self._shape = Shape(

@@ -43,10 +43,12 @@ REFUSED = {
     "finit_module": (313, 273), "delete_module": (176, 106), "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
+    "shmget": (29, 194), "msgget": (68, 186),
+    "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "syslog": (103, 116), "acct": (163, 89), "quotactl": (179, 60), "personality": (135, 92),
 }  # fmt: skip
 """System calls that fail with EPERM: those that start programs, look into other processes, or change mounts,
-namespaces or the kernel."""
+namespaces or the kernel; and those that keep memory which no limit of a process counts."""
 
 NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000 | 0x02000000
 AF_UNIX = 1

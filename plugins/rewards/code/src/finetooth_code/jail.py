@@ -147,7 +147,9 @@ def _make_tree(staging: str, visible: Sequence[str], disk: int) -> None:
     /sys, /etc, and no home."""
     _mount(None, "/", None, REC | PRIVATE)
     _mount("tmpfs", staging, "tmpfs", NOSUID | NODEV, "size=256k,mode=755")
-    for path in visible:
+    (Path(staging) / "tmp").mkdir()
+    _mount("tmpfs", f"{staging}/tmp", "tmpfs", NOSUID | NODEV, f"size={disk},mode=1777")
+    for path in visible:  # after /tmp, since some may lie below it
         target = Path(staging + path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if Path(path).is_symlink():
@@ -161,8 +163,6 @@ def _make_tree(staging: str, visible: Sequence[str], disk: int) -> None:
         target = Path(staging, "dev", name)
         target.touch()
         _mount(f"/dev/{name}", str(target), None, BIND)
-    (Path(staging) / "tmp").mkdir()
-    _mount("tmpfs", f"{staging}/tmp", "tmpfs", NOSUID | NODEV, f"size={disk},mode=1777")
     os.chdir(staging)
     if LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."):
         raise failed("pivot_root")

@@ -75,20 +75,34 @@ class Code:
             )
         given = columns[column]
         entries = columns.get(self.options.entry_point) or [None] * len(completions)
+        rows = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
+        sources = [
+            source_of(completion, prompt if self.options.continues else "", str(entry or ""))
+            for prompt, completion, entry in zip(prompts, completions, entries, strict=True)
+        ]
+        tests = [self._tests(str(row), one) for row, one in zip(rows, given, strict=True)]  # all, before any runs
         with ThreadPoolExecutor(self.options.workers) as pool:
-            return list(pool.map(self.score, prompts, completions, given, entries))
+            return list(pool.map(self.score, sources, tests, entries))
 
-    def score(self, prompt: str, completion: str, given: Any, entry: Any) -> float | None:
-        """One answer."""
-        if not given:
+    def score(self, source: str, tests: Sequence[Any], entry: Any) -> float | None:
+        """One answer; None without tests."""
+        if not tests:
             return None
-        name = str(entry or "")
-        source = source_of(completion, prompt if self.options.continues else "", name)
         if self.options.cases:
-            ran = self.sandbox.run(source, cases=_cases(given))
-        else:
-            ran = self.sandbox.run(source, [given] if isinstance(given, str) else _texts(given), entry_point=name)
-        return self._scored(ran)
+            return self._scored(self.sandbox.run(source, cases=tests))
+        return self._scored(self.sandbox.run(source, tests, entry_point=str(entry or "")))
+
+    def _tests(self, row: str, given: Any) -> Sequence[Any]:
+        """Tests or cases of a row; empty where it has none.
+
+        Raises:
+            DataError: the column holds something else; names the row.
+        """
+        if not given:
+            return ()
+        if self.options.cases:
+            return _cases(row, given)
+        return [given] if isinstance(given, str) else _texts(row, given)
 
     def _scored(self, ran: Ran) -> float | None:
         if ran.limit:
@@ -106,20 +120,19 @@ def source_of(completion: str, prompt: str = "", name: str = "") -> str:
     return completion if not prompt or (name and defines.search(completion)) else prompt + completion
 
 
-def _texts(given: Any) -> list[str]:
+def _texts(row: str, given: Any) -> list[str]:
     if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
         return list(given)
-    raise DataError(
-        "reward code_tests", f"tests are text or a list of texts, not {given!r:.60}", action="mend the column"
-    )
+    problem = f"reward code_tests: tests are text or a list of texts, not {given!r:.60}"
+    raise DataError(row, problem, action="mend the column")
 
 
-def _cases(given: Any) -> list[dict[str, str]]:
+def _cases(row: str, given: Any) -> list[dict[str, str]]:
     try:
         return [{"input": str(one["input"]), "output": str(one["output"])} for one in given]
     except (TypeError, KeyError):
-        problem = f"cases are a list of mappings with input and output, not {given!r:.60}"
-        raise DataError("reward code_tests", problem, action="mend the column") from None
+        problem = f"reward code_tests: cases are a list of mappings with input and output, not {given!r:.60}"
+        raise DataError(row, problem, action="mend the column") from None
 
 
 def build(options: CodeOptions, context: Context) -> Code:

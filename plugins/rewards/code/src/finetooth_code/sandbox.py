@@ -239,8 +239,9 @@ def _bubblewrapped(bubblewrap: str, visible: Sequence[str], limits: Limits) -> l
         return []
     command = [bubblewrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--uid", "65534", "--gid", "65534", "--clearenv", "--dev", "/dev"]
+    command += ["--size", str(limits.disk), "--tmpfs", "/tmp"]  # before what may lie below it
     for path in visible:
         linked = Path(path).is_symlink()
         command += ["--symlink", str(Path(path).readlink()), path] if linked else ["--ro-bind", path, path]
     own = str(Path(__file__).resolve().parent)
-    return [*command, "--ro-bind", own, own, "--size", str(limits.disk), "--tmpfs", "/tmp", "--chdir", "/tmp", "--"]
+    return [*command, "--ro-bind", own, own, "--chdir", "/tmp", "--"]

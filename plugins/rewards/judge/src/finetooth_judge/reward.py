@@ -23,7 +23,7 @@ class JudgeOptions(Options):
     """Options of the reward `llm_judge`."""
 
     base_url: str = Field(min_length=1)
-    """Of an OpenAI-compatible server: `http://127.0.0.1:8000/v1`, which `ft serve openai` is too."""
+    """Of an OpenAI-compatible server: `https://judge.example.org/v1`, which `ft serve openai` is too."""
     model: str = Field(min_length=1)
     """What the server calls the judge."""
     rubric: str = Field(min_length=1)

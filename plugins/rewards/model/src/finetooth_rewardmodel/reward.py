@@ -49,19 +49,22 @@ class ModelReward:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:
-        """None for a completion that says nothing."""
-        del columns
+        """None for a completion that says nothing. What was asked is the whole conversation, where a method gives
+        it."""
         said = [i for i, completion in enumerate(completions) if completion.strip()]
-        texts = [Text(*self._sides(prompts[i], completions[i]), id=f"completion {i + 1}") for i in said]
+        talks = columns.get("conversation") or [None] * len(completions)
+        ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
+        texts = [Text(*self._sides(prompts[i], completions[i], talks[i]), id=str(ids[i])) for i in said]
         found: list[float | None] = [None] * len(completions)
         for i, scored in zip(said, self.scorer.score(texts) if texts else (), strict=True):
             found[i] = scored.score
         return found
 
-    def _sides(self, prompt: str, completion: str) -> tuple[Side, Side]:
+    def _sides(self, prompt: str, completion: str, talk: Sequence[Mapping[str, str]] | None) -> tuple[Side, Side]:
         if self.options.markup == "text":
             return prompt, completion
-        return (Message("user", prompt),), (Message("assistant", completion),)
+        asked = tuple(Message(said["role"], said["content"]) for said in talk or [{"role": "user", "content": prompt}])
+        return asked, (Message("assistant", completion),)
 
 
 def build(options: ModelOptions, context: Context) -> ModelReward:

@@ -56,4 +56,13 @@ class EachWith:
                 if self.option
                 else "it is there only where a model samples: use it in method.rewards",
             )
-        return [self.score(one, value) for one, value in zip(completions, columns[self.column], strict=True)]
+        ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]
+        return [self._scored(*each) for each in zip(ids, completions, columns[self.column], strict=True)]
+
+    def _scored(self, row: str, completion: str, value: Any) -> float | None:
+        try:
+            return self.score(completion, value)
+        except DataError as error:
+            raise DataError(
+                f"{row}: {error.where}", error.problem.removeprefix(f"{error.where}: "), action=error.action
+            ) from error

@@ -40,12 +40,11 @@ class Checked:
     counters: Mapping[str, Any]
 
 
-def checked(state: State, request: EngineRequest, parts: Parts, where: str, held: Mapping[str, Tensor]) -> Checked:
+def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> Checked:
     """The parts of a state.
 
     Args:
         where: it comes from, for messages.
-        held: what the adapter changes beside what trains, as it is now.
 
     Raises:
         UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
@@ -56,7 +55,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str, held
     _check_weights(where, files["trained"], masters)
     _check_gradients(where, files.get("gradients", {}), masters)
     _check_copies(where, files, parts, masters)
-    _check_weights(where, files.get("adapter", {}), held)
+    _check_weights(where, files.get("adapter", {}), parts.changes.held())
     check_states(f"{where}/random.safetensors", files["random"], parts.device)
     optimizer = _nested(where, "optimizer", content, files["optimizer"])
     options = _nested(where, "optimizer_options", content, files["optimizer"])
@@ -104,7 +103,7 @@ def _check_weights(where: str, trained: Mapping[str, Tensor], masters: Mapping[s
             f"(saved {theirs.get(odd[0])}, here {mine.get(odd[0])})",
             action="use the adapter and its options of the saved run",
         )
-    _check_types(where, "trained", trained, masters)
+    _check_types(where, "trained", trained, {name: master.dtype for name, master in masters.items()})
 
 
 def _check_copies(
@@ -130,14 +129,16 @@ def _check_gradients(where: str, gradients: Mapping[str, Tensor], masters: Mappi
                 f"{where} holds a gradient {name!r} of shape {tuple(gradient.shape)}, which no trained parameter has",
                 action=OTHER,
             )
-    _check_types(where, "gradients", gradients, masters)
+    # of weights in bf16, too, gradients are accumulated in fp32
+    types = {name: torch.promote_types(master.dtype, torch.float32) for name, master in masters.items()}
+    _check_types(where, "gradients", gradients, types)
 
 
-def _check_types(where: str, file: str, tensors: Mapping[str, Tensor], masters: Mapping[str, Tensor]) -> None:
+def _check_types(where: str, file: str, tensors: Mapping[str, Tensor], types: Mapping[str, torch.dtype]) -> None:
     for name, tensor in tensors.items():
-        if tensor.dtype != masters[name].dtype:
+        if tensor.dtype != types[name]:
             raise UserError(
-                f"{where}/{file}.safetensors holds {name!r} in {tensor.dtype}, not {masters[name].dtype}", action=OTHER
+                f"{where}/{file}.safetensors holds {name!r} in {tensor.dtype}, not {types[name]}", action=OTHER
             )
 
 

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
 
 
-ADAPTER = "adapter"
-"""The file of what the adapter changes beside what trains."""
-
-
 @dataclass
 class Counters:
     """What an engine counts.
@@ -112,13 +108,11 @@ def state_of(
     counters: Counters,
     loss_states: Mapping[str, Mapping[str, Any]],
     *,
-    held: Mapping[str, Tensor],
     copy: bool = True,
 ) -> State:
     """The state as it is now.
 
     Args:
-        held: what the adapter changes beside what trains.
         copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
             the engine, for whoever writes it at once.
     """
@@ -127,8 +121,8 @@ def state_of(
     if gradients:
         files["gradients"] = gradients
     files |= {f"role-{role}": copy_.named() for role, copy_ in copies(parts.network).items()}
-    if held:
-        files[ADAPTER] = {name: tensor.detach() for name, tensor in held.items()}
+    if held := parts.changes.held():
+        files["adapter"] = {name: tensor.detach() for name, tensor in held.items()}
     files["optimizer"] = {}
     optimizer = flatten(parts.optimizer.state_dict(), files["optimizer"])
     options = flatten(parts.group_options, files["optimizer"])
@@ -164,20 +158,19 @@ def read_state(path: Path) -> State:
 
 
 def restore_state(
-    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str, *, held: Mapping[str, Tensor]
+    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str
 ) -> dict[str, Mapping[str, Any]]:
     """Take a state back, as copies; returns the loss states. Everything is checked before anything is changed.
 
     Args:
         where: it comes from, for messages.
-        held: what the adapter changes beside what trains, as it is now; whoever calls takes the state's.
 
     Raises:
         UserError: one of another model, adapter, optimizer or precision, or none that an engine wrote.
     """
     from finetooth_torch.state.checks import checked
 
-    found = checked(state, request, parts, where, held)
+    found = checked(state, request, parts, where)
     _take_schedule(request, state.content["schedule"], where)
     parts.parameters.zero_grad()
     parts.parameters.restore(state.files["trained"])
@@ -192,6 +185,7 @@ def restore_state(
     for name, value in found.counters.items():
         setattr(counters, name, deepcopy(value))
     set_global(state.files["random"], parts.device)
+    parts.changes.restore(state.files.get("adapter", {}), counters.step)
     return found.losses
 
 

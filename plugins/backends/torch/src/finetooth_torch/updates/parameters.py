@@ -39,7 +39,8 @@ class TrainedParameters:
         scaler: gradients are divided by its scale.
         compute: adds gradients up.
         kept: identities of those parameters of the base that stay in fp32, see `finetooth_toolbox.torch.kept_in_fp32`.
-        masterless: what trains is in the precision of the model, and the optimizer sees that, with gradients in fp32.
+        words: capabilities of the optimizer. With `masterless`, what trains is in the precision of the model, and the
+            optimizer sees that, with gradients in fp32.
 
     Raises:
         PlanError: nothing trains.
@@ -54,7 +55,7 @@ class TrainedParameters:
         compute: Compute = TORCH,
         *,
         kept: Collection[int] = (),
-        masterless: bool = False,
+        words: Collection[str] = (),
     ) -> None:
         self._accumulate = compute.accumulate
         live = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -68,7 +69,7 @@ class TrainedParameters:
             of if id(parameter) in base else parameter.dtype for parameter, of in zip(self.live, computed, strict=True)
         ]
         rounds = result_dtype(dtype) != dtype
-        self.split = rounds and not masterless
+        self.split = rounds and "masterless" not in words
         # What trains leaves the file that it may have been mapped from: else the first step copies it page by page, and
         # stops all threads for each.
         if not self.split:

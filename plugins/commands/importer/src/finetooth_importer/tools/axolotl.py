@@ -342,7 +342,7 @@ def _adapter(account: Account) -> None:
         account.passes("lora_target_linear", "lora_target_modules says which")
         peft = account.get("peft")
         if peft:
-            account.refuse("peft", "initialisations of LoRA other than the usual one are not here")
+            account.refuse("peft", "set adapter.init: pissa or olora; others are not here")
     else:
         if adapter is not None:
             account.refuse("adapter", f"no adapter {adapter!r} here; ft plugins list --kind adapter shows them")

@@ -1,0 +1,87 @@
+"""How processes end, and known errors of what a run stands on, each with what to do."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+CODES = {
+    0: "it ended as it should",
+    1: "the run failed; result.json in the run folder says why, --debug shows the traceback",
+    2: "bad input: the line before says which setting, plugin or row, and what to do; nothing was trained",
+    124: "a time limit ended it (timeout, or the queue's): ft resume RUN goes on from the last checkpoint",
+    126: "the command cannot be executed: look at its permissions",
+    127: "there is no such command: is the environment active, and ft in it?",
+    130: "Ctrl-C: the last whole step was saved, and ft resume RUN goes on",
+}
+"""Exit codes that are no signals."""
+
+SIGNALS = {
+    signal.SIGKILL: "killed from outside, nearly always by the system for lack of host memory (see dmesg): "
+    "fewer rows in "
+    "memory (data.train[0].max_rows, method.streaming), fewer workers, a smaller base or a quantised one; or by "
+    "the queue",
+    signal.SIGBUS: "a bus error: mostly /dev/shm or the disk is full, in a container with too little shared memory "
+    "(docker run --ipc=host, or --shm-size=8g)",
+    signal.SIGSEGV: "a crash in compiled code: try without compiled kernels (FT_NATIVE=0, kernels: {...: "
+    "torch}), and see "
+    "that torch and the driver belong together",
+    signal.SIGABRT: "compiled code gave up: the lines before say why; often NCCL or an assertion of a GPU kernel",
+    signal.SIGTERM: "asked to end, by a queue or a container that was stopped: the last whole step was saved, and ft "
+    "resume RUN goes on",
+    signal.SIGFPE: "an arithmetic fault in compiled code: try without compiled kernels",
+    signal.SIGILL: "the processor lacks an instruction: a wheel or a compiled kernel was built for another one",
+}
+"""Why a process ends by a signal."""
+
+ERRORS = (
+    (r"CUDA out of memory|HIP out of memory|OutOfMemoryError",
+     "device memory: ft check shows what takes it; in this order: train.micro_batch_tokens down, "
+     "train.gradient_checkpointing: true, a quantised base, train.max_length down, an adapter in place of full "
+     "training"),
+    (r"NCCL (error|WARN)|ncclInternalError|ncclSystemError|ProcessGroupNCCL.*(timeout|aborted)",
+     "NCCL was aborted: set NCCL_DEBUG=INFO and look at the first rank that failed; often another rank died before "
+     "(memory), or the network between machines"),
+    (r"device-side assert",
+     "an index out of range on the GPU, mostly a token id beyond the vocabulary: run once with "
+     "CUDA_LAUNCH_BLOCKING=1, or "
+     "on hardware: cpu, where the error names it"),
+    (r"CUDA driver version is insufficient|no kernel image is available",
+     "torch and the driver do not belong together: install the torch build for the driver that nvidia-smi shows"),
+    (r"No space left on device",
+     "the disk is full: ft runs du shows the largest runs, ft data cache what is cached; ft resume RUN goes on"),
+    (r"CAS service error", "a download from the hub broke off: set HF_HUB_DISABLE_XET=1 and try again"),
+    (r"401 Client Error|403 Client Error|gated repo|Invalid (user )?token",
+     "the hub refuses: log in (hf auth login) with an account that has accepted the model's terms"),
+    (r"Address already in use", "another program listens at that port: choose another one with --port"),
+    (r"(does not|doesn't) have a (pad|padding) token|pad_token",
+     "the tokenizer has no padding token: set model.special_tokens.pad_token"),
+    (r"GLIBC(XX)?_[\d.]+' not found", "a wheel was built for a newer system: install one for this system, or a "
+         "newer image"),
+    (r"Too many open files", "raise the limit: ulimit -n 65536"),
+)  # fmt: skip
+"""Patterns in a log, and what they mean. The first places of the list come first in an answer."""
+
+
+def of_code(code: int) -> str:
+    """What an exit code says; those above 128 and below 0 are signals."""
+    number = -code if code < 0 else code - 128
+    if code in CODES:
+        return f"exit code {code}: {CODES[code]}"
+    try:
+        name = signal.Signals(number)
+    except ValueError:
+        return f"exit code {code}: a plugin that ended the run, or a program around it, set it; its last line says why"
+    return f"exit code {code}, {name.name}: {SIGNALS.get(name, 'a signal from outside ended it')}"
+
+
+def in_log(text: str) -> list[str]:
+    """Known errors in a log, each with the line that shows it."""
+    found = []
+    for pattern, meaning in ERRORS:
+        match = re.search(pattern, text)
+        if match:
+            begin, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.end())
+            line = " ".join(text[begin : end if end >= 0 else len(text)].split())
+            found.append(f"{line[:160]}\n  {meaning}")
+    return found

@@ -1,0 +1,72 @@
+"""`ft doctor RUN`: what is wrong with a run, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from finetooth_hooks.errors import UserError
+from finetooth_toolbox.runs.advice import advice
+from finetooth_toolbox.runs.recorded import Recorded, found_run, read_run
+from finetooth_toolbox.text.controls import escape_controls
+
+from finetooth_doctor.catalogue import in_log, of_code
+
+MOST = 20_000_000
+"""Bytes of a log, from its end, that are looked through."""
+
+
+@click.command("doctor")
+@click.argument("run", required=False)
+@click.option("--exit-code", type=int, help="How the process ended: 137, or -9 as Python says it.")
+@click.option("--log", type=click.Path(path_type=Path), help="What was kept of its output; known errors are explained.")
+def command(run: str | None, exit_code: int | None, log: Path | None) -> int:
+    """Say what is wrong with RUN, a run's folder or its name under runs/, and what to do. Exit code 1 if something is.
+
+    Also for a run that is under way.
+    """
+    if run is None and exit_code is None and log is None:
+        raise UserError("ft doctor: nothing to look at", action="name a run, --exit-code N, or --log FILE")
+    found: list[str] = []
+    if exit_code is not None:
+        found.append(of_code(exit_code))
+    if log is not None:
+        found += in_log(_tail(log)) or [f"{log}: none of the known errors is in it"]
+    if run is not None:
+        folder = found_run(run)
+        if folder is None:
+            raise UserError(f"no run {run!r}", action="see ft runs list")
+        of_run = findings(read_run(folder))
+        if not of_run and not found:
+            click.echo("nothing is wrong that its reports would show")
+            return 0
+        found += of_run
+    click.echo("\n".join(escape_controls(line) for line in found))
+    return 1
+
+
+def findings(run: Recorded) -> list[str]:
+    """How a run ended where that was not as planned, files that cannot be read, and what its reports show."""
+    found = [f"cannot be read: {problem}" for problem in run.problems]
+    if run.status == "unfinished":
+        found.append(
+            f"the process ended without a word after step {run.step}: it was killed (exit code 137: host memory, or a "
+            f"queue's limit) or the machine went down; ft resume {run.folder} goes on"
+        )
+    elif run.status in ("failed", "interrupted"):
+        found.append(f"{run.status}: {run.reason}")
+        found += in_log(run.reason)
+    return [*found, *advice(run)]
+
+
+def _tail(log: Path) -> str:
+    """
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - MOST))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"--log: {log}: {error.strerror}", action="check the path") from error

@@ -1,0 +1,91 @@
+"""`ft doctor` on runs that are ill in one way each, on exit codes and on logs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from finetooth_doctor.catalogue import of_code
+from finetooth_doctor.command import command
+from finetooth_hooks import UserError
+
+
+def said(*arguments):
+    done = CliRunner().invoke(command, [str(one) for one in arguments], standalone_mode=False, catch_exceptions=False)
+    return done.return_value, done.output
+
+
+@pytest.fixture
+def make(tmp_path):
+    def made(losses, norms=None, evaluations=(), status="done", **result):
+        (tmp_path / "run.json").write_text("{}")
+        (tmp_path / "recipe.yaml").write_text("model: toy\n")
+        lines = []
+        for index, loss in enumerate(losses):
+            norm = 0.5 if norms is None else norms[index]
+            lines.append({"event": "step", "step": index + 1, "loss": loss, "grad_norm": norm, "metrics": {}})
+            if loss is None:
+                lines[-1]["not_finite"] = ["loss"]
+        lines += [
+            {"event": "evaluation", "step": step, "name": "loss", "metrics": {"loss": value}}
+            for step, value in evaluations
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if status:
+            (tmp_path / "result.json").write_text(json.dumps({"status": status, "steps": len(losses), **result}))
+        return tmp_path
+
+    return made
+
+
+FALLING = [3.0 * 0.97**step for step in range(100)]
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"losses": FALLING, "norms": [0.0] * 100}, "grad_norm is 0 in the last 3 steps: nothing trains"),
+        ({"losses": FALLING, "norms": [500.0] * 100}, "grad_norm is 500"),
+        ({"losses": [*FALLING[:50], 9.0, *FALLING[51:]]}, "step 51: the loss jumped to 9 from about"),
+        ({"losses": [2.0] * 100}, "the loss stands still at 2"),
+        ({"losses": [2.0, 1.9, None], "norms": [0.5, 0.6, 0.5]}, "loss is not finite; gradients were calm before"),
+        ({"losses": [2.0, 1.9, None], "norms": [0.5, 60.0, 1.0]}, "gradients grew to 60 before: lower"),
+        ({"losses": FALLING, "evaluations": [(0, 3.0), (20, 1.0), (60, 1.2), (100, 1.5)]}, "after step 20, 1, and is 1.5"),
+        ({"losses": FALLING[:5], "status": ""}, "ended without a word after step 5"),
+        ({"losses": FALLING[:5], "status": "failed", "reason": "CUDA out of memory"}, "micro_batch_tokens"),
+    ],
+)  # fmt: skip
+def test_each_illness_is_found_with_what_to_do(make, given, told):
+    code, text = said(make(**given))
+    assert code == 1 and told in text
+
+
+def test_a_sound_run_is_left_alone(make):
+    sound = {"evaluations": [(0, 3.0), (50, 1.0), (100, 0.6)]}
+    assert said(make(FALLING, **sound)) == (0, "nothing is wrong that its reports would show\n")
+    noisy = [value * (1 + 0.2 * (-1) ** step) for step, value in enumerate(FALLING)]
+    assert said(make(noisy, **sound))[0] == 0
+
+
+@pytest.mark.parametrize(
+    "code, told",
+    [(-9, "SIGKILL: killed from outside"), (137, "SIGKILL"), (-7, "shared memory"), (135, "SIGBUS"), (139, "SIGSEGV"),
+     (2, "bad input"), (130, "Ctrl-C"), (143, "SIGTERM"), (4, "a plugin that ended the run"), (300, "set it")],
+)  # fmt: skip
+def test_exit_codes_and_signals_are_explained(code, told):
+    assert told in of_code(code) and f"exit code {code}" in of_code(code)
+
+
+def test_a_log_is_looked_through(tmp_path):
+    log = tmp_path / "out.log"
+    log.write_bytes(b"\xff fine\nrank 1: NCCL error in: x.cpp\x1b[2J\nOSError: [Errno 28] No space left on device\nend")
+    code, text = said("--log", log, "--exit-code", "1")
+    assert code == 1 and text.startswith("exit code 1: ")
+    assert "rank 1: NCCL error in: x.cpp\\x1b[2J\n  NCCL was aborted" in text and "ft runs du" in text
+    log.write_text("all well")
+    assert "none of the known errors" in said("--log", log)[1]
+    with pytest.raises(UserError, match=r"--log: .*No such file"):
+        said("--log", tmp_path / "none")
+    with pytest.raises(UserError, match="nothing to look at"):
+        said()

@@ -1,0 +1,205 @@
+"""`ft sweep RECIPE`: try settings of a recipe, each in a run of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+import optuna
+import yaml
+from finetooth_hooks import CommandContext, Evaluation, UserError
+from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
+from finetooth_hooks.reports import Outcome
+from finetooth_toolbox.runs.chart import chart, svg
+from optuna.storages.journal import JournalFileBackend
+
+from finetooth_sweep import plugin
+from finetooth_sweep.space import Sweep, read
+
+STUDY = "sweep"
+JOURNAL = "study.log"
+"""Optuna's record of what was tried."""
+State = optuna.trial.TrialState
+
+
+@click.command("sweep")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--output", type=click.Path(path_type=Path), help="The sweep's folder; default: runs/NAME-sweep.")
+@click.option("--trials", type=click.IntRange(min=1), help="In place of sweep.trials.")
+@click.pass_obj
+def command(
+    obj: CommandContext, recipe: Path, overrides: tuple[str, ...], output: Path | None, trials: int | None
+) -> int:
+    """Try settings of RECIPE, whose section `sweep` says which, and show the best ones.
+
+    Called again, it goes on where it was. KEY=VALUE changes one setting of every trial.
+    """
+    given = _read(recipe)
+    sweep = read(given.pop("sweep", None))
+    obj.load(given, overrides)  # what is wrong with it is found before anything is tried
+    folder = output or Path("runs") / f"{recipe.stem}-sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _study(sweep, folder)
+    most = trials or sweep.trials
+    while (number := _tried(study)) < most:
+        click.echo(f"trial {number + 1} of {most}")
+        if not _try(obj, study, sweep, given, overrides, folder):
+            click.echo(f"interrupted; ft sweep {recipe} goes on")
+            return 130
+        _write(study, sweep, folder)
+    _write(study, sweep, folder)
+    click.echo(_table(study, sweep))
+    return 0 if any(one.state == State.COMPLETE for one in study.trials) else 1
+
+
+def _read(recipe: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: the file cannot be read, or is no mapping.
+    """
+    try:
+        given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{recipe}: {error.strerror}", action="check the path") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{recipe}: it is no YAML: {' '.join(str(error).split())}", action="mend it") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{recipe}: it is no mapping", action="write settings, one a line")
+    plugins = [
+        str((recipe.parent / one).absolute()) if isinstance(one, str) and one.endswith(".py") else one
+        for one in given.get("plugins", [])
+    ]
+    return {**given, **({"plugins": plugins} if plugins else {})}
+
+
+def _study(sweep: Sweep, folder: Path) -> optuna.Study:
+    """The sweep's study, begun or opened again. What a process tried that was killed is to be tried again."""
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3) if sweep.prune else optuna.pruners.NopPruner()
+    study = optuna.create_study(
+        storage=storage, study_name=STUDY, load_if_exists=True, direction=sweep.direction, pruner=pruner
+    )
+    study.sampler = optuna.samplers.TPESampler(seed=sweep.seed + len(study.trials))
+    for trial in study.get_trials(states=(State.RUNNING,)):
+        study.tell(trial.number, state=State.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def _tried(study: optuna.Study) -> int:
+    """Trials that came to an end of their own, failures among them: those that were cut off do not count."""
+    cut = [one for one in study.trials if one.state == State.FAIL and "problem" not in one.user_attrs]
+    waiting = study.get_trials(states=(State.WAITING,))
+    return len(study.trials) - len(cut) - len(waiting)
+
+
+def _try(
+    obj: CommandContext,
+    study: optuna.Study,
+    sweep: Sweep,
+    given: dict[str, Any],
+    overrides: tuple[str, ...],
+    folder: Path,
+) -> bool:
+    """One trial; False if it was interrupted.
+
+    Raises:
+        UserError: a setting of the space is wrong: it would be in every trial.
+    """
+    trial = study.ask()
+    settings = sweep.drawn(trial)
+    trial.set_user_attr("settings", settings)
+    output = folder / f"trial-{trial.number}"
+    found: list[float] = []
+
+    def tell(evaluation: Evaluation) -> None:
+        value = {f"eval/{name}": value for name, value in evaluation.metrics.items()}.get(sweep.metric)
+        if value is None or not math.isfinite(value):
+            return
+        found.append(value)
+        trial.report(value, evaluation.step)
+        if evaluation.step and trial.should_prune():
+            trial.set_user_attr("pruned", True)
+            raise StopRun("sweep: worse than the median of the other trials at this evaluation")
+
+    made = (*overrides, *(f"{name}={json.dumps(value)}" for name, value in settings.items()))
+    plugin.watching.append(tell)
+    try:
+        outcome = obj.run({**obj.load(given, made), "output": str(output)})
+    except EngineError as error:  # these settings do not work; others may
+        _fail(study, trial, str(error))
+        return True
+    except FinetoothError as error:
+        study.tell(trial, state=State.FAIL)
+        raise UserError(f"trial {trial.number}: {error}", action="mend sweep.space or the recipe") from error
+    finally:
+        plugin.watching.remove(tell)
+    return _end(study, trial, sweep, outcome, found)
+
+
+def _end(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, outcome: Outcome, found: list[float]) -> bool:
+    if outcome.status == "interrupted":
+        study.tell(trial, state=State.FAIL)
+        study.enqueue_trial(trial.params)
+        return False
+    last = outcome.metrics.get(sweep.metric, math.nan)
+    best = (min if sweep.direction == "minimize" else max)(found) if found else last
+    if trial.user_attrs.get("pruned"):
+        study.tell(trial, state=State.PRUNED)
+    elif math.isfinite(best):
+        study.tell(trial, best)
+    else:
+        _fail(study, trial, f"no finite {sweep.metric}")
+    return True
+
+
+def _fail(study: optuna.Study, trial: optuna.Trial, problem: str) -> None:
+    trial.set_user_attr("problem", problem)
+    study.tell(trial, state=State.FAIL)
+
+
+def _rows(study: optuna.Study, sweep: Sweep) -> list[dict[str, Any]]:
+    """What was tried, the best first."""
+    rows = [
+        {
+            "trial": one.number,
+            "state": one.state.name.lower(),
+            "value": one.value if one.state == State.COMPLETE else None,
+            **{key: one.user_attrs[key] for key in ("settings", "problem") if key in one.user_attrs},
+        }
+        for one in study.trials
+        if "settings" in one.user_attrs and (one.state != State.FAIL or "problem" in one.user_attrs)
+    ]
+    sign = 1.0 if sweep.direction == "minimize" else -1.0
+    return sorted(rows, key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0), row["trial"]))
+
+
+def _write(study: optuna.Study, sweep: Sweep, folder: Path) -> None:
+    """sweep.json, and sweep.svg with the value of each trial and the best so far."""
+    rows = _rows(study, sweep)
+    (folder / "sweep.json").write_text(json.dumps({"metric": sweep.metric, "trials": rows}, indent=2) + "\n")
+    done = sorted((row["trial"], row["value"]) for row in rows if row["value"] is not None)
+    better = min if sweep.direction == "minimize" else max
+    best = [(number, better(value for _, value in done[: index + 1])) for index, (number, _) in enumerate(done)]
+    made = chart(sweep.metric, {"best so far": best, "each trial": done})
+    if made is not None:
+        (folder / "sweep.svg").write_text(svg(made), encoding="utf-8")
+
+
+def _table(study: optuna.Study, sweep: Sweep) -> str:
+    names = list(sweep.space)
+    rows = [("trial", sweep.metric, *names)]
+    for row in _rows(study, sweep):
+        value = row["state"] if row["value"] is None else f"{row['value']:.4g}"
+        rows.append((str(row["trial"]), value, *(_short(row["settings"].get(name)) for name in names)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

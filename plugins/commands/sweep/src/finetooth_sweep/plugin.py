@@ -1,0 +1,27 @@
+"""`ft sweep RECIPE`: try settings of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from finetooth_hooks import Command, Evaluation, Run, hookimpl
+
+watching: list[Callable[[Evaluation], None]] = []
+"""Who is told of evaluations while a trial runs in this process; it may raise StopRun."""
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="sweep",
+        build="finetooth_sweep.command:command",
+        summary="try settings of a recipe, and show which are best",
+        section="Train",
+    )
+
+
+@hookimpl
+def ft_evaluated(run: Run, evaluation: Evaluation) -> None:
+    """Tell the trial that runs, if one does: it may be pruned."""
+    for tell in watching:
+        tell(evaluation)

@@ -1,0 +1,124 @@
+"""`ft sweep` over a context that answers with a known function: what is tried, pruned, kept and gone on with."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from finetooth_hooks import Evaluation, Outcome, RecipeError, UserError
+from finetooth_hooks.errors import EngineError, StopRun
+
+pytest.importorskip("optuna", reason="optuna is not installed")
+
+from finetooth_sweep import plugin
+from finetooth_sweep.command import command
+
+RECIPE = """
+model: toy
+sweep:
+  trials: 6
+  space:
+    optimizer.learning_rate: {low: 0.001, high: 1.0, log: true}
+    adapter.rank: [4, 8]
+    train.batch_size: {low: 4, high: 12, step: 4}
+"""
+
+
+def loss_of(settings):
+    return settings["adapter.rank"] + settings["optimizer.learning_rate"]
+
+
+class Obj:
+    """Runs whose loss is known: the less rank and learning rate, the better."""
+
+    def __init__(self, at=None):
+        self.ran, self.at = [], at or {}
+
+    def load(self, recipe, overrides=()):
+        assert "sweep" not in recipe
+        return {**recipe, "given": dict(one.split("=", 1) for one in overrides)}
+
+    def run(self, recipe):
+        given = {name: json.loads(value) for name, value in recipe["given"].items()}
+        self.ran.append((given, recipe["output"]))
+        action = self.at.get(len(self.ran))
+        if isinstance(action, Exception):
+            raise action
+        status, loss = "done", loss_of(given)
+        try:
+            for step in (0, 1, 2):
+                for hook in (plugin.ft_evaluated,):
+                    hook(None, Evaluation("loss", step, {"loss": loss + 1 - step / 2}))
+        except StopRun:
+            status = "stopped"
+        return Outcome(action or status, 0, "", 2, {"eval/loss": loss}, {}, None, "", 0.0)
+
+
+def sweep(tmp_path, obj, *more, recipe=RECIPE):
+    (tmp_path / "r.yaml").write_text(recipe)
+    arguments = [str(tmp_path / "r.yaml"), "--output", str(tmp_path / "s"), *more]
+    done = CliRunner().invoke(command, arguments, obj=obj, standalone_mode=False, catch_exceptions=False)
+    return SimpleNamespace(code=done.return_value, output=done.output, folder=tmp_path / "s")
+
+
+def test_it_tries_settings_of_the_space_and_shows_the_best_first(tmp_path):
+    obj = Obj()
+    done = sweep(tmp_path, obj, "train.seed=1")
+    assert done.code == 0 and len(obj.ran) == 6 and plugin.watching == []
+    for given, _ in obj.ran:
+        assert 0.001 <= given["optimizer.learning_rate"] <= 1 and given["adapter.rank"] in (4, 8)
+        assert given["train.batch_size"] in (4, 8, 12) and given["train.seed"] == 1
+    assert len({output for _, output in obj.ran}) == 6
+    told = json.loads((done.folder / "sweep.json").read_text())
+    values = [row["value"] for row in told["trials"] if row["value"] is not None]
+    assert values == sorted(values) and values[0] == pytest.approx(min(loss_of(given) for given, _ in obj.ran))
+    assert done.output.splitlines()[-7].split()[:2] == ["trial", "eval/loss"]
+    assert (done.folder / "sweep.svg").read_text().startswith("<svg")
+
+
+def test_it_goes_on_where_it_was_and_tries_again_what_was_interrupted(tmp_path):
+    obj = Obj(at={3: "interrupted"})
+    assert sweep(tmp_path, obj).code == 130
+    cut = obj.ran[2][0]
+    again = Obj()
+    done = sweep(tmp_path, again)
+    assert done.code == 0 and len(again.ran) == 4 and again.ran[0][0] == cut
+    assert len(json.loads((done.folder / "sweep.json").read_text())["trials"]) == 6
+    assert len({output for _, output in obj.ran + again.ran}) == 7
+
+
+def test_a_trial_worse_than_the_median_is_pruned(tmp_path):
+    done = sweep(tmp_path, Obj(), "--trials", "12")
+    told = json.loads((done.folder / "sweep.json").read_text())["trials"]
+    pruned = [row for row in told if row["state"] == "pruned"]
+    kept = sorted(loss_of(row["settings"]) for row in told if row["state"] == "complete")
+    assert pruned and min(loss_of(row["settings"]) for row in pruned) > kept[0]
+
+
+def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path):
+    done = sweep(tmp_path, Obj(at={2: EngineError("out of memory", action="less")}))
+    failed = [row for row in json.loads((done.folder / "sweep.json").read_text())["trials"] if row["state"] == "fail"]
+    assert done.code == 0 and "out of memory" in failed[0]["problem"]
+    (tmp_path / "s/study.log").unlink()
+    with pytest.raises(UserError, match=r"trial 0: x\.y: unknown setting"):
+        sweep(tmp_path, Obj(at={1: RecipeError("x.y", "unknown setting")}))
+
+
+@pytest.mark.parametrize(
+    "recipe, problem",
+    [
+        ("model: toy", "sweep: the recipe has no such section"),
+        ("sweep: {space: {a: [1]}}", "sweep.space.a: one value is nothing to choose from"),
+        ("sweep: {space: {a: {low: 2, high: 1}}}", r"sweep\.space\.a.*low must be less than high"),
+        ("sweep: {spaces: 1}", "sweep.spac"),
+        ("- 1", "it is no mapping"),
+        ("a: [", "it is no YAML"),
+    ],
+)
+def test_what_is_wrong_with_the_recipe_is_said_before_anything_is_tried(tmp_path, recipe, problem):
+    obj = Obj()
+    with pytest.raises(UserError, match=problem):
+        sweep(tmp_path, obj, recipe=recipe)
+    assert obj.ran == []

@@ -1,0 +1,89 @@
+"""The reward `reasoning_gym`: what a task itself says of an answer, which may be right in several ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetooth_hooks import Context, DataError, Options, PluginError
+from finetooth_toolbox.rewards.workers import Failure, WorkerError, Workers
+from pydantic import Field
+
+from finetooth_reasoninggym.scoring import as_json
+
+COLUMNS = ("task", "completion", "metadata")
+
+
+class ScoreOptions(Options):
+    """Options of the reward `reasoning_gym`."""
+
+    tag: str | None = Field(default=None, min_length=1)
+    """Only what stands in this tag is the answer, `answer`; one without it scores 0. Left out, all of it."""
+    time_limit: float = Field(default=10.0, gt=0)
+    """Seconds for an answer; one that takes longer scores None."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that score."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`protocols.Reward`."""
+
+    options: ScoreOptions
+    workers: Workers
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    ) -> list[float | None]:
+        """From 0 to 1; None for rows of other sources.
+
+        Raises:
+            DataError: there are no columns of the source `reasoning_gym`.
+            PluginError: reasoning-gym is not installed, or a task does not score.
+        """
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise DataError(
+                "reward reasoning_gym",
+                f"no column {missing[0]!r}; there are: {', '.join(sorted(columns)) or 'none'}",
+                action="take the rows from the source reasoning_gym, with data.format: task",
+            )
+        found: list[float | None] = [None] * len(completions)
+        asked: dict[int, dict[str, Any]] = {}
+        for i, (task, answer, metadata) in enumerate(zip(*(columns[name] for name in COLUMNS), strict=True)):
+            said = self._answer(completions[i])
+            if task is not None and said is None:
+                found[i] = 0.0
+            elif task is not None:
+                entry = as_json({"question": prompts[i], "answer": answer, "metadata": metadata})
+                asked[i] = {"task": task, "said": said, "entry": entry}
+        try:
+            results = self.workers(list(asked.values())) if asked else []
+        except WorkerError as error:
+            action = "pip install reasoning-gym (it needs a C compiler)"
+            raise PluginError(
+                "finetooth-reasoninggym", f"reasoning-gym cannot be used: {error}", action=action
+            ) from None
+        for i, result in zip(asked, results, strict=True):
+            found[i] = self._failed(asked[i], result) if isinstance(result, Failure) else result
+        return found
+
+    def _answer(self, completion: str) -> str | None:
+        if self.options.tag is None:
+            return completion.strip()
+        tag = re.escape(self.options.tag)
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", completion, re.S)
+        return inside[-1].strip() if inside else None
+
+    def _failed(self, asked: Mapping[str, Any], failure: Failure) -> float | None:
+        if failure.kind == "time":
+            return None
+        problem = f"task {asked['task']!r} does not score an answer: {failure.text}"
+        raise PluginError("finetooth-reasoninggym", problem, action="leave the task out, or report it to reasoning-gym")
+
+
+def build(options: ScoreOptions, context: Context) -> Scored:
+    """Builder of the reward `reasoning_gym`."""
+    return Scored(options, Workers("finetooth_reasoninggym.scoring:serve", {}, options.workers, options.time_limit))

@@ -1,0 +1,43 @@
+"""The worker's side of the reward: the task's own `score_answer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+TUPLE = "__tuple__"
+
+
+def as_json(value: Any) -> Any:
+    """Data as what JSON has; tuples, which some tasks compare with, can be told from lists."""
+    if isinstance(value, tuple):
+        return {TUPLE: [as_json(one) for one in value]}
+    if isinstance(value, list):
+        return [as_json(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): as_json(one) for key, one in value.items()}
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """What `as_json` was given."""
+    if isinstance(value, list):
+        return [from_json(one) for one in value]
+    if isinstance(value, dict):
+        if set(value) == {TUPLE}:
+            return tuple(from_json(one) for one in value[TUPLE])
+        return {key: from_json(one) for key, one in value.items()}
+    return value
+
+
+def serve() -> Callable[[Mapping[str, Any]], float]:
+    """What a worker calls with each `{"task", "said", "entry"}`."""
+    import reasoning_gym
+
+    scorer = lru_cache(maxsize=None)(reasoning_gym.get_score_answer_fn)
+
+    def score(request: Mapping[str, Any]) -> float:
+        return float(scorer(request["task"])(request["said"], from_json(request["entry"])))
+
+    return score

@@ -1,0 +1,1 @@
+"""finetooth-fewbits: optimizers whose states have few bits."""

@@ -1,0 +1,95 @@
+"""Optimizers of bitsandbytes: options, and what each keeps. bitsandbytes is imported when one is made."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from finetooth_hooks import Context
+from finetooth_hooks.protocols import ModelFacts
+from finetooth_toolbox.llama_shape import layer_matrices
+from finetooth_toolbox.torch.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL = 4096
+"""Tensors of fewer numbers keep a state in fp32, as bitsandbytes has it."""
+BLOCK = 256
+"""Numbers that share a scale."""
+CODES = 256 * 4
+"""Bytes of the table of a state's values, which bitsandbytes keeps with every tensor."""
+
+
+class AdamW8bitOptions(OptimizerOptions):
+    """Options of `adamw_8bit`, `paged_adamw` and `paged_adamw_8bit`."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, as for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+class Lion8bitOptions(OptimizerOptions):
+    """Options of `lion_8bit`."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Weight of the momentum in the update, and its decay."""
+
+
+def build_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+    """bitsandbytes' AdamW8bit (Dettmers et al., 2022, arXiv:2110.02861)."""
+    del context
+    return _optimizer("AdamW8bit", options, partial(_keeps, 2), eps=options.eps)
+
+
+def build_lion_8bit(options: Lion8bitOptions, context: Context) -> TorchOptimizer:
+    """bitsandbytes' Lion8bit."""
+    del context
+    return _optimizer("Lion8bit", options, partial(_keeps, 1))
+
+
+def build_paged_adamw(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+    """bitsandbytes' PagedAdamW (Dettmers et al., 2023, QLoRA, arXiv:2305.14314, section 3)."""
+    del context
+    return _optimizer("PagedAdamW", options, None, eps=options.eps, obstacle=_PAGED)
+
+
+def build_paged_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+    """bitsandbytes' PagedAdamW8bit."""
+    del context
+    return _optimizer("PagedAdamW8bit", options, partial(_keeps, 2), eps=options.eps, obstacle=_PAGED)
+
+
+_PAGED = "the driver moves its state already"
+
+
+def _keeps(states: int, facts: ModelFacts) -> float:
+    """Bytes for a weight of a whole model.
+
+    Args:
+        states: numbers kept for a weight.
+    """
+    inside = [outputs * inputs for inputs, outputs in layer_matrices(facts)]
+    sizes = [*inside, *[facts.vocab_size * facts.hidden_size] * (1 if facts.tied else 2)]
+    kept = sum(4 * n if n < SMALL else n + 4 * -(-n // BLOCK) + CODES for n in sizes)
+    return states * kept / sum(sizes)
+
+
+def _optimizer(kind: str, options: Any, keeps: Any, *, obstacle: str = "", **more: float) -> TorchOptimizer:
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        import bitsandbytes
+
+        made: torch.optim.Optimizer = getattr(bitsandbytes.optim, kind)(
+            groups, lr=options.learning_rate, betas=options.betas, **more
+        )
+        return made
+
+    return TorchOptimizer(
+        options=options, learning_rate=options.learning_rate, make=make, keeps=keeps, obstacle=obstacle
+    )
