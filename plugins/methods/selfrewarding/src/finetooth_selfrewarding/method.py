@@ -233,6 +233,7 @@ def data_of_pair(pair: Pair) -> tuple[Datum, Datum]:
         tokens = [*pair.prompt, *answer]
         each = [0.0] * len(pair.prompt) + [1.0] * len(answer)
         made = Datum.from_tokens(tokens, each, scalars={"label": weight}, group=pair.id, id=pair.id)
-        return replace(made, mask=made.mask, fields={"weights": weight * np.asarray(made.fields["weights"])})
+        weights = made.fields["weights"] if weight else np.zeros(len(made))
+        return replace(made, mask=made.mask, fields={"weights": weights})
 
     return datum(pair.chosen, 1.0), datum(pair.rejected, 0.0)
