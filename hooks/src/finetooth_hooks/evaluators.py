@@ -25,9 +25,9 @@ class Reward(Protocol):
         Args:
             columns: further columns by name, as long as `completions`; `answer` holds the expected text where there
                 is one. A method that samples adds `row_id` (`train.jsonl:17`), `conversation` (the prompt as mappings
-                with `role` and `content`; None where the row gives it as text), `completion_ids` (token ids), `outcome` (`stop`
-                or `length`, of a completion that was cut off) and `version` (optimizer steps of the weights that
-                sampled it); rollouts of one prompt stand next to each other.
+                with `role` and `content`; None where the row gives it as text), `completion_ids` (token ids), `outcome`
+                (`stop` or `length`, of a completion that was cut off) and `version` (optimizer steps of the weights
+                that sampled it); rollouts of one prompt stand next to each other.
         """
         ...
 
