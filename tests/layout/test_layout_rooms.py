@@ -12,6 +12,7 @@ import pytest
 HEAVY = ("torch", "transformers", "datasets", "mlx", "pydantic", "numpy", "peft")
 
 WHOLE = {
+    "adapters": "a command, an engine's capability, and what a chat holds beside its model",
     "auto": "the recipe's word for a choice left to the plan",
     "chat": "a command of the core itself",
     "device": "a tier of stores",

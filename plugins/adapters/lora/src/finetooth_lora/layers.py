@@ -24,6 +24,9 @@ from finetooth_lora.rounded_once import RoundedOnce
 if TYPE_CHECKING:
     from finetooth_lora.adapter import LoraOptions
 
+LINEAR = (Linear, RoundedOnce)
+"""Layers that add to a linear module, and do nothing else."""
+
 
 def put_in(
     options: LoraOptions, model: Any, facts: ModelFacts, generator: np.random.Generator, *, rows: Sequence[int]
@@ -77,12 +80,7 @@ def put_in(
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
-    if (
-        type(module) not in (Linear, RoundedOnce)
-        or options.dora
-        or module.merged
-        or not reads_as_numbers(module.base_layer)
-    ):
+    if type(module) not in LINEAR or options.dora or module.merged or not reads_as_numbers(module.base_layer):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

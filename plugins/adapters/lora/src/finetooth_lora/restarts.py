@@ -11,11 +11,10 @@ import torch
 from finetooth_hooks import RecipeError
 from finetooth_toolbox.peft.layers import NAME
 from finetooth_toolbox.torch.whole_weights import export_weights, read_weights
-from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from finetooth_lora.layers import initialise
+from finetooth_lora.layers import LINEAR, initialise
 
 EXACT = "merged_weight"
 """A layer's buffer with its base's weight in fp32."""
@@ -28,7 +27,7 @@ def check_linear(model: Any) -> None:
     """
     for path, module in model.named_modules():
         if isinstance(module, BaseTunerLayer) and not (
-            type(module) is Linear and isinstance(module.base_layer, torch.nn.Linear)
+            type(module) in LINEAR and isinstance(module.base_layer, torch.nn.Linear)
         ):
             raise RecipeError(
                 "adapter.targets",
@@ -97,7 +96,7 @@ def take_back(model: Any, folder: Path) -> None:
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    return ((path, module) for path, module in model.named_modules() if type(module) is Linear)
+    return ((path, module) for path, module in model.named_modules() if type(module) in LINEAR)
 
 
 def _exact(layer: Any) -> Tensor:
