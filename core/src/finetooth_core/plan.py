@@ -11,7 +11,7 @@ from typing import Any
 from finetooth_hooks.capabilities import OPTIMIZER
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead
+from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead, Schedule
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
@@ -198,7 +198,9 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
     averages = "averages" in optimizer.part.capabilities
     pick = _schedule_pick(context, data, open_ended=averages)
     scheduled = context.builder.section("schedule", pick, "schedule")
-    if averages and scheduled.registered.entry.needs_total:
+    chosen = scheduled.registered.entry
+    assert isinstance(chosen, Schedule)
+    if averages and chosen.needs_total:
         context.note(
             f"schedule: {scheduled.registered.full_name} lowers the rate of {optimizer.registered.full_name}, which "
             "averages weights instead; schedule=constant leaves it"

@@ -13,6 +13,7 @@ from finetooth_torch.planning.row_sharing import obstacle
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import TorchEngine
+    from finetooth_torch.heads.scalar_head import AddedHead
 
 
 class TorchOptions(Options):
@@ -74,7 +75,6 @@ class TorchBackend:
         from finetooth_torch.compute import DECODER, Compute
         from finetooth_torch.device.host_memory import keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
-        from finetooth_torch.heads.scalar_head import AddedHead
         from finetooth_torch.network import Network
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.roles.role_models import hold_roles
@@ -114,12 +114,7 @@ class TorchBackend:
         names = kept_in_fp32(base, dtype)
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
-        scalar = None
-        if request.trains.head is not None:
-            pad = request.text.tokenizer.pad_id  # without a row of its own it could not be saved
-            pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
-            size, generator = request.base.facts.hidden_size, request.trains.head_generator
-            scalar = AddedHead(base, request.trains.head, size, generator, pad)
+        scalar = _added_head(base, request)
         scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
         compute = Compute.of(request.compute.kernels)
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
@@ -141,6 +136,18 @@ class TorchBackend:
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes)
         return TorchEngine(request, parts)
+
+
+def _added_head(base: Any, request: EngineRequest) -> AddedHead | None:
+    """The scalar head that a method asks for, on the base."""
+    from finetooth_torch.heads.scalar_head import AddedHead
+
+    if request.trains.head is None:
+        return None
+    pad = request.text.tokenizer.pad_id  # without a row of its own it could not be saved
+    pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
+    size, generator = request.base.facts.hidden_size, request.trains.head_generator
+    return AddedHead(base, request.trains.head, size, generator, pad)
 
 
 def _check_quantised(base: Any, request: EngineRequest) -> None:

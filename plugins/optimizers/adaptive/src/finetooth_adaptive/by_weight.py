@@ -115,7 +115,8 @@ def factored_root(values: Tensor, state: Settings, name: str, beta: float) -> Te
     arXiv:1804.04235)."""
     rows = state[f"{name}_rows"].lerp_(values.mean(-1, keepdim=True), 1 - beta)
     columns = state[f"{name}_columns"].lerp_(values.mean(-2, keepdim=True), 1 - beta)
-    return (rows / rows.mean(-2, keepdim=True) * columns).sqrt_()
+    root: Tensor = (rows / rows.mean(-2, keepdim=True) * columns).sqrt_()
+    return root
 
 
 class Sophia(ByParameter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -102,7 +102,7 @@ class Updater:
             raise
 
     def update(
-        self, settings: StepSettings, rate: float, step: int, rows: Callable[[], Sequence[str]]
+        self, settings: StepSettings, rate: float, step: int, rows: Callable[[], tuple[str, ...]]
     ) -> tuple[float, bool]:
         """Clip and update.
 
