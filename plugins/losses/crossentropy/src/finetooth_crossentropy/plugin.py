@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Loss, hookimpl
 
+from finetooth_crossentropy.relatives import RELATIVES
+
 
 @hookimpl
 def ft_losses() -> Iterator[Loss]:
@@ -18,23 +20,4 @@ def ft_losses() -> Iterator[Loss]:
         proportional_to="weights",
         default=True,
     )
-    yield Loss(
-        name="focal",
-        build="finetooth_crossentropy.variants:build_focal",
-        summary="cross entropy that looks away from what the model knows already",
-        together="sequence",
-    )
-    yield Loss(
-        name="dft",
-        build="finetooth_crossentropy.variants:build_dft",
-        summary="dynamic fine-tuning: each target counts as much as the model believes in it",
-        together="sequence",
-        expected_failures={"gradient_is_the_slope": "the probability is held constant, on purpose"},
-    )
-    yield Loss(
-        name="smoothed_cross_entropy",
-        build="finetooth_crossentropy.variants:build_smoothed",
-        summary="cross entropy with label smoothing and z-loss; holds the logits of a micro-batch",
-        needs=frozenset({"logprobs", "logits"}),
-        together="sequence",
-    )
+    yield from RELATIVES
