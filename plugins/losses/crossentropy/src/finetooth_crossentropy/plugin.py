@@ -6,17 +6,15 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Loss, hookimpl
 
-from finetooth_crossentropy.relatives import RELATIVES
-
 
 @hookimpl
 def ft_losses() -> Iterator[Loss]:
+    from finetooth_crossentropy.relatives import RELATIVES  # light: entries alone
+
     yield Loss(
         name="cross_entropy",
         build="finetooth_crossentropy.loss:build",
         summary="negative log-likelihood of the targets that count",
-        needs=frozenset({"logprobs"}),
-        together="sequence",
         proportional_to="weights",
         default=True,
     )
