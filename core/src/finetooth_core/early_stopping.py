@@ -12,8 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from finetooth_core.checkpoints import cadence
-from finetooth_core.checkpoints.keeping import MEASURED
-from finetooth_core.checkpoints.retention import is_better, mode_of
+from finetooth_core.checkpoints.retention import MEASURED, is_better, mode_of
 from finetooth_core.problems import INVALID
 
 SETTING = "train.early_stopping"

@@ -13,7 +13,7 @@ from finetooth_toolbox.text.nearest import nearest
 
 from finetooth_core.checkpoints import cadence
 from finetooth_core.checkpoints.keeper import Keeping
-from finetooth_core.checkpoints.retention import Best, mode_of
+from finetooth_core.checkpoints.retention import MEASURED, Best, mode_of
 from finetooth_core.recipe_picks import AUTO
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from finetooth_core.context import RunContext
 
 FOLDER = "checkpoints"
-MEASURED = "eval/"
-"""What the names of evaluators' metrics begin with."""
 
 
 def keeping_of(context: RunContext) -> Keeping:

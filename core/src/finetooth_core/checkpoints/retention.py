@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["min", "max"]
+MEASURED = "eval/"
+"""What the names of evaluators' metrics begin with."""
 
 
 @dataclass(frozen=True)

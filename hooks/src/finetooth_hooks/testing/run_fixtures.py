@@ -60,4 +60,14 @@ def outcome() -> Outcome:
     return Outcome("done", 0, "", 60, {"loss": 0.5}, {"eval/exact_match": 0.75}, Path("artifact"), "abc", 12.0)
 
 
-__all__ = ["evaluation", "outcome", "report", "run"]
+class Told:
+    """A builder's context that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str, *, topic: str = "") -> None:
+        self.notes.append(text)
+
+
+__all__ = ["Told", "evaluation", "outcome", "report", "run"]

@@ -39,6 +39,7 @@ def make(tmp_path):
     return made
 
 
+OVERFITS = [(0, 3.0), (20, 1.0), (60, 1.2), (100, 1.5)]
 FALLING = [3.0 * 0.97**step for step in range(100)]
 
 
@@ -51,7 +52,7 @@ FALLING = [3.0 * 0.97**step for step in range(100)]
         ({"losses": [2.0] * 100}, "the loss stands still at 2"),
         ({"losses": [2.0, 1.9, None], "norms": [0.5, 0.6, 0.5]}, "loss is not finite; gradients were calm before"),
         ({"losses": [2.0, 1.9, None], "norms": [0.5, 60.0, 1.0]}, "gradients grew to 60 before: lower"),
-        ({"losses": FALLING, "evaluations": [(0, 3.0), (20, 1.0), (60, 1.2), (100, 1.5)]}, "after step 20, 1, and is 1.5"),
+        ({"losses": FALLING, "evaluations": OVERFITS}, "after step 20, 1, and is 1.5"),
         ({"losses": FALLING[:5], "status": ""}, "ended without a word after step 5"),
         ({"losses": FALLING[:5], "status": "failed", "reason": "CUDA out of memory"}, "micro_batch_tokens"),
     ],

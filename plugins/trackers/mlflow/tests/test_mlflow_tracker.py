@@ -10,18 +10,9 @@ import pytest
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 pytest.importorskip("alembic", reason="alembic is not installed")
 
+from finetooth_hooks.testing.run_fixtures import Told
 from finetooth_mlflow.tracker import MlflowOptions, build
 from mlflow import MlflowClient
-
-
-class Told:
-    """A context that keeps what it is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text, *, topic=""):
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,9 @@ import pytest
 
 trackio = pytest.importorskip("trackio", reason="trackio is not installed; it asks for pillow below 13")
 
+from finetooth_hooks.testing.run_fixtures import Told  # noqa: E402
 from finetooth_trackio.tracker import TrackioOptions, build  # noqa: E402
 from trackio import sqlite_storage  # noqa: E402
-
-
-class Told:
-    """A context that keeps what it is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text, *, topic=""):
-        self.notes.append(text)
 
 
 @pytest.fixture(autouse=True)

@@ -10,18 +10,9 @@ import pytest
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
+from finetooth_hooks.testing.run_fixtures import Told  # noqa: E402
 from finetooth_wandb.tracker import WandbOptions, build  # noqa: E402
 from wandb.proto import wandb_internal_pb2  # noqa: E402
-
-
-class Told:
-    """A context that keeps what it is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text, *, topic=""):
-        self.notes.append(text)
 
 
 @pytest.fixture
