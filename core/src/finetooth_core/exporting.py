@@ -61,7 +61,7 @@ class TrainedRun:
 
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
         """See `ExportSource.weights`."""
-        from finetooth_toolbox.torch.whole_weights import export_weights
+        from finetooth_toolbox.torch.whole_weights import write_model
 
         target = folder or self.scratch / f"weights-{precision}"
         if (target / "config.json").is_file():
@@ -73,9 +73,7 @@ class TrainedRun:
                 f"{self.scratch.parent} has {free / 1e9:.2f} GB free, and the model takes {needed / 1e9:.2f} GB",
                 action="make room, or set --output to another disk",
             )
-        model = context.loader.load(str(self.run), framework="torch", precision=precision, device="cpu")
-        export_weights(model, target)
-        context.tokenizer.save(target)
+        write_model(context.loader, str(self.run), target, precision=precision)
         return target
 
 

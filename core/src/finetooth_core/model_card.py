@@ -41,9 +41,9 @@ def model_card(run: Path, base: ModelInfo, *, adapter: bool) -> str:
     licence = licence_of(base)
     method = str(plan["picks"].get("method", "")).rpartition(":")[2]
     head: dict[str, Any] = {
-        "library_name": "peft" if adapter else "transformers",
+        **({"library_name": "peft"} if adapter else {}),
         "pipeline_tag": "text-generation",
-        "tags": ["finetooth", *([method] if method else []), *(["lora"] if adapter else [])],
+        "tags": ["finetooth", *([method] if method else []), *(["adapter"] if adapter else [])],
     }
     if hub:
         head["base_model"] = hub
