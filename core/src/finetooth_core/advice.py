@@ -40,7 +40,7 @@ QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "8 bits": ("the base predicts as in 16 bits up to 175B", "Dettmers et al., 2022, 2208.07339"),
         "4 bits": (
-            "on a par with 16 bits at 7B to 65B where levels follow the normal distribution; evenly spaced ones lose more",
+            "on a par with 16 bits at 7B to 65B where levels follow a normal distribution; even ones lose more",
             "Dettmers et al., 2023, 2305.14314",
         ),
         "recomputed": ("the same numbers, about a third more time", "Chen et al., 2016, 1604.06174"),

@@ -234,7 +234,7 @@ class Recipe(Options):
     method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
     """How it trains."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
-    """Which parameters train. Left out: the default adapter. `auto`: as many of the model as the memory has room for."""
+    """Which parameters train. Left out: the default adapter. `auto`: as many as the memory has room for."""
     quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
     """What stores the linear weights of a frozen base in fewer bits; `auto`: as few as it takes to fit into memory."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
