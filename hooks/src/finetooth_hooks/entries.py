@@ -164,7 +164,7 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
-        learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says it; empty: unsaid.
+        learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
 
     kind = "method"
