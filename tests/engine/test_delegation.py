@@ -111,9 +111,10 @@ def test_a_run_of_wrapped_parts_is_the_same_run(tmp_path: Path) -> None:
     (_, plain), (wrapped, other) = run(tmp_path, "plain"), run(tmp_path, "wrapped")
     assert set(wrapped) == set(BASES) - {
         "environment",
+        "exporter",
         "face",
         "sampler",
-    }  # a server builds faces; what learns from given rows has no sampler and no environment
+    }  # a server builds faces, ft export exporters; what learns from given rows has no sampler and no environment
 
     def decisions(folder: Path) -> dict[str, object]:
         return {

@@ -33,6 +33,7 @@ WHOLE = {
 """Entry names that core may hold as a whole string, and why."""
 
 WORDS = {
+    "safetensors",  # a format of files
     *WHOLE,
     "calls",
     "came",

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_core.advice import Advice, accelerator, advise, processor
+from finetooth_core.advice import Advice, advise
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks.protocols import HardwareFacts
+from finetooth_toolbox.torch.made_up import accelerator, processor
 
 
 def llama(hidden: int, ffn: int, layers: int, heads: int, groups: int, words: int, **more: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ PARAMETERS = {
 }  # fmt: skip
 """As their publishers state them."""
 
-LETTERS = {"full": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
+LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
 """Of the table; `R` is 4 bits with activations recomputed, `-` that nothing fits."""
 
 TABLE = """

@@ -23,6 +23,7 @@ from finetooth_hooks import (
     errors,
     evaluators,
     examples,
+    exporters,
     faces,
     held,
     kernels,
@@ -52,7 +53,7 @@ from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
     models, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
-    quantizers, collectives, checkpoints, faces, environments,
+    quantizers, collectives, checkpoints, exporters, faces, environments,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
 BUILDER_KINDS = {cls.__name__: kind for kind, cls in entry_types.ENTRY_TYPES.items()}

@@ -45,7 +45,7 @@ options are errors."""
 
 def recipe_pages(workspace: Workspace) -> Iterator[tuple[str, str]]:
     """Name and text of every page, the index first."""
-    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "command") and workspace.of_kind(kind)]
+    kinds = [kind for kind in ENTRY_TYPES if kind not in ("face", "exporter", "command") and workspace.of_kind(kind)]
     yield "README.md", index_page(workspace, kinds)
     for kind in kinds:
         yield f"{kind}.md", kind_page(kind, workspace)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from finetooth_hooks.entries import Adapter, Backend, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import MemoryEstimate
-from finetooth_hooks.protocols import BackendPlan, BasePart, DataPart, Device, HardwareFacts, PlacePart, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, BasePart, DataPart, HardwareFacts, PlacePart, PlanRequest
 
 from finetooth_core.cascade import Step, steps
 from finetooth_core.context import RunContext
@@ -32,7 +32,7 @@ ASSUMED_FLOPS = 50e12
 
 QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "full": ("the most that the data can give; forgets most of what it knew", "Biderman et al., 2024, 2405.09673"),
+        "whole": ("the most that the data can give; forgets most of what it knew", "Biderman et al., 2024, 2405.09673"),
         "adapter": (
             "as full on small and medium data sets where it adapts all linear modules; behind on much new knowledge "
             "(code, mathematics)",
@@ -40,7 +40,7 @@ QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "8 bits": ("the base predicts as in 16 bits up to 175B", "Dettmers et al., 2022, 2208.07339"),
         "4 bits": (
-            "with nf4 on a par with LoRA in 16 bits at 7B to 65B; other 4-bit formats lose a little more",
+            "on a par with 16 bits at 7B to 65B where levels follow a normal distribution; even ones lose more",
             "Dettmers et al., 2023, 2305.14314",
         ),
         "recomputed": ("the same numbers, about a third more time", "Chen et al., 2016, 1604.06174"),
@@ -98,21 +98,6 @@ class Advice:
     def taken(self) -> Way | None:
         """What `adapter: auto` and `quantization: auto` would take: the first that fits."""
         return next((way for way in self.ways if way.fits), None)
-
-
-def accelerator(memory: int, *, host: int = 0) -> HardwareFacts:
-    """An accelerator of which only the memory is known, in bytes.
-
-    Args:
-        host: memory of the machine around it; 0 is unknown.
-    """
-    device = Device("cuda:0", f"an accelerator with {memory / 1e9:.4g} GB", memory)
-    return HardwareFacts("an accelerator", (device,), ("bf16", "fp16", "fp32"), host_memory=host)
-
-
-def processor(memory: int) -> HardwareFacts:
-    """A processor with so many bytes, that computes bf16."""
-    return HardwareFacts("a processor", (Device("cpu", f"a CPU with {memory / 1e9:.4g} GB", memory),), ("bf16", "fp32"))
 
 
 def advise(context: RunContext, *, rows: int, length: int | None = None, speed: float | None = None) -> Advice:

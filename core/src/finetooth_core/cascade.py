@@ -37,7 +37,7 @@ class Step:
     """One way to train a model.
 
     Attributes:
-        kind: `full`, `adapter`, `8 bits`, `4 bits` or `recomputed`: what it is beyond the step before.
+        kind: `whole`, `adapter`, `8 bits`, `4 bits` or `recomputed`: what it is beyond the step before.
         label: what a person calls it.
         gives_up: all that is lost beside training every weight as it is.
         changes: settings of the recipe by their dotted paths.
@@ -128,7 +128,7 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
             if trained > size:
                 whole, size = registered, trained
     if whole is not None:
-        yield "full", _name(whole, context), (), {"adapter": _name(whole, context)}
+        yield "whole", _name(whole, context), (), {"adapter": _name(whole, context)}
     added = context.catalog.default("adapter", setting="adapter", framework=context.framework)
     if whole is None or added.full_name != whole.full_name:
         name = _name(added, context)

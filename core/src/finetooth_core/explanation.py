@@ -41,6 +41,7 @@ _CHOSEN = {
     "attention": "when attention of the backend is auto, if it serves the model and the device: the highest rank wins",
     "tracker": "in the list 'trackers'",
     "evaluator": "in the list evaluate.evaluators",
+    "exporter": "by name, when a run is exported",
     "face": "by name, when a server is started",
     "command": "as a command of ft",
     "loss": "by a method's option, or by a method that asks for it by name",

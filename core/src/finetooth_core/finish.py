@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
-from finetooth_hooks.reports import Outcome
+from finetooth_hooks.reports import DataReport, Outcome
 
 from finetooth_core.artifact import write_folder, write_json
 from finetooth_core.checkpoints.keeper import BestKept
@@ -196,6 +196,7 @@ class Finish:
     def kept(self) -> dict[str, Any]:
         """What result.json says beside the outcome."""
         return {
+            "rows": [_counts(report) for report in self.run.job.reports],
             "bad_steps": [asdict(bad) for bad in self.run.record.bad_steps],
             "resumed": [asdict(one) for one in self.run.record.resumed],
             "checkpoints": {"saved": self.run.keeper.saved, "stalled_seconds": round(self.run.keeper.stalled, 6)},
@@ -218,3 +219,9 @@ class Finish:
         if artifact is None:
             return f"what was saved before is in {self.run.job.context.folder}"
         return f"what was trained is in {artifact}; go on with: ft resume {self.run.job.context.folder}"
+
+
+def _counts(report: DataReport) -> dict[str, Any]:
+    """How many rows a split has, and what became of them."""
+    names = ("split", "rows", "used", "tokens", "trained_tokens", "longest", "dropped")
+    return {name: getattr(report, name) for name in names}

@@ -234,11 +234,9 @@ class Recipe(Options):
     method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
     """How it trains."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
-    """Which parameters train. Left out: the default adapter. `auto`: all of them, or as much of the model as the memory
-    has room for; the plan says what was chosen and what was given up."""
+    """Which parameters train. Left out: the default adapter. `auto`: as many as the memory has room for."""
     quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
-    """What stores the linear weights of the base in fewer bits; null leaves them as they are. The base then stays
-    frozen: an adapter that trains it is refused. `auto`: as few bits as it takes to fit into memory."""
+    """What stores the linear weights of a frozen base in fewer bits; `auto`: as few as it takes to fit into memory."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
     """What applies the gradients."""
     schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
@@ -302,10 +300,7 @@ class Recipe(Options):
         given = self.as_dict()
         for path, value in settings.items():
             section, _, name = path.partition(".")
-            if name:
-                given[section] = {**given.get(section, {}), name: value}
-            else:
-                given[section] = value
+            given[section] = {**given.get(section, {}), name: value} if name else value
         made = load(given, base=self._folder)
         made._notes, made._source, made._model_path = list(self._notes), self._source, self._model_path
         return made

@@ -89,6 +89,7 @@ SCAFFOLDS: Mapping[str, Scaffold] = {
     "tracker": Scaffold("Pick its tracker in a recipe: `trackers: [$entry]`.", "tracker"),
     "store": Scaffold("Name a place in a recipe: `checkpoint: {stores: [$entry:///FOLDER]}`.", "store", (TOOLBOX,)),
     "gate": Scaffold("Pick its gate in a recipe: `checkpoint: {gates: [$entry]}`.", "gate", (PYDANTIC,)),
+    "exporter": Scaffold("Export a run with it: `ft export RUN --to $entry`.", "exporter"),
     "face": Scaffold("Start a server with it: `ft serve $entry`.", "face"),
     "command": Scaffold("It brings the command `ft $entry`.", "command", ("click>=8.1",)),
     "events": Scaffold("It watches every run; options: `plugins: [{use: $distribution, options: {...}}]`.", "options"),

@@ -360,6 +360,7 @@ class Session:
             "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
             "plan_sha256": self.plan.hash,
             "model": self.recipe.model.name,
+            "base_revision": self.job.request.base.model.revision,
             "picks": dict(self.plan.picks),
             "plugins": dict(self.plugins.versions),
             **self._lineage(),

@@ -20,6 +20,7 @@ from finetooth_hooks.entries import (
     Entry,
     Environment,
     Evaluator,
+    Exporter,
     Face,
     Family,
     Format,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
         EnvironmentBase,
         EpisodeBase,
         EvaluatorBase,
+        ExporterBase,
         FaceBase,
         LoaderBase,
         MethodBase,
@@ -139,6 +141,7 @@ if TYPE_CHECKING:
         TrainOn,
         Weighted,
     )
+    from finetooth_hooks.exporters import Exported, ExportSource
     from finetooth_hooks.faces import Asgi, FaceCaller, FacePiece, FaceRoute, FaceService, Json
     from finetooth_hooks.format_functions import row_format
     from finetooth_hooks.held import Addition, HeldAdapter
@@ -186,8 +189,8 @@ _LAZY = {
             "StepCost TextPart TrainsPart UpdatesPart"
         ),
         "bases": (
-            "AdapterBase BASES Capable EngineBase EnvironmentBase EpisodeBase EvaluatorBase FaceBase LoaderBase "
-            "MethodBase OptimizerBase RendererBase SamplerBase SourceBase TokenizerBase TrackerBase"
+            "AdapterBase BASES Capable EngineBase EnvironmentBase EpisodeBase EvaluatorBase ExporterBase FaceBase "
+            "LoaderBase MethodBase OptimizerBase RendererBase SamplerBase SourceBase TokenizerBase TrackerBase"
         ),
         "checkpoints": "Candidate Kept SnapshotStore",
         "collectives": "Collective",
@@ -204,6 +207,7 @@ _LAZY = {
             "Conversation Example Image Labelled LeftOut Message Pair Parsed Placed PromptCompletion ROLES ReadRow "
             "Rendered RenderedImage Row Segments Side Stepwise Task Text TrainOn Weighted"
         ),
+        "exporters": "ExportSource Exported",
         "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json",
         "format_functions": "row_format",
         "held": "Addition HeldAdapter",
@@ -235,6 +239,7 @@ __all__ = [
     "Contribution", "Conversation", "Counts", "DataError", "DataPart", "DataReport", "Datum", "Decision", "Device",
     "ENTRY_TYPES", "Engine", "EngineBase", "EngineError", "EngineInfo", "EngineRequest", "Entry", "Environment",
     "EnvironmentBase", "Episode", "EpisodeBase", "Evaluation", "Evaluator", "EvaluatorBase", "Example", "Examples",
+    "ExportSource", "Exported", "Exporter", "ExporterBase",
     "Face", "FaceBase", "FaceCaller", "FacePiece", "FaceRoute",
     "FaceService", "Family", "FinetoothError", "FloatArray", "Format", "Forward", "Gate", "Generated", "Handle",
     "Hardware", "HardwareFacts", "Head", "HeldAdapter", "Image", "ImageChunk", "ImagePlace", "IntArray", "Interrupted",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Backward, Counts, Engine, Handle, RoleModel, Snapshot, Spans, Usage
     from finetooth_hooks.errors import DataError
     from finetooth_hooks.examples import Row
+    from finetooth_hooks.exporters import ExportSource
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
     from finetooth_hooks.held import Addition, HeldAdapter
     from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, Tokenizer
@@ -308,6 +309,15 @@ class EpisodeBase:
         """Nothing is held."""
 
 
+class ExporterBase(Capable):
+    """Base of exporters (`finetooth_hooks.protocols.Exporter`)."""
+
+    _contract = "exporter"
+
+    def check(self, source: ExportSource) -> None:
+        """Whatever was trained can be written."""
+
+
 class FaceBase(Capable):
     """Base of faces (`finetooth_hooks.faces.Face`)."""
 
@@ -342,6 +352,7 @@ BASES: Mapping[str, type[Capable]] = {
     "engine": EngineBase,
     "environment": EnvironmentBase,
     "evaluator": EvaluatorBase,
+    "exporter": ExporterBase,
     "face": FaceBase,
     "loader": LoaderBase,
     "method": MethodBase,
@@ -362,6 +373,7 @@ __all__ = [
     "EnvironmentBase",
     "EpisodeBase",
     "EvaluatorBase",
+    "ExporterBase",
     "FaceBase",
     "LoaderBase",
     "MethodBase",

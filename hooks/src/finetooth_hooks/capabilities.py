@@ -99,11 +99,12 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "environment": ENVIRONMENT,
     "method": {},
     "evaluator": {},
+    "exporter": {},
     "loader": {},
     "optimizer": OPTIMIZER,
     "renderer": {},
 }
-"""The words of each kind. Of methods, evaluators, loaders and renderers there are none yet."""
+"""The words of each kind. Of methods, evaluators, exporters, loaders and renderers there are none yet."""
 
 __all__ = [
     "ADAPTER",

@@ -288,6 +288,21 @@ class CommandContext(Protocol):
         """The folder of the run that a reference means, a path or a name under `runs/`; None if it means none."""
         ...
 
+    def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
+        """Write what a run trained with an exporter; see `ft export`.
+
+        Args:
+            reference: the run, as for `run_folder`.
+            output: the folder to write, which must not exist; None: in the run folder.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: no such run, it is damaged, or it cannot be written so.
+        """
+        ...
+
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
         """Look whether an engine fits into memory before it is built: all that it takes whatever it is asked to do. How
         long rows will be only their caller knows, so activations do not count.

@@ -164,9 +164,7 @@ class Method(Entry):
             empty: the defaults.
         headline: names of metrics of its steps by which a person sees how it goes, such as `reward`, the most telling
             one first; trackers show the first that a step has beside the loss. Empty: the loss says it.
-        learns_from: what one has that it learns from, as a person says it: `pairs of a better and a worse answer`. By
-            this `ft advise --goal` offers it; empty: it is not offered.
-        rows: how much of that is usual, as a person says it: `500 to 50,000`.
+        learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
 
     kind = "method"
@@ -275,8 +273,7 @@ class Quantizer(Entry):
 
     Attributes:
         frameworks: whose modules it replaces.
-        rank: of several that store a weight in as many bits, `quantization: auto` takes the highest, and among equals
-            the one that keeps most.
+        rank: of several with as many bits `quantization: auto` takes the highest, then what keeps most.
     """
 
     kind = "quantizer"
@@ -474,6 +471,13 @@ class Evaluator(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exporter(Entry):
+    """Writes what a run trained for another tool; `ft export --to NAME` picks it. Its context is a `CommandContext`."""
+
+    kind = "exporter"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Face(Entry):
     """A protocol under which a server offers its models to clients; `ft serve NAME` picks it, no recipe does. Its
     builder gets the server's `CommandContext` as its context."""
@@ -496,7 +500,8 @@ class Command(Entry):
 # fmt: off
 _TYPES: tuple[type[Entry], ...] = (
     Loader, Source, Format, Renderer, Processor, Family, Method, Loss, Reward, Sampler, Environment, Adapter, Quantizer,
-    Optimizer, Schedule, Backend, Hardware, Attention, Kernel, Tracker, Evaluator, Store, Gate, Face, Command,
+    Optimizer, Schedule, Backend, Hardware, Attention, Kernel, Tracker, Evaluator, Exporter, Store, Gate, Face,
+    Command,
 )
 # fmt: on
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in _TYPES})

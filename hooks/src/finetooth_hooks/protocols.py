@@ -32,6 +32,7 @@ from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.environments import Environment
 from finetooth_hooks.evaluators import Evaluator, Reward
+from finetooth_hooks.exporters import Exporter
 from finetooth_hooks.faces import Face
 from finetooth_hooks.held import Addition
 from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
@@ -71,6 +72,7 @@ __all__ = [
     "Environment",
     "Evaluator",
     "Examples",
+    "Exporter",
     "Face",
     "Family",
     "Format",

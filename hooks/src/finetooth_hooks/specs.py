@@ -18,6 +18,7 @@ from finetooth_hooks.entries import (
     Command,
     Environment,
     Evaluator,
+    Exporter,
     Face,
     Family,
     Format,
@@ -284,6 +285,17 @@ def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
 
 
 @hookspec
+def ft_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
+    """Yield exporters: what writes a trained model for another tool.
+
+    Example:
+        @hookimpl
+        def ft_exporters():
+            yield Exporter(name="acme", build="acme.exporter:build", summary="what Acme's server loads")
+    """
+
+
+@hookspec
 def ft_stores() -> Iterable[Store]:  # type: ignore[empty-body]
     """Yield stores: what keeps checkpoints, in memory, on disk or on another machine.
 
@@ -436,6 +448,7 @@ REGISTRATION_HOOKS = {
     "ft_kernels": Kernel,
     "ft_trackers": Tracker,
     "ft_evaluators": Evaluator,
+    "ft_exporters": Exporter,
     "ft_stores": Store,
     "ft_gates": Gate,
     "ft_faces": Face,

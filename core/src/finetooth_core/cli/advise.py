@@ -47,10 +47,12 @@ def command(
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
     if cpu and memory is None:
         raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
+    from finetooth_toolbox.torch import made_up
+
     from finetooth_core import advice
 
     size = None if memory is None else int(measured(memory, SIZES, "--memory", "24GB"))
-    hardware = None if size is None else advice.processor(size) if cpu else advice.accelerator(size)
+    hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
     context = state.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
     found = advice.advise(context, rows=rows, length=length, speed=None if tflops is None else tflops * 1e12)
     if as_json:

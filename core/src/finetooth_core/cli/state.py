@@ -149,6 +149,12 @@ class State:
 
         return run_of(reference)
 
+    def export(self, reference: str, pick: Pick, output: Path | None = None) -> Path:
+        """Write what a run trained with an exporter."""
+        from finetooth_core.exporting import export
+
+        return export(self, reference, pick, output)[0]
+
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
         """Refuse an engine that does not fit into memory whatever it is asked to do."""
         from finetooth_core.memory_check import OF_ROWS

@@ -15,6 +15,7 @@ CONTRACTS: Mapping[str, type] = {
     "engine": protocols.Engine,
     "environment": protocols.Environment,
     "evaluator": protocols.Evaluator,
+    "exporter": protocols.Exporter,
     "face": protocols.Face,
     "loader": protocols.Loader,
     "method": protocols.Method,

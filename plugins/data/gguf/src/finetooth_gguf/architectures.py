@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.errors import RecipeError, UserError
 
 from finetooth_gguf.container import Container
 from finetooth_gguf.special_tokens import special_tokens
@@ -143,6 +143,21 @@ def parameter_name(container: Container, tensor: str) -> str:
         f"{container.path} holds a tensor {tensor}, which a {container.architecture} model does not have here",
         action="load this model from its original folder or hub id",
     )
+
+
+def tensor_name(parameter: str) -> str:
+    """The name in a GGUF file of a transformers parameter: the other way round than `parameter_name`.
+
+    Raises:
+        UserError: it has none.
+    """
+    module, _, kind = parameter.rpartition(".")
+    block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    table, inner = (_TOP, module) if block is None else (_BLOCK, block[2])
+    found = next((short for short, name in table.items() if name == inner), None)
+    if found is None or kind not in ("weight", "bias"):
+        raise UserError(f"{parameter} has no name in a GGUF file", action="export it with --to safetensors")
+    return f"{found}.{kind}" if block is None else f"blk.{block[1]}.{found}.{kind}"
 
 
 def restored_rows(

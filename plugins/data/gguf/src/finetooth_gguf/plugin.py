@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Claim, Loader, hookimpl
+from finetooth_hooks import Claim, Exporter, Loader, hookimpl
 
 from finetooth_gguf.reference import ALIASES, why_ours
 
@@ -24,4 +24,17 @@ def ft_loaders() -> Iterator[Loader]:
         summary="a GGUF file: a path, or one inside an installed package",
         claims=claims,
         names=tuple(ALIASES),
+    )
+
+
+@hookimpl
+def ft_exporters() -> Iterator[Exporter]:
+    """Offer the exporters `gguf` and `ollama`."""
+    yield Exporter(
+        name="gguf", build="finetooth_gguf.exporter:build", summary="one GGUF file, as llama.cpp and LM Studio load it"
+    )
+    yield Exporter(
+        name="ollama",
+        build="finetooth_gguf.ollama:build",
+        summary="a GGUF file and the Modelfile that ollama create takes",
     )

@@ -1,0 +1,37 @@
+"""`ft export`: write what a run trained for another tool."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.state import State
+
+
+@click.command("export")
+@click.argument("run", metavar="RUN")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--to", "exporter", required=True, metavar="EXPORTER", help="See: ft plugins list --kind exporter")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder to write; default: in the run folder.")
+@click.pass_obj
+def command(state: State, run: str, options: tuple[str, ...], exporter: str, output: Path | None) -> None:
+    """Write what RUN trained for another tool, read it back and compare.
+
+    RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter. The folder holds a
+    model card beside what the tool reads.
+    """
+    from finetooth_core.cli.render import size
+    from finetooth_core.exporting import export, with_options
+
+    target, told = export(state, run, with_options(exporter, options), output)
+    for path in sorted(path for path in target.rglob("*") if path.is_file()):
+        click.echo(f"  {path.relative_to(target).as_posix():<40} {size(path.stat().st_size)}")
+    for check in told.checks:
+        click.echo(f"checked: {check}")
+    click.echo(f"exported {run} to {exporter}: {target}")
+    if told.use:
+        click.echo(f"try: {told.use.format(folder=shlex.quote(str(target)))}")

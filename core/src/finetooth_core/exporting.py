@@ -1,0 +1,151 @@
+"""Writing what a run trained for another tool: the source that exporters read, and the folder that they fill."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.context import CommandContext, Context
+from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_hooks.exporters import Exported
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Exporter, ModelInfo
+
+from finetooth_core.artifact import write_folder
+from finetooth_core.model_card import model_card
+from finetooth_core.run_folder import artifact_of, is_whole, recipe_of
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+CARD = "README.md"
+
+
+class TrainedRun:
+    """Implements `finetooth_hooks.ExportSource`.
+
+    Args:
+        run: its folder.
+        context: makes a context of a recipe.
+        scratch: an empty folder on the disk of the export.
+
+    Raises:
+        UserError: the run kept no artifact, a file of it is damaged, or its base is another one now.
+    """
+
+    def __init__(self, run: Path, context: Callable[[Mapping[str, Any]], Context], scratch: Path) -> None:
+        self.run, self.scratch, self._context = run, scratch, context
+        self.artifact = artifact_of(run)
+        self.adapter = not is_whole(self.artifact)
+        self._recipe = recipe_of(run)
+        check_base(self.artifact, self.base)
+
+    @cached_property
+    def context(self) -> Context:
+        """Of a recipe whose model is the run."""
+        kept = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
+        plugins = {"plugins": self._recipe["plugins"]} if "plugins" in self._recipe else {}
+        return self._context({"model": str(self.run), "data": kept, **plugins})
+
+    @cached_property
+    def base(self) -> ModelInfo:
+        """The model that the run began with."""
+        return self._context({**self._recipe, "trackers": [], "evaluate": {"evaluators": []}}).model
+
+    @cached_property
+    def card(self) -> str:
+        """The model card."""
+        return model_card(self.run, self.base, adapter=self.adapter)
+
+    def weights(self, precision: str, *, folder: Path | None = None) -> Path:
+        """See `ExportSource.weights`."""
+        from finetooth_toolbox.torch.whole_weights import write_model
+
+        target = folder or self.scratch / f"weights-{precision}"
+        if (target / "config.json").is_file():
+            return target
+        context = self.context
+        needed, free = context.model.parameters * BYTES[precision], shutil.disk_usage(self.scratch).free
+        if needed > free:
+            raise UserError(
+                f"{self.scratch.parent} has {free / 1e9:.2f} GB free, and the model takes {needed / 1e9:.2f} GB",
+                action="make room, or set --output to another disk",
+            )
+        write_model(context.loader, str(self.run), target, precision=precision)
+        return target
+
+
+def check_base(artifact: Path, base: ModelInfo) -> None:
+    """
+    Raises:
+        UserError: an artifact was trained over another revision of its base than the one that is here.
+    """
+    from finetooth_core.artifact import verify_folder
+
+    trained_over = verify_folder(artifact).get("base_revision", "")
+    if trained_over and base.revision and trained_over != base.revision:
+        raise UserError(
+            f"{artifact} was trained over {base.reference} of revision {trained_over[:12]}, and "
+            f"{base.revision[:12]} is here",
+            action="get that revision of the base: what was trained means something else over another one",
+        )
+
+
+def export(commands: CommandContext, reference: str, pick: Pick, output: Path | None = None) -> tuple[Path, Exported]:
+    """Write what a run trained, complete or not at all.
+
+    Args:
+        commands: builds the exporter, and contexts.
+        reference: a run by its folder or its name.
+        pick: which exporter, with its options.
+        output: the folder to write; None: `exports/NAME` in the run folder.
+
+    Raises:
+        UserError: no such run or exporter, the artifact is damaged, something is at `output` already, or the exporter
+            cannot say this model.
+    """
+    name = pick if isinstance(pick, str) else str(pick["name"])
+    run = commands.run_folder(reference)
+    if run is None:
+        raise UserError(
+            f"{reference}: there is no such run", action="name the folder of a run, or its name under runs/"
+        )
+    exporter: Exporter = commands.build("exporter", pick, setting="--to")
+    target = output or run / "exports" / name.rpartition(":")[2]
+    if target.exists():
+        raise UserError(f"--output: {target} exists", action="name another folder with --output; nothing was changed")
+    told: list[Exported] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        source = TrainedRun(run, commands.context, Path(scratch))
+        exporter.check(source)
+
+        def fill(folder: Path) -> None:
+            told.append(exporter.export(source, folder))
+            (folder / CARD).write_text(source.card, encoding="utf-8")
+
+        write_folder(
+            target, fill, {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference}
+        )
+    return target, told[0]
+
+
+def with_options(name: str, options: tuple[str, ...]) -> Pick:
+    """A pick from a name and `KEY=VALUE` on the command line.
+
+    Raises:
+        RecipeError: one is no such pair.
+    """
+    from finetooth_core.overrides import parse_override
+
+    source, colon, bare = name.rpartition(":")
+    name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
+    given: dict[str, Any] = {}
+    for option in options:
+        keys, value = parse_override(option)
+        if len(keys) != 1 or keys[0] == "name":
+            raise RecipeError("", f"{option!r} is no option of an exporter", action="write key=value")
+        given[keys[0]] = value
+    return {"name": name, **given} if given else name

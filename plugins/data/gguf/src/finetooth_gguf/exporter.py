@@ -1,0 +1,188 @@
+"""The exporter `gguf`: writes the file, reads it back, and compares tensors, tokenizer and predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
+from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
+from finetooth_toolbox.torch.whole_weights import quiet_library
+from gguf import dequantize
+from pydantic import Field
+
+from finetooth_gguf import container, writing
+
+FILE = "model.gguf"
+
+PROBES = (
+    "Hello, world!  Two  blanks, a tab\tand 12345 digits.",
+    "don't can't I'LL we've\n\n  def f(x):\n    return x**2 - 1_000.5\r\n",
+    "Größe naïve 東京 Привет שלום \U0001f600 e\u0301 ½ ﬁ",
+    "   leading and trailing   ",
+)
+"""Texts that ways to cut text differ in: runs of blanks, digits, apostrophes, scripts, characters of several forms."""
+
+QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "2 + 2 =")
+
+ROUNDING = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 0.008, "q5_1": 0.04, "q5_0": 0.07, "q4_1": 0.075,
+            "q4_0": 0.13}  # fmt: skip
+"""Largest error of a weight by the largest weight of its block: half a step of the format, and its scale's rounding."""
+
+DIVERGENCE = {"f32": 1e-4, "f16": 1e-3, "bf16": 1e-2, "q8_0": 5e-2, "q5_1": 0.25, "q5_0": 0.3, "q4_1": 0.6, "q4_0": 0.7}
+"""Largest mean divergence (Kullback and Leibler's, in nats) of predictions from the run's."""
+
+
+class GgufOptions(Options):
+    """Options of `gguf` and `ollama`."""
+
+    stored: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "q8_0"
+    """How matrices are stored. `q4_k_m` and its like take llama.cpp's own program, over a file in f16."""
+    compare: bool = True
+    """Whether predictions of the file are compared with those of the run; it takes both in memory, in fp32."""
+    tokens: int = Field(default=12, ge=1)
+    """How many tokens of an answer are compared."""
+
+
+def build(options: GgufOptions, context: CommandContext) -> GgufExporter:
+    """Called once an export."""
+    return GgufExporter(options)
+
+
+class GgufExporter(ExporterBase):
+    """See `GgufOptions`."""
+
+    def __init__(self, options: GgufOptions) -> None:
+        self.options = options
+
+    def check(self, source: ExportSource) -> None:
+        """
+        Raises:
+            UserError: the model is of a kind that cannot be written, or blocks do not fill its rows.
+        """
+        if why := writing.refusal(source.context.model.config, self.options.stored):
+            raise UserError(f"{source.run}: {why}", action="export it with --to safetensors")
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        """Write `model.gguf`.
+
+        Raises:
+            UserError: the tokenizer cannot be written, or what was read back differs by more than the format rounds.
+        """
+        weights = source.weights("fp32")
+        target = folder / FILE
+        config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+        spelling = writing.spelling_of(weights, int(config["vocab_size"]))
+        tensors = self._write(source, weights, spelling, target)
+        checks = [f"{tensors} tensors read back within the rounding of {self.options.stored}"]
+        checks.append(f"{len(PROBES)} texts are cut into the same tokens")
+        self._check_tensors(weights, target, config)
+        if self.options.compare:
+            checks.append(self._predictions(source, weights, target))
+        return Exported(use="ft chat {folder}/" + FILE, checks=tuple(checks))
+
+    def _write(self, source: ExportSource, weights: Path, spelling: writing.Spelling, target: Path) -> int:
+        """Write it with the first way to cut text that is the tokenizer's own.
+
+        Raises:
+            UserError: there is none.
+        """
+        from finetooth_gguf.tokenizer import SPLITTINGS, build_tokenizer
+
+        tokenizer = source.context.tokenizer
+        wanted = [tokenizer.encode(text) for text in PROBES]
+        head = source.scratch / "vocabulary.gguf"
+        name = source.run.name
+        for splitting in SPLITTINGS:
+            writing.write_vocabulary(weights, spelling, splitting, head, self.options.stored, name)
+            made: Tokenizer = FastTokenizer(build_tokenizer(container.read(head)))
+            if [made.encode(text) for text in PROBES] == wanted:
+                return writing.write(weights, spelling, splitting, target, self.options.stored, name)
+        raise UserError(
+            f"{source.run}: its tokenizer cuts text in a way that has no name in a GGUF file here "
+            f"(known: {', '.join(SPLITTINGS)})",
+            action="export it with --to safetensors",
+        )
+
+    def _check_tensors(self, weights: Path, target: Path, config: dict[str, Any]) -> None:
+        """
+        Raises:
+            UserError: a tensor is missing, or differs by more than its format rounds.
+        """
+        read, bound = container.read(target), ROUNDING[self.options.stored]
+        places = writing.places(weights)
+        if read.tensors.keys() != places.keys():
+            odd = sorted(read.tensors.keys() ^ places.keys())
+            raise UserError(f"{target}: {odd[0]} is only on one side", action="report it")
+        for name, (file, shape) in places.items():
+            wanted = writing.interleaved(writing.read_tensor(file, name, config), name, config)
+            entry = read.tensors[name]
+            found = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
+            block = 32 if wanted.shape[-1] % 32 == 0 and len(shape) > 1 else wanted.shape[-1]
+            scale = np.abs(wanted.reshape(-1, block)).max(axis=1, keepdims=True)
+            error = np.abs(found.reshape(-1, block) - wanted.reshape(-1, block))
+            if not (error <= bound * scale + 1e-7).all():
+                raise UserError(
+                    f"{target}: {name} differs from what was trained by {error.max():.3g}", action="report it"
+                )
+
+    def _predictions(self, source: ExportSource, weights: Path, target: Path) -> str:
+        """How alike answers of the file and of the run are.
+
+        Raises:
+            UserError: predictions differ by more than `DIVERGENCE`.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from finetooth_gguf.weights import build_config, build_model
+
+        file = container.read(target)
+        renderer = source.context.renderer
+        prompts = [renderer.prompt((Message("user", text),)) for text in QUESTIONS]
+        with quiet_library():
+            run: Any = AutoModelForCausalLM.from_pretrained(str(weights), dtype=torch.float32).eval()
+        whole = [_answer(run, prompt, self.options.tokens, renderer.stop_ids) for prompt in prompts]
+        wanted = [_log_probabilities(run, tokens) for tokens in whole]
+        del run
+        model: Any = build_model(file, build_config(file), torch.float32)
+        found = [_log_probabilities(model, tokens) for tokens in whole]
+        apart = float(np.mean([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(wanted, found, strict=True)]))
+        bound = DIVERGENCE[self.options.stored]
+        if not apart <= bound:
+            raise UserError(
+                f"{target}: its predictions are {apart:.3g} nats from the run's, more than {bound:g} for "
+                f"{self.options.stored}",
+                action="choose stored=q8_0 or f16",
+            )
+        places = [
+            (a[len(p) - 1 : -1].argmax(-1) == b[len(p) - 1 : -1].argmax(-1))
+            for a, b, p in zip(wanted, found, prompts, strict=True)
+        ]
+        same, of = sum(int(one.sum()) for one in places), sum(len(one) for one in places)
+        return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {apart:.2g} nats apart"
+
+
+def _answer(model: Any, prompt: tuple[int, ...], most: int, stops: tuple[int, ...]) -> list[int]:
+    """The prompt with its greedy answer."""
+    import torch
+
+    tokens = list(prompt)
+    for _ in range(most):
+        with torch.no_grad():
+            following = int(model(torch.tensor([tokens])).logits[0, -1].argmax())
+        tokens.append(following)
+        if following in stops:
+            break
+    return tokens
+
+
+def _log_probabilities(model: Any, tokens: list[int]) -> Any:
+    """At each position, those of what follows."""
+    import torch
+
+    with torch.no_grad():
+        return torch.log_softmax(model(torch.tensor([tokens])).logits[0].double(), -1)

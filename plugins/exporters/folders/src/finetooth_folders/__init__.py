@@ -1,0 +1,1 @@
+"""Exporters of folders that other tools load as they are."""

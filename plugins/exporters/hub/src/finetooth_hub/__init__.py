@@ -1,0 +1,1 @@
+"""Pushing what a run trained to a model hub."""

@@ -1,0 +1,20 @@
+"""Machines of which only the memory is known, for whoever asks what would fit one. Imports no framework."""
+
+from __future__ import annotations
+
+from finetooth_hooks.protocols import Device, HardwareFacts
+
+
+def accelerator(memory: int, *, host: int = 0) -> HardwareFacts:
+    """An accelerator of which only the memory is known, in bytes.
+
+    Args:
+        host: memory of the machine around it; 0 is unknown.
+    """
+    device = Device("cuda:0", f"an accelerator with {memory / 1e9:.4g} GB", memory)
+    return HardwareFacts("an accelerator", (device,), ("bf16", "fp16", "fp32"), host_memory=host)
+
+
+def processor(memory: int) -> HardwareFacts:
+    """A processor with so many bytes, that computes bf16."""
+    return HardwareFacts("a processor", (Device("cpu", f"a CPU with {memory / 1e9:.4g} GB", memory),), ("bf16", "fp32"))
