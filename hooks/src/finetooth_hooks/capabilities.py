@@ -87,6 +87,10 @@ OPTIMIZER: Mapping[str, str] = {
 }
 """Beyond `create` and `state_bytes`. Only a backend whose engines have the capability `optimizers` takes one that has
 any."""
+QUANTIZER: Mapping[str, str] = {
+    "calibrate": "stores the linear modules of a whole model by what they read (`calibrate`); for that it is loaded whole",
+}
+"""Beyond `takes` and `linear`."""
 
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
@@ -97,6 +101,7 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "face": FACE,
     "sampler": SAMPLER,
     "environment": ENVIRONMENT,
+    "quantizer": QUANTIZER,
     "method": {},
     "evaluator": {},
     "loader": {},

@@ -95,6 +95,9 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     Raises:
         RecipeError: the quantizer takes no module of the model, what it gave is none, or a weight is not finite.
     """
+    if not stores_apart(quantizer):
+        check_any(quantizer.calibrate(model, device=device), quantizer)
+        return model.to(device)
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     found = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
@@ -109,6 +112,11 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         del module
     check_any(found, quantizer)
     return model.to(device)
+
+
+def stores_apart(quantizer: Quantizer) -> bool:
+    """Whether each module is stored by itself; else the model must be there as a whole."""
+    return "calibrate" not in quantizer.capabilities
 
 
 def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: str) -> QuantisedLinear:
