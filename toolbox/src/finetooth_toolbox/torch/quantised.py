@@ -10,6 +10,8 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
 
+from finetooth_toolbox.torch.classifiers import HEAD
+
 
 class QuantisedLinear(nn.Module):
     """A linear module without a weight that could be read: what a quantizer puts in the place of `torch.nn.Linear`.
@@ -102,7 +104,7 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     found = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
         module = model.get_submodule(path)
-        if not isinstance(module, nn.Linear) or module is head:
+        if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
