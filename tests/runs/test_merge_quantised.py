@@ -105,5 +105,3 @@ def test_another_base_than_the_one_it_was_trained_on_is_refused(
     (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-100])
     code, _, err = ft("merge", tmp_path / "run")
     assert code == 2 and "its header says" in err
-
-

@@ -44,9 +44,9 @@ def test_a_lora_trains_over_a_gguf_file(recipe: Callable[..., Recipe], losses: A
 
 @SMOLLM2
 def test_what_trains_a_gguf_files_weights_is_refused(recipe: Callable[..., Recipe]) -> None:
-    with pytest.raises(PlanError, match="is stored as GGUF Q4_1.*, and adapter: finetooth-full"):
+    with pytest.raises(PlanError, match=r"is stored as GGUF Q4_1.*, and adapter: finetooth-full"):
         _ = finetooth.session(recipe(model=KEPT, adapter="full")).plan
-    with pytest.raises(PlanError, match="is stored as GGUF Q4_1.* already"):
+    with pytest.raises(PlanError, match=r"is stored as GGUF Q4_1.* already"):
         _ = finetooth.session(recipe(model=KEPT, quantization="int8")).plan
 
 

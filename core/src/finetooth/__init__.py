@@ -2,7 +2,9 @@
 
 `finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
 `finetooth.engine(recipe)` gives the engine to drive step by step. `finetooth.quantize(model, "int4")` and
-`finetooth.dequantize(model)` change a transformers model without a recipe. Importing this package is cheap; frameworks are
+`finetooth.dequantize(model)` change a transformers model without a recipe.
+
+Importing this package is cheap; frameworks are
 imported when a recipe needs them.
 
 Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked

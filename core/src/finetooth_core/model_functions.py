@@ -52,8 +52,8 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
 
 
 def dequantize(model: Any, *, precision: str = "fp32") -> Any:
-    """Turn the linear weights of a model that `quantize` stored, or a recipe's `quantization`, into plain numbers: those
-    that it computed with.
+    """Turn the linear weights that `quantize`, or a recipe's `quantization`, has stored into plain numbers: those that
+    the model computed with.
 
     Example:
         >>> model = finetooth.dequantize(model, precision="bf16")  # doctest: +SKIP

@@ -91,7 +91,7 @@ OPTIMIZER: Mapping[str, str] = {
 """Beyond `create` and `state_bytes`. Only a backend whose engines have the capability `optimizers` takes one that has
 any."""
 QUANTIZER: Mapping[str, str] = {
-    "calibrate": "stores the linear modules of a whole model by what they read (`calibrate`); for that it is loaded whole",
+    "calibrate": "stores the linear modules of a model by what they read (`calibrate`); for that it is loaded whole",
 }
 """Beyond `takes` and `linear`."""
 

@@ -58,8 +58,8 @@ class Quantizer(Protocol):
         ...
 
     def calibrate(self, model: Any, *, device: str) -> int:
-        """Store the linear modules of a whole model that it takes, by what they read; each is replaced as `linear` would
-        give it. Capability `calibrate`: then a loader calls this, and `linear` of no module.
+        """Store the linear modules of a whole model that it takes, by what they read; each is replaced by what `linear`
+        would give. Capability `calibrate`: then a loader calls this, and `linear` of no module.
 
         Args:
             model: the framework's, in the precision of the run and in host memory; changed in place.

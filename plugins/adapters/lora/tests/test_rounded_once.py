@@ -25,7 +25,9 @@ class Halved(DequantisingLinear):
         return self.codes.to(dtype)
 
 
-def layer(tiny: Any, dtype: torch.dtype, *, stored: bool, bias: bool = False, small: float = 1e-4, **options: Any) -> Any:
+def layer(
+    tiny: Any, dtype: torch.dtype, *, stored: bool, bias: bool = False, small: float = 1e-4, **options: Any
+) -> Any:
     """A layer of a model with an adapter; its product is about 1, and B about `small`."""
     made = tiny()
     inputs, outputs = 256, 192

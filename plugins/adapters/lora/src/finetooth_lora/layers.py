@@ -77,7 +77,8 @@ def put_in(
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     """What a layer adds; None with DoRA, or while dropout is on, over a quantised base, or for any other layer."""
-    if type(module) not in (Linear, RoundedOnce) or options.dora or module.merged or not reads_as_numbers(module.base_layer):
+    ours = type(module) in (Linear, RoundedOnce)
+    if not ours or options.dora or module.merged or not reads_as_numbers(module.base_layer):
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks import CommandContext, UserError
 
 if TYPE_CHECKING:
-    from finetooth_hooks.protocols import Evaluation
+    from finetooth_hooks import Evaluation
 
     from finetooth_lora.merge import Merge
 

@@ -43,7 +43,8 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
     outputs, inputs = weight.shape
     if inputs % form.group:
         raise UserError(
-            f"--to: {name} has {inputs} inputs, which groups of {form.group} do not divide", action="merge it --to plain"
+            f"--to: {name} has {inputs} inputs, which groups of {form.group} do not divide",
+            action="merge it --to plain",
         )
     groups = weight.float().reshape(outputs, -1, form.group)
     half = 1 << form.bits - 1

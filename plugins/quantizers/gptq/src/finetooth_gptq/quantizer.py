@@ -59,7 +59,6 @@ class Gptq(QuantizerBase):
         Raises:
             RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
         """
-        import torch
         from finetooth_toolbox.torch.grouped_linear import GroupedLinear
 
         from finetooth_gptq.calibration import calibrate
@@ -73,7 +72,7 @@ class Gptq(QuantizerBase):
                     module.weight, hessian, options.group, options.bits, damping=options.damping,
                     ordered=options.ordered,
                 )  # fmt: skip
-            except torch.linalg.LinAlgError as error:
+            except RuntimeError as error:  # torch.linalg.LinAlgError is one
                 raise RecipeError(
                     "quantization.damping",
                     f"what {path} reads cannot be inverted with {options.damping:g} of damping",
