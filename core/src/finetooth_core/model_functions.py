@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from finetooth_hooks.errors import RecipeError
@@ -26,15 +27,13 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
         RecipeError: the options are wrong, the quantizer wants rows to be calibrated with, or it takes no module.
         PluginError: no such quantizer, or its library is missing.
     """
-    from finetooth_toolbox.torch.quantised import is_quantised, quantise
-
     from finetooth_core import manager
     from finetooth_core.builders import derived, import_failure, load_builder
     from finetooth_core.recipe import pick_name, validate_options
 
     setting, kind = "quantization", "quantizer"
     catalog = manager.start().catalog
-    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting, framework="torch")
+    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting)
     options: Any = validate_options(catalog, kind, quantization, setting)
     try:
         quantizer = derived(load_builder(registered)(options, None), kind, registered)
@@ -44,11 +43,12 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
         raise RecipeError(
             setting,
             f"{registered.full_name} is calibrated with rows of a recipe's data, and there is none here",
-            action="use it in a recipe, or choose int4 or nf4",
+            action="use it in a recipe, or choose another",
         )
-    if is_quantised(model):
+    library = _library()
+    if library.is_quantised(model):
         raise RecipeError(setting, "the model is quantised already", action="give the model as it was before")
-    return quantise(model, quantizer, device or str(next(model.parameters()).device))
+    return library.quantise(model, quantizer, device or str(next(model.parameters()).device))
 
 
 def dequantize(model: Any, *, precision: str = "fp32") -> Any:
@@ -68,10 +68,13 @@ def dequantize(model: Any, *, precision: str = "fp32") -> Any:
     Raises:
         RecipeError: no such precision, or a module's weight cannot be read as numbers.
     """
-    import torch
-    from finetooth_toolbox.torch.quantised import dequantise
+    library = _library()
+    if precision not in library.PRECISIONS:
+        names = ", ".join(library.PRECISIONS)
+        raise RecipeError("precision", f"there is no {precision!r}", action=f"choose one of {names}")
+    return library.dequantise(model, library.PRECISIONS[precision])
 
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in dtypes:
-        raise RecipeError("precision", f"there is no {precision!r}", action=f"choose one of {', '.join(dtypes)}")
-    return dequantise(model, dtypes[precision])
+
+def _library() -> Any:
+    """What stores modules of a transformers model; it imports a framework, so it waits until it is asked for."""
+    return import_module("finetooth_toolbox.torch.quantised")

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from finetooth_toolbox.torch.classifiers import HEAD
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of numbers that weights are turned back into, by their names in a recipe."""
+
 
 class QuantisedLinear(nn.Module):
     """A linear module without a weight that could be read: what a quantizer puts in the place of `torch.nn.Linear`.
