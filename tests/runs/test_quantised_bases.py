@@ -48,8 +48,8 @@ def test_a_lora_trains_over_int8(
     decisions = {decision["setting"]: decision for decision in plan["decisions"]}
     assert "stored as int8 by row" in decisions["backend.decoder"]["reason"]
     assert sorted(path.name for path in (tmp_path / "run" / "artifact").glob("adapter_*"))
-    code, out, err = ft("merge", tmp_path / "run")
-    assert code == 2 and "quantization: int8_rows" in err and "cannot be stored in its bits" in err
+    code, out, err = ft("merge", tmp_path / "run")  # as plain numbers: those that it was trained over
+    assert code == 0 and (tmp_path / "run/merged/model.safetensors").is_file(), out + err
 
 
 def test_the_base_stays_as_it_was_stored(asked: Callable[..., Recipe]) -> None:

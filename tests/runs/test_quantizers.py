@@ -17,7 +17,9 @@ from finetooth_toolbox.torch.quantised import DequantisingLinear
 
 Recipe = dict[str, Any]
 ABSENT = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes: finetooth[bitsandbytes]")
-PORTABLE: list[Any] = ["int8", "int4", {"name": "int4", "group": 32, "symmetric": True}, "mxfp4"]
+PORTABLE: list[Any] = [
+    "int8", "int4", {"name": "int4", "group": 32, "symmetric": True}, "mxfp4", {"name": "gptq", "group": 32, "rows": 8},
+]  # fmt: skip
 BITSANDBYTES = ["nf4", {"name": "fp4", "double": False}, "bnb_int8"]
 ALL = [*PORTABLE, *[pytest.param(one, marks=ABSENT) for one in BITSANDBYTES]]
 

@@ -92,7 +92,10 @@ class Halved(DequantisingLinear):
 
 
 QUANTIZER: Any = SimpleNamespace(
-    stored=Stored("bf16", 2.0), takes=lambda path, shape: True, linear=lambda module, device: Halved(module).to(device)
+    stored=Stored("bf16", 2.0),
+    takes=lambda path, shape: True,
+    linear=lambda module, device: Halved(module).to(device),
+    capabilities=frozenset(),
 )
 
 

@@ -1,7 +1,10 @@
 """finetooth: fine-tune language models.
 
 `finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
-`finetooth.engine(recipe)` gives the engine to drive step by step. Importing this package is cheap; frameworks are
+`finetooth.engine(recipe)` gives the engine to drive step by step. `finetooth.quantize(model, "int4")` and
+`finetooth.dequantize(model)` change a transformers model without a recipe.
+
+Importing this package is cheap; frameworks are
 imported when a recipe needs them.
 
 Other distributions may add names, by an entry point in the group `finetooth.names`; each is imported when it is asked
@@ -13,9 +16,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetooth_core.api import engine, resume, run, session
+from finetooth_core.model_functions import dequantize, quantize
 from finetooth_core.session import Session
 
-__all__ = ["Session", "engine", "resume", "run", "session"]
+__all__ = ["Session", "dequantize", "engine", "quantize", "resume", "run", "session"]
 
 
 def __getattr__(name: str) -> Any:

@@ -374,7 +374,9 @@ class Session:
         data = data_hashes(as_json(self.plan)["decisions"])
         run = self.job.context.run
         parent = {} if run is None else {"parent": ancestor(run.folder, self.recipe.model.name).as_json}
-        return {**({"data": data} if data else {}), **parent}
+        revision = self.job.context.model.revision
+        known = {"model_revision": revision} if revision else {}
+        return {**({"data": data} if data else {}), **known, **parent}
 
 
 def opener(plugins: Plugins) -> OpenModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from finetooth_hooks import Options, Quantizer, hookimpl
+from finetooth_hooks import Options, Quantizer, QuantizerBase, hookimpl
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Stored
 
@@ -17,7 +17,7 @@ class Int8Options(Options):
     """Names that end the paths of modules which stay as they are."""
 
 
-class Int8:
+class Int8(QuantizerBase):
     """`protocols.Quantizer`: q = round(w / s) with s = max|w| / 127 of a row."""
 
     stored = Stored("int8 by row", 1 + 4 / 256)  # a scale of 4 bytes for each row

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         LoaderBase,
         MethodBase,
         OptimizerBase,
+        QuantizerBase,
         RendererBase,
         SamplerBase,
         SourceBase,
@@ -190,7 +191,8 @@ _LAZY = {
         ),
         "bases": (
             "AdapterBase BASES Capable EngineBase EnvironmentBase EpisodeBase EvaluatorBase ExporterBase FaceBase "
-            "LoaderBase MethodBase OptimizerBase RendererBase SamplerBase SourceBase TokenizerBase TrackerBase"
+            "LoaderBase MethodBase OptimizerBase QuantizerBase RendererBase SamplerBase SourceBase TokenizerBase "
+            "TrackerBase"
         ),
         "checkpoints": "Candidate Kept SnapshotStore",
         "collectives": "Collective",
@@ -250,8 +252,9 @@ __all__ = [
     "OptimizerBase",
     "Options", "Outcome", "Outputs", "Pair", "Parsed", "Per", "Pick", "PickKernels", "PickedKernel", "PlacePart",
     "Placed", "Plan", "PlanError", "PlanRequest", "PluginError", "Portion", "Preparation", "Prepared", "PreparedRows",
-    "Problems", "Processor", "Prompt", "PromptCompletion", "Quantizer", "ROLES", "ReadRow", "RecipeError",
-    "Registered", "Render", "Rendered", "RenderedImage", "Renderer", "RendererBase", "Rendering", "Reward",
+    "Problems", "Processor", "Prompt", "PromptCompletion", "Quantizer", "QuantizerBase", "ROLES", "ReadRow",
+    "RecipeError", "Registered", "Render", "Rendered", "RenderedImage", "Renderer", "RendererBase", "Rendering",
+    "Reward",
     "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
     "SamplerBase", "Sampling", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore",
     "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun",

@@ -347,6 +347,15 @@ class OptimizerBase(Capable):
         return None
 
 
+class QuantizerBase(Capable):
+    """Base of quantizers (`finetooth_hooks.protocols.Quantizer`)."""
+
+    _contract = "quantizer"
+
+    def calibrate(self, model: Any, *, device: str) -> int:
+        raise self._cannot("store a model by what its modules read", "calibrate")
+
+
 BASES: Mapping[str, type[Capable]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
@@ -357,6 +366,7 @@ BASES: Mapping[str, type[Capable]] = {
     "loader": LoaderBase,
     "method": MethodBase,
     "optimizer": OptimizerBase,
+    "quantizer": QuantizerBase,
     "renderer": RendererBase,
     "sampler": SamplerBase,
     "source": SourceBase,
@@ -378,6 +388,7 @@ __all__ = [
     "LoaderBase",
     "MethodBase",
     "OptimizerBase",
+    "QuantizerBase",
     "RendererBase",
     "SamplerBase",
     "SourceBase",

@@ -44,6 +44,7 @@ ADAPTER: Mapping[str, str] = {
     "additions": "an artifact can be read as low-rank additions to linear modules of the base (`additions`)",
     "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew "
     "(`at_step`, `after_step`, `held`, `rate_factor`)",
+    "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
 }
 """Beyond `trained_parameters`, `apply`, `export` and `restore`."""
@@ -87,6 +88,10 @@ OPTIMIZER: Mapping[str, str] = {
 }
 """Beyond `create` and `state_bytes`. Only a backend whose engines have the capability `optimizers` takes one that has
 any."""
+QUANTIZER: Mapping[str, str] = {
+    "calibrate": "stores the linear modules of a model by what they read (`calibrate`); for that it is loaded whole",
+}
+"""Beyond `takes` and `linear`."""
 
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
@@ -97,6 +102,7 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "face": FACE,
     "sampler": SAMPLER,
     "environment": ENVIRONMENT,
+    "quantizer": QUANTIZER,
     "method": {},
     "evaluator": {},
     "exporter": {},

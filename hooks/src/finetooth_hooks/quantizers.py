@@ -20,11 +20,17 @@ class Stored:
 
 
 class Quantizer(Protocol):
-    """Stores the linear weights of a frozen base in fewer bits, and computes with them.
+    """Stores the linear weights of a frozen base in fewer bits, and computes with them. A quantizer derives from
+    `finetooth_hooks.QuantizerBase`.
 
     A loader hands it one module after the other while it loads, so that the whole model is never held in full
     precision on the device: for torch with `finetooth_toolbox.torch.quantised.quantise`.
     """
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond the least: words of `finetooth_hooks.capabilities.QUANTIZER`."""
+        ...
 
     @property
     def stored(self) -> Stored:
@@ -48,5 +54,20 @@ class Quantizer(Protocol):
 
         Args:
             module: the framework's linear module with its weight in the precision of the run; dropped afterwards.
+        """
+        ...
+
+    def calibrate(self, model: Any, *, device: str) -> int:
+        """Store the linear modules of a whole model that it takes, by what they read; each is replaced by what `linear`
+        would give. Capability `calibrate`: then a loader calls this, and `linear` of no module.
+
+        Args:
+            model: the framework's, in the precision of the run and in host memory; changed in place.
+
+        Returns:
+            How many modules were stored.
+
+        Raises:
+            RecipeError: there is nothing to calibrate it with.
         """
         ...

@@ -59,8 +59,9 @@ class Commands:
             assert (reference, framework, device) == ("tiny", "torch", "cpu")
             return self.make(tied=self.tied).model.to(DTYPES[precision])
 
+        described = SimpleNamespace(stored=None, revision="")
         loader = SimpleNamespace(
-            load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: SimpleNamespace(stored=None)
+            load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: described
         )
         return SimpleNamespace(loader=loader)
 

@@ -1,4 +1,4 @@
-"""A file whose weights stay in its blocks: they mean what the gguf package says, and compute as the dequantised load."""
+"""Weights that stay in a file's blocks mean what the gguf package says, and compute as the dequantised load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEEPING = GgufOptions(keep_quantised=True)
 
 def random_blocks(kind: GGMLQuantizationType, rows: int, blocks: int) -> np.ndarray[Any, Any]:
     """Bytes at random, but for scales, which are finite."""
-    block, size = GGML_QUANT_SIZES[kind]
+    size = GGML_QUANT_SIZES[kind][1]
     rng = np.random.default_rng(0)
     stored = rng.integers(0, 256, (rows, blocks, size), dtype=np.uint8)
     numbers = rng.standard_normal((rows, blocks, 2)).astype(np.float16).view(np.uint8)

@@ -76,11 +76,11 @@ def assembled(
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = number(f"{path}.{name}" if path else name)
-        if quantizer is not None and isinstance(module, nn.Linear) and module is not head:
-            if quantizer.takes(path, (module.out_features, module.in_features)):
-                _put(model, path, stored_linear(path, module, quantizer, device))
-                found += 1
-                continue
+        linear = isinstance(module, nn.Linear) and module is not head
+        if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
+            _put(model, path, stored_linear(path, module, quantizer, device))
+            found += 1
+            continue
         if device != "cpu":
             _move(module, device)
     if quantizer is not None:

@@ -25,8 +25,9 @@ class Grouped:
         codes: (outputs, inputs), uint8, each below 2^bits.
         scales: (outputs, groups), floating point.
         zeros: (outputs, groups), uint8, the code that means 0; None: 2^(bits - 1) everywhere.
-        groups: (inputs,), the group of each input; None: inputs side by side share one, as many as go evenly.
+        groups: (inputs,), the group of each input; None: inputs side by side share one.
         bits: 4 or 8.
+        group: how many inputs side by side share a scale; 0: as many as go evenly into those that there are.
     """
 
     codes: Tensor
@@ -34,6 +35,7 @@ class Grouped:
     zeros: Tensor | None
     groups: Tensor | None
     bits: Bits
+    group: int = 0
 
 
 class GroupedLinear(DequantisingLinear):
@@ -50,7 +52,7 @@ class GroupedLinear(DequantisingLinear):
     def __init__(self, weight: Grouped, bias: Tensor | None = None) -> None:
         outputs, inputs = weight.codes.shape
         super().__init__(inputs, outputs, bias)
-        self._bits, self._group = weight.bits, -(-inputs // weight.scales.shape[1])
+        self._bits, self._group = weight.bits, weight.group or -(-inputs // weight.scales.shape[1])
         codes = weight.codes
         if weight.bits == 4:
             codes = torch.nn.functional.pad(codes, (0, inputs % 2))

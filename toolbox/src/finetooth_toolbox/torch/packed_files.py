@@ -1,7 +1,7 @@
 """Linear weights as GPTQ, AWQ and compressed-tensors pack them into files, read into codes by groups.
 
-Layouts as their own packers write them: gptqmodel (`qweight` (I/f, O), `qzeros` (G, O/f), f codes of consecutive rows or
-columns in an int32, the lowest bits first; version 1 stores a zero less 1), AutoAWQ's GEMM version (`qweight` (I, O/8),
+Layouts as their own packers write them, f = 32 / bits codes in an int32 with the first in the lowest bits: gptqmodel
+(`qweight` (I/f, O), `qzeros` (G, O/f); version 1 stores a zero less 1), AutoAWQ's GEMM version (`qweight` (I, O/8),
 whose eight columns lie in the order 0 2 4 6 1 3 5 7), compressed-tensors' `pack-quantized` (`weight_packed` (O, I/f),
 signed codes raised by half their range)."""
 

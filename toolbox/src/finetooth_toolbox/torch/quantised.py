@@ -10,6 +10,11 @@ from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
 
+from finetooth_toolbox.torch.classifiers import HEAD
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of numbers that weights are turned back into, by their names in a recipe."""
+
 
 class QuantisedLinear(nn.Module):
     """A linear module without a weight that could be read: what a quantizer puts in the place of `torch.nn.Linear`.
@@ -95,11 +100,14 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     Raises:
         RecipeError: the quantizer takes no module of the model, what it gave is none, or a weight is not finite.
     """
+    if not stores_apart(quantizer):
+        check_any(quantizer.calibrate(model, device=device), quantizer)
+        return model.to(device)
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     found = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
         module = model.get_submodule(path)
-        if not isinstance(module, nn.Linear) or module is head:
+        if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
@@ -109,6 +117,11 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         del module
     check_any(found, quantizer)
     return model.to(device)
+
+
+def stores_apart(quantizer: Quantizer) -> bool:
+    """Whether each module is stored by itself; else the model must be there as a whole."""
+    return "calibrate" not in quantizer.capabilities
 
 
 def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: str) -> QuantisedLinear:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ from finetooth_hooks.protocols import Loader
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
 from finetooth_toolbox.peft.folding import CONFIG, WEIGHTS, merged
 from finetooth_toolbox.torch.whole_weights import export_weights
+
+from finetooth_lora.merge_check import compare
+from finetooth_lora.packing import FORMATS, Format, pack_folder
 
 Precision = Literal["fp32", "bf16", "fp16"]
 MANIFEST = "manifest.json"
@@ -103,11 +107,19 @@ def verify(adapter: Path) -> None:
         raise UserError(f"{adapter}/{error}", action=damaged) from error
 
 
-def write(model: Any, tokenizer: Any, output: Path) -> None:
+def write(
+    model: Any, tokenizer: Any, output: Path, packed: Format | None = None,
+    check: Callable[[Path], None] = lambda written: None,
+) -> None:  # fmt: skip
     """Write a transformers folder beside its place, then rename it into it.
+
+    Args:
+        packed: how linear weights are packed; None: they are plain numbers.
+        check: looks at what was written before it is put in its place; what it raises leaves nothing behind.
 
     Raises:
         EngineError: it cannot be written; nothing is left behind.
+        UserError: a weight cannot be packed.
     """
     from safetensors import SafetensorError
 
@@ -117,6 +129,9 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         export_weights(model, beside)
         tokenizer.save(beside)
+        if packed is not None:
+            pack_folder(model, beside, packed)
+        check(beside)
         beside.chmod(0o755)
         beside.rename(output)
     except (OSError, SafetensorError) as error:
@@ -128,25 +143,62 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None:
+def check_base(merge: Merge, loader: Loader) -> None:
     """
     Raises:
-        UserError: the base is quantised: by the recipe, or as its file stores it.
+        UserError: the base's file stores it in bits that only its library reads, or it is another one than the adapter
+            was trained on.
     """
-    pick = recipe.get("quantization")
-    name = pick.get("name") if isinstance(pick, Mapping) else pick
-    if name is not None:
+    info = loader.describe(merge.base)
+    if info.stored is not None and not info.stored_weights:
         raise UserError(
-            f"{merge.adapter} was trained over {merge.base} with quantization: {name}, and a sum cannot be stored in "
-            "its bits",
-            action="keep the adapter beside its base: ft chat and ft serve take the run as it is",
-        )
-    stored = loader.describe(merge.base).stored
-    if stored is not None:
-        raise UserError(
-            f"model: {merge.base} is stored as {stored.name}, and a sum cannot be stored in its bits",
+            f"model: {merge.base} is stored as {info.stored.name}, and a sum cannot be stored in its bits",
             action="keep the adapter beside its base",
         )
+    trained = trained_on(merge.adapter)
+    if trained and info.revision and trained != info.revision:
+        raise UserError(
+            f"{merge.adapter} was trained on revision {trained[:20]} of {merge.base}, and what is there now is "
+            f"{info.revision[:20]}",
+            action="merge it into what it was trained on, or train again",
+        )
+
+
+def trained_on(adapter: Path) -> str:
+    """The revision of the base that an artifact's manifest names; empty if it names none."""
+    if not (adapter / MANIFEST).is_file():
+        return ""
+    return str(json.loads(read_manifest(adapter)).get("model_revision", ""))
+
+
+def plain_base(loader: Loader, merge: Merge, recipe: Mapping[str, Any], precision: Precision, quantizer: Any) -> Any:
+    """The base as plain numbers: those that the adapter was trained over.
+
+    Args:
+        quantizer: that stored it in the run; None: none did.
+
+    Raises:
+        RecipeError: a module cannot say its weight.
+    """
+    load = partial(loader.load, merge.base, framework="torch", device="cpu")
+    if quantizer is None and loader.describe(merge.base).stored is None:
+        return load(precision=precision)
+    import torch
+    from finetooth_toolbox.torch.kept_in_fp32 import cast
+    from finetooth_toolbox.torch.quantised import dequantise
+
+    # stored from the numbers that the run stored it from: those of another precision round to other codes
+    model = load(precision=recorded_precision(merge.recipe) or precision, quantizer=quantizer)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return cast(dequantise(model, torch.float32).float(), dtype, "cpu")
+
+
+def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
+    """What the run computed in; empty if that is not known."""
+    plan = recipe.parent / "plan.json" if isinstance(recipe, Path) else None
+    if plan is None or not plan.is_file():
+        return ""
+    return str(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
 
 
 @click.command("merge")
@@ -159,12 +211,30 @@ def check_plain(merge: Merge, recipe: Mapping[str, Any], loader: Loader) -> None
     show_default=True,
     help="Of the base it is merged into, and of the result.",
 )
+@click.option(
+    "--to",
+    "stored",
+    type=click.Choice(["plain", *FORMATS]),
+    default="plain",
+    show_default=True,
+    help="How linear weights are stored: as numbers of --precision, or packed as compressed-tensors.",
+)
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="How much worse than the run its own evaluator may find a packed folder, or one over a quantised base.",
+)
 @click.pass_obj
-def command(obj: CommandContext, source: str, output: Path | None, precision: Precision) -> None:
+def command(
+    obj: CommandContext, source: str, output: Path | None, precision: Precision, stored: str, bound: float
+) -> None:
     """Merge an adapter into its base model.
 
     RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter. Writes a folder that
-    transformers and others load like any model, tokenizer included.
+    transformers and others load like any model, tokenizer included. Where the base is quantised, or the result is to
+    be, the run's own evaluators measure what was written, and what is worse by more than --bound is not kept.
     """
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():
@@ -179,10 +249,25 @@ def command(obj: CommandContext, source: str, output: Path | None, precision: Pr
     elif alias := known_alias(obj, merge.adapter):
         merge = replace(merge, base=alias)
         recipe = {"model": alias}
-    loader = obj.context(recipe).loader  # knows the tokens that the recipe added
-    check_plain(merge, recipe, loader)
+    context = obj.context(recipe)
+    loader = context.loader  # knows the tokens that the recipe added
+    check_base(merge, loader)
+    pick = recipe.get("quantization")
+    quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
     click.echo(f"loading {merge.base} in {precision}")
-    model = loader.load(merge.base, framework="torch", precision=precision, device="cpu")
+    model = plain_base(loader, merge, recipe, precision, quantizer)
     tokenizer = loader.tokenizer(merge.base)
-    write(merged(model, merge.adapter, tokenizer.pad_id), tokenizer, merge.output)
+    whole = merged(model, merge.adapter, tokenizer.pad_id)
+    packed = None if stored == "plain" else FORMATS[stored]
+    changed = quantizer is not None or packed is not None
+    del model
+    measured: list[str] = []
+
+    def check(written: Path) -> None:
+        if changed:
+            measured.append(compare(obj, merge, recipe, written, bound))
+
+    write(whole, tokenizer, merge.output, packed, check)
+    for line in measured:
+        click.echo(line)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

@@ -1,6 +1,6 @@
 """Linear modules over the blocks of a GGUF file, and how blocks become numbers, on every device that torch knows.
 
-Layouts: ggml's `ggml-common.h`, `block_q4_0` and so on. What comes out is what the gguf package computes, bit for bit."""
+Layouts: ggml's `ggml-common.h`, `block_q4_0` and so on. The numbers are the gguf package's, bit for bit."""
 
 from __future__ import annotations
 

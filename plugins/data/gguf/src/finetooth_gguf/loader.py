@@ -88,10 +88,12 @@ class GgufLoader(LoaderBase):
         from finetooth_gguf.weights import build_config, build_model, build_quantised
 
         file, dtype = self._container(find(reference).path), getattr(torch, PRECISIONS[precision])
-        if quantizer is not None or self._options.keep_quantised:
+        from finetooth_toolbox.torch.quantised import quantise, stores_apart
+
+        if self._options.keep_quantised or (quantizer is not None and stores_apart(quantizer)):
             return build_quantised(file, build_config(file), dtype, device, quantizer)
         model: Any = build_model(file, build_config(file), dtype)
-        return model.to(device)
+        return model.to(device) if quantizer is None else quantise(model, quantizer, device)
 
     def _container(self, path: Path) -> container.Container:
         """The file's header, read once for all that a run asks for; again if the file has changed since."""

@@ -18,7 +18,7 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_toolbox.torch.assembled import CannotAssemble
 from finetooth_toolbox.torch.classifiers import as_language_model, classifier_class, head_of
 from finetooth_toolbox.torch.packed_files import Packing, packing_of
-from finetooth_toolbox.torch.quantised import quantise
+from finetooth_toolbox.torch.quantised import quantise, stores_apart
 
 from finetooth_transformers import checkpoint
 from finetooth_transformers.assembling import Tensors, assemble
@@ -121,7 +121,8 @@ class TransformersLoader(LoaderBase):
         with self._reading(reference) as located, _quiet():
             config = transformers.AutoConfig.from_pretrained(located, **self._arguments())
             packing = packing_of(quantization_of(config.to_dict()), reference)
-            if quantizer is not None or packing is not None:
+            apart = quantizer is not None and stores_apart(quantizer)
+            if apart or packing is not None:
                 found = self._assembled(located, config, precision, device, quantizer, packing)
                 if found is not None:
                     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Context, Options, QuantizerBase
 from finetooth_hooks.protocols import Stored
 
 OFFSETS = 256
@@ -34,7 +34,7 @@ class Int8Options(StoringOptions):
     """Options of `bnb_int8`."""
 
 
-class Bitsandbytes:
+class Bitsandbytes(QuantizerBase):
     """`protocols.Quantizer` of all formats here.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from finetooth_toolbox.torch.quantised import DequantisingLinear
@@ -19,6 +19,9 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of a 4-bit float with two bits of exponent and one of mantissa, by their codes; bit 3 is the sign."""
 _BIAS, _LARGEST_EXPONENT, _MOST = 127, 2, 254
 """Of E8M0, the exponent of E2M1's largest power of two, and E8M0's largest code that is a number."""
+
+PIECE = 1 << 19
+"""Weights that are encoded at once: what that takes in between is several times as much."""
 
 
 def grouped(weight: Tensor, group: int) -> Tensor:
@@ -52,8 +55,11 @@ class Grouped(DequantisingLinear):
 
     def __init__(self, module: nn.Linear, group: int) -> None:
         super().__init__(module.in_features, module.out_features, module.bias)
-        for name, stored in self.encoded(grouped(module.weight, group)).items():
-            self.register_buffer(name, stored)
+        rows = max(1, PIECE // module.in_features)
+        pieces: Any = module.weight.detach().split(rows)  # type: ignore[no-untyped-call]
+        stored = [self.encoded(grouped(piece, group)) for piece in pieces]
+        for name in stored[0]:
+            self.register_buffer(name, torch.cat([piece[name] for piece in stored]))
 
     @abstractmethod
     def encoded(self, groups: Tensor) -> Mapping[str, Tensor]:

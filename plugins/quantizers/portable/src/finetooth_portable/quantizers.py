@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Context, Options, QuantizerBase
 from finetooth_hooks.protocols import Stored
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Mxfp4Options(StoringOptions):
     """Options of `mxfp4`."""
 
 
-class Portable:
+class Portable(QuantizerBase):
     """`protocols.Quantizer` of all formats here.
 
     Args:

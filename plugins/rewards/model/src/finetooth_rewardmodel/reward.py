@@ -29,6 +29,9 @@ class ModelOptions(Options):
     the `mean`."""
     separator: str | None = Field(default=None, min_length=1)
     """Where a process reward model cuts an answer into steps; left out, as it was trained."""
+    quantization: str | dict[str, Any] | None = None
+    """What its linear weights are stored as, a name or a mapping with options, as `quantization` of a recipe says it;
+    left out, as they are."""
 
 
 @dataclass
@@ -74,4 +77,5 @@ def build(options: ModelOptions, context: Context) -> ModelReward:
         RecipeError: nothing is there.
         UserError: the run kept no artifact, or a file of it is damaged.
     """
-    return ModelReward(options, context.open(options.path))
+    changes = None if options.quantization is None else {"quantization": options.quantization}
+    return ModelReward(options, context.open(options.path, changes))

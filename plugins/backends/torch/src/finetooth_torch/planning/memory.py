@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from finetooth_hooks import MemoryEstimate
-from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer
+from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
 from finetooth_toolbox.llama_shape import linear_shapes
 from finetooth_toolbox.torch.gpus import CONTEXT
 
@@ -152,7 +152,7 @@ def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
     masters = 4 * trained if precision in ("bf16", "fp16") and "masterless" not in words else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     weights += request.trains.adapter.held_bytes(facts, precision)
-    roles = {"roles": request.role_parameters * size} if request.role_parameters else {}
+    roles = {"roles": _role_bytes(request, size)} if request.role_parameters else {}
     return {
         **roles,
         "weights": int(weights + masters),
@@ -176,6 +176,25 @@ def largest_gradient(request: PlanRequest) -> int:
     facts = request.base.facts
     largest = max(facts.ffn_size, facts.hidden_size)
     return 4 * facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
+
+
+def role_quantizer(base: BasePart, role: RoleRequest) -> Quantizer | None:
+    """What stores another model that is held for a role: what stores the base, unless the model is stored already or
+    the quantizer wants rows of the policy's own."""
+    quantizer = base.quantizer
+    if quantizer is None or role.model is None or role.model.stored is not None:
+        return None
+    return None if "calibrate" in quantizer.capabilities else quantizer
+
+
+def _role_bytes(request: PlanRequest, size: int) -> int:
+    """Of all models and copies that are held for roles."""
+    saved = 0.0
+    for role in request.roles.values():
+        quantizer = role_quantizer(request.base, role)
+        if quantizer is not None and role.facts is not None:
+            saved += linear_weights(quantizer, role.facts) * (size - quantizer.stored.bytes_per_weight)
+    return int(request.role_parameters * size - saved)
 
 
 def _snapshot_bytes(request: PlanRequest) -> int:

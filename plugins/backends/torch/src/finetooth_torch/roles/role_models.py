@@ -12,6 +12,7 @@ from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder
+from finetooth_torch.planning.memory import role_quantizer
 from finetooth_torch.roles.frozen_copy import FrozenCopy
 from finetooth_torch.updates.parameters import TrainedParameters
 
@@ -55,7 +56,7 @@ def hold_roles(
 
 
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
-    """Another model, frozen, in the policy's precision."""
+    """Another model, frozen, in the policy's precision, and stored as the policy's base is."""
     from finetooth_torch.attention.agreement import attend_as_asked
     from finetooth_torch.compute import Compute
     from finetooth_torch.network import Network
@@ -63,10 +64,12 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
     precision = request.plan.train.precision
     assert precision is not None
+    quantizer = role_quantizer(request.base, wanted)
     base = wanted.loader.load(
-        wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device
-    )
-    hardware, stored = request.place.hardware, wanted.model.stored
+        wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device,
+        quantizer=quantizer,
+    )  # fmt: skip
+    hardware, stored = request.place.hardware, wanted.model.stored if quantizer is None else quantizer.stored
     decoder = "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None

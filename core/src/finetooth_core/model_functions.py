@@ -1,0 +1,80 @@
+"""A transformers model stored in fewer bits, and back, from Python: without a recipe, in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from finetooth_hooks.errors import RecipeError
+
+
+def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str | None = None) -> Any:
+    """Store the linear weights of a transformers model in fewer bits, as `quantization` in a recipe does.
+
+    Example:
+        >>> model = finetooth.quantize(model, {"name": "int4", "group": 64})  # doctest: +SKIP
+
+    Args:
+        model: of torch; changed in place. Head, embeddings and norms stay as they are.
+        quantization: what a recipe says there, a name or a mapping with options.
+        device: where the result goes; None: where the model is.
+
+    Returns:
+        The model.
+
+    Raises:
+        RecipeError: the options are wrong, the quantizer wants rows to be calibrated with, or it takes no module.
+        PluginError: no such quantizer, or its library is missing.
+    """
+    from finetooth_core import manager
+    from finetooth_core.builders import derived, import_failure, load_builder
+    from finetooth_core.recipe import pick_name, validate_options
+
+    setting, kind = "quantization", "quantizer"
+    catalog = manager.start().catalog
+    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting)
+    options: Any = validate_options(catalog, kind, quantization, setting)
+    try:
+        quantizer = derived(load_builder(registered)(options, None), kind, registered)
+    except ImportError as error:
+        raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
+    if "calibrate" in quantizer.capabilities:
+        raise RecipeError(
+            setting,
+            f"{registered.full_name} is calibrated with rows of a recipe's data, and there is none here",
+            action="use it in a recipe, or choose another",
+        )
+    library = _library()
+    if library.is_quantised(model):
+        raise RecipeError(setting, "the model is quantised already", action="give the model as it was before")
+    return library.quantise(model, quantizer, device or str(next(model.parameters()).device))
+
+
+def dequantize(model: Any, *, precision: str = "fp32") -> Any:
+    """Turn the linear weights that `quantize`, or a recipe's `quantization`, has stored into plain numbers: those that
+    the model computed with.
+
+    Example:
+        >>> model = finetooth.dequantize(model, precision="bf16")  # doctest: +SKIP
+
+    Args:
+        model: changed in place.
+        precision: of the numbers, as `train.precision` says it: `fp32`, `bf16`, `fp16`.
+
+    Returns:
+        The model.
+
+    Raises:
+        RecipeError: no such precision, or a module's weight cannot be read as numbers.
+    """
+    library = _library()
+    if precision not in library.PRECISIONS:
+        names = ", ".join(library.PRECISIONS)
+        raise RecipeError("precision", f"there is no {precision!r}", action=f"choose one of {names}")
+    return library.dequantise(model, library.PRECISIONS[precision])
+
+
+def _library() -> Any:
+    """What stores modules of a transformers model; it imports a framework, so it waits until it is asked for."""
+    return import_module("finetooth_toolbox.torch.quantised")

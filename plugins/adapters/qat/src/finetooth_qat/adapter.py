@@ -1,0 +1,97 @@
+"""Every parameter trains, and linear modules compute with what a quantizer makes of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
+from finetooth_toolbox.torch.whole_weights import export_weights, restore_weights
+
+
+class QatOptions(Options):
+    """Options of `qat`."""
+
+    format: str | Mapping[str, Any] = "int4"
+    """What the weights will be stored as: what a recipe's `quantization` says, a name or a mapping with options."""
+
+
+@dataclass(frozen=True)
+class QatAdapter(AdapterBase):
+    """`protocols.Adapter` of quantisation-aware training (Jacob et al., 2018, arXiv:1712.05877, section 3).
+
+    Weights stay numbers and train as such. Each pass rounds them to the format's levels; the gradient of a rounded
+    weight is taken for that of the weight itself (Bengio et al., 2013, arXiv:1308.3432, section 4).
+    """
+
+    capabilities = frozenset({"rounds"})
+
+    quantizer: Quantizer
+    context: Context
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """All of them."""
+        return parameters
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """The model itself; linear modules that the quantizer takes compute with rounded weights.
+
+        Raises:
+            RecipeError: it takes none.
+        """
+        from finetooth_qat.rounding import round_weights
+
+        round_weights(model, self.quantizer)
+        return model.requires_grad_(True)
+
+    def disabled(self, model: Any) -> AbstractContextManager[None]:
+        """
+        Raises:
+            PlanError: always; the base is overwritten as it trains.
+        """
+        raise PlanError(
+            "adapter: training of every weight overwrites the base, so it cannot serve as its own reference",
+            action="choose an adapter that can be disabled, such as one of low rank",
+        )
+
+    def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
+        """Write a transformers folder of the rounded weights: what trained is what is written, and `quantization` with
+        the same format finds the same levels again."""
+        from finetooth_qat.rounding import converted
+
+        with converted(model) as moved:
+            export_weights(model, folder)
+        self.context.note(
+            f"adapter: the artifact holds weights on the levels of {self.quantizer.stored.name}, {moved:.2%} away from "
+            "those that trained (root mean square); it computes what was evaluated",
+            topic="qat",
+        )
+
+    def restore(self, model: Any, folder: Path) -> None:
+        """Take the weights back from an artifact, which has them rounded.
+
+        Raises:
+            UserError: the artifact is of another model.
+        """
+        restore_weights(model, folder)
+
+
+def build(options: QatOptions, context: Context) -> QatAdapter:
+    """Builder of the adapter `qat`.
+
+    Raises:
+        PlanError: weights of the format follow from more than themselves.
+    """
+    quantizer = context.build("quantizer", options.format, setting="adapter.format")
+    if "calibrate" in quantizer.capabilities:
+        raise PlanError(
+            f"adapter.format: {quantizer.stored.name} is made by what modules read, once, and cannot be trained for",
+            action="choose int4, int8 or mxfp4",
+        )
+    return QatAdapter(quantizer, context)

@@ -1,0 +1,18 @@
+"""The adapter that trains a model for the bits that it will be stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetooth_hooks import Adapter, hookimpl
+
+
+@hookimpl
+def ft_adapters() -> Iterable[Adapter]:
+    """The adapter `qat`."""
+    yield Adapter(
+        name="qat",
+        build="finetooth_qat.adapter:build",
+        summary="train every parameter, computing with what the weights will be stored as",
+        elsewhere={"quantization_aware": {}},
+    )

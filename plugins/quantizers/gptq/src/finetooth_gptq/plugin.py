@@ -1,0 +1,17 @@
+"""The quantizer `gptq`: what it stores is read on every device that torch knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetooth_hooks import Quantizer, hookimpl
+
+
+@hookimpl
+def ft_quantizers() -> Iterable[Quantizer]:
+    """GPTQ."""
+    yield Quantizer(
+        name="gptq",
+        build="finetooth_gptq.quantizer:build",
+        summary="4 or 8 bits a weight, rounded so that layers compute what they did on rows of the data",
+    )

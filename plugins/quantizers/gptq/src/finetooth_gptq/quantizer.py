@@ -1,0 +1,119 @@
+"""What the quantizer `gptq` takes and what it says of it. torch is imported when a module is stored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from finetooth_hooks import Context, Conversation, Options, PromptCompletion, QuantizerBase, RecipeError, Text
+from finetooth_hooks.protocols import Stored
+from pydantic import Field
+
+SCALE = 3
+"""Bytes of a group beside its codes: a scale in bf16, and a zero."""
+
+
+class GptqOptions(Options):
+    """Options of `gptq`."""
+
+    bits: Literal[4, 8] = 4
+    """Of a weight."""
+    group: Literal[32, 64, 128] = 64
+    """Weights of an output, one beside the other, that share a scale."""
+    rows: int = Field(default=64, ge=1)
+    """How many of the first rows of data.train it is calibrated with."""
+    ordered: bool = True
+    """Round the inputs that matter most first."""
+    damping: float = Field(default=0.01, gt=0)
+    """Share of the mean that is added to the diagonal of what is inverted; more where that fails."""
+    skip: list[str] = []  # noqa: RUF012 - pydantic copies it
+    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+
+
+class Gptq(QuantizerBase):
+    """`protocols.Quantizer`, calibrated with rows of the training data."""
+
+    capabilities = frozenset({"calibrate"})
+
+    def __init__(self, options: GptqOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        named = f"gptq of {options.bits} bits by groups of {options.group}"
+        self.stored = Stored(named, options.bits / 8 + SCALE / options.group)
+
+    def takes(self, path: str, shape: tuple[int, int]) -> bool:
+        """See `protocols.Quantizer`."""
+        del shape
+        return not path.endswith(tuple(self._options.skip)) if self._options.skip else True
+
+    def linear(self, module: Any, *, device: str) -> Any:
+        """Without anything to calibrate with: every weight by itself."""
+        from finetooth_toolbox.torch.grouped_linear import GroupedLinear
+
+        from finetooth_gptq.rounding import nearest
+
+        made = nearest(module.weight, self._options.group, self._options.bits)
+        return GroupedLinear(made, module.bias).to(device)
+
+    def calibrate(self, model: Any, *, device: str) -> int:
+        """See `protocols.Quantizer`.
+
+        Raises:
+            RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
+        """
+        from finetooth_toolbox.torch.grouped_linear import GroupedLinear
+
+        from finetooth_gptq.calibration import calibrate
+        from finetooth_gptq.rounding import rounded
+
+        options = self._options
+
+        def store(path: str, module: Any, hessian: Any) -> Any:
+            try:
+                made = rounded(
+                    module.weight, hessian, options.group, options.bits, damping=options.damping,
+                    ordered=options.ordered,
+                )  # fmt: skip
+            except RuntimeError as error:  # torch.linalg.LinAlgError is one
+                raise RecipeError(
+                    "quantization.damping",
+                    f"what {path} reads cannot be inverted with {options.damping:g} of damping",
+                    action="set more, or more quantization.rows",
+                ) from error
+            return GroupedLinear(made, module.bias).to(device)
+
+        return calibrate(model, self._context.facts.layer_path, self._rows(), self.takes, store)
+
+    def _rows(self) -> list[list[int]]:
+        """Token ids to calibrate with.
+
+        Raises:
+            RecipeError: there are none.
+        """
+        from finetooth_toolbox.rendering.prompts import encode_document, render_completion
+
+        context, found = self._context, []
+        for _, example in context.examples("train", first=self._options.rows).rows:
+            if isinstance(example, Conversation):
+                tokens = context.renderer.render(example).tokens
+            elif isinstance(example, Text):
+                tokens = tuple(encode_document(example.text, context.tokenizer, context.markup))
+            elif isinstance(example, PromptCompletion):
+                tokens = render_completion(example, context.tokenizer, markup=context.markup).tokens
+            else:
+                raise RecipeError(
+                    "quantization",
+                    f"gptq is calibrated with conversations, texts or prompts with completions, and a row is "
+                    f"{example.called}",
+                    action="choose quantization: int4 or nf4",
+                )
+            if tokens:
+                found.append(list(tokens[: context.train.max_length]))
+        if not found:
+            raise RecipeError(
+                "quantization", "gptq has no row to be calibrated with", action="give data.train rows with text"
+            )
+        return found
+
+
+def build(options: GptqOptions, context: Context) -> Gptq:
+    """GPTQ (Frantar et al., 2022, arXiv:2210.17323)."""
+    return Gptq(options, context)
