@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.entries import Adapter, Backend, Evaluator, Method, ScalarHead
+from finetooth_hooks.entries import Adapter, Backend, Evaluator, Method
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Method as BuiltMethod

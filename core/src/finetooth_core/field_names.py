@@ -333,12 +333,12 @@ SETTINGS: Mapping[str, Meant] = {
 """Settings as other tools call them."""
 
 _PAIRS = "it compares answers that it samples two by two; what is here takes given ones, or rewards each by itself"
-_TEACHER = "it needs a teacher's distributions; what is here learns from given rows"
+_TEACHER = "under that name; methods with a teacher are here, see ft plugins list --kind method"
 
 ABSENT: Mapping[str, Mapping[str, str]] = {
     "method": {
         **dict.fromkeys(("online_dpo", "xpo", "nash_md"), _PAIRS),
-        **dict.fromkeys(("gkd", "distillation", "distill", "minillm"), _TEACHER),
+        "minillm": _TEACHER,
     },
     "adapter": dict.fromkeys(
         ("adalora", "loftq", "loha", "lokr", "longlora", "p_tuning", "prefix_tuning", "prompt_tuning"),

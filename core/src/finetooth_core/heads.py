@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.entries import Backend, Method, ScalarHead
+from finetooth_hooks.entries import Backend, Method
 from finetooth_hooks.errors import PlanError
+from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.torch.classifiers import head_of

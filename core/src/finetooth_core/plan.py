@@ -11,8 +11,9 @@ from typing import Any
 from finetooth_hooks.capabilities import OPTIMIZER
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, ScalarHead, Schedule
+from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, Schedule
 from finetooth_hooks.errors import PlanError, RecipeError
+from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend

@@ -20,20 +20,20 @@ from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_toolbox.files.missing import no_such_file
 from finetooth_toolbox.torch.vocabulary import NewToken, TokenChanges
-from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from finetooth_core import yaml_text
 from finetooth_core.aliases import read_aliases
 from finetooth_core.builders import options_model
-from finetooth_core.checkpoints import cadence
 from finetooth_core.early_stopping import EarlyStopping, check_watched
 from finetooth_core.incidental import Incidental
 from finetooth_core.local_files import is_file_reference
 from finetooth_core.overrides import apply_overrides, parse_override
 from finetooth_core.problems import INVALID, RecipeProblems, plain_data, raise_problems, show, validate
 from finetooth_core.recipe_data import DataSection, inner_problems
+from finetooth_core.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_core.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
 
 
@@ -126,74 +126,6 @@ class TrainSection(Options):
             gradient_checkpointing=None if self.gradient_checkpointing == "auto" else self.gradient_checkpointing,
             max_grad_norm=self.max_grad_norm,
         )
-
-
-def _checked_cadence(value: Any) -> Any:
-    try:
-        cadence.parse(value)
-    except ValueError as error:
-        raise PydanticCustomError(
-            INVALID, "{problem}", {"problem": str(error), "action": "write 'every: 50 steps'"}
-        ) from None
-    return value
-
-
-Often = Annotated[int | str, AfterValidator(_checked_cadence)]
-"""How often: see `finetooth_core.checkpoints.cadence`."""
-
-
-class EvaluateSection(Options):
-    """When and how to measure on the held-out rows."""
-
-    before: bool = True
-    """Whether to evaluate before the first step too."""
-    every: Often = Field(default=0)
-    """How often to evaluate, in words as for `checkpoint.every`: a number of steps, `50 steps`, `10 minutes`, `epoch`;
-    0 is only at the end, when it is done in any case."""
-    evaluators: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("evaluator", auto=False)]] = "auto"
-    """What measures; `auto` takes the default evaluators if there are held-out rows."""
-
-
-class BestSelection(Options):
-    """The best checkpoints by a metric."""
-
-    n: int = Field(default=1, ge=1)
-    """How many stay."""
-    metric: str = Field(default="eval/loss", min_length=1)
-    """Any metric of the run, `eval/loss`, `eval/exact_match`, `loss`."""
-    mode: Literal["auto", "min", "max"] = "auto"
-    """Which way is better; `auto` goes by the name: less of what ends with loss, perplexity, error or mse, more of the
-    rest."""
-
-
-class CheckpointSection(Options):
-    """When to save the state of a run, where it is kept, and what must be true of it."""
-
-    every: Often = Field(default=0)
-    """How often: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 is never. The trained model is saved at the
-    end in any case, and the state when the run is interrupted or a plugin stops it."""
-    keep_last: int = Field(default=2, ge=0)
-    """So many of the newest checkpoints stay in each store; 0 keeps all."""
-    keep_best: BestSelection | None = None
-    """The best ones by a metric stay too."""
-    stores: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("store", auto=False)]] = "auto"
-    """Where: stores by name (`device`, `host`, `disk`), or places that one claims (`s3://bucket/run`); `auto` takes
-    the default ones."""
-    gates: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("gate", auto=False)]] = "auto"
-    """What a checkpoint must pass before it counts; `auto` takes the default ones."""
-    select_on: str | None = Field(default=None, min_length=1)
-    """Make the trained model from the best checkpoint by this metric, and not from the last step."""
-    strict: bool = False
-    """Whether a run may only go on with the same versions of everything that its numbers depend on; otherwise a
-    difference is said."""
-
-    @model_validator(mode="after")
-    def _selects_what_is_kept(self) -> CheckpointSection:
-        if self.select_on is not None and not cadence.parse(self.every):
-            raise PydanticCustomError(
-                INVALID, "'select_on' needs checkpoints to select from", {"action": "add checkpoint.every, such as 50"}
-            )
-        return self
 
 
 class ProfileSection(Options):

@@ -36,7 +36,6 @@ from finetooth_hooks.entries import (
     Renderer,
     Reward,
     Sampler,
-    ScalarHead,
     Schedule,
     Serves,
     Source,
@@ -56,6 +55,7 @@ from finetooth_hooks.errors import (
     StoreError,
     UserError,
 )
+from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.markers import hookimpl, hookspec
 
 if TYPE_CHECKING:

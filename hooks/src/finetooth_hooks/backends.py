@@ -11,7 +11,7 @@ import numpy as np
 from finetooth_hooks.adapters import Adapter
 from finetooth_hooks.collectives import Collective
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.entries import ScalarHead
+from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.kernels import ComputePart, PickKernels
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Decision, MemoryEstimate, Plan, TrainSettings

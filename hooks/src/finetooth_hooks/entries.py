@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from finetooth_hooks.attention import AttentionServes
+from finetooth_hooks.heads import ScalarHead
 
 Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
@@ -133,22 +134,6 @@ class Family(Entry):
 
     kind = "family"
     model_types: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class ScalarHead:
-    """A linear map from a position's last hidden state to one number, which trains beside the adapter.
-
-    Attributes:
-        bias: whether a constant is added.
-        exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
-            one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
-            good, of which the number is the logit of the second. `none`: an artifact is the language model, and the
-            head is in checkpoints alone (a critic).
-    """
-
-    bias: bool = False
-    exported_as: Literal["sequence", "token", "none"] = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)

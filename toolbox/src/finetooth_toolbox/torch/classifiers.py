@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal
 
-from finetooth_hooks.entries import ScalarHead
 from finetooth_hooks.errors import PlanError
+from finetooth_hooks.heads import ScalarHead
 
 HEAD = "score"
 """Name of a head's module, in transformers' classifiers and in a language model that carries one."""

@@ -27,7 +27,7 @@ def check_linear(model: Any) -> None:
     """
     for path, module in model.named_modules():
         if isinstance(module, BaseTunerLayer) and not (
-            type(module) in LINEAR and isinstance(module.base_layer, torch.nn.Linear)
+            type(module) in LINEAR and isinstance(module.get_base_layer(), torch.nn.Linear)
         ):
             raise RecipeError(
                 "adapter.targets",

@@ -144,7 +144,8 @@ class GgufExporter(ExporterBase):
         renderer = source.context.renderer
         prompts = [renderer.prompt((Message("user", text),)) for text in QUESTIONS]
         with quiet_library():
-            run: Any = AutoModelForCausalLM.from_pretrained(str(weights), dtype=torch.float32).eval()
+            run: Any = AutoModelForCausalLM.from_pretrained(str(weights), dtype=torch.float32)
+        run.eval()
         whole = [_answer(run, prompt, self.options.tokens, renderer.stop_ids) for prompt in prompts]
         wanted = [_log_probabilities(run, tokens) for tokens in whole]
         del run

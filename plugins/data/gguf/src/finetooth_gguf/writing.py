@@ -171,7 +171,8 @@ def read_tensor(file: Path, tensor: str, config: Mapping[str, Any]) -> npt.NDArr
     with safe_open(file, framework="pt") as opened:
         names = {tensor_name(name): name for name in list(opened.keys())}
         found = opened.get_tensor(names[tensor])
-    return found.to(torch.float32).numpy()
+    numbers: npt.NDArray[np.float32] = found.to(torch.float32).numpy()
+    return numbers
 
 
 def places(weights: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
@@ -190,7 +191,7 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     """
     from transformers import AutoTokenizer
 
-    fast: Any = AutoTokenizer.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+    fast: Any = AutoTokenizer.from_pretrained(str(folder))
     written = json.loads(fast.backend_tokenizer.to_str())
     model = written["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback") or '"ByteLevel"' not in json.dumps(written["decoder"]):

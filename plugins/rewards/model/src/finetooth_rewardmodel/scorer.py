@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from finetooth_hooks import DataError, Datum, Message, PlanError
 from finetooth_hooks.context import Opened
-from finetooth_hooks.entries import Method, ScalarHead
+from finetooth_hooks.entries import Method
 from finetooth_hooks.examples import Side
+from finetooth_hooks.heads import ScalarHead
 from finetooth_toolbox.rendering.answers import answer_tokens, has_words, separator_tokens, step_tokens, text_datum
 from finetooth_toolbox.torch.classifiers import head_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks.entries import ScalarHead
+from finetooth_hooks.heads import ScalarHead
 from finetooth_toolbox.torch.classifiers import HEAD, as_classifier
 from torch import Tensor, nn
 
