@@ -25,6 +25,7 @@ from finetooth_hooks import (
     examples,
     exporters,
     faces,
+    heads,
     held,
     kernels,
     loss_totals,
@@ -52,7 +53,7 @@ from reference.classes import Attribute, ClassDoc, Method
 from reference.options import table
 
 PROTOCOLS: tuple[ModuleType, ...] = (
-    models, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
+    models, heads, renderers, sources, adapters, updates, methods, evaluators, trackers, backends, attention, kernels,
     quantizers, collectives, checkpoints, exporters, faces, environments,
 )  # fmt: skip
 """Where the classes that `protocols` gathers are written down."""
