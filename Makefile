@@ -26,7 +26,7 @@ SITE := .venv-site
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough mutants lint types imports wheels docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site clean
+.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -82,6 +82,8 @@ load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/s
 	$(BIN)/python tests/load/adapters.py
 attacks: $(TESTED)  ## attack a server of our own and judge what becomes of it and of its other clients: docs/attacks.md
 	$(BIN)/python tests/attacks/run.py
+dist: $(TESTED)  ## every wheel and a lock in dist/, tried in a fresh environment
+	$(BIN)/python tools/make_dist.py
 wheels: $(TESTED)  ## build every wheel and import it beside nothing but what it declares
 	$(BIN)/python tools/check_wheels.py
 imports: $(TESTED)
