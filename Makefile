@@ -26,12 +26,15 @@ SITE := .venv-site
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site clean
+.PHONY: help install demo test tests slow thorough mutants lint types imports wheels dist docs index bench bench-quick bench-peers kernels-test cookbook cookbook-env torture load attacks site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## make .venv and install finetooth with the CPU base
+
+packages:  # what `make install` installs, for a container
+	@echo $(addprefix ./,$(INSTALLED))
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "finetooth needs Python 3.11 or newer; set PYTHON=python3.11"; exit 2; }

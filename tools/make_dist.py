@@ -3,7 +3,7 @@
     python tools/make_dist.py [--python python3.12] [--output dist]
 
 Leaves in the output folder the wheels and `lock.txt`, the versions of all that was installed. In the environment,
-which sees none of this checkout, `ft --version`, `ft plugins doctor` and `ft check` of the quickstart have to succeed.
+which sees none of this checkout, `ft check` and two steps of the quickstart have to succeed.
 torch is installed with pip as constraints.txt pins it; the variable TORCH takes pip's arguments for another build.
 """
 
@@ -21,7 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
-TRIED = (("--version",), ("plugins", "doctor"), ("check", "recipe.yaml", "--quiet"))
+TRIED = (
+    ("--version",),
+    ("plugins", "list", "--kind", "method"),
+    ("check", "recipe.yaml", "--quiet"),
+    ("run", "recipe.yaml", "train.max_steps=2", "data.eval=null", "--output", "run", "--quiet"),
+)
 
 
 def folders() -> list[Path]:
