@@ -113,8 +113,10 @@ def test_a_run_of_wrapped_parts_is_the_same_run(tmp_path: Path) -> None:
         "environment",
         "exporter",
         "face",
+        "quantizer",
         "sampler",
-    }  # a server builds faces, ft export exporters; what learns from given rows has no sampler and no environment
+    }  # a server builds faces, ft export exporters; what learns from given rows has no sampler and no environment, and
+    # this base is not stored in fewer bits
 
     def decisions(folder: Path) -> dict[str, object]:
         return {
