@@ -37,6 +37,16 @@ def test_a_run_to_the_end_evaluates_before_and_after_and_keeps_the_artifact(
     assert kit.result(tmp_path)["metrics"] == {"loss": 0.25, "eval/score": 1.0}
 
 
+def test_a_run_that_ends_sooner_than_was_planned_is_evaluated_where_it_ends(
+    kit: SimpleNamespace, tmp_path: Path
+) -> None:
+    """How many steps rows give is not always known before: no step was the last one when it was told."""
+    loop = kit.make(tmp_path, kit.Method(total=3))
+    outcome = loop.run()
+    assert (outcome.status, outcome.steps) == ("done", 3)
+    assert [evaluation.step for evaluation in outcome.evaluations] == [0, 3]
+
+
 def test_an_outcome_has_every_report_and_its_file_has_none(kit: SimpleNamespace, tmp_path: Path) -> None:
     outcome = kit.make(tmp_path, kit.Method()).run()
     assert [(report.step, report.loss) for report in outcome.history] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
