@@ -23,7 +23,9 @@ def engine(precision: str = "fp32", budget: int = 16, head: ScalarHead | None = 
     """A fresh torch engine."""
     from finetooth_torch.backend import TorchBackend, TorchOptions
 
-    (lora,) = [entry for entry in entries_of("finetooth_lora.plugin") if entry.kind == "adapter"]
+    (lora,) = [
+        entry for entry in entries_of("finetooth_lora.plugin") if (entry.kind, entry.name) == ("adapter", "lora")
+    ]
     adapter = FakeContext(Path(), entries=(lora,)).build("adapter", {"name": lora.name, "rank": 4})
     made = request(budget=budget, loader=TinyLlamaLoader())
     made = replace(

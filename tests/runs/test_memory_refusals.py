@@ -13,6 +13,7 @@ from finetooth_core.memory_check import check_memory
 from finetooth_core.plan import Job
 from finetooth_core.recipe import load
 from finetooth_hooks import PlanError
+from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import (
     BasePart,
     DataPart,
@@ -32,6 +33,8 @@ from finetooth_torch.backend import TorchBackend, TorchOptions
 
 GIB = 2**30
 NOTHING: Any = None
+OPTIMIZER: Any = OptimizerBase()
+ADAPTER: Any = AdapterBase()
 QWEN = {
     "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
@@ -57,8 +60,8 @@ def job(config: dict[str, Any], parameters: int, hardware: HardwareFacts, tmp_pa
     asked = PlanRequest(
         train,
         BasePart(ModelInfo("m", "t:m", config["model_type"], config, parameters, 2 * parameters), facts, NOTHING),
-        TrainsPart(low if rank else NOTHING, trained, base_frozen=bool(rank), accepts_quantised=bool(rank)),
-        UpdatesPart(NOTHING, NOTHING, "finetooth-standard:adamw"),
+        TrainsPart(low if rank else ADAPTER, trained, base_frozen=bool(rank), accepts_quantised=bool(rank)),
+        UpdatesPart(OPTIMIZER, NOTHING, "finetooth-standard:adamw"),
         PlacePart(hardware),
         DataPart(512, 300.0, "train:1", 100.0, (90, 180, 300, 400, 512)),
     )

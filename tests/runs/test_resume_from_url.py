@@ -96,8 +96,9 @@ def test_a_run_goes_on_from_its_url_where_nothing_of_it_is(
     assert code == 0, said
     folder = Path("runs/one")
     assert f"going on after step 4, from {folder.absolute()}/checkpoints/step-4" in said
-    assert {path.name for path in folder.iterdir()} - {".lock"} == {
-        "artifact", "checkpoints", "metrics.jsonl", "plan.json", "recipe.yaml", "result.json", "run.json",
+    assert {path.name for path in folder.iterdir()} - {".lock", "curves.png"} == {
+        "artifact", "checkpoints", "metrics.jsonl", "plan.json", "recipe.yaml", "report.html", "result.json",
+        "run.json",
     }  # fmt: skip
     assert differences(left(lost), left(folder)) == []  # every metric line, the last state, the artifact
     assert json.loads((folder / "result.json").read_text())["resumed"][0]["step"] == 4

@@ -33,7 +33,8 @@ class Batch:
         self.tokens = [*TOKENIZER.encode(text), TOKENIZER.eos_id]
         self.interrupted, self.at, self.asked = interrupted, 0, 0
 
-    def add(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, adapter: object = None) -> int:
+        assert adapter is None  # the engine has none beside its own weights
         self.asked += 1
         return 0
 

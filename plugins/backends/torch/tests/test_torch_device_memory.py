@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import (
     BasePart,
     DataPart,
@@ -42,6 +43,9 @@ from torch.utils._pytree import tree_leaves
 GIB = 2**30
 RANK = 32
 NOTHING: Any = None
+OPTIMIZER: Any = OptimizerBase()
+ADAPTER: Any = AdapterBase()
+"""They ask for nothing and hold nothing beside what trains."""
 WIDTH, TOKENS = 512, 1024
 SHAPE = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
 LLAMA = {**SHAPE, "model_type": "llama", "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256}
@@ -176,8 +180,8 @@ def asked(
     return PlanRequest(
         replace(TRAIN, **{**settings, "max_length": longest, **train}),
         BasePart(ModelInfo("m", "t:m", config["model_type"], config, parameters, 2 * parameters), facts, NOTHING),
-        TrainsPart(NOTHING, parameters if full else low, base_frozen=not full),
-        UpdatesPart(NOTHING, NOTHING, "t:o", state_bytes),
+        TrainsPart(ADAPTER, parameters if full else low, base_frozen=not full),
+        UpdatesPart(OPTIMIZER, NOTHING, "t:o", state_bytes),
         PlacePart(hardware),
         DataPart(longest, mean, "", mean / 3, tuple(int(mean * share) for share in (0.3, 0.6, 1.0, 1.3, 1.66))),
         snapshots=snapshots or SnapshotsPart(),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import PlanError
+from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import AttentionNeeds, DataPart, ModelInfo, PlanRequest, TrainsPart
 from finetooth_hooks.testing import entries_of
 from finetooth_hooks.testing.fake_context import TRAIN, FakeContext
@@ -21,6 +22,11 @@ from hypothesis import strategies as st
 
 CONTEXT = FakeContext(Path(), installed=True)
 AUTO = replace(TRAIN, precision=None, micro_batch_tokens=None, gradient_checkpointing=None)
+
+OPTIMIZER: Any = OptimizerBase()
+"""It asks for nothing but its step."""
+ADAPTER: Any = AdapterBase()
+"""It holds nothing beside what trains."""
 
 
 @pytest.fixture
@@ -230,8 +236,8 @@ def test_more_of_anything_never_takes_less(
     base = PlanRequest(
         replace(AUTO, batch_size=8),
         BasePart(ModelInfo("m", "t:m", "llama", {}, 10_000, 0), facts, nothing),
-        TrainsPart(nothing, trained, base_frozen=frozen),
-        UpdatesPart(nothing, nothing, "t:o"),
+        TrainsPart(ADAPTER, trained, base_frozen=frozen),
+        UpdatesPart(OPTIMIZER, nothing, "t:o"),
         PlacePart(hardware),
         DataPart(50, 30.0),
     )

@@ -9,6 +9,7 @@ models/model.gguf                     a path
 from __future__ import annotations
 
 import base64
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,11 @@ def _in_package(reference: str, package: str, inner: str, install: str) -> Model
         raise RecipeError(
             "model", f"{reference!r} needs the package {package}, which is not installed", action=install
         ) from None
-    files = [file for file in distribution.files or () if file.name.lower().endswith(SUFFIX)]
-    wanted = [file for file in files if not inner or file.as_posix() == inner or file.as_posix().endswith(f"/{inner}")]
-    holds = ", ".join(file.name for file in files) or f"no {SUFFIX} file"
+    # as its installer wrote them down: `distribution.files` leaves out those that are gone, in some versions of Python
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    files = {row[0]: row[1] for row in rows if row and row[0].lower().endswith(SUFFIX)}
+    wanted = [file for file in files if not inner or file == inner or file.endswith(f"/{inner}")]
+    holds = ", ".join(file.rpartition("/")[2] for file in files) or f"no {SUFFIX} file"
     if len(wanted) != 1:
         problem = f"no file {inner}" if inner else f"{len(files)} {SUFFIX} files"
         raise RecipeError(
@@ -131,10 +134,10 @@ def _in_package(reference: str, package: str, inner: str, install: str) -> Model
             f"{reference!r}: package {package} {distribution.version} has {problem}; it holds {holds}",
             action=f"write {PACKAGE_PREFIX}{package}/FILE{SUFFIX}" if files else "name another package",
         )
-    path, recorded = Path(str(distribution.locate_file(wanted[0]))), wanted[0].hash
+    path, (mode, _, digest) = Path(str(distribution.locate_file(wanted[0]))), files[wanted[0]].partition("=")
     if not path.is_file():
         raise RecipeError("model", f"{path} of package {package} is gone", action=f"reinstall it: {install}")
-    return ModelFile(path, f"{recorded.mode}:{_hexadecimal(recorded.value)}" if recorded else "")
+    return ModelFile(path, f"{mode}:{_hexadecimal(digest)}" if digest else "")
 
 
 def _hexadecimal(digest: str) -> str:

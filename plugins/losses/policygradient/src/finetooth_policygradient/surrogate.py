@@ -98,7 +98,8 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     """
     Args:
         outputs: `logprobs` (S, T) or (S, T, K), `entropy` (S, T); with `beta` also `logprobs@reference`.
-        data: fields `advantages` and `token_weights` (S, T), perhaps `old_logprobs`, (S, T) or (S, T, K), and `kept`.
+        data: fields `advantages` and `token_weights` (S, T), perhaps `behaviour_logprobs` (S, T), `old_logprobs`,
+            (S, T) or (S, T, K), and `kept`.
 
     Raises:
         DataError: a field is missing.
