@@ -78,9 +78,14 @@ three dimensions, which no quantizer stores, so that fewer bits do not help ther
 tokens is computed at once, whose activations are what is recomputed."""
 
 
+FRESH = 700 * 2**20
+"""Bytes of a process that has imported what a run imports."""
+
+
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A context of each model for a machine; a folder of each holds nothing but its config."""
+    """A context of each model for a machine; a folder of each holds nothing but its config. What this process holds
+    already, more the more tests it ran, counts as in a fresh one."""
     folder = tmp_path_factory.mktemp("configs")
     state, known = State(StartOptions(blocked=("finetooth-bitsandbytes",))), {}
     for name, config in MODELS.items():
@@ -94,7 +99,9 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
         known[name] = made.base
         return made
 
-    return context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: FRESH)
+        yield context
 
 
 def choice(advice: Advice) -> str:

@@ -199,5 +199,7 @@ def test_remote_is_an_option_of_run(
         gc.collect()
         assert client.sessions() == before, "a run that is over holds no model at the server"
     assert apart in capsys.readouterr().out
-    written = "".join(file.read_text() for file in (tmp_path / "run").glob("*.*") if file.is_file())
+    written = "".join(
+        file.read_bytes().decode(errors="replace") for file in (tmp_path / "run").glob("*.*") if file.is_file()
+    )
     assert "secret" not in written and apart in written

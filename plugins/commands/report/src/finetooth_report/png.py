@@ -27,8 +27,11 @@ def draw(charts: Sequence[Chart], place: Path) -> Path:
     for index, one in enumerate(charts):
         _draw(pen, one, (index % columns) * width, (index // columns) * height)
     beside = place.with_name(f".{place.name}.tmp")
-    image.save(beside, format="PNG")
-    beside.replace(place)
+    try:
+        image.save(beside, format="PNG")
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
     return place
 
 

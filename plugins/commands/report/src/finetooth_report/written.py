@@ -25,8 +25,11 @@ def write(run: Recorded, place: Path) -> list[Path]:
         OSError: it cannot be written.
     """
     beside = place.with_name(f".{place.name}.tmp")
-    beside.write_text(page(run), encoding="utf-8")
-    beside.replace(place)
+    try:
+        beside.write_text(page(run), encoding="utf-8")
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)  # half a page, where the disk is full
     return [place, *_picture(run, place.with_name(PICTURE))]
 
 
