@@ -27,5 +27,7 @@ def test_first_party_plugins_are_healthy() -> None:
         "loss:kto_pair",
         "kernel:torch",
         "reward:reasoning_gym",
+        "loss:dft",
+        "adapter:relora",
     }
     assert sum(one.passed for one in examinations) > 2000
