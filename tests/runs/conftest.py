@@ -14,6 +14,18 @@ from finetooth_core.cli import main
 
 Recipe = dict[str, Any]
 
+LETTERS = '''
+"""A reward that answers of a random model differ in."""
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="letters", build=f"{__name__}:build")
+
+def build(options: NoOptions, context):
+    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
+'''
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_llama: Path) -> Path:
@@ -50,6 +62,42 @@ def losses() -> Callable[[Path], list[float]]:
         return [line["loss"] for line in lines if line["event"] == "step"]
 
     return read
+
+
+@pytest.fixture
+def metrics() -> Callable[[Path], list[dict[str, float]]]:
+    """Metrics of a run folder, by step."""
+
+    def read(folder: Path) -> list[dict[str, float]]:
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [line["metrics"] for line in lines if line["event"] == "step"]
+
+    return read
+
+
+@pytest.fixture
+def online_recipe(recipe: Callable[..., Recipe], tmp_path: Path) -> Callable[..., Callable[..., Recipe]]:
+    """Makes what makes recipes that learn from rewards for letters: of the method and the steps of a file's tests, and
+    of a plugin in place of the one that has the reward alone. What it gives takes `train` and options of the method."""
+
+    def of(method: Recipe, train: Recipe, plugin: str = LETTERS) -> Callable[..., Recipe]:
+        (tmp_path / "letters.py").write_text(plugin, encoding="utf-8")
+        rows = {"name": "tasks", "task": "family", "count": 8, "seed": 5}
+        common = {"precision": "fp32", "max_length": 256}
+
+        def make(**given: Any) -> Recipe:
+            asked = given.pop("train", None) or {}
+            return recipe(
+                data={"train": rows, "format": "task", "renderer": "chatml"},
+                method={"rewards": ["letters"], **method, **given},
+                train={**common, **train, **asked},
+                evaluate={"evaluators": []},
+                plugins=[str(tmp_path / "letters.py")],
+            )
+
+        return make
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -52,32 +52,16 @@ def build_patient(options: NoOptions, context):
 
 
 @pytest.fixture
-def online(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
     """A recipe that answers ahead; keyword arguments go into its method."""
-    (tmp_path / "letters.py").write_text(REWARD, encoding="utf-8")
-
-    def make(*, train: Any = None, **method: Any) -> Any:
-        return recipe(
-            data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
-                  "renderer": "chatml"},
-            method={"name": "grpo", "rewards": ["letters"], "num_generations": 4, "max_completion_length": 8,
-                    "prefetch": 2, **method},
-            train={"batch_size": 2, "precision": "fp32", "max_length": 256, "max_steps": 5, **(train or {})},
-            evaluate={"evaluators": []},
-            plugins=[str(tmp_path / "letters.py")],
-        )  # fmt: skip
-
-    return make
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Metrics of a run folder, by step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["metrics"] for line in lines if line["event"] == "step"]
+    method = {"name": "grpo", "num_generations": 4, "max_completion_length": 8, "prefetch": 2}
+    return online_recipe(method, {"batch_size": 2, "max_steps": 5}, REWARD)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("at", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    online: Callable[..., Any], at: int, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """With draws that wait, drawn by weights that are no more; versions are those of the clock, and the numbers that
     say how far sampler and trainer are apart are of what was drawn."""
     given = online()
@@ -104,7 +88,9 @@ def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -
     assert dict(read_rollouts(folder)) == steps
 
 
-def test_rewards_are_made_while_the_engine_trains(online: Callable[..., Any]) -> None:
+def test_rewards_are_made_while_the_engine_trains(
+    online: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """The second answers' reward waits for the first step: one after the other they would wait for ever. The run is,
     to the bit, the one whose rewards are made at once."""
     given = online(rewards=["patient"], prefetch=1, train={"max_steps": 3})

@@ -12,31 +12,12 @@ import numpy as np
 import pytest
 from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
-REWARD = """
-from finetooth_hooks import NoOptions, Reward, hookimpl
 
-@hookimpl
-def ft_rewards():
-    yield Reward(name="letters", build=f"{__name__}:build")
-
-def build(options: NoOptions, context):
-    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
-"""
-
-
-def test_the_loss_is_cross_entropy_of_what_is_kept(recipe: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_loss_is_cross_entropy_of_what_is_kept(online_recipe: Callable[..., Any]) -> None:
     """Two steps on each batch, of which one has nothing to learn where its groups are all alike. The loss of a first
     step is minus the mean of what the sampler says of the kept tokens, which no formula of the method has a part in."""
-    (tmp_path / "letters.py").write_text(REWARD, encoding="utf-8")
-    given = recipe(
-        data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
-              "renderer": "chatml"},
-        method={"name": "best_of_n", "rewards": ["letters"], "num_generations": 4, "max_completion_length": 8,
-                "keep": 2, "mini_batches": 2},
-        train={"batch_size": 4, "precision": "fp32", "max_length": 256, "max_steps": 4},
-        evaluate={"evaluators": []},
-        plugins=[str(tmp_path / "letters.py")],
-    )  # fmt: skip
+    method = {"name": "best_of_n", "num_generations": 4, "max_completion_length": 8, "keep": 2, "mini_batches": 2}
+    given = online_recipe(method, {"batch_size": 4, "max_steps": 4})()
     assert finetooth.run(given).steps == 4
     folder = Path(given["output"])
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())

@@ -18,45 +18,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
 from killing import differences, left  # type: ignore[import-not-found]
 
-REWARD = '''
-"""A reward that answers of a random model differ in."""
-from finetooth_hooks import NoOptions, Reward, hookimpl
-
-@hookimpl
-def ft_rewards():
-    yield Reward(name="letters", build=f"{__name__}:build")
-
-def build(options: NoOptions, context):
-    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
-'''
-
 
 @pytest.fixture
-def online(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
     """A recipe of `ppo`; keyword arguments go into its method."""
-    (tmp_path / "letters.py").write_text(REWARD, encoding="utf-8")
-
-    def make(*, train: Any = None, **method: Any) -> Any:
-        return recipe(
-            data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
-                  "renderer": "chatml"},
-            method={"name": "ppo", "rewards": ["letters"], "num_generations": 2, "max_completion_length": 12,
-                    "num_iterations": 2, **method},
-            train={"batch_size": 4, "precision": "fp32", "max_length": 256, "max_steps": 4, **(train or {})},
-            evaluate={"evaluators": []},
-            plugins=[str(tmp_path / "letters.py")],
-        )  # fmt: skip
-
-    return make
+    method = {"name": "ppo", "num_generations": 2, "max_completion_length": 12, "num_iterations": 2}
+    return online_recipe(method, {"batch_size": 4, "max_steps": 4})  # type: ignore[no-any-return]
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Metrics of a run folder, by step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["metrics"] for line in lines if line["event"] == "step"]
-
-
-def test_the_critic_learns_and_the_first_ratios_are_one(online: Callable[..., Any]) -> None:
+def test_the_critic_learns_and_the_first_ratios_are_one(
+    online: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     given = online(value_clip=None, value_coef=1.0, num_iterations=6, rewards=[{"name": "letters", "weight": 0.1}],
                    train={"max_steps": 12})  # fmt: skip
     assert finetooth.run(given).steps == 12
@@ -84,7 +56,9 @@ def test_what_is_trained_is_gae_of_what_was_scored(online: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("at", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_bit_for_bit(online: Callable[..., Any], at: int) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    online: Callable[..., Any], at: int, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """With values of rollouts in flight, and a price of the KL that moves."""
     given = online(kl_target=0.001, num_iterations=2)
     given |= {"checkpoint": {"every": 1, "keep_last": 9}}

@@ -79,12 +79,6 @@ def played(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     return make
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Metrics of a run folder, by step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["metrics"] for line in lines if line["event"] == "step"]
-
-
 def closed(one: Any) -> list[tuple[bool, list[int]]]:
     """A rollout's tokens in stretches that the policy wrote, or did not."""
     found: list[tuple[bool, list[int]]] = []
@@ -95,7 +89,9 @@ def closed(one: Any) -> list[tuple[bool, list[int]]]:
     return found
 
 
-def test_turns_of_an_episode_are_one_sequence(played: Callable[..., Any]) -> None:
+def test_turns_of_an_episode_are_one_sequence(
+    played: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """With a renderer that only ever extends: what stands between two turns is the markup's, tokens of turns are those
     drawn, only they have log-probabilities, and those of sampler and trainer are the same."""
     given = played(num_iterations=2, mini_batches=2, temperature=0.8, train={"max_steps": 4})
@@ -147,7 +143,9 @@ DRAWN: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", DRAWN)
 @pytest.mark.parametrize("base", BASES)
-def test_the_first_ratios_of_several_turns_are_one(played: Callable[..., Any], base: str, drawn: str) -> None:
+def test_the_first_ratios_of_several_turns_are_one(
+    played: Callable[..., Any], base: str, drawn: str, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """Of every token that the policy wrote: with a whole model, an adapter, a quantised base; in one sequence and in
     several; whatever it was drawn among."""
     given = {**played(num_iterations=2, mini_batches=2, train={"max_steps": 2}, **DRAWN[drawn]), **BASES[base]}
@@ -157,7 +155,9 @@ def test_the_first_ratios_of_several_turns_are_one(played: Callable[..., Any], b
     assert found[0]["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_errors_of_the_environment_are_no_rewards(played: Callable[..., Any]) -> None:
+def test_errors_of_the_environment_are_no_rewards(
+    played: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """Every third episode breaks: it is left out and counted, the others are judged among themselves."""
     rows = [{"prompt": f"Say {n}.", "fault": "error"} for n in range(1, 9)]
     given = played(rows=rows, train={"max_steps": 1})
@@ -226,7 +226,9 @@ FIRST_PARTY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", FIRST_PARTY)
-def test_first_party_environments_train(played: Callable[..., Any], tmp_path: Path, name: str) -> None:
+def test_first_party_environments_train(
+    played: Callable[..., Any], tmp_path: Path, name: str, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """A random model is hardly ever right, so nothing is passed over."""
     settings = dict(FIRST_PARTY[name])
     if name == "search":

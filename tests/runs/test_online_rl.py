@@ -39,28 +39,10 @@ def ft_rollouts_scored(run, rollouts):
 
 
 @pytest.fixture
-def online(recipe: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
     """A recipe that learns from rollouts; keyword arguments go into its method."""
-    (tmp_path / "letters.py").write_text(PLUGIN, encoding="utf-8")
-
-    def make(*, train: Any = None, **method: Any) -> Any:
-        return recipe(
-            data={"train": {"name": "tasks", "task": "family", "count": 8, "seed": 5}, "format": "task",
-                  "renderer": "chatml"},
-            method={"name": "grpo", "rewards": ["letters"], "num_generations": 4, "max_completion_length": 12,
-                    **method},
-            train={"batch_size": 2, "precision": "fp32", "max_length": 256, "max_steps": 4, **(train or {})},
-            evaluate={"evaluators": []},
-            plugins=[str(tmp_path / "letters.py")],
-        )  # fmt: skip
-
-    return make
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Metrics of a run folder, by step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["metrics"] for line in lines if line["event"] == "step"]
+    method = {"name": "grpo", "num_generations": 4, "max_completion_length": 12}
+    return online_recipe(method, {"batch_size": 2, "max_steps": 4}, PLUGIN)  # type: ignore[no-any-return]
 
 
 SAMPLINGS = [
@@ -74,7 +56,12 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("adapter", [{"name": "lora", "rank": 4}, "full"])
 @pytest.mark.parametrize("sampling", SAMPLINGS[2:3] + [pytest.param(one, marks=pytest.mark.slow) for one in SAMPLINGS])
-def test_the_first_ratios_are_one(online: Callable[..., Any], adapter: Any, sampling: dict[str, Any]) -> None:
+def test_the_first_ratios_are_one(
+    online: Callable[..., Any],
+    adapter: Any,
+    sampling: dict[str, Any],
+    metrics: Callable[[Path], list[dict[str, float]]],
+) -> None:
     """Two passes over each batch in two steps each: log-probabilities of the sampler and of the trainer's first pass
     are equal bit for bit, so the ratio of every token is 1; in the second pass the weights have moved."""
     given = online(num_iterations=2, mini_batches=2, **sampling)
@@ -86,7 +73,9 @@ def test_the_first_ratios_are_one(online: Callable[..., Any], adapter: Any, samp
     assert found[0]["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_the_first_ratios_are_one_where_a_batch_is_one_step(online: Callable[..., Any]) -> None:
+def test_the_first_ratios_are_one_where_a_batch_is_one_step(
+    online: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     outcome = finetooth.run(online(num_iterations=2))
     assert outcome.steps == 4
     found = metrics(outcome_folder(outcome))
@@ -167,7 +156,7 @@ def build(options: NoOptions, context):
 
 @pytest.mark.parametrize("num_iterations", [1, 2])
 def test_a_sampler_that_is_too_far_off_ends_the_run(
-    online: Callable[..., Any], tmp_path: Path, num_iterations: int
+    online: Callable[..., Any], tmp_path: Path, num_iterations: int, metrics: Callable[[Path], list[dict[str, float]]]
 ) -> None:
     """Before a step is taken with it; within the bound it is reported, and its own numbers stay in the rollouts."""
     (tmp_path / "liar.py").write_text(LIAR, encoding="utf-8")
@@ -198,7 +187,9 @@ BREAKING = (
 )
 
 
-def test_a_run_whose_sampler_died_goes_on(online: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_whose_sampler_died_goes_on(
+    online: Callable[..., Any], tmp_path: Path, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """It ends with the reason; resumed once the sampler is there again, it is the run that nothing happened to."""
     (tmp_path / "breaking.py").write_text(BREAKING, encoding="utf-8")
     given = online(sampler="breaking") | {"checkpoint": {"every": 1, "keep_last": 9}}
@@ -235,7 +226,9 @@ def test_rollouts_are_shown(online: Callable[..., Any], ft: Callable[..., tuple[
 
 
 @pytest.mark.parametrize("kl_in", ["loss", "reward"])
-def test_the_policy_is_held_to_where_it_began(online: Callable[..., Any], kl_in: str) -> None:
+def test_the_policy_is_held_to_where_it_began(
+    online: Callable[..., Any], kl_in: str, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """The first step is at the reference, so its KL is 0 and rewards are as they were; later ones are not."""
     given = online(beta=0.5, kl_in=kl_in, train={"max_steps": 2}, temperature=0.9)
     finetooth.run(given)
@@ -249,7 +242,9 @@ def test_the_policy_is_held_to_where_it_began(online: Callable[..., Any], kl_in:
         assert apart[1] < 1e-4 and apart[2] > 1e-4
 
 
-def test_dynamic_sampling_fills_batches_with_groups_that_differ(online: Callable[..., Any]) -> None:
+def test_dynamic_sampling_fills_batches_with_groups_that_differ(
+    online: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     """Two answers of three tokens are often alike: such groups are dropped, and others sampled in their place."""
     given = online(dynamic_sampling=True, num_generations=2, max_completion_length=3, train={"max_steps": 3})
     finetooth.run(given)

@@ -50,12 +50,6 @@ def made(recipe: Callable[..., Any], method: dict[str, Any], *, task: bool, step
     )
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Metrics of a run folder, by step."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["metrics"] for line in lines if line["event"] == "step"]
-
-
 @pytest.mark.parametrize(
     "method",
     [
@@ -67,7 +61,9 @@ def metrics(folder: Path) -> list[dict[str, float]]:
                      marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_the_student_comes_nearer(recipe: Callable[..., Any], teacher: Path, method: dict[str, Any]) -> None:
+def test_the_student_comes_nearer(
+    recipe: Callable[..., Any], teacher: Path, method: dict[str, Any], metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
     given = made(recipe, {**method, "teacher": str(teacher)}, task=method["name"] == "opd", steps=10)
     assert finetooth.run(given).steps == 10
     name = "divergence" if method["name"] == "distill" else "reverse_kl"

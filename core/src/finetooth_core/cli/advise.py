@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.errors import UserError
-
-from finetooth_core.cli.measures import SIZES, measured
+from finetooth_toolbox.text.measures import SIZES, measured
 
 if TYPE_CHECKING:
     from finetooth_core.advice import Advice, Way

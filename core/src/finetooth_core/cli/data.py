@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.text.measures import AGES, SIZES, measured
 
-from finetooth_core.cli.measures import AGES, SIZES, measured
 from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
 
 if TYPE_CHECKING:

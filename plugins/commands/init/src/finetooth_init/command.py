@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, UserError
+from finetooth_toolbox.text.measures import SIZES, number_with_unit
 
 from finetooth_init.goals import Goal, goals_of
 from finetooth_init.proposal import Proposal, Wishes, as_lines, propose
@@ -22,7 +22,6 @@ NOTHING = "nothing"
 LOOKED_AT = 200
 """Rows that tell what can be learned."""
 EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "three passes"}
-UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30}
 
 
 @click.command("init")
@@ -113,10 +112,10 @@ def _bytes(text: str) -> int:
     """
     if not text.strip():
         return 0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2].upper() not in UNITS:
+    found = number_with_unit(text, SIZES)
+    if found is None:
         raise UserError(f"--memory: {text!r} is no size", action="write it as 24GB")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    return int(found)
 
 
 def as_yaml(proposal: Proposal) -> str:

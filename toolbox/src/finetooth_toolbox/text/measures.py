@@ -11,14 +11,20 @@ SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "mi
 AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
+def number_with_unit(text: str, units: Mapping[str, int]) -> float | None:
+    """The number times its unit, in any case of letters; None if it is none."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    return None if found is None or found[2].lower() not in units else float(found[1]) * units[found[2].lower()]
+
+
 def measured(text: str, units: Mapping[str, int], option: str, example: str) -> float:
     """A number with a unit.
 
     Raises:
         UserError: it is none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if found is None or found[2].lower() not in units:
+    found = number_with_unit(text, units)
+    if found is None:
         known = ", ".join(unit for unit in units if unit)
         raise UserError(f"{option}={text!r} is no number with a unit ({known})", action=f"write it as {example}")
-    return float(found[1]) * units[found[2].lower()]
+    return found
