@@ -122,6 +122,35 @@ def test_adapters_of_one_base_are_held_beside_each_other_and_swapped(
         place: out for place, out in alone.items() if place != base
     }
     assert len(set(alone.values())) == 3
+    both = [part for place in (trained, tmp_path / "other") for part in ("--adapter", place)]
+    code, out, err = ft("chat", base, *ASK, *HOW, *both, "--compare")
+    assert code == 0, err
+    wanted = {base: base, trained: str(trained), tmp_path / "other": str(tmp_path / "other")}
+    assert out == "".join(f"{name}:\n{alone[place]}\n" for place, name in wanted.items())
+
+
+def test_what_was_said_becomes_a_training_row(ft: Run, trained: Path, tmp_path: Path) -> None:
+    """The recipe's own reader takes the file."""
+    rows = tmp_path / "kept.jsonl"
+    tools = tmp_path / "tools.json"
+    takes = {"type": "object", "properties": {}}
+    weather = {"type": "function", "function": {"name": "weather", "description": "now", "parameters": takes}}
+    tools.write_text(json.dumps([weather]))
+    answer = ft("chat", trained, *ASK, "--save", rows, "--system", "Be brief.")[1]
+    code, _, err = ft("chat", trained, *ASK, "--save", rows, "--tools", tools, "data.renderer=hermes")
+    assert code == 0, err
+    first, second = map(json.loads, rows.read_text().splitlines())
+    assert [one["role"] for one in first["messages"]] == ["system", "user", "assistant"]
+    assert first["messages"][2]["content"].strip() == answer.strip() and second["tools"] == [weather]
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert ft("check", f"--model={base}", f"--data={rows}", "--method=sft", "data.renderer=hermes", "-q")[0] == 0
+    for arguments, said in (
+        (("--compare",), "--compare goes with --prompt (type /compare TEXT in the conversation)"),
+        (("--prompt", "x", "--tools", tmp_path / "none"), "--tools: "),
+        (("--prompt", "x", "--tools", rows), "is not JSON"),
+    ):
+        code, _, err = ft("chat", trained, *arguments)
+        assert code == 2 and said in err and "loading" not in err
 
 
 def test_what_cannot_be_held_is_refused(ft: Run, trained: Path, tmp_path: Path) -> None:
@@ -137,3 +166,22 @@ def test_words_swap_adapters(capsys: pytest.CaptureFixture[str]) -> None:
     assert talking.adapter == "b" and "there is no adapter c here" in capsys.readouterr().err
     chat._swap("none", talking)
     assert talking.adapter == "" and "* none" in capsys.readouterr().err
+
+
+def test_words_compare_and_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from finetooth_core.cli.conversation import Answer
+    from finetooth_hooks import Message
+
+    talking: Any = SimpleNamespace(
+        side_by_side=lambda text: {"": Answer(f"base on {text}", "stop"), "a": Answer("a", "stop")},
+        messages=[Message("user", "Hi"), Message("assistant", "Hello")], tools=(),
+    )  # fmt: skip
+    chat._apart("/compare what?", talking)
+    assert capsys.readouterr().out == "the model itself:\nbase on what?\n\na:\na\n\n"
+    chat._apart(f"/save {tmp_path / 'rows.jsonl'}", talking)
+    assert "(2 messages added to " in capsys.readouterr().err
+    assert json.loads((tmp_path / "rows.jsonl").read_text())["messages"][1] == {"role": "assistant", "content": "Hello"}
+    chat._apart("/save", talking)
+    chat._apart(f"/save {tmp_path}", talking)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "error: /save needs a file (/help says how)" and "cannot be written" in told[1]

@@ -218,6 +218,8 @@ SETTINGS: Mapping[str, Meant] = {
     "gradient_clipping": Meant("train.max_grad_norm"),
     "gradient_clip_val": Meant("train.max_grad_norm"),
     "clip_grad_norm": Meant("train.max_grad_norm"),
+    "neftune_noise_alpha": Meant("train.embedding_noise"),
+    "neftune_alpha": Meant("train.embedding_noise"),
     "grad_clip": Meant("train.max_grad_norm"),
     # optimizer and schedule
     "lr": Meant("optimizer.learning_rate"),

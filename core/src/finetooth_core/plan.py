@@ -117,6 +117,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
     _check_optimizer(optimizer_built, optimizer_entry, backend_built, backend_entry, hardware)
+    _check_noise(context.train.embedding_noise, backend_built, backend_entry)
     updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
@@ -235,6 +236,18 @@ def _check_optimizer(
             f"optimizer: {optimizer.registered.full_name} {OPTIMIZER[words[0]]}, which engines of "
             f"{backend.registered.full_name} do not know",
             action="pick another optimizer, other options of it, or another backend",
+        )
+
+
+def _check_noise(alpha: float, backend: Built, backend_entry: Backend) -> None:
+    """
+    Raises:
+        PlanError: embeddings should get noise, and engines of the backend do not know how.
+    """
+    if alpha and "embedding_noise" not in backend_entry.capabilities:
+        raise PlanError(
+            f"train.embedding_noise: engines of {backend.registered.full_name} add no noise",
+            action="set it to 0, or pick another backend",
         )
 
 

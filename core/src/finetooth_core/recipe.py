@@ -104,6 +104,8 @@ class TrainSection(Options):
     it."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
+    embedding_noise: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings of what trains (NEFTune, 2310.05914): its alpha, 5 to 15 for chats; 0 is none."""
     on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
     """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
     and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`)."""
@@ -125,6 +127,7 @@ class TrainSection(Options):
             micro_batch_tokens=None if self.micro_batch_tokens == "auto" else self.micro_batch_tokens,
             gradient_checkpointing=None if self.gradient_checkpointing == "auto" else self.gradient_checkpointing,
             max_grad_norm=self.max_grad_norm,
+            embedding_noise=self.embedding_noise,
         )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from finetooth_core.cli import main
 from finetooth_core.cli.start_options import StartOptions, read_start_options, split_plugins
@@ -134,7 +137,11 @@ def test_no_arguments_show_the_help(ft: Any) -> None:
 def test_version(ft: Any) -> None:
     answer = ft("--version")
     assert answer.code == 0
-    assert answer.out.startswith("ft ")
+    first, libraries, plugins = answer.out.splitlines()
+    assert first.startswith("ft ")
+    assert f"python {platform.python_version()}, " in libraries and f"numpy {np.__version__}" in libraries
+    count = len({entry.dist.name for entry in entry_points(group="finetooth") if entry.dist is not None})
+    assert plugins.startswith("plugins: ") and int(plugins.split()[1]) + plugins.count(",") == count
 
 
 def command_that(raising: str, folder: Path) -> None:

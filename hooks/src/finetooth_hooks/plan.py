@@ -70,6 +70,7 @@ class TrainSettings:
         gradient_checkpointing: recompute activations in backward.
         max_grad_norm: global L2 norm to clip to; 0 is off.
         curriculum: `shortest_first` or `longest_first`: rows come in the order of their length in the first epoch.
+        embedding_noise: NEFTune's alpha; 0 is none.
     """
 
     epochs: float
@@ -84,6 +85,7 @@ class TrainSettings:
     gradient_checkpointing: bool | None
     max_grad_norm: float
     curriculum: str | None = None
+    embedding_noise: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import click
 from finetooth_hooks.errors import EngineError, PlanError, UserError
 from finetooth_toolbox.text.controls import escape_controls
 
+from finetooth_core.cli.kept_talk import append_row, read_tools
 from finetooth_core.cli.recipe_arguments import accept_memory_option, accepting
 from finetooth_core.cli.streams import is_text
 
@@ -27,6 +28,8 @@ WORDS = {
     "/help": "show these words",
     "/reset": "begin anew, without what was said so far",
     "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter none the model itself",
+    "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
+    "/save": "/save FILE adds the conversation to FILE as a training row",
     "/quit": "end; so do /exit and Ctrl-D",
 }
 """What can be typed in place of a message, and what it does."""
@@ -64,6 +67,9 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     metavar="RUN_OR_FOLDER",
     help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks.",
 )
+@click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
+@click.option("--save", type=click.Path(path_type=Path), help="With --prompt: add it with its answer to this file, as a row.")
+@click.option("--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown.")
 @accept_memory_option
 @click.pass_obj
 def command(
@@ -77,6 +83,9 @@ def command(
     top_p: float,
     seed: int,
     adapters: tuple[str, ...],
+    compare: bool,
+    save: Path | None,
+    tools: Path | None,
     accept_memory: bool,
 ) -> None:
     """Talk to RUN_OR_MODEL: a run by its folder or by its name under runs/, an adapter's folder, or anything that can
@@ -84,6 +93,10 @@ def command(
 
     The answer is shown as it is written; Ctrl-C stops it and leaves the conversation open.
     """
+    if prompt is None and (compare or save is not None):
+        word = "compare TEXT" if compare else "save FILE"
+        raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
+    offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
 
@@ -94,15 +107,20 @@ def command(
     engine = trained_engine(session, model, folder)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     context = session.job.context
-    chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions)
+    chat = Conversation(engine, context.renderer, sampling, system, longest=context.facts.max_positions, tools=offered)
     hold_adapters(chat, adapters)
     if asked is None:
         click.echo(WELCOME, err=True)
         talk(chat)
         return
+    if compare:
+        beside(chat, asked, model)
+        return
     stopped = show(chat, asked) if sys.stdout.isatty() else whole(chat, asked)
     if stopped:
         raise KeyboardInterrupt
+    if save is not None:
+        append_row(save, chat.messages, chat.tools)
 
 
 def whole(chat: Conversation, text: str) -> bool:
@@ -124,6 +142,12 @@ def show(chat: Conversation, text: str) -> bool:
     return answer.stop == "interrupted"
 
 
+def beside(chat: Conversation, text: str, model: str = "the model itself") -> None:
+    """Ask the model and each adapter the same, and print the answers below their names."""
+    for name, answer in chat.side_by_side(text).items():
+        click.echo(f"{click.style(name or model, bold=True)}:\n{escape_controls(answer.text)}\n")
+
+
 def talk(chat: Conversation) -> None:
     """Read, answer, until the user leaves; what cannot be answered is said, and the conversation stays as it was."""
     while True:
@@ -137,6 +161,9 @@ def talk(chat: Conversation) -> None:
         if text.split()[:1] == ["/adapter"]:
             _swap(text.partition(" ")[2].strip(), chat)
             continue
+        if text.split()[:1] in (["/compare"], ["/save"]):
+            _apart(text, chat)
+            continue
         if re.fullmatch(r"/[\w?]+", text):
             _obey(text, chat)
         elif text:
@@ -145,6 +172,21 @@ def talk(chat: Conversation) -> None:
             except (EngineError, UserError) as error:
                 problem = escape_controls(str(error))
                 click.echo(f"error: {problem}; /reset begins anew without what was said so far", err=True)
+
+
+def _apart(text: str, chat: Conversation) -> None:
+    """`/compare TEXT` and `/save FILE`; what does not work is said."""
+    word, _, rest = text.partition(" ")
+    try:
+        if not rest.strip():
+            raise UserError(f"{word} needs {'a text' if word == '/compare' else 'a file'}", action="/help says how")
+        if word == "/compare":
+            beside(chat, _readable(rest.strip()))
+        else:
+            count = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
+            click.echo(f"({count} messages added to {rest.strip()})", err=True)
+    except (EngineError, UserError, RuntimeError) as error:
+        click.echo(f"error: {escape_controls(str(error))}", err=True)
 
 
 def _obey(word: str, chat: Conversation) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
@@ -42,6 +43,7 @@ class Conversation:
         sampling: the seed moves on by one with each answer.
         system: the first message, None for none.
         longest: tokens the model was made for, question and answer together; 0 is no bound.
+        tools: that the model may call, in OpenAI's shape; a call is shown and not made.
 
     Attributes:
         adapters: that the engine holds beside its own weights, by the names they have here.
@@ -49,9 +51,11 @@ class Conversation:
     """
 
     def __init__(
-        self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0
-    ) -> None:
+        self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
+        self.tools = tuple(tools)
         self.adapters: dict[str, HeldAdapter] = {}
         self.adapter = ""
         self.start = (Message("system", system),) if system else ()
@@ -70,7 +74,7 @@ class Conversation:
             EngineError: the engine cannot go on from it.
         """
         asked = [*self.messages, Message("user", text)]
-        prompt = self.renderer.prompt(asked)
+        prompt = self.renderer.prompt(asked, self.tools)
         if 0 < self.longest <= len(prompt):
             raise UserError(
                 f"the conversation is {len(prompt)} tokens long, and the model was made for {self.longest}: no room to "
@@ -82,7 +86,7 @@ class Conversation:
         if not telling.tokens:
             return Answer("", "interrupted")
         message = self.renderer.parse(telling.tokens).message
-        text = message.content.strip() or ("" if completion is None else completion.text.strip())
+        text = shown(message) or ("" if completion is None else completion.text.strip())
         telling.end(text)
         self.messages = [*asked, message]
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
@@ -107,9 +111,34 @@ class Conversation:
             pass  # the batch goes with all that was half done in it
         return None
 
+    def side_by_side(self, text: str) -> dict[str, Answer]:
+        """What each of the adapters, and the model without one (the empty name), answers to `text` here; the
+        conversation stays as it was.
+
+        Raises:
+            UserError, EngineError: as `answer`.
+        """
+        before = self.adapter, self.messages, self.sampling
+        found = {}
+        try:
+            for name in ("", *self.adapters):
+                self.adapter, self.messages, self.sampling = name, list(before[1]), before[2]
+                found[name] = self.answer(text)
+                if found[name].stop == "interrupted":
+                    break
+        finally:
+            self.adapter, self.messages, self.sampling = before
+        return found
+
     def reset(self) -> None:
         """Forget what was said."""
         self.messages = list(self.start)
+
+
+def shown(message: Message) -> str:
+    """What a message says, with its calls of tools as one line of JSON each."""
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls]
+    return "\n".join(part for part in (message.content.strip(), *calls) if part)
 
 
 class Telling:

@@ -137,7 +137,7 @@ def make_group() -> click.Group:
                 is_eager=True,
                 expose_value=False,
                 callback=_version,
-                help="Print the version.",
+                help="Print the versions of ft, of what it stands on, and of the plugins.",
             ),
             *start_options(),
         ],
@@ -176,7 +176,11 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
     if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
+        from finetooth_core.cli.version_lines import installed_lines
+
         click.echo(f"ft {version('finetooth-core')} (contract {version('finetooth-hooks')})")
+        for line in installed_lines():
+            click.echo(line)
         ctx.exit()
 
 

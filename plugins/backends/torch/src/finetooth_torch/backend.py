@@ -125,6 +125,8 @@ class TorchBackend:
             checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
             processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
         )  # fmt: skip
+        if train.embedding_noise:
+            network.add_noise(train.embedding_noise)
         hold_roles(network, request, parameters, self._options, self._context)
         found = network.rows.obstacle
         if found and self._packing is None and self._context and not obstacle(request.base.model.config, attention):

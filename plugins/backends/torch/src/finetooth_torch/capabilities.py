@@ -29,6 +29,7 @@ CAPABILITIES = frozenset(
         "shared_base",
         "temperature",
         "optimizers",
+        "embedding_noise",
     }
 )
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
+from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.scalar_head import AddedHead
 from finetooth_torch.layout.rectangles import Rectangle
@@ -98,6 +99,11 @@ class Network:
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False})
+
+    def add_noise(self, alpha: float) -> None:
+        """From now on, the embeddings of what trains get noise; see `EmbeddingNoise`."""
+        noise = EmbeddingNoise(self.base.get_input_embeddings(), alpha)  # type: ignore[operator]
+        self.transformers.noise = self.body.noise = noise
 
     def executed(self) -> float:
         """Floating-point operations since this was last asked; what was computed with a graph counts with its backward

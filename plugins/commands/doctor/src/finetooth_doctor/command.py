@@ -1,4 +1,4 @@
-"""`ft doctor RUN`: what is wrong with a run, and what to do."""
+"""`ft doctor`: what is wrong with a run, and what to do; what a model computes, and what a recipe's loss begins with."""
 
 from __future__ import annotations
 
@@ -11,16 +11,38 @@ from finetooth_toolbox.runs.recorded import Recorded, found_run, read_run
 from finetooth_toolbox.text.controls import escape_controls
 
 from finetooth_doctor.catalogue import in_log, of_code
+from finetooth_doctor.loss_check import command as loss_check
+from finetooth_doctor.model_check import command as model_check
 
 MOST = 20_000_000
 """Bytes of a log, from its end, that are looked through."""
 
 
-@click.command("doctor")
+class RunFirst(click.Group):
+    """A group whose first word may also be a run, or nothing: `ft doctor RUN` is `ft doctor run RUN`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = args[:1] and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+@click.group("doctor", cls=RunFirst)
+def command() -> None:
+    """Say what is wrong with a run, a model, or a recipe's loss, and what to do.
+
+    `ft doctor RUN` is `ft doctor run RUN`.
+    """
+
+
+command.add_command(loss_check)
+command.add_command(model_check)
+
+
+@command.command("run")
 @click.argument("run", required=False)
 @click.option("--exit-code", type=int, help="How the process ended: 137, or -9 as Python says it.")
 @click.option("--log", type=click.Path(path_type=Path), help="What was kept of its output; known errors are explained.")
-def command(run: str | None, exit_code: int | None, log: Path | None) -> int:
+def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     """Say what is wrong with RUN, a run's folder or its name under runs/, and what to do. Exit code 1 if something is.
 
     Also for a run that is under way.
@@ -36,11 +58,11 @@ def command(run: str | None, exit_code: int | None, log: Path | None) -> int:
         folder = found_run(run)
         if folder is None:
             raise UserError(f"no run {run!r}", action="see ft runs list")
-        of_run = findings(read_run(folder))
-        if not of_run and not found:
+        told = findings(read_run(folder))
+        if not told and not found:
             click.echo("nothing is wrong that its reports would show")
             return 0
-        found += of_run
+        found += told
     click.echo("\n".join(escape_controls(line) for line in found))
     return 1
 

@@ -1,4 +1,4 @@
-"""`ft doctor RUN`: what is wrong with a run."""
+"""`ft doctor`: what is wrong with a run, a model, or a recipe's loss."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="doctor",
         build="finetooth_doctor.command:command",
-        summary="say what is wrong with a run, and what to do",
+        summary="say what is wrong with a run, a model or a loss, and what to do",
         section="Use",
     )

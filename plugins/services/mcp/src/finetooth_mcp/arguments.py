@@ -192,3 +192,21 @@ class OfCall(Arguments):
 
     call: str
     """The id that came with `state: queued`."""
+
+
+class OfRun(Arguments):
+    """One run of a recipe."""
+
+    run: str
+    """Its name, as list_runs has it."""
+
+
+class StartRun(Arguments):
+    """A run to begin."""
+
+    recipe: str
+    """Name of a recipe's file in the server's folder, `recipe.yaml`."""
+    name: str
+    """What the run will be called; no run may be called so yet."""
+    overrides: list[str] = []
+    """Settings that replace those of the recipe, as `train.max_steps=10`."""

@@ -65,7 +65,8 @@ def make_server(service: FaceService) -> Server[Any]:
             caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
         except FinetoothError as error:
             return error_result(str(error))
-        return await call_tool_result(Desk(service, readers, caller), given.name, given.arguments or {})
+        desk = Desk(service, readers, caller, started=request is None)
+        return await call_tool_result(desk, given.name, given.arguments or {})
 
     return Server("finetooth", version="1", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
 

@@ -13,6 +13,7 @@ from finetooth_hooks.faces import FaceCaller, FaceService
 from finetooth_toolbox import wire
 
 from finetooth_mcp import arguments as a
+from finetooth_mcp import runs
 from finetooth_mcp.rows import Reader, Readers
 
 WAIT = 30.0
@@ -45,11 +46,13 @@ class Desk:
 
     Attributes:
         caller: whoever makes this call.
+        started: it is the process that started the server, over standard input.
     """
 
     service: FaceService
     readers: Readers
     caller: FaceCaller
+    started: bool = False
 
     async def reader(self, session: str) -> Reader:
         """Reads rows for a session's model."""
@@ -245,6 +248,31 @@ async def cancel_call(desk: Desk, given: a.OfCall) -> Json:
     return {"cancelled": given.call, "next": "wait_for_call with this id says whether it was finished before"}
 
 
+async def list_runs(desk: Desk, given: a.Nothing) -> Json:
+    runs.check_scope(desk.caller, started=desk.started)
+    return await runs.apart(runs.all_runs)
+
+
+async def show_run(desk: Desk, given: a.OfRun) -> Json:
+    runs.check_scope(desk.caller, started=desk.started)
+    return await runs.apart(runs.one_run, given.run)
+
+
+async def diagnose_run(desk: Desk, given: a.OfRun) -> Json:
+    runs.check_scope(desk.caller, started=desk.started)
+    return await runs.apart(runs.diagnosis, given.run)
+
+
+async def start_run(desk: Desk, given: a.StartRun) -> Json:
+    runs.check_scope(desk.caller, started=desk.started)
+    return await runs.apart(runs.start, given.recipe, given.name, given.overrides)
+
+
+async def stop_run(desk: Desk, given: a.OfRun) -> Json:
+    runs.check_scope(desk.caller, started=desk.started)
+    return await runs.apart(runs.stop, given.run)
+
+
 # --- what an assistant reads ------------------------------------------------------------------------------------------
 
 
@@ -313,6 +341,16 @@ TOOLS: Mapping[str, Tool] = {
              "`state: queued`, and return what its tool returns.", reads=True),
         Tool("cancel_call", a.OfCall, cancel_call, "Stop a call that was answered with `state: queued`; its session is "
              "as it was before. Next: wait_for_call, or another call.", destroys=True),
+        Tool("list_runs", a.Nothing, list_runs, "Runs of recipes in the server's folder, oldest first: status, steps, "
+             "model, method, the last and the best figures. Next: show_run.", reads=True),
+        Tool("show_run", a.OfRun, show_run, "A run: how it ended or how far it is, its recipe, its loss and "
+             "evaluations as lists of step and value. Next: diagnose_run.", reads=True),
+        Tool("diagnose_run", a.OfRun, diagnose_run, "What a run's reports show to be wrong, each with what to do, and "
+             "the end of its output. An empty list: nothing is.", reads=True),
+        Tool("start_run", a.StartRun, start_run, "Begin to train what a recipe file in the server's folder describes. "
+             "Returns at once. Next: show_run, until its status is no longer running."),
+        Tool("stop_run", a.OfRun, stop_run, "Ask a run to end: its last whole step is saved, and `ft resume` goes on "
+             "with it. Next: show_run."),
     )
 }  # fmt: skip
 """A tool for each primitive, and for sessions and checkpoints."""

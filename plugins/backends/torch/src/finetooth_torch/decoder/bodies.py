@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from finetooth_kernels.decoder import Decoder, Stream
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
+from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
 from finetooth_torch.layout.stream import make_stream
@@ -41,10 +43,12 @@ class Body(Protocol):
     Attributes:
         packed: padding is left out.
         shares: always computes once what rows begin with in common.
+        noise: on the embeddings of what trains; None: there is none.
     """
 
     packed: bool
     shares: bool
+    noise: EmbeddingNoise | None
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
         """Of every cell, or at least of those where the mask is true."""
@@ -60,6 +64,7 @@ class TransformersBody:
     """
 
     packed = shares = False
+    noise: EmbeddingNoise | None = None
 
     def __init__(
         self,
@@ -88,19 +93,21 @@ class TransformersBody:
         del everywhere
         if rectangle.batch.filled or rectangle.starts is not None:
             packed = pack(rectangle)
-            hidden = packed_states(self._body, packed, self._masks)
+            with _noisy(self.noise, rectangle, packed.cells_st, packed.tokens.numel()):
+                hidden = packed_states(self._body, packed, self._masks)
             rows, width = packed.tokens.shape
             segments = tuple(n for row in packed.segments for n in row) if self._skips else (width,) * rows
             across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
         extra = self._images(rectangle) if rectangle.images else {}
-        hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
+        cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
+        with _noisy(self.noise, rectangle, cells, cells.numel()):
+            hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
         if rectangle.images and hasattr(self._body, "rope_deltas"):
             # of these rows; generation would take them for those of its own
             setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
-        cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device)
         rows, width = rectangle.tokens.shape
-        return States(hidden.flatten(0, 1), cells.view(rows, width), Computed((width,) * rows, 0))
+        return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
 
     def hidden(self, tokens: Tensor, *, positions: Tensor | None = None, **extra: Any) -> Any:
         """The body's output for (S, T) ids; `last_hidden_state` is (S, T, D)."""
@@ -147,22 +154,31 @@ class StreamBody:
     """
 
     packed = True
+    noise: EmbeddingNoise | None = None
 
     def __init__(self, decoder: Decoder, model: nn.Module) -> None:
         self.decoder, self._model = decoder, model
         self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def states(self, rectangle: Rectangle, *, everywhere: bool) -> States:
-        stream = make_stream(rectangle, share=self.shares or not self._model.training)
+        stream = make_stream(rectangle, share=(self.shares and self.noise is None) or not self._model.training)
         computed = computed_of(stream)
         if everywhere:
-            return States(self.decoder.hidden(stream), stream.cells_st, computed)
+            with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
+                return States(self.decoder.hidden(stream), stream.cells_st, computed)
         wanted, inverse = torch.unique(stream.cells_st[rectangle.mask], return_inverse=True)
         cells = torch.zeros_like(stream.cells_st)
         cells[rectangle.mask] = inverse
         if len(wanted) == 0:  # a row that trains nothing still has a graph
             wanted = wanted.new_zeros(1)
-        return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
+        with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):
+            return States(self.decoder.hidden(stream, wanted), cells, replace(computed, last_rows=len(wanted)))
+
+
+def _noisy(
+    noise: EmbeddingNoise | None, rectangle: Rectangle, cells_st: Tensor, positions: int
+) -> AbstractContextManager[None]:
+    return no_noise() if noise is None else noise.over(cells_st, rectangle.batch.lengths, positions)
 
 
 def computed_of(stream: Stream, *, last_rows: int | None = None) -> Computed:

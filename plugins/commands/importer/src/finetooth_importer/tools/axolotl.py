@@ -71,6 +71,8 @@ def read(account: Account) -> None:
     shared.schedule_options(account)
     account.refuse("eta_min", "set schedule.min_ratio, a share of the full rate")
     account.take("max_grad_norm", "train.max_grad_norm", number)
+    account.take("neftune_noise_alpha", "train.embedding_noise", number)
+    account.take("noisy_embedding_alpha", "train.embedding_noise", number)
     account.take("seed", "train.seed", int)
     account.default("seed", "train.seed", 42)
     account.take("shuffle_merged_datasets", "train.shuffle")

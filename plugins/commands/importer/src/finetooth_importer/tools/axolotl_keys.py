@@ -117,8 +117,6 @@ REFUSED: Mapping[str, str] = {
     "loss_watchdog_threshold": "a loss that is not finite stops the run; a plugin can stop it for another reason",
     "loss_watchdog_patience": "a loss that is not finite stops the run; a plugin can stop it for another reason",
     "early_stopping_patience": "set train.early_stopping.patience and evaluate.every; see checkpoint.select_on",
-    "neftune_noise_alpha": "no noise on embeddings here",
-    "noisy_embedding_alpha": "no noise on embeddings here",
     "use_eaft": "no loss of that name here",
     "eaft_alpha": "no loss of that name here",
     "eaft_k": "no loss of that name here",

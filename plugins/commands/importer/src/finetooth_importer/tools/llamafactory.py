@@ -104,7 +104,6 @@ REFUSED: Mapping[str, str] = {
     "kt_non_expert_weight_path": "no KTransformers here",
     "predict_with_generate": "ft score and the evaluator exact_match measure answers",
     "do_predict": "ft score and the evaluator exact_match measure answers",
-    "neftune_noise_alpha": "no noise on embeddings here",
     "adapter_name_or_path": "set adapter.resume_from to that folder, or name it as the model",
     "max_new_tokens": "ft chat RUN samples answers",
     "export_dir": "ft merge RUN writes a merged model",

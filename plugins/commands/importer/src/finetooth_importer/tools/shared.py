@@ -166,6 +166,7 @@ def extent(account: Account) -> None:
         account.take("max_steps", "train.max_steps", int)
     account.passes("max_steps", "no bound")
     account.take("max_grad_norm", "train.max_grad_norm", number)
+    account.take("neftune_noise_alpha", "train.embedding_noise", number)
     account.take("seed", "train.seed", int)
     account.default("seed", "train.seed", 42)
 

@@ -46,7 +46,6 @@ NO_EFFECT: Mapping[str, str] = {
 }
 
 REFUSED: Mapping[str, str] = {
-    "neftune_noise_alpha": "no noise on embeddings here",
     "eval_accumulation_steps": "held-out rows are laid out by memory",
     "lora_modules_to_save": "a low-rank adapter trains no whole modules",
     "modules_to_save": "a low-rank adapter trains no whole modules",

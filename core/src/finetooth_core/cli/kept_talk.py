@@ -1,0 +1,62 @@
+"""A conversation as a training row, and the tools that a conversation offers, read from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks.errors import UserError
+from finetooth_hooks.examples import Message
+
+
+def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> int:
+    """Add a conversation to a file of JSON lines, as the format of conversations reads it; returns how many messages.
+
+    Raises:
+        UserError: nothing was answered yet, or the file cannot be written.
+    """
+    if not any(message.role == "assistant" for message in messages):
+        raise UserError("there is no answer yet that could be kept", action="say something first")
+    row = {"messages": [as_json(message) for message in messages], **({"tools": list(tools)} if tools else {})}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}", action="name another file") from error
+    return len(messages)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message with what it holds, and nothing that is empty."""
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        found["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        found["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return found
+
+
+def read_tools(file: Path) -> tuple[Mapping[str, Any], ...]:
+    """Tools in OpenAI's shape, a JSON list.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--tools: {file}: {error.strerror}", action="check the path") from error
+    except ValueError as error:
+        raise UserError(f"--tools: {file} is not JSON: {error}", action="write a list of tools") from error
+    named = isinstance(found, list) and all(
+        isinstance(one, dict) and isinstance(one.get("function"), dict) and one["function"].get("name") for one in found
+    )
+    if not named or not found:
+        raise UserError(
+            f"--tools: {file} holds no list of tools",
+            action='write [{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...]',
+        )
+    return tuple(found)

@@ -1,0 +1,61 @@
+"""NEFTune: uniform noise on the embeddings of what trains (Jain et al., 2023, arXiv:2310.05914, algorithm 1).
+
+Every number of a sequence's embeddings gets noise from the uniform distribution over +-alpha / sqrt(L D), with L the
+length of the sequence and D the width of the model. It is drawn from the stream of its micro-batch, as dropout is
+(decision 0007), so a pass that is repeated sees the same noise, and so does a run that was killed and resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EmbeddingNoise:
+    """Adds the noise while `over` is entered and the embedding is in training mode; nothing otherwise.
+
+    Args:
+        embedding: from ids to vectors; the noise is added to what it gives.
+        alpha: how strong it is; the paper takes 5 to 15.
+    """
+
+    def __init__(self, embedding: nn.Module, alpha: float) -> None:
+        self._alpha = alpha
+        self._lengths: Tensor | None = None
+        embedding.register_forward_hook(self._add)
+
+    @contextmanager
+    def over(self, cells_st: Tensor, lengths: Sequence[int], positions: int) -> Iterator[None]:
+        """
+        Args:
+            cells_st: (S, T) which of the computed positions each cell of the rectangle is.
+            lengths: (S,) of the sequences.
+            positions: that are computed, padding included.
+        """
+        found = torch.ones(positions, device=cells_st.device)
+        for row, length in enumerate(lengths):
+            found[cells_st[row, :length]] = float(length)
+        self._lengths = found
+        try:
+            yield
+        finally:
+            self._lengths = None
+
+    def _add(self, module: nn.Module, given: Any, embedded: Tensor) -> Tensor | None:
+        lengths = self._lengths
+        if lengths is None or not module.training:
+            return None
+        bound = self._alpha / (lengths * embedded.shape[-1]).sqrt()
+        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
+        noise *= bound.view(*embedded.shape[:-1], 1)
+        return (embedded.float() + noise).to(embedded.dtype)
+
+
+@contextmanager
+def no_noise() -> Iterator[None]:
+    """What is entered where there is none."""
+    yield

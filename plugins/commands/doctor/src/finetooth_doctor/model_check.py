@@ -1,0 +1,143 @@
+"""`ft doctor model MODEL`: whether a model loads, computes what its own library computes, and trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+import numpy as np
+from finetooth_hooks import CommandContext, Context, Conversation, Datum, Engine, FinetoothError, Message
+from finetooth_toolbox.text.controls import escape_controls
+from numpy.typing import NDArray
+
+from finetooth_doctor.plain_forward import datum_of, plain_logprobs
+
+TEXTS = (
+    "The river runs through the old town, past the market and under three stone bridges.",
+    "Water boils at one hundred degrees Celsius at sea level.",
+    "She opened the letter, read it twice, and put it back on the table without a word. Then she went to the window.",
+)
+"""Plain sentences of different lengths, which every language model finds far likelier than chance."""
+RANDOM = 0.8
+"""A loss above this share of the logarithm of the vocabulary is that of a model that knows nothing."""
+CLOSE = 1e-3
+"""By how much log-probabilities in fp32 may differ, in nats."""
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one look found.
+
+    Attributes:
+        passed: whether it is as it should be.
+        told: what was found, and what to do if it is not right.
+    """
+
+    name: str
+    passed: bool
+    told: str
+
+
+@click.command("model")
+@click.argument("model", metavar="MODEL")
+@click.pass_obj
+def command(obj: CommandContext, model: str) -> int:
+    """Try MODEL, a name, a folder or a hub id, before you train it: does it load, does it compute what its own library
+    computes, also packed, does the adapter apply, does the loss begin where that of a trained model does, and fall?
+
+    Takes two copies of the weights in fp32, one after the other. Exit code 1 if something is wrong.
+    """
+    opened = obj.open(model, {"train": {"precision": "fp32"}})
+    found = [*of_context(opened.context)]
+    sequences = _sequences(opened.context)
+    plain = plain_logprobs(opened.context, sequences)
+    found += of_engine(opened.engine, opened.context, sequences, plain)
+    for one in found:
+        click.echo(f"{'ok' if one.passed else '!!':<3} {one.name:<10} {escape_controls(one.told)}")
+    return 0 if all(one.passed for one in found) else 1
+
+
+def of_context(context: Context) -> list[Check]:
+    """What is known before weights are read."""
+    info = context.model
+    found = [Check("family", True, f"{info.model_type}, {info.parameters:,} parameters, read by {info.loader}")]
+    asked = Conversation((Message("user", "Hello?"), Message("assistant", "Hello.")))
+    try:
+        rendered = context.renderer.render(asked, train_on="assistant")
+        counted = sum(1 for weight in rendered.weights if weight)
+        told = f"{counted} of {len(rendered.tokens)} tokens of a short conversation train"
+        found.append(Check("template", 0 < counted < len(rendered.tokens), told))
+    except FinetoothError as error:
+        found.append(Check("template", True, f"none for conversations: {error}"))
+    return found
+
+
+def of_engine(
+    engine: Engine, context: Context, sequences: Sequence[Sequence[int]], plain: Sequence[NDArray[np.float64]]
+) -> list[Check]:
+    """What shows when it computes and trains.
+
+    Args:
+        sequences: token ids.
+        plain: what the model's own library says of them.
+    """
+    data = [datum_of(tokens, [1.0] * len(tokens), id=f"text {index}") for index, tokens in enumerate(sequences)]
+    alone = [engine.logprobs([datum])[0] for datum in data]
+    together = engine.logprobs(data)
+    off = max(float(np.abs(one - other).max()) for one, other in zip(alone, plain, strict=True))
+    apart = max(float(np.abs(one - other).max()) for one, other in zip(alone, together, strict=True))
+    bound = math.log(context.facts.vocab_size)
+    first = float(-np.concatenate(plain).mean())
+    found = [
+        Check(
+            "same", off < CLOSE,
+            f"log-probabilities differ from the library's own forward pass by at most {off:.1e}"
+            + ("" if off < CLOSE else "; try attention and kernels one by one (kernels: {...: torch})"),
+        ),
+        Check(
+            "packing", apart < CLOSE,
+            f"alone and together they differ by at most {apart:.1e}"
+            + ("" if apart < CLOSE else "; rows see each other: set backend.packing: false, or another attention"),
+        ),
+        Check(
+            "loss", first < RANDOM * bound,
+            f"{first:.2f} on plain sentences, {bound:.2f} is chance"
+            + ("" if first < RANDOM * bound else ": the weights look random; is it the right file, and complete?"),
+        ),
+    ]  # fmt: skip
+    return [*found, *of_training(engine, context, data)]
+
+
+def of_training(engine: Engine, context: Context, rows: Sequence[Datum]) -> list[Check]:
+    """A few steps on the sentences."""
+    info, spec = engine.info, context.loss("cross_entropy")
+    engine.set_total_steps(STEPS)
+    losses, norms = [], []
+    for _ in range(STEPS):
+        result = engine.forward_backward(rows, spec)
+        losses.append(float(result.loss or 0.0))
+        norms.append(engine.step().grad_norm)
+    after = float(engine.forward(rows, spec).loss or 0.0)
+    share = info.trained / info.parameters
+    trains = info.trained > 0 and all(math.isfinite(norm) and norm > 0 for norm in norms)
+    return [
+        Check(
+            "adapter", trains,
+            f"{info.trained:,} parameters train ({share:.1%}), gradient norm {norms[0]:.3g}"
+            + ("" if trains else ": nothing trains; see adapter.modules, and ft plugins explain the adapter"),
+        ),
+        Check(
+            "learns", after < losses[0],
+            f"loss {losses[0]:.3f} before, {after:.3f} after {STEPS} steps on the same sentences"
+            + ("" if after < losses[0] else "; try a higher optimizer.learning_rate"),
+        ),
+    ]  # fmt: skip
+
+
+def _sequences(context: Context) -> list[list[int]]:
+    tokenizer = context.tokenizer
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    return [[*begin, *tokenizer.encode(text)] for text in TEXTS]

@@ -1,0 +1,173 @@
+"""Tools for runs of recipes: those of the folder in which the server was started, for callers with the scope `admin` and for
+the process that started it.
+
+A run goes by its name under `runs/`, a recipe by the name of its file beside that folder; paths are refused, so nothing
+else of the server's disk can be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import UserError
+from finetooth_hooks.faces import FaceCaller
+from finetooth_toolbox.files.locks import FILE as LOCK
+from finetooth_toolbox.runs.advice import advice
+from finetooth_toolbox.runs.recorded import Recorded, is_run, is_running, read_run, runs_below
+
+RUNS = Path("runs")
+NAME = re.compile(r"[\w][\w.+-]*")
+OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
+"""Numbers and words of the training; nothing that names a file or a plugin."""
+CURVE = 50
+"""Points of a curve that are told, at equal distances."""
+TAIL = 2_000
+"""Characters of a run's output that are told."""
+
+Json = dict[str, Any]
+
+
+def check_scope(caller: FaceCaller, *, started: bool) -> None:
+    """
+    Args:
+        started: the caller is the process that started the server, which could run `ft` as well.
+
+    Raises:
+        UserError: runs are not the caller's to see.
+    """
+    if not started and not caller.may("admin"):
+        raise UserError(
+            "runs of the server's own folder need a key with the scope admin", action="or start it as ft serve mcp --stdio"
+        )
+
+
+def all_runs() -> Json:
+    """The runs, the one that began last at the end."""
+    return {"runs": [_short(read_run(folder)) for folder in runs_below(RUNS)]}
+
+
+def one_run(name: str) -> Json:
+    """What a run's folder says of it, with its curves."""
+    folder = folder_of(name)
+    if not is_run(folder):
+        return {"run": name, "status": "starting" if _log(name).exists() else "failed", "output": output_of(name)}
+    run = read_run(folder)
+    curves = {key: _thinned(points) for key, points in run.series().items() if key == "loss" or key.startswith("eval/")}
+    return {**_short(run), "recipe": run.recipe, "curves": curves, "problems": list(run.problems)}
+
+
+def diagnosis(name: str) -> Json:
+    """What its reports show to be wrong, each with what to do; the end of its output."""
+    folder = folder_of(name)
+    found = advice(read_run(folder)) if is_run(folder) else []
+    return {"run": name, "wrong": found, "output": output_of(name)}
+
+
+def start(recipe: str, name: str, overrides: list[str]) -> Json:
+    """Begin a run of a recipe's file, in a process of its own.
+
+    Raises:
+        UserError: there is no such file, the name is taken, or an override is none.
+    """
+    file = Path(_named(recipe, "recipe"))
+    if not file.is_file() or file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"recipe: there is no file {recipe!r} in the server's folder", action="name a .yaml file there")
+    folder = RUNS / _named(name, "name")
+    if folder.exists() or _log(name).exists():
+        raise UserError(f"name: {folder} exists", action="name another one")
+    for override in overrides:
+        if not OVERRIDE.fullmatch(override):
+            raise UserError(f"overrides: {override!r} is not taken here", action="write them as train.max_steps=10")
+    RUNS.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "finetooth", "run", str(file), *overrides, "--output", str(folder)]
+    with _log(name).open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    PROCESSES[name] = process
+    return {"run": name, "status": "starting", "next": "show_run with this name, until its status is done"}
+
+
+PROCESSES: dict[str, subprocess.Popen[bytes]] = {}
+"""Of runs that this server began, so that those that have ended are no zombies."""
+
+
+def stop(name: str) -> Json:
+    """Ask a run to end, as Ctrl-C does: the last whole step is saved.
+
+    Raises:
+        UserError: it is not under way.
+    """
+    folder = folder_of(name)
+    if not is_running(folder):
+        raise UserError(f"run {name!r} is not under way", action="show_run says how it ended")
+    os.kill(int((folder / LOCK).read_text(encoding="utf-8")), signal.SIGINT)
+    return {"run": name, "status": "stopping", "next": "show_run with this name"}
+
+
+async def apart(function: Any, *arguments: Any) -> Json:
+    """In a thread: disks are slow."""
+    for process in PROCESSES.values():
+        process.poll()
+    found: Json = await asyncio.to_thread(function, *arguments)
+    return found
+
+
+def folder_of(name: str) -> Path:
+    """
+    Raises:
+        UserError: there is no such run, or it is no name.
+    """
+    folder = RUNS / _named(name, "run")
+    if not is_run(folder) and not _log(name).exists():
+        raise UserError(f"there is no run {name!r}", action="list_runs names them")
+    return folder
+
+
+def output_of(name: str) -> str:
+    """The end of what a run printed that `start` began; empty for others."""
+    try:
+        return _log(name).read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    except OSError:
+        return ""
+
+
+def _named(name: str, argument: str) -> str:
+    """
+    Raises:
+        UserError: it is a path.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"{argument}: {name!r} is no plain name", action="no slashes, and no dot at the beginning")
+    return name
+
+
+def _log(name: str) -> Path:
+    return RUNS / f"{name}.log"
+
+
+def _short(run: Recorded) -> Json:
+    return {
+        "run": run.name,
+        "status": run.status,
+        "reason": run.reason,
+        "steps": run.step,
+        "total_steps": run.total_steps,
+        "model": run.model,
+        "method": run.pick("method"),
+        "last": run.last,
+        "best": dict(run.best),
+    }
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    stride = max(1, -(-len(points) // CURVE))
+    kept = points[::stride]
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
