@@ -70,10 +70,10 @@ def test_axolotl() -> None:
     assert account.recipe["data"]["eval"] == {"fraction": 0.1}
     assert account.recipe["adapter"] == {"name": "lora", "rank": 16, "alpha": 32, "targets": "all-linear"}
     assert account.recipe["quantization"] == "nf4"
-    assert account.recipe["optimizer"] == {"name": "adamw", "learning_rate": 2e-4}
+    assert account.recipe["optimizer"] == {"name": "paged_adamw_8bit", "learning_rate": 2e-4}
     assert account.recipe["schedule"] == {"warmup_steps": 10, "name": "cosine"}
     found = outcomes(account)
-    assert found["optimizer"] == ("otherwise", "optimizer")
+    assert found["optimizer"] == ("taken", "optimizer")
     assert found["lisa_n_layers"][0] == "not taken"
     assert found["seed"] == ("default", "train.seed")
     assert found["wandb_project"] == ("no effect", "")
@@ -221,3 +221,99 @@ def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:
         found = taken(given, tool).recipe["quantization"]
         assert found == wanted
         assert (found["name"] if isinstance(found, dict) else found) in index
+
+
+LOOPED = """
+from datasets import load_dataset
+from trl import SFTConfig, SFTTrainer
+rows = load_dataset("a/b", split="train")
+rows = rows.map(len)
+first, second = 1, 2
+one = two
+two = one
+SFTTrainer(model="m", args=SFTConfig(max_steps=2), train_dataset=rows, eval_dataset=two)
+"""
+
+
+def test_names_that_are_made_of_themselves_end() -> None:
+    """`rows = rows.map(...)` is followed to where the rows come from, and two names of one another to nowhere."""
+    given = files.of_script(LOOPED, Path("a.py"))
+    assert (given["dataset_name"], given["dataset_train_split"], given["max_steps"]) == ("a/b", "train", 2)
+    looped = LOOPED.replace("train_dataset=rows", "train_dataset=two")
+    assert "dataset_name" not in files.of_script(looped, Path("a.py"))
+
+
+NOTEBOOK = [
+    "%%capture\npip install unsloth",
+    "import os\n!pip install trl\nopen(os.environ['MARK'], 'w').write('ran')",
+    "from unsloth import FastLanguageModel\n"
+    "model, tokenizer = FastLanguageModel.from_pretrained(model_name='unsloth/Qwen3-4B', max_seq_length=1024)\n"
+    "model = FastLanguageModel.get_peft_model(model, r=16, lora_alpha=32, target_modules=['q_proj'])",
+    "trainer = SFTTrainer(model=model, args=SFTConfig(max_steps=60, optim='adamw_8bit', learning_rate=2e-4))\n"
+    "trainer = train_on_responses_only(trainer, instruction_part='a', response_part='b')",
+]
+
+
+def test_a_notebook_of_unsloth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    cells = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in NOTEBOOK]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    given, tool = files.read(tmp_path / "a.ipynb")
+    assert tool == "unsloth" and not (tmp_path / "mark").exists()
+    made = taken(given, tool).recipe
+    assert made["model"]["name"] == "unsloth/Qwen3-4B" and made["quantization"] == "nf4"
+    assert made["adapter"] == {"name": "lora", "rank": 16, "alpha": 32, "targets": ["q_proj"]}
+    assert made["train"]["max_length"] == 1024 and made["method"] == {"name": "sft", "train_on": "assistant"}
+    assert made["optimizer"] == {"name": "adamw_8bit", "learning_rate": 2e-4}
+    (tmp_path / "b.ipynb").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match="no notebook"):
+        files.read(tmp_path / "b.ipynb")
+
+
+def test_settings_that_stand_inside_others() -> None:
+    """torchtune names other settings inside a text; mlx-lm's scale is ours times the rank."""
+    tune = """
+output_dir: /tmp/out
+model: {_component_: torchtune.models.llama3_2.qlora_llama3_2_1b, lora_attn_modules: [q_proj, output_proj],
+        apply_lora_to_mlp: false, lora_rank: 4, lora_alpha: 8}
+checkpointer: {_component_: torchtune.training.FullModelHFCheckpointer, checkpoint_dir: "${output_dir}/base"}
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, train_on_input: false}
+optimizer: {_component_: torch.optim.AdamW, lr: 3e-4}
+loss: {_component_: torchtune.rlhf.loss.DPOLoss, beta: 0.2, label_smoothing: 0.1}
+seed: "${nowhere}"
+"""
+    account = taken(files.of_yaml(tune, Path("a.yaml")), "torchtune")
+    made = account.recipe
+    assert made["model"]["name"] == "/tmp/out/base" and made["quantization"] == "nf4"
+    assert made["adapter"] == {"name": "lora", "targets": ["q_proj", "o_proj"], "rank": 4, "alpha": 8}
+    assert made["method"] == {"name": "dpo", "beta": 0.2, "loss": {"name": "sigmoid", "label_smoothing": 0.1}}
+    assert made["optimizer"] == {"name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.01}
+    assert made["schedule"] == "constant" and made["train"]["max_grad_norm"] == 0
+    assert outcomes(account)["seed"] == ("not taken", "")
+    mlx = {"model": "m", "iters": 10, "num_layers": -1, "lora_parameters": {"rank": 4, "scale": 5.0}}
+    made = taken(mlx, "mlx-lm").recipe
+    assert made["adapter"] == {"name": "lora", "rank": 4, "alpha": 20.0}
+    assert (made["train"]["max_steps"], made["optimizer"]["learning_rate"]) == (10, 1e-5)
+
+
+def test_what_is_here_now_is_taken() -> None:
+    """Settings for which there is something of ours: adapters, losses, optimizers, trackers, online methods."""
+    online = {"num_generations": 4, "reward_funcs": ["rewards.length"], "loss_type": "dapo", "no_such": 1}
+    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online}, "axolotl")
+    method = account.recipe["method"]
+    assert (method["name"], method["num_generations"], method["loss_type"]) == ("grpo", 4, "dapo")
+    assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
+    assert outcomes(account)["trl.no_such"][0] == "not taken"
+    given = {"base_model": "m", "datasets": [], "sequence_len": 8, "optimizer": "came_pytorch", "adam_beta1": 0.8,
+             "lisa_n_layers": 2, "lisa_step_interval": 5, "wandb_project": "p", "wandb_mode": "offline",
+             "early_stopping_patience": 3, "evals_per_epoch": 1}  # fmt: skip
+    made = taken(given, "axolotl").recipe
+    assert made["optimizer"] == {"name": "came", "betas": [0.8, 0.999, 0.9999]}
+    assert made["adapter"] == {"name": "lisa", "layers": 2, "every": 5}
+    assert made["trackers"] == ["console", "jsonl", {"name": "wandb", "project": "p", "mode": "offline"}]
+    assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}
+    given = {"model_name_or_path": "m", "stage": "sft", "finetuning_type": "oft", "oft_block_size": 16,
+             "use_badam": True, "badam_switch_interval": 9, "use_dft_loss": True}  # fmt: skip
+    made = taken(given, "llamafactory").recipe
+    assert made["adapter"] == {"name": "oft", "block_size": 16} and made["method"] == {"name": "sft", "loss": "dft"}
+    assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)

@@ -186,6 +186,18 @@ class Account:
         return iter(self.lines)
 
 
+def flattened(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys of mappings inside mappings as `a.b`; each is one key of an account then. Lists stay."""
+    made: dict[str, Any] = {}
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            made |= flattened(value, f"{name}.")
+        else:
+            made[name] = value
+    return made
+
+
 def number(value: Any) -> Any:
     """A number that YAML read as a text, `5e-5`; anything else as it is."""
     if isinstance(value, str):
@@ -196,4 +208,4 @@ def number(value: Any) -> Any:
     return value
 
 
-__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "number", "says_nothing"]
+__all__ = ["COMPUTED", "Account", "Line", "Outcome", "TAKEN", "flattened", "number", "says_nothing"]

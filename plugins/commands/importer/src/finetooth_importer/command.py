@@ -10,9 +10,12 @@ import click
 from finetooth_hooks import CommandContext, UserError
 
 from finetooth_importer import files
-from finetooth_importer.account import Account, Line
-from finetooth_importer.tools import axolotl, llamafactory, trl
+from finetooth_importer.account import Account, Line, flattened
+from finetooth_importer.tools import llamafactory, torchtune
 from finetooth_importer.written import as_yaml, shortened, tidied
+
+NESTED = ("torchtune", "autotrain", "mlx-lm")
+"""Tools whose settings stand in mappings inside mappings; each is a key of the account, `optimizer.lr`."""
 
 HEADINGS = {
     "otherwise": "Taken with another meaning",
@@ -35,7 +38,8 @@ HEADINGS = {
 def command(obj: CommandContext, file: Path, tool: str | None, output: Path | None, all_: bool, as_json: bool) -> None:
     """Make a recipe of another tool's FILE, and say what became of each of its keys.
 
-    FILE is a YAML or JSON file, a file with a command line, or a Python script, which is read and never run.
+    FILE is a YAML or JSON file, a file with a command line, or a Python script or notebook, which is read and never
+    run.
     """
     given, guessed = files.read(file)
     chosen = tool or guessed
@@ -74,13 +78,15 @@ def taken(given: Any, tool: str, file: Path | None = None) -> Account:
     Args:
         file: where they stood; LLaMA-Factory's list of datasets is looked for beside it.
     """
+    if tool in NESTED:
+        given = flattened(given)
+    if tool == "torchtune":
+        given = torchtune.resolved(given)
     account = Account(given)
     if tool == "llamafactory":
         llamafactory.read(account, None if file is None else file.resolve().parent)
-    elif tool == "axolotl":
-        axolotl.read(account)
     else:
-        trl.read(account)
+        files.READERS[tool].read(account)
     return account
 
 

@@ -14,9 +14,30 @@ import yaml
 from finetooth_hooks import UserError
 
 from finetooth_importer.account import COMPUTED
-from finetooth_importer.tools import axolotl, llamafactory, trl
+from finetooth_importer.tools import (
+    autotrain,
+    axolotl,
+    llamafactory,
+    mlxlm,
+    mudpuppy,
+    torchtune,
+    trl,
+    unsloth,
+)
 
-TOOLS = ("axolotl", "llamafactory", "trl")
+READERS = {
+    "unsloth": unsloth,
+    "mud-puppy": mudpuppy,
+    "torchtune": torchtune,
+    "autotrain": autotrain,
+    "axolotl": axolotl,
+    "llamafactory": llamafactory,
+    "mlx-lm": mlxlm,
+    "trl": trl,
+}
+"""The tools, in the order in which it is asked whose keys they are."""
+
+TOOLS = tuple(sorted(READERS))
 
 _TRAINERS = {
     "SFTTrainer": "sft",
@@ -28,6 +49,7 @@ _TRAINERS = {
     "PRMTrainer": "prm",
     "GRPOTrainer": "grpo",
     "RLOOTrainer": "rloo",
+    "UnslothTrainer": "sft",
 }
 _CONFIG = re.compile(r"(Config|TrainingArguments|Arguments)$")
 _FLAG = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?$")
@@ -50,10 +72,12 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
         raise UserError(
             f"{path} cannot be read as text: {error}", action="name the other tool's configuration"
         ) from None
-    if path.suffix == ".py":
+    if path.suffix == ".ipynb":
+        given = of_script(of_notebook(text, path), path)
+    elif path.suffix == ".py":
         given = of_script(text, path)
     elif path.suffix in (".sh", ".bash", ".txt", ".cmd") or re.match(
-        r"\s*(trl|llamafactory-cli|axolotl|accelerate|python)\s", text
+        r"\s*(trl|llamafactory-cli|axolotl|accelerate|python3?|mud-puppy|autotrain|tune|unsloth|mlx_lm\.lora)\s", text
     ):
         given = of_command(text, path)
     else:
@@ -63,10 +87,7 @@ def read(path: Path) -> tuple[Mapping[str, Any], str]:
 
 def tool_of(given: Mapping[str, Any]) -> str:
     """The tool whose keys these are; empty if that cannot be told."""
-    for name, module in zip(TOOLS, (axolotl, llamafactory, trl), strict=True):
-        if module.looks_like(given):
-            return name
-    return ""
+    return next((name for name, module in READERS.items() if module.looks_like(given)), "")
 
 
 def of_yaml(text: str, path: Path) -> Mapping[str, Any]:
@@ -115,10 +136,31 @@ def of_command(text: str, path: Path) -> Mapping[str, Any]:
             script = re.search(r"(sft|dpo|kto|orpo|cpo|grpo|rloo|reward\w*|prm)\.py$", word)
             if script and not given:
                 given[trl.METHOD] = re.sub(r"_.*|modeling", "", script[1])
+        given |= _marked(words)
         flags = _flags(words)
-        if flags:
+        if flags or mudpuppy.MARK in given:
             return {**given, **flags}
     raise UserError(f"{path}: no command with --settings", action="name a file with the command, or the tool's YAML")
+
+
+def _marked(words: list[str]) -> dict[str, Any]:
+    """What words beside the flags say: whose command it is; mud-puppy's model and rows stand without a flag."""
+    plain = [word.rpartition("/")[2].removesuffix(".py") for word in words]
+    if any(word in ("unsloth-cli", "unsloth") for word in plain):
+        return {unsloth.MARK: True}
+    start = next((place for place, word in enumerate(plain) if re.fullmatch(r"mud[-_]puppy(\.cli)?", word)), None)
+    if start is None:
+        return {}
+    free: list[str] = []
+    place = start + 1
+    while place < len(words):
+        name = words[place].lstrip("-").replace("-", "_")
+        if not words[place].startswith("--"):
+            free.append(words[place])
+        elif "=" not in name and name not in mudpuppy.SWITCHES:
+            place += 1
+        place += 1
+    return {mudpuppy.MARK: True, **dict(zip(("model", "dataset"), free, strict=False))}
 
 
 def _flags(words: list[str]) -> dict[str, Any]:
@@ -131,12 +173,27 @@ def _flags(words: list[str]) -> dict[str, Any]:
             continue
         name, equals, value = word.lstrip("-").partition("=")
         values = [value] if equals else []
-        while not equals and place < len(words) and not words[place].startswith("--"):
+        bare = name.replace("-", "_") in mudpuppy.SWITCHES and "mud" in "".join(words[:4])
+        while not equals and not bare and place < len(words) and not words[place].startswith("--"):
             values.append(words[place])
             place += 1
         made = [yaml.safe_load(one) if one.strip() else one for one in values]
         given[name.replace("-", "_")] = True if not made else made[0] if len(made) == 1 else made
     return given
+
+
+def of_notebook(text: str, path: Path) -> str:
+    """The code of a notebook's cells, without the lines that are for the notebook or a shell.
+
+    Raises:
+        UserError: it is no notebook.
+    """
+    try:
+        cells = json.loads(text)["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is no notebook", action="name another file") from None
+    return "\n".join(cell for cell in code if not cell.lstrip().startswith("%%"))
 
 
 def of_script(text: str, path: Path) -> Mapping[str, Any]:
@@ -146,20 +203,34 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
     Raises:
         UserError: it is no Python, or has no configuration.
     """
+    plain = "\n".join(re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in text.splitlines())
     try:
-        tree = ast.parse(text)
+        tree = ast.parse(plain)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}", action="mend the line") from None
     names: dict[str, ast.expr] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            names[node.targets[0].id] = node.value
+            name = node.targets[0].id
+            if not _names(node.value, name):  # `rows = rows.map(...)` says nothing new of where rows come from
+                names[name] = node.value
     given: dict[str, Any] = {}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         called = _called(node)
-        if called in _TRAINERS:
+        owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+        ours = isinstance(owner, ast.Name) and re.fullmatch(r"Fast\w*Model", owner.id)
+        if ours and called in ("from_pretrained", "get_peft_model"):
+            given[unsloth.MARK] = True
+            first = {"model_name": _value(node.args[0], names)} if node.args and called == "from_pretrained" else {}
+            given.update(
+                first
+                | {k.arg: _value(k.value, names) for k in node.keywords if k.arg not in (None, "model", "tokenizer")}
+            )
+        elif called == "train_on_responses_only":
+            given["train_on_responses_only"] = True
+        elif called in _TRAINERS:
             given[trl.METHOD] = _TRAINERS[called]
             given.update(_of_trainer(node, names))
         elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
@@ -169,7 +240,6 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
                 {k.arg: _value(k.value, names) for k in node.keywords if k.arg and k.arg.startswith("load_in")}
             )
         elif called == "from_pretrained" and node.args and "model" not in given:
-            owner = node.func.value if isinstance(node.func, ast.Attribute) else None
             if isinstance(owner, ast.Name) and re.search(r"Model|CausalLM", owner.id):
                 given["model"] = _value(node.args[0], names)
     found = {key: value for key, value in given.items() if value is not _UNKNOWN}
@@ -186,7 +256,10 @@ _UNKNOWN = object()
 
 def _of_trainer(node: ast.Call, names: Mapping[str, ast.expr]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    plain = ("max_seq_length", "dataset_text_field", "packing", "dataset_num_proc", "beta", "max_length")
     for keyword in node.keywords:
+        if keyword.arg in plain:
+            found[keyword.arg] = _value(keyword.value, names)
         if keyword.arg == "model" and isinstance(_value(keyword.value, names), str):
             found["model"] = _value(keyword.value, names)
         if keyword.arg in ("train_dataset", "eval_dataset"):
@@ -199,7 +272,12 @@ def _of_trainer(node: ast.Call, names: Mapping[str, ast.expr]) -> dict[str, Any]
 def _loaded(node: ast.expr, names: Mapping[str, ast.expr]) -> dict[str, Any]:
     """Name, configuration and split of a `load_dataset(...)`."""
     split: Any = None
+    followed: set[str] = set()
     while not (isinstance(node, ast.Call) and _called(node) == "load_dataset"):
+        if isinstance(node, ast.Name) and node.id in followed:
+            return {}  # two names, each made of the other
+        if isinstance(node, ast.Name):
+            followed.add(node.id)
         if isinstance(node, ast.Name) and node.id in names and names[node.id] is not node:
             node = names[node.id]
         elif isinstance(node, ast.Subscript):
@@ -224,6 +302,10 @@ def _loaded(node: ast.expr, names: Mapping[str, ast.expr]) -> dict[str, Any]:
     return found
 
 
+def _names(node: ast.expr, name: str) -> bool:
+    return any(isinstance(inside, ast.Name) and inside.id == name for inside in ast.walk(node))
+
+
 def _called(node: ast.Call) -> str:
     return (
         node.func.id
@@ -245,4 +327,4 @@ def _value(node: ast.expr, names: Mapping[str, ast.expr], deep: int = 0) -> Any:
     return _UNKNOWN
 
 
-__all__ = ["TOOLS", "of_command", "of_script", "of_yaml", "read", "tool_of"]
+__all__ = ["READERS", "TOOLS", "of_command", "of_notebook", "of_script", "of_yaml", "read", "tool_of"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import rollouts, shared
 from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, REFUSED
 
 METHODS: Mapping[str, str] = {
@@ -34,6 +34,9 @@ TEMPLATES: Mapping[str, str] = {
     "qwen3_5": "qwen3_5",
     "cohere": "cohere2",
     "command_a": "cohere2",
+    "gemma3n": "gemma",
+    "qwen3_instruct": "qwen3_instruct",
+    "deepseek_v3_1": "deepseek_v3_1",
     "mistral_v7_tekken": "mistral",
     "mistral_v3_tekken": "mistral",
     "mistral_v2v3": "mistral",
@@ -81,7 +84,26 @@ def read(account: Account) -> None:
     _saving(account)
     shared.records(account)
     if account.get("use_tensorboard"):
-        account.take("use_tensorboard", "trackers", value=["console", "jsonl", "tensorboard"])
+        shared.follow(account, "tensorboard")
+        account.covered("use_tensorboard", "trackers")
+    account.passes("use_tensorboard", "it is off")
+    if account.get("use_wandb") is not False:
+        shared.tracked(
+            account,
+            "wandb",
+            {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name", "wandb_run_name": "name"},
+        )
+        if account.get("wandb_mode") in ("offline", "online"):
+            shared.tracked(account, "wandb", {"wandb_mode": "mode"})
+    for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
+        account.passes(key, "no tracker wandb is asked for")
+    names = {"trackio_project_name": "project", "trackio_run_name": "name", "trackio_space_id": "space"}
+    shared.tracked(account, "trackio", names)
+    names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "name"}
+    shared.tracked(account, "mlflow", names)
+    if account.get("curriculum_sampling"):
+        account.take("curriculum_sampling", "train.shuffle", value=False)
+    account.passes("curriculum_sampling", "it is off")
     for key in ATTENTION:
         account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
@@ -146,11 +168,23 @@ def _method(account: Account) -> None:
     account.take("kto_desirable_weight", "method.desirable_weight", number)
     account.take("kto_undesirable_weight", "method.undesirable_weight", number)
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
-    if isinstance(account.get("trl"), dict):
-        account.refuse("trl", "options of sampling and rewards: see ft plugins explain METHOD")
+    if isinstance(account.get("trl"), dict) and _name(account.recipe.get("method")) == "grpo":
+        _online(account, account.get("trl"))
     if account.get("train_on_inputs") and _name(account.recipe.get("method")) == "sft":
         account.take("train_on_inputs", "method.train_on", value="all")
     account.passes("train_on_inputs", "only answers train")
+
+
+def _online(account: Account, block: Mapping[str, Any]) -> None:
+    """The `trl` block: each of its keys has a line of its own, `trl.KEY`."""
+    inside = Account({f"trl.{key}": value for key, value in block.items()})
+    inside.recipe = account.recipe
+    rollouts.read(inside, "grpo", "trl.")
+    inside.finish()
+    for line in inside:
+        account.inside(line.key, line.value, line.outcome, line.setting, line.note)
+    left = any(line.outcome == "not taken" for line in inside)
+    account.covered("trl", "method", "not all of it: see its keys" if left else "")
 
 
 def _name(pick: Any) -> str:
@@ -343,17 +377,59 @@ def _adapter(account: Account) -> None:
         account.refuse("lora_target_modules", "name the modules: adapter.targets: [q_proj, v_proj]")
         account.passes("lora_target_linear", "lora_target_modules says which")
         peft = account.get("peft")
-        if peft:
-            account.refuse("peft", "set adapter.init: pissa or olora; others are not here")
+        if isinstance(peft, dict) and set(peft) <= {"init_lora_weights", "loftq_config"}:
+            start = str(peft.get("init_lora_weights", ""))
+            if start.startswith("pissa_niter_"):
+                account.take("peft", "adapter.svd_iterations", value=int(start.removeprefix("pissa_niter_")))
+                account.set("adapter.init", "pissa")
+            elif start in ("pissa", "olora"):
+                account.take("peft", "adapter.init", value=start)
+        account.refuse("peft", "set adapter.init: see ft plugins explain lora")
+        account.take("lora_target_parameters", "adapter.target_parameters")
+        account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)
+        account.take("lora_model_dir", "adapter.resume_from", str)
+        if account.get("relora"):
+            account.set("adapter.name", "relora")
+            account.covered("relora", "adapter")
+            account.take("jagged_restart_steps", "adapter.every", int)
+            account.take("relora_steps", "adapter.every", int)
+            account.take("jagged_restart_warmup_steps", "adapter.warm_up", int)
+            account.take(
+                "relora_prune_ratio",
+                "adapter.keep_state",
+                lambda share: round(1 - float(share), 6),
+                note="the share of the optimizer's state that stays",
+            )
+        for key in ("relora", "relora_steps", "relora_prune_ratio", "jagged_restart_steps"):
+            account.passes(key, "it is off")
+        account.passes("jagged_restart_warmup_steps", "it is off")
+        for key in ("lisa_n_layers", "lisa_step_interval"):
+            account.refuse(key, "LISA trains whole layers: adapter: {name: lisa, layers: N, every: N}", unless=0)
     else:
         if adapter is not None:
             account.refuse("adapter", f"no adapter {adapter!r} here; ft plugins list --kind adapter shows them")
         elif account.has("unfrozen_parameters"):
             account.set("adapter", "freeze")
             account.take("unfrozen_parameters", "adapter.unfrozen_parameters")
+        elif account.has("lisa_n_layers"):
+            account.set("adapter", "lisa")
+            account.take("lisa_n_layers", "adapter.layers", int)
+            account.take("lisa_step_interval", "adapter.every", int)
+        elif account.get("qat"):
+            account.set("adapter", "qat")
         else:
             account.set("adapter", "full")
         for key in (
+            "lisa_n_layers",
+            "lisa_step_interval",
+            "relora",
+            "relora_steps",
+            "relora_prune_ratio",
+            "jagged_restart_steps",
+            "jagged_restart_warmup_steps",
+            "lora_target_parameters",
+            "lora_model_dir",
+            "loraplus_lr_ratio",
             "lora_r",
             "lora_alpha",
             "lora_dropout",
@@ -365,6 +441,15 @@ def _adapter(account: Account) -> None:
             "lora_modules_to_save",
         ):
             account.passes(key, "no adapter is asked for")
+    qat = account.get("qat")
+    if isinstance(qat, dict) and _name(account.recipe.get("adapter")) == "qat":
+        words = {"int4": "int4", "int8": "int8", "mxfp4": "mxfp4", "torch.int4": "int4", "torch.int8": "int8"}
+        weights = str(qat.get("weight_dtype", "int8")).lower()
+        if weights in words:
+            group = qat.get("group_size")
+            made = {"name": words[weights], "group": group} if group in (32, 64, 128) else words[weights]
+            account.take("qat", "adapter.format", value=made, note="activations keep their precision")
+    account.refuse("qat", "set adapter: {name: qat, format: int4|int8|mxfp4}, without another adapter")
     if account.get("freeze_mm_modules"):
         if _name(account.recipe.get("adapter")) == "full":
             account.take("freeze_mm_modules", "adapter.freeze_mm_modules")
@@ -386,6 +471,8 @@ def _saving(account: Account) -> None:
             account.take(key, setting, value="epoch")
         else:
             account.take(key, setting, value="epoch", note=f"once an epoch, not {count} times: set a number of steps")
+    if account.has("early_stopping_patience") and not account.recipe.get("evaluate", {}).get("every"):
+        account.passes("early_stopping_patience", "nothing is measured while training")
     shared.saving(account)
     account.passes("eval_batch_size", "held-out rows are laid out by memory too")
 

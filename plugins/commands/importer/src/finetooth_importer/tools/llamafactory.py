@@ -74,26 +74,21 @@ NO_EFFECT: Mapping[str, str] = {
     "batching_strategy": "rows are laid out by memory",
     "init_config": "it is about how weights are loaded",
     "lora_plot": "",
+    "bias_activation_fusion": "kernels are chosen for the machine",
+    "apply_rope_fusion": "kernels are chosen for the machine",
+    "moe_grouped_gemm": "kernels are chosen for the machine",
+    "moe_token_dispatcher_type": "kernels are chosen for the machine",
+    "recompute_granularity": "memory decides what is computed again",
+    "use_packed_sequences": "rows share a place in the batch where the model allows it",
+    "export_hf_on_finish": "what is written is in Hugging Face's layout always",
 }
 
 REFUSED: Mapping[str, str] = {
-    "use_dft_loss": "no loss of that name here",
-    "use_eaft_loss": "no loss of that name here",
-    "use_asft_loss": "no loss of that name here",
-    "asft_alpha": "no loss of that name here",
-    "use_badam": "no BAdam here",
-    "badam_mode": "no BAdam here",
-    "badam_switch_mode": "no BAdam here",
-    "badam_switch_interval": "no BAdam here",
-    "badam_verbose": "no BAdam here",
+    "use_eaft_loss": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
+    "use_asft_loss": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
+    "asft_alpha": "no loss of that name here; method.loss: dft and focal weight tokens by their probability too",
     "use_llama_pro": "no added layers here",
     "mixture_of_depths": "no mixture of depths here",
-    "loraplus_lr_ratio": "set adapter.loraplus_ratio",
-    "pissa_init": "set adapter.init: pissa",
-    "pissa_iter": "set adapter.svd_iterations",
-    "pissa_convert": "with adapter.init: pissa the artifact is a plain LoRA always",
-    "oft_block_size": "set adapter: {name: oft, block_size: N}",
-    "oft_target": "set adapter: {name: oft, targets: [...]}",
     "fp8": "training in fp8 is not here",
     "fp8_backend": "training in fp8 is not here",
     "fp8_enable_fsdp_float8_all_gather": "training in fp8 is not here",
@@ -104,16 +99,27 @@ REFUSED: Mapping[str, str] = {
     "kt_non_expert_weight_path": "no KTransformers here",
     "predict_with_generate": "ft score and the evaluator exact_match measure answers",
     "do_predict": "ft score and the evaluator exact_match measure answers",
-    "adapter_name_or_path": "set adapter.resume_from to that folder, or name it as the model",
     "max_new_tokens": "ft chat RUN samples answers",
     "export_dir": "ft merge RUN writes a merged model",
     "export_size": "ft merge RUN writes a merged model",
     "export_device": "ft merge RUN writes a merged model",
     "export_legacy_format": "only safetensors are written",
-    "export_quantization_bit": "a merged model is not quantised",
-    "export_quantization_dataset": "a merged model is not quantised",
+    "export_quantization_bit": "ft merge RUN --to int8|int4",
+    "export_quantization_dataset": "ft merge RUN --to int8|int4 needs no rows",
     "freeze_extra_modules": "name them: adapter.unfrozen_parameters",
     "additional_target": "name them: adapter.unfrozen_parameters",
+    **dict.fromkeys(
+        (
+            "tensor_model_parallel_size",
+            "pipeline_model_parallel_size",
+            "expert_model_parallel_size",
+            "sequence_parallel",
+            "use_distributed_optimizer",
+            "overlap_param_gather",
+            "overlap_grad_reduce",
+        ),
+        shared.DEVICES,
+    ),
     "dist_config": shared.DEVICES,
     "mca_config": shared.DEVICES,
     "reward_model": "see ft plugins explain METHOD",
@@ -182,12 +188,33 @@ def _method(account: Account) -> None:
         account.take("simpo_gamma", "method.gamma", number)
         account.take("kto_chosen_weight", "method.desirable_weight", number)
         account.take("kto_rejected_weight", "method.undesirable_weight", number)
+        if stage == "sft" and account.get("use_dft_loss"):
+            account.take("use_dft_loss", "method.loss", value="dft")
+        if stage == "sft" and number(account.get("label_smoothing_factor", 0)):
+            account.take("label_smoothing_factor", "method.loss.label_smoothing", number)
+            account.set("method.loss.name", "smoothed_cross_entropy")
+        account.passes("use_dft_loss", "it is off")
+        account.passes("label_smoothing_factor", "it is 0")
         if stage == "sft" and account.get("train_on_prompt"):
             account.take("train_on_prompt", "method.train_on", value="all")
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
         account.passes("train_on_prompt", "it is off")
         account.passes("mask_history", "it is off")
+    elif stage == "ppo":
+        account.take("stage", "method", value="ppo")
+        if account.has("reward_model"):
+            judge = {"name": "model", "path": account.get("reward_model")}
+            account.take("reward_model", "method.rewards", value=[judge], note="a run of method rm, or its folder")
+        account.take("max_new_tokens", "method.max_completion_length", int)
+        account.take("ppo_epochs", "method.num_iterations", int)
+        account.take("top_p", "method.top_p", number)
+        account.take("top_k", "method.top_k", int)
+        account.take("temperature", "method.temperature", number)
+        account.take("ppo_target", "method.kl_target", number)
+        account.take("ppo_whiten_rewards", "method.whiten_rewards")
+        for key in ("ppo_buffer_size", "ppo_score_norm", "reward_model_type"):
+            account.passes(key, "a batch of rollouts is a step's prompts; see ft plugins explain ppo")
     else:
         account.refuse("stage", f"no method for {stage!r} here; ft plugins list --kind method shows them")
 
@@ -324,6 +351,19 @@ def _adapter(account: Account) -> None:
             account.take("lora_target", "adapter.targets", _names)
         account.take("use_rslora", "adapter.rslora")
         account.take("use_dora", "adapter.dora")
+        account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)
+        if account.get("pissa_init"):
+            account.take("pissa_init", "adapter.init", value="pissa")
+            if account.whole("pissa_iter", 16) > 0:
+                account.take("pissa_iter", "adapter.svd_iterations", int)
+                account.default("pissa_iter", "adapter.svd_iterations", 16)
+    elif kind == "oft":
+        account.take("finetuning_type", "adapter", value="oft")
+        account.take("oft_block_size", "adapter.block_size", int)
+        if account.get("oft_target", "all") == "all":
+            account.take("oft_target", "adapter.targets", value="all-linear")
+        account.take("oft_target", "adapter.targets", _names)
+        account.refuse("oft_rank", "set adapter.block_size: inputs of a block, in place of how many blocks", unless=0)
     elif kind == "freeze":
         account.take("finetuning_type", "adapter", value="freeze")
         account.take("freeze_trainable_layers", "adapter.layers", int)
@@ -336,13 +376,33 @@ def _adapter(account: Account) -> None:
         account.take("freeze_vision_tower", "adapter.freeze_mm_modules", value=True)
     for key in ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"):
         account.passes(key, "an adapter trains the decoder's layers")
+    if kind in ("lora", "oft"):
+        account.take("adapter_name_or_path", "adapter.resume_from", _one)
+    else:
+        account.refuse("adapter_name_or_path", "name that folder as the model: ft merge RUN makes one")
+    account.passes("create_new_adapter", "training goes on with the adapter that is named")
+    account.passes("pissa_convert", "with adapter.init: pissa the artifact is a plain LoRA always")
     for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"):
         account.passes(key, "no adapter of low rank is asked for")
+    for key in ("loraplus_lr_ratio", "pissa_init", "pissa_iter", "oft_block_size", "oft_target", "oft_rank"):
+        account.passes(key, "it is of another adapter")
     bits = account.get("quantization_bit")
     method = account.get("quantization_method", "bnb")
     asked = bits if method in ("bnb", "bitsandbytes") else None
     shared.quantised(account, asked, "quantization_bit", form=["quantization_type"], double=["double_quantization"])
     account.passes("quantization_method", "quantization says it")
+
+
+def _one(value: Any) -> str:
+    """The one adapter of a list.
+
+    Raises:
+        ValueError: there are several.
+    """
+    names = _names(value)
+    if len(names) != 1:
+        raise ValueError("several adapters: merge all but the last one")
+    return names[0]
 
 
 def _optimizer(account: Account) -> None:
@@ -359,6 +419,7 @@ def _optimizer(account: Account) -> None:
         ),
         ("use_muon", "muon", {}),
         ("use_adam_mini", "adam_mini", {}),
+        ("use_badam", "badam", {"badam_switch_interval": "switch_every"}),
     ):
         if account.get(key):
             account.take(key, "optimizer.name", value=name)
@@ -377,6 +438,13 @@ def _optimizer(account: Account) -> None:
         "galore_proj_type",
     ):
         account.passes(key, "all matrices inside layers, after the backward pass")
+    if account.get("use_badam"):
+        if account.get("badam_switch_mode") in ("ascending", "descending", "random"):
+            account.take("badam_switch_mode", "optimizer.order")
+        account.refuse("badam_switch_mode", "optimizer.order is ascending, descending or random", unless="fixed")
+        account.refuse("badam_mode", "blocks are whole layers", unless="layer")
+    for key in ("badam_mode", "badam_switch_mode", "badam_switch_interval", "badam_verbose"):
+        account.passes(key, "use_badam is off, or it is about what is shown")
     account.default("learning_rate", "optimizer.learning_rate", 5e-5)
     if not isinstance(account.recipe.get("optimizer"), dict) or "name" not in account.recipe["optimizer"]:
         shared.optimizer(account, "optim", "adamw_torch")

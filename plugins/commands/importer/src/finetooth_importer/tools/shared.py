@@ -15,36 +15,55 @@ OPTIMIZERS: Mapping[str, str] = {
     "adamw_hf": "adamw",
     "adamw_apex_fused": "adamw",
     "adamw_torch_xla": "adamw",
+    "optimi_adamw": "adamw",
     "sgd": "sgd",
     "adafactor": "adafactor",
     "lion": "lion",
+    "lion_32bit": "lion",
     "muon": "muon",
     "dion": "dion",
     "galore_adamw": "galore",
     "galore_adamw_layerwise": "galore",
     "apollo_adamw": "apollo",
     "apollo_adamw_layerwise": "apollo",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "lion_8bit": "lion_8bit",
+    "paged_adamw": "paged_adamw",
+    "paged_adamw_32bit": "paged_adamw",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "ademamix": "ademamix",
+    "adopt_adamw": "adopt",
+    "came_pytorch": "came",
+    "lomo": "lomo",
+    "adalomo": "adalomo",
+    "schedule_free_adamw": "schedule_free_adamw",
+    "schedule_free_sgd": "schedule_free_sgd",
+    "prodigy": "prodigy",
+    "sophia": "sophia",
 }
 """Optimizers by the names of transformers and axolotl, as they are called here."""
 
-FEWER_BITS: Mapping[str, str] = {
-    "adamw_bnb_8bit": "adamw",
-    "adamw_8bit": "adamw",
-    "paged_adamw_8bit": "adamw",
-    "paged_adamw_32bit": "adamw",
-    "paged_adamw": "adamw",
-    "adamw_torch_8bit": "adamw",
-    "adamw_torch_4bit": "adamw",
-    "adamw_torch_fp8": "adamw",
-    "lion_8bit": "lion",
-    "lion_32bit": "lion",
-    "paged_lion_8bit": "lion",
-    "paged_lion_32bit": "lion",
-    "ao_adamw_8bit": "adamw",
-    "ao_adamw_4bit": "adamw",
-    "ao_adamw_fp8": "adamw",
+OTHERWISE: Mapping[str, tuple[str, str]] = {
+    "adamw_torch_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
+    "ao_adamw_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
+    "adamw_torch_4bit": ("adamw_8bit", "its state has 8 bits in place of 4: more memory"),
+    "ao_adamw_4bit": ("adamw_8bit", "its state has 8 bits in place of 4: more memory"),
+    "adamw_torch_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
+    "ao_adamw_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
+    "paged_lion_8bit": ("lion_8bit", "its state is not kept in pages"),
+    "paged_lion_32bit": ("lion", "its state is not kept in pages"),
+    "paged_ademamix_8bit": ("ademamix", "its state has 32 bits, and is not kept in pages"),
+    "ademamix_8bit": ("ademamix", "its state has 32 bits"),
+    "galore_adamw_8bit": ("galore", "its state has 32 bits"),
 }
-"""Those that keep their state in fewer bits, or in pages; the same update in full precision is taken."""
+"""Those whose update is here with another store of its state: ours, and what differs."""
+
+TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
+"""Trackers that have the same name here."""
+
+WITHOUT_BETAS = ("sgd", "adafactor", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_sgd")
+WITHOUT_EPS = ("adafactor", "sgd", "lion", "lion_8bit", "lomo", "adalomo", "schedule_free_sgd", "came")
 
 SCHEDULES: Mapping[str, str] = {
     "cosine": "cosine",
@@ -84,22 +103,26 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
     given = str(account.get(key, default))
     if given in OPTIMIZERS:
         account.take(key, "optimizer", value=OPTIMIZERS[given])
-    elif given in FEWER_BITS:
-        account.take(
-            key, "optimizer", value=FEWER_BITS[given], note="the same update, with its state in 32 bits: more memory"
-        )
+    elif given in OTHERWISE:
+        account.take(key, "optimizer", value=OTHERWISE[given][0], note=OTHERWISE[given][1])
     else:
         account.refuse(key, f"no optimizer {given!r} here; ft plugins list --kind optimizer shows them", unless=None)
-    chosen = OPTIMIZERS.get(given) or FEWER_BITS.get(given) or ""
+    chosen = OPTIMIZERS.get(given) or OTHERWISE.get(given, ("",))[0]
     account.take("learning_rate", "optimizer.learning_rate", number)
     account.take("weight_decay", "optimizer.weight_decay", number)
-    betas = [float(account.get("adam_beta1", 0.9)), float(account.get("adam_beta2", 0.999))]
-    if (account.has("adam_beta1") or account.has("adam_beta2")) and chosen not in ("", "sgd", "adafactor"):
+    betas = [number(account.get("adam_beta1", 0.9)), number(account.get("adam_beta2", 0.999))]
+    if chosen in ("ademamix", "came"):
+        betas.append(number(account.get("adam_beta3", 0.9999)))
+    without = chosen in ("", *WITHOUT_BETAS)
+    if not without and any(account.has(f"adam_beta{place}") for place in (1, 2, 3)):
         account.set("optimizer.betas", betas)
-    for name in ("adam_beta1", "adam_beta2"):
-        account.covered(name, "optimizer.betas")
-    for name in ("adam_epsilon", "adam_eps"):
-        if chosen in ("adafactor", "sgd", "lion"):
+    for name in ("adam_beta1", "adam_beta2", "adam_beta3"):
+        if without or (name == "adam_beta3" and len(betas) < 3):
+            account.passes(name, f"{chosen or given} has none of its own")
+        else:
+            account.covered(name, "optimizer.betas")
+    for name in ("adam_epsilon", "adam_eps", "adam_epsilon2"):
+        if chosen in WITHOUT_EPS or name == "adam_epsilon2":
             account.passes(name, f"{chosen} has none")
         else:
             account.take(name, "optimizer.eps", number)
@@ -134,25 +157,28 @@ def schedule_options(account: Account) -> None:
         account.refuse(key, note, unless={})
 
 
-def batch(account: Account, key: str, default: int, *others: str) -> None:
+def batch(
+    account: Account, key: str, default: int, *others: str, steps: str = "gradient_accumulation_steps", times: int = 1
+) -> None:
     """Rows of an optimizer step: what goes through at once, times how often gradients are added up.
 
     Args:
         others: names that the tool reads as `key` too.
+        steps: the key that says how often, and `times` what it is where it was left out.
     """
     each = account.whole(key, account.whole(others[0], default) if others else default)
-    steps = account.whole("gradient_accumulation_steps", 1)
-    account.set("train.batch_size", each * steps)
-    for name in (key, *others, "gradient_accumulation_steps"):
+    often = account.whole(steps, times)
+    account.set("train.batch_size", each * often)
+    for name in (key, *others, steps):
         if account.has(name) and not str(account.get(name, 1)).isdigit():
             account.refuse(name, "it is no whole number: set train.batch_size by hand", unless=None)
     note = "rows of an optimizer step on one device; how many go through at once is decided by memory"
     told = account.covered(key, "train.batch_size", note)
     for other in others:
         told = account.covered(other, "train.batch_size", note) or told
-    account.covered("gradient_accumulation_steps", "train.batch_size")
+    account.covered(steps, "train.batch_size")
     if not told:
-        account.default(key, "train.batch_size", each * steps)
+        account.default(key, "train.batch_size", each * often)
     for name in ("eval_batch_size", "per_device_eval_batch_size"):
         account.passes(name, "held-out rows are laid out by memory too")
 
@@ -235,6 +261,7 @@ def saving(account: Account) -> None:
         metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
         account.take("load_best_model_at_end", "checkpoint.select_on", value=f"eval/{metric}")
         account.covered("metric_for_best_model", "checkpoint.select_on")
+    early_stopping(account, "early_stopping_patience")
     account.passes("load_best_model_at_end", "no checkpoints are made between")
     account.passes("metric_for_best_model", "the last step is what is kept")
     account.passes("greater_is_better", "the metric's name says which way is better")
@@ -251,10 +278,13 @@ def records(account: Account) -> None:
     account.take("output_dir", "output")
     told = account.get("report_to")
     names = [told] if isinstance(told, str) else list(told or [])
-    if "tensorboard" in names:
-        account.set("trackers", ["console", "jsonl", "tensorboard"])
-        account.covered("report_to", "trackers")
-    elif set(names) & {"wandb", "mlflow", "comet_ml", "swanlab", "trackio", "all"}:
+    known = [name for name in TRACKERS if name in names]
+    others = sorted({"comet_ml", "swanlab", "all", "clearml", "neptune", "dvclive"} & set(names))
+    if known:
+        follow(account, *known)
+        left = f"no tracker {', '.join(others)} here; ft plugins new --kind tracker begins one" if others else ""
+        account.covered("report_to", "trackers", left)
+    elif others:
         account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
     account.passes("report_to", "metrics are in metrics.jsonl of the run folder")
     account.passes("logging_steps", "every step is written to metrics.jsonl")
@@ -269,6 +299,39 @@ def records(account: Account) -> None:
     account.passes("save_safetensors", "weights are always safetensors")
     for key in ("logging_dir", "include_num_input_tokens_seen", "disable_tqdm", "remove_unused_columns", "log_level"):
         account.passes(key, "there is nothing like it to be set")
+
+
+def follow(account: Account, *names: str, **options: Any) -> None:
+    """Trackers beside those that every run has.
+
+    Args:
+        options: of the one that is named, or of all that are named.
+    """
+    listed = account.recipe.setdefault("trackers", ["console", "jsonl"])
+    for name in names:
+        there = next((one for one in listed if one == name or (isinstance(one, dict) and one["name"] == name)), None)
+        made = {"name": name, **(there if isinstance(there, dict) else {}), **options}
+        if there is not None:
+            listed[listed.index(there)] = made if len(made) > 1 else name
+        else:
+            listed.append(made if len(made) > 1 else name)
+
+
+def tracked(account: Account, tracker: str, keys: Mapping[str, str]) -> None:
+    """Keys of the tool that are options of a tracker, by the option's name."""
+    for key, option in keys.items():
+        if account.has(key):
+            follow(account, tracker, **{option: str(account.get(key))})
+        account.covered(key, "trackers")
+
+
+def early_stopping(account: Account, key: str) -> None:
+    """Patience, in evaluations, after which a run ends; 0 is off."""
+    if number(account.get(key, 0)):
+        account.take(key, "train.early_stopping.patience", int)
+        metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
+        account.set("train.early_stopping.metric", f"eval/{metric}")
+    account.passes(key, "it is off")
 
 
 def machines(account: Account) -> None:
@@ -360,14 +423,17 @@ def low_rank(account: Account, names: Mapping[str, str]) -> None:
 
 __all__ = [
     "DEVICES",
-    "FEWER_BITS",
     "HUB",
     "OPTIMIZERS",
+    "OTHERWISE",
     "SCHEDULES",
+    "TRACKERS",
     "WORKERS",
     "batch",
     "checkpointing",
+    "early_stopping",
     "extent",
+    "follow",
     "low_rank",
     "machines",
     "optimizer",
@@ -378,5 +444,6 @@ __all__ = [
     "schedule",
     "schedule_options",
     "source",
+    "tracked",
     "without_effect",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_importer.account import Account, number
-from finetooth_importer.tools import shared
+from finetooth_importer.tools import rollouts, shared
 
 METHODS: Mapping[str, str] = {
     "sft": "sft",
@@ -21,6 +21,7 @@ METHODS: Mapping[str, str] = {
 }
 RATES: Mapping[str, float] = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "rm": 1e-4, "orpo": 1e-6, "cpo": 1e-6}
 """Learning rates that the trainers' configurations have in place of transformers' 5e-5."""
+ONLINE = ("grpo", "rloo")
 METHOD = "trainer"
 """The key under which the reader of commands and scripts says which trainer it is."""
 
@@ -52,7 +53,8 @@ REFUSED: Mapping[str, str] = {
     "formatting_func": "code does not run: name the columns in data.format",
     "compute_metrics": "ft plugins new --kind evaluator",
     "callbacks": "ft plugins new --kind events",
-    "reward_funcs": "ft plugins new --kind reward",
+    "reward_funcs": "method.rewards: [{name: python_function, file: FILE, function: NAME}] calls one as TRL does",
+    "loftq_config": "set adapter.init: see ft plugins explain lora",
 }
 
 
@@ -94,11 +96,12 @@ def read(account: Account) -> None:
     shared.saving(account)
     shared.records(account)
     _adapter(account)
-    for key in ("beta", "desirable_weight", "undesirable_weight", "label_smoothing"):
-        account.take(key, f"method.{key}", number)
-    if account.get("loss_type") and method == "dpo":
-        account.take("loss_type", "method.loss", lambda v: v[0] if isinstance(v, list) else v)
-    account.refuse("loss_type", "see the losses of the method: ft plugins list --kind loss", unless="nll")
+    if method in ONLINE:
+        rollouts.read(account, method)
+    else:
+        for key in ("beta", "desirable_weight", "undesirable_weight"):
+            account.take(key, f"method.{key}", number)
+    _loss(account, method or "")
     if method == "sft" and (account.get("assistant_only_loss") or account.get("completion_only_loss") is not False):
         account.take("assistant_only_loss", "method.train_on", value="assistant")
         account.take("completion_only_loss", "method.train_on", value="assistant")
@@ -114,6 +117,37 @@ def read(account: Account) -> None:
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
+
+
+def _loss(account: Account, method: str) -> None:
+    """The loss of supervised and of preference trainers."""
+    loss = account.get("loss_type")
+    if method == "dpo" and isinstance(loss, list) and len(loss) > 1:
+        weights = [*map(number, account.get("loss_weights") or []), *([1.0] * len(loss))]
+        made = [{"name": str(name), "weight": weights[place]} for place, name in enumerate(loss)]
+        account.take("loss_type", "method.losses", value=made)
+        account.covered("loss_weights", "method.losses")
+    elif method == "dpo" and loss:
+        account.take("loss_type", "method.loss.name", lambda v: v[0] if isinstance(v, list) else v)
+    elif method == "sft" and loss in ("dft", "nll", "chunked_nll"):
+        account.take("loss_type", "method.loss", value="dft" if loss == "dft" else "cross_entropy")
+    elif method == "kto" and loss in ("kto", "apo_zero_unpaired"):
+        account.take("loss_type", "method.loss")
+    account.refuse("loss_type", "see the losses of the method: ft plugins list --kind loss", unless="nll")
+    if method == "sft" and number(account.get("label_smoothing_factor", 0)):
+        account.take("label_smoothing_factor", "method.loss.label_smoothing", number)
+        account.set("method.loss.name", "smoothed_cross_entropy")
+    account.passes("label_smoothing_factor", "it is 0")
+    if method == "dpo" and number(account.get("label_smoothing", 0)):
+        account.take("label_smoothing", "method.loss.label_smoothing", number)
+        account.set("method.loss.name", _picked(account.recipe["method"].get("loss")))
+    elif method == "cpo":
+        account.take("label_smoothing", "method.label_smoothing", number)
+    account.passes("label_smoothing", "it is 0")
+
+
+def _picked(pick: Any) -> str:
+    return str(pick.get("name", "sigmoid")) if isinstance(pick, dict) else str(pick or "sigmoid")
 
 
 def _data(account: Account) -> None:
@@ -166,6 +200,15 @@ def _adapter(account: Account) -> None:
             account.take(key, "adapter.targets", value="all-linear" if value == "all-linear" else value)
         for key in ("use_rslora", "use_dora"):
             account.take(key, f"adapter.{key.removeprefix('use_')}")
+        start = account.get("init_lora_weights")
+        if isinstance(start, str) and start.startswith("pissa_niter_"):
+            account.take("init_lora_weights", "adapter.svd_iterations", value=int(start.removeprefix("pissa_niter_")))
+            account.set("adapter.init", "pissa")
+        elif start in ("pissa", "olora"):
+            account.take("init_lora_weights", "adapter.init")
+        account.refuse("init_lora_weights", "set adapter.init: see ft plugins explain lora", unless=True)
+        for key in ("target_parameters", "lora_target_parameters"):
+            account.take(key, "adapter.target_parameters")
     else:
         account.set("adapter", "full")
     bits = 4 if account.get("load_in_4bit") else 8 if account.get("load_in_8bit") else None

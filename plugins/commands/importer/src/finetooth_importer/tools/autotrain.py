@@ -1,0 +1,207 @@
+"""AutoTrain's YAML and the flags of `autotrain llm` (version 0.8, with its defaults)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account, number
+from finetooth_importer.tools import shared
+from finetooth_importer.tools.axolotl import TEMPLATES
+
+TRAINERS: Mapping[str, str] = {
+    "sft": "sft",
+    "generic": "pretrain",
+    "default": "pretrain",
+    "dpo": "dpo",
+    "orpo": "orpo",
+    "reward": "rm",
+    "grpo": "grpo",
+}
+PAIRS = ("dpo", "orpo", "rm")
+
+NAMES: Mapping[str, str] = {
+    "base_model": "model",
+    "data.path": "data_path",
+    "data.train_split": "train_split",
+    "data.valid_split": "valid_split",
+    "data.chat_template": "chat_template",
+    "data.column_mapping.text_column": "text_column",
+    "data.column_mapping.prompt_text_column": "prompt_text_column",
+    "data.column_mapping.rejected_text_column": "rejected_text_column",
+    "hub.username": "username",
+    "hub.token": "token",
+    "hub.push_to_hub": "push_to_hub",
+}
+"""Keys of its YAML by the flags that mean the same; those of `params` are called as the flags are."""
+
+NO_EFFECT: Mapping[str, str] = {
+    "train": "ft run trains",
+    "backend": "it runs on this machine",
+    "padding": "padding never changes the result",
+    "model_max_length": "block_size is the bound of a row there",
+    "max_prompt_length": "rows are cut as one",
+    "max_completion_length": "rows are cut as one",
+    "use_flash_attention_2": "the plan takes what is fastest on the machine",
+    "attn_implementation": "the plan takes what is fastest on the machine",
+    "unsloth": "kernels are chosen for the machine",
+    "auto_find_batch_size": "how many rows go through at once is decided by memory",
+    "add_eos_token": "the end of a row is written always",
+    "logging_steps": "every step is written to metrics.jsonl",
+    "merge_adapter": "ft merge RUN merges",
+    "username": "",
+    "token": "the hub's token is read from the environment",
+    "project_name": "",
+    "peft": "the adapter says it",
+    "use_peft": "the adapter says it",
+    "apply_chat_template": "",
+}
+
+REFUSED: Mapping[str, str] = {
+    "distributed_backend": shared.DEVICES,
+    "rl_reward_model_path": "set method.rewards: [{name: model, path: ...}]",
+    "reward_fn": "set method.rewards: ft plugins list --kind reward",
+}
+
+
+def looks_like(given: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one of AutoTrain's."""
+    task = str(given.get("task", ""))
+    return (task.startswith("llm") and "base_model" in given) or {"data_path", "project_name"} <= given.keys()
+
+
+def read(account: Account) -> None:
+    """Take the keys of AutoTrain; those of its YAML stand as `params.lr`."""
+    inside = Account({_flag(key): value for key, value in account.given.items()})
+    inside.recipe = account.recipe
+    _read(inside)
+    names = {_flag(key): key for key in account.given}
+    for line in inside:
+        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+
+
+def _flag(key: str) -> str:
+    return NAMES.get(key, key.removeprefix("params."))
+
+
+def _read(account: Account) -> None:
+    account.take("model", "model.name", str)
+    task = str(account.get("task", "llm-default")).replace(":", "-").removeprefix("llm").lstrip("-") or "default"
+    kind = str(account.get("trainer", task))
+    method = TRAINERS.get(kind)
+    if method is None:
+        key = "trainer" if account.has("trainer") else "task"
+        account.refuse(key, f"no method for {kind!r}; ft plugins list --kind method shows them", unless=None)
+        method = "sft"
+    account.set("method", method)
+    account.covered("trainer", "method")
+    account.covered("task", "method")
+    _data(account, method)
+    if method in ("dpo", "orpo"):
+        account.take("dpo_beta", "method.beta", number)
+    account.passes("dpo_beta", f"method {method} has none")
+    account.passes("model_ref", "the reference is the model as it was before the run")
+    account.take("block_size", "train.max_length", lambda size: int(size[0] if isinstance(size, list) else size))
+    if not account.has("block_size"):
+        account.default("block_size", "train.max_length", account.whole("model_max_length", 2048))
+    account.set("train.excess_length", "truncate")
+    shared.batch(account, "batch_size", 2, "train_batch_size", steps="gradient_accumulation", times=4)
+    account.take("epochs", "train.epochs", number)
+    account.default("epochs", "train.epochs", 1)
+    account.take("max_grad_norm", "train.max_grad_norm", number)
+    account.take("seed", "train.seed", int)
+    account.default("seed", "train.seed", 42)
+    account.take("lr", "optimizer.learning_rate", number)
+    account.default("lr", "optimizer.learning_rate", 3e-5)
+    shared.optimizer(account, "optimizer", "adamw_torch")
+    shared.schedule(account, "scheduler", "linear")
+    account.default("warmup_ratio", "schedule.warmup_ratio", 0.1)
+    if account.get("mixed_precision") in ("bf16", "fp16"):
+        account.take("mixed_precision", "train.precision")
+    account.passes("mixed_precision", "it is off")
+    if account.get("disable_gradient_checkpointing"):
+        account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
+    account.passes("disable_gradient_checkpointing", "memory decides")
+    _adapter(account)
+    if account.recipe.get("data", {}).get("eval"):
+        account.take("eval_strategy", "evaluate.every", lambda word: "epoch" if word == "epoch" else 0)
+        account.default("eval_strategy", "evaluate.every", "epoch")
+    account.passes("eval_strategy", "no rows are held out")
+    account.take("save_total_limit", "checkpoint.keep_last", int)
+    if account.get("log") in shared.TRACKERS:
+        shared.follow(account, str(account.get("log")))
+        account.covered("log", "trackers")
+    account.passes("log", "metrics are in metrics.jsonl of the run folder")
+    account.take("project_name", "output", lambda name: f"runs/{name}")
+    if account.get("push_to_hub"):
+        account.refuse("push_to_hub", "ft push RUN sends an artifact to a hub")
+    account.passes("push_to_hub", "it is off")
+    shared.without_effect(account, NO_EFFECT)
+    account.finish(REFUSED)
+
+
+def _data(account: Account, method: str) -> None:
+    path = str(account.get("data_path", ""))
+    text = str(account.get("text_column", "text"))
+    columns = {"prompt": str(account.get("prompt_text_column", "prompt")), "chosen": text}
+    columns["rejected"] = str(account.get("rejected_text_column", "rejected"))
+    format_: Any
+    if method in PAIRS:
+        format_ = {"name": "preference", **{key: value for key, value in columns.items() if key != value}}
+        if columns["prompt"] == "prompt":
+            format_["prompt"] = "prompt"
+    elif method == "grpo":
+        format_ = {"name": "task", "prompt": text}
+    else:
+        format_ = None if text == "text" else {"name": "chat", "column": text} if account.get("chat_template") else (
+            {"name": "text", "column": text}
+        )  # fmt: skip
+    options = {"format": format_} if format_ else {}
+    for key, setting, default in (("train_split", "data.train", "train"), ("valid_split", "data.eval", None)):
+        split = account.get(key, default)
+        if not path or not split:
+            account.passes(key, "no rows are held out")
+            continue
+        source = shared.source(path, **options)
+        if source["name"] == "datasets":
+            source["split"] = split
+        if path.startswith((".", "/", "data")) and "." not in path.rpartition("/")[2]:
+            source = {"name": "jsonl", "path": f"{path.rstrip('/')}/{split}.jsonl", **options}
+        account.set(setting, source)
+        account.covered(key, setting)
+    account.covered("data_path", "data.train")
+    for key in ("text_column", "prompt_text_column", "rejected_text_column"):
+        account.covered(key, "data.train.format")
+    template = account.get("chat_template")
+    if template in TEMPLATES or template in ("chatml", "zephyr"):
+        account.take("chat_template", "data.renderer", value=TEMPLATES.get(str(template), str(template)))
+    elif template in ("tokenizer", "none"):
+        account.passes("chat_template", "the model's own markup is what is taken anyway")
+    account.refuse("chat_template", "the renderer of the model's family is taken; data.renderer names another")
+
+
+def _adapter(account: Account) -> None:
+    names = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
+    if account.get("peft") or account.get("use_peft"):
+        account.set("adapter", "lora")
+        for key, setting, value in (
+            ("lora_r", "rank", 16),
+            ("lora_alpha", "alpha", 32),
+            ("lora_dropout", "dropout", 0.05),
+        ):
+            account.take(key, f"adapter.{setting}", number)
+            account.default(key, f"adapter.{setting}", value)
+        targets = account.get("target_modules", "all-linear")
+        split = targets if targets == "all-linear" else [one.strip() for one in str(targets).split(",")]
+        account.take("target_modules", "adapter.targets", value=split)
+        bits = {"int4": 4, "int8": 8, "4": 4, "8": 8}.get(str(account.get("quantization")))
+        if "quantization" not in account.given and account.recipe["adapter"]:
+            account.default("quantization", "quantization", "nf4", "int4 of bitsandbytes")
+        shared.quantised(account, bits, "quantization")
+    else:
+        account.set("adapter", "full")
+    for key in (*names, "quantization"):
+        account.passes(key, "no adapter is asked for")
+
+
+__all__ = ["looks_like", "read"]

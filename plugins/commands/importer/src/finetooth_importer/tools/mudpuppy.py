@@ -1,0 +1,199 @@
+"""mud-puppy's command line, and its TrainingConfig in Python (version 0.4, with its defaults)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account, number
+from finetooth_importer.tools import shared
+
+MARK = "mud_puppy"
+"""The key under which the reader of commands says that it is one."""
+
+NAMES: Mapping[str, str] = {
+    "model_name_or_path": "model",
+    "dataset_path": "dataset",
+    "finetuning_method": "method",
+    "output_dir": "output",
+    "num_epochs": "epochs",
+    "lora_target_modules": "lora_targets",
+    "early_stopping_patience": "early_stopping",
+    "dataloader_workers": "num_workers",
+    "preprocessing_workers": "preprocess_workers",
+    "batch_size": "batch_size",
+}
+"""Fields of its TrainingConfig by the flags that mean the same."""
+
+SWITCHES = (
+    "compile",
+    "pack_sequences",
+    "trust_remote_code",
+    "no_chat_template",
+    "no_gradient_checkpointing",
+    "resume",
+    "stream",
+    "zero_offload",
+    "distributed",
+    "merge_lora",
+    "monitor",
+    "fsdp_cpu_offload",
+    "fsdp_activation_checkpointing",
+)
+"""Flags without a value, so that a word behind them is the model or the rows."""
+
+NO_EFFECT: Mapping[str, str] = {
+    MARK: "",
+    "compile": "kernels are chosen for the machine",
+    "compile_mode": "kernels are chosen for the machine",
+    "pack_sequences": "rows share a place in the batch where the model allows it",
+    "tokens_per_batch": "memory decides; train.micro_batch_tokens bounds it",
+    "num_workers": shared.WORKERS,
+    "preprocess_workers": shared.WORKERS,
+    "device_map": "the recipe runs on one device",
+    "prefetch_layers": "it is of --stream",
+    "merge_precision": "ft merge RUN writes the precision of the base",
+    "merge_lora": "ft merge RUN merges",
+    "use_chat_template": "the renderer of the model's family writes it",
+    "local_rank": "",
+    "monitor": "ft watch RUN",
+    "monitor_port": "ft watch RUN",
+    "trust_remote_code": "code does not run unless model.loader.trust_remote_code says so",
+    "distributed_backend": "the recipe runs on one device",
+    "qat": "method says it",
+    "grpo": "method says it",
+    "multimodal": "rows with images show it",
+    "reward_modeling": "method says it",
+}
+
+REFUSED: Mapping[str, str] = {
+    "resume": "ft resume RUN goes on with a run",
+    "no_chat_template": "rows of text, or data.format: {name: prompt_completion, style: raw}",
+    "stream": "layers stay on the device; a base in fewer bits, or gradient checkpointing, saves memory",
+    "zero_offload": "set optimizer.offload: cpu",
+    "distributed": shared.DEVICES,
+    "fsdp_mode": shared.DEVICES,
+    "fsdp_cpu_offload": shared.DEVICES,
+    "fsdp_activation_checkpointing": shared.DEVICES,
+    "fsdp_min_num_params": shared.DEVICES,
+    "fsdp_transformer_layer_cls": shared.DEVICES,
+}
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def looks_like(given: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one of mud-puppy's."""
+    return MARK in given or "finetuning_method" in given
+
+
+def read(account: Account) -> None:
+    """Take the flags of mud-puppy, or the fields of its TrainingConfig."""
+    inside = Account({NAMES.get(key, key): value for key, value in account.given.items()})
+    inside.recipe = account.recipe
+    _read(inside)
+    names = {NAMES.get(key, key): key for key in account.given}
+    for line in inside:
+        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+
+
+def _read(account: Account) -> None:
+    account.take("model", "model.name", str)
+    account.take("dataset", "data.train", str)
+    account.take("output", "output", str)
+    account.default("output", "output", "./outputs")
+    kind = str(account.get("method", "full"))
+    _method(account, kind)
+    _adapter(account, kind)
+    precision = str(account.get("precision", "bf16"))
+    if precision in ("bf16", "fp16", "fp32"):
+        account.take("precision", "train.precision")
+        account.default("precision", "train.precision", "bf16")
+    account.refuse("precision", "training in fp8 is not here: bf16, fp16 or fp32")
+    shared.batch(account, "batch_size", 1, steps="gradient_accumulation")
+    account.set("optimizer.name", "adamw")
+    account.take("learning_rate", "optimizer.learning_rate", number)
+    account.default("learning_rate", "optimizer.learning_rate", 2e-5)
+    account.take("epochs", "train.epochs", number)
+    account.default("epochs", "train.epochs", 1)
+    shared.schedule(account, "lr_scheduler", "linear")
+    account.take("max_grad_norm", "train.max_grad_norm", number)
+    if account.whole("max_seq_length", 0):
+        account.take("max_seq_length", "train.max_length", int)
+    else:
+        account.passes("max_seq_length", "the model's own bound, at most 2048")
+        account.set("train.max_length", 2048)
+        account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own bound, at most 2048")
+    account.set("train.excess_length", "truncate")
+    if account.get("no_gradient_checkpointing") or account.get("use_gradient_checkpointing") is False:
+        account.set("train.gradient_checkpointing", False)
+        account.covered("no_gradient_checkpointing", "train.gradient_checkpointing")
+        account.covered("use_gradient_checkpointing", "train.gradient_checkpointing")
+    else:
+        account.take("use_gradient_checkpointing", "train.gradient_checkpointing")
+        account.default("use_gradient_checkpointing", "train.gradient_checkpointing", True)
+    shared.early_stopping(account, "early_stopping")
+    if account.get("log_with") in shared.TRACKERS:
+        shared.follow(account, str(account.get("log_with")))
+        account.covered("log_with", "trackers")
+    account.passes("log_with", "metrics are in metrics.jsonl of the run folder")
+    shared.without_effect(account, NO_EFFECT)
+    account.finish(REFUSED)
+
+
+def _method(account: Account, kind: str) -> None:
+    methods = {"rl": "grpo", "rm": "rm", "prm": "prm", "multimodal": "sft", "gptq": "sft", "preference": ""}
+    method = methods.get(kind, "sft")
+    if kind == "preference":
+        words = {"dpo": "dpo", "ipo": "dpo", "kto": "kto", "orpo": "orpo"}
+        named = str(account.get("preference", "dpo"))
+        method = words.get(named, "dpo")
+        account.set("method", method)
+        if named == "ipo":
+            account.set("method.loss", "ipo")
+        if named not in words:
+            account.refuse("preference", "method is dpo, kto, orpo, simpo or cpo", unless=None)
+        account.covered("preference", "method")
+    else:
+        account.set("method", method)
+    account.passes("preference", "method is not preference")
+    if method == "sft" and account.get("response_only") is False:
+        account.take("response_only", "method.train_on", value="all")
+    account.passes("response_only", "only answers train")
+
+
+def _adapter(account: Account, kind: str) -> None:
+    given = any(account.has(key) for key in ("lora_r", "lora_alpha", "lora_targets"))
+    low = kind in ("lora", "qlora") or (given and kind in ("preference", "rl", "rm", "prm", "multimodal"))
+    names = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
+    if low:
+        account.set("adapter", "lora")
+        for key, setting, value in (
+            ("lora_r", "rank", 8),
+            ("lora_alpha", "alpha", 16),
+            ("lora_dropout", "dropout", 0.05),
+        ):
+            account.take(key, f"adapter.{setting}", number)
+            account.default(key, f"adapter.{setting}", value)
+        account.take(
+            "lora_targets",
+            "adapter.targets",
+            lambda names: names if isinstance(names, list) else [one.strip() for one in names.split(",")],
+        )
+        account.default("lora_targets", "adapter.targets", TARGETS)
+    elif kind == "qat":
+        account.set("adapter", {"name": "qat", "format": "int8"})
+    else:
+        account.set("adapter", "full")
+    if kind == "qlora":
+        backend = str(account.get("quant_backend", "int4"))
+        account.take("quant_backend", "quantization")
+        account.default("quant_backend", "quantization", backend)
+    if kind == "gptq":
+        account.refuse("method", "ft merge --to int4, or the quantizer gptq under a LoRA", unless=None)
+    account.covered("method", "method and adapter")
+    for key in (*names, "quant_backend", "quant_block_size", "gptq_group_size", "gptq_actorder", "gptq_damp_percent"):
+        account.passes(key, "the method does not ask for it")
+
+
+__all__ = ["MARK", "SWITCHES", "looks_like", "read"]

@@ -1,0 +1,117 @@
+"""Options of online methods, as TRL's GRPOConfig and RLOOConfig name them; axolotl's `trl` block has the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account, number
+
+OPTIONS: Mapping[str, str] = {
+    "num_generations": "num_generations",
+    "max_completion_length": "max_completion_length",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "num_iterations": "num_iterations",
+    "beta": "beta",
+    "epsilon": "epsilon",
+    "epsilon_high": "epsilon_high",
+    "delta": "delta",
+    "loss_type": "loss_type",
+    "mask_truncated_completions": "mask_truncated_completions",
+    "importance_sampling_level": "importance_sampling_level",
+    "sapo_temperature_pos": "sapo_temperature_pos",
+    "sapo_temperature_neg": "sapo_temperature_neg",
+    "use_bias_correction_kl": "use_bias_correction_kl",
+    "off_policy_mask_threshold": "off_policy_mask_threshold",
+    "multi_objective_aggregation": "multi_objective_aggregation",
+}
+"""Options that are called and mean the same here."""
+
+SERVER = "sampler: {name: vllm, url: ...} samples by a vLLM server; without it the engine samples itself"
+NO_EFFECT: Mapping[str, str] = {
+    "use_vllm": SERVER,
+    "vllm_mode": SERVER,
+    "vllm_gpu_memory_utilization": SERVER,
+    "vllm_tensor_parallel_size": SERVER,
+    "vllm_server_host": SERVER,
+    "vllm_server_port": SERVER,
+    "vllm_server_timeout": SERVER,
+    "vllm_max_model_length": SERVER,
+    "vllm_enable_sleep_mode": SERVER,
+    "vllm_sampling_params": SERVER,
+    "fast_inference": SERVER,
+    "log_completions": "rollouts are in the run folder: ft rollouts RUN",
+    "num_completions_to_print": "rollouts are in the run folder: ft rollouts RUN",
+    "use_liger_loss": "logits of all positions are never held at once",
+    "max_prompt_length": "a prompt is cut only where it does not fit train.max_length",
+    "sync_ref_model": "it is off",
+    "shuffle_dataset": "train.shuffle says it",
+    "ds3_gather_for_generation": "the recipe runs on one device",
+    "disable_dropout": "an adapter's dropout is adapter.dropout",
+}
+
+JUDGES: Mapping[str, Any] = {
+    "accuracy_reward": {"name": "math_verify"},
+    "think_format_reward": {"name": "tag_format"},
+    "reasoning_accuracy_reward": {"name": "math_verify"},
+}
+"""Rewards that come with TRL, by what is like them here."""
+
+BOUNDED = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo")
+
+
+def read(account: Account, method: str, prefix: str = "") -> None:
+    """Take the options of an online method.
+
+    Args:
+        method: as it is called here.
+        prefix: before every key, `trl.`.
+    """
+    for theirs, ours in OPTIONS.items():
+        key = prefix + theirs
+        if theirs == "loss_type" and account.get(key) not in (None, *BOUNDED):
+            account.refuse(key, f"method.loss_type is one of {', '.join(BOUNDED)}", unless=None)
+        elif account.has(key):
+            account.take(key, f"method.{ours}", number)
+    account.take(f"{prefix}top_k", "method.top_k", lambda value: max(0, int(value)))
+    account.take(f"{prefix}entropy_coef", "method.entropy_coef", number)
+    scaled = account.get(f"{prefix}scale_rewards")
+    if method == "grpo" and scaled is not None:
+        words = {True: "group", "True": "group", "true": "group", False: "none", "False": "none", "false": "none"}
+        account.take(f"{prefix}scale_rewards", "method.scale_rewards", value=words.get(scaled, scaled))
+    account.passes(f"{prefix}scale_rewards", f"method {method} has its own")
+    account.default(f"{prefix}num_generations", "method.num_generations", 2 if method == "rloo" else 8)
+    account.default(f"{prefix}max_completion_length", "method.max_completion_length", 256)
+    if method == "grpo" and not account.has(f"{prefix}loss_type"):
+        account.default(f"{prefix}loss_type", "method.loss_type", "dapo")
+    _rewards(account, prefix)
+    for key, note in NO_EFFECT.items():
+        account.passes(prefix + key, note)
+    account.passes(f"{prefix}steps_per_generation", "one batch of rollouts is one step, or method.mini_batches steps")
+    account.passes(f"{prefix}generation_batch_size", "train.batch_size counts prompts")
+
+
+def _rewards(account: Account, prefix: str) -> None:
+    key = f"{prefix}reward_funcs"
+    given = account.get(key)
+    names = [given] if isinstance(given, str) else list(given or [])
+    weights = account.get(f"{prefix}reward_weights") or []
+    made: list[Any] = []
+    for place, name in enumerate(names):
+        plain = str(name).rpartition(".")[2]
+        if plain in JUDGES:
+            reward = dict(JUDGES[plain])
+        else:
+            # a function of the user's own, `rewards.length`: our entry calls it as TRL does
+            module, _, function = str(name).rpartition(".")
+            reward = {"name": "python_function", "module": module or "rewards", "function": function}
+        if place < len(weights):
+            reward["weight"] = number(weights[place])
+        made.append(reward)
+    if made:
+        account.take(key, "method.rewards", value=made, note="see that each file is where the recipe says it is")
+    account.covered(f"{prefix}reward_weights", "method.rewards")
+
+
+__all__ = ["read"]

@@ -1,0 +1,127 @@
+"""Unsloth: its scripts and notebooks, which are read and never run, and the flags of its command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_importer.account import Account
+from finetooth_importer.tools import trl
+
+MARK = "unsloth"
+"""The key under which the reader of scripts and commands says that it is one."""
+
+NAMES: Mapping[str, str] = {
+    "model_name": "model",
+    "dataset": "dataset_name",
+}
+"""Its own names of what TRL has."""
+
+NO_EFFECT: Mapping[str, str] = {
+    MARK: "",
+    "dtype": "train.precision says it",
+    "token": "the hub's token is read from the environment",
+    "max_lora_rank": "adapter.rank says it",
+    "gpu_memory_utilization": "memory is planned: ft check",
+    "fast_inference": "answers are sampled by the engine itself, or method.sampler",
+    "float8_kv_cache": "answers are sampled by the engine itself",
+    "offload_embedding": "memory is planned: ft check",
+    "unsloth_tiled_mlp": "kernels are chosen for the machine",
+    "unsloth_vllm_standby": "answers are sampled by the engine itself",
+    "disable_log_stats": "",
+    "bias": "biases stay as they are",
+    "random_state": "train.seed decides what the adapter begins with",
+    "layers_to_transform": "",
+    "layers_pattern": "",
+    "finetune_language_layers": "adapter.targets says which layers",
+    "finetune_attention_modules": "adapter.targets says which layers",
+    "finetune_mlp_modules": "adapter.targets says which layers",
+    "temporary_location": "ft merge and ft export write what is asked for",
+    "maximum_memory_usage": "ft merge and ft export write what is asked for",
+    "fix_tokenizer": "the tokenizer is that of the model",
+    "use_exact_model_name": "the model's name is what it says",
+    "fullgraph": "kernels are chosen for the machine",
+    "return_logits": "",
+    "auto_model": "the family is known from the model's config",
+    "dataset_text_field": "the rows' own columns show it",
+    "use_cache": "it is about sampling",
+    "unsloth_force_compile": "kernels are chosen for the machine",
+    "finetune_audio_layers": "an adapter leaves what reads sound as it is",
+}
+
+REFUSED: Mapping[str, str] = {
+    "loftq_config": "set adapter.init: see ft plugins explain lora",
+    "load_in_16bit": "quantization: null is 16 bits",
+    "load_in_fp8": "training in fp8 is not here; quantization: int8 is",
+    "embedding_learning_rate": "all parameters have one rate, but for adapter.loraplus_ratio",
+    "save_model": "ft merge RUN and ft export write models",
+    "save_method": "ft merge RUN and ft export write models",
+    "save_path": "ft merge RUN and ft export write models",
+    "save_gguf": "ft export gguf RUN",
+    "quantization": "ft export gguf RUN --type q8_0",
+    "quantization_method": "ft export gguf RUN --type q8_0",
+    "push_model": "ft push RUN",
+    "hub_path": "ft push RUN",
+    "hub_token": "ft push RUN",
+    "finetune_vision_layers": "an adapter leaves what reads images as it is",
+    "qat_scheme": "set adapter: {name: qat, format: int4|int8|mxfp4}",
+    "resize_model_vocab": "model.added_tokens says what is added",
+}
+
+
+def looks_like(given: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one of Unsloth's."""
+    return MARK in given
+
+
+def read(account: Account) -> None:
+    """Take what an Unsloth script gives to models, adapters and trainers; trainers are TRL's."""
+    given = {
+        NAMES.get(key, key): value
+        for key, value in account.given.items()
+        if key not in NAMES or NAMES[key] not in account.given
+    }
+    if "max_length" in given and "max_seq_length" in given:
+        given.pop("max_seq_length")
+    inside = Account(given)
+    inside.recipe = account.recipe
+    kind = str(inside.get(trl.METHOD, "sft"))
+    for key, note in NO_EFFECT.items():
+        if key != "dataset_text_field" or inside.get(key, "text") == "text":
+            inside.passes(key, note)
+    if inside.get("use_gradient_checkpointing") is not None:
+        inside.take(
+            "use_gradient_checkpointing",
+            "train.gradient_checkpointing",
+            value=bool(inside.get("use_gradient_checkpointing")),
+        )
+    if not inside.has("max_length") and not inside.has("max_seq_length"):
+        inside.default("max_seq_length", "train.max_length", 2048)
+    if inside.get("full_finetuning"):
+        inside.take("full_finetuning", "adapter", value="full")
+    elif not inside.has("r") and not inside.has("lora_r"):
+        inside.default("r", "adapter.rank", 16, "of get_peft_model")
+        inside.set("adapter.name", "lora")
+    inside.passes("full_finetuning", "it is off")
+    if "load_in_4bit" not in given and not inside.get("load_in_8bit") and not inside.get("full_finetuning"):
+        inside.default("load_in_4bit", "quantization", "nf4")
+    for key in ("finetune_vision_layers",):
+        if inside.get(key) is False:
+            inside.passes(key, "an adapter leaves what reads images as it is")
+    if inside.get("train_on_responses_only"):
+        inside.take("train_on_responses_only", "method.train_on", value="assistant")
+    for key, note in REFUSED.items():
+        inside.refuse(key, note)
+    trl.read(inside)
+    if given.get("train_on_responses_only") and kind == "sft":
+        inside.set("method.train_on", "assistant")
+    names = {NAMES.get(key, key): key for key in account.given}
+    for line in inside:
+        if line.key == trl.METHOD and line.key not in account.given:
+            continue
+        account.inside(names.get(line.key, line.key), line.value, line.outcome, line.setting, line.note)
+    for key in set(account.given) - {line.key for line in account}:
+        account.inside(key, account.given[key], "no effect", note="another key of the script says the same")
+
+
+__all__ = ["MARK", "looks_like", "read"]
