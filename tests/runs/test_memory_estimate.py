@@ -15,7 +15,8 @@ session = finetooth.session(json.loads(sys.argv[1]))
 for _ in session.job.method.steps(session.engine):
     pass
 from finetooth_native.build import available
-print(json.dumps([session.plan.memory.total, session.engine.usage().peak_memory, available().reason, available().available]))
+compiled = available()
+print(json.dumps([session.plan.memory.total, session.engine.usage().peak_memory, compiled.reason, compiled.available]))
 """
 
 WORKLOADS = {

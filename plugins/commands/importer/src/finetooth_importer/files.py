@@ -239,9 +239,14 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             given.update(
                 {k.arg: _value(k.value, names) for k in node.keywords if k.arg and k.arg.startswith("load_in")}
             )
-        elif called == "from_pretrained" and node.args and "model" not in given:
-            if isinstance(owner, ast.Name) and re.search(r"Model|CausalLM", owner.id):
-                given["model"] = _value(node.args[0], names)
+        elif (
+            called == "from_pretrained"
+            and node.args
+            and "model" not in given
+            and isinstance(owner, ast.Name)
+            and re.search(r"Model|CausalLM", owner.id)
+        ):
+            given["model"] = _value(node.args[0], names)
     found = {key: value for key, value in given.items() if value is not _UNKNOWN}
     if not found:
         raise UserError(
