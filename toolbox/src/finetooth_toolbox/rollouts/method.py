@@ -37,6 +37,7 @@ from finetooth_toolbox.rollouts.metrics import (
     staleness,
 )
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import prompt_text
@@ -342,22 +343,9 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
     in_loss = options.beta if options.kl_in == "loss" else 0.0
     pick = {
         "name": "surrogate",
-        "objective": options.loss_type if options.loss_type in ("cispo", "sapo") else "clip",
-        "importance_sampling_level": options.importance_sampling_level,
-        "epsilon": options.epsilon,
-        "epsilon_high": options.epsilon_high,
-        "delta": options.delta,
-        "sapo_temperature_pos": options.sapo_temperature_pos,
-        "sapo_temperature_neg": options.sapo_temperature_neg,
+        "objective": options.loss_type if options.loss_type in ("cispo", "sapo", "vespo") else "clip",
+        **{name: getattr(options, name) for name in PolicyOptions.model_fields},
         "beta": in_loss,
-        "kl": options.kl,
-        "use_bias_correction_kl": options.use_bias_correction_kl,
-        "entropy_coef": options.entropy_coef,
-        "correction": options.importance_correction,
-        "correction_level": options.importance_correction_level,
-        "correction_cap": options.importance_correction_cap,
-        "correction_floor": options.importance_correction_floor,
-        "off_policy_mask_threshold": options.off_policy_mask_threshold,
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())

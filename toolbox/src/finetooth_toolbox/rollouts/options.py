@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
 
+from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 
-Kl = Literal["k1", "k2", "k3"]
 
-
-class RolloutOptions(Options):
+class RolloutOptions(PolicyOptions):
     """What is sampled, how it is scored, and what a step makes of it."""
 
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
@@ -52,29 +50,9 @@ class RolloutOptions(Options):
     mini_batches: int = Field(default=1, ge=1)
     """Optimizer steps in which it is trained each time; groups stay whole."""
     loss_type: LossType = "grpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whether each token has a ratio to the weights that sampled it, or each sequence one (GSPO)."""
-    epsilon: float = Field(default=0.2, ge=0, le=1)
-    """How far below 1 the ratio is clipped."""
-    epsilon_high: float | None = Field(default=None, ge=0)
-    """How far above 1; left out, as `epsilon`, and 4 for `cispo`."""
-    delta: float | None = Field(default=None, gt=1)
-    """Bound of the ratio where the advantage is negative (two-sided clip); left out, there is none."""
-    sapo_temperature_pos: float = Field(default=1.0, gt=0)
-    """Tau of `sapo` where the advantage is positive."""
-    sapo_temperature_neg: float = Field(default=1.05, gt=0)
-    """Tau of `sapo` elsewhere."""
-    beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the reference, the policy as it was before the run; 0 needs none."""
-    kl: Kl = "k3"
-    """Estimate of the KL."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL is a part of the loss, or its sum over a rollout (k1) is taken from its reward."""
-    use_bias_correction_kl: bool = False
-    """Whether the estimate in the loss is multiplied by the ratio."""
-    entropy_coef: float = 0.0
-    """Weight of an entropy bonus, the mean over tokens."""
     mask_truncated_completions: bool = False
     """Whether answers that were cut off are left out of the loss; they count in their groups' advantages."""
     skip_zero_advantage_batches: bool = True
@@ -89,18 +67,6 @@ class RolloutOptions(Options):
     max_staleness: int | None = Field(default=None, ge=0)
     """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
     `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
-    importance_correction: Literal["none", "truncate", "mask"] = "truncate"
-    """What becomes of the weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
-    the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""
-    importance_correction_level: Literal["token", "sequence", "geometric"] = "token"
-    """Whether a token has a weight of its own, or all of a sequence their product, or its geometric mean."""
-    importance_correction_cap: float = Field(default=3.0, gt=0)
-    """The largest weight."""
-    importance_correction_floor: float = Field(default=0.0, ge=0)
-    """The smallest; below it a weight counts as this, or with `mask` as 0."""
-    off_policy_mask_threshold: float | None = Field(default=None, gt=0)
-    """Answers with a negative advantage that the policy finds less likely than who drew them, by more than so many
-    nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
     keep_rollouts: bool = True
     """Whether they are written into the run folder, for `ft rollouts`."""
 
@@ -115,10 +81,8 @@ class RolloutOptions(Options):
     def _together(self) -> RolloutOptions:
         if self.loss_type == "luspo" and self.importance_sampling_level != "sequence":
             raise ValueError("loss_type luspo is over sequences: set importance_sampling_level to sequence")
-        if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo",):
-            raise ValueError("loss_type cispo is over tokens: leave importance_sampling_level out")
+        if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo", "vespo"):
+            raise ValueError(f"loss_type {self.loss_type} is over tokens: leave importance_sampling_level out")
         if self.max_staleness is not None and not self.prefetch:
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
-        if self.importance_correction_floor >= self.importance_correction_cap:
-            raise ValueError("importance_correction_floor is not below importance_correction_cap")
         return self

@@ -41,7 +41,7 @@ class OnPolicyOptions(RolloutOptions):
     num_generations: int = Field(default=1, ge=1)
     """Rollouts of each prompt."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
 
     @model_validator(mode="after")
     def _possible(self) -> OnPolicyOptions:

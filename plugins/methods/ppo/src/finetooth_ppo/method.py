@@ -32,7 +32,7 @@ class PpoOptions(RolloutOptions):
     num_iterations: int = Field(default=4, ge=1)
     """How often a batch of rollouts is trained."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
     beta: float = Field(default=0.05, ge=0)
     """What a nat of KL to the reference costs; with `kl_target` that is where it begins. 0 needs no reference."""
     kl_in: Literal["loss", "reward"] = "reward"
