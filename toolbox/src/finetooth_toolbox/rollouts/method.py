@@ -75,7 +75,9 @@ class RolloutMethod(MethodBase):
         self._environment, self._rewards = build_judges(context, options)
         self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
         self.loss = surrogate_loss(options, context) if loss is None else loss
-        self._others = options.prefetch > 0 or "own_engine" not in self.sampler.capabilities
+        self._others = (
+            options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
+        )
         self._health = Health(context)
         self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
         self._batches: Batches | None = None
@@ -113,7 +115,7 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
-        self._schedule = Schedule(options.prefetch, per, options.max_staleness)
+        self._schedule = Schedule(options.prefetch, per, options.max_staleness, options.partial_groups)
         self._drawing = Drawing(
             self.context,
             options,
@@ -159,7 +161,7 @@ class RolloutMethod(MethodBase):
     def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Flight | None:
         """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
         drawn = Drawn()
-        while self._drawing.batch(engine, indices, drawn):
+        while self._drawing.batch(engine, indices, drawn, remaining=self._total - self._steps):
             rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
             if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):
                 return self._in_flight(engine, rollouts, drawn, metrics)
@@ -243,8 +245,9 @@ class RolloutMethod(MethodBase):
         if self._others:
             rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
         of_batch = {**batch_metrics(rollouts), **drawn.metrics(), **metrics}
-        if self._schedule.ahead:
-            of_batch |= staleness(rollouts, engine.weights_version, self._schedule.bound)
+        replays = options.replay_staleness if options.replay_groups else 0
+        if self._schedule.ahead or replays:
+            of_batch |= staleness(rollouts, engine.weights_version, max(self._schedule.bound, replays))
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
         steps = options.num_iterations * len(parts)
         flight = Flight(parts, [], steps, metrics=of_batch, flops=drawn.flops, epoch=drawn.epoch)

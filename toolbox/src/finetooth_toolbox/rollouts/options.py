@@ -67,6 +67,25 @@ class RolloutOptions(PolicyOptions):
     max_staleness: int | None = Field(default=None, ge=0)
     """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
     `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
+    partial_rollouts: int = Field(default=0, ge=0)
+    """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
+    that wait go on by as many, by the weights of then, and every token keeps the version and the log-probability that
+    it was drawn by. 0 writes answers whole."""
+    partial_groups: bool = False
+    """With `partial_rollouts`, whether a batch is trained without those of its groups that are not written to their
+    end, if `max_staleness` allows it: they go on, and are trained with the next batch."""
+    streaming_groups: int = Field(default=0, ge=0)
+    """So many prompts of a batch are answered at a time, and rewards judge their answers while the next are written;
+    0 is all of them."""
+    replay_groups: int = Field(default=0, ge=0)
+    """How many groups of earlier batches are kept, of those whose rewards differ, to take the place of groups whose
+    rewards are all equal; each at most once."""
+    replay_staleness: int = Field(default=64, ge=1)
+    """Optimizer steps at most between the weights that drew a group and those that train it again."""
+    reroll_groups: int = Field(default=0, ge=0)
+    """How many prompts to which no answer had a reward above 0 are asked again beside the prompts of a batch."""
+    reroll_start: float = Field(default=0.5, ge=0, lt=1)
+    """The share of the run's batches after which they are."""
     keep_rollouts: bool = True
     """Whether they are written into the run folder, for `ft rollouts`."""
 
@@ -85,4 +104,15 @@ class RolloutOptions(PolicyOptions):
             raise ValueError(f"loss_type {self.loss_type} is over tokens: leave importance_sampling_level out")
         if self.max_staleness is not None and not self.prefetch:
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
+        if self.partial_rollouts and not self.prefetch:
+            raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
+        if self.partial_groups and not self.partial_rollouts:
+            raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
+        whole = "partial_rollouts" if self.partial_rollouts else "streaming_groups" if self.streaming_groups else ""
+        if self.environment is not None and whole:
+            raise ValueError(f"{whole} is for single answers, and an environment plays episodes: leave it out")
+        if self.dynamic_sampling and (self.replay_groups or self.reroll_groups):
+            raise ValueError("dynamic_sampling fills batches itself: leave replay_groups and reroll_groups out")
+        if self.replay_groups and self.num_generations < 2:
+            raise ValueError("replay_groups keeps groups whose rewards differ: set num_generations to 2 or more")
         return self

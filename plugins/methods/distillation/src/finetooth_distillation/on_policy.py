@@ -49,6 +49,8 @@ class OnPolicyOptions(RolloutOptions):
             raise ValueError("teacher_top_k compares whole distributions: leave top_k and top_p out")
         if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
             raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")
+        if self.replay_groups or self.reroll_groups:
+            raise ValueError("replay_groups and reroll_groups are about rewards, from which opd does not learn")
         if self.dynamic_sampling:
             raise ValueError("dynamic_sampling is about rewards, from which opd does not learn: leave it out")
         return self
