@@ -15,14 +15,14 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
-from finetooth_hooks.errors import EngineError, PlanError, RecipeError
+from finetooth_hooks.errors import DataError, EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, stepped_report
 from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
+from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
 from finetooth_toolbox.rollouts.flight import Flight, split
@@ -73,7 +73,8 @@ class RolloutMethod(MethodBase):
     ) -> None:
         self.options, self.context, self._advantages = options, context, advantages
         self._environment, self._rewards = build_judges(context, options)
-        self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
+        sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
+        self.sampler = CheckedSampler(context.build("sampler", options.sampler, setting="method.sampler"), sampler)
         self.loss = surrogate_loss(options, context) if loss is None else loss
         self._others = (
             options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
@@ -107,6 +108,8 @@ class RolloutMethod(MethodBase):
                 action="raise train.batch_size, or lower it",
             )
         self._prompts = Prompts.read(self.context)
+        if options.environment is None:
+            self._check_lengths()
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
@@ -131,6 +134,25 @@ class RolloutMethod(MethodBase):
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
+
+    def _check_lengths(self) -> None:
+        """
+        Raises:
+            DataError: behind a prompt the model has no room for an answer; names the row. Answers in parts need all
+                of it.
+        """
+        options, most = self.options, self.context.facts.max_positions
+        answer = options.max_completion_length if options.partial_rollouts else 1
+        long = [(id_, len(tokens)) for id_, tokens in self._prompts.tokens if most and len(tokens) + answer > most]
+        if long:
+            id_, count = long[0]
+            others = f", and {len(long) - 1} rows more" if len(long) > 1 else ""
+            raise DataError(
+                id_,
+                f"{count} tokens of the prompt and {answer} of an answer are more than the {most} that the model "
+                f"reads{others}",
+                action="shorten or remove the row, or lower method.max_completion_length",
+            )
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
