@@ -33,6 +33,7 @@ CASES = [
     {"loss_type": "dapo", "epsilon_high": 0.28, "entropy_coef": 0.01},
     {"loss_type": "cispo", "epsilon_high": 0.5},
     {"loss_type": "sapo"},
+    {"loss_type": "vespo"},
     {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.01, "beta": 0.1},
     {"loss_type": "luspo", "importance_sampling_level": "sequence"},
 ]
@@ -59,7 +60,8 @@ def theirs(case: dict[str, Any]) -> tuple[float, np.ndarray, dict[str, float]]:
         model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
         args=SimpleNamespace(
             delta=given["delta"], use_bias_correction_kl=given["use_bias_correction_kl"], steps_per_generation=1,
-            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
+            sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, vespo_k_pos=2.0, vespo_lambda_pos=3.0,
+            vespo_k_neg=3.0, vespo_lambda_neg=2.0,
         ),
         accelerator=SimpleNamespace(
             num_processes=1, sync_gradients=True, gather=lambda x: x, reduce=lambda x, reduction: x,
@@ -84,7 +86,7 @@ def test_loss_gradient_and_metrics_are_those_of_trl(case: dict[str, Any]) -> Non
     expected, slope, metrics = theirs(case)
     loss_type = case["loss_type"]
     weights = token_weights(loss_type, LENGTHS, longest=LONGEST)
-    objective = loss_type if loss_type in ("cispo", "sapo") else "clip"
+    objective = loss_type if loss_type in ("cispo", "sapo", "vespo") else "clip"
     options = SurrogateOptions(objective=objective, **{k: v for k, v in case.items() if k != "loss_type"})
     p = torch.tensor(P, requires_grad=True)
     fields = {

@@ -12,6 +12,7 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
+from finetooth_hooks import Datum, FinetoothError
 from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
@@ -29,6 +30,7 @@ STEPPED = threading.Event()
 def ft_rewards():
     yield Reward(name="letters", build=f"{__name__}:build")
     yield Reward(name="patient", build=f"{__name__}:build_patient")
+    yield Reward(name="rare", build=f"{__name__}:build_rare")
 
 @hookimpl
 def ft_step(run, report):
@@ -39,6 +41,9 @@ def letters(prompts, completions, columns):
 
 def build(options: NoOptions, context):
     return letters
+
+def build_rare(options: NoOptions, context):
+    return lambda *asked: [float(score > 4) for score in letters(*asked)]
 
 def build_patient(options: NoOptions, context):
     seen = []
@@ -125,3 +130,73 @@ def test_what_was_drawn_by_older_weights_counts_by_its_weight(online: Callable[.
     (of,) = (read for step, read in read_rollouts(Path(given["output"])) if step == 2)
     assert np.isfinite([value for one in of for value in one.fields["behaviour_logprobs"]]).all()
     assert all(one.fields["behaviour_logprobs"] == one.logprobs for one in of)
+
+
+PARTS = {"prefetch": 2, "partial_rollouts": 2, "partial_groups": True, "replay_groups": 4, "reroll_groups": 1,
+         "reroll_start": 0.0, "streaming_groups": 1, "max_completion_length": 7}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_killed_run_with_answers_in_parts_goes_on_bit_for_bit(
+    online: Callable[..., Any], at: int, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    """Answers that several weights wrote, kept groups, and prompts that are asked again."""
+    given = online(**PARTS, num_generations=2, train={"max_steps": 6}, rewards=["rare"])
+    given |= {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    steps, found = dict(read_rollouts(folder)), metrics(folder)
+    assert any(len(set(one.versions)) > 2 for of in steps.values() for one in of)
+    assert sum(one["replayed_groups"] for one in found) > 0
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for kept in (folder / "checkpoints").iterdir():
+        if kept.is_dir() and kept.name.startswith("step-") and int(kept.name.partition("-")[2]) > at:
+            shutil.rmtree(kept)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 6
+    assert differences(left(whole), left(folder)) == []
+    assert dict(read_rollouts(folder)) == steps
+
+
+@pytest.mark.slow
+def test_the_old_log_probability_of_a_token_is_that_of_its_own_version(online: Callable[..., Any]) -> None:
+    """Every token of an answer that three weights wrote, read by each of the checkpoints: what it was drawn by is what
+    its own version says, and not what another does."""
+    given = online(prefetch=2, partial_rollouts=2, max_completion_length=7, train={"max_steps": 3})
+    given |= {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    of = [one for one in dict(read_rollouts(Path(given["output"])))[3] if len(set(one.versions)) == 3]
+    assert of
+    said = []
+    for version in range(3):
+        at = {**given, "output": f"{given['output']}-{version}", "method": "sft", "plugins": []}
+        at["data"] = {"train": given["data"]["train"], "renderer": "chatml"}
+        engine = finetooth.engine(at)
+        if version:
+            engine.load(Path(given["output"]) / "checkpoints" / f"step-{version}" / "engine")
+        data = [Datum.from_tokens([*one.prompt, *one.tokens], [0.0] * len(one.prompt) + [1.0] * len(one.tokens))
+                for one in of]  # fmt: skip
+        said.append([scores[datum.mask] for scores, datum in zip(engine.logprobs(data), data, strict=True)])
+    for i, one in enumerate(of):
+        own = [float(said[version][i][t]) for t, version in enumerate(one.versions)]
+        np.testing.assert_allclose(one.fields["behaviour_logprobs"], own, atol=2e-5)
+        others = [float(said[(version + 1) % 3][i][t]) for t, version in enumerate(one.versions)]
+        assert np.abs(np.array(others) - one.fields["behaviour_logprobs"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ({"prefetch": 0, "partial_rollouts": 4}, "partial_rollouts is about what is answered ahead"),
+        ({"partial_groups": True}, "set partial_rollouts too"),
+        ({"partial_rollouts": 4, "environment": "calculator"}, "partial_rollouts is for single answers"),
+        ({"dynamic_sampling": True, "replay_groups": 2}, "dynamic_sampling fills batches itself"),
+        ({"reroll_groups": 1, "dynamic_sampling": True}, "dynamic_sampling fills batches itself"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(online: Callable[..., Any], method: dict[str, Any], why: str) -> None:
+    with pytest.raises(FinetoothError, match=why):
+        finetooth.run(online(**method))

@@ -12,6 +12,8 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
+import torch
+from finetooth_hooks import FinetoothError
 from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
@@ -75,6 +77,41 @@ def test_a_killed_run_goes_on_bit_for_bit(
     (folder / "result.json").unlink()
     assert finetooth.resume(folder).steps == 4
     assert differences(left(whole), left(folder)) == []
+
+
+@pytest.mark.slow
+def test_the_critic_starts_from_a_reward_model(
+    online: Callable[..., Any], recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What is expected before each token is what transformers' classifier of the reward model says there, and what the
+    new head adds; the returns are made of that."""
+    from transformers import AutoModelForSequenceClassification
+
+    pair = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8)
+    judge = recipe(
+        method="rm", adapter="full", data={"train": str(tmp_path / "pairs.jsonl"), "renderer": "chatml"},
+        train={"max_steps": 2, "batch_size": 4, "precision": "fp32"}, output=str(tmp_path / "judge"),
+    )  # fmt: skip
+    finetooth.run(judge)
+    given = online(critic=str(tmp_path / "judge"), num_iterations=2, train={"max_steps": 2})
+    finetooth.run(given)
+    (of,) = dict(read_rollouts(Path(given["output"]))).values()
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge" / "artifact", num_labels=1)
+    for one in of:
+        with torch.no_grad():
+            states = model.model(torch.tensor([[*one.prompt, *one.tokens]])).last_hidden_state
+            said = model.score(states)[0, len(one.prompt) - 1 : -1, 0]
+        np.testing.assert_allclose(one.fields["value_offsets"], said.numpy(), atol=1e-4)
+        head = np.array(one.fields["old_values"]) - one.fields["value_offsets"]
+        assert 0 < np.abs(head).max() < 2
+        np.testing.assert_allclose(
+            one.fields["returns"][-1], one.reward or 0.0, atol=1e-4
+        )  # of the last token what came is the reward
+    given = online(critic=given["output"])
+    given["output"] += "-none"
+    with pytest.raises(FinetoothError, match=r"method\.critic: .* is no reward model"):
+        finetooth.run(given)
 
 
 def test_the_artifact_writes_text(online: Callable[..., Any], ft: Callable[..., tuple[int, str, str]]) -> None:

@@ -104,6 +104,31 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe: Callable[..., Any], teacher: P
     assert differences(left(whole), left(folder)) == []
 
 
+@pytest.mark.slow
+def test_what_the_teacher_writes_is_learned(
+    recipe: Callable[..., Any], teacher: Path, losses: Callable[[Path], list[float]]
+) -> None:
+    """Its answers are kept in the run folder, each as the teacher gives it by itself; the student learns them, and a
+    run that goes on learns the same without asking anew."""
+    method = {"name": "distill", "sequences": 2, "teacher": str(teacher), "max_completion_length": 16}
+    given = made(recipe, method, task=True, steps=4) | {"checkpoint": {"every": 1, "keep_last": 9}}
+    finetooth.run(given)
+    folder = Path(given["output"])
+    kept = [json.loads(line)["answer"] for line in (folder / "teacher" / "answers.jsonl").read_text().splitlines()]
+    assert len(kept) == 16 and any(kept)
+    found = losses(folder)
+    assert found[-1] < found[0]
+    whole = folder.with_name("whole")
+    shutil.copytree(folder, whole)
+    for one in (folder / "checkpoints").iterdir():
+        if one.is_dir() and one.name.startswith("step-") and int(one.name.partition("-")[2]) > 2:
+            shutil.rmtree(one)
+    shutil.rmtree(folder / "artifact")
+    (folder / "result.json").unlink()
+    assert finetooth.resume(folder).steps == 4
+    assert differences(left(whole), left(folder)) == []
+
+
 def test_a_teacher_that_reads_other_tokens_is_refused(recipe: Callable[..., Any], tmp_path: Path) -> None:
     """One line: which setting, what differs, what to do."""
     other = _respelled(Path(recipe()["model"]), tmp_path / "other")

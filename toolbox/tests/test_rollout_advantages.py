@@ -72,7 +72,7 @@ def test_gdpo_lets_rewards_of_any_scale_count() -> None:
     ("loss_type", "expected"),
     [
         ("grpo", [1 / 6, 1 / 12]), ("sapo", [1 / 6, 1 / 12]), ("bnpo", [1 / 6, 1 / 6]), ("dapo", [1 / 9, 1 / 9]),
-        ("cispo", [1 / 9, 1 / 9]), ("dr_grpo", [1 / 24, 1 / 24]), ("luspo", [1 / 3, 1 / 3]),
+        ("cispo", [1 / 9, 1 / 9]), ("vespo", [1 / 9, 1 / 9]), ("dr_grpo", [1 / 24, 1 / 24]), ("luspo", [1 / 3, 1 / 3]),
     ],
 )  # fmt: skip
 def test_weights_hold_all_normalisation(loss_type: Any, expected: list[float]) -> None:

@@ -41,10 +41,13 @@ def by_hand(o: SurrogateOptions, *, old: bool = True) -> float:
         )
         for t in places:
             of = {"token": q[t] - B[i, t], "sequence": sum(apart), "geometric": sum(apart) / len(places)}
-            w = 1.0 if o.correction == "none" else exp(of[o.correction_level])
-            if o.correction == "truncate":
-                w = min(max(w, o.correction_floor), o.correction_cap)
-            elif o.correction == "mask" and not o.correction_floor <= w <= o.correction_cap:
+            w = 1.0 if o.importance_correction == "none" else exp(of[o.importance_correction_level])
+            if o.importance_correction == "truncate":
+                w = min(max(w, o.importance_correction_floor), o.importance_correction_cap)
+            elif (
+                o.importance_correction == "mask"
+                and not o.importance_correction_floor <= w <= o.importance_correction_cap
+            ):
                 w = 0.0
             r = exp(P[i, t] - q[t])
             clipped = min(max(r, 0.8), 1.2)
@@ -57,31 +60,33 @@ def by_hand(o: SurrogateOptions, *, old: bool = True) -> float:
 @pytest.mark.parametrize(
     "case",
     [
-        {"correction": "none"},
-        {"correction": "truncate", "correction_cap": 1.1},
-        {"correction": "truncate", "correction_cap": 2.0, "correction_floor": 0.8},
-        {"correction": "mask", "correction_cap": 1.1},
-        {"correction": "mask", "correction_cap": 1.3, "correction_floor": 0.7},
-        {"correction": "truncate", "off_policy_mask_threshold": 0.01},
+        {"importance_correction": "none"},
+        {"importance_correction": "truncate", "importance_correction_cap": 1.1},
+        {"importance_correction": "truncate", "importance_correction_cap": 2.0, "importance_correction_floor": 0.8},
+        {"importance_correction": "mask", "importance_correction_cap": 1.1},
+        {"importance_correction": "mask", "importance_correction_cap": 1.3, "importance_correction_floor": 0.7},
+        {"importance_correction": "truncate", "off_policy_mask_threshold": 0.01},
     ],
 )
 def test_weights_are_those_of_the_formula(case: dict[str, Any], level: Any, old: bool) -> None:
-    options = SurrogateOptions(correction_level=level, **case)
+    options = SurrogateOptions(importance_correction_level=level, **case)
     assert found(options, old=old) == pytest.approx(by_hand(options, old=old), rel=1e-12)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
 def test_what_the_trainer_drew_itself_has_weight_one_exactly(level: Any) -> None:
     for correction in ("truncate", "mask"):
-        options = SurrogateOptions(correction=correction, correction_level=level)
+        options = SurrogateOptions(importance_correction=correction, importance_correction_level=level)
         assert found(options, behaviour=Q) == found(options, behaviour=None)
 
 
 def test_a_weight_beyond_all_numbers_is_the_cap_or_nothing() -> None:
     far = np.full((S, T), -1e4)
-    capped = SurrogateOptions(correction="truncate", correction_level="sequence", correction_cap=2.0)
+    capped = SurrogateOptions(
+        importance_correction="truncate", importance_correction_level="sequence", importance_correction_cap=2.0
+    )
     assert found(capped, behaviour=far) == pytest.approx(2 * found(SurrogateOptions(), behaviour=None))
-    assert found(SurrogateOptions(correction="mask"), behaviour=far) == 0.0
+    assert found(SurrogateOptions(importance_correction="mask"), behaviour=far) == 0.0
 
 
 @pytest.mark.slow
@@ -92,7 +97,7 @@ def test_the_same_sequences_are_left_out_as_by_trl() -> None:
         theirs = trl.GRPOTrainer.get_off_policy_mask(
             torch.tensor(A[:, :1]), torch.tensor(P), torch.tensor(B), torch.tensor(MASK).long(), threshold
         )
-        kept = SurrogateOptions(off_policy_mask_threshold=threshold)
+        kept = SurrogateOptions(importance_correction="none", off_policy_mask_threshold=threshold)
         alone = 0.0
         for i in range(S):
             r = np.exp(P[i] - Q[i])

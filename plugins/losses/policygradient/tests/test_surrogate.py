@@ -40,6 +40,10 @@ def by_hand(o: SurrogateOptions, p: Any = P) -> tuple[float, float]:
                 policy -= w * min(free * a, min(max(r, low), high) * a)
             elif o.objective == "cispo":
                 policy -= w * min(r, 1 + (4.0 if o.epsilon_high is None else o.epsilon_high)) * a * p[i, t]
+            elif o.objective == "vespo":
+                k, rate = (o.vespo_k_pos, o.vespo_lambda_pos) if a >= 0 else (o.vespo_k_neg, o.vespo_lambda_neg)
+                whole = exp(mean * len(places))
+                policy -= w * exp(rate) * whole**k * exp(-rate * whole) * a * p[i, t]
             else:
                 tau = o.sapo_temperature_pos if a > 0 else o.sapo_temperature_neg
                 policy -= w * 4 / tau / (1 + exp(-tau * (r - 1))) * a
@@ -56,6 +60,8 @@ CASES = [
     {"importance_sampling_level": "sequence", "epsilon": 0.05},
     {"objective": "sapo"},
     {"objective": "cispo", "epsilon_high": 0.2},
+    {"objective": "vespo"},
+    {"objective": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 0.5},
     {"beta": 0.1, "kl": "k1"},
     {"beta": 0.1, "kl": "k2", "use_bias_correction_kl": True},
     {"beta": 0.1, "kl": "k3", "importance_sampling_level": "sequence"},
@@ -74,9 +80,9 @@ def test_it_is_the_papers_formula(case: dict[str, Any]) -> None:
         assert found.contributions["kl"].weight == options.beta
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.get("objective") != "cispo"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.get("objective") not in ("cispo", "vespo")])
 def test_its_gradient_is_the_slope_of_the_formula(case: dict[str, Any]) -> None:
-    """Central differences; at `cispo` the ratio is held constant, so its gradient is no slope."""
+    """Central differences; at `cispo` and `vespo` the ratio is held constant, so their gradient is no slope."""
     torch = pytest.importorskip("torch")
     options = SurrogateOptions(**case)
     p = torch.tensor(P, requires_grad=True)
@@ -131,6 +137,22 @@ def test_the_entropy_bonus_is_a_mean_over_tokens() -> None:
     found = surrogate({"logprobs": P, "entropy": ENTROPY}, data(), {}, options=SurrogateOptions(entropy_coef=0.01))
     part = found.contributions["entropy"]
     assert (part.per, part.weight) == ("tokens", 0.01) and part.total == pytest.approx(-ENTROPY[MASK].sum())
+
+
+def test_vespo_counts_what_drew_the_tokens_within_the_weight_of_the_sequence() -> None:
+    """Its factor is phi(W), W with the weights of the tokens for what drew them; on policy it is 1 exactly."""
+    behaviour = Q - 0.1
+    options = SurrogateOptions(objective="vespo", importance_correction_cap=1.05)
+    found = surrogate({"logprobs": P, "entropy": ENTROPY}, data(behaviour_logprobs=behaviour), {}, options=options)
+    total = 0.0
+    for i in range(S):
+        places = [t for t in range(T) if MASK[i, t]]
+        w = exp(sum(P[i, t] - Q[i, t] + log(min(exp(0.1), 1.05)) for t in places))
+        k, rate = (2.0, 3.0) if A[i, 0] >= 0 else (3.0, 2.0)
+        total -= sum(WEIGHTS[i, t] * exp(rate) * w**k * exp(-rate * w) * A[i, t] * P[i, t] for t in places)
+    assert found.contributions["policy"].total == pytest.approx(total, rel=1e-12)
+    still = surrogate({"logprobs": Q, "entropy": ENTROPY}, data(), {}, options=SurrogateOptions(objective="vespo"))
+    assert float(still.contributions["policy"].total) == pytest.approx(-(WEIGHTS * A * Q)[MASK].sum(), rel=1e-12)
 
 
 def test_a_bound_inside_the_clip_is_refused() -> None:

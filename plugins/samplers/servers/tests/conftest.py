@@ -9,12 +9,31 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from finetooth_serversamplers.worker import Weights
 
 VOCABULARY = 64
 STOP = 0
+
+
+class Model:
+    """Takes weights as vLLM's models do."""
+
+    def __init__(self) -> None:
+        self.has: dict[str, Any] = {}
+
+    def load_weights(self, weights: Any) -> None:
+        self.has = dict(weights)
+
+
+class Worker(Weights):
+    """A worker of vLLM's with the extension mixed in."""
+
+    def __init__(self) -> None:
+        self.model_runner = SimpleNamespace(model=Model())
 
 
 class StandIn:
@@ -33,6 +52,7 @@ class StandIn:
         self.hangs = False
         self.lies: dict[str, Any] = {}
         self.asleep = False
+        self.workers = [Worker(), Worker()]
         self.released = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -82,6 +102,11 @@ class StandIn:
             return 200, {"is_sleeping": self.asleep}
         if path in ("/sleep?level=1", "/wake_up"):
             self.asleep = path != "/wake_up"
+            return 200, None
+        if path == "/collective_rpc":
+            said = [getattr(one, body["method"])(*body["args"]) for one in self.workers]
+            return 200, {"results": self.lies.get("results", said)}
+        if path == "/reset_prefix_cache":
             return 200, None
         if self.hangs or self.asleep:
             self.released.wait()

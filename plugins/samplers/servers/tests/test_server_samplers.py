@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finetooth_hooks import EngineError, PlanError, RecipeError, Sampling
 from finetooth_hooks.rollouts import Prompt
 from finetooth_hooks.testing import parametrize_with_checks
 from finetooth_hooks.testing.fake_context import FakeContext
 from finetooth_serversamplers.asking import ServerGone
+from finetooth_serversamplers.checksums import checksum
 from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
-from finetooth_serversamplers.vllm import VllmOptions, VllmSampler, checksum
+from finetooth_serversamplers.vllm import VllmOptions, VllmSampler
+from safetensors.torch import save_file
 
 PROMPTS = [Prompt("a:1", "a:1@1", (5, 6, 7)), Prompt("a:1", "a:1@2", (5, 6, 7)), Prompt("a:2", "a:2@1", (9,))]
 
@@ -102,6 +105,55 @@ def test_the_adapter_is_put_in_when_it_has_changed(stand_in: Any, tmp_path: Path
     assert len(set(models)) == 3 and models[0] == models[1] and models[-1] == name
     with pytest.raises(PlanError, match="no adapter that vLLM loads"):
         vllm(stand_in, tmp_path, model="tiny").sample(Engine(("model.safetensors",)), PROMPTS, Sampling(4))  # type: ignore[arg-type]
+
+
+class WholeEngine(Engine):
+    """Whose export is a model: one tensor that says the version."""
+
+    def export(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        save_file({"head": torch.full((2,), float(self.weights_version))}, path / "model.safetensors")
+
+
+def test_whole_weights_are_put_in_when_they_have_changed(stand_in: Any, tmp_path: Path) -> None:
+    """Every worker reads them and says their name, which has epoch, version and checksum; what was computed by the
+    weights before is forgotten; a server that was started anew gets them again."""
+    sampler, engine = vllm(stand_in, tmp_path, weights="full"), WholeEngine()
+    names = []
+    for version in (0, 0, 1, 2):
+        engine.weights_version = version
+        found = sampler.sample(engine, PROMPTS[:1], Sampling(4, seed=1)).rollouts  # type: ignore[arg-type]
+        assert set(found[0].versions) == {version}
+        for worker in stand_in.workers:
+            assert worker.model_runner.model.has["head"].tolist() == [float(version)] * 2
+        names.append(stand_in.workers[0].finetooth_weights())
+    assert names[0] == names[1] and len(set(names)) == 3 and len({name.split("-")[1] for name in names}) == 1
+    (folder,) = (tmp_path / "sampler").iterdir()
+    assert names[-1].endswith(f"-2-{checksum(folder)[:12]}")
+    assert stand_in.paths().count("/reset_prefix_cache") == 3
+    assert {body["model"] for path, body in stand_in.asked if path == "/v1/completions"} == {"tiny"}
+    stand_in.workers[1].__init__()
+    sampler.sample(engine, PROMPTS[:1], Sampling(4, seed=1))  # type: ignore[arg-type]
+    assert [one.finetooth_weights() for one in stand_in.workers] == [names[-1]] * 2
+
+
+def test_a_server_with_other_weights_is_named(stand_in: Any, tmp_path: Path) -> None:
+    """Of another run; whose files are not those that were written; that has no extension; and an adapter is no
+    model."""
+    first, second, third = (vllm(stand_in, tmp_path / n, weights="full") for n in "abc")
+    engine = WholeEngine()
+    first.sample(engine, PROMPTS[:1], Sampling(4))  # type: ignore[arg-type]
+    second.sample(engine, PROMPTS[:1], Sampling(4))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"has the weights ft-.*, and not ft-.*a server of its own"):
+        first.sample(engine, PROMPTS[:1], Sampling(4))  # type: ignore[arg-type]
+    assert stand_in.workers[0].finetooth_load(str(tmp_path / "b"), "ft-x-0-000000000000") == ""
+    for results, message in (([""], "did not take the weights"), (None, r"no results of .*--worker-extension-cls")):
+        stand_in.lies = {"results": results}
+        with pytest.raises(EngineError, match=message):
+            third.sample(engine, PROMPTS[:1], Sampling(4))  # type: ignore[arg-type]
+    stand_in.lies = {}
+    with pytest.raises(PlanError, match="no whole model"):
+        vllm(stand_in, tmp_path / "d", weights="full").sample(Engine(), PROMPTS, Sampling(4))  # type: ignore[arg-type]
 
 
 LIES: dict[str, tuple[dict[str, Any], str]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.context import Context
@@ -17,12 +18,14 @@ from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
 from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes
-from finetooth_toolbox.rollouts.draws import Draw, Scoring
+from finetooth_toolbox.rollouts.draws import Draw, Episode, Scoring
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.replay import Replay, Unsolved, differ
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import WeightedReward, scored
+from finetooth_toolbox.rollouts.stretches import asked_on, joined
 
 MOST_PASSED_OVER = 100
 """Batches in a row without anything to learn from, after which a run ends."""
@@ -41,6 +44,11 @@ class Prompts:
     rows: int
     tasks: dict[str, Task]
     tokens: list[tuple[str, tuple[int, ...]]]
+
+    @cached_property
+    def by_id(self) -> dict[str, tuple[int, ...]]:
+        """Tokens of each prompt by id."""
+        return dict(self.tokens)
 
     @classmethod
     def read(cls, context: Context) -> Prompts:
@@ -77,6 +85,8 @@ class Drawn:
         flops: that sampling took.
         errors, timeouts: episodes that ended so.
         turns: of the policy, in all episodes.
+        replayed: groups of earlier batches among them.
+        late: groups that go on, and are not among them.
         epoch: passes over the prompts done with them.
     """
 
@@ -88,6 +98,8 @@ class Drawn:
     errors: int = 0
     timeouts: int = 0
     turns: int = 0
+    replayed: int | None = None
+    late: int | None = None
     epoch: float = 0.0
 
     def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
@@ -101,6 +113,8 @@ class Drawn:
         which are not trained."""
         found = {"skipped_zero_adv_batches": float(self.passed_over), "num_rollouts": float(self.sampled)}
         found |= {f"rewards/{name}/left_out" if name else "left_out": float(n) for name, n in self.left_out.items()}
+        for name, count in (("replayed_groups", self.replayed), ("late_groups", self.late)):
+            found |= {} if count is None else {name: float(count)}
         if self.turns:
             found |= {"environment/errors": float(self.errors), "environment/timeouts": float(self.timeouts)}
             found["environment/turns"] = self.turns / self.sampled
@@ -122,50 +136,68 @@ class Drawing:
         self._context, self._options, self._prompts = context, options, prompts
         self._batches, self._sampler, self._rewards = batches, sampler, rewards
         self._environment, self._schedule, self._waiting = environment, schedule, deque[Draw]()
-        self._scoring = Scoring(self._score, beside=schedule.ahead > 0 and all(one.beside for one in rewards))
+        beside = schedule.ahead > 0 or options.streaming_groups > 0
+        self._scoring = Scoring(self._score, beside=beside and all(one.beside for one in rewards))
+        self._late: Draw | None = None
+        self._replay = Replay(options.replay_groups, options.replay_staleness) if options.replay_groups else None
+        self._unsolved = Unsolved()
 
     def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
-        """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`."""
+        """Begin the draws whose time it is, before an optimizer step; see `Schedule.begins`. Answers that are written a
+        stretch at a time go on before that."""
+        stretch = self._options.partial_rollouts
+        for draw in [*([] if self._late is None else [self._late]), *self._waiting]:
+            if draw.open:
+                self._go_on(engine, draw, stretch)
         while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining):
             of = next(indices, None)
             if of is None:
                 return
-            self._wait_for(self._draw(engine, of))
-
-    def _wait_for(self, draw: Draw) -> None:
-        self._scoring.begin(draw)
-        self._waiting.append(draw)
+            self._waiting.append(self._draw(engine, of, stretch))
 
     def stop(self) -> None:
         """Nothing more is scored."""
         self._scoring.stop()
 
-    def state(self) -> list[dict[str, Any]]:
-        """The draws that wait."""
-        return [draw.state() for draw in self._waiting]
+    def state(self) -> dict[str, Any]:
+        """The draws that wait, the groups that are late, those kept for a replay, and the prompts to ask again."""
+        return {
+            "waiting": [draw.state() for draw in self._waiting],
+            "late": None if self._late is None else self._late.state(),
+            "replay": [] if self._replay is None else self._replay.state(),
+            "unsolved": self._unsolved.state(),
+        }
 
-    def take(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def take(self, state: Mapping[str, Any]) -> None:
         """What `state` gave; what waits is scored again."""
-        self._waiting.clear()
-        for one in state:
-            self._wait_for(Draw.of(one))
+        self._waiting = deque(Draw.of(one) for one in state["waiting"])
+        self._late = None if state["late"] is None else Draw.of(state["late"])
+        for draw in [*([] if self._late is None else [self._late]), *self._waiting]:
+            if not draw.open:
+                self._scoring.begin(draw)
+        if self._replay is not None:
+            self._replay.take(state["replay"])
+        self._unsolved.take(state["unsolved"])
 
-    def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> bool:
+    def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, *, remaining: int) -> bool:
         """Add the next batch to `drawn`; False where the prompts are used up.
 
         With dynamic sampling, groups whose rewards are all equal are dropped, and prompts are sampled until there are
         `train.batch_size` others (Yu et al., 2025, arXiv:2503.14476, section 3.2); what is over is dropped too.
 
+        Args:
+            remaining: steps that the run has to go.
+
         Raises:
             DataError: batch after batch has nothing to learn from.
         """
         wanted = self._context.train.batch_size
-        while (draw := self._next(engine, indices)) is not None:
-            found = self._judged(draw, drawn)
+        while draws := self._next(engine, indices, drawn, remaining):
+            found = [one for draw in draws for one in self._judged(draw, drawn)]
             if not self._options.dynamic_sampling:
-                drawn.rollouts = found
+                drawn.rollouts = self._replayed(found, drawn, engine.weights_version)
                 return True
-            telling = [one for group in groups_of(found) if _differ(found[group]) for one in found[group]]
+            telling = [one for group in groups_of(found) if differ(found[group]) for one in found[group]]
             drawn.rollouts += telling
             groups = groups_of(drawn.rollouts)
             if len(groups) >= wanted:
@@ -190,12 +222,69 @@ class Drawing:
                 action="look at the answers and try the rewards on them, or begin from a model that is right sometimes",
             )
 
-    def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Draw | None:
-        """What was begun first; where nothing waits, it begins now. None where the prompts are used up."""
+    def _next(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, remaining: int) -> list[Draw]:
+        """What was late, and what was begun first; where nothing waits, it begins now. Nothing where the prompts are
+        used up."""
+        late, self._late = self._late, None
         if self._waiting:
-            return self._waiting.popleft()
-        of = next(indices, None)
-        return None if of is None else self._draw(engine, of)
+            draw: Draw | None = self._waiting.popleft()
+        else:
+            of = next(indices, None)
+            draw = None if of is None else self._draw(engine, of)
+        if draw is not None and self._options.partial_groups:
+            self._late = self._left_late(engine, draw, remaining)
+            drawn.late = 0 if self._late is None else len(self._late.episodes) // self._options.num_generations
+        found = [one for one in (late, draw) if one is not None]
+        for one in found:
+            if one.open:
+                self._go_on(engine, one)
+        return found
+
+    def _left_late(self, engine: Engine, draw: Draw, remaining: int) -> Draw | None:
+        """Take the groups that go on out of a draw, if another batch comes before they are too stale."""
+        groups = groups_of([episode[-1] for episode in draw.episodes])
+        going = [any(draw.goes_on(episode) for episode in draw.episodes[group]) for group in groups]
+        if all(going) or not any(going):
+            return None
+        parts = [
+            tuple(one for group, on in zip(groups, going, strict=True) if on is late for one in draw.episodes[group])
+            for late in (False, True)
+        ]
+        oldest = min(version for (one,) in parts[1] for version in one.versions)
+        per_batch = self._schedule.per_batch
+        if remaining <= per_batch or engine.weights_version + per_batch - oldest > self._schedule.bound:
+            return None
+        draw.episodes = parts[0]
+        return Draw(draw.epoch, parts[1], number=draw.number, written=draw.written)
+
+    def _go_on(self, engine: Engine, draw: Draw, stretch: int = 0) -> None:
+        """Write the answers of a draw further that are not at their end.
+
+        Args:
+            stretch: so many tokens at most; 0 is to their end.
+        """
+        left = self._options.max_completion_length - draw.written
+        sampling = self._sampling(draw.number, min(stretch or left, left), draw.written)
+        places = [i for i, episode in enumerate(draw.episodes) if draw.goes_on(episode)]
+        asked = [asked_on(draw.episodes[i][-1]) for i in places]
+        further = self._sampler.sample(engine, asked, replace(sampling, n=1))
+        episodes = list(draw.episodes)
+        for i, rollout in zip(places, further.rollouts, strict=True):
+            episodes[i] = (joined(self._context, episodes[i][-1], rollout),)
+        draw.episodes, draw.flops = tuple(episodes), draw.flops + further.flops
+        draw.written = 0 if sampling.max_tokens == left else draw.written + sampling.max_tokens
+        if not draw.open:
+            self._scoring.begin(draw)
+
+    def _replayed(self, rollouts: list[Rollout], drawn: Drawn, version: int) -> list[Rollout]:
+        """A batch with groups of earlier ones in place of those that teach nothing."""
+        if self._options.reroll_groups:
+            self._unsolved.see(rollouts)
+        if self._replay is None or not rollouts:
+            return rollouts
+        random = self._context.generator("replay", self._batches.step, version)
+        found, drawn.replayed = self._replay.filled(rollouts, version, random)
+        return found
 
     def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
         """Rollouts of a draw that have a reward."""
@@ -211,25 +300,70 @@ class Drawing:
         drawn.count_left_out(last_of_episodes(found))
         return [one for one in found if one.reward is not None and one.tokens]
 
-    def _score(self, draw: Draw) -> list[Rollout]:
+    def _score(self, episodes: Sequence[Episode]) -> list[Rollout]:
         if self._environment is None:
-            return scored([one for episode in draw.episodes for one in episode], self._prompts.tasks, self._rewards)
-        episodes, failure = [list(episode) for episode in draw.episodes], self._options.environment_failure
-        return judged(episodes, self._prompts.tasks, self._rewards, self._environment, failure)
+            return scored([one for episode in episodes for one in episode], self._prompts.tasks, self._rewards)
+        played, failure = [list(episode) for episode in episodes], self._options.environment_failure
+        return judged(played, self._prompts.tasks, self._rewards, self._environment, failure)
 
-    def _draw(self, engine: Engine, indices: Sequence[int]) -> Draw:
-        """Answers to some prompts."""
-        options, number = self._options, self._batches.step
-        asked = [self._prompts.tokens[i] for i in indices]
-        sampling = Sampling(
-            options.max_completion_length, options.temperature, options.top_k, options.top_p, options.num_generations,
-            seed=int(self._context.generator("rollouts", number).integers(2**31)),
+    def _sampling(self, number: int, most: int, written: int = 0) -> Sampling:
+        """Of a batch of prompts.
+
+        Args:
+            most: tokens.
+            written: tokens of its answers so far.
+        """
+        options = self._options
+        keys: tuple[str | int, ...] = ("rollouts", number, written) if written else ("rollouts", number)
+        return Sampling(
+            most, options.temperature, options.top_k, options.top_p, options.num_generations,
+            seed=int(self._context.generator(*keys).integers(2**31)),
         )  # fmt: skip
+
+    def _asked(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        """Prompts of a batch, and behind them those that are asked again."""
+        options, batches = self._options, self._batches
+        asked = [self._prompts.tokens[i] for i in indices]
+        if options.reroll_groups and batches.step > options.reroll_start * batches.total_steps:
+            again = self._unsolved.again(options.reroll_groups, [id_ for id_, _ in asked])
+            asked += [(id_, self._prompts.by_id[id_]) for id_ in again]
+        return asked
+
+    def _draw(self, engine: Engine, indices: Sequence[int], stretch: int = 0) -> Draw:
+        """Answers to some prompts, which begin to be scored where they are whole.
+
+        Args:
+            stretch: tokens of an answer that are written now; 0 is all.
+        """
+        longest, number = self._options.max_completion_length, self._batches.step
+        asked = self._asked(indices)
+        sampling = self._sampling(number, min(stretch or longest, longest))
         if self._environment is not None:
-            return self._play(engine, self._environment, [id_ for id_, _ in asked], sampling)
-        prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in asked]
-        sampled = self._sampler.sample(engine, prompts, sampling)
-        return Draw(self._batches.epoch, tuple((one,) for one in sampled.rollouts), flops=sampled.flops)
+            draw = self._play(engine, self._environment, [id_ for id_, _ in asked], sampling)
+            if self._schedule.ahead:
+                self._scoring.begin(draw)
+            return draw
+        written = 0 if sampling.max_tokens == longest else sampling.max_tokens
+        draw = Draw(self._batches.epoch, (), number=number, written=written)
+        at_once, seen = self._options.streaming_groups or len(asked), set[tuple[int, ...]]()
+        for first in range(0, len(asked), at_once):
+            some = asked[first : first + at_once]
+            prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in some]
+            if seen & {
+                tokens for _, tokens in some
+            }:  # asked twice in a batch: with the same seed it were answered alike
+                other = int(self._context.generator("rollouts", number, "from", first).integers(2**31))
+                sampled = self._sampler.sample(engine, prompts, replace(sampling, seed=other))
+            else:
+                sampled = self._sampler.sample(engine, prompts, sampling)
+            seen |= {tokens for _, tokens in some}
+            of = tuple((one,) for one in sampled.rollouts)
+            draw.episodes, draw.flops = draw.episodes + of, draw.flops + sampled.flops
+            if not draw.written:
+                self._scoring.begin(draw, of)
+        if draw.written and not draw.open:
+            self._scoring.begin(draw)
+        return draw
 
     def _play(self, engine: Engine, environment: WeightedEnvironment, ids: Sequence[str], sampling: Sampling) -> Draw:
         """Episodes of some rows.
@@ -258,7 +392,3 @@ class Drawing:
                 raise EngineError(f"method.environment: {why}", action="mend it, then ft resume RUN")
             context.note(f"{why}; see environment/errors and environment/timeouts", topic="episodes failed")
         return Draw(self._batches.epoch, tuple(map(tuple, played.episodes)), played.turns, played.flops)
-
-
-def _differ(rollouts: Sequence[Rollout]) -> bool:
-    return any(one.reward != rollouts[0].reward for one in rollouts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,10 @@ from typing import Any
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.rollouts.rollouts_file import as_json, from_json
+from finetooth_toolbox.rollouts.stretches import unfinished
+
+Episode = tuple[Rollout, ...]
+"""Rollouts of one answer, or of one episode of an environment."""
 
 
 @dataclass
@@ -21,28 +25,44 @@ class Draw:
         episodes: as sampled, not scored: each of one rollout, or with an environment of one for each stretch of turns.
         turns: of the policy, with an environment.
         flops: that sampling took.
+        number: of the batch of prompts.
+        written: tokens that answers could have by now, where they are written a stretch at a time; 0 where they are
+            whole.
     """
 
     epoch: float
-    episodes: tuple[tuple[Rollout, ...], ...]
+    episodes: tuple[Episode, ...]
     turns: int = 0
     flops: float = 0.0
-    _scores: Future[list[Rollout]] | None = field(default=None, repr=False, compare=False)
+    number: int = 0
+    written: int = 0
+    _scores: list[Future[list[Rollout]]] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def open(self) -> bool:
+        """Whether an answer of it goes on."""
+        return any(self.goes_on(episode) for episode in self.episodes)
+
+    def goes_on(self, episode: Episode) -> bool:
+        """Whether an answer goes on."""
+        return bool(self.written) and unfinished(episode[-1], self.written)
 
     def state(self) -> dict[str, Any]:
         """JSON-able. Scores are not part of it: they are made again."""
+        plain = {"epoch": self.epoch, "turns": self.turns, "flops": self.flops, "number": self.number}
         episodes = [[as_json(one) for one in episode] for episode in self.episodes]
-        return {"epoch": self.epoch, "episodes": episodes, "turns": self.turns, "flops": self.flops}
+        return {**plain, "written": self.written, "episodes": episodes}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Draw:
         """What `state` gave."""
         episodes = tuple(tuple(from_json(one) for one in episode) for episode in state["episodes"])
-        return cls(float(state["epoch"]), episodes, int(state["turns"]), float(state["flops"]))
+        plain = float(state["epoch"]), episodes, int(state["turns"]), float(state["flops"])
+        return cls(*plain, int(state["number"]), int(state["written"]))
 
 
-Score = Callable[[Draw], list[Rollout]]
-"""Gives the rollouts of a draw their rewards."""
+Score = Callable[[Sequence[Episode]], list[Rollout]]
+"""Gives the rollouts of some episodes their rewards."""
 
 
 class Scoring:
@@ -56,11 +76,15 @@ class Scoring:
         self._score, self._beside = score, beside
         self._thread: ThreadPoolExecutor | None = None
 
-    def begin(self, draw: Draw) -> None:
-        """Begin to score a draw, if that may go on beside the engine."""
+    def begin(self, draw: Draw, episodes: Sequence[Episode] | None = None) -> None:
+        """Begin to score a draw, if that may go on beside the engine.
+
+        Args:
+            episodes: those that come next of it; default: all.
+        """
         if self._beside:
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="rewards")
-            draw._scores = self._thread.submit(self._score, draw)
+            draw._scores.append(self._thread.submit(self._score, draw.episodes if episodes is None else episodes))
 
     def end(self, draw: Draw) -> list[Rollout]:
         """The rollouts of a draw with their rewards; waits for them.
@@ -68,8 +92,10 @@ class Scoring:
         Raises:
             FinetoothError: as the rewards.
         """
-        scores, draw._scores = draw._scores, None
-        return self._score(draw) if scores is None or scores.cancelled() else scores.result()
+        scores, draw._scores = draw._scores, []
+        if not scores or any(one.cancelled() for one in scores):
+            return self._score(draw.episodes)
+        return [rollout for one in scores for rollout in one.result()]
 
     def stop(self) -> None:
         """What was begun and is not under way is not scored."""

@@ -15,14 +15,14 @@ from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
-from finetooth_hooks.errors import EngineError, PlanError, RecipeError
+from finetooth_hooks.errors import DataError, EngineError, PlanError, RecipeError
 from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, stepped_report
 from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
+from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
 from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
 from finetooth_toolbox.rollouts.flight import Flight, split
@@ -37,6 +37,7 @@ from finetooth_toolbox.rollouts.metrics import (
     staleness,
 )
 from finetooth_toolbox.rollouts.options import RolloutOptions
+from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.rollouts_file import write_rollouts
 from finetooth_toolbox.rollouts.schedule import Schedule
 from finetooth_toolbox.rollouts.scoring import prompt_text
@@ -72,9 +73,12 @@ class RolloutMethod(MethodBase):
     ) -> None:
         self.options, self.context, self._advantages = options, context, advantages
         self._environment, self._rewards = build_judges(context, options)
-        self.sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler")
+        sampler = options.sampler if isinstance(options.sampler, str) else str(options.sampler.get("name"))
+        self.sampler = CheckedSampler(context.build("sampler", options.sampler, setting="method.sampler"), sampler)
         self.loss = surrogate_loss(options, context) if loss is None else loss
-        self._others = options.prefetch > 0 or "own_engine" not in self.sampler.capabilities
+        self._others = (
+            options.prefetch > 0 or options.replay_groups > 0 or "own_engine" not in self.sampler.capabilities
+        )
         self._health = Health(context)
         self._drops = options.skip_zero_advantage_batches and not (options.beta or options.entropy_coef)
         self._batches: Batches | None = None
@@ -104,6 +108,8 @@ class RolloutMethod(MethodBase):
                 action="raise train.batch_size, or lower it",
             )
         self._prompts = Prompts.read(self.context)
+        if options.environment is None:
+            self._check_lengths()
         count, per, bound = len(self._prompts.tokens), options.num_iterations * options.mini_batches, train.max_steps
         most = None if bound is None else math.ceil(bound / per)
         if most is not None and (self._drops or options.dynamic_sampling):
@@ -112,7 +118,7 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
-        self._schedule = Schedule(options.prefetch, per, options.max_staleness)
+        self._schedule = Schedule(options.prefetch, per, options.max_staleness, options.partial_groups)
         self._drawing = Drawing(
             self.context,
             options,
@@ -128,6 +134,25 @@ class RolloutMethod(MethodBase):
         lengths = [len(tokens) + options.max_completion_length for _, tokens in self._prompts.tokens]
         report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
+
+    def _check_lengths(self) -> None:
+        """
+        Raises:
+            DataError: behind a prompt the model has no room for an answer; names the row. Answers in parts need all
+                of it.
+        """
+        options, most = self.options, self.context.facts.max_positions
+        answer = options.max_completion_length if options.partial_rollouts else 1
+        long = [(id_, len(tokens)) for id_, tokens in self._prompts.tokens if most and len(tokens) + answer > most]
+        if long:
+            id_, count = long[0]
+            others = f", and {len(long) - 1} rows more" if len(long) > 1 else ""
+            raise DataError(
+                id_,
+                f"{count} tokens of the prompt and {answer} of an answer are more than the {most} that the model "
+                f"reads{others}",
+                action="shorten or remove the row, or lower method.max_completion_length",
+            )
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +183,7 @@ class RolloutMethod(MethodBase):
     def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Flight | None:
         """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
         drawn = Drawn()
-        while self._drawing.batch(engine, indices, drawn):
+        while self._drawing.batch(engine, indices, drawn, remaining=self._total - self._steps):
             rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
             if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):
                 return self._in_flight(engine, rollouts, drawn, metrics)
@@ -242,8 +267,9 @@ class RolloutMethod(MethodBase):
         if self._others:
             rollouts = [replace(one, fields={**one.fields, BEHAVIOUR: one.logprobs}) for one in rollouts]
         of_batch = {**batch_metrics(rollouts), **drawn.metrics(), **metrics}
-        if self._schedule.ahead:
-            of_batch |= staleness(rollouts, engine.weights_version, self._schedule.bound)
+        replays = options.replay_staleness if options.replay_groups else 0
+        if self._schedule.ahead or replays:
+            of_batch |= staleness(rollouts, engine.weights_version, max(self._schedule.bound, replays))
         parts = split(rollouts, groups_of(rollouts), options.mini_batches)
         steps = options.num_iterations * len(parts)
         flight = Flight(parts, [], steps, metrics=of_batch, flops=drawn.flops, epoch=drawn.epoch)
@@ -342,22 +368,9 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
     in_loss = options.beta if options.kl_in == "loss" else 0.0
     pick = {
         "name": "surrogate",
-        "objective": options.loss_type if options.loss_type in ("cispo", "sapo") else "clip",
-        "importance_sampling_level": options.importance_sampling_level,
-        "epsilon": options.epsilon,
-        "epsilon_high": options.epsilon_high,
-        "delta": options.delta,
-        "sapo_temperature_pos": options.sapo_temperature_pos,
-        "sapo_temperature_neg": options.sapo_temperature_neg,
+        "objective": options.loss_type if options.loss_type in ("cispo", "sapo", "vespo") else "clip",
+        **{name: getattr(options, name) for name in PolicyOptions.model_fields},
         "beta": in_loss,
-        "kl": options.kl,
-        "use_bias_correction_kl": options.use_bias_correction_kl,
-        "entropy_coef": options.entropy_coef,
-        "correction": options.importance_correction,
-        "correction_level": options.importance_correction_level,
-        "correction_cap": options.importance_correction_cap,
-        "correction_floor": options.importance_correction_floor,
-        "off_policy_mask_threshold": options.off_policy_mask_threshold,
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if in_loss else set())

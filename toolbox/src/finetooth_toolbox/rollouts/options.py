@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
 from pydantic import Field, model_validator
 
+from finetooth_toolbox.rollouts.policy_options import PolicyOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 
-Kl = Literal["k1", "k2", "k3"]
 
-
-class RolloutOptions(Options):
+class RolloutOptions(PolicyOptions):
     """What is sampled, how it is scored, and what a step makes of it."""
 
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
@@ -52,29 +50,9 @@ class RolloutOptions(Options):
     mini_batches: int = Field(default=1, ge=1)
     """Optimizer steps in which it is trained each time; groups stay whole."""
     loss_type: LossType = "grpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whether each token has a ratio to the weights that sampled it, or each sequence one (GSPO)."""
-    epsilon: float = Field(default=0.2, ge=0, le=1)
-    """How far below 1 the ratio is clipped."""
-    epsilon_high: float | None = Field(default=None, ge=0)
-    """How far above 1; left out, as `epsilon`, and 4 for `cispo`."""
-    delta: float | None = Field(default=None, gt=1)
-    """Bound of the ratio where the advantage is negative (two-sided clip); left out, there is none."""
-    sapo_temperature_pos: float = Field(default=1.0, gt=0)
-    """Tau of `sapo` where the advantage is positive."""
-    sapo_temperature_neg: float = Field(default=1.05, gt=0)
-    """Tau of `sapo` elsewhere."""
-    beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the reference, the policy as it was before the run; 0 needs none."""
-    kl: Kl = "k3"
-    """Estimate of the KL."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether the KL is a part of the loss, or its sum over a rollout (k1) is taken from its reward."""
-    use_bias_correction_kl: bool = False
-    """Whether the estimate in the loss is multiplied by the ratio."""
-    entropy_coef: float = 0.0
-    """Weight of an entropy bonus, the mean over tokens."""
     mask_truncated_completions: bool = False
     """Whether answers that were cut off are left out of the loss; they count in their groups' advantages."""
     skip_zero_advantage_batches: bool = True
@@ -89,18 +67,25 @@ class RolloutOptions(Options):
     max_staleness: int | None = Field(default=None, ge=0)
     """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
     `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
-    importance_correction: Literal["none", "truncate", "mask"] = "truncate"
-    """What becomes of the weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
-    the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""
-    importance_correction_level: Literal["token", "sequence", "geometric"] = "token"
-    """Whether a token has a weight of its own, or all of a sequence their product, or its geometric mean."""
-    importance_correction_cap: float = Field(default=3.0, gt=0)
-    """The largest weight."""
-    importance_correction_floor: float = Field(default=0.0, ge=0)
-    """The smallest; below it a weight counts as this, or with `mask` as 0."""
-    off_policy_mask_threshold: float | None = Field(default=None, gt=0)
-    """Answers with a negative advantage that the policy finds less likely than who drew them, by more than so many
-    nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
+    partial_rollouts: int = Field(default=0, ge=0)
+    """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
+    that wait go on by as many, by the weights of then, and every token keeps the version and the log-probability that
+    it was drawn by. 0 writes answers whole."""
+    partial_groups: bool = False
+    """With `partial_rollouts`, whether a batch is trained without those of its groups that are not written to their
+    end, if `max_staleness` allows it: they go on, and are trained with the next batch."""
+    streaming_groups: int = Field(default=0, ge=0)
+    """So many prompts of a batch are answered at a time, and rewards judge their answers while the next are written;
+    0 is all of them."""
+    replay_groups: int = Field(default=0, ge=0)
+    """How many groups of earlier batches are kept, of those whose rewards differ, to take the place of groups whose
+    rewards are all equal; each at most once."""
+    replay_staleness: int = Field(default=64, ge=1)
+    """Optimizer steps at most between the weights that drew a group and those that train it again."""
+    reroll_groups: int = Field(default=0, ge=0)
+    """How many prompts to which no answer had a reward above 0 are asked again beside the prompts of a batch."""
+    reroll_start: float = Field(default=0.5, ge=0, lt=1)
+    """The share of the run's batches after which they are."""
     keep_rollouts: bool = True
     """Whether they are written into the run folder, for `ft rollouts`."""
 
@@ -115,10 +100,19 @@ class RolloutOptions(Options):
     def _together(self) -> RolloutOptions:
         if self.loss_type == "luspo" and self.importance_sampling_level != "sequence":
             raise ValueError("loss_type luspo is over sequences: set importance_sampling_level to sequence")
-        if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo",):
-            raise ValueError("loss_type cispo is over tokens: leave importance_sampling_level out")
+        if self.importance_sampling_level == "sequence" and self.loss_type in ("cispo", "vespo"):
+            raise ValueError(f"loss_type {self.loss_type} is over tokens: leave importance_sampling_level out")
         if self.max_staleness is not None and not self.prefetch:
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
-        if self.importance_correction_floor >= self.importance_correction_cap:
-            raise ValueError("importance_correction_floor is not below importance_correction_cap")
+        if self.partial_rollouts and not self.prefetch:
+            raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
+        if self.partial_groups and not self.partial_rollouts:
+            raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
+        whole = "partial_rollouts" if self.partial_rollouts else "streaming_groups" if self.streaming_groups else ""
+        if self.environment is not None and whole:
+            raise ValueError(f"{whole} is for single answers, and an environment plays episodes: leave it out")
+        if self.dynamic_sampling and (self.replay_groups or self.reroll_groups):
+            raise ValueError("dynamic_sampling fills batches itself: leave replay_groups and reroll_groups out")
+        if self.replay_groups and self.num_generations < 2:
+            raise ValueError("replay_groups keeps groups whose rewards differ: set num_generations to 2 or more")
         return self

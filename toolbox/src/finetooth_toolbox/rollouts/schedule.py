@@ -22,16 +22,18 @@ class Schedule:
         ahead: draws that may wait; 0 is one after the other.
         per_batch: optimizer steps of a batch at most.
         staleness: bound on it, in optimizer steps; None: what `ahead` comes to.
+        late: a part of a draw may be trained a batch later than the rest.
     """
 
     ahead: int
     per_batch: int
     staleness: int | None = None
+    late: bool = False
 
     @property
     def bound(self) -> int:
         """The staleness that no draw exceeds."""
-        reached = self.ahead * self.per_batch
+        reached = (self.ahead + self.late) * self.per_batch
         return reached if self.staleness is None else min(self.staleness, reached)
 
     def begins(self, *, left: int, waiting: int, remaining: int) -> bool:
@@ -43,4 +45,4 @@ class Schedule:
             remaining: steps that the run has to go, the coming one included; nothing is drawn for after its end.
         """
         until = left + waiting * self.per_batch
-        return waiting < self.ahead and until <= self.bound and until < remaining
+        return waiting < self.ahead and until + self.late * self.per_batch <= self.bound and until < remaining

@@ -38,5 +38,5 @@ def ft_losses() -> Iterator[Loss]:
         build="finetooth_policygradient.value:build",
         summary="the error of a critic, which may move only so far from what it said before",
         needs=frozenset({"values"}),
-        fields=frozenset({"returns", "old_values", "token_weights"}),
+        fields=frozenset({"returns", "old_values", "token_weights", "value_offsets"}),
     )

@@ -11,6 +11,8 @@ eq. 7), the component `policy` is the weighted sum of
                                            negative advantages: Prime Intellect, 2025, arXiv:2505.07291
     cispo    -stop(min(r, 1 + epsilon_high)) A p         MiniMax, 2025, arXiv:2506.13585, eq. 4
     sapo     -(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A                    arXiv:2511.20347
+    vespo    -stop(exp(l) W^k exp(-l W)) A p, k and l (lambda) by the sign of A, W the product of the sequence's r and
+             of the weights w below, which count nowhere else            arXiv:2602.10693
 
 With `beta` the component `kl` is the same weighted sum of an estimate of the KL to the reference (Schulman, 2020,
 "Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1; with
@@ -29,56 +31,34 @@ Where the field `kept` says among which tokens each was drawn, log-probabilities
 from __future__ import annotations
 
 from functools import partial
+from math import log
 from typing import Literal
 
-from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResult, LossState, Metric, Options, Outputs
+from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResult, LossState, Metric, Outputs
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
 from finetooth_hooks.context import Context
 from finetooth_toolbox.rollouts.kept import among_kept
-from pydantic import Field, model_validator
+from finetooth_toolbox.rollouts.policy_options import Kl, PolicyOptions
+from pydantic import model_validator
+
+LEAST, MOST = 1e-8, 20.0
+"""Of `vespo`: the smallest weight of a sequence, and the largest logarithm, as in the authors' code."""
 
 
-class SurrogateOptions(Options):
+class SurrogateOptions(PolicyOptions):
     """Options of `surrogate`."""
 
-    objective: Literal["clip", "cispo", "sapo"] = "clip"
+    objective: Literal["clip", "cispo", "sapo", "vespo"] = "clip"
     """What is made of ratio and advantage."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whether each token has a ratio of its own, or each sequence one."""
-    epsilon: float = Field(default=0.2, ge=0, le=1)
-    """How far below 1 the ratio is clipped."""
-    epsilon_high: float | None = Field(default=None, ge=0)
-    """How far above 1; left out, as `epsilon`, and 4 for `cispo`."""
-    delta: float | None = Field(default=None, gt=1)
-    """Bound of the ratio where the advantage is negative; left out, there is none."""
-    sapo_temperature_pos: float = Field(default=1.0, gt=0)
-    """Tau where the advantage is positive."""
-    sapo_temperature_neg: float = Field(default=1.05, gt=0)
-    """Tau elsewhere."""
-    beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the reference."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    """Estimate of the KL."""
-    use_bias_correction_kl: bool = False
-    """Whether the estimate is multiplied by the ratio, so that it is right under the policy."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus."""
-    correction: Literal["none", "truncate", "mask"] = "none"
-    """What becomes of weights beyond the cap, where other weights drew the tokens (field `behaviour_logprobs`)."""
-    correction_level: Literal["token", "sequence", "geometric"] = "token"
-    """Whether each token has a weight, or all of a sequence their product, or its geometric mean."""
-    correction_cap: float = Field(default=3.0, gt=0)
-    """The largest weight."""
-    correction_floor: float = Field(default=0.0, ge=0)
-    """The smallest weight."""
-    off_policy_mask_threshold: float | None = Field(default=None, gt=0)
-    """Nats a token beyond which a sequence with a negative advantage is left out; left out, none is."""
 
     @model_validator(mode="after")
     def _in_order(self) -> SurrogateOptions:
         if self.delta is not None and self.delta <= 1 + self.high:
             raise ValueError(f"delta is {self.delta}, and no more than the clip at {1 + self.high}: raise it")
+        correction = self.importance_correction, self.importance_correction_level
+        if self.objective == "vespo" and correction[0] != "none" and correction[1] != "token":
+            raise ValueError("vespo weighs whole sequences itself: leave importance_correction_level out")
         return self
 
     @property
@@ -121,14 +101,21 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     ratio = xp.exp(log_ratio)
     behaviour = data.fields.get("behaviour_logprobs")
     drawn = None if behaviour is None else xp.where(mask, behaviour, 0.0)
-    trained = weights * _corrected(q, drawn, counts, options) * _on_policy(p, q, drawn, advantages, counts, options)
-    total, tokens = -xp.sum(trained * _objective(ratio, p, advantages, options)), xp.sum(counts)
+    corrected, trained = _corrected(q, drawn, counts, options), weights
+    factor = ratio
+    if options.objective == "vespo":
+        factor = _gamma_weights(p - q, corrected, advantages, counts, options)
+    else:
+        trained = trained * corrected
+    trained = trained * _on_policy(p, q, drawn, advantages, counts, options)
+    total, tokens = -xp.sum(trained * _objective(factor, p, advantages, options)), xp.sum(counts)
     parts = {"policy": Contribution(total, per="none")}
+    seen = xp.stop_gradient(ratio)
     metrics = {
         "entropy": Metric(xp.sum(xp.where(mask, xp.stop_gradient(outputs["entropy"]), 0.0)), tokens),
-        "ratio/min": Metric(xp.min(xp.where(mask, xp.stop_gradient(ratio), 1.0)), reduce="min"),
-        "ratio/max": Metric(xp.max(xp.where(mask, xp.stop_gradient(ratio), 1.0)), reduce="max"),
-        **_clipped(xp.stop_gradient(ratio), advantages, counts, options),
+        "ratio/min": Metric(xp.min(xp.where(mask, seen, 1.0)), reduce="min"),
+        "ratio/max": Metric(xp.max(xp.where(mask, seen, 1.0)), reduce="max"),
+        **_clipped(seen, advantages, counts, options),
     }
     if options.beta:
         reference = xp.where(mask, among_kept(outputs["logprobs@reference"], kept), 0.0)
@@ -144,15 +131,40 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
 
 def _corrected(q: Array, drawn: Array | None, counts: Array, options: SurrogateOptions) -> Array:
     """The weight of each token for what drew it; 1 where nobody asks."""
-    if drawn is None or options.correction == "none":
+    if drawn is None or options.importance_correction == "none":
         return xp.ones_like(counts)
     log_w = xp.stop_gradient(q) - drawn
-    if options.correction_level != "token":
+    if options.importance_correction_level != "token":
         log_w = xp.sum(log_w * counts, axis=1, keepdims=True) + xp.zeros_like(counts)
-    if options.correction_level == "geometric":
+    if options.importance_correction_level == "geometric":
         log_w = log_w / xp.maximum(xp.sum(counts, axis=1, keepdims=True), 1.0)
-    w, low, high = xp.exp(xp.clip(log_w, -80.0, 80.0)), options.correction_floor, options.correction_cap
-    return xp.clip(w, low, high) if options.correction == "truncate" else xp.where((w >= low) & (w <= high), w, 0.0)
+    w, low, high = (
+        xp.exp(xp.clip(log_w, -80.0, 80.0)),
+        options.importance_correction_floor,
+        options.importance_correction_cap,
+    )
+    return (
+        xp.clip(w, low, high)
+        if options.importance_correction == "truncate"
+        else xp.where((w >= low) & (w <= high), w, 0.0)
+    )
+
+
+def _gamma_weights(log_ratio: Array, w: Array, advantages: Array, counts: Array, options: SurrogateOptions) -> Array:
+    """(S, T) what `vespo` makes of whole sequences, held constant: 1 where the policy is what drew them.
+
+    Args:
+        log_ratio: (S, T) of each token.
+        w: (S, T) the weights of the tokens for what drew them.
+    """
+    each = xp.clip(xp.stop_gradient(log_ratio), -MOST, MOST) + xp.clip(xp.log(xp.maximum(w, LEAST)), -MOST, MOST)
+    log_w = xp.clip(xp.sum(each * counts, axis=1, keepdims=True), log(LEAST), MOST) + xp.zeros_like(counts)
+    positive = advantages >= 0
+    k = xp.where(positive, options.vespo_k_pos + xp.zeros_like(counts), options.vespo_k_neg + xp.zeros_like(counts))
+    rate = xp.where(
+        positive, options.vespo_lambda_pos + xp.zeros_like(counts), options.vespo_lambda_neg + xp.zeros_like(counts)
+    )
+    return xp.exp(xp.maximum(rate + k * log_w - rate * xp.exp(log_w), -80.0))
 
 
 def _on_policy(
@@ -167,7 +179,7 @@ def _on_policy(
     return 1.0 - xp.astype_like(out, counts)
 
 
-def kl_estimate(d: Array, kind: Literal["k1", "k2", "k3"]) -> Array:
+def kl_estimate(d: Array, kind: Kl) -> Array:
     """The estimate from d, the logarithm of reference / policy."""
     if kind == "k1":
         return -d
@@ -178,6 +190,8 @@ def _objective(ratio: Array, p: Array, advantages: Array, options: SurrogateOpti
     """What is to grow, for each token."""
     if options.objective == "cispo":
         return xp.stop_gradient(xp.minimum(ratio, 1 + options.high)) * advantages * p
+    if options.objective == "vespo":
+        return ratio * advantages * p
     if options.objective == "sapo":
         positive, negative = options.sapo_temperature_pos, options.sapo_temperature_neg
         tau = xp.where(advantages > 0, positive + xp.zeros_like(p), negative + xp.zeros_like(p))
@@ -189,7 +203,7 @@ def _objective(ratio: Array, p: Array, advantages: Array, options: SurrogateOpti
 
 def _clipped(ratio: Array, advantages: Array, counts: Array, options: SurrogateOptions) -> dict[str, Metric]:
     """Shares of tokens whose gradient the clip takes."""
-    if options.objective == "sapo":
+    if options.objective in ("sapo", "vespo"):
         return {}
     tokens, high = xp.sum(counts), xp.astype_like((ratio > 1 + options.high) & (advantages > 0), counts) * counts
     if options.objective == "cispo":

@@ -7,7 +7,8 @@ sum of
     w / 2 max((v - R)^2, (clip(v, o - clip, o + clip) - R)^2)
 
 so that what moves a value further than `clip` from o has no gradient, as the clip of the policy (Schulman et al., 2017,
-arXiv:1707.06347, eq. 9; the clip is that of the authors' code, baselines/ppo2).
+arXiv:1707.06347, eq. 9; the clip is that of the authors' code, baselines/ppo2). Where the field `value_offsets` says
+what a critic starts from, v is that and the head's number together.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def clipped_value(outputs: Outputs, data: LossData, state: LossState, *, bound: 
     """
     Args:
         outputs: `values` (S, T).
-        data: fields `returns`, `old_values` and `token_weights`, (S, T).
+        data: fields `returns`, `old_values` and `token_weights`, (S, T), perhaps `value_offsets`.
 
     Raises:
         DataError: a field is missing.
@@ -45,7 +46,9 @@ def clipped_value(outputs: Outputs, data: LossData, state: LossState, *, bound: 
         if name not in data.fields:
             raise DataError("data", f"no field {name!r}", action=f"give every datum the field {name}")
     mask = data.mask
-    values = xp.where(mask, outputs["values"], 0.0)
+    values, offsets = xp.where(mask, outputs["values"], 0.0), data.fields.get("value_offsets")
+    if offsets is not None:
+        values = values + xp.where(mask, offsets, 0.0)
     returns, old, weights = (xp.where(mask, data.fields[n], 0.0) for n in ("returns", "old_values", "token_weights"))
     counts = xp.astype_like(mask, values)
     error = xp.square(values - returns)

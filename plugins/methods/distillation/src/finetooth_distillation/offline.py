@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from finetooth_hooks import Engine, Options, Prepared, StepReport
+from finetooth_hooks import DataReport, Engine, Options, Prepared, StepReport
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.examples import TrainOn
@@ -14,6 +14,7 @@ from finetooth_toolbox.methods.batched import BatchedMethod, train_step
 from pydantic import Field, model_validator
 
 from finetooth_distillation.loss import Divergence
+from finetooth_distillation.sequences import teacher_answers
 from finetooth_distillation.teacher import Teacher, held, with_teacher
 
 
@@ -34,6 +35,11 @@ class DistillOptions(Options):
     """That both distributions are taken at."""
     cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross entropy of the rows' own tokens beside it."""
+    sequences: int = Field(default=0, ge=0)
+    """How many answers of the teacher to each row, a prompt, are learned in place of its distributions: what it writes
+    is learned token by token. One is its likeliest, several are drawn at `temperature`. 0 learns distributions."""
+    max_completion_length: int = Field(default=256, ge=1)
+    """Tokens of an answer of the teacher, with `sequences`; one that is cut off is learned without an end."""
     train_on: TrainOn = "assistant"
     """Which messages train, as for `sft`."""
 
@@ -41,6 +47,8 @@ class DistillOptions(Options):
     def _one_temperature(self) -> DistillOptions:
         if self.cross_entropy and self.temperature != 1.0:
             raise ValueError("cross_entropy is that of temperature 1: leave temperature out, or cross_entropy")
+        if self.sequences and self.cross_entropy:
+            raise ValueError("cross_entropy is all that is learned of sequences: leave it out")
         return self
 
 
@@ -64,6 +72,8 @@ class Distill(BatchedMethod):
             spec = replace(spec, temperature=options.temperature)
         else:  # the loss divides the logits itself
             spec = replace(spec, needs=frozenset({"logits", "logits@teacher"}))
+        if options.sequences:
+            spec = context.loss("cross_entropy", setting="method")
         super().__init__(context, spec)
         self._options = options
         self._rows: Method = context.build("method", {"name": "sft", "train_on": options.train_on}, setting="method")
@@ -71,7 +81,7 @@ class Distill(BatchedMethod):
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
         """See `protocols.Method.roles`: the teacher."""
-        return held(self._options.teacher)
+        return {} if self._options.sequences else held(self._options.teacher)
 
     def prepare(self) -> Prepared:
         """Read and tokenise the training rows, as `sft` does.
@@ -79,16 +89,31 @@ class Distill(BatchedMethod):
         Raises:
             DataError: a row is broken, or has nothing to train on.
         """
+        if self._options.sequences:
+            return self._prepare_sequences()
         prepared = self._rows.prepare()
         self.begin(self._rows.data)
         return prepared
+
+    def _prepare_sequences(self) -> Prepared:
+        """Have the teacher write, or read what it wrote when the run began."""
+        options = self._options
+        data, cut = teacher_answers(
+            self._context, options.teacher.policy, options.sequences, longest=options.max_completion_length,
+            temperature=options.temperature,
+        )  # fmt: skip
+        if cut:
+            self._context.note(f"the teacher did not end {cut} of {len(data)} answers: they are learned without an end")
+        batches, lengths = self.begin(data), [len(datum) + 1 for datum in data]
+        report = DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
+        return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
         """One optimizer step for each batch."""
         options, batches = self._options, self._begun()
         for indices in batches:
             data = [self._data[row] for row in indices]
-            if options.top_k:
+            if options.top_k and not options.sequences:
                 size = self._context.facts.vocab_size
                 data = with_teacher(engine, data, options.top_k, temperature=options.temperature, vocabulary=size)
             yield train_step(engine, data, self._loss, batches.epoch)

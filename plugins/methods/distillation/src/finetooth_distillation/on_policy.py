@@ -41,7 +41,7 @@ class OnPolicyOptions(RolloutOptions):
     num_generations: int = Field(default=1, ge=1)
     """Rollouts of each prompt."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
 
     @model_validator(mode="after")
     def _possible(self) -> OnPolicyOptions:
@@ -49,6 +49,8 @@ class OnPolicyOptions(RolloutOptions):
             raise ValueError("teacher_top_k compares whole distributions: leave top_k and top_p out")
         if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
             raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")
+        if self.replay_groups or self.reroll_groups:
+            raise ValueError("replay_groups and reroll_groups are about rewards, from which opd does not learn")
         if self.dynamic_sampling:
             raise ValueError("dynamic_sampling is about rewards, from which opd does not learn: leave it out")
         return self

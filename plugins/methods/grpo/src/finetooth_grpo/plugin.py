@@ -17,7 +17,7 @@ _EXAMPLE = {
 _ELSEWHERE: dict[str, dict[str, dict[str, Any]]] = {
     "grpo": {
         "gspo": {"importance_sampling_level": "sequence"},
-        **{name: {"loss_type": name} for name in ("bnpo", "dr_grpo", "cispo", "sapo")},
+        **{name: {"loss_type": name} for name in ("bnpo", "dr_grpo", "cispo", "sapo", "vespo")},
         "dapo": {"loss_type": "dapo", "dynamic_sampling": True, "epsilon_high": 0.28},
         "luspo": {"loss_type": "luspo", "importance_sampling_level": "sequence"},
         "gdpo": {"multi_objective_aggregation": "normalize_then_sum"},

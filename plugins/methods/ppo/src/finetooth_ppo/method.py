@@ -20,6 +20,7 @@ from finetooth_toolbox.rollouts.options import RolloutOptions
 from finetooth_toolbox.rollouts.token_weights import LossType
 from pydantic import Field, model_validator
 
+from finetooth_ppo.critic_start import CriticStart
 from finetooth_ppo.gae import Floats, advantages_and_returns, token_rewards, whitened
 from finetooth_ppo.kl import AdaptiveKl, FixedKl
 
@@ -32,7 +33,7 @@ class PpoOptions(RolloutOptions):
     num_iterations: int = Field(default=4, ge=1)
     """How often a batch of rollouts is trained."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo` and `sapo` also what is made of the ratio."""
+    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
     beta: float = Field(default=0.05, ge=0)
     """What a nat of KL to the reference costs; with `kl_target` that is where it begins. 0 needs no reference."""
     kl_in: Literal["loss", "reward"] = "reward"
@@ -49,6 +50,9 @@ class PpoOptions(RolloutOptions):
     """Weight of the critic's loss."""
     value_clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move from that of the weights that sampled; null: at will."""
+    critic: str = ""
+    """A reward model that the critic starts from, a run of method `rm` on the same model: what it says of the beginning
+    of an answer is what is expected, and the critic's head learns what is missing. Left out, it learns all."""
     whiten_rewards: bool = False
     """Whether rewards of tokens are divided by their deviation over the batch."""
     whiten_advantages: bool = True
@@ -81,6 +85,7 @@ class PpoMethod(RolloutMethod):
         # REINFORCE++ is what this would be without a critic; with one, `with_advantages` says it
         super().__init__(options, context, normalised_over_batch, loss=replace(loss, temperature=policy.temperature))
         self._ppo = options
+        self._start = CriticStart(options.critic, context) if options.critic else None
         target = options.kl_target
         self._kl = FixedKl(options.beta) if target is None else AdaptiveKl(options.beta, target, options.kl_gain)
 
@@ -89,6 +94,9 @@ class PpoMethod(RolloutMethod):
         options, data = self._ppo, data_of(rollouts, [0.0] * len(rollouts))
         own = said_of(engine, data, ("logprobs", "values"), temperature=options.temperature)
         values = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(own, data, strict=True)]
+        begun = None if self._start is None else self._start.values(data, rollouts)
+        if begun is not None:
+            values = [v + of for v, of in zip(values, begun, strict=True)]
         apart = self._log_ratios(engine, data, own)
         rewards = [token_rewards(self._score(one), of, self._kl.coef) for one, of in zip(rollouts, apart, strict=True)]
         if options.whiten_rewards:
@@ -101,8 +109,9 @@ class PpoMethod(RolloutMethod):
         if options.whiten_advantages:
             advantages = whitened(advantages)
         found = []
-        for one, a, v, (_, returns) in zip(rollouts, advantages, values, said, strict=True):
+        for i, (one, a, v, (_, returns)) in enumerate(zip(rollouts, advantages, values, said, strict=True)):
             fields = {**one.fields, "old_values": for_every(one, v), "returns": for_every(one, returns)}
+            fields |= {} if begun is None else {"value_offsets": for_every(one, begun[i])}
             found.append(replace(one, advantages=for_every(one, a), fields=fields))
         metrics = {"value/explained_variance": explained_variance(values, [returns for _, returns in said])}
         if options.beta and options.kl_in == "reward":

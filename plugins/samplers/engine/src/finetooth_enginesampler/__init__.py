@@ -1,1 +1,1 @@
-"""Rollouts from the engine that trains."""
+"""Rollouts from the engine that trains, and recorded ones."""

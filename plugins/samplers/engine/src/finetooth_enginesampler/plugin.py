@@ -1,4 +1,4 @@
-"""Rollouts from the engine that trains."""
+"""Rollouts from the engine that trains, and recorded ones."""
 
 from __future__ import annotations
 
@@ -14,4 +14,11 @@ def ft_samplers() -> Iterator[Sampler]:
         build="finetooth_enginesampler.sampler:build",
         summary="the engine that trains, with the weights as they are",
         default=True,
+    )
+    yield Sampler(
+        name="recorded",
+        build="finetooth_enginesampler.recorded:build",
+        summary="what another run kept: its answers are trained again, and nothing is sampled",
+        example={"run": "runs/before"},
+        expected_failures={"samples_each_prompt_as_often_as_asked": "it has what was recorded, and nothing else"},
     )

@@ -18,7 +18,7 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="vllm",
         build="finetooth_serversamplers.vllm:build",
-        summary="a vLLM server, given the adapter that trains before every batch (tested against its documented HTTP "
-        "interface, not against vLLM itself)",
+        summary="a vLLM server, given the adapter or the model that trains before every batch (tested against its "
+        "documented HTTP interface, not against vLLM itself)",
         remote=True,
     )

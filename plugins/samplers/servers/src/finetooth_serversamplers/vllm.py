@@ -1,9 +1,14 @@
-"""A vLLM server as a sampler: the adapter that trains is put in before every batch.
+"""A vLLM server as a sampler: what trains is put in before every batch, an adapter or whole weights.
 
 What is asked of vLLM, all of its documented HTTP interface (0.10.2 and later): `POST /v1/completions` with
 `return_token_ids`, `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` (environment
 `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`), `GET /v1/models`, `GET /health`, and with `sleep` also `POST /sleep` and
 `/wake_up` (`VLLM_SERVER_DEV_MODE=1`).
+
+Whole weights (`weights: full`) are written into the run folder and read there by the server's workers, which have
+`worker.Weights` mixed in: `POST /collective_rpc` and `/reset_prefix_cache` (`VLLM_SERVER_DEV_MODE=1`). Each worker
+holds the files against the checksum in their name, and keeps that name; before and after every batch each of them is
+asked for it.
 
 An adapter is served under a name that is used once, `ft-EPOCH-VERSION-CHECKSUM`: the epoch is drawn anew in every
 process, so that what an earlier one loaded is never taken for this one's; the checksum is of the adapter's files. Every
@@ -15,15 +20,15 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finetooth_hooks import Context, Engine, PlanError, Sampling
 from finetooth_hooks.rollouts import Prompt, Sampled
 from pydantic import Field
 
-from finetooth_serversamplers.asking import Server, ServerGone
+from finetooth_serversamplers.asking import RESUME, Server, ServerGone
+from finetooth_serversamplers.checksums import weights_name
 from finetooth_serversamplers.completions import Completions
 from finetooth_serversamplers.process import Process
 from finetooth_serversamplers.serving import ServerOptions, ServerSampler
@@ -41,6 +46,9 @@ class VllmOptions(ServerOptions):
     """How often in a row a server that died or hangs is started again, with `start`."""
     ready: float = Field(default=300.0, gt=0)
     """Seconds that it may take to start."""
+    weights: Literal["adapter", "full"] = "adapter"
+    """What is put in: the adapter that trains, or the whole model where all of it does. For the whole model the server
+    reads the run folder, and runs with `--worker-extension-cls finetooth_serversamplers.worker.Weights`."""
     sleep: bool = False
     """Whether the server gives its memory back while the engine trains, where both are on one device."""
 
@@ -77,15 +85,27 @@ class VllmSampler(ServerSampler):
     async def _sample(self, server: Server, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         if self._vllm.sleep and (await server.get("/is_sleeping"))["is_sleeping"]:
             await server.post("/wake_up")
-        if engine.weights_version != self._version:
-            await self._put(server, engine)
+        if self._vllm.weights == "full":
+            model = await self.base(server)
+            if engine.weights_version != self._version or not await self._has(server):
+                await self._put_whole(server, engine)
+        else:
+            if engine.weights_version != self._version:
+                await self._put(server, engine)
+            model = self._loaded
         kept = bool(sampling.top_k) or sampling.top_p < 1.0
         extra: dict[str, Any] = {"skip_special_tokens": False, "return_tokens_as_token_ids": True}
         if sampling.stop_ids is None:
             extra["stop_token_ids"] = list(self._context.renderer.stop_ids)
-        how = Completions(self._context, self._loaded, self._version, extra, kept)
+        how = Completions(self._context, model, self._version, extra, kept)
         await self.check(server, how, prompts, sampling)
         found = await how.rollouts(server, prompts, sampling)
+        if self._vllm.weights == "full" and not await self._has(server):
+            raise ServerGone(
+                f"{self._asking.called}: {self._asking.url} was started anew while it answered, so what drew its "
+                "answers is not known",
+                action=RESUME,
+            )
         if self._vllm.sleep:
             await server.post("/sleep?level=1")
         return Sampled(found)
@@ -97,16 +117,9 @@ class VllmSampler(ServerSampler):
             PlanError: what trains is no low-rank adapter.
             EngineError: the server does not have it afterwards.
         """
-        version, folder = engine.weights_version, self._context.folder / FOLDER
-        new = folder / f"{self._epoch}-{version}"
-        shutil.rmtree(new, ignore_errors=True)
-        engine.export(new)
-        if not (new / "adapter_model.safetensors").is_file():
-            raise PlanError(
-                "sampler vllm: what trains is no adapter that vLLM loads",
-                action="set adapter: lora, or another sampler",
-            )
-        base, name = await self.base(server), f"ft-{self._epoch}-{version}-{checksum(new)[:12]}"
+        new = self._written(engine, "adapter_model.safetensors")
+        version = engine.weights_version
+        base, name = await self.base(server), weights_name(self._epoch, version, new)
         await server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(new.resolve())})
         offered = {str(one["id"]): one for one in (await server.get("/v1/models"))["data"]}
         if name not in offered:
@@ -116,18 +129,81 @@ class VllmSampler(ServerSampler):
             raise self._asking.wrong(f"loaded {name} on {parent!r}, not on {base!r}", "set model of the sampler")
         if self._loaded:
             await server.post("/v1/unload_lora_adapter", {"lora_name": self._loaded})
-        for old in folder.iterdir():
+        self._put_in(new, name, version)
+
+    async def _put_whole(self, server: Server, engine: Engine) -> None:
+        """Put the whole model in as it is now.
+
+        Raises:
+            PlanError: what trains is no whole model.
+            EngineError: a worker does not have it afterwards.
+        """
+        new = self._written(engine, "*.safetensors", but="adapter_*")
+        version = engine.weights_version
+        name = weights_name(self._epoch, version, new)
+        self._loaded, self._version = "", -1
+        said = await self._each(server, "finetooth_load", [str(new.resolve()), name])
+        if set(said) != {name}:
+            raise self._asking.wrong(
+                f"did not take the weights of {new}: its workers say {said}",
+                "let it read the run folder, then ft resume RUN",
+            )
+        await server.post("/reset_prefix_cache")  # what is there was computed by the weights before
+        self._put_in(new, name, version)
+
+    async def _has(self, server: Server) -> bool:
+        """Whether every worker has the weights that were put in; not one that was started anew.
+
+        Raises:
+            EngineError: it has others.
+        """
+        said = set(await self._each(server, "finetooth_weights", []))
+        if said <= {self._loaded, ""}:
+            return said == {self._loaded}
+        others = ", ".join(sorted(said - {self._loaded}))
+        raise self._asking.wrong(
+            f"has the weights {others}, and not {self._loaded or 'those that it began with'}: another run puts its in",
+            "give each run a server of its own",
+        )
+
+    async def _each(self, server: Server, method: str, args: list[str]) -> list[str]:
+        """What every worker says."""
+        answer = await server.post("/collective_rpc", {"method": method, "args": args})
+        try:
+            return [str(one) for one in answer["results"]]
+        except (TypeError, KeyError) as error:
+            raise self._asking.wrong(
+                f"gave no results of {method}",
+                "start it with --worker-extension-cls finetooth_serversamplers.worker.Weights",
+            ) from error
+
+    def _written(self, engine: Engine, wanted: str, but: str = "") -> Path:
+        """A new folder with what trains.
+
+        Args:
+            wanted: pattern of files that must be there.
+            but: pattern of files that must not.
+
+        Raises:
+            PlanError: it is the other thing.
+        """
+        new = self._context.folder / FOLDER / f"{self._epoch}-{engine.weights_version}"
+        shutil.rmtree(new, ignore_errors=True)
+        engine.export(new)
+        if not any(new.glob(wanted)) or (but and any(new.glob(but))):
+            what = "adapter that vLLM loads" if self._vllm.weights == "adapter" else "whole model"
+            raise PlanError(
+                f"sampler vllm: what trains is no {what}",
+                action="set adapter: lora, weights: full of the sampler where all trains, or another sampler",
+            )
+        return new
+
+    def _put_in(self, new: Path, name: str, version: int) -> None:
+        """The server has it: what was written before goes."""
+        for old in new.parent.iterdir():
             if old != new:
                 shutil.rmtree(old)
         self._loaded, self._version = name, version
-
-
-def checksum(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files."""
-    found = sha256()
-    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
-        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256(path.read_bytes()).digest())
-    return found.hexdigest()
 
 
 def build(options: VllmOptions, context: Context) -> VllmSampler:

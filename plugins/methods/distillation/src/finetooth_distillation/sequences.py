@@ -1,0 +1,96 @@
+"""What a teacher writes, as rows to learn: sequence-level distillation (Kim and Rush, 2016, arXiv:1606.07947, section
+3.2).
+
+Answers are kept in the run folder, `teacher/answers.jsonl`, so that a run that goes on learns the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetooth_hooks import EngineError, Sampling
+from finetooth_hooks.context import Context
+from finetooth_hooks.datum import Datum
+from finetooth_toolbox.rollouts.drawing import Prompts, messages_of
+
+FILE = Path("teacher") / "answers.jsonl"
+Answer = tuple[str, bool]
+"""What the teacher wrote, and whether it ended it."""
+AT_ONCE = 64
+"""Prompts that the teacher answers in one call."""
+
+
+def teacher_answers(
+    context: Context, teacher: str, answers: int, *, longest: int, temperature: float
+) -> tuple[list[Datum], int]:
+    """The rows of the run, each as often as the teacher answers it, and how many answers were cut off: those are
+    learned without an end.
+
+    Args:
+        teacher: a run, a model's name, folder or hub id; it reads the prompts in its own template.
+        answers: to each prompt; one is the likeliest token each time, several are drawn.
+        longest: tokens of an answer.
+        temperature: of drawing.
+
+    Raises:
+        DataError: a row has an answer already.
+        EngineError: the answers cannot be kept.
+    """
+    prompts = Prompts.read(context)
+    path = context.folder / FILE
+    said = _kept(path, len(prompts.tokens) * answers)
+    if said is None:
+        said = _asked(context, prompts, teacher, Sampling(longest, temperature if answers > 1 else 0.0, n=answers,
+                      seed=int(context.generator("teacher").integers(2**31))))  # fmt: skip
+        _keep(path, said)
+    ids = [(id_, tokens) for id_, tokens in prompts.tokens for _ in range(answers)]
+    stop, data = sorted(context.renderer.stop_ids)[:1], []
+    for (id_, tokens), (text, ended) in zip(ids, said, strict=True):
+        answer = [*context.tokenizer.encode(text), *(stop if ended else [])]
+        data.append(Datum.from_tokens([*tokens, *answer], [0.0] * len(tokens) + [1.0] * len(answer), id=id_))
+    return data, sum(not ended for _, ended in said)
+
+
+def _asked(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:
+    """Answers, those of a prompt next to each other."""
+    opened = context.open(teacher)
+    renderer, found = opened.context.renderer, list[Answer]()
+    asked = [tuple(renderer.prompt(messages_of(prompts.tasks[id_]), prompts.tasks[id_].tools))
+             for id_, _ in prompts.tokens]  # fmt: skip
+    for first in range(0, len(asked), AT_ONCE):
+        for completions in opened.engine.generate(asked[first : first + AT_ONCE], sampling):
+            found += [(one.text, one.stop == "stop") for one in completions]
+    return found
+
+
+def _kept(path: Path, count: int) -> list[Answer] | None:
+    """The answers of a run that goes on; None where there are none.
+
+    Raises:
+        EngineError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        found = [(str(line["answer"]), bool(line["ended"])) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path} is damaged: {error}", action="remove it: the teacher is asked again") from error
+    if len(found) != count:
+        raise EngineError(f"{path} has {len(found)} answers, {count} are needed", action="remove it")
+    return found
+
+
+def _keep(path: Path, said: Sequence[Answer]) -> None:
+    """Write them; the file is there whole or not at all."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(
+            "".join(json.dumps({"answer": text, "ended": ended}) + "\n" for text, ended in said), encoding="utf-8"
+        )
+        part.replace(path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be written: {error.strerror}", action="make room") from error

@@ -1,0 +1,90 @@
+"""Rollouts that a run kept, as a sampler: what was answered then is answered again, and nothing is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from finetooth_hooks import Context, Engine, EngineError, Options, RecipeError, Sampling
+from finetooth_hooks.bases import SamplerBase
+from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
+from finetooth_toolbox.rollouts.advantages import groups_of
+from finetooth_toolbox.rollouts.rollouts_file import read_rollouts
+from pydantic import Field
+
+
+class RecordedOptions(Options):
+    """Options of `recorded`."""
+
+    run: str = Field(min_length=1)
+    """The run whose rollouts are used: its folder, or its name under `runs/`. Data, seed and batch size are those of
+    that run, so that the same prompts are asked in the same order."""
+
+
+class RecordedSampler(SamplerBase):
+    """See `finetooth_hooks.protocols.Sampler`. Log-probabilities and versions are those that were kept."""
+
+    capabilities = frozenset[str]()
+
+    def __init__(self, options: RecordedOptions, context: Context) -> None:
+        self._run = options.run
+
+    @cached_property
+    def _groups(self) -> dict[str, list[Rollout]]:
+        """What was kept, by group.
+
+        Raises:
+            RecipeError: there is no such run, or it kept nothing.
+            UserError: a file is damaged.
+        """
+        places = (Path(self._run), Path("runs") / self._run)
+        folder = next((one for one in places if one.is_dir()), places[0])
+        found: dict[str, list[Rollout]] = {}
+        for _, rollouts in read_rollouts(folder):
+            for group in groups_of(rollouts):
+                found.setdefault(rollouts[group][0].group, list(rollouts[group]))
+        if not found:
+            raise RecipeError(
+                "method.sampler.run",
+                f"{self._run} has no rollouts",
+                action="give a run whose method samples, and that had method.keep_rollouts on",
+            )
+        return found
+
+    def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
+        """
+        Raises:
+            RecipeError: there is no such run, or it kept nothing.
+            EngineError: it was not asked these prompts, or so many answers of each.
+        """
+        return Sampled(tuple(one for prompt in prompts for one in self._of(prompt, sampling)))
+
+    def _of(self, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
+        kept = self._groups.get(prompt.group)
+        if kept is None:
+            raise self._wrong(
+                f"has no rollouts of {prompt.group}",
+                "replay with its data, train.seed and train.batch_size; record with "
+                "method.skip_zero_advantage_batches=false, so that every batch is kept",
+            )
+        if any(one.episode for one in kept):
+            raise self._wrong("has episodes of an environment, whose turns cannot be asked anew", "give another run")
+        if any(one.prompt != prompt.tokens for one in kept):
+            raise self._wrong(f"was asked other tokens as {prompt.group}", "replay with its data and its model")
+        if len(kept) != sampling.n:
+            action = f"set method.num_generations to {len(kept)}"
+            raise self._wrong(f"has {len(kept)} rollouts of {prompt.group}, {sampling.n} are asked for", action)
+        if any(len(one.tokens) > sampling.max_tokens for one in kept):
+            longest = max(len(one.tokens) for one in kept)
+            raise self._wrong(f"has an answer of {longest} tokens", "raise method.max_completion_length")
+        return [replace(one, rewards={}, reward=None, advantages=(), fields={}) for one in kept]
+
+    def _wrong(self, problem: str, action: str) -> EngineError:
+        return EngineError(f"sampler recorded: {self._run} {problem}", action=action)
+
+
+def build(options: RecordedOptions, context: Context) -> RecordedSampler:
+    """Builder of the sampler `recorded`."""
+    return RecordedSampler(options, context)

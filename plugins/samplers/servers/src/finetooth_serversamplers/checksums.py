@@ -1,0 +1,25 @@
+"""Names of weights that a server has."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+
+def checksum(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files."""
+    found = sha256()
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        found.update(path.relative_to(folder).as_posix().encode() + b"\0" + sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def weights_name(epoch: str, version: int, folder: Path) -> str:
+    """`ft-EPOCH-VERSION-CHECKSUM`.
+
+    Args:
+        epoch: drawn anew in every process that trains.
+        version: optimizer steps done.
+        folder: with the files.
+    """
+    return f"ft-{epoch}-{version}-{checksum(folder)[:12]}"

@@ -1,0 +1,55 @@
+"""What runs in vLLM's own workers: whole weights are read from a folder, and their name is kept beside them.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls finetooth_serversamplers.worker.Weights
+
+vLLM mixes this class into its workers (`--worker-extension-cls`) and calls its methods over `POST /collective_rpc`,
+with texts as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetooth_serversamplers.checksums import checksum
+
+
+class Weights:
+    """Weights that a trainer puts in.
+
+    Attributes:
+        model_runner: vLLM's, whose `model.load_weights` takes pairs of names and tensors.
+    """
+
+    model_runner: Any
+    _finetooth: str = ""
+
+    def finetooth_load(self, folder: str, name: str) -> str:
+        """Take the weights of a folder over.
+
+        Args:
+            name: `ft-EPOCH-VERSION-CHECKSUM`.
+
+        Returns:
+            The name; empty where the files are not those that it was made of, and nothing is taken.
+        """
+        if not name.endswith(f"-{checksum(Path(folder))[:12]}"):
+            return ""
+        self._finetooth = ""  # while some are new and some are old they have no name
+        self.model_runner.model.load_weights(_tensors(Path(folder)))
+        self._finetooth = name
+        return name
+
+    def finetooth_weights(self) -> str:
+        """The name of the weights; empty for those that the server began with."""
+        return self._finetooth
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                yield name, file.get_tensor(name)

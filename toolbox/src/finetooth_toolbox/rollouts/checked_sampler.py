@@ -1,0 +1,70 @@
+"""A check around every sampler: what it returns is trained on, so it must be what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.errors import EngineError
+from finetooth_hooks.protocols import Sampler
+from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
+from finetooth_hooks.sampling import Sampling
+
+ROUNDED = 1e-3
+"""By how much a log-probability may be above 0: sums of a distribution are rounded."""
+
+
+@dataclass(frozen=True)
+class CheckedSampler:
+    """A sampler (`protocols.Sampler`) that is named if it does not keep the contract.
+
+    Attributes:
+        sampler: as its builder made it.
+        name: as the recipe has it.
+    """
+
+    sampler: Sampler
+    name: str
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The sampler's."""
+        return self.sampler.capabilities
+
+    def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
+        """
+        Raises:
+            EngineError: as the sampler; or what it gives is not what was asked for.
+        """
+        sampled = self.sampler.sample(engine, prompts, sampling)
+        asked = [prompt for prompt in prompts for _ in range(sampling.n)]
+        if len(sampled.rollouts) != len(asked):
+            raise self._wrong(f"gave {len(sampled.rollouts)} rollouts, {len(asked)} were asked for")
+        for prompt, rollout in zip(asked, sampled.rollouts, strict=True):
+            problem = _problem(prompt, rollout, sampling, engine.weights_version)
+            if problem:
+                raise self._wrong(f"{problem} (a rollout of {prompt.id})")
+        return sampled
+
+    def _wrong(self, problem: str) -> EngineError:
+        return EngineError(
+            f"method.sampler: {self.name} {problem}", action="mend the sampler or take another, then ft resume RUN"
+        )
+
+
+def _problem(prompt: Prompt, rollout: Rollout, sampling: Sampling, version: int) -> str:
+    """What is wrong with a rollout; empty if nothing is."""
+    if (rollout.id, rollout.group, tuple(rollout.prompt)) != (prompt.id, prompt.group, tuple(prompt.tokens)):
+        return "answered another prompt"
+    if not 0 < len(rollout.tokens) <= sampling.max_tokens:
+        return f"gave {len(rollout.tokens)} tokens, 1 to {sampling.max_tokens} were asked for"
+    if any(not math.isfinite(one) or one > ROUNDED for one in rollout.logprobs):
+        return "gave a log-probability that is none"
+    wrong = [one for one in rollout.versions if not 0 <= one <= version]
+    if wrong:
+        return f"says that weights of {wrong[0]} steps drew a token, and those that train have {version}"
+    if any(token not in kept for token, kept in zip(rollout.tokens, rollout.kept, strict=False) if kept):
+        return "gave a token that is not among those it was drawn from"
+    return ""
