@@ -42,6 +42,8 @@ class Limits:
         gap: seconds that calls wait for one whose number is missing before them.
         silent: seconds after the last heartbeat until a session ends whose client sent some.
         left: the same where its tenant asks for a model and has as many as it may.
+        idle: seconds after the last call until a session ends whose client sent no heartbeat.
+        history: ended sessions of a tenant that are remembered; of more, those used last longest ago are forgotten.
     """
 
     body: int = 64 * 2**20
@@ -70,6 +72,8 @@ class Limits:
     checkpoint_bytes: int = 256 * 2**30
     device_memory: int = 4 * 2**30
     left: float = 60.0
+    idle: float = 7 * 86400.0
+    history: int = 1000
 
 
 @dataclass(frozen=True)
