@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 PAUSE = {"health": 0.2, "victim": 0.1}
 PATIENCE = 60.0
-ROWS, LENGTH, CALLS, TOKENS = 16, 64, 4, 32
+ROWS, LENGTH, CALLS, TOKENS = 16, 64, 6, 48
 """Of a turn: rows of a call of training and their tokens, such calls, and tokens that are sampled."""
 
 
