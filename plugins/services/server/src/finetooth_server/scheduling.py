@@ -20,8 +20,8 @@ SAMPLING = "sampling"
 
 
 WRITTEN = 2
-"""Tokens that are read or trained for which one that is written counts: those are computed many at a time (the weight of
-Sheng et al., 2024, "Fairness in Serving Large Language Models", arXiv:2401.00588, section 4)."""
+"""So many tokens that are read or trained count as much as one that is written: those are computed many at a time (the
+weight of Sheng et al., 2024, "Fairness in Serving Large Language Models", arXiv:2401.00588)."""
 
 
 class Sampled(Protocol):
