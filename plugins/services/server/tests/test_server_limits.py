@@ -185,7 +185,7 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
     from finetooth_server.commands.serve import command
     from finetooth_server.settings import Limits, Settings
 
-    limits = Limits(models=3, checkpoint_bytes=2**20)
+    limits = Limits(models=3, checkpoint_bytes=2**20, values=100)
     served = serve(Settings(tmp_path / "server", {"tiny": recipe}, limits=limits))
     keys = {tenant: served.service.keys.create(tenant) for tenant in ("one", "two")}
     headers = {tenant: {"Authorization": f"Bearer {key}"} for tenant, key in keys.items()}
@@ -195,6 +195,8 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
         found = httpx.get(f"{served.url}/v1/limits", headers=headers[tenant]).json()
         assert found["limits"]["models"] == 3 and found["limits"]["checkpoint_bytes"] == 2**20
         assert found["used"] == {"models": models, "sessions": models, "queued": 0, "checkpoint_bytes": 0}
+    many = httpx.post(f"{served.url}/v1/samplers", content=b"[" + b"5," * 100 + b"5]", headers=headers["one"])
+    assert many.status_code == 413 and many.json()["error"].startswith("a request of more than 100 values")
     assert httpx.get(f"{served.url}/v1/limits").status_code == 401
     shown = CliRunner().invoke(command, ["status", "--folder", str(tmp_path / "server")])
     assert shown.exit_code == 0, shown.output

@@ -16,6 +16,7 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
+        values: numbers, texts and the like in a request's JSON, about: nothing else goes on while they are read.
         coming: bytes of requests that are coming in, over all clients.
         tokens: input positions of one call, prompts and what they may grow to included.
         samples: completions that one call may ask for.
@@ -47,6 +48,7 @@ class Limits:
     """
 
     body: int = 64 * 2**20
+    values: int = 2**22
     coming: int = 4 * 64 * 2**20
     tokens: int = 2**20
     samples: int = 1024

@@ -60,6 +60,7 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "samples": ("--call-samples", COUNT, "Completions that one call may ask for."),
     "memory": ("--call-memory", SIZE, "What one call may take beside its model."),
     "body": ("--call-bytes", SIZE, "Length of a request."),
+    "values": ("--call-values", COUNT, "Numbers and texts in a request."),
     "models": ("--tenant-models", COUNT, "Open models of a tenant."),
     "sessions": ("--tenant-sessions", COUNT, "Open sessions of a tenant."),
     "queued": ("--queued", COUNT, "Calls of a tenant that may wait."),
