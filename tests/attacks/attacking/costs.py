@@ -158,6 +158,14 @@ def many_stop_ids(g: Ground) -> str:
     return found["error"]["message"][:100] if found.get("error") else str(found.get("state"))
 
 
+@attack("33 million numbers in one request of 64 MiB, five times")
+def many_values(g: Ground) -> str:
+    body = b'{"prompt":[' + b"5," * (32 * 2**20 - 100) + b"5]}"
+    sampler = g.sampler()
+    said = {g.refused(g.post(f"/v1/samplers/{sampler}/generate", body), "values") for _ in range(5)}
+    return "; ".join(said)
+
+
 @attack("2^17 texts that end a completion, and one of 2^22 letters")
 def many_stops(g: Ground) -> str:
     said = _sample(g, stop=["ab"] * 2**17)

@@ -15,7 +15,7 @@ SLOWEST_HEALTH = 1.0
 """Seconds in which `/health` answers, all along."""
 TIMES_QUIET = 2.0
 """So many times its quiet time a turn of another tenant may take during an attack, in the mean."""
-NOISE = 0.25
+NOISE = 0.1
 """Seconds that a turn may take more than that: what a busy machine does to so short a time."""
 
 

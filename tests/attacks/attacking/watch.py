@@ -2,7 +2,9 @@
 
     python watch.py health URL              GET /health on a new connection each time
     python watch.py victim URL KEY MODEL SAMPLER
-                                            a turn of another tenant: four rows of training, a step, eight tokens
+                                            a turn of another tenant: rows of training, a step, some tokens; of about
+                                            a second where nobody else asks for anything, so that twice as long is no
+                                            noise
 
 Each line of its output is `BEGUN SECONDS PROBLEM`, times by the clock that all processes share; PROBLEM is `-` where
 there was none.
@@ -20,6 +22,8 @@ from urllib.parse import urlsplit
 
 PAUSE = {"health": 0.2, "victim": 0.1}
 PATIENCE = 60.0
+ROWS, LENGTH, CALLS, TOKENS = 16, 64, 6, 48
+"""Of a turn: rows of a call of training and their tokens, such calls, and tokens that are sampled."""
 
 
 def main() -> None:
@@ -55,7 +59,8 @@ def health(port: int) -> Callable[[], None]:
 
 def victim(port: int, key: str, model: str, sampler: str) -> Callable[[], None]:
     """Trains and samples."""
-    rows = [{"tokens": list(range(5, 69)), "targets": list(range(6, 70)), "id": f"{model}-{n}"} for n in range(4)]
+    tokens, targets = list(range(5, 5 + LENGTH)), list(range(6, 6 + LENGTH))
+    rows = [{"tokens": tokens, "targets": targets, "id": f"{model}-{n}"} for n in range(ROWS)]
 
     def post(path: str, body: Any) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -74,9 +79,10 @@ def victim(port: int, key: str, model: str, sampler: str) -> Callable[[], None]:
             connection.close()
 
     def ask() -> None:
-        post(f"/v1/sessions/{model}/forward_backward?wait=30", {"data": rows, "loss": "cross_entropy"})
+        for _ in range(CALLS):
+            post(f"/v1/sessions/{model}/forward_backward?wait=30", {"data": rows, "loss": "cross_entropy"})
         post(f"/v1/sessions/{model}/step?wait=30", {})
-        sampling = {"max_tokens": 8, "stop_ids": []}
+        sampling = {"max_tokens": TOKENS, "stop_ids": []}
         post(f"/v1/samplers/{sampler}/generate?wait=30", {"prompt": [5, 6, 7], "sampling": sampling})
 
     return ask

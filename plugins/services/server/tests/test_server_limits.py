@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Sampling
-from finetooth_server.faults import TooMuch
+from finetooth_server.faults import TooMuch, Unknown
+from finetooth_server.history import Page
 from finetooth_server.keys import Caller
 
 SCOPES = frozenset({"train", "sample", "read"})
@@ -124,13 +125,67 @@ def test_a_client_that_is_gone_without_a_heartbeat_leaves_no_model_behind(
     assert len(service.models(ME)) == 1
 
 
+def test_a_session_may_be_finished_twice(start: Any, ask: SimpleNamespace) -> None:
+    """A client whose answer was lost asks again."""
+    service = start()
+    session = service.open_session(ME)
+    for how in ({"reason": {"type": "completed"}}, {"reason": {"type": "errored"}}):
+        service.finish_session(ME, session, how)
+    assert service.history.session(ME, session)[0].finish == {"reason": {"type": "completed"}}
+    for caller, name in ((ME, "none"), (Caller("other", "", SCOPES), session)):
+        with pytest.raises(Unknown, match="no session"):
+            service.finish_session(caller, name)
+
+
+def test_a_session_without_heartbeats_ends_some_time_after_its_last_call(
+    start: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetooth_server import client_sessions, pruning
+
+    service = start(limits={"idle": 1000.0})
+    used, left = made(service, ask), made(service, ask)
+    clock = pruning.now()
+    for after, ended in ((600.0, set()), (1200.0, {left}), (2300.0, {left, used})):
+        for module in (client_sessions, pruning):
+            monkeypatch.setattr(module, "now", partial(float, clock + after))
+        if after == 600:
+            ask.result(service, ME, service.submit(ME, used, "zero_grad", {}, face="test"))
+        service.pruner.prune()
+        assert {model for model in (used, left) if service.model(ME, model).closed} == ended
+
+
+def test_of_what_ended_the_latest_is_remembered(start: Any, ask: SimpleNamespace) -> None:
+    service = start(limits={"history": 2, "results": -1.0})
+    other = Caller("other", "", SCOPES)
+    kept, gone = made(service, ask), made(service, ask)
+    ended = [service.model(ME, one).session for one in (kept, gone)]
+    checkpoint = saved(service, ask, kept, "best")
+    ended += [service.open_session(ME) for _ in range(4)]
+    service.open_sampler(ME, ended[-3], "s", base="tiny")
+    theirs, open_ = service.open_session(other), service.open_session(ME)
+    for session in ended:
+        service.finish_session(ME, session)
+    service.finish_session(other, theirs)
+    service.pruner.prune()
+    page = Page(limit=100)
+    assert {one.id for one in service.history.sessions(ME, page)} == {ended[0], *ended[-2:], open_}
+    assert [one.id for one in service.history.sessions(other, page)] == [theirs]
+    assert not service.has_sampler(ME, "s")
+    assert [one.id for one in service.history.runs(ME, page)[0]] == [kept], "a model with a checkpoint stays"
+    assert service.named_checkpoint(ME, kept, "weights", "best").id == checkpoint
+    service.delete_checkpoint(ME, checkpoint)
+    service.pruner.prune()
+    assert {one.id for one in service.history.sessions(ME, page)} == {*ended[-2:], open_}
+    assert service.history.runs(ME, page) == ([], 0)
+
+
 def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str, Any], tmp_path: Any) -> None:
     import httpx2 as httpx
     from click.testing import CliRunner
     from finetooth_server.commands.serve import command
     from finetooth_server.settings import Limits, Settings
 
-    limits = Limits(models=3, checkpoint_bytes=2**20)
+    limits = Limits(models=3, checkpoint_bytes=2**20, values=100)
     served = serve(Settings(tmp_path / "server", {"tiny": recipe}, limits=limits))
     keys = {tenant: served.service.keys.create(tenant) for tenant in ("one", "two")}
     headers = {tenant: {"Authorization": f"Bearer {key}"} for tenant, key in keys.items()}
@@ -140,6 +195,8 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
         found = httpx.get(f"{served.url}/v1/limits", headers=headers[tenant]).json()
         assert found["limits"]["models"] == 3 and found["limits"]["checkpoint_bytes"] == 2**20
         assert found["used"] == {"models": models, "sessions": models, "queued": 0, "checkpoint_bytes": 0}
+    many = httpx.post(f"{served.url}/v1/samplers", content=b"[" + b"5," * 100 + b"5]", headers=headers["one"])
+    assert many.status_code == 413 and many.json()["error"].startswith("a request of more than 100 values")
     assert httpx.get(f"{served.url}/v1/limits").status_code == 401
     shown = CliRunner().invoke(command, ["status", "--folder", str(tmp_path / "server")])
     assert shown.exit_code == 0, shown.output
@@ -148,9 +205,9 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
 
 
 def test_every_flag_is_a_limit_and_takes_its_own_default() -> None:
-    from finetooth_server.commands.limits import OPTIONS, SIZE, sized
+    from finetooth_server.commands.limits import OPTIONS, Size, sized
     from finetooth_server.settings import Limits
 
     for name, (_, kind, _) in OPTIONS.items():
         default = getattr(Limits(), name)
-        assert kind.convert(sized(default) if kind is SIZE else str(default), None, None) == default
+        assert kind.convert(sized(default) if isinstance(kind, Size) else str(default), None, None) == default

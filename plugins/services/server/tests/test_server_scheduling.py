@@ -124,6 +124,19 @@ def test_tenants_share_by_tokens_and_not_by_calls_or_models() -> None:
     fake.scheduler.leave()
 
 
+def test_small_calls_one_after_the_other_wait_for_one_part_each() -> None:
+    """Each comes while another tenant has a part: that part ends, and the small call is next."""
+    fake = Fake()
+    fake.come("long", "long", 0, [QUANTUM] * 200)
+    for n in range(1, 21):
+        fake.turn()  # of the other: the small call comes meanwhile
+        came = fake.clock
+        fake.come("small", "small", n, [QUANTUM])
+        fake.turn()
+        assert fake.ended.get(n) == came + QUANTUM
+    fake.scheduler.leave()
+
+
 def test_nothing_is_saved_up_by_being_idle_and_accounts_do_not_pile_up() -> None:
     shares: Shares[str] = Shares()
     for n in range(10_000):

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from finetooth_hooks import CommandContext
 from sqlalchemy import Connection, Table, func, insert, select, update
 
 from finetooth_server.bases import Bases
@@ -14,9 +15,13 @@ from finetooth_server.keys import Caller
 from finetooth_server.pruning import Pruner, make_place
 from finetooth_server.records import Records, now, sessions
 from finetooth_server.sections import described
+from finetooth_server.settings import Settings
 
 LONGEST_NAME = 200
 """Letters of a session's name."""
+
+NOTED = 60.0
+"""Seconds for which a session's use need not be written down again."""
 
 
 class ClientSessions(Bases):
@@ -24,6 +29,10 @@ class ClientSessions(Bases):
 
     records: Records
     pruner: Pruner
+
+    def __init__(self, context: CommandContext, settings: Settings) -> None:
+        super().__init__(context, settings)
+        self._used: dict[str, float] = {}  # the latest stands last
 
     def open_session(
         self,
@@ -70,6 +79,12 @@ class ClientSessions(Bases):
         with self.records.read() as connection:
             return connection.execute(select(sessions.c.id).where(mine)).first() is not None
 
+    def has_ended(self, caller: Caller, session: str) -> bool:
+        """Whether a session of the caller's was closed."""
+        mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant) & sessions.c.closed.is_(True)
+        with self.records.read() as connection:
+            return connection.execute(select(sessions.c.id).where(mine)).first() is not None
+
     def note_contact(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
         """The session's client is there.
 
@@ -85,6 +100,17 @@ class ClientSessions(Bases):
             mine = (sessions.c.id == session) & (sessions.c.tenant == caller.tenant) & sessions.c.closed.is_(False)
             if not connection.execute(update(sessions).where(mine).values(values)).rowcount:
                 raise Unknown(f"no session {session!r}", action="make one")
+
+    def note_use(self, session: str) -> None:
+        """A call was made on a model or a sampler of a session. It is written down once a minute at most."""
+        moment = now()
+        if moment - self._used.get(session, -NOTED) < NOTED:
+            return
+        self._used[session] = moment
+        for old in [name for name, seen in list(self._used.items()) if moment - seen >= NOTED]:
+            self._used.pop(old, None)
+        with self.records.write() as connection:
+            connection.execute(update(sessions).where(sessions.c.id == session).values(seen=moment))
 
 
 def count_of_open(connection: Connection, table: Table, tenant: str) -> int:

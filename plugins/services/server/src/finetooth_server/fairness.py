@@ -33,7 +33,9 @@ class Shares(Generic[Name]):
         for name in names:
             if name not in self._wanting:
                 self._used[name] = max(self._used.get(name, 0.0), self._clock)
-                self._since[name] = self._turns
+                self._since[name] = (
+                    self._turns - 1
+                )  # it came while the last one had its turn, before that one wants again
         self._wanting = frozenset(names)
         chosen = min(names, key=lambda name: (self._used[name], self._since[name]))
         self._clock = max(self._clock, self._used[chosen])

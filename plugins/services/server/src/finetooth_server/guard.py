@@ -135,7 +135,7 @@ class Guard:
         Raises:
             Busy: the bodies that are coming in already fill the room for them.
             ClientLeft: the client went away before its end: a body that was cut is no request.
-            TooLarge: it is longer than allowed.
+            TooLarge: it is longer than allowed, or holds too many values.
             TimeoutError: it comes too slowly.
         """
         limits = self._service.settings.limits
@@ -154,6 +154,8 @@ class Guard:
                 if self._coming > limits.coming:
                     raise Busy("too many large requests are coming in", action="try again later")
                 if not message.get("more_body", False):
+                    if body.count(b",") >= limits.values:  # Python reads JSON in one go, and everybody waits for it
+                        raise TooLarge(f"a request of more than {limits.values} values", action="send less at once")
                     return bytes(body)
         finally:
             self._coming -= len(body)

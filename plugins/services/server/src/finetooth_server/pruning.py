@@ -1,7 +1,8 @@
 """What a server forgets, so that its database and folder do not grow without bound.
 
-A result goes once its client has had it for long enough, or when nobody came for it for much longer. A call that a
-replay may need stays. The numbers of what is gone stay known (`Log.submit`), so nothing is done twice.
+A result goes once its client had it for long enough, or when nobody came for it for much longer. A call that a
+replay may need stays. The numbers of what is gone stay known (`Log.submit`), so nothing is done twice. Of sessions
+that ended the latest of each tenant are remembered, with their models and samplers, and every model with a checkpoint.
 """
 
 from __future__ import annotations
@@ -10,11 +11,25 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from finetooth_server.faults import TooMuch
 from finetooth_server.log import Log
-from finetooth_server.records import QUEUED, Records, calls, models, now, samplers, sessions
+from finetooth_server.records import QUEUED, Records, calls, checkpoints, models, now, samplers, sessions
 from finetooth_server.settings import Limits
 
 LOGGER = logging.getLogger("finetooth.server")
@@ -40,6 +55,53 @@ def end_sessions(records: Records, ids: Sequence[str]) -> list[str]:
         connection.execute(update(sessions).where(sessions.c.id.in_(ids)).values(closed=True))
         connection.execute(update(models).where(models.c.session.in_(ids)).values(closed=True))
     return queues
+
+
+SAMPLERS = 16
+"""Times as many samplers of a tenant are remembered as sessions that ended."""
+
+
+def forget_ended(records: Records, most: int) -> int:
+    """Forget what ended of each tenant, but for what was used last: sessions with their models and samplers, models
+    that were closed, samplers. A model with calls or checkpoints stays, and a sampler with calls, its session with it.
+
+    Args:
+        most: ended sessions of a tenant that are remembered.
+
+    Returns:
+        of how many sessions, models or samplers, whichever is the most, a portion was forgotten.
+    """
+    called = exists().where(calls.c.queue == models.c.id)
+    saved = exists().where(checkpoints.c.model == models.c.id)
+    sampled = exists().where(calls.c.queue == "sampler:" + samplers.c.id)
+    needed = select(models.c.session).where(or_(models.c.closed.is_(False), called, saved))
+    needed = needed.union(select(samplers.c.session).where(sampled))
+    ended = _older(sessions, sessions.c.seen, sessions.c.closed.is_(True), most)
+    closed = _older(models, models.c.created, models.c.closed.is_(True), most)
+    unused = _older(samplers, samplers.c.created, true(), SAMPLERS * most)
+    chosen = [
+        (sessions, sessions.c.id.in_(ended) & sessions.c.id.not_in(needed)),
+        (models, models.c.id.in_(closed) & ~called & ~saved),
+        (samplers, samplers.c.id.in_(unused) & ~sampled),
+    ]
+    counts = []
+    with records.write() as connection:
+        for table, which in chosen:
+            ids = list(connection.scalars(select(table.c.id).where(which).limit(PORTION)))
+            if ids and table is sessions:
+                for inside in (models, samplers):
+                    connection.execute(delete(inside).where(inside.c.session.in_(ids)))
+            if ids:
+                connection.execute(delete(table).where(table.c.id.in_(ids)))
+            counts.append(len(ids))
+    return max(counts)
+
+
+def _older(table: Table, by: Column[float], which: ColumnElement[bool], most: int) -> Select[tuple[str]]:
+    """Ids of rows of each tenant but for its latest."""
+    rank = func.row_number().over(partition_by=table.c.tenant, order_by=(by.desc(), table.c.id)).label("rank")
+    ranked = select(table.c.id, rank).where(which).subquery()
+    return select(ranked.c.id).where(ranked.c.rank > most)
 
 
 def make_place(connection: Connection, tenant: str, most: int) -> None:
@@ -97,6 +159,7 @@ class Pruner:
         """Remove what is old; returns how many calls went."""
         self.mark_delivered()
         self.end_silent()
+        self.end_idle()
         self._log.give_up_gaps(now() - self._limits.gap)
         self._also()
         total = 0
@@ -105,6 +168,8 @@ class Pruner:
             total += count
             if count < PORTION:
                 break
+        while not self._ending.is_set() and forget_ended(self._records, self._limits.history) == PORTION:
+            pass
         return total
 
     def end_silent(self, tenant: str = "", seconds: float | None = None) -> None:
@@ -114,13 +179,22 @@ class Pruner:
             tenant: whose; empty is everybody's.
             seconds: since the last time; default is what the server was started with.
         """
-        silent = sessions.c.heartbeat.is_(True) & sessions.c.closed.is_(False)
+        silent = sessions.c.heartbeat.is_(True)
         if tenant:
             silent &= sessions.c.tenant == tenant
-        seconds = self._limits.silent if seconds is None else seconds
+        self._end(silent, self._limits.silent if seconds is None else seconds)
+
+    def end_idle(self) -> None:
+        """End sessions whose client never says that it is there, and has made no call for long; one that waits for its
+        calls is there."""
+        waited = select(models.c.session).join(calls, calls.c.queue == models.c.id).where(calls.c.state == QUEUED)
+        self._end(sessions.c.heartbeat.is_not(True) & sessions.c.id.not_in(waited), self._limits.idle)
+
+    def _end(self, which: ColumnElement[bool], seconds: float) -> None:
+        """End sessions that were not used for so long."""
         with self._records.read() as connection:
-            chosen = select(sessions.c.id).where(silent, sessions.c.seen < now() - seconds)
-            ids = list(connection.scalars(chosen.limit(PORTION)))
+            open_ = sessions.c.closed.is_(False) & (sessions.c.seen < now() - seconds)
+            ids = list(connection.scalars(select(sessions.c.id).where(which, open_).limit(PORTION)))
         if ids:
             self._ended(end_sessions(self._records, ids))
 

@@ -19,6 +19,11 @@ SAMPLING = "sampling"
 """Beside a tenant's models, what it samples from saved weights."""
 
 
+WRITTEN = 2
+"""So many tokens that are read or trained count as much as one that is written: those are computed many at a time (the
+weight of Sheng et al., 2024, "Fairness in Serving Large Language Models", arXiv:2401.00588)."""
+
+
 class Sampled(Protocol):
     """What is sampled from saved weights, for all tenants together."""
 
@@ -45,6 +50,7 @@ class Running:
         stopped: it must not go on: it was cancelled, or the server ends.
         left: the server ends, and the next one executes it.
         rested: seconds for which others had their turns, by a clock that only goes on.
+        parts: that have begun.
     """
 
     def __init__(self, queue: str, tenant: str, memory: int, lane: Lane) -> None:
@@ -52,6 +58,7 @@ class Running:
         self.call = ""
         self.stopped = self.left = False
         self.rested = 0.0
+        self.parts = 0
         self._spent = self._coming = self._estimated = 0
         self._told = False
 
@@ -66,7 +73,7 @@ class Running:
     def write(self) -> None:
         """It wrote a token."""
         self._told = True
-        self._spent += 1
+        self._spent += WRITTEN
 
     def part(self, tokens: int, quantum: int) -> None:
         """Its next part begins, and the one before has ended.
@@ -75,6 +82,7 @@ class Running:
             tokens: of the part that comes; 0 is unknown.
             quantum: what a part counts for at most where that is unknown.
         """
+        self.parts += 1
         self._spent += self._coming
         self._told = self._told or tokens > 0
         self._coming = tokens if self._told else min(quantum, self._estimated)
@@ -192,7 +200,10 @@ class Scheduler:
         running = self._at_work
         if running is None or not running.call:
             return False  # nobody's call: a snapshot, or a sampler's
+        first = not running.parts
         running.part(tokens, self._limits.quantum)
+        if first:  # the turn in which it began is the one for its first part
+            return running.stopped
         begun = time.monotonic()
         running.lane.rest()
         running.rested += time.monotonic() - begun

@@ -107,15 +107,18 @@ class Service(ClientSessions):
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def finish_session(self, caller: Caller, session: str, how: Mapping[str, Any] | None = None) -> None:
-        """End a session and close its models; its checkpoints stay.
+        """End a session and close its models; its checkpoints stay. One that has ended stays as it ended, so that a
+        client whose answer was lost may ask again.
 
         Args:
             how: what its client says of the end.
 
         Raises:
-            Unknown: there is none, it has ended, or it is another tenant's.
+            Unknown: there is none, or it is another tenant's.
         """
         self._may(caller, "train", "sample")
+        if self.has_ended(caller, session):
+            return
         self.note_contact(caller, session)
         with self.records.write() as connection:
             connection.execute(update(sessions).where(sessions.c.id == session).values(finish=described(how)))
@@ -285,6 +288,7 @@ class Service(ClientSessions):
             tokens=cost.tokens, memory=cost.memory, name=model,
         )  # fmt: skip
         if call.state == QUEUED:
+            self.note_use(row.session)
             self.writer.wake(row.id)
         return call
 
@@ -426,6 +430,7 @@ class Service(ClientSessions):
             key=caller.key, tokens=takes.tokens, memory=takes.memory, name=f"{SAMPLERS}{sampler}",
         )  # fmt: skip
         if call.state == QUEUED:
+            self.note_use(row.session)
             self.writer.wake(None)
         return call
 

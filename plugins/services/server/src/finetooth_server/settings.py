@@ -16,6 +16,7 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
+        values: numbers, texts and the like in a request's JSON, about: nothing else goes on while they are read.
         coming: bytes of requests that are coming in, over all clients.
         tokens: input positions of one call, prompts and what they may grow to included.
         samples: completions that one call may ask for.
@@ -42,9 +43,12 @@ class Limits:
         gap: seconds that calls wait for one whose number is missing before them.
         silent: seconds after the last heartbeat until a session ends whose client sent some.
         left: the same where its tenant asks for a model and has as many as it may.
+        idle: seconds after the last call until a session ends whose client sent no heartbeat.
+        history: ended sessions of a tenant that are remembered; of more, those used last longest ago are forgotten.
     """
 
     body: int = 64 * 2**20
+    values: int = 2**22
     coming: int = 4 * 64 * 2**20
     tokens: int = 2**20
     samples: int = 1024
@@ -70,6 +74,8 @@ class Limits:
     checkpoint_bytes: int = 256 * 2**30
     device_memory: int = 4 * 2**30
     left: float = 60.0
+    idle: float = 7 * 86400.0
+    history: int = 1000
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,21 @@ _UNITS = {"": 1, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 class Size(Kind):
-    """Bytes: a number, or one with KiB, MiB, GiB or TiB."""
+    """Bytes: a number, or one with KiB, MiB, GiB or TiB.
+
+    Args:
+        least: that it may be.
+    """
 
     name = "size"
 
+    def __init__(self, least: int = 1) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = _SIZE.fullmatch(str(value).strip())
-        bytes_ = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else 0
-        if bytes_ < 1:
+        bytes_ = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else -1
+        if bytes_ < self._least:
             self.fail(f"{value!r} is no size: write 512MiB, or 8GiB", param, ctx)
         return bytes_
 
@@ -46,12 +53,14 @@ def sized(count: float) -> str:
 
 
 COUNT, SIZE, SECONDS = click.IntRange(1), Size(), click.FloatRange(0.001)
+SIZE_OR_NONE = Size(least=0)
 
 OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "tokens": ("--call-tokens", COUNT, "Tokens of one call, prompts and what they may grow to."),
     "samples": ("--call-samples", COUNT, "Completions that one call may ask for."),
     "memory": ("--call-memory", SIZE, "What one call may take beside its model."),
     "body": ("--call-bytes", SIZE, "Length of a request."),
+    "values": ("--call-values", COUNT, "Numbers and texts in a request."),
     "models": ("--tenant-models", COUNT, "Open models of a tenant."),
     "sessions": ("--tenant-sessions", COUNT, "Open sessions of a tenant."),
     "queued": ("--queued", COUNT, "Calls of a tenant that may wait."),
@@ -60,11 +69,14 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "live": ("--live", COUNT, "Models held in memory."),
     "samplers": ("--samplers", COUNT, "Engines held in memory that sample from saved weights."),
     "sampler_bytes": ("--sampler-memory", SIZE, "Memory for the weights of these engines."),
+    "held": ("--held-adapters", SIZE_OR_NONE, "Memory for adapters that are sampled in one batch; 0: each has turns."),
     "device_memory": ("--device-memory", SIZE, "What the calls under way may take together, beside their models."),
     "waiting": ("--waiting", COUNT, "Calls that may wait, of all tenants together."),
     "batch": ("--batch", COUNT, "Sampling calls that are written together."),
     "quantum": ("--quantum", COUNT, "Tokens that a part of a call counts for, where its engine does not say."),
     "silent": ("--silent", SECONDS, "Seconds after its last heartbeat until a session ends."),
+    "idle": ("--idle", SECONDS, "Seconds after its last call until a session ends that has no heartbeat."),
+    "history": ("--tenant-history", COUNT, "Ended sessions of a tenant that are remembered."),
     "gap": ("--gap", SECONDS, "Seconds that calls wait for one whose number is missing before them."),
 }
 """Flag, type and help of each limit that has one."""
@@ -74,7 +86,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for each limit; `limits_of` reads them."""
     for name, (flag, kind, help_) in reversed(list(OPTIONS.items())):
         default = getattr(Limits, name)
-        shown = sized(default) if kind is SIZE else default
+        shown = sized(default) if isinstance(kind, Size) else default
         command = click.option(flag, f"limit_{name}", default=shown, show_default=True, type=kind, help=help_)(command)
     return command
 
@@ -96,7 +108,7 @@ def status(folder: Path, database: str) -> None:
     for name, value in read_limits(folder).items():
         if name in OPTIONS:
             flag, kind, help_ = OPTIONS[name]
-            click.echo(f"{flag} {sized(value) if kind is SIZE else f'{value:g}':<10} {help_}")
+            click.echo(f"{flag} {sized(value) if isinstance(kind, Size) else f'{value:g}':<10} {help_}")
     for tenant, used in found.items():
         click.echo(
             f"{tenant}: {used.models} models, {used.sessions} sessions, {used.queued} calls waiting, "
