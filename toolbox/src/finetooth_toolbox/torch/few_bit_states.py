@@ -63,7 +63,7 @@ class FewBits:
         if self._packs:
             kept = torch.stack([kept & 15, kept >> 4], 1).flatten()
         numbers = self._levels.to(kept.device)[kept.long()].view(-1, self._block)
-        numbers = numbers * state[f"{name}_scale"].unsqueeze(1)
+        numbers *= state[f"{name}_scale"].unsqueeze(1)
         return numbers.flatten()[: like.numel()].view(like.shape)
 
     def write(self, state: Settings, name: str, numbers: Tensor) -> None:
