@@ -46,7 +46,7 @@ PARAMETERS = {
 }  # fmt: skip
 """As their publishers state them."""
 
-LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
+LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R", "elsewhere": "E"}
 """Of the table; `R` is 4 bits with activations recomputed, `-` that nothing fits."""
 
 TABLE = """
