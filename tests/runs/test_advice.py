@@ -76,8 +76,8 @@ cpu-256  F    F    F  F  L   L   4   L
 """GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
 moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are one weight of
 three dimensions, which no quantizer stores, so that fewer bits do not help there. On a CPU a micro-batch of 4,096
-tokens is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside what
-embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
+tokens is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
+what embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
 quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""
 
 

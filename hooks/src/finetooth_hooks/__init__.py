@@ -260,8 +260,8 @@ __all__ = [
     "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
     "SnapshotStore", "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise",
     "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk",
-    "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart",
-    "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
+    "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn",
+    "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on
 
