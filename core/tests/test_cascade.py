@@ -11,13 +11,18 @@ import pytest
 from finetooth_core import cascade
 from finetooth_core.plan import Job
 from finetooth_core.recipe import Recipe, load
-from finetooth_hooks import Adapter, MemoryEstimate, Plan, PlanError, Quantizer, RecipeError
+from finetooth_hooks import Adapter, Backend, MemoryEstimate, Plan, PlanError, Quantizer, RecipeError, Saving
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Device, HardwareFacts, Stored
 
 GIB = 2**30
 NOTHING: Any = None
+SAVINGS = (
+    Saving(label="near", options={"near": True}, costs="time"),
+    Saving(label="near and far", options={"near": True, "far": 2}, costs="more time"),
+)
 ENTRIES = (
+    Backend(name="plain", build="x:x", framework="torch", capabilities=frozenset(), default=True, savings=SAVINGS),
     Adapter(name="low", build="x:x", base_frozen=True, accepts_quantised=True, default=True),
     Adapter(name="whole", build="x:x"),
     Adapter(name="top", build="x:x"),
@@ -29,7 +34,7 @@ ENTRIES = (
 STORED = {"eight": 1.0, "four": 0.56, "other_four": 0.52}
 TRAINED = {"low": 10, "whole": 1000, "top": 100}
 TAKES = {("whole", None): 16.0, ("low", None): 8.0, ("low", "eight"): 4.5, ("low", "other_four"): 3.0}
-"""GiB by adapter and quantizer; recomputing halves them."""
+"""GiB by adapter and quantizer; recomputing halves them, and each option of the backend once more."""
 
 
 class Context:
@@ -46,7 +51,10 @@ class Context:
         def default(kind: str, **_: str) -> Any:
             return next(one for one in of_kind(kind) if one.entry.default)
 
-        self.catalog = SimpleNamespace(all=of_kind, speaking=of_kind, default=default)
+        def get(kind: str, name: str, **_: str) -> Any:
+            return next(one for one in of_kind(kind) if one.entry.name == name)
+
+        self.catalog = SimpleNamespace(all=of_kind, speaking=of_kind, default=default, get=get)
 
     def build(self, kind: str, pick: str, *, setting: str) -> Any:
         name = pick.partition(":")[2]
@@ -87,6 +95,8 @@ def decided(memory: float, available: float | None = None) -> Any:
         if recipe.adapter == "whole" and recipe.quantization is not None:
             raise PlanError("quantization: whole needs plain numbers", action="remove it")
         takes = TAKES[recipe.adapter, recipe.quantization] / (1 + (recipe.train.gradient_checkpointing is True))
+        if not isinstance(recipe.backend, str):
+            takes /= 2 ** (len(recipe.backend) - 1)
         decisions = [Decision("adapter", recipe.adapter, "the recipe says so"), Decision("method", "sft", "default")]
         plan = Plan(
             recipe.as_dict(), {}, {}, recipe.train.settings(), tuple(decisions),
@@ -118,7 +128,8 @@ def made(job: Job) -> Mapping[str, Any]:
         (7, "low", "eight", False),
         (4, "low", "other_four", False),
         (2, "low", "other_four", True),
-        (1, "low", "other_four", True),  # nothing fits: the least of all, which whoever starts it refuses
+        (1, "low", "other_four", True),
+        (0.1, "low", "other_four", True),  # nothing fits: the least of all, which whoever starts it refuses
     ],
 )
 def test_the_first_step_that_fits_is_written_into_the_recipe(
@@ -166,12 +177,31 @@ def test_a_recipe_without_adapter_takes_the_default_one() -> None:
     assert not cascade.is_open(load({"model": "m", "adapter": {"name": "auto", "rank": 4}}))
 
 
+def test_what_the_backend_keeps_elsewhere_comes_last() -> None:
+    job = chosen(1)
+    assert job.context.recipe.backend == {"name": "plain", "near": True}
+    *_, before, taken, _ = job.plan.notes
+    assert "low over other_four, activations recomputed would take 1.5 GiB" in before
+    assert "low over other_four, activations recomputed, near is taken: 0.8 GiB at the peak; given up: " in taken
+    assert taken.endswith("time: the layers compute their forward pass twice, time")
+    assert chosen(0.5).context.recipe.backend == {"name": "plain", "near": True, "far": 2}
+
+
+def test_what_the_recipe_says_of_the_backend_is_kept() -> None:
+    job = chosen(0.1, backend={"name": "plain", "near": False})
+    assert job.context.recipe.backend == {"name": "plain", "near": False}
+    job = chosen(0.5, backend={"name": "plain", "other": 1})
+    assert job.context.recipe.backend == {"name": "plain", "other": 1, "near": True}
+
+
 def test_what_was_passed_over_is_named_where_nothing_fits() -> None:
-    assert chosen(1).passed == (
+    assert chosen(0.1).passed == (
         "whole 16.0 GiB",
         "low 8.0 GiB",
         "low over eight 4.5 GiB",
         "low over other_four 3.0 GiB",
+        "low over other_four, activations recomputed 1.5 GiB",
+        "low over other_four, activations recomputed, near 0.8 GiB",
     )
 
 

@@ -47,35 +47,38 @@ PARAMETERS = {
 """As their publishers state them."""
 
 LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
-"""Of the table; `R` is 4 bits with activations recomputed, `-` that nothing fits."""
+"""Of the table; `R` is 4 bits with activations recomputed. Behind it `A` has activations elsewhere too, and `S` frozen
+layers streamed from there; `-` means that nothing fits."""
 
 TABLE = """
 machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
-gpu-4    F    L    -  -  -   -   -   -
-gpu-6    F    L    R  -  -   -   -   -
-gpu-8    F    L    8  -  -   -   -   -
-gpu-10   F    L    8  R  -   -   -   -
-gpu-12   F    F    L  R  -   -   -   -
-gpu-16   F    F    L  8  R   -   -   -
-gpu-24   F    F    L  L  4   -   -   -
-gpu-32   F    F    L  L  8   R   -   -
-gpu-40   F    F    L  L  L   4   -   -
-gpu-48   F    F    L  L  L   4   -   -
-gpu-64   F    F    F  L  L   8   R   -
-gpu-80   F    F    F  L  L   8   4   -
+gpu-4    F    L    S  -  -   -   -   -
+gpu-6    F    L    R  S  -   -   -   -
+gpu-8    F    L    8  S  S   -   -   -
+gpu-10   F    L    8  R  S   -   -   -
+gpu-12   F    F    L  R  S   S   -   -
+gpu-16   F    F    L  8  R   S   S   S
+gpu-24   F    F    L  L  4   S   S   S
+gpu-32   F    F    L  L  8   R   S   S
+gpu-40   F    F    L  L  L   4   S   S
+gpu-48   F    F    L  L  L   4   S   S
+gpu-64   F    F    F  L  L   8   R   S
+gpu-80   F    F    F  L  L   8   4   S
 gpu-96   F    F    F  L  L   L   4   R
 gpu-141  F    F    F  L  L   L   8   L
 gpu-192  F    F    F  F  L   L   L   L
-cpu-8    F    R    R  -  -   -   -   -
-cpu-16   F    L    R  R  -   -   -   -
-cpu-32   F    F    L  R  R   -   -   -
-cpu-64   F    F    L  L  R   R   -   -
+cpu-8    F    R    R  S  -   -   -   -
+cpu-16   F    L    R  R  S   -   -   -
+cpu-32   F    F    L  R  R   A   -   -
+cpu-64   F    F    L  L  R   R   A   -
 cpu-256  F    F    F  F  L   L   4   L
 """
 """GB of the device. Reviewed against what is known: all weights take 16 bytes each (weights, masters, gradients, two
 moments), a frozen base 2, in int4 0.56 and what embeds and predicts words 2; the experts of 8x7B are one weight of
 three dimensions, which no quantizer stores, so that fewer bits do not help there. On a CPU a micro-batch of 4,096
-tokens is computed at once, whose activations are what is recomputed."""
+tokens is computed at once, whose activations are what is recomputed. Streamed, four layers are on the device beside
+what embeds and predicts words (4.2 GB of 70B); the host memory around an accelerator is not known here. A base that is
+quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""
 
 
 FRESH = 700 * 2**20
@@ -105,7 +108,10 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def choice(advice: Advice) -> str:
-    return "-" if advice.taken is None else LETTERS[advice.taken.step.kind]
+    if advice.taken is None:
+        return "-"
+    step = advice.taken.step
+    return LETTERS.get(step.kind, "S" if "frozen layers" in step.label else "A")
 
 
 def machine(text: str) -> HardwareFacts:
@@ -120,15 +126,15 @@ def test_what_is_taken_is_the_table(contexts: Any) -> None:
     found = [
         [name, *(choice(advise(contexts(model, machine(name)), rows=1000)) for model in MODELS)] for name, *_ in rows
     ]
-    assert found == rows
+    assert found == rows, "\n".join(map(" ".join, found))
     counted = {model: contexts(model, machine("gpu-24")).model.parameters for model in MODELS}
     assert counted == PARAMETERS
 
 
 def test_more_memory_never_gives_up_more(contexts: Any) -> None:
-    order = ["F", "L", "8", "4", "R", "-"]
+    order = ["F", "L", "8", "4", "R", "A", "S", "-"]
     taken = [order.index(choice(advise(contexts("3B", machine(f"gpu-{size}")), rows=10))) for size in range(2, 70, 4)]
-    assert taken == sorted(taken, reverse=True) and taken[0] == 5 and taken[-1] == 0
+    assert taken == sorted(taken, reverse=True) and taken[0] >= 6 and taken[-1] == 0
 
 
 def test_time_is_operations_by_the_stated_speed(contexts: Any) -> None:

@@ -1,4 +1,4 @@
-"""`finetooth.quantize` and `finetooth.dequantize`: a model from Python, as a recipe would have it."""
+"""`finetooth.quantize`, `dequantize`, `offload`: a model and an optimizer from Python, as a recipe would have them."""
 
 from __future__ import annotations
 
@@ -53,3 +53,38 @@ def test_what_cannot_be_is_said_in_the_recipes_words(model: Any) -> None:
         finetooth.quantize(model, "int8")
     with pytest.raises(RecipeError, match="there is no 'fp12'"):
         finetooth.dequantize(model, precision="fp12")
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_an_optimizer_goes_on_with_its_state_elsewhere_bit_for_bit(where: str) -> None:
+    """In the middle of its steps, with a scheduler of the optimizer as it was; and from what was saved."""
+    runs = []
+    for moves in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Linear(30, 4))
+        optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+        for step in range(6):
+            if step == 2 and moves:
+                optimizer = finetooth.offload(optimizer, where)
+            if step == 4 and moves:
+                saved = optimizer.state_dict()
+                optimizer = finetooth.offload(torch.optim.AdamW(model.parameters(), lr=7.0), where)
+                optimizer.load_state_dict(saved)
+                scheduler.optimizer = optimizer
+            model(torch.randn(8, 20)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        runs.append([parameter.detach() for parameter in model.parameters()])
+    assert all(map(torch.equal, *runs))
+
+
+def test_an_optimizer_that_cannot_be_offloaded_is_refused() -> None:
+    weights = [torch.nn.Parameter(torch.ones(3))]
+    with pytest.raises(RecipeError, match=r"optimizer\.offload: there is no 'gpu'"):
+        finetooth.offload(torch.optim.AdamW(weights), "gpu")
+    with pytest.raises(RecipeError, match="L-BFGS"):
+        finetooth.offload(torch.optim.LBFGS(weights))
+    with pytest.raises(RecipeError, match="already"):
+        finetooth.offload(finetooth.offload(torch.optim.AdamW(weights)), "disk")

@@ -1,4 +1,5 @@
-"""Recipes of methods that keep more than a place in the data: references that move, losses that remember, heads."""
+"""Recipes of methods that keep more than a place in the data: references that move, losses that remember, heads,
+rollouts in flight; and of bases, adapters and optimizers that keep more than weights and moments."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class MethodCase:
     Attributes:
         name: of the trial.
         method: the pick.
-        rows: `pairs`, `labels` or `steps`, see `write_method_data`.
+        rows: `pairs`, `labels` or `steps`, see `write_method_data`; or `tasks`, made up, whose answers are drawn and
+            scored by the reward `letters`.
         sections: of the recipe, in place of the usual ones.
     """
 
@@ -35,9 +37,15 @@ class MethodCase:
             folder: with the data that `write_method_data` wrote.
         """
         rows = str(folder / f"{self.rows}.jsonl")
+        data: dict[str, Any] = {"train": f"{rows}[:20]", "eval": f"{rows}[20:]", "renderer": "chatml"}
+        more: dict[str, Any] = {}
+        if self.rows == "tasks":
+            tasks = {"name": "tasks", "task": "family", "count": 20, "seed": 5}
+            data = {"train": tasks, "format": "task", "renderer": "chatml"}
+            more = {"plugins": [str(folder / "letters.py")], "evaluate": {"evaluators": []}}
         return {
             "model": str(model),
-            "data": {"train": f"{rows}[:20]", "eval": f"{rows}[20:]", "renderer": "chatml"},
+            "data": data,
             "method": dict(self.method),
             "adapter": {"name": "lora", "rank": 4, "dropout": 0.1},
             "optimizer": {"name": "adamw", "learning_rate": 5e-3},
@@ -50,11 +58,27 @@ class MethodCase:
             "checkpoint": {"every": 2, "keep_last": 3},
             "trackers": ["jsonl"],
             "output": str(output),
+            **more,
             **self.sections,
         }  # fmt: skip
 
 
 FULL: Mapping[str, Any] = {"adapter": "full", "optimizer": {"name": "adamw", "learning_rate": 1e-3}}
+
+ONLINE: Mapping[str, Any] = {"max_completion_length": 8, "num_generations": 4, "rewards": ["letters"]}
+DRAWN: Mapping[str, Any] = {"train": {
+    "batch_size": 2, "max_length": 256, "precision": "fp32", "max_steps": 6, "epochs": 10,
+}}  # fmt: skip
+REWARD = '''"""A reward that answers of a random model differ in."""
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="letters", build=f"{__name__}:build")
+
+def build(options: NoOptions, context):
+    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]
+'''
 
 METHOD_CASES = (
     MethodCase("dpo-adapter_off", {"name": "dpo", "beta": 0.5}),
@@ -81,11 +105,27 @@ METHOD_CASES = (
     MethodCase("rm-full-galore", {"name": "rm"}, sections={
         **FULL, "optimizer": {"name": "galore", "rank": 4, "update_every": 3, "learning_rate": 1e-3},
     }),
+    MethodCase("dpo-qlora-4bit", {"name": "dpo"}, sections={
+        "quantization": {"name": "int4", "group": 32}, "optimizer": {"name": "adamw_4bit", "learning_rate": 5e-3},
+    }),
+    MethodCase("rm-full-galore_8bit", {"name": "rm"}, sections={
+        **FULL, "optimizer": {"name": "galore_8bit", "rank": 32, "update_every": 3, "learning_rate": 1e-3},
+    }),
+    MethodCase("dpo-relora", {"name": "dpo", "reference": "precomputed"}, sections={
+        "adapter": {"name": "relora", "rank": 4, "every": 3, "warm_up": 1},
+    }),
+    MethodCase("dpo-streamed_layers", {"name": "dpo"}, sections={
+        "backend": {"name": "torch", "layers": "disk", "layer_window": 1, "activations": "disk"},
+    }),
+    MethodCase("grpo", {"name": "grpo", "num_iterations": 2, **ONLINE}, rows="tasks", sections=DRAWN),
+    MethodCase("grpo-ahead", {"name": "grpo", "prefetch": 2, **ONLINE}, rows="tasks", sections=DRAWN),
+    MethodCase("ppo", {"name": "ppo", "num_iterations": 2, **ONLINE}, rows="tasks", sections=DRAWN),
 )  # fmt: skip
 
 
 def write_method_data(folder: Path) -> None:
-    """Rows for all cases, from a seed."""
+    """Rows for all cases, from a seed, and the reward of those that draw answers."""
+    (folder / "letters.py").write_text(REWARD, encoding="utf-8")
     draw = random.Random(1)
 
     def said(least: int, most: int) -> str:

@@ -1,7 +1,7 @@
 """`make torture`: kill runs a thousand times, and write the table in docs/torture.md. It can itself be interrupted and
 goes on where it was; what came of another commit is not counted. What the page has below EARLIER stays.
 
-    python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2]
+    python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2] [--cases grpo ppo]
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--folder", type=Path, default=ROOT / ".torture")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a thread each")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="of these alone; the kills are theirs")
     given = parser.parse_args()
     folder: Path = given.folder.absolute()
     folder.mkdir(exist_ok=True)
@@ -48,6 +49,9 @@ def main() -> int:
     done = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
     finished = {result.number for result in done}
     names = sorted(case.name for case in cases())
+    if unknown := set(given.cases) - set(names):
+        parser.error(f"there are no cases {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    names = given.cases or names
     order = {name: place for place, name in enumerate(names)}
     writing = threading.Lock()
 
@@ -62,9 +66,9 @@ def main() -> int:
     def share(job: int) -> Iterator[Trial]:
         """A recipe stays with one job, which keeps its undisturbed run; until there were kills enough."""
         for trial in trials(MOST_TRIALS, KILLS_EACH, instrumented=INSTRUMENTED_EACH):
-            if sum(real_kills(result) for result in done) >= given.kills:
+            if sum(real_kills(result) for result in done if result.case in order) >= given.kills:
                 return
-            if order[trial.case.name] % given.jobs == job and trial.number not in finished:
+            if trial.case.name in order and order[trial.case.name] % given.jobs == job and trial.number not in finished:
                 yield trial
 
     make_model(folder / "model")
@@ -150,7 +154,7 @@ def page(results: list[Result], of: str) -> str:
         f"{len(cases())} recipes. In all of these every pair of",
         "precision, adapter, dropout, accumulation, kind of data, place of saving, schedule and optimizer occurs, and",
         "every method learns from preferences or rewards: references that follow the policy, losses that remember,",
-        "heads;",
+        "heads, rollouts in flight; and bases in fewer bits, adapters that are merged, layers and activations on disk;",
         f"{kills} kills, {sum(result.resumed for result in results)} resumes, "
         f"{sum(result.remote for result in results)} runs with object storage beside the disk.",
         f"Runs that came out different: {len(bad)}.",

@@ -2,7 +2,8 @@
 
 `finetooth.run(recipe)` trains, `finetooth.resume(run)` goes on with a run that was interrupted, and
 `finetooth.engine(recipe)` gives the engine to drive step by step. `finetooth.quantize(model, "int4")` and
-`finetooth.dequantize(model)` change a transformers model without a recipe.
+`finetooth.dequantize(model)` change a transformers model without a recipe, `finetooth.offload(optimizer)` keeps a torch
+optimizer's state elsewhere.
 
 Importing this package is cheap; frameworks are
 imported when a recipe needs them.
@@ -16,10 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 from finetooth_core.api import engine, resume, run, session
-from finetooth_core.model_functions import dequantize, quantize
+from finetooth_core.model_functions import dequantize, offload, quantize
 from finetooth_core.session import Session
 
-__all__ = ["Session", "dequantize", "engine", "quantize", "resume", "run", "session"]
+__all__ = ["Session", "dequantize", "engine", "offload", "quantize", "resume", "run", "session"]
 
 
 def __getattr__(name: str) -> Any:

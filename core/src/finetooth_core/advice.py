@@ -44,6 +44,10 @@ QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Dettmers et al., 2023, 2305.14314",
         ),
         "recomputed": ("the same numbers, about a third more time", "Chen et al., 2016, 1604.06174"),
+        "elsewhere": (
+            "the same numbers; how much more time depends on how fast they come back",
+            "Ren et al., 2021, 2101.06840; Rajbhandari et al., 2021, 2104.07857",
+        ),
     }
 )
 """What published comparisons say by kind of step, and where; numbers are of arXiv."""
@@ -122,7 +126,9 @@ def advise(context: RunContext, *, rows: int, length: int | None = None, speed: 
     for step in steps(context):
         try:
             asked = _asked(context, step, hardware, length)
-            decided = backend.part.plan(asked)
+            pick = step.changes.get("backend")
+            chosen = backend if pick is None else single(context, "backend", pick, Backend)[0]
+            decided = chosen.part.plan(asked)
         except PlanError as error:
             ways.append(Way(step, None, error.problem))
             continue

@@ -1,6 +1,7 @@
 """`adapter: auto` and `quantization: auto`: what trains is the first step of a cascade that the memory has room for.
 
     all weights -> an adapter -> over a base in 8 bits -> in 4 bits -> with activations recomputed
+    -> with what the backend can keep elsewhere (activations, frozen layers)
 
 Every step is the recipe with its choices made, and its figure the memory estimate of that recipe's own plan, held
 against what the device has and what of it is free. Nothing is chosen silently: each step that was tried is a note of
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Quantizer
+from finetooth_hooks.entries import Adapter, Backend, Quantizer, Saving
 from finetooth_hooks.errors import FinetoothError, PlanError
 
 from finetooth_core.context import RunContext
@@ -37,7 +38,7 @@ class Step:
     """One way to train a model.
 
     Attributes:
-        kind: `whole`, `adapter`, `8 bits`, `4 bits` or `recomputed`: what it is beyond the step before.
+        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: what it is beyond those before.
         label: what a person calls it.
         gives_up: all that is lost beside training every weight as it is.
         changes: settings of the recipe by their dotted paths.
@@ -104,7 +105,27 @@ def steps(context: RunContext) -> list[Step]:
         label = f"{last.label}, activations recomputed"
         lost = (*last.gives_up, "time: the layers compute their forward pass twice")
         found.append(Step("recomputed", label, lost, {**last.changes, CHECKPOINTING: True}))
+    last = found[-1]
+    for saving, backend in _savings(context):
+        label, lost = f"{last.label}, {saving.label}", (*last.gives_up, saving.costs)
+        found.append(Step("elsewhere", label, lost, {**last.changes, "backend": backend}))
     return found
+
+
+def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
+    """What the backend can keep elsewhere, and the pick of it that does; not what the recipe has settled."""
+    pick = context.recipe.backend
+    given = {} if isinstance(pick, str) else dict(pick)
+    named = pick if isinstance(pick, str) else str(given.pop("name"))
+    if named == AUTO:
+        registered = context.catalog.default("backend", framework=context.framework)
+    else:
+        registered = context.catalog.get("backend", named, setting="backend")
+    entry = registered.entry
+    assert isinstance(entry, Backend)
+    for saving in entry.savings:
+        if not given.keys() & saving.options.keys():
+            yield saving, {"name": _name(registered, context), **given, **saving.options}
 
 
 def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Any]]]:

@@ -1,4 +1,5 @@
-"""A transformers model stored in fewer bits, and back, from Python: without a recipe, in its words."""
+"""A transformers model stored in fewer bits, and back, and an optimizer's state kept elsewhere, from Python: without a
+recipe, in its words."""
 
 from __future__ import annotations
 
@@ -73,6 +74,28 @@ def dequantize(model: Any, *, precision: str = "fp32") -> Any:
         names = ", ".join(library.PRECISIONS)
         raise RecipeError("precision", f"there is no {precision!r}", action=f"choose one of {names}")
     return library.dequantise(model, library.PRECISIONS[precision])
+
+
+def offload(optimizer: Any, where: str = "cpu") -> Any:
+    """Keep the state of a torch optimizer elsewhere between its steps, as `optimizer.offload` in a recipe does: on the
+    device is the state of one parameter at a time. The numbers are the same; a step takes longer.
+
+    Example:
+        >>> optimizer = finetooth.offload(torch.optim.AdamW(model.parameters()), "disk")  # doctest: +SKIP
+
+    Args:
+        optimizer: one that updates each parameter from its own gradient and state alone, as Adam does and L-BFGS does
+            not. What it keeps already is moved; from here on the one that is returned is stepped, saved and loaded.
+        where: `cpu` (host memory) or `disk` (files of the system's temporary folder, TMPDIR).
+
+    Returns:
+        An optimizer that shares parameter groups with the one given, so that schedulers of either set its rates.
+
+    Raises:
+        RecipeError: there is no such place, the optimizer counts for all parameters together, or its state is kept
+            elsewhere already.
+    """
+    return import_module("finetooth_toolbox.torch.offloaded").offloaded(optimizer, where)
 
 
 def _library() -> Any:

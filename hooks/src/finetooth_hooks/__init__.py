@@ -36,6 +36,7 @@ from finetooth_hooks.entries import (
     Renderer,
     Reward,
     Sampler,
+    Saving,
     Schedule,
     Serves,
     Source,
@@ -256,11 +257,11 @@ __all__ = [
     "RecipeError", "Registered", "Render", "Rendered", "RenderedImage", "Renderer", "RendererBase", "Rendering",
     "Reward",
     "RoleModel", "RoleRequest", "Rollout", "Row", "Run", "RunningBatch", "STEP_SPAN", "Sample", "Sampled", "Sampler",
-    "SamplerBase", "Sampling", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot", "SnapshotStore",
-    "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise", "StopRun",
-    "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk", "Tokenizer",
-    "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn", "UpdatesPart", "Usage",
-    "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
+    "SamplerBase", "Sampling", "Saving", "ScalarHead", "Schedule", "Segments", "Serves", "Side", "Snapshot",
+    "SnapshotStore", "Source", "SourceBase", "Spans", "StepCost", "StepReport", "StepSettings", "Stepped", "Stepwise",
+    "StopRun", "Store", "StoreError", "Stored", "Task", "Text", "TextPart", "Tier", "Together", "TokenChunk",
+    "Tokenizer", "TokenizerBase", "Tracker", "TrackerBase", "TrainOn", "TrainSettings", "TrainsPart", "Turn",
+    "UpdatesPart", "Usage", "UserError", "Wanted", "Weighted", "Written", "hookimpl", "hookspec", "row_format",
 ]
 # fmt: on
 

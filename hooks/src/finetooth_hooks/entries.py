@@ -302,6 +302,21 @@ class Schedule(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Saving:
+    """Options of a backend with which a run takes less of its device's memory, and more time.
+
+    Attributes:
+        label: what a person calls it, behind a comma: `activations in host memory`.
+        options: of the backend.
+        costs: what is given up for it.
+    """
+
+    label: str
+    options: Mapping[str, Any]
+    costs: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backend(Entry):
     """Builds an engine from a plan.
 
@@ -310,6 +325,8 @@ class Backend(Entry):
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
         outputs: what a loss may need of it, without roles.
         remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it.
+        savings: what `adapter: auto` and `quantization: auto` try where nothing else fits, what costs least first. One
+            that can do nothing on a device is refused by the backend's plan.
     """
 
     kind = "backend"
@@ -317,6 +334,7 @@ class Backend(Entry):
     capabilities: frozenset[str]
     outputs: frozenset[str] = frozenset({"logprobs", "entropy"})
     remote: bool = False
+    savings: tuple[Saving, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

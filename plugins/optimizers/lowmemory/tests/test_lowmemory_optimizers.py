@@ -192,3 +192,62 @@ def test_the_plan_counts_what_is_kept(optimizer):
     kept_bytes = sum(value.numel() * value.element_size() for value in kept if value.dim())
     total = sum(weight.numel() for weight in weights.values())
     assert optimizer.state_bytes(FACTS) == pytest.approx(kept_bytes / total, rel=0.01)
+
+
+def test_galore_8bit_is_galore_with_moments_rounded_to_8_bits():
+    """Three updates of a matrix in float64, the moments rounded between them as the paper's section 5 has it."""
+    from finetooth_toolbox.torch.few_bit_states import dynamic_levels
+
+    rank, shape, rng = 64, (96, 128), np.random.default_rng(5)
+    options = built.Galore8bitOptions(**COMMON, rank=rank, update_every=2, scale=0.5)
+    begun = rng.standard_normal(shape)
+    weight = torch.nn.Parameter(torch.tensor(begun, dtype=torch.float32))
+    made = built.build_galore_8bit(options, None).create([("layers.0.mlp.down_proj.weight", weight)])
+
+    def rounded(x, signed):
+        levels, flat = dynamic_levels(8, signed=signed).double().numpy(), x.reshape(-1, 256)
+        scale = np.abs(flat).max(1, keepdims=True)
+        return (levels[np.abs((flat / scale)[..., None] - levels).argmin(-1)] * scale).reshape(x.shape)
+
+    p, m, v = begun, 0.0, 0.0
+    for t in range(1, 4):
+        g = rng.standard_normal(shape)
+        weight.grad = torch.tensor(g, dtype=torch.float32)
+        made.step()
+        if t % 2:
+            subspace = np.linalg.svd(g)[0][:, :rank]
+            subspace = subspace * np.sign(subspace[np.abs(subspace).argmax(0), range(rank)])
+        r = subspace.T @ g
+        m, v = BETAS[0] * m + (1 - BETAS[0]) * r, BETAS[1] * v + (1 - BETAS[1]) * r**2
+        direction = m / (1 - BETAS[0] ** t) / (np.sqrt(v / (1 - BETAS[1] ** t)) + EPS)
+        p = p * (1 - RATE * DECAY) - RATE * 0.5 * subspace @ direction
+        m, v = rounded(m, True), rounded(v, False)
+    off = np.abs(weight.detach().numpy() - p)
+    assert np.median(off) < 2e-6 and np.quantile(off, 0.99) < 1e-4  # the rest: numbers between two levels
+    assert made.state[weight]["mean"].dtype == torch.uint8
+
+
+def test_galore_8bit_goes_on_bit_for_bit_and_is_counted():
+    import copy
+
+    factory = built.build_galore_8bit(built.Galore8bitOptions(rank=64, update_every=3), None)
+    weights = [torch.nn.Parameter(torch.ones(96, 128))]
+    made = factory.create([("layers.0.mlp.down_proj.weight", weights[0])])
+
+    def step(optimizer, weight, number):
+        weight.grad = torch.randn(96, 128, generator=torch.Generator().manual_seed(number))
+        optimizer.step()
+
+    for number in range(4):
+        step(made, weights[0], number)
+    weights.append(torch.nn.Parameter(weights[0].detach().clone()))
+    other = factory.create([("layers.0.mlp.down_proj.weight", weights[1])])
+    other.load_state_dict(copy.deepcopy(made.state_dict()))
+    for number in range(4, 8):
+        step(made, weights[0], number)
+        step(other, weights[1], number)
+    assert torch.equal(*weights)
+    kept = sum(value.nbytes for value in made.state[weights[0]].values() if torch.is_tensor(value))
+    assert kept == 4 * 64 * 96 + 2 * (64 * 128 + 4 * 64 * 128 / 256)
+    smaller = factory.state_bytes(FACTS) / built.build_galore(built.GaloreOptions(rank=64), None).state_bytes(FACTS)
+    assert smaller < 0.6

@@ -45,6 +45,16 @@ class ByParameter(torch.optim.Optimizer, ABC):
                     self.update(weight, weight.grad, self.state[weight], group, place)
         return loss
 
+    def load_state_dict(self, state_dict: Settings) -> None:
+        """As `torch.optim.Optimizer.load_state_dict`, but each state keeps its type, whatever that of its weight."""
+        super().load_state_dict(state_dict)
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for name, weight in zip(names, weights, strict=True):
+            for key, saved in state_dict["state"].get(name, {}).items():
+                if isinstance(saved, Tensor) and self.state[weight][key].dtype != saved.dtype:
+                    self.state[weight][key] = saved.to(weight.device, copy=True)
+
     @abstractmethod
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
         """Update one parameter.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from finetooth_hooks import OptimizerBase, Options, RecipeError
@@ -130,13 +128,13 @@ class TorchOptimizer(OptimizerBase):
         options = self.options
         if options.rounding == "nearest" and options.offload == "none":
             return optimizer
-        from finetooth_toolbox.torch.kept_elsewhere import in_files, in_host_memory
+        from finetooth_toolbox.torch.offloaded import PLACES
         from finetooth_toolbox.torch.one_by_one import Around, OneByOne, lent, rounded_by_chance
 
         around: list[Around] = []
         keep = None
         if options.offload != "none":
-            keep = in_host_memory if options.offload == "cpu" else in_files(Path(tempfile.gettempdir()))
+            keep = PLACES[options.offload]()
             around.append(lent(keep))
         if options.rounding == "stochastic":
             around.append(rounded_by_chance(options.rounding_seed))

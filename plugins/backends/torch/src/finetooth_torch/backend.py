@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
+from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.row_sharing import obstacle
 
 if TYPE_CHECKING:
@@ -33,6 +35,18 @@ class TorchOptions(Options):
     """Whether data of a step share rows of the model's input, each with positions of its own and seeing itself alone,
     where that saves padding: less to compute, the same numbers. `auto` packs where the model can, `true` refuses a
     model that cannot. The stream decoder has no padding and always packs."""
+    activations: Literal["device", "host", "disk"] = "device"
+    """Where what the forward pass keeps for the backward pass lies between the two, as far as it is of 1 MiB or more:
+    `device`, `host` memory, or a file on `disk` in the system's temporary folder (TMPDIR). The numbers are the same; a
+    step takes longer. On a CPU, whose memory is the host's, only `disk` saves any."""
+    layers: Literal["device", "host", "disk"] = "device"
+    """Where decoder layers lie that do not train: on the `device`, or in `host` memory or on `disk`, from where a few
+    of them (`layer_window`) come to the device while a pass goes through them, so that a model may be larger than its
+    memory. Layers on disk stay in the files that they were loaded from where these have the run's precision; else they
+    are copied into TMPDIR. The numbers are the same; a step takes longer. For adapters that leave the base as it is."""
+    layer_window: int = Field(default=4, ge=1)
+    """How many layers are on the device at once where `layers` are elsewhere; one of them is on its way, unless there
+    is only one."""
 
 
 def build(options: TorchOptions, context: Context) -> TorchBackend:
@@ -46,10 +60,17 @@ class TorchBackend:
     def __init__(self, options: TorchOptions, context: Context | None = None) -> None:
         self._options, self._context = options, context
         self._packing = None if options.packing == "auto" else options.packing
+        self._offload = Offload(options.activations, options.layers, options.layer_window)
 
     def plan(self, request: PlanRequest) -> BackendPlan:
         options = self._options
-        return decide(request, options.attention, options.decoder, self._packing, self._context)
+        if options.share_base and options.layers != DEVICE:
+            raise PlanError(
+                f"backend.layers={options.layers}: engines that share a base (backend.share_base) have its layers on "
+                "the device",
+                action="leave one of the two out",
+            )
+        return decide(request, options.attention, options.decoder, self._packing, self._context, self._offload)
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         """See `finetooth_hooks.protocols.Backend`.
@@ -76,6 +97,8 @@ class TorchBackend:
         from finetooth_torch.device.host_memory import keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
+        from finetooth_torch.offload.layer_window import window_of
+        from finetooth_torch.offload.saved_tensors import SavedTensors, putting
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.roles.role_models import hold_roles
         from finetooth_torch.roles.shared_base import shared_base
@@ -93,8 +116,11 @@ class TorchBackend:
         rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
         precision = "fp32" if rounds else train.precision
 
+        lends = self._offload.layers != DEVICE
+
         def load() -> torch.nn.Module:
-            model: torch.nn.Module = request.base.load(framework="torch", precision=precision, device=hardware.device)
+            place = "cpu" if lends else hardware.device
+            model: torch.nn.Module = request.base.load(framework="torch", precision=precision, device=place)
             return model
 
         shares = self._options.share_base and request.trains.base_frozen
@@ -103,7 +129,7 @@ class TorchBackend:
         asked, decoder = self._options.attention, self._options.decoder
         chosen = choose_decoder(
             request.base.facts, hardware, asked, decoder, self._packing, stored=request.base.stored,
-            brought=DECODER in request.compute.kernels,
+            offload=self._offload, brought=DECODER in request.compute.kernels,
         )  # fmt: skip
         stream = chosen.value == STREAM
         attention = attend_as_asked(
@@ -115,6 +141,12 @@ class TorchBackend:
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         scalar = _added_head(base, request)
+        window = None
+        if lends:
+            layers: Any = base.get_submodule(request.base.facts.layer_path)
+            window = window_of(
+                model, list(layers), where=self._offload.layers, width=self._offload.window, device=device
+            )
         scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
         compute = Compute.of(request.compute.kernels)
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
@@ -136,7 +168,8 @@ class TorchBackend:
         optimizer = request.updates.optimizer.create(parameters.named())
         split_by_rate(optimizer, parameters.named(), request.trains.adapter.rate_shares(parameters.names))
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
-        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes)
+        saved = SavedTensors(model, putting(self._offload.activations, device), window)
+        parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
 
 

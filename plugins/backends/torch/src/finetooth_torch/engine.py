@@ -45,6 +45,7 @@ from finetooth_torch.device.usage import usage
 from finetooth_torch.generation.generator import Generator
 from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 from finetooth_torch.network import ROLES, Network
+from finetooth_torch.offload.saved_tensors import SavedTensors
 from finetooth_torch.passes import Evaluated, Pass, Runner
 from finetooth_torch.planning.memory import GENERATION_BATCHES
 from finetooth_torch.planning.peak_flops import peak_flops
@@ -69,6 +70,7 @@ class Parts:
         optimizer: over the masters of `parameters`.
         group_options: of its parameter groups, as they were made.
         changes: of the model between steps, by the adapter.
+        saved: where what backward needs lies meanwhile.
     """
 
     network: Network
@@ -79,6 +81,7 @@ class Parts:
     dtype: torch.dtype
     group_options: tuple[Options, ...]
     changes: Changes
+    saved: SavedTensors
 
 
 class TorchEngine(EngineBase):
@@ -105,6 +108,7 @@ class TorchEngine(EngineBase):
             pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
             seed=request.place.seed,
             scale=lambda: parts.scaler.scale,
+            saved=parts.saved,
         )
         self._generator = Generator(
             parts.network, request.text.tokenizer, request.text.stop_ids, device=parts.device,

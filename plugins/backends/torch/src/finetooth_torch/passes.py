@@ -25,6 +25,7 @@ from torch import Tensor
 
 from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle
 from finetooth_torch.network import Network
+from finetooth_torch.offload.saved_tensors import SavedTensors
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
@@ -81,11 +82,14 @@ class Runner:
         scale: gives the loss scale at the moment (1 but in fp16).
         pad_id: any valid token id.
         seed: keys dropout.
+        saved: where what backward needs lies meanwhile.
     """
 
     def __init__(
-        self, network: Network, *, device: torch.device, dtype: torch.dtype, pad_id: int, seed: int, scale: Any
-    ) -> None:
+        self, network: Network, *, device: torch.device, dtype: torch.dtype, pad_id: int, seed: int, scale: Any,
+        saved: SavedTensors,
+    ) -> None:  # fmt: skip
+        self._saved = saved
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
         self.coming = 0
@@ -288,15 +292,17 @@ class _Entered:
         targets = np.ascontiguousarray(work.data[first].targets, dtype="<i8")
         self._runner, self._train, self._positions = runner, train, batch.positions
         self._streams = seeded(runner._device, runner._seed, work.step, first, targets.tobytes().hex())
-        self._role = runner._network.role(role)
+        self._role, self._saved = runner._network.role(role), runner._saved.entered()
 
     def __enter__(self) -> None:
         self._runner.check_asked(self._positions)
         self._role.__enter__()
         self._streams.__enter__()
+        self._saved.__enter__()
         self._runner._network.train(self._train)
 
     def __exit__(self, *error: Any) -> None:
+        self._saved.__exit__(*error)
         self._streams.__exit__(*error)
         self._role.__exit__(*error)
 

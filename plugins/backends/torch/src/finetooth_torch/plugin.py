@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from finetooth_hooks import Backend, Command, Kernel, Serves, hookimpl
+from finetooth_hooks import Backend, Command, Kernel, Saving, Serves, hookimpl
 
 from finetooth_torch.capabilities import CAPABILITIES
 
@@ -20,7 +20,21 @@ def ft_backends() -> Iterator[Backend]:
         framework="torch",
         capabilities=CAPABILITIES,
         outputs=frozenset({"logprobs", "entropy", "hidden", "logits", "values", "scores"}),
+        savings=tuple(_savings()),
     )
+
+
+def _savings() -> Iterator[Saving]:
+    for place, said in (("host", "in host memory"), ("disk", "on disk")):
+        spilled = {"activations": place}
+        yield Saving(
+            label=f"activations {said}", options=spilled,
+            costs="time: activations go there and come back",
+        )  # fmt: skip
+        yield Saving(
+            label=f"activations and frozen layers {said}", options={**spilled, "layers": place},
+            costs="time: activations go there and come back, and layers come for each pass",
+        )  # fmt: skip
 
 
 EVERY = frozenset({"fp32", "bf16", "fp16", "fp64"})

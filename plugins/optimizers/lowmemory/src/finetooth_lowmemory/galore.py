@@ -7,7 +7,7 @@ import torch
 from finetooth_toolbox.torch.by_parameter import ByParameter, Settings, counted, decay
 from torch import Tensor
 
-from finetooth_lowmemory.moments import adam_direction
+from finetooth_lowmemory.moments import adam_direction, adam_direction_8bit
 from finetooth_lowmemory.optimizers import PROJECTED
 
 
@@ -18,7 +18,7 @@ class Galore(ByParameter):
         W <- (1 - lr * wd) W - lr * scale * P N or N P^T
 
     What is no matrix inside a layer, or is no larger than the rank, is updated by Adam. The moments stay when the
-    subspace changes, as in the paper.
+    subspace changes, as in the paper. With `bits` of 8 all moments are in 8 bits between updates, as in its section 5.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -26,14 +26,15 @@ class Galore(ByParameter):
         step = counted(state)
         decay(weight, group)
         rank = group["rank"]
+        directed = adam_direction_8bit if group["bits"] == 8 else adam_direction
         if group["kind"] != PROJECTED or min(weight.shape) <= rank:
-            weight.add_(adam_direction(gradient, state, group), alpha=-group["lr"])
+            weight.add_(directed(gradient, state, group), alpha=-group["lr"])
             return
         left = weight.shape[0] <= weight.shape[1]
         if (step - 1) % group["update_every"] == 0:
             state["subspace"] = subspace_of(gradient if left else gradient.T, rank)
         subspace = state["subspace"]
-        direction = adam_direction(subspace.T @ gradient if left else gradient @ subspace, state, group)
+        direction = directed(subspace.T @ gradient if left else gradient @ subspace, state, group)
         update = subspace @ direction if left else direction @ subspace.T
         weight.add_(update, alpha=-group["lr"] * group["scale"])
 

@@ -1,4 +1,4 @@
-"""Adam's moments, of a gradient or of what stands for one."""
+"""Adam's moments, of a gradient or of what stands for one, in fp32 or in 8 bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import math
 
 import torch
 from finetooth_toolbox.torch.by_parameter import Settings
+from finetooth_toolbox.torch.few_bit_states import FewBits, dynamic_levels
 from torch import Tensor
+
+BLOCK = 256
+"""Numbers in 8 bits that share a scale (Dettmers et al., 2022, arXiv:2110.02861: 2048; as bitsandbytes has it now)."""
+MEAN = FewBits(dynamic_levels(8, signed=True), block=BLOCK)
+SQUARE = FewBits(dynamic_levels(8, signed=False), block=BLOCK)
 
 
 def adam_direction(gradient: Tensor, state: Settings, group: Settings) -> Tensor:
@@ -23,4 +29,20 @@ def adam_direction(gradient: Tensor, state: Settings, group: Settings) -> Tensor
     return direction
 
 
-__all__ = ["adam_direction"]
+def adam_direction_8bit(gradient: Tensor, state: Settings, group: Settings) -> Tensor:
+    """As `adam_direction`, with moments that are in 8 bits between updates (Dettmers et al., 2022, arXiv:2110.02861);
+    those of fewer than 4096 numbers stay in fp32."""
+    held = {"step": state["step"], "mean": MEAN.read(state, "mean", gradient)}
+    held["square"] = SQUARE.read(state, "square", gradient)
+    direction = adam_direction(gradient.to(held["mean"].dtype), held, group)
+    MEAN.write(state, "mean", held["mean"])
+    SQUARE.write(state, "square", held["square"])
+    return direction
+
+
+def bytes_8bit(numbers: int) -> float:
+    """What both moments of so many numbers take in 8 bits."""
+    return MEAN.bytes_of(numbers) + SQUARE.bytes_of(numbers)
+
+
+__all__ = ["adam_direction", "adam_direction_8bit", "bytes_8bit"]

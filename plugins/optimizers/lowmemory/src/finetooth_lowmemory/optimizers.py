@@ -37,6 +37,10 @@ class GaloreOptions(OptimizerOptions):
     """Added to the root of the second moment."""
 
 
+class Galore8bitOptions(GaloreOptions):
+    """Options of `galore_8bit`."""
+
+
 class ApolloMiniOptions(OptimizerOptions):
     """Options of `apollo_mini`."""
 
@@ -101,20 +105,37 @@ def kind_of(name: str, parameter: Tensor) -> str:
 def build_galore(options: GaloreOptions, context: Context) -> TorchOptimizer:
     """GaLore (Zhao et al., 2024, arXiv:2403.03507) over the matrices inside layers, Adam over everything else."""
     del context
-    from finetooth_lowmemory.galore import Galore
+    return _galore(options, bits=32)
+
+
+def build_galore_8bit(options: Galore8bitOptions, context: Context) -> TorchOptimizer:
+    """GaLore with all moments in 8 bits (section 5 of the paper); the subspaces stay in fp32."""
+    del context
+    return _galore(options, bits=8)
+
+
+def _galore(options: GaloreOptions, *, bits: int) -> TorchOptimizer:
+    def moments(numbers: int) -> float:
+        from finetooth_lowmemory.moments import bytes_8bit
+
+        return bytes_8bit(numbers) if bits == 8 else 8.0 * numbers
 
     def keeps(facts: ModelFacts) -> float:
         def of_matrix(outputs: int, inputs: int) -> float:
             short, long = sorted((outputs, inputs))
             low = facts.vocab_size not in (outputs, inputs) and short > options.rank
-            return 4.0 * options.rank * (short + 2 * long) if low else 8.0 * outputs * inputs
+            if not low:
+                return moments(outputs * inputs)
+            return 4.0 * options.rank * short + moments(options.rank * long)
 
         return mean_bytes(facts, of_matrix)
 
     def make(groups: Groups) -> torch.optim.Optimizer:
+        from finetooth_lowmemory.galore import Galore
+
         shared = {
             "lr": options.learning_rate, "betas": options.betas, "eps": options.eps, "rank": options.rank,
-            "update_every": options.update_every, "scale": options.scale,
+            "update_every": options.update_every, "scale": options.scale, "bits": bits,
         }  # fmt: skip
         return Galore(groups, shared)
 

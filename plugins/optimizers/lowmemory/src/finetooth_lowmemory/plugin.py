@@ -20,6 +20,14 @@ def ft_optimizers() -> Iterable[Optimizer]:
         elsewhere={"galore_adamw": {}, "galore_adamw_layerwise": {}},
     )
     yield Optimizer(
+        name="galore_8bit",
+        build="finetooth_lowmemory.optimizers:build_galore_8bit",
+        summary="Adam in a subspace of each gradient, with moments in 8 bits",
+        state_bytes=12.0,
+        update_bytes=8.0,
+        elsewhere={"galore_adamw_8bit": {}, "galore_adamw_8bit_layerwise": {}},
+    )
+    yield Optimizer(
         name="apollo",
         build="finetooth_lowmemory.optimizers:build_apollo",
         summary="gradients scaled by what Adam does to a random projection of them",

@@ -23,6 +23,8 @@ from finetooth_toolbox.torch.classifiers import has_classifier, no_classifier
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
+from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
 from finetooth_torch.planning.step_cost import step_cost
@@ -34,13 +36,14 @@ STREAM = "stream"
 
 def decide(
     request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
-    context: Context | None = None,
+    context: Context | None = None, offload: Offload = ON_DEVICE,
 ) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
     Args:
         attention, decoder, packing: see `TorchOptions`.
         context: has the entries that may compute attention.
+        offload: what is kept elsewhere than on the device.
 
     Raises:
         PlanError: a setting asks for what the hardware or the optimizer cannot do.
@@ -50,9 +53,10 @@ def decide(
         raise no_classifier(request.base.model.model_type, kind)
     precision = _precision(request.train.precision, request.place.hardware)
     check_updates(request, str(precision.value))
+    check_offload(request, offload)
     base = request.base
     chosen = choose_decoder(
-        base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored,
+        base.facts, request.place.hardware, attention, decoder, packing, stored=base.stored, offload=offload,
         brought=_decoder_brought(request, str(precision.value), decoder),
     )  # fmt: skip
     stream = chosen.value == STREAM
@@ -61,7 +65,9 @@ def decide(
     held = HeldByAttention() if attending is None else _held(request, attending, packing)
     # on a CPU what is kept of steps is counted, and decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
-    micro_batch, checkpointing = choose_portions(request, partial(_takes, deciding, str(precision.value), stream, held))
+    micro_batch, checkpointing = choose_portions(
+        request, partial(_takes, deciding, str(precision.value), stream, held, offload)
+    )
     train = replace(
         request.train,
         precision=str(precision.value),
@@ -69,10 +75,12 @@ def decide(
         gradient_checkpointing=bool(checkpointing.value),
     )
     recomputes = train.gradient_checkpointing is True
-    memory = _takes(request, str(precision.value), stream, held, int(micro_batch.value), checkpointing=recomputes)
+    memory = _takes(
+        request, str(precision.value), stream, held, offload, int(micro_batch.value), checkpointing=recomputes
+    )
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, str(precision.value), stream=stream)
-    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared)
+    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *offloaded(request, offload))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
     cost = step_cost(request, train, filling, stream=stream, fused=fused, kernels=kernels)
@@ -80,9 +88,12 @@ def decide(
 
 
 def _takes(
-    request: PlanRequest, precision: str, stream: bool, attention: HeldByAttention, tokens: int, *, checkpointing: bool
-) -> MemoryEstimate:
-    return estimate(request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention)
+    request: PlanRequest, precision: str, stream: bool, attention: HeldByAttention, offload: Offload, tokens: int, *,
+    checkpointing: bool,
+) -> MemoryEstimate:  # fmt: skip
+    return estimate(
+        request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention, offload=offload
+    )
 
 
 def _precision(asked: str | None, hardware: HardwareFacts) -> Decision:
@@ -140,12 +151,14 @@ def choose_decoder(
     packing: bool | None = None,
     *,
     stored: Stored | None = None,
+    offload: Offload = ON_DEVICE,
     brought: bool,
 ) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Args:
         stored: how the base's linear weights are stored, if not as plain numbers.
+        offload: what is kept elsewhere than on the device.
         brought: a provider of the operation `stream_decoder` was picked.
 
     Raises:
@@ -158,6 +171,8 @@ def choose_decoder(
         reason = f"it is written for CPUs, not for {hardware.label}"
     elif stored is not None:
         reason = f"the base is stored as {stored.name}, with which only its own modules compute"
+    elif offload.any:
+        reason = offload.reason
     elif attention != AUTO:
         reason = f"backend.attention={attention} is for the model's own code"
     elif packing is False:

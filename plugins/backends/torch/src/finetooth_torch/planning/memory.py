@@ -21,6 +21,7 @@ from finetooth_torch.planning.layer_memory import (
     layer_bytes,
     stream_layer_bytes,
 )
+from finetooth_torch.planning.offload import DEVICE, HOST, ON_DEVICE, Offload, layers_apart
 
 GENERATION_BATCHES = 4
 """Positions of a batch that is sampled, in micro-batches."""
@@ -79,6 +80,7 @@ def estimate(
     checkpointing: bool,
     stream: bool,
     attention: HeldByAttention | None = None,
+    offload: Offload = ON_DEVICE,
 ) -> MemoryEstimate:
     """Peak by parts, before any weight is loaded.
 
@@ -86,23 +88,43 @@ def estimate(
         stream: the stream decoder computes the layers. Otherwise activations are what transformers' Llama saves for
             backward; other families differ by little.
         attention: of the model's own code; None: fused, and no rows are shared.
+        offload: what is kept elsewhere.
     """
     held = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
-        return _on_accelerator(request, precision, micro_batch_tokens, checkpointing=checkpointing, attention=held)
-    return _on_host(request, precision, micro_batch_tokens, checkpointing=checkpointing, stream=stream)
+        return _on_accelerator(
+            request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, attention=held
+        )
+    return _on_host(request, precision, micro_batch_tokens, offload, checkpointing=checkpointing, stream=stream)
+
+
+def _layers_held(
+    layers: int, between: float, layer: float, offload: Offload, *, checkpointing: bool
+) -> tuple[float, float]:
+    """Bytes per token that layers keep for backward: on the device, and elsewhere.
+
+    Args:
+        between: what stays between two layers where the rest is computed again.
+        layer: what one keeps.
+    """
+    every = layers * between + layer if checkpointing else layers * layer
+    if offload.activations == DEVICE:
+        return every, 0.0
+    return min(every, 2 * layer), every  # the layer that is computed, and what comes back while it is
 
 
 def _on_accelerator(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, attention: HeldByAttention
-) -> MemoryEstimate:
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
+    attention: HeldByAttention,
+) -> MemoryEstimate:  # fmt: skip
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
     trained, full = request.trains.parameters, _trains_base(request)
     tokens = tokens_at_once(request, micro_batch_tokens, packed=False)
     layer = accelerator_layer_bytes(request, precision, full=full, attention=attention)
-    layers = facts.layers * size * facts.hidden_size + layer if checkpointing else facts.layers * layer
+    between = size * facts.hidden_size
+    layers, away = _layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
     mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
     passing = accelerator_backward_bytes(request, precision) + mask
     activations = tokens * (layers + passing) * SLACK
@@ -111,9 +133,11 @@ def _on_accelerator(
         activations = max(activations, sampling)
     logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
     update = request.updates.update_bytes * trained  # when activations are gone
-    fixed = _fixed(request, precision)
+    fixed = _fixed(request, precision, offload)
     loading, snapshots = loading_bytes(request, precision), _snapshot_bytes(request)
     on_host = snapshots * request.snapshots.host
+    lent = {"layers": layers_bytes(request, precision)} if offload.layers == HOST else {}
+    spilled = {"activations": int(tokens * away)} if offload.activations == HOST else {}
     return MemoryEstimate(
         {
             **fixed,
@@ -128,6 +152,8 @@ def _on_accelerator(
             "snapshots": on_host,
             "loading": max(0, loading - on_host),
             **_state_on_host(request),
+            **lent,
+            **spilled,
         },
     )
 
@@ -143,7 +169,7 @@ def _trains_base(request: PlanRequest) -> bool:
     return not request.trains.base_frozen and request.trains.parameters > request.base.model.parameters // 2
 
 
-def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
+def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, int]:
     """What no micro-batch changes."""
     size, trained = BYTES[precision], request.trains.parameters
     facts = request.base.facts
@@ -152,6 +178,7 @@ def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
     masters = 4 * trained if precision in ("bf16", "fp16") and "masterless" not in words else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     weights += request.trains.adapter.held_bytes(facts, precision)
+    weights -= layers_apart(request, offload, resident_bytes(request.base, precision), _outside(request, precision))
     roles = {"roles": _role_bytes(request, size)} if request.role_parameters else {}
     return {
         **roles,
@@ -159,6 +186,18 @@ def _fixed(request: PlanRequest, precision: str) -> dict[str, int]:
         "gradients": int(largest_gradient(request) if "in_backward" in words else 4 * trained + head_gradient),
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
+
+
+def layers_bytes(request: PlanRequest, precision: str) -> int:
+    """Of the base, what its decoder layers take."""
+    return max(0, resident_bytes(request.base, precision) - _outside(request, precision))
+
+
+def _outside(request: PlanRequest, precision: str) -> int:
+    """Of the base, what lies in no decoder layer: embedding, head and last norm, which no quantizer takes."""
+    facts = request.base.facts
+    rows = facts.vocab_size * (1 if facts.tied else 2) + 1
+    return min(resident_bytes(request.base, precision), rows * facts.hidden_size * BYTES[precision])
 
 
 STATE_ELSEWHERE = frozenset({"host_state", "disk_state"})
@@ -212,8 +251,9 @@ def loading_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def _on_host(
-    request: PlanRequest, precision: str, micro_batch_tokens: int, *, checkpointing: bool, stream: bool
-) -> MemoryEstimate:
+    request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, *, checkpointing: bool,
+    stream: bool,
+) -> MemoryEstimate:  # fmt: skip
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
     facts, size = request.base.facts, BYTES[precision]
@@ -224,7 +264,9 @@ def _on_host(
         else layer_bytes(request, precision, full=_trains_base(request))
     )
     between = max(4, size) if stream else size  # of the residual stream
-    layers = facts.layers * between * facts.hidden_size + layer if checkpointing else facts.layers * layer
+    layers, _ = _layers_held(
+        facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing
+    )  # fmt: skip
     fragments = 1.0 if stream else FRAGMENTATION[precision]  # the stream decoder cuts what it saves from blocks
     activations = tokens * layers * fragments
     if stream:
@@ -234,15 +276,33 @@ def _on_host(
         packed = resident_bytes(request.base, precision) if stream else 0  # weights packed anew
         activations = max(activations, sampling + packed)
     snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
+    fixed = _fixed(request, precision, offload)
+    whole = resident_bytes(request.base, precision)
+    # a file in the precision of the run is mapped and read layer by layer; another is turned into it as a whole first
+    loading = (
+        whole - sum(fixed.values()) - int(activations)
+        if offload.layers != DEVICE and not _mapped(request, precision)
+        else 0
+    )
     return MemoryEstimate(
         {
-            **_fixed(request, precision),
+            **fixed,
+            **({"loading": loading} if loading > 0 else {}),
             **_state_on_host(request),
             "snapshots": snapshots * _snapshot_bytes(request),
             "activations": int(activations),
             "logits": min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size),
             "overhead": host_overhead(),
         }
+    )
+
+
+def _mapped(request: PlanRequest, precision: str) -> bool:
+    """Whether the base's weights can stay in the files that they are loaded from: those have the run's precision."""
+    model = request.base.model
+    return (
+        request.base.stored is None
+        and abs(model.weight_bytes - model.parameters * BYTES[precision]) <= model.weight_bytes // 100
     )
 
 

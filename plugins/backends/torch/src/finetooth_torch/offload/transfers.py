@@ -1,0 +1,67 @@
+"""Copies between host memory and a device, beside what the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetooth_torch.offload.copies import Shape, alike
+
+
+class Transfers:
+    """Makes copies on a stream of its own, where the device has streams; in tests it may be a CPU, where each copy is
+    there when it was asked for.
+
+    What is copied from waits for what computes it; what was copied must be waited for (`wait`).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._streams: Any = torch.cuda if device.type == "cuda" else None
+        self._own: Any = self._streams.Stream(device) if self._streams else None
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """(N,) the numbers of a tensor (`Shape.raw`) in memory that the device reads by itself."""
+        raw = Shape.of(tensor).raw(tensor)
+        if self._own is None:
+            return raw.to("cpu", copy=True)
+        held = torch.empty(raw.shape, dtype=raw.dtype, pin_memory=True)
+        self._own.wait_stream(self._streams.current_stream(self.device))
+        with self._streams.stream(self._own):
+            held.copy_(raw, non_blocking=True)
+        raw.record_stream(self._own)  # its memory is not given away before it was read
+        return held
+
+    def to_device(self, held: Tensor, shape: Shape) -> tuple[Tensor, Any]:
+        """A tensor of a shape from its numbers, and what to wait for before it is used."""
+        if self._own is None:
+            made, raw = alike(shape, self.device)
+            return shape.filled(made, raw.copy_(held)), None
+        with self._streams.stream(self._own):
+            made, raw = alike(shape, self.device)
+            raw.copy_(held, non_blocking=True)
+            made = shape.filled(made, raw)
+            event = self._streams.Event()
+            event.record(self._own)
+        return made, event
+
+    def wait(self, made: Tensor, event: Any) -> None:
+        """Let what computes now use a tensor that `to_device` has made."""
+        if event is not None:
+            current = self._streams.current_stream(self.device)
+            current.wait_event(event)
+            made.record_stream(current)
+
+    def put(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """A tensor in host memory; called, it is on the device again."""
+        held, shape = self.to_host(tensor), Shape.of(tensor)
+
+        def back() -> Tensor:
+            made, event = self.to_device(held, shape)
+            self.wait(made, event)
+            return made
+
+        return back

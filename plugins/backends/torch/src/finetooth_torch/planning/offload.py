@@ -1,0 +1,96 @@
+"""What of a run is kept elsewhere than on the device: whether that can work, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetooth_hooks import Decision, PlanError
+from finetooth_hooks.protocols import PlanRequest
+
+DEVICE, HOST, DISK = "device", "host", "disk"
+
+
+@dataclass(frozen=True)
+class Offload:
+    """See `TorchOptions`.
+
+    Attributes:
+        activations, layers: `device`, `host` or `disk`.
+        window: layers on the device at once, where the others are elsewhere.
+    """
+
+    activations: str = DEVICE
+    layers: str = DEVICE
+    window: int = 4
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is kept elsewhere."""
+        return self.activations != DEVICE or self.layers != DEVICE
+
+    @property
+    def reason(self) -> str:
+        """Why the model's own code has to compute the layers; empty: it need not."""
+        if self.layers != DEVICE:
+            return f"backend.layers={self.layers} lends layers to the model's own modules"
+        if self.activations != DEVICE:
+            return f"backend.activations={self.activations} takes them from the model's own code, one by one"
+        return ""
+
+
+ON_DEVICE = Offload()
+"""Nothing is elsewhere."""
+
+
+def check_offload(request: PlanRequest, offload: Offload) -> None:
+    """
+    Raises:
+        PlanError: it saves nothing here, or cannot work.
+    """
+    for setting in ("activations", "layers"):
+        if request.place.hardware.device == "cpu" and getattr(offload, setting) == HOST:
+            raise PlanError(
+                f"backend.{setting}=host: on a CPU the memory of the device is that of the host",
+                action=f"set backend.{setting} to disk, or leave it out",
+            )
+    if offload.layers == DEVICE:
+        return
+    where = f"backend.layers={offload.layers}"
+    if not request.trains.base_frozen:
+        raise PlanError(
+            f"{where}: the adapter trains weights of the base, and layers that come and go must stay as they are",
+            action="pick a low-rank adapter, or leave backend.layers out",
+        )
+    if "changes" in request.trains.adapter.capabilities:
+        raise PlanError(
+            f"{where}: the adapter changes the base between steps, and layers that come and go must stay as they are",
+            action="pick another adapter, or leave backend.layers out",
+        )
+    if request.place.collective is not None:
+        raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
+
+
+def decisions(request: PlanRequest, offload: Offload) -> Iterator[Decision]:
+    """Of what is kept elsewhere, with the reason."""
+    if offload.activations != DEVICE:
+        price = "the same numbers, more time"
+        yield Decision("backend.activations", offload.activations, f"the recipe says so: {price}")
+    if offload.layers != DEVICE:
+        layers = request.base.facts.layers
+        width = min(offload.window, layers)
+        why = f"the recipe says so: {width} of {layers} at a time on the device"
+        yield Decision("backend.layers", offload.layers, why)
+
+
+def layers_apart(request: PlanRequest, offload: Offload, weights: int, outside: int) -> int:
+    """Bytes of the decoder layers that are not on the device.
+
+    Args:
+        weights: bytes of the base.
+        outside: of these, what lies in no decoder layer.
+    """
+    if offload.layers == DEVICE:
+        return 0
+    layers = request.base.facts.layers
+    return (weights - outside) * (layers - min(offload.window, layers)) // layers
