@@ -23,6 +23,11 @@ __all__ = ["Session", "dequantize", "engine", "quantize", "resume", "run", "sess
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith(
+        "__"
+    ):  # what tools ask of any module; to read what every distribution offers takes 20 ms each time
+        raise AttributeError(f"module 'finetooth' has no attribute {name!r}")
+
     from importlib.metadata import entry_points
 
     found = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
