@@ -23,9 +23,7 @@ __all__ = ["Session", "dequantize", "engine", "quantize", "resume", "run", "sess
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith(
-        "__"
-    ):  # what tools ask of any module; to read what every distribution offers takes 20 ms each time
+    if name.startswith("__"):  # what tools ask of any module; to ask every distribution takes 20 ms
         raise AttributeError(f"module 'finetooth' has no attribute {name!r}")
 
     from importlib.metadata import entry_points
