@@ -1,10 +1,14 @@
 """For every test: the model hub is not asked, and property tests draw the same examples every time, so that what passed
-passes again; `FT_EXPLORE=1` draws others."""
+passes again; `FT_EXPLORE=1` draws others. And no time goes into looking for cycles among what lives as long as the
+process: the libraries and thousands of collected tests."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Generator
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the hub is imported: tests use no network
@@ -12,3 +16,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library that asks the
 settings.register_profile("repeatable", derandomize=True)
 if not os.environ.get("FT_EXPLORE"):
     settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The collector of cycles rests meanwhile, and never again looks at what was made: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()

@@ -28,3 +28,12 @@ def test_every_function_takes_them_alike(function: object) -> None:
 def test_a_list_of_overrides_is_refused_in_words(function: object) -> None:
     with pytest.raises(RecipeError, match=r"this is \['train.max_steps=3'\] \(give each override as an argument"):
         function(RECIPE, ["train.max_steps=3"])  # type: ignore[operator]
+
+
+def test_what_tools_ask_of_any_module_looks_through_no_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **selection: asked.append(selection) or [])
+    assert not hasattr(finetooth, "__test__")
+    assert asked == []
+    assert not hasattr(finetooth, "nobody_offers_this")
+    assert asked == [{"group": "finetooth.names", "name": "nobody_offers_this"}]

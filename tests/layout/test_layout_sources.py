@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,12 @@ def test_the_unfinished_would_be_found(line):
 
 def trees(files: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
     for file in files:
-        yield file, ast.parse(file.read_text(encoding="utf-8"))
+        yield file, tree_of(file)
+
+
+@cache  # five tests look at each file
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def is_true(node: ast.expr | None) -> bool:

@@ -24,6 +24,9 @@ __all__ = ["Session", "dequantize", "engine", "offload", "quantize", "resume", "
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith("__"):  # what tools ask of any module; to ask every distribution takes 20 ms
+        raise AttributeError(f"module 'finetooth' has no attribute {name!r}")
+
     from importlib.metadata import entry_points
 
     found = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)

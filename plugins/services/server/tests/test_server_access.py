@@ -198,6 +198,7 @@ class Matrix:
 
     def __init__(self, server: Any, owned: Owned, keys: Mapping[str, str | None]) -> None:
         self.server, self.owned, self.keys = server, owned, keys
+        self._client = httpx.Client(timeout=30)  # one for all: to make one reads every certificate of the machine
         self.routes = list(_routes(server, str(keys["ours"])))
 
     def send(self, route: Route, key: str | None, owned: Owned) -> httpx.Response:
@@ -211,7 +212,7 @@ class Matrix:
             assert route.path in known, f"{route}: this test does not know what it takes"
             body = known[route.path]
             more |= {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx.request(route.method, self.server.url + in_path(route, owned), headers=headers, timeout=30, **more)
+        return self._client.request(route.method, self.server.url + in_path(route, owned), headers=headers, **more)
 
 
 def _routes(server: Any, key: str) -> Iterator[Route]:
