@@ -158,7 +158,7 @@ def _bytes(half: Floats) -> Bytes:
 
 
 def _six_bits(scales: Bytes, minima: Bytes) -> Bytes:
-    """(N, 12) of (N, 8) scales and (N, 8) minima: of the first four parts the low bits of a byte each, the last four cut
+    """(N, 12) of (N, 8) scales and minima: of the first four parts the low bits of a byte each, the last four cut
     into four bits of their own bytes and the two highest of the first ones'."""
     first = scales[:, :4] | scales[:, 4:] >> 4 << 6
     second = minima[:, :4] | minima[:, 4:] >> 4 << 6
