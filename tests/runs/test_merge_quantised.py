@@ -56,7 +56,7 @@ def test_plain_numbers_compute_what_the_run_computed(
     np.testing.assert_allclose(merged, wanted, atol=2e-4)
 
 
-@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("form", ["int8", "int4", "mxfp4"])
 def test_packed_weights_are_measured_and_read_back(
     trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, form: str
 ) -> None:
@@ -64,7 +64,7 @@ def test_packed_weights_are_measured_and_read_back(
     code, out, err = ft("merge", tmp_path / "run", "--to", form, "--bound", "0.5")
     assert code == 0, out + err
     config = json.loads((tmp_path / "run/merged/config.json").read_text(encoding="utf-8"))
-    assert config["quantization_config"]["format"] == "pack-quantized"
+    assert config["quantization_config"]["format"] == ("mxfp4-" if form == "mxfp4" else "") + "pack-quantized"
     plain, packed = tmp_path / "plain", tmp_path / "run/merged"
     assert ft("merge", tmp_path / "run", "--output", plain)[0] == 0
     assert (packed / "model.safetensors").stat().st_size < 0.9 * (plain / "model.safetensors").stat().st_size

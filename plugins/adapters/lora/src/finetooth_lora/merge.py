@@ -108,12 +108,13 @@ def verify(adapter: Path) -> None:
 
 
 def write(
-    model: Any, tokenizer: Any, output: Path, packed: Format | None = None,
+    fill: Callable[[Path], Any], tokenizer: Any, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
     """Write a transformers folder beside its place, then rename it into it.
 
     Args:
+        fill: writes config and weights into a folder, and gives the model, which may be without memory.
         packed: how linear weights are packed; None: they are plain numbers.
         check: looks at what was written before it is put in its place; what it raises leaves nothing behind.
 
@@ -127,7 +128,7 @@ def write(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        export_weights(model, beside)
+        model = fill(beside)
         tokenizer.save(beside)
         if packed is not None:
             pack_folder(model, beside, packed)
@@ -193,6 +194,39 @@ def plain_base(loader: Loader, merge: Merge, recipe: Mapping[str, Any], precisio
     return cast(dequantise(model, torch.float32).float(), dtype, "cpu")
 
 
+def filler(
+    loader: Loader, merge: Merge, recipe: Mapping[str, Any], precision: Precision, quantizer: Any
+) -> Callable[[Path], Any]:
+    """What writes the merged weights: tensor by tensor where base and adapter allow it, else from memory.
+
+    Raises:
+        UserError: the adapter cannot be read, or does not fit.
+    """
+    from finetooth_lora.shards import sharded
+
+    model = recipe.get("model")
+    plain = not (isinstance(model, Mapping) and model.get("added_tokens"))
+    computed = None if quantizer is None else recorded_precision(merge.recipe) or precision
+    parts = sharded(loader.describe(merge.base), merge.adapter, computed, quantizer) if plain else None
+    if parts is not None:
+        click.echo(f"merging {merge.base} in {precision}, tensor by tensor")
+
+        def by_tensor(folder: Path) -> Any:
+            parts.write(folder, precision)
+            return parts.model
+
+        return by_tensor
+    click.echo(f"loading {merge.base} in {precision}")
+    base = plain_base(loader, merge, recipe, precision, quantizer)
+    whole = merged(base, merge.adapter, loader.tokenizer(merge.base).pad_id)
+
+    def from_memory(folder: Path) -> Any:
+        export_weights(whole, folder)
+        return whole
+
+    return from_memory
+
+
 def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
     """What the run computed in; empty if that is not known."""
     plan = recipe.parent / "plan.json" if isinstance(recipe, Path) else None
@@ -254,20 +288,17 @@ def command(
     check_base(merge, loader)
     pick = recipe.get("quantization")
     quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
-    click.echo(f"loading {merge.base} in {precision}")
-    model = plain_base(loader, merge, recipe, precision, quantizer)
     tokenizer = loader.tokenizer(merge.base)
-    whole = merged(model, merge.adapter, tokenizer.pad_id)
+    fill = filler(loader, merge, recipe, precision, quantizer)
     packed = None if stored == "plain" else FORMATS[stored]
     changed = quantizer is not None or packed is not None
-    del model
     measured: list[str] = []
 
     def check(written: Path) -> None:
         if changed:
             measured.append(compare(obj, merge, recipe, written, bound))
 
-    write(whole, tokenizer, merge.output, packed, check)
+    write(fill, tokenizer, merge.output, packed, check)
     for line in measured:
         click.echo(line)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")
