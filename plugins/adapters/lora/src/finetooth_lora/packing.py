@@ -104,13 +104,15 @@ def pack_folder(model: Any, folder: Path, form: Format) -> None:
 def _said(form: Format, kept: list[str]) -> dict[str, Any]:
     """What the config says of it."""
     weights = {
-        "num_bits": form.bits, "type": "float" if form.floating else "int", "symmetric": True, "strategy": "group", "group_size": form.group,
+        "num_bits": form.bits, "type": "float" if form.floating else "int", "symmetric": True, "strategy": "group",
+        "group_size": form.group,
         "dynamic": False, "observer": "minmax",
     }  # fmt: skip
     if form.floating:
         weights |= {"scale_dtype": "torch.uint8"}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {
-        "quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized" if form.floating else "pack-quantized", "quantization_status": "compressed",
+        "quant_method": "compressed-tensors", "quantization_status": "compressed",
+        "format": "mxfp4-pack-quantized" if form.floating else "pack-quantized",
         "config_groups": {"group_0": group}, "ignore": kept, "kv_cache_scheme": None,
     }  # fmt: skip
