@@ -200,7 +200,7 @@ def sharded(info: ModelInfo, adapter: Path, computed: str | None, quantizer: Qua
     if quantizer is not None and not (stores_apart(quantizer) and _reads_back(quantizer)):
         return None
     changes = changes_of(adapter)
-    model = _without_memory(Path(info.published))
+    model = without_memory(Path(info.published))
     if changes is None or model is None:
         return None
     files: dict[str, Path] = {}
@@ -251,7 +251,7 @@ def _reads_back(quantizer: Quantizer) -> bool:
     return isinstance(quantizer.linear(probe, device="cpu"), DequantisingLinear)
 
 
-def _without_memory(folder: Path) -> Any:
+def without_memory(folder: Path) -> Any:
     """The model of a folder on torch's device `meta`; None where only its loader knows what it is."""
     import transformers
 
