@@ -68,7 +68,8 @@ def test_eva_begins_with_the_directions_of_the_inputs(tiny: Any, tokens: Any, mo
         for path, module in made.model.named_modules():
             if path.endswith("_proj"):
                 seen[path] = []
-                module.register_forward_pre_hook(lambda m, args, p=path: seen[p].append(args[0].flatten(0, -2).numpy()))
+                into = seen[path]
+                module.register_forward_pre_hook(lambda m, args, to=into: to.append(args[0].flatten(0, -2).numpy()))
         with torch.no_grad():
             wanted = made.model(tokens).logits
         read = {path: np.concatenate(parts).astype(np.float64) for path, parts in seen.items()}

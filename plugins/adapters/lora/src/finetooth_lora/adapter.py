@@ -66,8 +66,8 @@ class LoraOptions(LowRankOptions):
     init_rows: int | None = Field(default=None, ge=1)
     """For `eva`: how many of the first rows of data.train are read before training. Default: 64."""
     svd_iterations: int | None = Field(default=None, ge=1, le=128)
-    """For `pissa` and `loftq`: find the singular vectors by so many iterations of the power method (16 are usual), which
-    takes seconds where all of them take minutes."""
+    """For `pissa` and `loftq`: find the singular vectors by so many iterations of the power method (16 are usual),
+    which takes seconds where all of them take minutes."""
     train_new_tokens: bool = True
     """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
     train_tokens: list[str] = Field(default_factory=list)
