@@ -40,6 +40,10 @@ with _quiet():
     from torchao.quantization.granularity import PerGroup
 
 
+INT4: Any = vars(torch)["int4"]
+"""torch's type of the name, which its stubs lack."""
+
+
 def _by(config: Any) -> Callable[[Tensor], Any]:
     """What a config of the library's makes of a weight."""
 
@@ -67,7 +71,7 @@ def library_tensor(weight: Tensor, form: str, group: int) -> Any:
     """
     makers: Mapping[str, Callable[[Tensor], Any]] = {
         "int8": _by(Int8WeightOnlyConfig()),
-        "int4": _by(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group or 32))),
+        "int4": _by(IntxWeightOnlyConfig(weight_dtype=INT4, granularity=PerGroup(group or 32))),
         "fp8": _by(Float8WeightOnlyConfig()),
         "mxfp8": lambda given: MXTensor.to_mx(given, torch.float8_e4m3fn, 32),
         "nvfp4": _nvfp4,
