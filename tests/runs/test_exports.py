@@ -62,7 +62,8 @@ def trained(run: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("adapter", "stored", "bound"), [("full", "f32", 1e-4), ("full", "f16", 0.02), ("lora", "q8_0", 0.2)]
+    ("adapter", "stored", "bound"),
+    [("full", "f32", 1e-4), ("full", "f16", 0.02), ("lora", "q8_0", 0.2), ("full", "q4_k_m", 0.4)],
 )
 def test_gguf_says_what_the_run_says(
     made: Any, ft: Any, tmp_path: Path, adapter: str, stored: str, bound: float
@@ -75,7 +76,9 @@ def test_gguf_says_what_the_run_says(
     assert code == 0, said
     assert "tensors read back" in out and "greedy answers are the run's" in out and "4 texts" in out
     read = container.read(tmp_path / "out" / "model.gguf")
-    assert read.tensors["blk.0.attn_q.weight"].ggml_type.name == stored.upper()
+    # the tiny model's rows of 64 fill no block of 256
+    kind = "q5_0" if stored == "q4_k_m" else stored
+    assert read.tensors["blk.0.attn_q.weight"].ggml_type.name == kind.upper()
     assert read.tensors["blk.0.attn_norm.weight"].ggml_type.name == "F32"
     found = logits(build_model(read, build_config(read), torch.float32))
     wanted = logits(trained(run))

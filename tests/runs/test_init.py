@@ -53,22 +53,23 @@ def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], metho
 def test_what_is_given_up_for_memory_is_said(
     ft: Run, rows: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused with all figures; with a little more than the second of them, time is given up, and nothing else."""
+    """Refused with all figures; with a little more than the least of them, the recipe is what `quantization: auto`
+    takes there."""
     monkeypatch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: 700 * 2**20)  # whatever ran before
     data = rows("sft")
     code, _, err = ft("init", "--yes", "--data", data, "--memory", "0.2GB")
-    assert code == 2 and "smollm2-135m does not fit: nothing given up: " in err and "frozen weights in 4 bits: " in err
+    assert code == 2 and "smollm2-135m does not fit: lora would take " in err and "lora over int8 would take " in err
     assert not Path("recipe.yaml").exists()
-    as_it_is, recomputed, *_ = (float(figure) for figure in re.findall(r"([\d.]+) GB of 0.20 GB", err))
-    assert recomputed < as_it_is
-    size = f"{(recomputed + 0.02) / 0.9:.2f}GB"
+    as_it_is, *_, least = (float(figure) for figure in re.findall(r"(?:take|least:) ([\d.]+) GiB", err))
+    assert least < as_it_is
+    size = f"{(least + 0.05) * 2**30 / 1e9 / 0.9:.2f}GB"
     code, out, err = ft("init", "--yes", "--data", data, "--memory", size)
     assert code == 0, err
-    assert "activations are computed again" in out and "nothing given up: " in out
+    assert "the base does not fit as it is: lora would take " in out
     takes, has = map(float, re.findall(r"the run takes ([\d.]+) GB of ([\d.]+) GB", out)[0])
-    assert takes <= 0.9 * has < as_it_is
+    assert takes <= 0.9 * has < as_it_is * 2**30 / 1e9
     made = yaml.safe_load(Path("recipe.yaml").read_text())
-    assert made["train"]["gradient_checkpointing"] is True and "quantization" not in made
+    assert made["quantization"] and made["train"]["gradient_checkpointing"] is True
 
 
 def test_asked_at_a_terminal(ft: Run, rows: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:

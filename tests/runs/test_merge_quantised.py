@@ -56,7 +56,7 @@ def test_plain_numbers_compute_what_the_run_computed(
     np.testing.assert_allclose(merged, wanted, atol=2e-4)
 
 
-@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("form", ["int8", "int4", "mxfp4"])
 def test_packed_weights_are_measured_and_read_back(
     trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, form: str
 ) -> None:
@@ -64,7 +64,7 @@ def test_packed_weights_are_measured_and_read_back(
     code, out, err = ft("merge", tmp_path / "run", "--to", form, "--bound", "0.5")
     assert code == 0, out + err
     config = json.loads((tmp_path / "run/merged/config.json").read_text(encoding="utf-8"))
-    assert config["quantization_config"]["format"] == "pack-quantized"
+    assert config["quantization_config"]["format"] == ("mxfp4-" if form == "mxfp4" else "") + "pack-quantized"
     plain, packed = tmp_path / "plain", tmp_path / "run/merged"
     assert ft("merge", tmp_path / "run", "--output", plain)[0] == 0
     assert (packed / "model.safetensors").stat().st_size < 0.9 * (plain / "model.safetensors").stat().st_size
@@ -72,6 +72,38 @@ def test_packed_weights_are_measured_and_read_back(
     datum = Datum.from_tokens(list(range(20, 60)))
     off = np.abs(found.logprobs([datum])[0] - session.engine.logprobs([datum])[0]).mean()
     assert 0 < off < (0.02 if form == "int8" else 0.3)
+
+
+def test_what_was_packed_is_the_next_runs_base(
+    trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, losses: Any
+) -> None:
+    """A LoRA trains over the bits as they were written, and is merged into the numbers they stand for."""
+    trained("int8")
+    assert ft("merge", tmp_path / "run", "--to", "mxfp4", "--bound", "0.5")[0] == 0
+    train = {"max_steps": 4, "batch_size": 8, "precision": "fp32"}
+    session = finetooth.session(recipe(model=str(tmp_path / "run/merged"), output=str(tmp_path / "next"), train=train))
+    stored = {n: b.clone() for n, b in session.engine._parts.network.base.named_buffers() if n.endswith(".codes")}
+    assert len(stored) == 14 and all(codes.dtype.itemsize == 1 for codes in stored.values())
+    session.run()
+    assert losses(tmp_path / "next")[-1] < losses(tmp_path / "next")[0]
+    after = dict(session.engine._parts.network.base.named_buffers())
+    assert all((after[name] == codes).all() for name, codes in stored.items())
+    code, out, err = ft("merge", tmp_path / "next")
+    assert code == 0, out + err
+    datum = Datum.from_tokens(list(range(20, 60)))
+    merged = of(tmp_path / "next/merged", recipe, tmp_path / "last").logprobs([datum])[0]
+    np.testing.assert_allclose(merged, session.engine.logprobs([datum])[0], atol=2e-4)
+
+
+def test_what_was_trained_for_mxfp4_is_packed_without_loss(
+    trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path
+) -> None:
+    session = trained(None, adapter={"name": "qat", "format": "mxfp4"})
+    code, out, err = ft("merge", tmp_path / "run", "--to", "mxfp4", "--bound", "0.001")
+    assert code == 0 and "of what was written" in out, out + err
+    datum = Datum.from_tokens(list(range(20, 60)))
+    packed = of(tmp_path / "run/merged", recipe, tmp_path / "next").logprobs([datum])[0]
+    np.testing.assert_allclose(packed, session.engine.logprobs([datum])[0], atol=1e-4)
 
 
 def test_what_is_worse_than_the_bound_is_not_kept(

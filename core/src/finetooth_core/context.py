@@ -59,6 +59,7 @@ class RunContext:
         framework: that loader and adapter must speak, where somebody has decided it; default: see `framework_of`.
         hardware: of a machine that is made up, to ask what fits it; None: what is here.
         sketched: the model is known by its config alone: it may have neither weights nor tokenizer here.
+        memory: bytes that the device is taken to have, all of them free; 0: those that it has.
 
     Attributes:
         log: decisions, picks and notes so far.
@@ -79,8 +80,9 @@ class RunContext:
         framework: str = "",
         hardware: HardwareFacts | None = None,
         sketched: bool = False,
+        memory: int = 0,
     ) -> None:
-        self.hardware, self._sketched = hardware, sketched
+        self.hardware, self._sketched, self.memory = hardware, sketched, memory
         self.recipe, self.catalog, self.folder, self.plugins = recipe, catalog, folder, plugins
         self.train: TrainSettings = recipe.train.settings()
         self.plan: Plan | None = None
@@ -106,6 +108,7 @@ class RunContext:
             framework=self.framework,
             hardware=self.hardware,
             sketched=self._sketched,
+            memory=self.memory,
         )
 
     @property

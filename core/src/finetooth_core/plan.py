@@ -282,6 +282,14 @@ def hardware_of(context: RunContext, backend: Backend) -> HardwareFacts:
     Raises:
         PlanError: it cannot be used here, or nothing here can run the backend.
     """
+    facts = _hardware(context, backend)
+    if not context.memory:
+        return facts
+    first = replace(facts.devices[0], memory=context.memory, available=None)
+    return replace(facts, devices=(first, *facts.devices[1:]))
+
+
+def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
     pick = context.recipe.hardware
     if context.hardware is not None:
         context.decide("hardware", context.hardware.name, f"a machine with {context.hardware.label}, made up")

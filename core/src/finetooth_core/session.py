@@ -72,6 +72,7 @@ class Session:
         self.say = say or (lambda line: None)
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.resuming: Resuming | None = None
+        self.memory = 0  # bytes that the device is taken to have; 0: those that it has
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
@@ -86,7 +87,9 @@ class Session:
 
         if self._context is None:
             opens = opener(self.plugins)
-            self._context = RunContext(self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens)
+            self._context = RunContext(
+                self.recipe, self.plugins.catalog, self.folder, self.plugins, open_model=opens, memory=self.memory
+            )
         return self._context
 
     @property

@@ -272,8 +272,12 @@ class CommandContext(Protocol):
         """A context for a recipe: builds entries, reads data."""
         ...
 
-    def plan(self, recipe: Mapping[str, Any]) -> Plan:
-        """Decide every `auto`."""
+    def plan(self, recipe: Mapping[str, Any], *, memory: int = 0) -> Plan:
+        """Decide every `auto`.
+
+        Args:
+            memory: bytes that the device is taken to have, all of them free; 0: those that it has.
+        """
         ...
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:

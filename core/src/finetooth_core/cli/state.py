@@ -128,9 +128,11 @@ class State:
 
         return RunContext(load(recipe), self.catalog, Path("runs"), self.plugins, hardware=hardware, sketched=True)
 
-    def plan(self, recipe: Mapping[str, Any]) -> Plan:
-        """Decide every `auto`."""
-        return self.session(recipe).plan
+    def plan(self, recipe: Mapping[str, Any], *, memory: int = 0) -> Plan:
+        """Decide every `auto`, on this machine or on one like it with so much memory."""
+        session = self.session(recipe)
+        session.memory = memory
+        return session.plan
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
         """The plan and what became of the rows."""

@@ -59,7 +59,7 @@ class Commands:
             assert (reference, framework, device) == ("tiny", "torch", "cpu")
             return self.make(tied=self.tied).model.to(DTYPES[precision])
 
-        described = SimpleNamespace(stored=None, revision="")
+        described = SimpleNamespace(stored=None, revision="", files=())
         loader = SimpleNamespace(
             load=load, tokenizer=lambda reference: Tokenizer(), describe=lambda reference: described
         )

@@ -317,3 +317,18 @@ def test_what_is_here_now_is_taken() -> None:
     made = taken(given, "llamafactory").recipe
     assert made["adapter"] == {"name": "oft", "block_size": 16} and made["method"] == {"name": "sft", "loss": "dft"}
     assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    """A key that is named for an entry is not answered with there being none of that name."""
+    from finetooth_importer.tools import axolotl_keys, llamafactory, trl
+
+    index = Path(__file__).parents[4] / "core/src/finetooth_core/index.json"
+    kinds = ("adapter", "loss", "optimizer", "tracker", "method", "quantizer")
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    names = {name for kind in kinds for name in entries[kind]}
+    assert {"qat", "badam", "dft", "wandb"} <= names
+    for tool in (axolotl_keys, llamafactory, trl):
+        for key, said in tool.REFUSED.items():
+            denied = "here" in said.split() and (said.startswith("no ") or "is not here" in said)
+            assert not (denied and names & set(key.split("_")) - {"fp8"}), (key, said)

@@ -3,7 +3,8 @@
 Layouts as their own packers write them, f = 32 / bits codes in an int32 with the first in the lowest bits: gptqmodel
 (`qweight` (I/f, O), `qzeros` (G, O/f); version 1 stores a zero less 1), AutoAWQ's GEMM version (`qweight` (I, O/8),
 whose eight columns lie in the order 0 2 4 6 1 3 5 7), compressed-tensors' `pack-quantized` (`weight_packed` (O, I/f),
-signed codes raised by half their range)."""
+signed codes raised by half their range; `mxfp4-pack-quantized`: `weight_packed` (O, I/2) uint8, two elements of E2M1 to
+a byte, `weight_scale` (O, I/32) of E8M0)."""
 
 from __future__ import annotations
 
@@ -16,12 +17,32 @@ from finetooth_hooks.errors import RecipeError
 from torch import Tensor
 
 from finetooth_toolbox.torch.grouped_linear import Bits, Grouped, GroupedLinear
+from finetooth_toolbox.torch.mxfp4 import PackedMxfp4Linear
+from finetooth_toolbox.torch.quantised import DequantisingLinear
 
 Read = Callable[[str], Tensor]
 """A tensor of the module's by the last part of its name; KeyError if there is none."""
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The column of eight that each place in an int32 holds, from the lowest bits on."""
+
+
+MXFP4 = "mxfp4-pack-quantized"
+PACKED = ("pack-quantized", MXFP4)
+"""Formats of compressed-tensors that are read here."""
+
+
+@dataclass(frozen=True)
+class Mx:
+    """A weight in MXFP4.
+
+    Attributes:
+        codes: (outputs, inputs / 2) uint8.
+        scales: (outputs, inputs / 32) uint8.
+    """
+
+    codes: Tensor
+    scales: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,20 +54,25 @@ class Packing:
         bits: of a code.
         tells: the tensor by which a packed module is known: `qweight`.
         read: from a module's tensors to its weight.
+        word: bits of an element of that tensor.
     """
 
     method: str
     bits: Bits
     tells: str
-    read: Callable[[Read], Grouped]
+    read: Callable[[Read], Grouped | Mx]
+    word: int = 32
 
-    def module(self, tensor: Read) -> GroupedLinear:
+    def module(self, tensor: Read) -> DequantisingLinear:
         """The linear module of these tensors."""
         try:
             bias = tensor("bias")
         except KeyError:
             bias = None
-        return GroupedLinear(self.read(tensor), bias)
+        weight = self.read(tensor)
+        if isinstance(weight, Mx):
+            return PackedMxfp4Linear(weight.codes, weight.scales, bias)
+        return GroupedLinear(weight, bias)
 
 
 def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
@@ -96,12 +122,16 @@ def _awq(given: Mapping[str, Any], where: str) -> Packing:
 
 def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
     groups = given.get("config_groups") or {}
-    if given.get("format") != "pack-quantized" or not isinstance(groups, Mapping):
+    if given.get("format") not in PACKED or not isinstance(groups, Mapping):
         return None
     kinds = [group for group in groups.values() if isinstance(group, Mapping)]
     if len(kinds) != 1 or kinds[0].get("input_activations"):
         raise _unread(where, "compressed-tensors of several groups, or with quantised activations", "one group")
     weights = kinds[0].get("weights") or {}
+    if given.get("format") == MXFP4:
+        if (weights.get("type"), weights.get("num_bits"), weights.get("group_size")) != ("float", 4, 32):
+            raise _unread(where, "mxfp4 of other sizes than the format has", "blocks of 32 numbers of 4 bits")
+        return Packing("compressed-tensors", 4, "weight_packed", _mx, word=8)
     if weights.get("type", "int") != "int":
         raise _unread(where, f"compressed-tensors of type {weights.get('type')}", "type int")
     bits = _bits("compressed-tensors", weights.get("num_bits"), where)
@@ -114,6 +144,10 @@ def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
         return Grouped(codes, tensor("weight_scale"), zeros, _groups(tensor, "weight_g_idx", inputs), bits)
 
     return Packing("compressed-tensors", bits, "weight_packed", read)
+
+
+def _mx(tensor: Read) -> Mx:
+    return Mx(tensor("weight_packed"), tensor("weight_scale"))
 
 
 def unpacked(packed: Tensor, bits: Bits, dim: int) -> Tensor:

@@ -3,9 +3,10 @@ that takes seconds, and whoever only checks a recipe needs none of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,13 +56,18 @@ class LoraOptions(LowRankOptions):
     """Weights that hold the matrices of many experts in one (`mlp.experts.gate_up_proj`), by names that end their
     paths: each expert gets an addition of its own. `targets: []` leaves linear modules out. Dropout does not reach
     them."""
-    init: Literal["pissa", "olora"] | None = None
-    """What A and B begin with: `pissa` the largest singular vectors of the weight (arXiv:2404.02948), `olora` the
-    beginning of its QR decomposition (arXiv:2406.01775), each taken off the weight, so that the model begins as it is.
-    Takes twice the rank in the artifact and in computing. Left out: A random, B zero."""
+    init: Literal["pissa", "olora", "loftq", "eva"] | None = None
+    """What A and B begin with. `pissa` the largest singular vectors of the weight (arXiv:2404.02948), `olora` the
+    beginning of its QR decomposition (arXiv:2406.01775), each taken off the weight, so that the model begins as it is;
+    these take twice the rank in the artifact and in computing. `loftq`: what is nearest to what a quantised base lost
+    by its rounding (arXiv:2310.08659, one step), so that the model begins nearer to the base as it was. `eva`: A the
+    directions in which what a module reads varies most over the first `init_rows` (arXiv:2410.07170), B zero. Left
+    out: A random, B zero."""
+    init_rows: int | None = Field(default=None, ge=1)
+    """For `eva`: how many of the first rows of data.train are read before training. Default: 64."""
     svd_iterations: int | None = Field(default=None, ge=1, le=128)
-    """For `pissa`: find the singular vectors by so many iterations of the power method (16 are usual), which takes
-    seconds where all of them take minutes."""
+    """For `pissa` and `loftq`: find the singular vectors by so many iterations of the power method (16 are usual),
+    which takes seconds where all of them take minutes."""
     train_new_tokens: bool = True
     """Whether the embeddings of tokens that `model.added_tokens` adds train beside the addition; only their rows do."""
     train_tokens: list[str] = Field(default_factory=list)
@@ -82,8 +88,12 @@ class LoraOptions(LowRankOptions):
             raise ValueError("init and dora: only the lengths of W would train apart from both; leave one of them out")
         if self.init and self.resume_from:
             raise ValueError("init begins a new adapter and resume_from goes on with one: leave one of them out")
-        if self.svd_iterations is not None and self.init != "pissa":
-            raise ValueError("svd_iterations is for init: pissa")
+        if self.svd_iterations is not None and self.init not in ("pissa", "loftq"):
+            raise ValueError("svd_iterations is for init: pissa or loftq")
+        if self.init_rows is not None and self.init != "eva":
+            raise ValueError("init_rows is for init: eva")
+        if self.init in ("loftq", "eva") and not self.targets:
+            raise ValueError(f"init: {self.init} is for linear modules, and targets is empty")
         return self
 
 
@@ -104,6 +114,10 @@ class LoraAdapter(AdapterBase):
     """Of the model."""
     begins: Path | None = None
     """The artifact that it goes on with."""
+    original: Callable[[str], Any] | None = None
+    """With `init: loftq`, the weight of a module before it was quantised, by its path."""
+    rows: Callable[[], list[list[int]]] | None = None
+    """With `init: eva`, rows of token ids."""
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Parameters of the addition; exact for layers built like Llama's."""
@@ -112,8 +126,8 @@ class LoraAdapter(AdapterBase):
         return added + len(self._rows(facts)) * (1 if facts.tied else 2) * facts.hidden_size
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """With `init`, the frozen pairs."""
-        if self.options.init is None:
+        """With `init: pissa` or `olora`, the frozen pairs."""
+        if self.options.init not in ("pissa", "olora"):
             return 0
         added = added_parameters(self.options.targets, facts, self.options.rank, dora=False)
         return added * (4 if precision == "fp32" else 2)
@@ -136,9 +150,30 @@ class LoraAdapter(AdapterBase):
         from finetooth_lora.layers import put_in
 
         adapted = put_in(self.options, model, facts, generator, rows=self._rows(facts))
+        if self.original is not None or self.rows is not None:
+            self._begin(adapted, generator)
         if self.begins is not None:
             self.restore(adapted, self.begins)
         return adapted
+
+    def _begin(self, model: Any, generator: np.random.Generator) -> None:
+        """`init: loftq` and `eva`.
+
+        Raises:
+            RecipeError: the base is not quantised, or there are no rows.
+        """
+        from finetooth_lora.layers import added_to_linear
+
+        layers = added_to_linear(model)
+        if self.original is not None:
+            from finetooth_lora.beginnings import make_up
+
+            for path, layer in layers.items():
+                make_up(path, layer, self.original(path), self.options.svd_iterations, generator)
+        if self.rows is not None:
+            from finetooth_lora.inputs import begin_with_inputs
+
+            begin_with_inputs(model, layers, self.rows())
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
@@ -208,7 +243,11 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
         )
     if options.target_parameters and options.dropout:
         context.note("adapter.dropout does not reach target_parameters: an expert's addition has no input of its own")
-    made = LoraAdapter(options, _tokens(options, context), experts_of(context.model.config))
+    made = LoraAdapter(
+        options, _tokens(options, context), experts_of(context.model.config),
+        original=_originals(context) if options.init == "loftq" else None,
+        rows=partial(_rows_of, options, context) if options.init == "eva" else None,
+    )  # fmt: skip
     if options.resume_from is None:
         return made
     settings = {
@@ -219,6 +258,31 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
     }
     targets = options.targets if not options.target_parameters else None
     return replace(made, begins=resuming.begin(options.resume_from, context, "LORA", settings, targets))
+
+
+def _originals(context: Context) -> Callable[[str], Any]:
+    """See `originals.originals`; the precision is known when the model is built."""
+
+    def read(path: str) -> Any:
+        from finetooth_lora.originals import originals
+
+        if not found:
+            found.append(originals(context.model, context.loader, context.train.precision))
+        return found[0](path)
+
+    found: list[Callable[[str], Any]] = []
+    return read
+
+
+def _rows_of(options: LoraOptions, context: Context) -> list[list[int]]:
+    """Rows for `init: eva`.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    from finetooth_toolbox.rendering.calibration import calibration_rows
+
+    return calibration_rows(context, options.init_rows or 64, "adapter.init", "eva", instead="leave adapter.init out")
 
 
 def b_shares(ratio: float, names: Sequence[str]) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_toolbox.peft.layers import NAME
-from finetooth_toolbox.torch.quantised import reads_as_numbers
+from finetooth_toolbox.torch.quantised import DequantisingLinear, reads_as_numbers
 from torch import Tensor
 
 START = "start"
@@ -62,6 +62,35 @@ def begin_from(
         of[START] = of[NAME]
     layer.lora_dropout[START] = torch.nn.Identity()
     layer._active_adapter = [NAME, START]
+
+
+def make_up(path: str, layer: Any, weight: Tensor, iterations: int | None, generator: np.random.Generator) -> None:
+    """LoftQ (Li et al., 2023, arXiv:2310.08659), algorithm 1 with T = 1: B A is the best approximation of W - Q(W) of
+    its rank, so that the layer begins nearer to W than what stands for it. More steps would change what is stored.
+
+    Args:
+        layer: peft's, over a quantised module.
+        weight: (outputs, inputs) before it was stored.
+
+    Raises:
+        RecipeError: the module is not quantised, or cannot say its weight, or its rank is larger than the weight's.
+    """
+    base = layer.base_layer
+    if not isinstance(base, DequantisingLinear):
+        raise RecipeError(
+            "adapter.init",
+            f"loftq makes up for what a quantised weight lost, and {path} is a {type(base).__name__}",
+            action="set quantization, or leave adapter.init out",
+        )
+    rank = layer.r[NAME]
+    if rank > min(weight.shape):
+        raise RecipeError(
+            "adapter.rank", f"{rank} is more than {path} has, {min(weight.shape)}", action="set a smaller one"
+        )
+    now = layer.lora_A[NAME].weight
+    lost = weight.to(now.device).float() - base.dequantised(torch.float32)
+    a, b = principal(lost, rank, layer.scaling[NAME], iterations, generator)
+    layer.lora_A[NAME].weight.data, layer.lora_B[NAME].weight.data = a, b
 
 
 def principal(

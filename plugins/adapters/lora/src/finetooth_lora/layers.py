@@ -72,10 +72,15 @@ def put_in(
         if "trainable_tokens_delta" in name:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-    if options.init is not None:
+    if options.init == "pissa" or options.init == "olora":
         for path in targets.modules:
             begin_from(options.init, path, model.get_submodule(path), options.svd_iterations, generator)
     return model
+
+
+def added_to_linear(model: Any) -> dict[str, Any]:
+    """Layers over linear modules, by their paths."""
+    return {path: module for path, module in model.named_modules() if type(module) in LINEAR and NAME in module.lora_A}
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:

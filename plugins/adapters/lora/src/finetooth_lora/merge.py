@@ -77,6 +77,22 @@ def find(source: Path, output: Path | None) -> Merge:
     return Merge(adapter, run / "recipe.yaml" if run else {"model": base}, base, place)
 
 
+def trained_whole(source: Path, output: Path | None) -> Merge | None:
+    """A run whose artifact is whole weights, which may be packed as they are; None if it is none.
+
+    Raises:
+        UserError: a file of it differs from its manifest, or something is at the place of the result already.
+    """
+    weights = source / "artifact"
+    if not (weights / "config.json").is_file() or not (source / "recipe.yaml").is_file():
+        return None
+    verify(weights)
+    place = output or source / "merged"
+    if place.exists():
+        raise UserError(f"--output: {place} exists", action="name another folder with --output; nothing was changed")
+    return Merge(weights, source / "recipe.yaml", str(weights), place)
+
+
 def known_alias(obj: CommandContext, adapter: Path) -> str:
     """The name under which an artifact's manifest knows its base, if a loader knows it too: then it is exactly the
     model that the adapter was trained on. Else empty."""
@@ -108,12 +124,13 @@ def verify(adapter: Path) -> None:
 
 
 def write(
-    model: Any, tokenizer: Any, output: Path, packed: Format | None = None,
+    fill: Callable[[Path], Any], tokenizer: Any, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
     """Write a transformers folder beside its place, then rename it into it.
 
     Args:
+        fill: writes config and weights into a folder, and gives the model, which may be without memory.
         packed: how linear weights are packed; None: they are plain numbers.
         check: looks at what was written before it is put in its place; what it raises leaves nothing behind.
 
@@ -127,7 +144,7 @@ def write(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        export_weights(model, beside)
+        model = fill(beside)
         tokenizer.save(beside)
         if packed is not None:
             pack_folder(model, beside, packed)
@@ -193,6 +210,59 @@ def plain_base(loader: Loader, merge: Merge, recipe: Mapping[str, Any], precisio
     return cast(dequantise(model, torch.float32).float(), dtype, "cpu")
 
 
+def copied(weights: Path, folder: Path) -> Any:
+    """Copy a folder of whole weights.
+
+    Returns:
+        Its model, without memory.
+
+    Raises:
+        UserError: only its loader knows what model it is.
+    """
+    from finetooth_lora.shards import without_memory
+
+    model = without_memory(weights)
+    if model is None:
+        raise UserError(f"{weights}: a model of this kind cannot be packed", action="use it as it is")
+    for file in (*weights.glob("*.json"), *weights.glob("*.safetensors")):
+        if file.name != MANIFEST:
+            shutil.copyfile(file, folder / file.name)
+    return model
+
+
+def filler(
+    loader: Loader, merge: Merge, recipe: Mapping[str, Any], precision: Precision, quantizer: Any
+) -> Callable[[Path], Any]:
+    """What writes the merged weights: tensor by tensor where base and adapter allow it, else from memory.
+
+    Raises:
+        UserError: the adapter cannot be read, or does not fit.
+    """
+    from finetooth_lora.shards import sharded
+
+    model = recipe.get("model")
+    plain = not (isinstance(model, Mapping) and model.get("added_tokens"))
+    computed = None if quantizer is None else recorded_precision(merge.recipe) or precision
+    parts = sharded(loader.describe(merge.base), merge.adapter, computed, quantizer) if plain else None
+    if parts is not None:
+        click.echo(f"merging {merge.base} in {precision}, tensor by tensor")
+
+        def by_tensor(folder: Path) -> Any:
+            parts.write(folder, precision)
+            return parts.model
+
+        return by_tensor
+    click.echo(f"loading {merge.base} in {precision}")
+    base = plain_base(loader, merge, recipe, precision, quantizer)
+    whole = merged(base, merge.adapter, loader.tokenizer(merge.base).pad_id)
+
+    def from_memory(folder: Path) -> Any:
+        export_weights(whole, folder)
+        return whole
+
+    return from_memory
+
+
 def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
     """What the run computed in; empty if that is not known."""
     plan = recipe.parent / "plan.json" if isinstance(recipe, Path) else None
@@ -232,7 +302,8 @@ def command(
 ) -> None:
     """Merge an adapter into its base model.
 
-    RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter. Writes a folder that
+    RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter; with --to also a run
+    that trained whole weights, such as by `adapter: qat`. Writes a folder that
     transformers and others load like any model, tokenizer included. Where the base is quantised, or the result is to
     be, the run's own evaluators measure what was written, and what is worse by more than --bound is not kept.
     """
@@ -241,9 +312,12 @@ def command(
         raise UserError(
             f"{source}: there is no such folder, and no such run under runs/", action="name a run or an adapter folder"
         )
-    merge = find(folder, output)
+    whole = trained_whole(folder, output) if stored != "plain" else None
+    merge = find(folder, output) if whole is None else whole
     recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
-    if isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
+    if whole is not None:
+        recipe = {**recipe, "model": merge.base, "adapter": "full"}
+    elif isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
         model = recipe["model"]
         merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
     elif alias := known_alias(obj, merge.adapter):
@@ -251,23 +325,23 @@ def command(
         recipe = {"model": alias}
     context = obj.context(recipe)
     loader = context.loader  # knows the tokens that the recipe added
-    check_base(merge, loader)
+    tokenizer = loader.tokenizer(merge.base)
     pick = recipe.get("quantization")
     quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
-    click.echo(f"loading {merge.base} in {precision}")
-    model = plain_base(loader, merge, recipe, precision, quantizer)
-    tokenizer = loader.tokenizer(merge.base)
-    whole = merged(model, merge.adapter, tokenizer.pad_id)
+    if whole is None:
+        check_base(merge, loader)
+        fill = filler(loader, merge, recipe, precision, quantizer)
+    else:
+        fill = partial(copied, whole.adapter)
     packed = None if stored == "plain" else FORMATS[stored]
     changed = quantizer is not None or packed is not None
-    del model
     measured: list[str] = []
 
     def check(written: Path) -> None:
         if changed:
             measured.append(compare(obj, merge, recipe, written, bound))
 
-    write(whole, tokenizer, merge.output, packed, check)
+    write(fill, tokenizer, merge.output, packed, check)
     for line in measured:
         click.echo(line)
     click.echo(f"merged {merge.adapter} into {merge.base}: {merge.output}")

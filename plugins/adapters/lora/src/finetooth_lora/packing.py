@@ -1,5 +1,5 @@
-"""Writing a transformers folder whose linear weights are packed, as compressed-tensors' `pack-quantized` has it: what
-transformers with that library, vLLM and finetooth itself load."""
+"""Writing a transformers folder whose linear weights are packed, as compressed-tensors' `pack-quantized` and
+`mxfp4-pack-quantized` have it: what transformers with that library, vLLM and finetooth itself load."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from finetooth_hooks import UserError
 
 @dataclass(frozen=True)
 class Format:
-    """Symmetric integers by groups.
+    """Symmetric integers by groups, or MXFP4.
 
     Attributes:
         bits: 4 or 8.
         group: weights of an output that share a scale.
+        floating: E2M1 under powers of two, not integers.
     """
 
     bits: int
     group: int
+    floating: bool = False
 
 
-FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32)}
+FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32), "mxfp4": Format(4, 32, floating=True)}
 """Those that `--to` knows."""
 
 
 def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
     """The tensors that stand for a weight (outputs, inputs): q = round(w / s) with s = max|w| / (2^(bits - 1) - 0.5) of
-    a group, between -2^(bits - 1) and 2^(bits - 1) - 1.
+    a group, between -2^(bits - 1) and 2^(bits - 1) - 1; of MXFP4 see `finetooth_toolbox.torch.mxfp4`.
 
     Args:
         name: of the weight, for messages.
@@ -47,6 +49,11 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
             action="merge it --to plain",
         )
     groups = weight.float().reshape(outputs, -1, form.group)
+    if form.floating:
+        from finetooth_toolbox.torch.mxfp4 import encoded
+
+        elements, powers = encoded(groups)
+        return {"weight_packed": elements.flatten(1), "weight_scale": powers.flatten(1)}
     half = 1 << form.bits - 1
     scales = (groups.abs().amax(-1) / (half - 0.5)).to(weight.dtype)
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
@@ -97,11 +104,15 @@ def pack_folder(model: Any, folder: Path, form: Format) -> None:
 def _said(form: Format, kept: list[str]) -> dict[str, Any]:
     """What the config says of it."""
     weights = {
-        "num_bits": form.bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": form.group,
+        "num_bits": form.bits, "type": "float" if form.floating else "int", "symmetric": True, "strategy": "group",
+        "group_size": form.group,
         "dynamic": False, "observer": "minmax",
     }  # fmt: skip
+    if form.floating:
+        weights |= {"scale_dtype": "torch.uint8"}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     return {
-        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+        "quant_method": "compressed-tensors", "quantization_status": "compressed",
+        "format": "mxfp4-pack-quantized" if form.floating else "pack-quantized",
         "config_groups": {"group_0": group}, "ignore": kept, "kv_cache_scheme": None,
     }  # fmt: skip

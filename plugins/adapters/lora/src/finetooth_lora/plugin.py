@@ -39,6 +39,8 @@ def ft_adapters() -> Iterable[Adapter]:
             "rslora": {"rslora": True},
             "pissa": {"init": "pissa"},
             "olora": {"init": "olora"},
+            "loftq": {"init": "loftq"},
+            "eva": {"init": "eva"},
             "lora_plus": {"loraplus_ratio": 16},
             "peft": {},
             "low_rank": {},

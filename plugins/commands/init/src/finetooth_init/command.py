@@ -11,7 +11,7 @@ import click
 from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.text.measures import SIZES, number_with_unit
 
-from finetooth_init.goals import Goal, goals_of
+from finetooth_init.goals import Goal, entry_of, goals_of
 from finetooth_init.proposal import Proposal, Wishes, as_lines, propose
 
 MODEL = "smollm2-135m"
@@ -99,9 +99,9 @@ def _goal(obj: CommandContext, ask: _Asker, rows: Any, wanted: str | None, model
         names = ", ".join(one.name for one in found)
         raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
     if len(found) == 1:
-        click.echo(f"2. It can learn to {found[0].says} ({found[0].name}).")
+        click.echo(f"2. It can be learned from by {found[0].name}: {entry_of(obj.catalog, found[0]).summary}.")
         return found[0]
-    chosen = ask.choice("2. What should it learn?", {one.name: one.says for one in found})
+    chosen = ask.choice("2. What should it learn?", {one.name: entry_of(obj.catalog, one).summary for one in found})
     return next(one for one in found if one.name == chosen)
 
 

@@ -6,26 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import UserError
+from finetooth_hooks import Method, UserError
+from finetooth_hooks.context import Catalog
 from finetooth_hooks.examples import Conversation, Labelled, Pair, PromptCompletion, Segments, Stepwise, Task, Text
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Something to learn, and how.
+    """Something to learn, and how. What it is in words is the entry's own: its summary, `learns_from` and `rows`.
 
     Attributes:
-        says: what is learned, as a choice reads.
         method: entry that learns it, with its options.
-        reason: why this method, one clause.
         adapter: `lora` or `full`.
         learning_rate: to begin with.
         batch_size: rows of a step.
     """
 
-    says: str
     method: Any
-    reason: str
     adapter: str = "lora"
     learning_rate: float = 2e-4
     batch_size: int = 16
@@ -36,50 +33,31 @@ class Goal:
         return str(self.method["name"] if isinstance(self.method, dict) else self.method)
 
 
-ANSWERS = Goal("answer as the rows answer", "sft", "the rows hold answers to imitate")
+ANSWERS = Goal("sft")
 GOALS: dict[type, tuple[Goal, ...]] = {
     Conversation: (ANSWERS,),
     PromptCompletion: (ANSWERS,),
     Segments: (ANSWERS,),
-    Pair: (
-        Goal(
-            "prefer one answer to the other", "dpo", "the rows hold a chosen and a rejected answer", learning_rate=1e-4
-        ),
-        Goal(
-            "score answers, for a reward",
-            "rm",
-            "the rows hold a chosen and a rejected answer, and a score is to tell them apart",
-            learning_rate=1e-4,
-        ),
-    ),
-    Labelled: (
-        Goal("prefer what was marked good", "kto", "the rows mark single answers good or bad", learning_rate=1e-4),
-    ),
-    Stepwise: (
-        Goal(
-            "score the steps of an answer", "prm", "the rows say of each step whether it is right", learning_rate=1e-4
-        ),
-    ),
-    Text: (
-        Goal(
-            "continue text like this",
-            "pretrain",
-            "the rows are text without questions",
-            adapter="full",
-            learning_rate=1e-4,
-            batch_size=8,
-        ),
-    ),
+    Pair: (Goal("dpo", learning_rate=1e-4), Goal("rm", learning_rate=1e-4)),
+    Labelled: (Goal("kto", learning_rate=1e-4),),
+    Stepwise: (Goal("prm", learning_rate=1e-4),),
+    Text: (Goal("pretrain", adapter="full", learning_rate=1e-4, batch_size=8),),
     Task: (
         Goal(
-            "earn a reward for right answers",
             {"name": "grpo", "rewards": [{"name": "exact_match", "column": "completion"}], "num_generations": 8},
-            "the rows are questions whose answers can be checked",
             batch_size=8,
             learning_rate=1e-4,
         ),
     ),
 }
+"""What rows of a kind can teach, the most usual first."""
+
+
+def entry_of(catalog: Catalog, goal: Goal) -> Method:
+    """The entry of its method."""
+    entry = catalog.get("method", goal.name, setting="method").entry
+    assert isinstance(entry, Method)
+    return entry
 
 
 def goals_of(examples: Sequence[object], where: str) -> tuple[Goal, ...]:

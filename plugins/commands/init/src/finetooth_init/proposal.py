@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import CommandContext, PlanError, UserError
+from finetooth_hooks import CommandContext, Method, UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport
 
-from finetooth_init.goals import Goal
+from finetooth_init.goals import Goal, entry_of
 
 LONGEST = 2048
 """Rows are looked at up to so many tokens, or as many as the model takes."""
@@ -23,15 +23,8 @@ FEW = 40
 LOOK = 20
 """Steps of a first look."""
 USED = 0.9
-"""Share of the memory that a proposal may take."""
-
-LADDER: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("", {}),
-    ("activations are computed again in the backward pass", {"gradient_checkpointing": True}),
-    ("frozen weights in 8 bits", {"quantization": "int8", "gradient_checkpointing": True}),
-    ("frozen weights in 4 bits", {"quantization": "int4", "gradient_checkpointing": True}),
-)
-"""What is given up for memory, first time, then exactness; only a LoRA can take the steps with fewer bits."""
+"""Share of the memory that is named which a proposal may take."""
+AUTO = "auto"
 
 
 @dataclass
@@ -42,13 +35,11 @@ class Proposal:
         recipe: sections in the order in which they are written.
         reasons: by section, sentences.
         plan: of the recipe.
-        tried: what did not fit into memory, with its figure.
     """
 
     recipe: dict[str, Any]
     reasons: dict[str, list[str]]
     plan: Plan
-    tried: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,38 +71,41 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     first["train"] = {"max_length": _most(context, first)}
     _, reports = context.planned({**first, "trackers": []})
     rows = next(report for report in reports if report.split == "train")
-    base, reasons = _described(goal, wishes, rows)
-    tried: list[str] = []
-    for given_up, changes in LADDER if goal.adapter == "lora" else LADDER[:2]:
-        recipe = _with(base, changes)
-        try:
-            plan = context.plan(recipe)
-        except PlanError as error:
-            tried.append(f"{given_up or 'nothing given up'}: {error}")
-            continue
-        has = wishes.memory or plan.memory.device_has
-        if has and plan.memory.total > USED * has:
-            tried.append(f"{given_up or 'nothing given up'}: {_gb(plan.memory.total)} of {_gb(has)}")
-            continue
-        if given_up:
-            reasons.setdefault("quantization" if "quantization" in changes else "train", []).append(
-                f"{given_up}; what was tried before: {'; '.join(tried)}"
-            )
-        reasons.setdefault("train", []).append(
-            f"by the plan's estimate the run takes {_gb(plan.memory.total)}" + (f" of {_gb(has)}" if has else "")
+    recipe, reasons = _described(goal, entry_of(context.catalog, goal), wishes, rows)
+    left = {**recipe, "quantization": AUTO} if goal.adapter == "lora" else recipe
+    plan = context.plan(left, memory=int(USED * wishes.memory))
+    has = wishes.memory or plan.memory.device_has
+    steps = [note for note in plan.notes if note.startswith(f"quantization: {AUTO}: ")]
+    tried = "; ".join(note.removeprefix(f"quantization: {AUTO}: ") for note in steps)
+    if has and plan.memory.total > (USED * has if wishes.memory else has):
+        raise UserError(
+            f"{wishes.model} does not fit: {tried or f'it takes {_gb(plan.memory.total)} of {_gb(has)}'}",
+            action="take a smaller model, or a machine with more memory",
         )
-        return Proposal(recipe, reasons, plan, tried)
-    raise UserError(
-        f"{wishes.model} does not fit: " + "; ".join(tried),
-        action="take a smaller model, or a machine with more memory",
+    decided = {one.setting: one for one in plan.decisions}
+    stored, again = decided.get("quantization"), plan.train.gradient_checkpointing
+    if goal.adapter == "lora" and stored is not None and stored.value is not None:
+        recipe["quantization"] = stored.value
+        reasons["quantization"] = [f"the base does not fit as it is: {tried}"]
+    if again:
+        recipe["train"]["gradient_checkpointing"] = True
+        why = decided.get("train.gradient_checkpointing")
+        reasons["train"].append(
+            f"activations are computed again in the backward pass{f': {why.reason}' if why else ''}"
+        )
+    reasons["train"].append(
+        f"by the plan's estimate the run takes {_gb(plan.memory.total)}" + (f" of {_gb(has)}" if has else "")
     )
+    return Proposal(recipe, reasons, plan)
 
 
 def _most(context: CommandContext, recipe: Mapping[str, Any]) -> int:
     return min(LONGEST, context.context({**recipe, "trackers": []}).facts.max_positions)
 
 
-def _described(goal: Goal, wishes: Wishes, rows: DataReport) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _described(
+    goal: Goal, entry: Method, wishes: Wishes, rows: DataReport
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The recipe before memory is looked at."""
     length = _length(rows)
     longer = sum(1 for one in rows.lengths if one > length) / len(rows.lengths) if rows.lengths else 0.0
@@ -120,7 +114,7 @@ def _described(goal: Goal, wishes: Wishes, rows: DataReport) -> tuple[dict[str, 
     reasons = {
         "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
         "data": [f"{rows.rows:,} rows give {rows.used:,} to train on", *_left_out(rows)],
-        "method": [f"{goal.says}: {goal.reason}"],
+        "method": [f"{entry.summary}; learns from {entry.learns_from}: {entry.rows}"],
         "adapter": [
             "a LoRA: small matrices beside the frozen weights; a hundredth of the memory for optimizer and gradients"
             if goal.adapter == "lora"
@@ -161,16 +155,6 @@ def _length(rows: DataReport) -> int:
     ordered = sorted(rows.lengths) or [rows.longest]
     enough = ordered[min(len(ordered) - 1, math.ceil(SHARE * len(ordered)) - 1)]
     return max(ROUND, math.ceil(enough / ROUND) * ROUND)
-
-
-def _with(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    made = {key: dict(value) if key == "train" else value for key, value in recipe.items()}
-    for key, value in changes.items():
-        if key == "gradient_checkpointing":
-            made["train"][key] = value
-        else:
-            made[key] = value
-    return made
 
 
 def _gb(size: int) -> str:

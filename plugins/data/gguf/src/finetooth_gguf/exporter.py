@@ -12,6 +12,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_toolbox.torch.whole_weights import quiet_library
 from gguf import dequantize
+from gguf.constants import GGML_QUANT_SIZES
 from pydantic import Field
 
 from finetooth_gguf import container, writing
@@ -28,19 +29,22 @@ PROBES = (
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "2 + 2 =")
 
-ROUNDING = {"f32": 0.0, "f16": 2.0**-10, "bf16": 2.0**-7, "q8_0": 0.008, "q5_1": 0.04, "q5_0": 0.07, "q4_1": 0.075,
-            "q4_0": 0.13}  # fmt: skip
-"""Largest error of a weight by the largest weight of its block: half a step of the format, and its scale's rounding."""
+ROUNDING = {"F32": 0.0, "F16": 2.0**-10, "BF16": 2.0**-7, "Q8_0": 0.008, "Q6_K": 0.05, "Q5_1": 0.04, "Q5_0": 0.07,
+            "Q4_K": 0.2, "Q4_1": 0.075, "Q4_0": 0.13}  # fmt: skip
+"""Largest error of a weight by the largest weight of its block: half a step of the type, and its scale's rounding; of
+the K types also what their levels leave out of a part's range."""
 
-DIVERGENCE = {"f32": 1e-4, "f16": 1e-3, "bf16": 1e-2, "q8_0": 5e-2, "q5_1": 0.25, "q5_0": 0.3, "q4_1": 0.6, "q4_0": 0.7}
+DIVERGENCE = {"f32": 1e-4, "f16": 1e-3, "bf16": 1e-2, "q8_0": 5e-2, "q6_k": 0.1, "q5_1": 0.25, "q5_0": 0.3,
+              "q4_k_m": 0.4, "q4_1": 0.6, "q4_0": 0.7}  # fmt: skip
 """Largest mean divergence (Kullback and Leibler's, in nats) of predictions from the run's."""
 
 
 class GgufOptions(Options):
     """Options of `gguf` and `ollama`."""
 
-    stored: Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = "q8_0"
-    """How matrices are stored. `q4_k_m` and its like take llama.cpp's own program, over a file in f16."""
+    stored: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0"] = "q8_0"
+    """How matrices are stored. `q4_k_m` is llama.cpp's mix of 4 and 6 bits; rows that blocks of 256 do not fill take
+    `q5_0` and `q8_0` in their place, as they do there."""
     compare: bool = True
     """Whether predictions of the file are compared with those of the run; it takes both in memory, in fp32."""
     tokens: int = Field(default=12, ge=1)
@@ -112,8 +116,7 @@ class GgufExporter(ExporterBase):
         Raises:
             UserError: a tensor is missing, or differs by more than its format rounds.
         """
-        read, bound = container.read(target), ROUNDING[self.options.stored]
-        places = writing.places(weights)
+        read, places = container.read(target), writing.places(weights)
         if read.tensors.keys() != places.keys():
             odd = sorted(read.tensors.keys() ^ places.keys())
             raise UserError(f"{target}: {odd[0]} is only on one side", action="report it")
@@ -121,7 +124,8 @@ class GgufExporter(ExporterBase):
             wanted = writing.interleaved(writing.read_tensor(file, name, config), name, config)
             entry = read.tensors[name]
             found = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
-            block = 32 if wanted.shape[-1] % 32 == 0 and len(shape) > 1 else wanted.shape[-1]
+            bound, size = ROUNDING[entry.ggml_type.name], max(32, GGML_QUANT_SIZES[entry.ggml_type][0])
+            block = size if wanted.shape[-1] % size == 0 and len(shape) > 1 else wanted.shape[-1]
             scale = np.abs(wanted.reshape(-1, block)).max(axis=1, keepdims=True)
             error = np.abs(found.reshape(-1, block) - wanted.reshape(-1, block))
             if not (error <= bound * scale + 1e-7).all():

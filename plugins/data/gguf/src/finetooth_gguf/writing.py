@@ -16,26 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import UserError
-from gguf import GGUFWriter, LlamaFileType, RopeScalingType, quantize
+from gguf import GGUFWriter, RopeScalingType, quantize
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from finetooth_gguf.architectures import ARCHITECTURES, Architecture, tensor_name
+from finetooth_gguf.k_blocks import ENCODERS, encode
+from finetooth_gguf.mixes import STORED, block_of, type_of
 from finetooth_gguf.special_tokens import CONTROL, USER_DEFINED
 
 NORMAL, UNUSED = 1, 5
 """Types of a token: an ordinary one, and a row of the embedding that no token has."""
-
-STORED: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
-    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-    "q5_1": (GGMLQuantizationType.Q5_1, LlamaFileType.MOSTLY_Q5_1),
-    "q5_0": (GGMLQuantizationType.Q5_0, LlamaFileType.MOSTLY_Q5_0),
-    "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
-    "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
-}
-"""Types that the gguf package can make, with what the file says it mostly is."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ def refusal(config: Mapping[str, Any], stored: str) -> str:
         return "its feed-forward layers have biases, which cannot be written"
     if config.get("use_sliding_window"):
         return "its attention has a sliding window, which cannot be written"
-    block = GGML_QUANT_SIZES[STORED[stored][0]][0]
+    block = block_of(stored)
     odd = [name for name in ("hidden_size", "intermediate_size") if int(config[name]) % block]
     if odd:
         return f"{odd[0]} is {config[odd[0]]}, which blocks of {block} weights ({stored}) cannot fill"
@@ -84,7 +74,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
     Args:
         weights: config and safetensors files.
         splitting: how text is cut before merging: a key of `tokenizer.SPLITTINGS`.
-        stored: a key of `STORED`.
+        stored: a key of `mixes.STORED`.
         name: of the model, for `general.name`.
 
     Returns:
@@ -102,18 +92,17 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
         _metadata(writer, config, stored, name)
         _vocabulary(writer, spelling, splitting)
         places = dict(_places(weights, config))
+        types = types_of(places, stored, config)
         for tensor, (_, shape) in places.items():
-            kind = _type_of(shape, stored)
+            kind = types[tensor]
             block, block_bytes = GGML_QUANT_SIZES[kind]
             size = int(np.prod(shape)) // block * block_bytes
             writer.add_tensor_info(tensor, shape, np.dtype(np.float32), size, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor, (file, shape) in places.items():
-            writer.write_tensor_data(
-                stored_numbers(read_tensor(file, tensor, config), tensor, config, _type_of(shape, stored))
-            )
+        for tensor, (file, _) in places.items():
+            writer.write_tensor_data(stored_numbers(read_tensor(file, tensor, config), tensor, config, types[tensor]))
     finally:
         writer.close()
     return len(places)
@@ -147,7 +136,7 @@ def stored_numbers(
         if not np.isfinite(half).all():
             raise UserError(f"{tensor} has numbers beyond fp16", action="choose stored=bf16 or q8_0")
         return half
-    return quantize(rows, kind)
+    return encode(rows, kind) if kind in ENCODERS else quantize(rows, kind)
 
 
 def interleaved(values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -178,6 +167,14 @@ def read_tensor(file: Path, tensor: str, config: Mapping[str, Any]) -> npt.NDArr
 def places(weights: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Of each tensor that a GGUF file of the folder has, its file there and its shape."""
     return dict(_places(weights, json.loads((weights / "config.json").read_text(encoding="utf-8"))))
+
+
+def types_of(
+    places: Mapping[str, tuple[Path, tuple[int, ...]]], stored: str, config: Mapping[str, Any]
+) -> dict[str, GGMLQuantizationType]:
+    """The type of each tensor of `places`."""
+    layers, tied = int(config["num_hidden_layers"]), "output.weight" not in places
+    return {name: type_of(name, shape, stored, layers, tied=tied) for name, (_, shape) in places.items()}
 
 
 def spelling_of(folder: Path, embeddings: int) -> Spelling:
@@ -280,8 +277,3 @@ def _places(weights: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, tup
                 if name == "lm_head.weight" and config.get("tie_word_embeddings"):
                     continue
                 yield tensor_name(name), (file, tuple(opened.get_slice(name).get_shape()))
-
-
-def _type_of(shape: tuple[int, ...], stored: str) -> GGMLQuantizationType:
-    """Vectors stay in float32."""
-    return STORED[stored][0] if len(shape) > 1 else GGMLQuantizationType.F32

@@ -59,7 +59,7 @@ class Tensors:
         """Paths of the modules that are packed, and how many weights each has."""
         end = f".{packing.tells}"
         return {
-            name.removesuffix(end): prod(place.shape) * 32 // packing.bits
+            name.removesuffix(end): prod(place.shape) * packing.word // packing.bits
             for name, place in self.places.items()
             if name.endswith(end)
         }

@@ -139,6 +139,8 @@ def _scales(method: str, bits: float, given: Mapping[str, Any], weights: Mapping
     """Bytes of scales and zero points for each weight."""
     if method in SCALES:
         return SCALES[method]
+    if str(given.get("format", "")).startswith("mxfp4"):
+        return SCALES["mxfp4"]
     if _is_bitsandbytes(given):
         nested = given.get("bnb_4bit_use_double_quant")
         return 0.0 if bits == 8 else (1 / 64 + 4 / (64 * 256)) if nested else 4 / 64

@@ -16,12 +16,19 @@ def ft_quantizers() -> Iterable[Quantizer]:
         name="nf4",
         build=f"{_BUILDERS}:build_nf4",
         summary="4 bits by bitsandbytes, 16 levels for normally distributed weights: QLoRA's",
+        rank=1,  # its levels follow what weights are like: of 4 bits what `quantization: auto` takes
         elsewhere={"4bit": {}, "load_in_4bit": {}, "bnb": {}, "qlora": {}},
     )
-    yield Quantizer(name="fp4", build=f"{_BUILDERS}:build_fp4", summary="4-bit floating point by bitsandbytes")
+    yield Quantizer(
+        name="fp4",
+        build=f"{_BUILDERS}:build_fp4",
+        summary="4-bit floating point by bitsandbytes",
+        rank=-1,
+    )
     yield Quantizer(
         name="bnb_int8",
         build=f"{_BUILDERS}:build_int8",
         summary="8 bits by bitsandbytes, a scale a row, as LLM.int8() stores weights",
+        rank=-1,  # one scale for a row is coarser than one for each group
         elsewhere={"llm_int8": {}},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Conversation, Options, PromptCompletion, QuantizerBase, RecipeError, Text
+from finetooth_hooks import Context, Options, QuantizerBase, RecipeError
 from finetooth_hooks.protocols import Stored
 from pydantic import Field
 
@@ -59,6 +59,7 @@ class Gptq(QuantizerBase):
         Raises:
             RecipeError: the recipe has no training data of rows that are tokens, or a Hessian cannot be inverted.
         """
+        from finetooth_toolbox.rendering.calibration import calibration_rows
         from finetooth_toolbox.torch.grouped_linear import GroupedLinear
 
         from finetooth_gptq.calibration import calibrate
@@ -80,38 +81,10 @@ class Gptq(QuantizerBase):
                 ) from error
             return GroupedLinear(made, module.bias).to(device)
 
-        return calibrate(model, self._context.facts.layer_path, self._rows(), self.takes, store)
-
-    def _rows(self) -> list[list[int]]:
-        """Token ids to calibrate with.
-
-        Raises:
-            RecipeError: there are none.
-        """
-        from finetooth_toolbox.rendering.prompts import encode_document, render_completion
-
-        context, found = self._context, []
-        for _, example in context.examples("train", first=self._options.rows).rows:
-            if isinstance(example, Conversation):
-                tokens = context.renderer.render(example).tokens
-            elif isinstance(example, Text):
-                tokens = tuple(encode_document(example.text, context.tokenizer, context.markup))
-            elif isinstance(example, PromptCompletion):
-                tokens = render_completion(example, context.tokenizer, markup=context.markup).tokens
-            else:
-                raise RecipeError(
-                    "quantization",
-                    f"gptq is calibrated with conversations, texts or prompts with completions, and a row is "
-                    f"{example.called}",
-                    action="choose quantization: int4 or nf4",
-                )
-            if tokens:
-                found.append(list(tokens[: context.train.max_length]))
-        if not found:
-            raise RecipeError(
-                "quantization", "gptq has no row to be calibrated with", action="give data.train rows with text"
-            )
-        return found
+        rows = calibration_rows(
+            self._context, options.rows, "quantization", "gptq", instead="choose quantization: int4 or nf4"
+        )
+        return calibrate(model, self._context.facts.layer_path, rows, self.takes, store)
 
 
 def build(options: GptqOptions, context: Context) -> Gptq:

@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
+from finetooth_toolbox.torch import mxfp4
+from finetooth_toolbox.torch.mxfp4 import pairs, singles
 from finetooth_toolbox.torch.quantised import DequantisingLinear
 from torch import Tensor, nn
 
 Form: TypeAlias = Literal["int8", "int4", "int4_symmetric", "mxfp4"]
-
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Magnitudes of a 4-bit float with two bits of exponent and one of mantissa, by their codes; bit 3 is the sign."""
-_BIAS, _LARGEST_EXPONENT, _MOST = 127, 2, 254
-"""Of E8M0, the exponent of E2M1's largest power of two, and E8M0's largest code that is a number."""
 
 PIECE = 1 << 19
 """Weights that are encoded at once: what that takes in between is several times as much."""
@@ -32,17 +29,6 @@ def grouped(weight: Tensor, group: int) -> Tensor:
     if short:
         weight = torch.cat([weight, weight[:, -1:].expand(-1, short)], 1)
     return weight.reshape(len(weight), -1, group)
-
-
-def packed(codes: Tensor) -> Tensor:
-    """Codes 0..15, an even number of them in the last dimension, two to a byte."""
-    codes = codes.to(torch.uint8)
-    return codes[..., ::2] | codes[..., 1::2] << 4
-
-
-def unpacked(pairs: Tensor) -> Tensor:
-    """The inverse of `packed`."""
-    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
 
 
 class Grouped(DequantisingLinear):
@@ -102,10 +88,10 @@ class SymmetricInt4Linear(Grouped):
         least, greatest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         scales = _scale(torch.where(-least >= greatest, least, greatest) / -8)
         codes = (groups / scales.float()).round().clamp(-8, 7) + 8
-        return {"codes": packed(codes), "scales": scales}
+        return {"codes": pairs(codes), "scales": scales}
 
     def decoded(self) -> Tensor:
-        return (unpacked(self.codes).float() - 8) * self.scales.float()
+        return (singles(self.codes).float() - 8) * self.scales.float()
 
 
 class Int4Linear(Grouped):
@@ -119,47 +105,30 @@ class Int4Linear(Grouped):
         minima = groups.amin(-1, keepdim=True).bfloat16()
         scales = _scale((groups.amax(-1, keepdim=True) - minima.float()) / 15)
         codes = ((groups - minima.float()) / scales.float()).round().clamp(0, 15)
-        return {"codes": packed(codes), "scales": scales, "minima": minima}
+        return {"codes": pairs(codes), "scales": scales, "minima": minima}
 
     def decoded(self) -> Tensor:
-        return torch.addcmul(self.minima.float(), unpacked(self.codes).float(), self.scales.float())
+        return torch.addcmul(self.minima.float(), singles(self.codes).float(), self.scales.float())
 
 
 class Mxfp4Linear(Grouped):
-    """E2M1 elements that share a power of two, E8M0, of the exponent of the largest magnitude less E2M1's own; what
-    would be more than 6 times that becomes 6 times that."""
+    """See `finetooth_toolbox.torch.mxfp4`."""
 
     codes: Tensor
     scales: Tensor
 
     def encoded(self, groups: Tensor) -> Mapping[str, Tensor]:
-        largest = groups.abs().amax(-1, keepdim=True)
-        exponents = torch.frexp(largest).exponent - 1 - _LARGEST_EXPONENT
-        exponents = torch.where(largest > 0, exponents + _BIAS, 0).clamp(0, _MOST).to(torch.uint8)
-        scaled = groups.abs() / _power(exponents)
-        levels = torch.tensor(E2M1, device=groups.device)
-        # how many of the bounds between levels are passed; on a bound it is the even of the two codes
-        bounds, below = (levels[1:] + levels[:-1]) / 2, torch.zeros_like(scaled)
-        for lower, bound in enumerate(bounds.tolist()):
-            below += (scaled > bound) if lower % 2 == 0 else (scaled >= bound)
-        codes = below.to(torch.uint8) | torch.signbit(groups).to(torch.uint8) << 3
-        return {"codes": packed(codes), "scales": exponents}
+        codes, exponents = mxfp4.encoded(groups)
+        return {"codes": codes, "scales": exponents}
 
     def decoded(self) -> Tensor:
-        table = torch.tensor((*E2M1, *(-level for level in E2M1)), device=self.codes.device)
-        return table[unpacked(self.codes).int()] * _power(self.scales)
+        return mxfp4.decoded(self.codes, self.scales)
 
 
 def _scale(wanted: Tensor) -> Tensor:
     """In bf16; 1 where a group needs none, as it is constant or too small for any."""
     scales = wanted.bfloat16()
     return torch.where(scales == 0, torch.ones_like(scales), scales)
-
-
-def _power(exponents: Tensor) -> Tensor:
-    """2^(e - 127) of E8M0 codes, exactly, by the bits of an fp32: 2^-127 is a subnormal one."""
-    bits = exponents.int()
-    return torch.where(bits == 0, torch.full_like(bits, 1 << 22), bits << 23).view(torch.float32)
 
 
 FORMS: Mapping[Form, type[Grouped]] = {

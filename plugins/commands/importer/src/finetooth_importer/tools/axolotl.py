@@ -382,7 +382,7 @@ def _adapter(account: Account) -> None:
             if start.startswith("pissa_niter_"):
                 account.take("peft", "adapter.svd_iterations", value=int(start.removeprefix("pissa_niter_")))
                 account.set("adapter.init", "pissa")
-            elif start in ("pissa", "olora"):
+            elif start in ("pissa", "olora", "loftq", "eva"):
                 account.take("peft", "adapter.init", value=start)
         account.refuse("peft", "set adapter.init: see ft plugins explain lora")
         account.take("lora_target_parameters", "adapter.target_parameters")

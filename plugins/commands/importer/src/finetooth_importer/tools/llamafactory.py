@@ -104,8 +104,8 @@ REFUSED: Mapping[str, str] = {
     "export_size": "ft merge RUN writes a merged model",
     "export_device": "ft merge RUN writes a merged model",
     "export_legacy_format": "only safetensors are written",
-    "export_quantization_bit": "ft merge RUN --to int8|int4",
-    "export_quantization_dataset": "ft merge RUN --to int8|int4 needs no rows",
+    "export_quantization_bit": "ft merge RUN --to int8|int4|mxfp4",
+    "export_quantization_dataset": "ft merge RUN --to int8|int4|mxfp4 needs no rows",
     "freeze_extra_modules": "name them: adapter.unfrozen_parameters",
     "additional_target": "name them: adapter.unfrozen_parameters",
     **dict.fromkeys(

@@ -1,0 +1,41 @@
+"""Weights of a base as they were before a quantizer stored them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from finetooth_hooks.protocols import Loader, ModelInfo
+from torch import Tensor
+
+
+def originals(info: ModelInfo, loader: Loader, precision: str) -> Callable[[str], Tensor]:
+    """A function from a module's path to its weight: read out of the base's files one by one where they name it as the
+    model does, else out of the whole model, loaded once into host memory.
+
+    Args:
+        precision: that the base was stored from.
+    """
+    places: dict[str, Any] = {}
+    whole: list[Any] = []
+
+    def read(path: str) -> Tensor:
+        from finetooth_toolbox.torch.quantised import PRECISIONS
+        from safetensors import safe_open
+
+        name = f"{path}.weight"
+        if not places and info.stored is None:
+            for file in info.files:
+                if file.suffix == ".safetensors":
+                    with safe_open(file, framework="pt") as opened:
+                        places.update(dict.fromkeys(list(opened.keys()), file))
+        if name in places:
+            with safe_open(places[name], framework="pt") as opened:
+                found: Tensor = opened.get_tensor(name)
+            return found.to(PRECISIONS[precision]).float()
+        if not whole:
+            whole.append(loader.load(info.reference, framework="torch", precision=precision, device="cpu"))
+        weight: Tensor = whole[0].get_submodule(path).weight
+        return weight.detach().float()
+
+    return read

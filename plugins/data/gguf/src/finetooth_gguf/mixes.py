@@ -1,0 +1,66 @@
+"""In which type each tensor of a GGUF file is written: one for all matrices, or a mix of llama.cpp's by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gguf import LlamaFileType
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType as Type
+
+STORED: Mapping[str, tuple[Type, LlamaFileType]] = {
+    "f32": (Type.F32, LlamaFileType.ALL_F32),
+    "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (Type.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (Type.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    "q6_k": (Type.Q6_K, LlamaFileType.MOSTLY_Q6_K),
+    "q5_1": (Type.Q5_1, LlamaFileType.MOSTLY_Q5_1),
+    "q5_0": (Type.Q5_0, LlamaFileType.MOSTLY_Q5_0),
+    "q4_k_m": (Type.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
+    "q4_1": (Type.Q4_1, LlamaFileType.MOSTLY_Q4_1),
+    "q4_0": (Type.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+}
+"""What can be asked for, with the type of most matrices and what the file says it mostly is."""
+
+INSTEAD: Mapping[Type, Type] = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}
+"""What a matrix is stored as whose rows blocks of 256 do not fill, as llama.cpp does it: SmolLM2's 576 columns."""
+
+_MORE = ("attn_v", "ffn_down")
+"""Modules of which `q4_k_m` stores some layers in 6 bits."""
+
+
+def type_of(tensor: str, shape: tuple[int, ...], stored: str, layers: int, *, tied: bool) -> Type:
+    """The type of a tensor; vectors stay in float32.
+
+    `q4_k_m` stores the head (or the embedding that is one), and the values and the last product of the feed-forward
+    part of the first and the last eighth of the layers and every third between, as `Q6_K`; the rest as `Q4_K`.
+
+    Args:
+        tensor: its name in the file, `blk.3.attn_v.weight`.
+        shape: (rows, columns) of a matrix.
+        stored: a key of `STORED`.
+        layers: of the model.
+        tied: whether the head is the embedding.
+    """
+    if len(shape) < 2:
+        return Type.F32
+    kind = STORED[stored][0]
+    if stored == "q4_k_m" and _takes_more(tensor, layers, tied=tied):
+        kind = Type.Q6_K
+    return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else INSTEAD.get(kind, kind)
+
+
+def block_of(stored: str) -> int:
+    """Columns that must fill blocks, whatever a matrix's type comes to be."""
+    kind = STORED[stored][0]
+    return GGML_QUANT_SIZES[INSTEAD.get(kind, kind)][0]
+
+
+def _takes_more(tensor: str, layers: int, *, tied: bool) -> bool:
+    if tensor == "output.weight" or (tied and tensor == "token_embd.weight"):
+        return True
+    parts = tensor.split(".")
+    if parts[0] != "blk" or parts[2] not in _MORE:
+        return False
+    layer, eighth = int(parts[1]), layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
