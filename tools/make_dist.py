@@ -28,7 +28,16 @@ TRIED = (
     ("--version",),
     ("plugins", "list", "--kind", "method"),
     ("check", "recipe.yaml", "--quiet"),
-    ("run", "recipe.yaml", "train.max_steps=2", "data.eval=null", "evaluate.evaluators=[]", "--output", "run", "--quiet"),
+    (
+        "run",
+        "recipe.yaml",
+        "train.max_steps=2",
+        "data.eval=null",
+        "evaluate.evaluators=[]",
+        "--output",
+        "run",
+        "--quiet",
+    ),
 )
 
 

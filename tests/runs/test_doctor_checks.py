@@ -34,9 +34,7 @@ def test_a_model_that_is_not_there_gets_one_line(ft: Run) -> None:
     assert code == 2 and err.startswith("error: ") and len(err.splitlines()) == 1
 
 
-def test_the_loss_is_that_of_a_plain_forward_pass(
-    ft: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_is_that_of_a_plain_forward_pass(ft: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = ft("doctor", "loss", recipe_file, "--rows", "3")
     assert code == 0, err
     ours, plain = (float(line.split()[-1]) for line in out.splitlines()[1:3])

@@ -60,8 +60,6 @@ def test_a_resumed_run_draws_the_same_noise(recipe: Make, tmp_path: Path) -> Non
 def test_a_backend_without_noise_refuses(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     session = finetooth.session({**recipe(), "train": {"max_steps": 1, "embedding_noise": 5}}, data=False)
     entry = session.context.catalog.get("backend", "torch").entry
-    monkeypatch.setattr(
-        type(entry), "capabilities", property(lambda self: frozenset({"optimizers"})), raising=False
-    )
+    monkeypatch.setattr(type(entry), "capabilities", property(lambda self: frozenset({"optimizers"})), raising=False)
     with pytest.raises(PlanError, match=r"train\.embedding_noise: engines of finetooth-torch:torch add no noise"):
         session.plan  # noqa: B018

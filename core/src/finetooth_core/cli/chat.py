@@ -68,8 +68,12 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset begins anew, /help lis
     help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks.",
 )
 @click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
-@click.option("--save", type=click.Path(path_type=Path), help="With --prompt: add it with its answer to this file, as a row.")
-@click.option("--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="With --prompt: add it with its answer to this file, as a row."
+)
+@click.option(
+    "--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown."
+)
 @accept_memory_option
 @click.pass_obj
 def command(

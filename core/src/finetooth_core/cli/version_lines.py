@@ -16,9 +16,7 @@ def installed_lines() -> list[str]:
             libraries.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    found = {
-        entry.dist.name: entry.dist.version for entry in entry_points(group="finetooth") if entry.dist is not None
-    }
+    found = {entry.dist.name: entry.dist.version for entry in entry_points(group="finetooth") if entry.dist is not None}
     own = version("finetooth-core")
     others = [f"{name} {number}" for name, number in sorted(found.items()) if not _is_ours(name, number, own)]
     count = len(found) - len(others)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from finetooth_hooks import DataReport, Sample, UserError
 from finetooth_report.command import command
 from finetooth_report.plugin import ft_run_end
+from finetooth_toolbox.runs.chart import chart, svg
 
 HOSTILE = '</td><script>alert("x")</script><img src=x onerror=alert(1)>\x1b[2J&amp;'
 
@@ -108,3 +109,9 @@ def test_an_old_run_gets_its_page_from_its_folder(ended):
 def test_a_page_over_nothing_is_a_page(run, outcome):
     ft_run_end(run, replace(outcome, status="failed", reason="no memory", steps=0, metrics={}, best={}))
     assert "no memory" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e-300, 0.0])
+def test_a_curve_of_one_value_is_drawn_however_large(value):
+    made = chart("loss", {"loss": [(1, value), (2, value)]})
+    assert made is not None and "polyline" in svg(made)

@@ -7,6 +7,7 @@ times its own median is a spike. A rule that is not sure says what to look at, n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from statistics import fmean, median
 
@@ -35,8 +36,10 @@ def advice(run: Recorded) -> list[str]:
 
 
 def _not_finite(run: Recorded) -> Iterator[str]:
-    for index, report in enumerate(run.steps):
-        names = report.get("not_finite") or ()
+    ended = re.search(r"^(.*) is (?:nan|-?inf) at step (\d+)", run.reason)  # a step that stopped the run is no report
+    broken = [(index, int(one["step"]), one.get("not_finite") or ()) for index, one in enumerate(run.steps)]
+    broken += [(len(run.steps), int(ended[2]), ("loss",))] if ended else []
+    for index, step, names in broken:
         if "loss" in names or "grad_norm" in names:
             before = [float(one["grad_norm"]) for one in run.steps[max(0, index - 5) : index] if one.get("grad_norm")]
             grew = len(before) > 1 and before[-1] > 10 * before[0]
@@ -48,7 +51,7 @@ def _not_finite(run: Recorded) -> Iterator[str]:
                 "check), and "
                 "try train.precision: fp32"
             )
-            yield f"step {report['step']}: {', '.join(names)} is not finite; {where}"
+            yield f"step {step}: {', '.join(names)} is not finite; {where}"
             break
     bad = run.result.get("bad_steps") or ()
     if bad:

@@ -152,4 +152,7 @@ def _text(text: str) -> str:
 
 
 def _span(low: float, high: float) -> tuple[float, float]:
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    """Two values that differ, also where all are one: half a unit around it, or a share of a huge one, which half
+    a unit would not move."""
+    around = max(0.5, 1e-3 * abs(low))
+    return (low, high) if high > low else (low - around, high + around)

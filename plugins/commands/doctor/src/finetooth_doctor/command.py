@@ -1,4 +1,4 @@
-"""`ft doctor`: what is wrong with a run, and what to do; what a model computes, and what a recipe's loss begins with."""
+"""`ft doctor`: what is wrong with a run, and what to do; what a model computes, and what a loss begins with."""
 
 from __future__ import annotations
 

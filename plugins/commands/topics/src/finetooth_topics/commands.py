@@ -1,4 +1,4 @@
-"""`ft agent-docs`, and `ft fetch`: what is copied lies in the package, or in the checkout that it was installed from."""
+"""`ft agent-docs` and `ft fetch`; what is copied lies in the package, or in the checkout that it was installed from."""
 
 from __future__ import annotations
 

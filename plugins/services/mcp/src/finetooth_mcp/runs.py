@@ -1,5 +1,5 @@
-"""Tools for runs of recipes: those of the folder in which the server was started, for callers with the scope `admin` and for
-the process that started it.
+"""Tools for runs of recipes: those of the folder in which the server was started, for callers with the scope `admin`
+and for the process that started it.
 
 A run goes by its name under `runs/`, a recipe by the name of its file beside that folder; paths are refused, so nothing
 else of the server's disk can be reached.
@@ -44,7 +44,8 @@ def check_scope(caller: FaceCaller, *, started: bool) -> None:
     """
     if not started and not caller.may("admin"):
         raise UserError(
-            "runs of the server's own folder need a key with the scope admin", action="or start it as ft serve mcp --stdio"
+            "runs of the server's own folder need a key with the scope admin",
+            action="or start it as ft serve mcp --stdio",
         )
 
 
