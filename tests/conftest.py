@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,6 +80,30 @@ def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2")
     finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[list[str]]:
+    """A command that runs `ft` as `ft` does, in a fork of a process that has imported the frameworks.
+
+    For tests of what commands do together, most of whose time is else that of imports: forks/server.py.
+    """
+    here = Path(__file__).parent / "forks"
+    with tempfile.TemporaryDirectory(prefix="ft-") as folder:  # the address of a socket is short
+        address = f"{folder}/ft"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(address)
+            listening.listen(16)
+            server = subprocess.Popen(
+                [sys.executable, str(here / "server.py"), str(listening.fileno())],
+                pass_fds=[listening.fileno()],
+                stdin=subprocess.PIPE,  # closed with this process, however it ends
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        try:
+            yield [sys.executable, "-IS", str(here / "client.py"), address]
+        finally:
+            server.communicate()
 
 
 def write_weights(folder: Path, vocabulary: int) -> None:

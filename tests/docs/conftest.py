@@ -18,11 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FT = """
-    #!{python}
+    #!{python} -IS
     # What a page says, on a tiny random model: every run and check gets a few more overrides.
     import os, sys
     from pathlib import Path
-    from finetooth_core.cli import main
     arguments = sys.argv[1:]
     if arguments[:1] in (["run"], ["check"]) and "--help" not in arguments and "{model}":
         recipe = next((a for a in arguments[1:] if a.endswith(".yaml")), "")
@@ -36,7 +35,7 @@ FT = """
             if f"{{split}}: {{{{name: tasks" in text and not any(a.startswith(f"data.{{split}}=") for a in arguments):
                 small.append(f"data.{{split}}.count=16")
         arguments += small
-    sys.exit(main(arguments))
+    os.execv("{python}", [*{forks}, *arguments])
 """
 
 PYTHON = """
@@ -131,24 +130,24 @@ def blocks() -> Callable[[Path], list[Block]]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, tiny_model: Path) -> Shell:
+def shell(tmp_path: Path, tiny_model: Path, forks: list[str]) -> Shell:
     """A fresh folder beside which nothing is installed and from which nothing is downloaded."""
-    return make_shell(tmp_path, str(tiny_model))
+    return make_shell(tmp_path, str(tiny_model), forks)
 
 
 @pytest.fixture
-def plain_shell(tmp_path: Path) -> Shell:
+def plain_shell(tmp_path: Path, forks: list[str]) -> Shell:
     """The same with the recipes as they are."""
-    return make_shell(tmp_path, "")
+    return make_shell(tmp_path, "", forks)
 
 
-def make_shell(folder: Path, model: str) -> Shell:
+def make_shell(folder: Path, model: str, forks: list[str]) -> Shell:
     programs, site, work = folder / "bin", folder / "site", folder / "work"
     for path in (programs, site, work):
         path.mkdir()
     for name in ("recipes", "guides"):
         shutil.copytree(ROOT / "docs" / name, work / "docs" / name)
-    fill = {"python": sys.executable, "model": model, "site": site}
+    fill = {"python": sys.executable, "model": model, "site": site, "forks": forks}
     for name, text in (("ft", FT), ("pip", PIP), ("python", PYTHON)):
         program = programs / name
         program.write_text(dedent(text).lstrip("\n").format(**fill), encoding="utf-8")

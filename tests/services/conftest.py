@@ -40,9 +40,13 @@ class Served:
             assert self._thread.is_alive()
             time.sleep(0.01)
 
+    def end(self) -> None:
+        """Begin to stop, which takes a second and needs no waiting for."""
+        self._server.should_exit = True
+
     def stop(self) -> None:
         """End it; what it was doing is finished first."""
-        self._server.should_exit = True
+        self.end()
         self._thread.join(60)
         self.socket.close()
 
@@ -72,6 +76,8 @@ def serve(served_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> It
         return servers[-1]
 
     yield make
+    for server in servers:
+        server.end()
     for server in servers:
         server.stop()
 

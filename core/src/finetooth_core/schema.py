@@ -33,8 +33,17 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
     Raises:
         RecipeError: there is no such setting; names the nearest.
     """
-    keys = [key for key in field.split(".") if not key.isdigit()]
-    schema = _Builder(catalog, _kinds_under(keys[0]) if keys else set()).schema()
+    keys = _keys(field)
+    return field_in(_Builder(catalog, _kinds_under(keys[0]) if keys else set()).schema(), field)
+
+
+def field_in(schema: Schema, field: str) -> Schema:
+    """The same of a schema that is there, as `recipe_schema` gives it or of the kinds that the setting needs.
+
+    Raises:
+        RecipeError: there is no such setting; names the nearest.
+    """
+    keys = _keys(field)
     nodes = [schema]
     for depth, key in enumerate(keys):
         here = {name: found for node in nodes for name, found in _below(node, schema).items()}
@@ -47,6 +56,10 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
     found = nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
     definitions = _used(found, schema.get("$defs", {}))
     return {**found, **({"$defs": definitions} if definitions else {})}
+
+
+def _keys(field: str) -> list[str]:
+    return [key for key in field.split(".") if not key.isdigit()]
 
 
 class _Builder:
@@ -205,4 +218,4 @@ def _used(node: Any, definitions: Mapping[str, Schema]) -> dict[str, Schema]:
     return found
 
 
-__all__ = ["field_schema", "recipe_schema"]
+__all__ = ["field_in", "field_schema", "recipe_schema"]

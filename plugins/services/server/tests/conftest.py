@@ -54,8 +54,12 @@ class Served:
             assert self._thread.is_alive()
             time.sleep(0.01)
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """Begin to stop, which takes a second and needs no waiting for."""
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.end()
         self._thread.join(60)
         self.socket.close()
 
@@ -168,6 +172,8 @@ def serve(context: Any) -> Iterator[Callable[..., Served]]:
         return servers[-1]
 
     yield make
+    for server in servers:
+        server.end()
     for server in servers:
         server.stop()
 
