@@ -1,4 +1,4 @@
-"""Optimizers of few bits, most of them bitsandbytes': options, and what each keeps. What makes one is imported then."""
+"""Optimizers of bitsandbytes: options, and what each keeps. bitsandbytes is imported when one is made."""
 
 from __future__ import annotations
 
@@ -33,10 +33,6 @@ class AdamW8bitOptions(OptimizerOptions):
     """Added to the root of the second moment."""
 
 
-class AdamW4bitOptions(AdamW8bitOptions):
-    """Options of `adamw_4bit`."""
-
-
 class Lion8bitOptions(OptimizerOptions):
     """Options of `lion_8bit`."""
 
@@ -50,25 +46,6 @@ def build_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimi
     """bitsandbytes' AdamW8bit (Dettmers et al., 2022, arXiv:2110.02861)."""
     del context
     return _optimizer("AdamW8bit", options, partial(_keeps, 2), eps=options.eps)
-
-
-def build_adamw_4bit(options: AdamW4bitOptions, context: Context) -> TorchOptimizer:
-    """AdamW with moments in 4 bits (Li et al., 2023, Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507)
-    in plain torch, on every device."""
-    del context
-
-    def make(groups: Groups) -> torch.optim.Optimizer:
-        from finetooth_fewbits.adamw_4bit import AdamW4bit
-
-        return AdamW4bit(groups, {"lr": options.learning_rate, "betas": options.betas, "eps": options.eps})
-
-    def keeps(facts: ModelFacts) -> float:
-        from finetooth_fewbits.adamw_4bit import state_bytes
-
-        sizes = _sizes(facts)
-        return sum(map(state_bytes, sizes)) / sum(sizes)
-
-    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=keeps)
 
 
 def build_lion_8bit(options: Lion8bitOptions, context: Context) -> TorchOptimizer:
@@ -98,15 +75,10 @@ def _keeps(states: int, facts: ModelFacts) -> float:
     Args:
         states: numbers kept for a weight.
     """
-    sizes = _sizes(facts)
+    inside = [outputs * inputs for inputs, outputs in layer_matrices(facts)]
+    sizes = [*inside, *[facts.vocab_size * facts.hidden_size] * (1 if facts.tied else 2)]
     kept = sum(4 * n if n < SMALL else n + 4 * -(-n // BLOCK) + CODES for n in sizes)
     return states * kept / sum(sizes)
-
-
-def _sizes(facts: ModelFacts) -> list[int]:
-    """Numbers of each matrix of a whole model."""
-    inside = [outputs * inputs for inputs, outputs in layer_matrices(facts)]
-    return [*inside, *[facts.vocab_size * facts.hidden_size] * (1 if facts.tied else 2)]
 
 
 def _optimizer(kind: str, options: Any, keeps: Any, *, obstacle: str = "", **more: float) -> TorchOptimizer:

@@ -22,14 +22,6 @@ def ft_optimizers() -> Iterable[Optimizer]:
         elsewhere={"adamw_bnb_8bit": {}, "adam8bit": {}, "adamw8bit": {}},
     )
     yield Optimizer(
-        name="adamw_4bit",
-        build=f"{_BUILDERS}:build_adamw_4bit",
-        summary="AdamW with moments in 4 bits",
-        state_bytes=8.0,
-        update_bytes=8.0,
-        elsewhere={"adamw_torch_4bit": {}, "adamw4bit": {}},
-    )
-    yield Optimizer(
         name="lion_8bit",
         build=f"{_BUILDERS}:build_lion_8bit",
         summary="Lion with a momentum in 8 bits",

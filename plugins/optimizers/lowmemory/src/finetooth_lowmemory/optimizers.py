@@ -78,6 +78,17 @@ class AdamMiniOptions(OptimizerOptions):
     """Added to the root of the second moment."""
 
 
+class AdamW4bitOptions(OptimizerOptions):
+    """Options of `adamw_4bit`."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, as for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
 def mean_bytes(facts: ModelFacts, of_matrix: Callable[[int, int], float]) -> float:
     """Bytes of state for a weight of a whole model.
 
@@ -193,3 +204,21 @@ def build_adam_mini(options: AdamMiniOptions, context: Context) -> TorchOptimize
         return AdamMini(groups, shared)
 
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=keeps)
+
+
+def build_adamw_4bit(options: AdamW4bitOptions, context: Context) -> TorchOptimizer:
+    """AdamW with moments in 4 bits (Li et al., 2023, Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507)
+    in plain torch, on every device."""
+    del context
+
+    def keeps(facts: ModelFacts) -> float:
+        from finetooth_lowmemory.adamw_4bit import state_bytes
+
+        return mean_bytes(facts, lambda outputs, inputs: state_bytes(outputs * inputs))
+
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        from finetooth_lowmemory.adamw_4bit import AdamW4bit
+
+        return AdamW4bit(groups, {"lr": options.learning_rate, "betas": options.betas, "eps": options.eps})
+
+    return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=keeps)

@@ -49,3 +49,11 @@ def ft_optimizers() -> Iterable[Optimizer]:
         state_bytes=5.0,
         update_bytes=4.0,
     )
+    yield Optimizer(
+        name="adamw_4bit",
+        build="finetooth_lowmemory.optimizers:build_adamw_4bit",
+        summary="AdamW with moments in 4 bits",
+        state_bytes=8.0,
+        update_bytes=8.0,
+        elsewhere={"adamw4bit": {}},
+    )
