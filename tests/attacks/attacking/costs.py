@@ -178,8 +178,7 @@ def many_stops(g: Ground) -> str:
 def many_rows(g: Ground) -> str:
     body = {"data": [{"tokens": [5], "targets": [6]}] * 10**5, "loss": "cross_entropy"}
     with g.a_model() as model:
-        found = g.ended(g.post(f"/v1/sessions/{model}/forward_backward?wait=0", body), 60)
-    return str(found.get("state") or found)[:100]
+        return g.refused(g.post(f"/v1/sessions/{model}/forward_backward?wait=0", body), "32768")
 
 
 @attack("a body of a hundred thousand brackets, and one of numbers with a hundred thousand digits")
