@@ -19,6 +19,7 @@ from attacking.campaign import Campaign, chosen  # noqa: E402
 from attacking.ground import ATTACKS  # noqa: E402
 from attacking.judges import Asked, Verdict, problems  # noqa: E402
 from attacking.page import render  # noqa: E402
+from attacking.server import join_group  # noqa: E402
 
 
 def test_each_attack_has_a_name_and_a_line_of_its_own() -> None:
@@ -47,6 +48,20 @@ def test_the_page_says_what_got_through() -> None:
     broke = Verdict("b", "what b", "/health took 4.0 s", "", 4.0, 1.0, 9.0, 2**20, 3.0)
     page = render(Campaign([held, held, broke], bound="4 GiB"), {"processor": "p"}, "2026-01-02")
     assert "**1 of 3 attacks failed**" in page and "**/health took 4.0 s**" in page and "what \\| a" in page
+
+
+@pytest.mark.parametrize("bound", ["memory.max", "memory.limit_in_bytes", ""])
+def test_a_server_joins_a_control_group_that_bounds_its_memory(tmp_path: Path, bound: str) -> None:
+    """A folder that looks like one of version 2, of version 1, and like none."""
+    own = tmp_path / "own"
+    if not bound:
+        with pytest.raises(RuntimeError, match="bounds no memory"):
+            join_group(own, 2**30, 17)
+        return
+    own.mkdir()
+    (own / bound).write_text("max")
+    join_group(own, 2**30, 17)
+    assert {file.name: file.read_text() for file in own.iterdir()} == {bound: str(2**30), "cgroup.procs": "17"}
 
 
 @pytest.mark.slow

@@ -153,9 +153,7 @@ def many_targets(g: Ground) -> str:
 @attack("a million ids that end a completion")
 def many_stop_ids(g: Ground) -> str:
     body = {"prompt": [5], "sampling": {"max_tokens": 4, "stop_ids": list(range(10**6))}}
-    answer = g.post(f"/v1/samplers/{g.sampler()}/generate", body)
-    found = g.ended(answer)
-    return found["error"]["message"][:100] if found.get("error") else str(found.get("state"))
+    return g.refused(g.post(f"/v1/samplers/{g.sampler()}/generate", body), "4096")
 
 
 @attack("33 million numbers in one request of 64 MiB, five times")
@@ -178,8 +176,7 @@ def many_stops(g: Ground) -> str:
 def many_rows(g: Ground) -> str:
     body = {"data": [{"tokens": [5], "targets": [6]}] * 10**5, "loss": "cross_entropy"}
     with g.a_model() as model:
-        found = g.ended(g.post(f"/v1/sessions/{model}/forward_backward?wait=0", body), 60)
-    return str(found.get("state") or found)[:100]
+        return g.refused(g.post(f"/v1/sessions/{model}/forward_backward?wait=0", body), "32768")
 
 
 @attack("a body of a hundred thousand brackets, and one of numbers with a hundred thousand digits")

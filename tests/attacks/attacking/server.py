@@ -102,12 +102,7 @@ class Attacked:
         if self.group is None:
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             return
-        own = self.group / f"finetooth-attacks-{os.getpid()}"
-        own.mkdir()
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            if (own / name).exists():
-                (own / name).write_text(str(MEMORY))
-        (own / "cgroup.procs").write_text(str(os.getpid()))
+        join_group(self.group / f"finetooth-attacks-{os.getpid()}", MEMORY, os.getpid())
 
     @property
     def bound(self) -> str:
@@ -154,6 +149,25 @@ class Attacked:
         if self.group is not None:
             for own in self.group.glob(f"finetooth-attacks-{self.process.pid}"):
                 own.rmdir()
+
+
+def join_group(own: Path, memory: int, process: int) -> None:
+    """Put a process into a control group with bounded memory, of version 2 or 1.
+
+    Args:
+        own: the group's folder; made if it is not there.
+        memory: in bytes.
+
+    Raises:
+        RuntimeError: the folder is none that bounds memory.
+    """
+    own.mkdir(exist_ok=True)
+    bounds = [own / name for name in ("memory.max", "memory.limit_in_bytes") if (own / name).exists()]
+    if not bounds:
+        raise RuntimeError(f"{own} bounds no memory: give --group a folder of the memory controller")
+    for file in bounds:
+        file.write_text(str(memory))
+    (own / "cgroup.procs").write_text(str(process))
 
 
 def _load_tests() -> Any:

@@ -204,6 +204,35 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
     assert "one: 1 models, 1 sessions, 0 calls waiting, 0B of checkpoints" in shown.output
 
 
+@pytest.mark.parametrize(
+    ("body", "value", "said"),
+    [
+        ("Sample", {"prompt": [5], **dict.fromkeys(map(str, range(200)), 1)}, "201 names are no Sample"),
+        ("Step", {"metrics": dict.fromkeys(map(str, range(200)), "x")}, "200 values are wrong"),
+        ("ForwardBackward", {"data": [3] * 200, "loss": "x"}, "Input should be a valid dictionary"),
+        ("Sample", {"prompt": [5], "odd": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_request_with_many_faults_is_told_one(body: str, value: Any, said: str) -> None:
+    """To tell each of a million would keep everybody waiting."""
+    from finetooth_server.rest import bodies
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError) as caught:
+        getattr(bodies, body).model_validate(value)
+    assert [one["msg"] for one in caught.value.errors()] == [said]
+
+
+def test_a_call_has_a_bounded_number_of_rows() -> None:
+    """On every face: the Tinker wire's requests hold no JSON."""
+    from finetooth_hooks import DataError
+    from finetooth_server.costs import ROWS, cost_of
+
+    rows = [{"tokens": [5], "targets": [6]}] * (ROWS + 1)
+    with pytest.raises(DataError, match=f"{ROWS + 1} rows in one call .*{ROWS}"):
+        cost_of("forward_backward", {"data": rows}, Any)  # type: ignore[arg-type]  # no sizes are asked for
+
+
 def test_every_flag_is_a_limit_and_takes_its_own_default() -> None:
     from finetooth_server.commands.limits import OPTIONS, Size, sized
     from finetooth_server.settings import Limits

@@ -13,7 +13,8 @@ from typing import Any
 from finetooth_hooks import Sampling
 from finetooth_server.fairness import Shares
 from finetooth_server.keys import Caller
-from finetooth_server.scheduling import Running, Scheduler
+from finetooth_server.lanes import Lane
+from finetooth_server.scheduling import ROW, Running, Scheduler
 from finetooth_server.settings import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +136,17 @@ def test_small_calls_one_after_the_other_wait_for_one_part_each() -> None:
         fake.turn()
         assert fake.ended.get(n) == came + QUANTUM
     fake.scheduler.leave()
+
+
+def test_many_short_rows_count_for_more_than_a_few_long_ones() -> None:
+    spent = []
+    for rows in (1, 64):
+        running = Running("model", "tenant", 0, Lane())
+        running.weigh(rows, 64)
+        for _ in range(2):
+            running.part(64, QUANTUM)
+        spent.append(running.take_spent(ended=True))
+    assert spent == [2 * (64 + ROW), 2 * (64 + 64 * ROW)]
 
 
 def test_nothing_is_saved_up_by_being_idle_and_accounts_do_not_pile_up() -> None:

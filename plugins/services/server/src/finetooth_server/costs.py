@@ -23,6 +23,9 @@ FLOAT = 4
 ENCODED = 2
 """An array travels as base64 in JSON, and stands in memory as bytes and as text: so many times its size."""
 
+ROWS = 2**15
+"""Rows that a call may have: each takes time of its own to be read and laid out, before others have their turn."""
+
 LIKELIEST = 3 * 8
 """Bytes for a token of the vocabulary while the likeliest are looked for: three arrays in float64."""
 
@@ -67,6 +70,8 @@ def cost_of(operation: str, arguments: Mapping[str, Any], facts: ModelFacts) -> 
     if "data" not in arguments:
         return Cost()
     data = data_of(arguments)
+    if len(data) > ROWS:
+        raise DataError("data", f"{len(data)} rows in one call", action=f"send at most {ROWS}")
     tokens = sum(len(datum) for datum in data)
     targets = sum(datum.targets.size for datum in data)
     longest = max((len(datum) for datum in data), default=0)

@@ -7,6 +7,7 @@ for the other, so each computes what it would compute alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
@@ -22,6 +23,10 @@ SAMPLING = "sampling"
 WRITTEN = 2
 """So many tokens that are read or trained count as much as one that is written: those are computed many at a time (the
 weight of Sheng et al., 2024, "Fairness in Serving Large Language Models", arXiv:2401.00588)."""
+
+ROW = 32
+"""Tokens for which a row counts beside its own: a part of a thousand rows of one token takes much longer than one of a
+few long rows."""
 
 
 class Sampled(Protocol):
@@ -61,6 +66,11 @@ class Running:
         self.parts = 0
         self._spent = self._coming = self._estimated = 0
         self._told = False
+        self._weight = 1.0
+
+    def weigh(self, rows: int, tokens: int) -> None:
+        """Its parts have so many rows, of so many tokens in all."""
+        self._weight = 1.0 + ROW * rows / max(1, tokens)
 
     def spend(self, tokens: int) -> None:
         """It has, or is about to have, so many tokens."""
@@ -85,7 +95,7 @@ class Running:
         self.parts += 1
         self._spent += self._coming
         self._told = self._told or tokens > 0
-        self._coming = tokens if self._told else min(quantum, self._estimated)
+        self._coming = math.ceil(tokens * self._weight) if self._told else min(quantum, self._estimated)
         self._estimated -= 0 if self._told else self._coming
 
     def take_spent(self, *, ended: bool) -> int:

@@ -250,6 +250,7 @@ class Writer:
         if call.operation == "generate":
             running.spend(sum(map(len, prompts_of(arguments))))
         else:
+            running.weigh(len(arguments.get("data") or ()), call.tokens)
             running.estimate(call.tokens or model.sizes.get(handle_number(arguments), 0))
         model.written = partial(self._stream_token, running)
         result = OPERATIONS[call.operation].run(model, arguments, call.seq)

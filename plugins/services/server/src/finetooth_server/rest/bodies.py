@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from finetooth_server.costs import ROWS
 from finetooth_server.model_ids import LONGEST, PATTERN
 
 Result = TypeVar("Result")
+
+
+MOST_FAULTS = 100
+"""Faults of a request that are told one by one, and names that one of its objects may have: each takes time to tell."""
 
 
 class Body(BaseModel):
@@ -19,12 +25,27 @@ class Body(BaseModel):
         extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def tell_a_few_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """A request with very many faults has one."""
+        count = len(value) if isinstance(value, dict) else 0
+        if count > MOST_FAULTS:
+            raise PydanticCustomError("too_many", "{count} names are no {body}", {"count": count, "body": cls.__name__})
+        try:
+            return handler(value)
+        except ValidationError as error:
+            count = error.error_count()
+            if count <= MOST_FAULTS:
+                raise
+        raise PydanticCustomError("too_many", "{count} values are wrong", {"count": count})
+
 
 class EncodedArray(Body):
     """An array as base64 of its little-endian bytes."""
 
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"]
-    shape: list[int]
+    shape: list[int] = Field(max_length=8)
     base64: str
 
 
@@ -59,7 +80,7 @@ class NewSession(Body):
 class Data(Body):
     """Data of a call."""
 
-    data: list[dict[str, Any]]
+    data: Annotated[list[dict[str, Any]], FailFast(), Field(max_length=ROWS)]
     """Each with `tokens` (or `input`, a list of chunks), `targets`, and optionally `mask`, `fields`, `scalars`,
     `group`, `positions`, `parents`, `id`."""
 
@@ -138,8 +159,8 @@ class SamplingBody(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
     n: int = Field(default=1, ge=1, le=1024)
     stop: list[str] = Field(default_factory=list, max_length=64)
-    stop_ids: list[int] | None = None
-    seed: int = 0
+    stop_ids: list[int] | None = Field(default=None, max_length=4096)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
 
 
 class Generate(Body):
