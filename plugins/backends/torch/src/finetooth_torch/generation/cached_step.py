@@ -275,7 +275,7 @@ class TransformersDecoding:
     def _take(self, rows: Tensor) -> None:
         """Make these rows those of the cache; of keys and values, and of the states of convolutions and recurrences,
         which can be taken in no other way."""
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # it asks for a type that nothing has
 
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         padded = not bool(self._mask.all())
