@@ -32,7 +32,7 @@ def test_a_replayed_run_is_the_run_bit_for_bit(online: Callable[..., Any]) -> No
     finetooth.run(given)
     first = Path(given["output"])
     for name, more, same in (("again", {}, True), ("other", {"epsilon": 0.01, "loss_type": "dr_grpo"}, False)):
-        other = online(num_iterations=2, sampler={"name": "recorded", "run": str(first)}, **more)
+        other = online(num_iterations=2, sampler={"name": "kept_rollouts", "run": str(first)}, **more)
         other["output"] += f"-{name}"
         finetooth.run(other)
         weights = [
@@ -56,7 +56,7 @@ def test_what_was_not_recorded_is_named(online: Callable[..., Any], tmp_path: Pa
         ({"train": {"seed": 9}}, r"has no rollouts of .*train\.seed"),
     ):
         run = more.pop("run", first)  # type: ignore[attr-defined]
-        other = online(sampler={"name": "recorded", "run": run}, **more)
+        other = online(sampler={"name": "kept_rollouts", "run": run}, **more)
         other["output"] += f"-{len(why)}"
         with pytest.raises(FinetoothError, match=why):
             finetooth.run(other)

@@ -16,7 +16,7 @@ def ft_samplers() -> Iterator[Sampler]:
         default=True,
     )
     yield Sampler(
-        name="recorded",
+        name="kept_rollouts",
         build="finetooth_enginesampler.recorded:build",
         summary="what another run kept: its answers are trained again, and nothing is sampled",
         example={"run": "runs/before"},

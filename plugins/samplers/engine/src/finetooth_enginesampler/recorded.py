@@ -16,7 +16,7 @@ from pydantic import Field
 
 
 class RecordedOptions(Options):
-    """Options of `recorded`."""
+    """Options of `kept_rollouts`."""
 
     run: str = Field(min_length=1)
     """The run whose rollouts are used: its folder, or its name under `runs/`. Data, seed and batch size are those of
@@ -82,9 +82,9 @@ class RecordedSampler(SamplerBase):
         return [replace(one, rewards={}, reward=None, advantages=(), fields={}) for one in kept]
 
     def _wrong(self, problem: str, action: str) -> EngineError:
-        return EngineError(f"sampler recorded: {self._run} {problem}", action=action)
+        return EngineError(f"sampler kept_rollouts: {self._run} {problem}", action=action)
 
 
 def build(options: RecordedOptions, context: Context) -> RecordedSampler:
-    """Builder of the sampler `recorded`."""
+    """Builder of the sampler `kept_rollouts`."""
     return RecordedSampler(options, context)

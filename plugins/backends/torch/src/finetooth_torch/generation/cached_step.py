@@ -261,7 +261,8 @@ class TransformersDecoding:
         tokens = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
         hidden = self._run(torch.tensor(tokens, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0))
         if self._samples > 1:  # a prompt is read once, whatever the number of its samples
-            self._cache.batch_repeat_interleave(self._samples)
+            rows = torch.arange(len(self._prompts), device=self._device)
+            self._take(rows.repeat_interleave(self._samples))
             self._mask = self._mask.repeat_interleave(self._samples, 0)
             self._padding = [n for n in self._padding for _ in range(self._samples)]
             self._adapters = [one for one in self._adapters for _ in range(self._samples)]
@@ -270,6 +271,11 @@ class TransformersDecoding:
     def advance(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)
         return self._run(tokens.unsqueeze(1), self._mask.sum(1, keepdim=True) - 1)
+
+    def _take(self, rows: Tensor) -> None:
+        """Make these rows those of the cache; of keys and values, and of the states of convolutions and recurrences,
+        which can be taken in no other way."""
+        self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # it asks for a type that nothing has
 
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         padded = not bool(self._mask.all())
@@ -291,7 +297,7 @@ class TransformersDecoding:
         kept = [row for row, done in enumerate(finished) if not done]
         index = torch.tensor(kept, dtype=torch.int64, device=self._device)
         if kept:
-            self._cache.batch_select_indices(index)
+            self._take(index)
         self._mask = self._mask[index]
         self._padding = [self._padding[row] for row in kept]
         self._adapters = [self._adapters[row] for row in kept] if self._rows is not None else []
