@@ -237,6 +237,7 @@ def workload_section(
         "scaling": tables.scaling_tables,
         "overhead": tables.overhead_table,
         "saving": saving.table,
+        "grpo": tables.rollouts_table,
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):

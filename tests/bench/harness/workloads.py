@@ -246,6 +246,36 @@ def _preferences(key: str, name: str, title: str, about: str) -> Workload:
 DPO = _preferences("i", "dpo", "(i) DPO", "dpo with the sigmoid loss at beta 0.1 against TRL's DPOTrainer")
 REWARD = _preferences("j", "rm", "(j) Reward model", "a reward model against TRL's RewardTrainer")
 
+GRPO = Workload(
+    "k",
+    "grpo",
+    "(k) GRPO",
+    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, questions of GSM8K in the model's own chat markup, "
+    "8 answers to each of 4 questions a step, of at most 32 tokens, sampled at temperature 1 and scored by their share "
+    "of vowels; one optimizer step on them with the loss of DAPO and no KL, AdamW at a constant 2e-4. Same questions, "
+    "same order, same initial adapter; each side draws answers of its own, and both learn from what they drew. A sample "
+    "is an answer that was drawn, scored and trained.",
+    {
+        "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
+        "quick": {"rows": 8, "batch_size": 4, "steps": 2, "generations": 8, "new_tokens": 32},
+        "full": {"rows": 16, "batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 32},
+    },
+    (
+        replace(MACHINE, forms=LONG),
+        training("finetooth bf16", "ours_grpo.py", "bf16", forms=LONG),
+        training("TRL defaults", "trl_grpo_peer.py", "bf16", home="peers", forms=LONG),
+        training(
+            "TRL tuned",
+            "trl_grpo_peer.py",
+            "bf16",
+            home="peers",
+            tuned={**TUNED, "per_device_batch_size": 8},
+            rounds=ONCE,
+            forms=LONG,
+        ),
+    ),
+)
+
 
 def _scaling() -> tuple[Contender, ...]:
     """One contender for each point of a curve."""
@@ -394,6 +424,7 @@ WORKLOADS: tuple[Workload, ...] = (
     SAVING,
     DPO,
     REWARD,
+    GRPO,
     PROFILE,
     TUNING,
 )
