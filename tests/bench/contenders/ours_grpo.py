@@ -15,7 +15,8 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a spec; the prompts are written beside the run."""
     rows = Path(spec["scratch"]) / "prompts.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in prompts(spec)), encoding="utf-8")
-    reward = {"name": "python_function", "file": str(Path(__file__).parent / "grpo_rows.py"), "function": "vowels"}
+    function = spec.get("reward", "vowels")
+    reward = {"name": "python_function", "file": str(Path(__file__).parent / "grpo_rows.py"), "function": function}
     return {
         "model": spec["model_folder"],
         "data": {"train": str(rows), "format": "task"},
@@ -25,6 +26,7 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
             "num_generations": spec["generations"],
             "max_completion_length": spec["new_tokens"],
             "loss_type": "dapo",
+            "prefetch": spec.get("prefetch", 0),
             "keep_rollouts": False,
         },
         "adapter": {"name": "lora", "rank": 16, "alpha": 32},

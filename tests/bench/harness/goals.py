@@ -12,6 +12,7 @@ from harness import figures, fits
 from harness.fits import Fit
 from harness.flops import Shape
 from harness.results import Results
+from harness.workloads import ASYNCHRONOUS
 
 NOT_MEASURED = "not measured"
 NOT_COMPARABLE = "not comparable: they trained other tokens"
@@ -57,6 +58,7 @@ def table(results: Results) -> list[Goal]:
         *_preferences("(i) DPO", results.get("dpo")),
         *_preferences("(j) reward model", results.get("rm")),
         *_rollouts(results.get("grpo")),
+        _slow_reward(results.get("slow-reward")),
         *(_kernel(shape, results.get("kernels")) for shape in KERNEL_SHAPES),
         *(_estimate(key, results.get(name)) for key, name in (("(a)", "lora"), ("(b)", "full"), ("(c)", "pretrain"))),
     ]
@@ -141,6 +143,14 @@ def _rollouts(file: Mapping[str, Any] | None) -> list[Goal]:
         goal = f"≤ 0.4x {peer}"
         found.append(_ratio("(k) GRPO, peak memory", goal, file, MINE, peer, "peak_memory_bytes", 0.4, ""))
     return found
+
+
+def _slow_reward(file: Mapping[str, Any] | None) -> Goal:
+    """What it is worth to answer ahead."""
+    sides = (ASYNCHRONOUS, MINE)
+    return _ratio(
+        "(l) a slow reward, samples/s", "≥ 1.6x one after the other", file, *sides, "samples_per_second", 1.6, ""
+    )
 
 
 def _preferences(key: str, file: Mapping[str, Any] | None) -> list[Goal]:

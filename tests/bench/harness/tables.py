@@ -39,21 +39,26 @@ def training_table(file: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *losses_table(runs), *rows_text(file), *first_step_table(runs), *settings_text(runs)]
 
 
-def rollouts_table(file: Mapping[str, Any]) -> list[str]:
-    """Samples a second, and what was drawn."""
+def rollouts_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> list[str]:
+    """Samples a second, and what was drawn.
+
+    Args:
+        beside: the contender that the others are compared with.
+    """
     runs = file["runs"]
     lines = [
-        "| Contender | Samples/s | Against TRL defaults | Peak memory, GiB | First step, s | Tokens of an answer | Rounds |",
+        f"| Contender | Samples/s | Against {beside} | Peak memory, GiB | First step, s | Tokens of an answer |"
+        " Rounds |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in figures.contenders(runs):
         if not (done := figures.of(runs, name)):
             continue
-        ratio = goals.ratio_text(figures.ratios(runs, name, goals.DEFAULTS, "samples_per_second"))
+        ratio = goals.ratio_text(figures.ratios(runs, name, beside, "samples_per_second"))
         cells = [
             name,
             number(figures.median(runs, name, "samples_per_second"), 2),
-            "1" if name == goals.DEFAULTS else ratio,
+            "1" if name == beside else ratio,
             number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
             number(figures.median(runs, name, "first_step_s"), 1),
             number(figures.median(runs, name, "mean_length"), 1),

@@ -1,0 +1,78 @@
+"""What the page of learning by reward says: shares with intervals, ends of curves, and what was not measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def lines(shares: tuple[float, float], rewards: list[float]) -> list[dict[str, object]]:
+    """What the tracker wrote of a run."""
+    judged = [
+        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"exact_match": share}, "rows": 100}
+        for step, share in zip((0, len(rewards)), shares, strict=True)
+    ]
+    steps = [{"event": "step", "step": i, "metrics": {"reward": reward}} for i, reward in enumerate(rewards, 1)]
+    return [judged[0], *steps, judged[1]]
+
+
+def test_the_first_and_the_last_evaluation_are_shares_with_wilsons_interval() -> None:
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    found = measured(TASKS["format"], lines((0.0, 0.5), [0.1, 0.2, 0.3]))
+    assert found["curves"]["reward"] == [0.1, 0.2, 0.3]
+    # with z = 1.96: 0 of 100 is 0 to z^2 / (n + z^2), and half of 100 is symmetrical
+    assert (found["before"]["low"], found["before"]["high"]) == (pytest.approx(0.0), pytest.approx(0.0370, abs=1e-4))
+    assert 0.5 - found["after"]["low"] == pytest.approx(found["after"]["high"] - 0.5)
+
+
+def test_the_ends_of_a_curve_do_not_overlap() -> None:
+    from learning.online_running import ends
+
+    assert ends([0.0, 0.5, 1.0]) == (0.0, 1.0)
+    assert ends([0.0] * 10 + [0.5] * 10 + [1.0] * 10) == (0.0, 1.0)
+
+
+def test_a_page_says_whether_a_goal_is_met_and_what_was_not_measured() -> None:
+    from learning.online_page import drawings, render
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    task = TASKS["format"]
+    results = []
+    for seed, last in enumerate((0.97, 0.4)):
+        run = {"seconds": 60.0, "cpu_seconds": 100.0, **measured(task, lines((0.0, last), [0.1] * 10 + [0.9] * 10))}
+        results.append({"task": task.name, "seed": seed, "runs": {"grpo": run}})
+    page = render({"format": results})
+    assert "| grpo | 0 | 20 | 0.0 % (0.0 to 3.7; 100 rows) | 97.0 % (91.5 to 99.0; 100 rows) | 0.100, 0.900 |" in page
+    assert "is met with 1 of 2 seeds" in page
+    assert page.count("Not measured.") == len(TASKS) - 1
+    assert list(drawings({"format": results})) == ["format"]
+
+
+def test_every_recipe_of_the_tasks_is_one(tmp_path: Path) -> None:
+    """Names and options are known, without a model's weights or rows being read."""
+    import finetooth
+    from learning.online_tasks import TASKS
+
+    data = tmp_path / "data"
+    (data / "rl").mkdir(parents=True)
+    row = json.dumps({"prompt": "What is 2 + 3?", "answer": "5"}) + "\n"
+    (data / "rl/gsm8k_prompts_500.jsonl").write_text(row * 500, encoding="utf-8")
+    for task in TASKS.values():
+        recipes = task.runs(data, tmp_path / task.name, 0)
+        assert set(task.measured) <= set(recipes)
+        for recipe in recipes.values():
+            if recipe["model"] == "smollm2-135m" and "teacher" not in recipe["method"]:
+                finetooth.session({**recipe, "output": str(tmp_path / "run")}, data=False)
+
+
+def test_the_page_in_the_repository_is_what_its_results_give() -> None:
+    from learning.online_page import FOLDER, draw, read, render
+    from learning.online_tasks import ROOT
+
+    folder = ROOT / "docs/benchmarks"
+    assert (folder / "rl.md").read_text(encoding="utf-8") == render(read(folder / FOLDER)), draw.__doc__
