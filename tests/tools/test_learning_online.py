@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,32 @@ def test_the_page_in_the_repository_is_what_its_results_give() -> None:
 
     folder = ROOT / "docs/benchmarks"
     assert (folder / "rl.md").read_text(encoding="utf-8") == render(read(folder / FOLDER)), draw.__doc__
+
+
+@pytest.mark.parametrize("told", [(), ("train.max_steps=4", "train.seed=1")])
+def test_settings_of_the_command_line_reach_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...]
+) -> None:
+    """A session takes each override as an argument of its own, and none where there are none."""
+    import finetooth
+    from learning.online_running import learn
+    from learning.online_tasks import TASKS
+
+    real, seen = finetooth.session, []
+
+    class Run:
+        def __init__(self, recipe: dict[str, Any], *overrides: str) -> None:
+            real(recipe, *overrides, data=False)  # refuses what it cannot read
+            seen.append(overrides)
+            self.output = Path(recipe["output"])
+
+        def run(self) -> None:
+            self.output.mkdir(parents=True)
+            text = "".join(json.dumps(line) + "\n" for line in lines((0.0, 1.0), [0.5]))
+            (self.output / "metrics.jsonl").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(finetooth, "session", Run)
+    found = learn(TASKS["format"], 0, tmp_path, tmp_path / "runs", told)
+    assert seen == [told]
+    assert found["runs"]["grpo"]["after"]["share"] == 1.0
+    assert found["overrides"] == list(told)

@@ -37,7 +37,7 @@ def learn(task: OnlineTask, seed: int, data: Path, folder: Path, overrides: Sequ
     for name, recipe in recipes.items():
         began, cpu = time.monotonic(), _cpu()
         given = {**recipe, "trackers": ["jsonl"], "output": str(folder / name)}
-        finetooth.session(given, list(overrides)).run()
+        finetooth.session(given, *overrides).run()
         if name in task.measured:
             lines = read(folder / name / "metrics.jsonl")
             took = {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(_cpu() - cpu, 1)}

@@ -91,7 +91,7 @@ def number_format(data: Path, folder: Path, seed: int) -> Mapping[str, Recipe]:
     method = {"name": "grpo", "rewards": [NUMBER], "num_generations": 16, "max_completion_length": 8}
     judge = {"name": "exact_match", "column": "completion", "max_tokens": 8, "reward": NUMBER}
     return {
-        "grpo": by_reward(questions("arithmetic", 640, 100), method, judge, steps=25, batch=4, rate=1e-3, seed=seed)
+        "grpo": by_reward(questions("arithmetic", 640, 100), method, judge, steps=12, batch=4, rate=1e-3, seed=seed)
     }
 
 
