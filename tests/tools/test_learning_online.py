@@ -12,7 +12,7 @@ import pytest
 def lines(shares: tuple[float, float], rewards: list[float]) -> list[dict[str, object]]:
     """What the tracker wrote of a run."""
     judged = [
-        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"exact_match": share}, "rows": 100}
+        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"regex_match": share}, "rows": 100}
         for step, share in zip((0, len(rewards)), shares, strict=True)
     ]
     steps = [{"event": "step", "step": i, "metrics": {"reward": reward}} for i, reward in enumerate(rewards, 1)]
@@ -28,6 +28,14 @@ def test_the_first_and_the_last_evaluation_are_shares_with_wilsons_interval() ->
     # with z = 1.96: 0 of 100 is 0 to z^2 / (n + z^2), and half of 100 is symmetrical
     assert (found["before"]["low"], found["before"]["high"]) == (pytest.approx(0.0), pytest.approx(0.0370, abs=1e-4))
     assert 0.5 - found["after"]["low"] == pytest.approx(found["after"]["high"] - 0.5)
+
+
+def test_a_run_that_was_not_judged_is_no_result() -> None:
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    with pytest.raises(ValueError, match="gsm8k: the run was judged 0 times by 'number_match'"):
+        measured(TASKS["gsm8k"], lines((0.0, 0.5), [0.1]))
 
 
 def test_the_ends_of_a_curve_do_not_overlap() -> None:

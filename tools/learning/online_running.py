@@ -79,7 +79,9 @@ def measured(task: OnlineTask, lines: Sequence[Mapping[str, Any]]) -> dict[str, 
     }
     found: dict[str, Any] = {"steps": len(steps), "curves": curves}
     judged = [line for line in lines if line.get("event") == "evaluation" and task.share in line.get("metrics", {})]
-    if task.share and judged:
+    if task.share:
+        if len(judged) < 2:
+            raise ValueError(f"{task.name}: the run was judged {len(judged)} times by {task.share!r}, not twice")
         for name, line in ((FIRST, judged[0]), (LAST, judged[-1])):
             share, rows = line["metrics"][task.share], line["rows"]
             low, high = wilson(share, rows)

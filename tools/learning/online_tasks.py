@@ -26,7 +26,8 @@ class OnlineTask:
         runs: from the data folder, a folder for the runs and a seed to recipes by name. Each is run in this order into
             a folder of its name, so that a later one can begin from an earlier one.
         measured: names of the runs whose held-out figures and curves are kept; each is a line of the page.
-        share: the held-out metric, a share of the rows; empty for the mean over steps of `curve` instead.
+        share: the held-out metric, a share of the rows, which an evaluator calls by its reward; empty for the curve
+            alone.
         curve: the metric of a step that is drawn.
         goal: the least that the last measured run reaches after training, for the page; None without one.
     """
@@ -172,6 +173,7 @@ TASKS: Mapping[str, OnlineTask] = {
             "Sums, asked for a number: 1 for an answer that is a number and nothing else, right or wrong. No examples.",
             number_format,
             ("grpo",),
+            share="regex_match",
             goal=0.95,
         ),
         OnlineTask(
@@ -195,6 +197,7 @@ TASKS: Mapping[str, OnlineTask] = {
             "Word problems (GSM8K): 1 for the right last number. No examples.",
             gsm8k,
             ("grpo",),
+            share="number_match",
         ),
     )
 }
