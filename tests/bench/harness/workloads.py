@@ -253,14 +253,14 @@ GRPO = Workload(
     "grpo",
     "(k) GRPO",
     "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, questions of GSM8K in the model's own chat markup, "
-    "8 answers to each of 2 questions a step, of at most 32 tokens, sampled at temperature 1 and scored by their share "
+    "8 answers to each of 4 questions a step, of at most 32 tokens, sampled at temperature 1 and scored by their share "
     "of vowels; one optimizer step on them with the loss of DAPO and no KL, AdamW at a constant 2e-4. Same questions, "
     "same order, same initial adapter; each side draws answers of its own, and both learn from what they drew. A "
     "sample is an answer that was drawn, scored and trained.",
     {
         "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
         **{
-            form: {"rows": 4, "batch_size": 2, "steps": 2, "generations": 8, "new_tokens": 32}
+            form: {"rows": 16, "batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 32}
             for form in ("quick", "full")
         },
     },
