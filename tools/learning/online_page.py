@@ -35,7 +35,7 @@ python tools/learn_online.py --page
 ```
 
 Seconds are of the machine that it ran on, with other work beside it; seconds of CPU are of all cores together.
-Written by hand beside it: [what was tried on the family task](notes-family-rewards.md).
+Written by hand beside it: [what was tried](notes-rewards.md).
 """
 
 
