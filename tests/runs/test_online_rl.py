@@ -216,6 +216,25 @@ def test_groups_that_teach_nothing_are_passed_over(online: Callable[..., Any], t
         finetooth.run(online(max_completion_length=1, num_generations=2))
 
 
+def test_a_run_that_has_learned_all_there_is_ends_well(
+    online: Callable[..., Any], tmp_path: Path, metrics: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    """After two batches every answer is right: no group differs any more. That is an end, with what was learned."""
+    counted = PLUGIN.replace("def build(", "CALLS = iter(range(10**6))\n\ndef build(").replace(
+        'return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text)) for text in completions]',
+        "return lambda prompts, texts, columns: scores(len(texts), next(CALLS))\n\n"
+        "def scores(count, call):\n    return [float(i % 2 or call > 1) for i in range(count)]",
+    )
+    (tmp_path / "letters.py").write_text(counted, encoding="utf-8")
+    said: list[str] = []
+    given = online(max_completion_length=1, num_generations=2)
+    outcome = finetooth.session(given, say=said.append).run()
+    assert outcome.steps == 2 and len(metrics(Path(given["output"]))) == 2
+    assert (Path(given["output"]) / "artifact").is_dir()
+    note = " ".join(said + [Path(file).read_text() for file in Path(given["output"]).glob("*.json")])
+    assert "nothing is left to learn; the mean reward is 1 now" in note
+
+
 def test_rollouts_are_shown(online: Callable[..., Any], ft: Callable[..., tuple[int, str, str]]) -> None:
     given = online(train={"max_steps": 2})
     finetooth.run(given)

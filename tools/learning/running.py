@@ -55,7 +55,7 @@ def learn(task: Task, data: Path, folder: Path, overrides: Sequence[str]) -> dic
 
     if folder.exists():
         shutil.rmtree(folder)  # what a run that was ended left
-    session = finetooth.session(recipe(task, data, folder), list(overrides))
+    session = finetooth.session(recipe(task, data, folder), *overrides)
     began = time.monotonic()
     session.run()
     trained = time.monotonic() - began
@@ -173,8 +173,8 @@ def estimate(task: Task, data: Path, folder: Path, overrides: Sequence[str]) -> 
         shutil.rmtree(folder)
     given = recipe(task, data, folder)
     given["evaluate"] = {"before": False, "evaluators": []}
-    total = finetooth.session(given, list(overrides)).job.prepared.total_steps
-    finetooth.session(given, [*overrides, f"train.max_steps={min(FEW, total)}"]).run()
+    total = finetooth.session(given, *overrides).job.prepared.total_steps
+    finetooth.session(given, *overrides, f"train.max_steps={min(FEW, total)}").run()
     lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     warm = [line["seconds"] for line in lines if line.get("event") == "step"][1:]
     shutil.rmtree(folder)

@@ -12,10 +12,11 @@ from harness import figures, fits
 from harness.fits import Fit
 from harness.flops import Shape
 from harness.results import Results
+from harness.workloads import ASYNCHRONOUS
 
 NOT_MEASURED = "not measured"
 NOT_COMPARABLE = "not comparable: they trained other tokens"
-MINE, DEFAULTS = "finetooth bf16", "TRL defaults"
+MINE, DEFAULTS, TUNED = "finetooth bf16", "TRL defaults", "TRL tuned"
 KERNEL_SHAPES = ("16,384 x 248,320 x 2,048", "8,192 x 151,936 x 1,024")
 KERNEL, KERNEL_PEERS = "triton", ("cut-cross-entropy", "liger-kernel")
 """As tests/bench/kernels.py names them."""
@@ -56,6 +57,8 @@ def table(results: Results) -> list[Goal]:
         _overhead(results.get("overhead")),
         *_preferences("(i) DPO", results.get("dpo")),
         *_preferences("(j) reward model", results.get("rm")),
+        *_rollouts(results.get("grpo")),
+        _slow_reward(results.get("slow-reward")),
         *(_kernel(shape, results.get("kernels")) for shape in KERNEL_SHAPES),
         *(_estimate(key, results.get(name)) for key, name in (("(a)", "lora"), ("(b)", "full"), ("(c)", "pretrain"))),
     ]
@@ -129,6 +132,25 @@ def _training(key: str, file: Mapping[str, Any] | None) -> list[Goal]:
     speed = _ratio(f"{key} tokens/s", "≥ 3x TRL defaults", file, MINE, DEFAULTS, "tokens_per_second", 3)
     losses = _losses(f"{key} losses in bf16", "beside TRL's, without a bound", file, MINE, DEFAULTS, inf, inf)
     return [speed, replace(losses, met=None)]
+
+
+def _rollouts(file: Mapping[str, Any] | None) -> list[Goal]:
+    """Speed and memory of GRPO; answers are drawn by chance, so nobody's losses can be compared."""
+    found = []
+    for peer in (DEFAULTS, TUNED):
+        goal = f"≥ 4x {peer}"
+        found.append(_ratio("(k) GRPO, samples/s", goal, file, MINE, peer, "samples_per_second", 4, ""))
+        goal = f"≤ 0.4x {peer}"
+        found.append(_ratio("(k) GRPO, peak memory", goal, file, MINE, peer, "peak_memory_bytes", 0.4, ""))
+    return found
+
+
+def _slow_reward(file: Mapping[str, Any] | None) -> Goal:
+    """What it is worth to answer ahead."""
+    sides = (ASYNCHRONOUS, MINE)
+    return _ratio(
+        "(l) a slow reward, samples/s", "≥ 1.6x one after the other", file, *sides, "samples_per_second", 1.6, ""
+    )
 
 
 def _preferences(key: str, file: Mapping[str, Any] | None) -> list[Goal]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from harness import charts, figures, floorpage, goals, saving, service, tables
@@ -237,6 +238,8 @@ def workload_section(
         "scaling": tables.scaling_tables,
         "overhead": tables.overhead_table,
         "saving": saving.table,
+        "grpo": tables.rollouts_table,
+        "slow-reward": partial(tables.rollouts_table, beside=goals.MINE),
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):

@@ -39,6 +39,35 @@ def training_table(file: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *losses_table(runs), *rows_text(file), *first_step_table(runs), *settings_text(runs)]
 
 
+def rollouts_table(file: Mapping[str, Any], beside: str = goals.DEFAULTS) -> list[str]:
+    """Samples a second, and what was drawn.
+
+    Args:
+        beside: the contender that the others are compared with.
+    """
+    runs = file["runs"]
+    lines = [
+        f"| Contender | Samples/s | Against {beside} | Peak memory, GiB | First step, s | Tokens of an answer |"
+        " Rounds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in figures.contenders(runs):
+        if not (done := figures.of(runs, name)):
+            continue
+        ratio = goals.ratio_text(figures.ratios(runs, name, beside, "samples_per_second"))
+        cells = [
+            name,
+            number(figures.median(runs, name, "samples_per_second"), 2),
+            "1" if name == beside else ratio,
+            number(figures.median(runs, name, "peak_memory_bytes"), 2, 2**30),
+            number(figures.median(runs, name, "first_step_s"), 1),
+            number(figures.median(runs, name, "mean_length"), 1),
+            str(len(done)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *settings_text(runs)]
+
+
 def losses_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Losses side by side, of the worst round: the largest difference of a step, and the mean of the absolute
     differences."""

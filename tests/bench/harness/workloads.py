@@ -62,6 +62,8 @@ SINGLE = {"quick": 1, "full": 1}
 MACHINE = Contender("machine", "gemm.py", rounds=ONCE)
 """The machine's own rate of matrix multiplication, in the same run."""
 
+ASYNCHRONOUS = "finetooth bf16, prefetch 1"
+
 LONG: tuple[Form, ...] = ("smoke", "full")
 """Of workloads that the quick form, which must end within half an hour, has no time for."""
 
@@ -246,6 +248,58 @@ def _preferences(key: str, name: str, title: str, about: str) -> Workload:
 DPO = _preferences("i", "dpo", "(i) DPO", "dpo with the sigmoid loss at beta 0.1 against TRL's DPOTrainer")
 REWARD = _preferences("j", "rm", "(j) Reward model", "a reward model against TRL's RewardTrainer")
 
+GRPO = Workload(
+    "k",
+    "grpo",
+    "(k) GRPO",
+    "SmolLM2-135M, LoRA rank 16 and alpha 32 on every linear layer, questions of GSM8K in the model's own chat markup, "
+    "8 answers to each of 4 questions a step, of at most 32 tokens, sampled at temperature 1 and scored by their share "
+    "of vowels; one optimizer step on them with the loss of DAPO and no KL, AdamW at a constant 2e-4. Same questions, "
+    "same order, same initial adapter; each side draws answers of its own, and both learn from what they drew. A "
+    "sample is an answer that was drawn, scored and trained.",
+    {
+        "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
+        **{
+            form: {"rows": 16, "batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 32}
+            for form in ("quick", "full")
+        },
+    },
+    (
+        replace(MACHINE, forms=LONG),
+        training("finetooth bf16", "ours_grpo.py", "bf16", forms=LONG),
+        training("TRL defaults", "trl_grpo_peer.py", "bf16", home="peers", forms=LONG),
+        training(
+            "TRL tuned",
+            "trl_grpo_peer.py",
+            "bf16",
+            home="peers",
+            tuned={**TUNED, "per_device_batch_size": 8},
+            rounds=ONCE,
+            forms=LONG,
+        ),
+    ),
+)
+
+SLOW_REWARD = Workload(
+    "l",
+    "slow-reward",
+    "(l) GRPO with a slow reward",
+    "The run of (k) in finetooth, with a reward that takes 3 seconds for each batch of answers without computing "
+    "anything, as a judge in another place does: one after the other, and with the next questions answered by the "
+    "weights of before while the reward judges (`prefetch: 1`).",
+    {
+        "smoke": {"rows": 4, "batch_size": 2, "steps": 2, "generations": 2, "new_tokens": 4},
+        **{
+            form: {"rows": 24, "batch_size": 2, "steps": 12, "generations": 8, "new_tokens": 32}
+            for form in ("quick", "full")
+        },
+    },
+    (
+        training("finetooth bf16", "ours_grpo.py", "bf16", reward="slow_vowels", forms=LONG),
+        training(ASYNCHRONOUS, "ours_grpo.py", "bf16", reward="slow_vowels", prefetch=1, forms=LONG),
+    ),
+)
+
 
 def _scaling() -> tuple[Contender, ...]:
     """One contender for each point of a curve."""
@@ -394,6 +448,8 @@ WORKLOADS: tuple[Workload, ...] = (
     SAVING,
     DPO,
     REWARD,
+    GRPO,
+    SLOW_REWARD,
     PROFILE,
     TUNING,
 )

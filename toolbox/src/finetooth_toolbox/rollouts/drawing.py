@@ -17,7 +17,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
 from finetooth_toolbox.methods.batched import Batches
-from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes
+from finetooth_toolbox.rollouts.advantages import groups_of, last_of_episodes, rewards_of
 from finetooth_toolbox.rollouts.draws import Draw, Episode, Scoring
 from finetooth_toolbox.rollouts.episodes import Asked, Playing
 from finetooth_toolbox.rollouts.judging import WeightedEnvironment, judged
@@ -73,6 +73,10 @@ def messages_of(task: Task) -> tuple[Message, ...]:
     return (Message("user", task.prompt),) if isinstance(task.prompt, str) else tuple(task.prompt)
 
 
+class NothingToLearn(DataError):
+    """Batch after batch was passed over."""
+
+
 @dataclass
 class Drawn:
     """A batch of rollouts with a reward.
@@ -88,6 +92,7 @@ class Drawn:
         replayed: groups of earlier batches among them.
         late: groups that go on, and are not among them.
         epoch: passes over the prompts done with them.
+        judged: mean reward of what was last sampled for it; None if nothing of that has a reward.
     """
 
     rollouts: list[Rollout] = field(default_factory=list)
@@ -101,6 +106,7 @@ class Drawn:
     replayed: int | None = None
     late: int | None = None
     epoch: float = 0.0
+    judged: float | None = None
 
     def count_left_out(self, rollouts: Iterable[Rollout]) -> None:
         """Count which rewards left rollouts out."""
@@ -189,11 +195,12 @@ class Drawing:
             remaining: steps that the run has to go.
 
         Raises:
-            DataError: batch after batch has nothing to learn from.
+            NothingToLearn: batch after batch has nothing to learn from.
         """
         wanted = self._context.train.batch_size
         while draws := self._next(engine, indices, drawn, remaining):
             found = [one for draw in draws for one in self._judged(draw, drawn)]
+            drawn.judged = float(rewards_of(found).mean()) if found else None
             if not self._options.dynamic_sampling:
                 drawn.rollouts = self._replayed(found, drawn, engine.weights_version)
                 return True
@@ -211,11 +218,11 @@ class Drawing:
         """Count a batch that brought nothing.
 
         Raises:
-            DataError: there were too many in a row.
+            NothingToLearn: there were too many in a row.
         """
         drawn.passed_over += 1
         if drawn.passed_over >= MOST_PASSED_OVER:
-            raise DataError(
+            raise NothingToLearn(
                 "method.rewards",
                 f"in the last {drawn.passed_over} batches no group has rewards that differ, so there is nothing to "
                 "learn from",

@@ -24,7 +24,7 @@ from finetooth_toolbox.methods.batched import Batches, refuse_curriculum, steppe
 from finetooth_toolbox.rollouts.advantages import AdvantagesFn, for_each, groups_of
 from finetooth_toolbox.rollouts.checked_sampler import CheckedSampler
 from finetooth_toolbox.rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
-from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, Prompts
+from finetooth_toolbox.rollouts.drawing import MOST_PASSED_OVER, Drawing, Drawn, NothingToLearn, Prompts
 from finetooth_toolbox.rollouts.flight import Flight, split
 from finetooth_toolbox.rollouts.health import Health
 from finetooth_toolbox.rollouts.judging import build_judges
@@ -181,8 +181,27 @@ class RolloutMethod(MethodBase):
             self._drawing.stop()
 
     def _next(self, engine: Engine, indices: Iterator[list[int]]) -> Flight | None:
-        """The next batch of rollouts that has something to learn from; None where the prompts are used up."""
+        """The next batch of rollouts that has something to learn from; None where the prompts are used up, or nothing
+        is left to learn.
+
+        Raises:
+            NothingToLearn: there never was anything, or rewards leave all answers out.
+        """
         drawn = Drawn()
+        try:
+            return self._next_of(engine, indices, drawn)
+        except NothingToLearn:
+            if not self._steps or drawn.judged is None:
+                raise
+            self.context.note(
+                f"the run ends after step {self._steps}: in the last {drawn.passed_over} batches no group had rewards "
+                f"that differ, so nothing is left to learn; the mean reward is {drawn.judged:.3g} now. If it could be "
+                "higher, the policy says the same all the time: lower optimizer.learning_rate, or set method.beta",
+                topic="nothing left to learn",
+            )
+            return None
+
+    def _next_of(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn) -> Flight | None:
         while self._drawing.batch(engine, indices, drawn, remaining=self._total - self._steps):
             rollouts, metrics = self.with_advantages(engine, drawn.rollouts) if drawn.rollouts else ([], {})
             if rollouts and (not self._drops or any(any(one.advantages) for one in rollouts)):

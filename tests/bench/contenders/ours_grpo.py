@@ -1,0 +1,77 @@
+"""finetooth's grpo, driven as `ft run` drives it, without trackers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grpo_rows import drawn, prompts
+from meter import Meter
+from peer_rows import RATES
+
+
+def recipe(spec: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a spec; the prompts are written beside the run."""
+    rows = Path(spec["scratch"]) / "prompts.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in prompts(spec)), encoding="utf-8")
+    function = spec.get("reward", "vowels")
+    reward = {"name": "python_function", "file": str(Path(__file__).parent / "grpo_rows.py"), "function": function}
+    return {
+        "model": spec["model_folder"],
+        "data": {"train": str(rows), "format": "task"},
+        "method": {
+            "name": "grpo",
+            "rewards": [reward],
+            "num_generations": spec["generations"],
+            "max_completion_length": spec["new_tokens"],
+            "loss_type": "dapo",
+            "prefetch": spec.get("prefetch", 0),
+            "keep_rollouts": False,
+        },
+        "adapter": {"name": "lora", "rank": 16, "alpha": 32},
+        "optimizer": {"name": "adamw", "learning_rate": RATES["lora"], "weight_decay": 0.0},
+        "schedule": {"name": "constant", "warmup_ratio": 0.0},
+        "train": {
+            "batch_size": spec["batch_size"],
+            "max_steps": spec["steps"],
+            "max_length": 1024,
+            "shuffle": False,
+            "precision": spec["precision"],
+            "seed": 0,
+        },
+        "trackers": [],
+        "output": str(Path(spec["scratch"]) / "run"),
+    }
+
+
+def main() -> None:
+    """Train and report."""
+    meter = Meter()
+    spec = meter.spec
+    import finetooth
+
+    session = finetooth.session(recipe(spec))
+    engine, reports = session.engine, []
+    meter.begin()
+    for report in session.job.method.steps(engine):
+        meter.step(report.loss)
+        reports.append(report)
+    lengths = [len(one.tokens) for report in reports for one in report.rollouts]
+    sequences = [len(one.prompt) + len(one.tokens) for report in reports for one in report.rollouts]
+    counted = [report.flops for report in reports]
+    meter.trained(
+        tokens=sum(sequences),
+        positions=sum(sequences),
+        head_positions=sum(lengths),
+        pairs=sum(size**2 for size in sequences) / 2,
+        flops=sum(counted) if all(counted) else None,
+        rank=16,
+        rewards=[report.metrics["reward"] for report in reports],
+        settings={d.setting: d.value for d in session.job.plan.decisions if d.setting.startswith("train.")},
+        **drawn(lengths, meter.train_s),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the page of learning by reward says: shares with intervals, ends of curves, and what was not measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def lines(shares: tuple[float, float], rewards: list[float]) -> list[dict[str, object]]:
+    """What the tracker wrote of a run."""
+    judged = [
+        {"event": "evaluation", "name": "exact_match", "step": step, "metrics": {"regex_match": share}, "rows": 100}
+        for step, share in zip((0, len(rewards)), shares, strict=True)
+    ]
+    steps = [{"event": "step", "step": i, "metrics": {"reward": reward}} for i, reward in enumerate(rewards, 1)]
+    return [judged[0], *steps, judged[1]]
+
+
+def test_the_first_and_the_last_evaluation_are_shares_with_wilsons_interval() -> None:
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    found = measured(TASKS["format"], lines((0.0, 0.5), [0.1, 0.2, 0.3]))
+    assert found["curves"]["reward"] == [0.1, 0.2, 0.3]
+    # with z = 1.96: 0 of 100 is 0 to z^2 / (n + z^2), and half of 100 is symmetrical
+    assert (found["before"]["low"], found["before"]["high"]) == (pytest.approx(0.0), pytest.approx(0.0370, abs=1e-4))
+    assert 0.5 - found["after"]["low"] == pytest.approx(found["after"]["high"] - 0.5)
+
+
+def test_a_run_that_was_not_judged_is_no_result() -> None:
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    with pytest.raises(ValueError, match="gsm8k: the run was judged 0 times by 'number_match'"):
+        measured(TASKS["gsm8k"], lines((0.0, 0.5), [0.1]))
+
+
+def test_the_ends_of_a_curve_do_not_overlap() -> None:
+    from learning.online_running import ends
+
+    assert ends([0.0, 0.5, 1.0]) == (0.0, 1.0)
+    assert ends([0.0] * 10 + [0.5] * 10 + [1.0] * 10) == (0.0, 1.0)
+
+
+def test_a_page_says_whether_a_goal_is_met_and_what_was_not_measured() -> None:
+    from learning.online_page import drawings, render
+    from learning.online_running import measured
+    from learning.online_tasks import TASKS
+
+    task = TASKS["format"]
+    results = []
+    for seed, last in enumerate((0.97, 0.4)):
+        run = {"seconds": 60.0, "cpu_seconds": 100.0, **measured(task, lines((0.0, last), [0.1] * 10 + [0.9] * 10))}
+        results.append({"task": task.name, "seed": seed, "runs": {"grpo": run}})
+    page = render({"format": results})
+    assert "| grpo | 0 | 20 | 0.0 % (0.0 to 3.7; 100 rows) | 97.0 % (91.5 to 99.0; 100 rows) | 0.100, 0.900 |" in page
+    assert "is met with 1 of 2 seeds" in page
+    assert page.count("Not measured.") == len(TASKS) - 1
+    assert list(drawings({"format": results})) == ["format"]
+
+
+def test_every_recipe_of_the_tasks_is_one(tmp_path: Path) -> None:
+    """Names and options are known, without a model's weights or rows being read."""
+    import finetooth
+    from learning.online_tasks import TASKS
+
+    data = tmp_path / "data"
+    (data / "rl").mkdir(parents=True)
+    row = json.dumps({"prompt": "What is 2 + 3?", "answer": "5"}) + "\n"
+    (data / "rl/gsm8k_prompts_500.jsonl").write_text(row * 500, encoding="utf-8")
+    for task in TASKS.values():
+        recipes = task.runs(data, tmp_path / task.name, 0)
+        assert set(task.measured) <= set(recipes)
+        for recipe in recipes.values():
+            if recipe["model"] == "smollm2-135m" and "teacher" not in recipe["method"]:
+                finetooth.session({**recipe, "output": str(tmp_path / "run")}, data=False)
+
+
+def test_the_page_in_the_repository_is_what_its_results_give() -> None:
+    from learning.online_page import FOLDER, draw, read, render
+    from learning.online_tasks import ROOT
+
+    folder = ROOT / "docs/benchmarks"
+    assert (folder / "rl.md").read_text(encoding="utf-8") == render(read(folder / FOLDER)), draw.__doc__
+
+
+@pytest.mark.parametrize("told", [(), ("train.max_steps=4", "train.seed=1")])
+def test_settings_of_the_command_line_reach_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...]
+) -> None:
+    """A session takes each override as an argument of its own, and none where there are none."""
+    import finetooth
+    from learning.online_running import learn
+    from learning.online_tasks import TASKS
+
+    real, seen = finetooth.session, []
+
+    class Run:
+        def __init__(self, recipe: dict[str, Any], *overrides: str) -> None:
+            real(recipe, *overrides, data=False)  # refuses what it cannot read
+            seen.append(overrides)
+            self.output = Path(recipe["output"])
+
+        def run(self) -> None:
+            self.output.mkdir(parents=True)
+            text = "".join(json.dumps(line) + "\n" for line in lines((0.0, 1.0), [0.5]))
+            (self.output / "metrics.jsonl").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(finetooth, "session", Run)
+    found = learn(TASKS["format"], 0, tmp_path, tmp_path / "runs", told)
+    assert seen == [told]
+    assert found["runs"]["grpo"]["after"]["share"] == 1.0
+    assert found["overrides"] == list(told)
