@@ -107,6 +107,9 @@ class EngineBase(Capable):
     def move_role(self, role: str, mix: float) -> None:
         raise self._cannot("hold a copy of the policy", "roles")
 
+    def module(self) -> Any:
+        raise self._cannot("give its model away", "module")
+
     def release(self, handle: Handle) -> None:
         raise self._cannot("give up a handle", "release")
 

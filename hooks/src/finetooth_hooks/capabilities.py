@@ -26,6 +26,7 @@ ENGINE: Mapping[str, str] = {
     "roles": "holds frozen copies of the policy and other models as roles (`RoleModel`, `move_role`)",
     "step_settings": "a step takes numbers of its own in place of the recipe's (`StepSettings`)",
     "shared_base": "engines of one process can hold one copy of a frozen base (option `share_base`)",
+    "module": "the framework's own model can be had, with gradients that `step` applies (`module`)",
     "release": "a handle can be given up (`release`)",
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",

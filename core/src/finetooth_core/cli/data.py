@@ -10,6 +10,7 @@ import click
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.text.measures import AGES, SIZES, measured
 
+from finetooth_core.cli.convert import convert
 from finetooth_core.cli.recipe_arguments import Described, recipe_arguments, with_output
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def prepare(state: State, recipe: Described, overrides: tuple[str, ...], output:
         click.echo(f"{decision.setting}  {decision.value}  {decision.reason}")
     for split, reason in session.job.context.data.not_kept.items():
         click.echo(f"data.{split}: nothing is kept: {reason}")
+
+
+command.add_command(convert)
 
 
 @command.group()

@@ -112,6 +112,7 @@ _WORKS: Mapping[str, Ask] = {
     "roles": _knows_no_such_copy,
     "step_settings": _takes_a_rate,
     "release": _is_released,
+    "module": lambda engine, case: engine.module() is not None,
 }
 """What shows that a word is true; `shared_base` concerns two engines, and is not to be seen from one."""
 
@@ -127,6 +128,7 @@ _REFUSES: Mapping[str, Ask] = {
     "usage": lambda engine, case: engine.usage(),
     "profile": lambda engine, case: engine.profile(Path(case.folder)),
     "roles": lambda engine, case: engine.move_role("reference", 0.5),
+    "module": lambda engine, case: engine.module(),
     "release": lambda engine, case: engine.release(Handle(1, engine.weights_version)),
 }
 """What must raise EngineError where a word is not said. An unknown role has a check of its own; settings of a step are

@@ -25,6 +25,7 @@ CAPABILITIES = frozenset(
         "profile",
         "roles",
         "step_settings",
+        "module",
         "release",
         "shared_base",
         "temperature",

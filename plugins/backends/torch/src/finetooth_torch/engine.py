@@ -219,6 +219,9 @@ class TorchEngine(EngineBase):
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         return [found["logprobs"] for found in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
 
+    def module(self) -> torch.nn.Module:
+        return self._parts.network.model
+
     def release(self, handle: Handle) -> None:
         self._pending.pop(handle.id, None)
 

@@ -16,6 +16,7 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("stepwise", ("completions", "labels")),
     ("labelled", ("prompt", "completion", "label")),
     ("instruction", ("instruction", "output")),
+    ("instruction", ("instruction", "response")),
     ("prompt_completion", ("prompt", "completion")),
     ("prompt_completion", ("question", "answer")),
     ("prompt_completion", ("problem", "solution")),

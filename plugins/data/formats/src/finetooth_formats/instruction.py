@@ -12,6 +12,9 @@ from finetooth_formats import columns
 from finetooth_formats.aliases import AliasedOptions
 from finetooth_formats.history import read_history
 
+OTHERS: Mapping[str, str] = {"input": "context", "output": "response"}
+"""Other names of columns, as Databricks' Dolly has them."""
+
 
 class InstructionOptions(AliasedOptions):
     """Options of `instruction`."""
@@ -28,9 +31,10 @@ class InstructionOptions(AliasedOptions):
     instruction: str = "instruction"
     """The column with what is to be done."""
     input: str = "input"
-    """The column with what it is to be done to; may be missing or empty."""
+    """The column with what it is to be done to; may be missing or empty. Where this is not set and rows have none of
+    that name, `context` (Dolly)."""
     output: str = "output"
-    """The column with the right answer."""
+    """The column with the right answer. Where this is not set and rows have none of that name, `response` (Dolly)."""
     system: str = ""
     """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
     system_column: str = "system"
@@ -52,8 +56,16 @@ class Instruction:
         self._options = options
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        names = (self._options.instruction, self._options.output)
+        names = (self._options.instruction, self._column(values, "output"))
         return f"has the columns {names[0]!r} and {names[1]!r}" if columns.present(values, *names) else None
+
+    def _column(self, values: Mapping[str, Any], option: str) -> str:
+        """The column of an option: what it says, or the other name that such rows have in the wild."""
+        said: str = getattr(self._options, option)
+        other = OTHERS[option]
+        return (
+            other if option not in self._options.model_fields_set and said not in values and other in values else said
+        )
 
     def read(self, row: Row) -> Conversation:
         """
@@ -62,10 +74,11 @@ class Instruction:
         """
         options = self._options
         ask = columns.text(row, options.instruction, "instruction")
-        if columns.present(row.values, options.input):
-            given = columns.text(row, options.input, "instruction", empty=True)
+        given_in = self._column(row.values, "input")
+        if columns.present(row.values, given_in):
+            given = columns.text(row, given_in, "instruction", empty=True)
             ask = f"{ask}\n\n{given}" if given else ask
-        answer = columns.text(row, options.output, "instruction", answer=True)
+        answer = columns.text(row, self._column(row.values, "output"), "instruction", answer=True)
         said = columns.optional_text(row, options.system_column, "instruction") or options.system
         system = (Message("system", said),) if said else ()
         before = read_history(row, options.history)

@@ -29,7 +29,10 @@ FORMATS = (
         summary="instruction, input and output (Alpaca)",
         elsewhere={"alpaca": {}},
         rank=20,
-        example_rows=({"instruction": "Add.", "input": "2, 2", "output": "4"},),
+        example_rows=(
+            {"instruction": "Add.", "input": "2, 2", "output": "4"},
+            {"instruction": "Add.", "context": "2, 2", "response": "4", "category": "closed_qa"},
+        ),
     ),
     Format(
         name="prompt_completion",

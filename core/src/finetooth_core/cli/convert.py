@@ -1,0 +1,99 @@
+"""`ft data convert`: rows in another shape, with nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from finetooth_hooks.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from finetooth_core.cli.state import State
+
+ENDINGS = (".jsonl", ".json", ".csv")
+SHAPES = ("messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "text")
+
+
+@click.command()
+@click.argument("data", metavar="DATA")
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--to", "shape", type=click.Choice(SHAPES), required=True, help="The shape of the new rows.")
+@click.option(
+    "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
+)
+@click.pass_obj
+def convert(state: State, data: str, output: Path, shape: str, format_: str | None) -> None:
+    """Write the rows of DATA in another shape into OUTPUT (.jsonl, .json or .csv).
+
+    DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. Where a
+    row says something that the shape has no place for, nothing is written (exit code 2).
+    """
+    from finetooth_core.data.shapes import SHAPES, Loses
+
+    if output.suffix not in ENDINGS:
+        raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")
+    if output.exists():
+        raise UserError(f"{output} exists", action="name another file; nothing was changed")
+    section = {"train": _value(data, "DATA"), **({"format": _value(format_, "--format")} if format_ else {})}
+    context = state.context(state.load({"model": "none", "data": section}))
+    rows: list[dict[str, Any]] = []
+    lost: Counter[str] = Counter()
+    first = ""
+    examples = context.examples("train")
+    for id_, example in examples.rows:
+        try:
+            rows += SHAPES[shape](example)
+        except Loses as reason:
+            first = first or id_
+            lost[str(reason)] += 1
+    if lost:
+        said = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
+        problem = f"{lost.total()} of {len(examples.rows)} rows say what shape {shape} has no place for: {said}"
+        raise DataError(first, problem, action="choose another --to; nothing was written")
+    if not rows:
+        raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
+    _write(output, rows)
+    click.echo(f"{len(examples.rows)} rows read, {len(rows)} written to {output}")
+
+
+def _value(text: str, name: str) -> Any:
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name}: is no JSON: {error}", action="mend it, or give a name") from None
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Beside its place, then renamed into it, so that half a file is never there.
+
+    Raises:
+        UserError: a column holds what a table has no cell for, or the file cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                names = list(dict.fromkeys(name for row in rows for name in row))
+                for name in names:
+                    if any(isinstance(row.get(name), list | dict) for row in rows):
+                        problem = f"{path}: column {name} holds lists, which a table has no cell for"
+                        raise UserError(problem, action="write .jsonl")
+                table = csv.DictWriter(file, names)
+                table.writeheader()
+                table.writerows(rows)
+            elif path.suffix == ".json":
+                json.dump(list(rows), file, ensure_ascii=False, indent=1)
+            else:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}", action="name another place") from None
+    finally:
+        beside.unlink(missing_ok=True)

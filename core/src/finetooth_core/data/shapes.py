@@ -1,0 +1,156 @@
+"""Examples as rows of a shape that other tools read, and what of an example a shape has no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from finetooth_hooks.examples import (
+    Conversation,
+    Example,
+    Labelled,
+    Message,
+    Pair,
+    PromptCompletion,
+    Side,
+    Text,
+)
+
+NAMES = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+"""Roles as ShareGPT calls them."""
+
+
+class Loses(Exception):
+    """A shape has no place for something that an example says."""
+
+
+def _messages(example: Example) -> list[dict[str, Any]]:
+    if not isinstance(example, Conversation):
+        raise Loses(f"{example.called} is no conversation")
+    row: dict[str, Any] = {"messages": [_message(one) for one in example.messages]}
+    if example.tools:
+        row["tools"] = [dict(tool) for tool in example.tools]
+    return [row]
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if message.images or message.weights or message.reasoning_weights:
+        raise Loses("images, or parts of a message that train otherwise than the rest")
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        made["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        made["tool_calls"] = [{"type": "function", **dict(call)} for call in message.tool_calls]
+    if message.name:
+        made["name"] = message.name
+    if message.tool_call_id:
+        made["tool_call_id"] = message.tool_call_id
+    if message.train is not None:
+        made["train"] = message.train
+    return made
+
+
+def _plain(messages: Sequence[Message]) -> list[Message]:
+    """
+    Raises:
+        Loses: a message says more than a role and a text.
+    """
+    for one in messages:
+        if set(_message(one)) != {"role", "content"}:
+            raise Loses(
+                f"what a message says beside its text: {', '.join(sorted(set(_message(one)) - {'role', 'content'}))}"
+            )
+    return list(messages)
+
+
+def _turns(example: Example) -> tuple[str, list[tuple[str, str]]]:
+    """The system message, and questions with their answers.
+
+    Raises:
+        Loses: it is no conversation, has tools, or its turns are no questions each with an answer.
+    """
+    if not isinstance(example, Conversation):
+        raise Loses(f"{example.called} is no conversation")
+    if example.tools:
+        raise Loses("tools")
+    messages = _plain(example.messages)
+    system = messages.pop(0).content if messages and messages[0].role == "system" else ""
+    roles = [one.role for one in messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise Loses("turns that are not questions each with an answer")
+    return system, [(messages[i].content, messages[i + 1].content) for i in range(0, len(messages), 2)]
+
+
+def _sharegpt(example: Example) -> list[dict[str, Any]]:
+    if not isinstance(example, Conversation):
+        raise Loses(f"{example.called} is no conversation")
+    if example.tools:
+        raise Loses("tools")
+    return [{"conversations": [{"from": NAMES[one.role], "value": one.content} for one in _plain(example.messages)]}]
+
+
+def _alpaca(example: Example) -> list[dict[str, Any]]:
+    system, turns = _turns(example)
+    row: dict[str, Any] = {"instruction": turns[-1][0], "input": "", "output": turns[-1][1]}
+    if system:
+        row["system"] = system
+    if len(turns) > 1:
+        row["history"] = [list(turn) for turn in turns[:-1]]
+    return [row]
+
+
+def _prompt_completion(example: Example) -> list[dict[str, Any]]:
+    if isinstance(example, PromptCompletion):
+        return [{"prompt": example.prompt, "completion": example.completion}]
+    system, turns = _turns(example)
+    if len(turns) > 1:
+        raise Loses("more than one question")
+    return [{"prompt": turns[0][0], "completion": turns[0][1], **({"system": system} if system else {})}]
+
+
+def _side(side: Side) -> Any:
+    return side if isinstance(side, str) else [_message(one) for one in side]
+
+
+def _preference(example: Example) -> list[dict[str, Any]]:
+    if not isinstance(example, Pair):
+        raise Loses(f"{example.called} is no preference pair")
+    row = {name: _side(getattr(example, name)) for name in ("prompt", "chosen", "rejected")}
+    if example.margin is not None:
+        row["margin"] = example.margin
+    if example.tools:
+        row["tools"] = [dict(tool) for tool in example.tools]
+    return [row]
+
+
+def _kto(example: Example) -> list[dict[str, Any]]:
+    if isinstance(example, Pair):
+        if example.margin is not None or example.tools:
+            raise Loses("the margin of a pair, or tools")
+        prompt = _side(example.prompt)
+        sides = ((example.chosen, True), (example.rejected, False))
+        return [{"prompt": prompt, "completion": _side(side), "label": label} for side, label in sides]
+    if not isinstance(example, Labelled):
+        raise Loses(f"{example.called} has no label")
+    row = {"prompt": _side(example.prompt), "completion": _side(example.completion), "label": example.label}
+    return [{**row, "tools": [dict(tool) for tool in example.tools]} if example.tools else row]
+
+
+def _text(example: Example) -> list[dict[str, Any]]:
+    if not isinstance(example, Text):
+        raise Loses(f"{example.called} is no plain text: its parts would train alike")
+    return [{"text": example.text}]
+
+
+SHAPES: Mapping[str, Callable[[Example], list[dict[str, Any]]]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "preference": _preference,
+    "kto": _kto,
+    "text": _text,
+}
+"""Shapes by the names that they have in the field; each makes rows of an example, or raises `Loses`."""
+
+__all__ = ["SHAPES", "Loses"]

@@ -1,0 +1,1 @@
+"""Trainers of TRL as a method."""

@@ -1,0 +1,129 @@
+"""The method `trl`: a trainer of TRL computes losses and gradients, and the engine applies them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetooth_hooks import Options
+from finetooth_hooks.bases import MethodBase
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.reports import DataReport, Prepared, StepReport
+from finetooth_toolbox.rollouts.scoring import build_rewards
+from pydantic import Field
+
+from finetooth_trl.rows import columns_of
+
+LOST = (
+    "TRL computes here, so some things that hold elsewhere do not: rows are rendered by the tokenizer's chat template "
+    "and masked by the trainer, not by data.renderer; the loss of a step depends on how rows are cut into portions "
+    "where the trainer's does",
+    "memory and speed are the trainer's own: what ft check plans for a step is a lower bound, and logits of whole "
+    "portions are held",
+    "a run that is interrupted cannot go on: the trainer's order and state are not in a checkpoint; the weights of its "
+    "checkpoints can be used",
+)
+"""What does not hold, as the plan says it."""
+
+
+class TrlOptions(Options):
+    """Options of `trl`."""
+
+    trainer: str
+    """Which one: `sft`, `dpo`, `kto`, `grpo`, `rloo`, `reward`, the name of a class (`DPOTrainer`), or of an
+    experimental one by its module, `experimental.gkd.GKDTrainer`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the trainer's configuration, as TRL calls them (`beta`, `num_generations`). What the recipe
+    says itself is refused: rates, steps, batches, seeds, where files go."""
+    rewards: list[Pick] = Field(default_factory=list)
+    """For trainers that sample: what judges answers, names of rewards, or mappings with `name` and options. A `weight`
+    is given to the trainer."""
+    portion: int | None = Field(default=None, ge=1)
+    """Rows that go through the model at once; left out, all of `train.batch_size`."""
+
+
+def build(options: TrlOptions, context: Context) -> Trl:
+    """Builder of `trl`."""
+    return Trl(options, context)
+
+
+class Trl(MethodBase):
+    """A `protocols.Method`: TRL's trainer runs its own loop over the engine's model, and each of its optimizer steps is
+    one step of the engine.
+
+    Examples become rows with TRL's columns; gradients are clipped and applied by the engine, with the recipe's
+    optimizer and schedule; what the trainer logs are metrics of the step.
+    """
+
+    def __init__(self, options: TrlOptions, context: Context) -> None:
+        from finetooth_trl.trainers import check_arguments, trainer_class
+
+        self._options, self._context = options, context
+        self._trainer = trainer_class(options.trainer)
+        self._done = 0
+        portion = options.portion or context.train.batch_size
+        if context.train.batch_size % portion:
+            raise PlanError(
+                f"method.portion: {portion} does not divide train.batch_size, {context.train.batch_size}",
+                action="name a number that does",
+            )
+        self._portion = portion
+        self._rewards = build_rewards(context, options.rewards, "method.rewards")
+        check_arguments(self._trainer, options.arguments, judged=bool(self._rewards))
+
+    def prepare(self) -> Prepared:
+        """Read the rows.
+
+        Raises:
+            DataError: a row is of a kind that no trainer of TRL takes, or rows are of several kinds.
+        """
+        rows = self._context.examples("train").rows
+        self._rows = columns_of(rows)
+        train = self._context.train
+        a_epoch = max(1, -(-len(self._rows) // train.batch_size))
+        planned = max(1, math.ceil(train.epochs * a_epoch - 1e-9)) if train.epochs else None  # 0: max_steps decides
+        bounds = [bound for bound in (planned, train.max_steps) if bound is not None]
+        notes = tuple(f"method trl: {note}" for note in LOST)
+        report = DataReport("train", len(rows), len(self._rows), notes=notes, examples=len(rows))
+        self._total = min(bounds) if bounds else a_epoch
+        return Prepared(self._total, a_epoch, report)
+
+    def steps(self, engine: Engine) -> Iterator[StepReport]:
+        """One optimizer step of the trainer for each of the engine.
+
+        Raises:
+            EngineError: the trainer failed; its own error is the cause.
+        """
+        from finetooth_trl.training import training
+
+        for report in training(
+            engine,
+            self._context,
+            self._trainer,
+            self._rows,
+            arguments=self._options.arguments,
+            rewards=self._rewards,
+            portion=self._portion,
+            total=self._total,
+        ):
+            self._done = report.step
+            yield report
+
+    def state(self) -> Mapping[str, Any]:
+        """How many steps are done: what the trainer holds is not to be had."""
+        return {"steps": self._done}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            PlanError: steps were done, which the trainer would not know of.
+        """
+        if int(state["steps"]):
+            raise PlanError(
+                "method trl: a run of a TRL trainer cannot go on, since the trainer's state is in no checkpoint",
+                action="begin a new run; model or adapter.resume_from takes the weights",
+            )

@@ -1,0 +1,131 @@
+"""Which trainer a recipe names, and what may be given to its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from finetooth_hooks.errors import RecipeError
+from finetooth_toolbox.text.nearest import nearest
+
+OURS: Mapping[str, str] = {
+    "learning_rate": "optimizer.learning_rate",
+    "weight_decay": "optimizer.weight_decay",
+    "optim": "optimizer",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "schedule.warmup_steps",
+    "warmup_ratio": "schedule.warmup_ratio",
+    "max_grad_norm": "train.max_grad_norm",
+    "num_train_epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+    "per_device_train_batch_size": "train.batch_size and method.portion",
+    "gradient_accumulation_steps": "train.batch_size and method.portion",
+    "seed": "train.seed",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "output_dir": "output",
+    "report_to": "trackers",
+    "logging_steps": "trackers",
+    "logging_strategy": "trackers",
+    "save_strategy": "checkpoint.every",
+    "save_steps": "checkpoint.every",
+    "eval_strategy": "evaluate.every",
+    "eval_steps": "evaluate.every",
+    "push_to_hub": "ft push",
+    "resume_from_checkpoint": "ft resume",
+    "deepspeed": "the recipe, which runs on one device",
+    "fsdp": "the recipe, which runs on one device",
+    "reward_weights": "method.rewards, each with its weight",
+}
+"""Fields of TRL's configurations that the recipe says itself, and where."""
+
+
+def trainer_class(name: str) -> type[Any]:
+    """The class of a trainer.
+
+    Raises:
+        RecipeError: TRL has none of that name, or it cannot be imported.
+    """
+    import trl
+
+    module: Any = trl
+    path, _, last = name.removeprefix("trl.").rpartition(".")
+    if path:
+        try:
+            module = importlib.import_module(f"trl.{path}")
+        except ImportError as error:
+            raise RecipeError(
+                "method.trainer", f"trl.{path} cannot be imported: {error}", action="name another one, or install that"
+            ) from None
+    known = [one for one in dir(module) if one.endswith("Trainer")]
+    wanted = last if last in known else f"{last.upper()}Trainer"
+    found = next(
+        (one for one in known if one.lower() in (last.lower(), wanted.lower(), f"{last}trainer".lower())), None
+    )
+    if found is None:
+        near = nearest(wanted, known)
+        raise RecipeError(
+            "method.trainer",
+            f"TRL has no trainer {name!r}" + (f"; did you mean {near}?" if near else ""),
+            action=f"name one of {', '.join(known)}" if known else "name one by its module",
+        )
+    return type_of(module, found)
+
+
+def type_of(module: Any, name: str) -> type[Any]:
+    """A class of a module that fills itself when it is asked."""
+    found: type[Any] = vars(module).get(name) or importlib.import_module(module.__name__).__getattr__(name)
+    return found
+
+
+def config_class(trainer: type[Any]) -> type[Any]:
+    """The configuration that a trainer takes: of its own name, in the package that it is from.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    name = trainer.__name__.removesuffix("Trainer") + "Config"
+    parts = trainer.__module__.split(".")
+    for stop in range(len(parts), 0, -1):
+        module = importlib.import_module(".".join(parts[:stop]))
+        if name in dir(module):
+            return type_of(module, name)
+    raise RecipeError("method.trainer", f"{trainer.__name__} has no {name}", action="name another trainer")
+
+
+def takes(trainer: type[Any], name: str) -> bool:
+    """Whether a trainer is made with an argument of that name."""
+    return name in inspect.signature(trainer.__init__).parameters
+
+
+def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: bool) -> None:
+    """
+    Args:
+        judged: the recipe names rewards.
+
+    Raises:
+        RecipeError: an argument is the recipe's to say, or none of the configuration's; rewards for a trainer that
+            takes none, or none for one that does.
+    """
+    fields = {field.name for field in dataclasses.fields(config_class(trainer))}
+    for name in given:
+        if name in OURS:
+            raise RecipeError(
+                f"method.arguments.{name}", "the recipe says that itself", action=f"leave it out, and set {OURS[name]}"
+            )
+        if name not in fields:
+            near = nearest(name, sorted(fields - set(OURS)))
+            raise RecipeError(
+                f"method.arguments.{name}",
+                f"{config_class(trainer).__name__} has no such field" + (f"; did you mean {near}?" if near else ""),
+                action="see TRL's documentation of it",
+            )
+    if takes(trainer, "reward_funcs") != judged:
+        problem = f"{trainer.__name__} takes none" if judged else f"{trainer.__name__} needs at least one"
+        raise RecipeError("method.rewards", problem, action="ft plugins list --kind reward shows them")
+
+
+__all__ = ["OURS", "check_arguments", "config_class", "takes", "trainer_class"]

@@ -1,0 +1,267 @@
+"""A TRL trainer in a thread of its own, which stands still whenever the run does something, and the other way round.
+
+The trainer has a loop of its own and the run is a generator: one of them has to be called by the other. So the trainer
+runs in a thread, and exactly one of the two threads goes at any time: the trainer until it has logged a step, the run
+until it asks for the next one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset  # type: ignore[import-untyped]
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import Engine, Stepped
+from finetooth_hooks.errors import EngineError, FinetoothError
+from finetooth_hooks.reports import StepReport
+from finetooth_toolbox.rollouts.scoring import WeightedReward
+from torch import nn
+from transformers import AutoTokenizer, TrainerCallback
+
+from finetooth_trl.trainers import config_class, takes
+
+
+class _Stopped(Exception):
+    """The run asks for no more steps."""
+
+
+class Turns:
+    """Hands the turn between the run and the trainer's thread."""
+
+    def __init__(self) -> None:
+        self._run, self._trainer = threading.Semaphore(0), threading.Semaphore(0)
+        self.reports: list[StepReport] = []
+        self.failure: BaseException | None = None
+        self.ended = self.stopping = False
+
+    def hand_over(self, report: StepReport) -> None:
+        """In the trainer's thread: a step is done; wait until the run wants another one."""
+        self.reports.append(report)
+        self._run.release()
+        self._trainer.acquire()
+        if self.stopping:
+            raise _Stopped
+
+    def end(self, failure: BaseException | None) -> None:
+        """In the trainer's thread: nothing more comes."""
+        self.failure, self.ended = failure, True
+        self._run.release()
+
+    def wait(self) -> None:
+        """In the run: until a step is done or nothing more comes."""
+        self._run.acquire()
+
+    def go_on(self, *, stop: bool = False) -> None:
+        """In the run: the trainer's turn."""
+        self.stopping = stop
+        self._trainer.release()
+
+
+class EngineOptimizer(torch.optim.Optimizer):
+    """An optimizer whose step is the engine's: it clips, updates and schedules as the recipe says."""
+
+    def __init__(self, engine: Engine, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+        self._engine = engine
+        self.stepped: Stepped | None = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Apply what backward left."""
+        self.stepped = self._engine.step()
+        for group in self.param_groups:
+            group["lr"] = self.stepped.learning_rate
+
+
+class _Reporter(TrainerCallback):
+    """Hands every step over once it is logged."""
+
+    def __init__(self, turns: Turns, optimizer: EngineOptimizer, batch: int) -> None:
+        self._turns, self._optimizer, self._batch = turns, optimizer, batch
+        self._tokens = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **more: Any) -> None:
+        stepped, self._optimizer.stepped = self._optimizer.stepped, None
+        if stepped is None or logs is None:
+            return
+        numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+        loss = numbers.pop("loss", math.nan)
+        seen = numbers.pop("num_tokens", self._tokens)
+        tokens, self._tokens = int(max(0.0, seen - self._tokens)), seen
+        for name in ("learning_rate", "grad_norm", "epoch"):
+            numbers.pop(name, None)
+        self._turns.hand_over(
+            StepReport(
+                step=stepped.step,
+                epoch=float(state.epoch or 0.0),
+                loss=loss,
+                tokens=tokens,
+                targets=tokens,
+                rows=self._batch,
+                learning_rate=stepped.learning_rate,
+                grad_norm=stepped.grad_norm,
+                skipped=stepped.skipped,
+                metrics=numbers,
+            )
+        )
+
+
+def training(
+    engine: Engine,
+    context: Context,
+    trainer: type[Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    arguments: Mapping[str, Any],
+    rewards: Sequence[WeightedReward],
+    portion: int,
+    total: int,
+) -> Iterator[StepReport]:
+    """Steps of a trainer over the engine's model.
+
+    Args:
+        rows: with the trainer's columns.
+        portion: rows that go through the model at once.
+        total: optimizer steps.
+
+    Raises:
+        EngineError: the trainer failed.
+    """
+    model: nn.Module = engine.module()
+    optimizer = EngineOptimizer(engine, [one for one in model.parameters() if one.requires_grad])
+    turns = Turns()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = _trainer(
+            context, trainer, model, optimizer, rows, turns,
+            arguments=_arguments(context, trainer, arguments, rewards, Path(scratch), model, portion, total),
+            rewards=rewards, scratch=Path(scratch),
+        )  # fmt: skip
+
+        def run() -> None:
+            failure: BaseException | None = None
+            try:
+                made.train()
+            except _Stopped:
+                pass
+            except BaseException as error:  # told to the run, which raises it in its own thread
+                failure = error
+            turns.end(failure)
+
+        thread = threading.Thread(target=run, name="trl", daemon=True)
+        thread.start()
+        try:
+            turns.wait()
+            while not turns.ended:
+                yield turns.reports.pop()
+                turns.go_on()
+                turns.wait()
+        finally:
+            if not turns.ended:
+                turns.go_on(stop=True)
+            thread.join()
+    if isinstance(turns.failure, FinetoothError):
+        raise turns.failure
+    if turns.failure is not None:
+        raise EngineError(
+            f"{trainer.__name__} of TRL failed: {type(turns.failure).__name__}: {turns.failure}",
+            action="see method.arguments and the rows' columns; ft --debug shows where",
+        ) from turns.failure
+
+
+def _trainer(
+    context: Context,
+    trainer: type[Any],
+    model: nn.Module,
+    optimizer: EngineOptimizer,
+    rows: Sequence[Mapping[str, Any]],
+    turns: Turns,
+    *,
+    arguments: Any,
+    rewards: Sequence[WeightedReward],
+    scratch: Path,
+) -> Any:
+    context.tokenizer.save(scratch / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(scratch / "tokenizer")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    given: dict[str, Any] = {}
+    if takes(trainer, "ref_model"):
+        given["ref_model"] = copy.deepcopy(model).requires_grad_(False).eval()
+    if rewards:
+        given["reward_funcs"] = [_function(one) for one in rewards]
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    return trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        processing_class=tokenizer,
+        optimizers=(optimizer, constant),
+        callbacks=[_Reporter(turns, optimizer, context.train.batch_size)],
+        **given,
+    )
+
+
+def _arguments(
+    context: Context,
+    trainer: type[Any],
+    given: Mapping[str, Any],
+    rewards: Sequence[WeightedReward],
+    scratch: Path,
+    model: nn.Module,
+    portion: int,
+    total: int,
+) -> Any:
+    """The trainer's configuration: what the recipe says, and what is given beside it."""
+    train, config = context.train, config_class(trainer)
+    fields = {field.name for field in dataclasses.fields(config)}
+    made: dict[str, Any] = {
+        "output_dir": str(scratch / "trainer"),
+        "per_device_train_batch_size": portion,
+        "gradient_accumulation_steps": train.batch_size // portion,
+        "max_steps": total,
+        "max_grad_norm": 0.0,  # the engine clips
+        "learning_rate": 1.0,  # the engine's optimizer has its own
+        "seed": int(context.generator("trl").integers(2**31)),
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": False,  # the model is in its precision already
+        "fp16": False,
+        "gradient_checkpointing": train.gradient_checkpointing is True,
+        "use_cpu": next(model.parameters()).device.type == "cpu",
+        "max_length": train.max_length,
+        "dataloader_pin_memory": False,
+    }
+    if rewards:
+        made["reward_weights"] = [one.weight for one in rewards]
+    return config(**{**{name: value for name, value in made.items() if name in fields}, **given})
+
+
+def _function(one: WeightedReward) -> Any:
+    """A reward as TRL calls one."""
+
+    def judge(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        kept = {name: list(values) for name, values in columns.items() if isinstance(values, list)}
+        given = [_text(prompt) for prompt in prompts], [_text(answer) for answer in completions]
+        return list(one.reward(*given, kept))
+
+    judge.__name__ = one.name
+    return judge
+
+
+def _text(side: Any) -> str:
+    return side if isinstance(side, str) else str(side[-1]["content"])
+
+
+__all__ = ["EngineOptimizer", "training"]
