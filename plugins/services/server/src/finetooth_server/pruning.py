@@ -74,8 +74,8 @@ def forget_ended(records: Records, most: int) -> int:
     called = exists().where(calls.c.queue == models.c.id)
     saved = exists().where(checkpoints.c.model == models.c.id)
     sampled = exists().where(calls.c.queue == "sampler:" + samplers.c.id)
-    needed = select(models.c.session).where(or_(models.c.closed.is_(False), called, saved))
-    needed = needed.union(select(samplers.c.session).where(sampled))
+    trained = select(models.c.session).where(or_(models.c.closed.is_(False), called, saved))
+    needed = trained.union(select(samplers.c.session).where(sampled))
     ended = _older(sessions, sessions.c.seen, sessions.c.closed.is_(True), most)
     closed = _older(models, models.c.created, models.c.closed.is_(True), most)
     unused = _older(samplers, samplers.c.created, true(), SAMPLERS * most)
@@ -179,7 +179,7 @@ class Pruner:
             tenant: whose; empty is everybody's.
             seconds: since the last time; default is what the server was started with.
         """
-        silent = sessions.c.heartbeat.is_(True)
+        silent: ColumnElement[bool] = sessions.c.heartbeat.is_(True)
         if tenant:
             silent &= sessions.c.tenant == tenant
         self._end(silent, self._limits.silent if seconds is None else seconds)
