@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Quantizer, Saving
+from finetooth_hooks.entries import Adapter, Backend, Quantizer
 from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.savings import Saving
 
 from finetooth_core.context import RunContext
 from finetooth_core.memory_check import gib, shortages

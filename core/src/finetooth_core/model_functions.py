@@ -76,7 +76,7 @@ def dequantize(model: Any, *, precision: str = "fp32") -> Any:
     return library.dequantise(model, library.PRECISIONS[precision])
 
 
-def offload(optimizer: Any, where: str = "cpu") -> Any:
+def offload(optimizer: Any, where: str | None = None) -> Any:
     """Keep the state of a torch optimizer elsewhere between its steps, as `optimizer.offload` in a recipe does: on the
     device is the state of one parameter at a time. The numbers are the same; a step takes longer.
 
@@ -86,7 +86,7 @@ def offload(optimizer: Any, where: str = "cpu") -> Any:
     Args:
         optimizer: one that updates each parameter from its own gradient and state alone, as Adam does and L-BFGS does
             not. What it keeps already is moved; from here on the one that is returned is stepped, saved and loaded.
-        where: `cpu` (host memory) or `disk` (files of the system's temporary folder, TMPDIR).
+        where: `cpu` (host memory) or `disk` (files of the system's temporary folder, TMPDIR); None: host memory.
 
     Returns:
         An optimizer that shares parameter groups with the one given, so that schedulers of either set its rates.
@@ -95,7 +95,8 @@ def offload(optimizer: Any, where: str = "cpu") -> Any:
         RecipeError: there is no such place, the optimizer counts for all parameters together, or its state is kept
             elsewhere already.
     """
-    return import_module("finetooth_toolbox.torch.offloaded").offloaded(optimizer, where)
+    library = import_module("finetooth_toolbox.torch.offloaded")
+    return library.offloaded(optimizer, where or library.HOST)
 
 
 def _library() -> Any:

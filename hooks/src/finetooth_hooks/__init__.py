@@ -36,7 +36,6 @@ from finetooth_hooks.entries import (
     Renderer,
     Reward,
     Sampler,
-    Saving,
     Schedule,
     Serves,
     Source,
@@ -58,6 +57,7 @@ from finetooth_hooks.errors import (
 )
 from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.markers import hookimpl, hookspec
+from finetooth_hooks.savings import Saving
 
 if TYPE_CHECKING:
     from finetooth_hooks.attention import AttentionNeeds, LayerKind, Lengths

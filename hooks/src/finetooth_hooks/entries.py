@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from finetooth_hooks.attention import AttentionServes
 from finetooth_hooks.heads import ScalarHead
+from finetooth_hooks.savings import Saving
 
 Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
@@ -299,21 +300,6 @@ class Schedule(Entry):
 
     kind = "schedule"
     needs_total: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saving:
-    """Options of a backend with which a run takes less of its device's memory, and more time.
-
-    Attributes:
-        label: what a person calls it, behind a comma: `activations in host memory`.
-        options: of the backend.
-        costs: what is given up for it.
-    """
-
-    label: str
-    options: Mapping[str, Any]
-    costs: str
 
 
 @dataclass(frozen=True, kw_only=True)

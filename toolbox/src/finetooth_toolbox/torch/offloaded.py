@@ -15,8 +15,9 @@ from finetooth_toolbox.torch.one_by_one import OneByOne, lent
 
 Keep = Callable[[Tensor], Tensor]
 
+HOST = "cpu"
 PLACES: Mapping[str, Callable[[], Keep]] = {
-    "cpu": lambda: in_host_memory,
+    HOST: lambda: in_host_memory,
     "disk": lambda: in_files(Path(tempfile.gettempdir())),
 }
 """What makes copies there, by the words of `optimizer.offload`."""
@@ -47,4 +48,4 @@ def offloaded(optimizer: torch.optim.Optimizer, where: str) -> OneByOne:
     return OneByOne(optimizer, [lent(keep)], keep)
 
 
-__all__ = ["PLACES", "offloaded"]
+__all__ = ["HOST", "PLACES", "offloaded"]

@@ -14,8 +14,11 @@ from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.row_sharing import obstacle
 
 if TYPE_CHECKING:
+    import torch
+
     from finetooth_torch.engine import TorchEngine
     from finetooth_torch.heads.scalar_head import AddedHead
+    from finetooth_torch.offload.layer_window import LayerWindow
 
 
 class TorchOptions(Options):
@@ -97,7 +100,6 @@ class TorchBackend:
         from finetooth_torch.device.host_memory import keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
-        from finetooth_torch.offload.layer_window import window_of
         from finetooth_torch.offload.saved_tensors import SavedTensors, putting
         from finetooth_torch.precision import DTYPES, result_dtype
         from finetooth_torch.roles.role_models import hold_roles
@@ -141,12 +143,7 @@ class TorchBackend:
         kept = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         scalar = _added_head(base, request)
-        window = None
-        if lends:
-            layers: Any = base.get_submodule(request.base.facts.layer_path)
-            window = window_of(
-                model, list(layers), where=self._offload.layers, width=self._offload.window, device=device
-            )
+        window = _window(base, model, request, self._offload, device) if lends else None
         scaler, words = LossScaler(enabled=train.precision == "fp16"), request.updates.optimizer.capabilities
         compute = Compute.of(request.compute.kernels)
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=kept, words=words)
@@ -171,6 +168,16 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+
+def _window(
+    base: Any, model: Any, request: EngineRequest, offload: Offload, device: torch.device
+) -> LayerWindow:  # fmt: skip
+    """What lends the frozen layers of the base."""
+    from finetooth_torch.offload.layer_window import window_of
+
+    layers = list(base.get_submodule(request.base.facts.layer_path))
+    return window_of(model, layers, where=offload.layers, width=offload.window, device=device)
 
 
 def _added_head(base: Any, request: EngineRequest) -> AddedHead | None:
