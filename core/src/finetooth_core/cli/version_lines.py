@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
-STANDS_ON = ("torch", "transformers", "peft", "datasets", "numpy")
+from finetooth_core.versions import parse
+
+SEVERAL = 4
+"""A library that so many plugins require is one that finetooth stands on."""
 
 
 def installed_lines() -> list[str]:
     """Python with the libraries, then the plugins: those of the core's own version counted, every other one named."""
+    found = {entry.dist.name: entry.dist for entry in entry_points(group="finetooth") if entry.dist is not None}
+    required = Counter[str]()
+    for dist in found.values():
+        required.update({one.name for text in dist.requires or () if (one := parse(text)) is not None})
     libraries = [f"python {platform.python_version()}"]
-    for name in STANDS_ON:
+    for name in sorted(name for name, count in required.items() if count >= SEVERAL and not _is_ours(name)):
         try:
             libraries.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    found = {entry.dist.name: entry.dist.version for entry in entry_points(group="finetooth") if entry.dist is not None}
     own = version("finetooth-core")
-    others = [f"{name} {number}" for name, number in sorted(found.items()) if not _is_ours(name, number, own)]
+    numbers = {name: dist.version for name, dist in sorted(found.items())}
+    others = [f"{name} {number}" for name, number in numbers.items() if not (_is_ours(name) and number == own)]
     count = len(found) - len(others)
     plugins = [f"{count} of finetooth's own ({own})"] if count else []
     return [", ".join(libraries), "plugins: " + (", ".join([*plugins, *others]) or "none")]
 
 
-def _is_ours(name: str, number: str, own: str) -> bool:
-    return name.startswith("finetooth-") and number == own
+def _is_ours(name: str) -> bool:
+    return name.startswith("finetooth-")

@@ -56,7 +56,7 @@ FALLING = [3.0 * 0.97**step for step in range(100)]
         ({"losses": FALLING[:5], "status": ""}, "ended without a word after step 5"),
         ({"losses": FALLING[:5], "status": "failed", "reason": "CUDA out of memory"}, "micro_batch_tokens"),
         (
-            {"losses": [2.0, 1.9], "norms": [0.5, 60.0], "status": "failed", "reason": "loss 'x:y' is nan at step 3, with"},
+            {"losses": [2.0, 1.9], "norms": [0.5, 60.0], "status": "failed", "reason": "loss 'y' is nan at step 3, at"},
             "step 3: loss is not finite; gradients grew to 60 before: lower",
         ),
     ],
