@@ -91,7 +91,7 @@ def sharegpt(example: Example) -> list[dict[str, Any]]:
 
 def alpaca(example: Example) -> list[dict[str, Any]]:
     system, turns = _turns(example)
-    row: dict[str, Any] = {"instruction": turns[-1][0], "input": "", "output": turns[-1][1]}
+    row: dict[str, Any] = dict(instruction=turns[-1][0], input="", output=turns[-1][1])  # noqa: C408
     if system:
         row["system"] = system
     if len(turns) > 1:
@@ -114,7 +114,7 @@ def _side(side: Side) -> Any:
 
 def preference(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Pair):
-        raise Loses(f"{example.called} is no preference pair")
+        raise Loses(f"{example.called} is no pair of answers")
     row = {name: _side(getattr(example, name)) for name in ("prompt", "chosen", "rejected")}
     if example.margin is not None:
         row["margin"] = example.margin
