@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import DataError, UserError
 
+from finetooth_core.data.shapes import SHAPES, Loses
+
 if TYPE_CHECKING:
     from finetooth_core.cli.state import State
 
 ENDINGS = (".jsonl", ".json", ".csv")
-SHAPES = ("messages", "sharegpt", "alpaca", "prompt_completion", "preference", "kto", "text")
 
 
 @click.command()
 @click.argument("data", metavar="DATA")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--to", "shape", type=click.Choice(SHAPES), required=True, help="The shape of the new rows.")
+@click.option("--to", "shape", type=click.Choice(list(SHAPES)), required=True, help="The shape of the new rows.")
 @click.option(
     "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
 )
@@ -33,8 +34,6 @@ def convert(state: State, data: str, output: Path, shape: str, format_: str | No
     DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. Where a
     row says something that the shape has no place for, nothing is written (exit code 2).
     """
-    from finetooth_core.data.shapes import SHAPES, Loses
-
     if output.suffix not in ENDINGS:
         raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")
     if output.exists():

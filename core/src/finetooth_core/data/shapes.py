@@ -24,7 +24,7 @@ class Loses(Exception):
     """A shape has no place for something that an example says."""
 
 
-def _messages(example: Example) -> list[dict[str, Any]]:
+def messages(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Conversation):
         raise Loses(f"{example.called} is no conversation")
     row: dict[str, Any] = {"messages": [_message(one) for one in example.messages]}
@@ -73,15 +73,15 @@ def _turns(example: Example) -> tuple[str, list[tuple[str, str]]]:
         raise Loses(f"{example.called} is no conversation")
     if example.tools:
         raise Loses("tools")
-    messages = _plain(example.messages)
-    system = messages.pop(0).content if messages and messages[0].role == "system" else ""
-    roles = [one.role for one in messages]
+    said = _plain(example.messages)
+    system = said.pop(0).content if said and said[0].role == "system" else ""
+    roles = [one.role for one in said]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise Loses("turns that are not questions each with an answer")
-    return system, [(messages[i].content, messages[i + 1].content) for i in range(0, len(messages), 2)]
+    return system, [(said[i].content, said[i + 1].content) for i in range(0, len(said), 2)]
 
 
-def _sharegpt(example: Example) -> list[dict[str, Any]]:
+def sharegpt(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Conversation):
         raise Loses(f"{example.called} is no conversation")
     if example.tools:
@@ -89,9 +89,9 @@ def _sharegpt(example: Example) -> list[dict[str, Any]]:
     return [{"conversations": [{"from": NAMES[one.role], "value": one.content} for one in _plain(example.messages)]}]
 
 
-def _alpaca(example: Example) -> list[dict[str, Any]]:
+def alpaca(example: Example) -> list[dict[str, Any]]:
     system, turns = _turns(example)
-    row: dict[str, Any] = {"instruction": turns[-1][0], "input": "", "output": turns[-1][1]}
+    row: dict[str, Any] = dict(instruction=turns[-1][0], input="", output=turns[-1][1])  # noqa: C408
     if system:
         row["system"] = system
     if len(turns) > 1:
@@ -99,7 +99,7 @@ def _alpaca(example: Example) -> list[dict[str, Any]]:
     return [row]
 
 
-def _prompt_completion(example: Example) -> list[dict[str, Any]]:
+def prompt_completion(example: Example) -> list[dict[str, Any]]:
     if isinstance(example, PromptCompletion):
         return [{"prompt": example.prompt, "completion": example.completion}]
     system, turns = _turns(example)
@@ -112,9 +112,9 @@ def _side(side: Side) -> Any:
     return side if isinstance(side, str) else [_message(one) for one in side]
 
 
-def _preference(example: Example) -> list[dict[str, Any]]:
+def preference(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Pair):
-        raise Loses(f"{example.called} is no preference pair")
+        raise Loses(f"{example.called} is no pair of answers")
     row = {name: _side(getattr(example, name)) for name in ("prompt", "chosen", "rejected")}
     if example.margin is not None:
         row["margin"] = example.margin
@@ -123,7 +123,7 @@ def _preference(example: Example) -> list[dict[str, Any]]:
     return [row]
 
 
-def _kto(example: Example) -> list[dict[str, Any]]:
+def kto(example: Example) -> list[dict[str, Any]]:
     if isinstance(example, Pair):
         if example.margin is not None or example.tools:
             raise Loses("the margin of a pair, or tools")
@@ -136,20 +136,14 @@ def _kto(example: Example) -> list[dict[str, Any]]:
     return [{**row, "tools": [dict(tool) for tool in example.tools]} if example.tools else row]
 
 
-def _text(example: Example) -> list[dict[str, Any]]:
+def text(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Text):
         raise Loses(f"{example.called} is no plain text: its parts would train alike")
     return [{"text": example.text}]
 
 
 SHAPES: Mapping[str, Callable[[Example], list[dict[str, Any]]]] = {
-    "messages": _messages,
-    "sharegpt": _sharegpt,
-    "alpaca": _alpaca,
-    "prompt_completion": _prompt_completion,
-    "preference": _preference,
-    "kto": _kto,
-    "text": _text,
+    make.__name__: make for make in (messages, sharegpt, alpaca, prompt_completion, preference, kto, text)
 }
 """Shapes by the names that they have in the field; each makes rows of an example, or raises `Loses`."""
 

@@ -376,35 +376,7 @@ def _adapter(account: Account) -> None:
             )
         account.refuse("lora_target_modules", "name the modules: adapter.targets: [q_proj, v_proj]")
         account.passes("lora_target_linear", "lora_target_modules says which")
-        peft = account.get("peft")
-        if isinstance(peft, dict) and set(peft) <= {"init_lora_weights", "loftq_config"}:
-            start = str(peft.get("init_lora_weights", ""))
-            if start.startswith("pissa_niter_"):
-                account.take("peft", "adapter.svd_iterations", value=int(start.removeprefix("pissa_niter_")))
-                account.set("adapter.init", "pissa")
-            elif start in ("pissa", "olora", "loftq", "eva"):
-                account.take("peft", "adapter.init", value=start)
-        account.refuse("peft", "set adapter.init: see ft plugins explain lora")
-        account.take("lora_target_parameters", "adapter.target_parameters")
-        account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)
-        account.take("lora_model_dir", "adapter.resume_from", str)
-        if account.get("relora"):
-            account.set("adapter.name", "relora")
-            account.covered("relora", "adapter")
-            account.take("jagged_restart_steps", "adapter.every", int)
-            account.take("relora_steps", "adapter.every", int)
-            account.take("jagged_restart_warmup_steps", "adapter.warm_up", int)
-            account.take(
-                "relora_prune_ratio",
-                "adapter.keep_state",
-                lambda share: round(1 - float(share), 6),
-                note="the share of the optimizer's state that stays",
-            )
-        for key in ("relora", "relora_steps", "relora_prune_ratio", "jagged_restart_steps"):
-            account.passes(key, "it is off")
-        account.passes("jagged_restart_warmup_steps", "it is off")
-        for key in ("lisa_n_layers", "lisa_step_interval"):
-            account.refuse(key, "LISA trains whole layers: adapter: {name: lisa, layers: N, every: N}", unless=0)
+        _low_rank_more(account)
     else:
         if adapter is not None:
             account.refuse("adapter", f"no adapter {adapter!r} here; ft plugins list --kind adapter shows them")
@@ -419,27 +391,7 @@ def _adapter(account: Account) -> None:
             account.set("adapter", "qat")
         else:
             account.set("adapter", "full")
-        for key in (
-            "lisa_n_layers",
-            "lisa_step_interval",
-            "relora",
-            "relora_steps",
-            "relora_prune_ratio",
-            "jagged_restart_steps",
-            "jagged_restart_warmup_steps",
-            "lora_target_parameters",
-            "lora_model_dir",
-            "loraplus_lr_ratio",
-            "lora_r",
-            "lora_alpha",
-            "lora_dropout",
-            "lora_target_linear",
-            "lora_target_modules",
-            "peft_use_rslora",
-            "peft_use_dora",
-            "peft",
-            "lora_modules_to_save",
-        ):
+        for key in LOW_RANK:
             account.passes(key, "no adapter is asked for")
     qat = account.get("qat")
     if isinstance(qat, dict) and _name(account.recipe.get("adapter")) == "qat":
@@ -460,6 +412,63 @@ def _adapter(account: Account) -> None:
     shared.quantised(account, bits, "load_in_4bit", "load_in_8bit")
     if bits and not account.has("load_in_4bit") and not account.has("load_in_8bit"):
         account.inside("adapter", adapter, "otherwise", "quantization", "a base in 4 bits")
+
+
+LOW_RANK = (
+    "lisa_n_layers",
+    "lisa_step_interval",
+    "relora",
+    "relora_steps",
+    "relora_prune_ratio",
+    "jagged_restart_steps",
+    "jagged_restart_warmup_steps",
+    "lora_target_parameters",
+    "lora_model_dir",
+    "loraplus_lr_ratio",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_linear",
+    "lora_target_modules",
+    "peft_use_rslora",
+    "peft_use_dora",
+    "peft",
+    "lora_modules_to_save",
+)
+"""Keys that only an adapter asks for."""
+
+
+def _low_rank_more(account: Account) -> None:
+    """How a low-rank adapter begins, goes on and is merged between steps."""
+    peft = account.get("peft")
+    if isinstance(peft, dict) and set(peft) <= {"init_lora_weights", "loftq_config"}:
+        start = str(peft.get("init_lora_weights", ""))
+        if start.startswith("pissa_niter_"):
+            account.take("peft", "adapter.svd_iterations", value=int(start.removeprefix("pissa_niter_")))
+            account.set("adapter.init", "pissa")
+        elif start in ("pissa", "olora", "loftq", "eva"):
+            account.take("peft", "adapter.init", value=start)
+    account.refuse("peft", "set adapter.init: see ft plugins explain lora")
+    account.take("lora_target_parameters", "adapter.target_parameters")
+    account.take("loraplus_lr_ratio", "adapter.loraplus_ratio", number)
+    account.take("lora_model_dir", "adapter.resume_from", str)
+    if account.get("relora"):
+        account.set("adapter.name", "relora")
+        account.covered("relora", "adapter")
+        account.take("jagged_restart_steps", "adapter.every", int)
+        account.take("relora_steps", "adapter.every", int)
+        account.take("jagged_restart_warmup_steps", "adapter.warm_up", int)
+        account.take(
+            "relora_prune_ratio",
+            "adapter.keep_state",
+            lambda share: round(1 - float(share), 6),
+            note="the share of the optimizer's state that stays",
+        )
+    for key in ("relora", "relora_steps", "relora_prune_ratio", "jagged_restart_steps"):
+        account.passes(key, "it is off")
+    account.passes("jagged_restart_warmup_steps", "it is off")
+    for key in ("lisa_n_layers", "lisa_step_interval"):
+        account.refuse(key, "LISA trains whole layers: adapter: {name: lisa, layers: N, every: N}", unless=0)
 
 
 def _saving(account: Account) -> None:
