@@ -51,7 +51,7 @@ def test_every_page_is_short_and_its_headings_are_what_it_lists(root):
         for page in pages:
             assert f"]({page.name})" in index
             text = page.read_text(encoding="utf-8")
-            assert text.count("\n") <= 500  # as a file of code
+            assert text.count("\n") <= 600  # methods share many options
             assert set(re.findall(r"^## (.+)$", text, re.M)) <= set(re.findall(r"`([\w-]+)`", index)), page.name
             assert not re.findall(r"^###", text, re.M), page.name
 

@@ -139,14 +139,9 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         check_whole_steps((spec for _, spec in driven.losses), place.collective)
     if context.hardware is None:  # the disks of a machine that is made up are not known
         check_room(
-            context,
-            keeping,
-            trains,
-            parameters=model.parameters,
-            state_bytes=updates.state_bytes,
-            copies=sum(role.model is None for role in roles.values()),
-            total_steps=prepared.total_steps,
-        )
+            context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,
+            copies=sum(role.model is None for role in roles.values()), total_steps=prepared.total_steps,
+        )  # fmt: skip
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     asked = PlanRequest(
         train=context.train,

@@ -61,7 +61,8 @@ def directions(moment: Tensor, rank: int) -> Tensor:
     """
     vectors = torch.linalg.eigh(moment.double())[1].flip(-1)[:, :rank].T
     at = vectors.abs().argmax(1, keepdim=True)
-    return (vectors * vectors.gather(1, at).sign()).to(moment.dtype)
+    signed: Tensor = vectors * vectors.gather(1, at).sign()
+    return signed.to(moment.dtype)
 
 
 def _groups(layers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,12 +9,12 @@ from finetooth_hooks.protocols import Loader, ModelInfo
 from torch import Tensor
 
 
-def originals(info: ModelInfo, loader: Loader, precision: str) -> Callable[[str], Tensor]:
+def originals(info: ModelInfo, loader: Loader, precision: str | None) -> Callable[[str], Tensor]:
     """A function from a module's path to its weight: read out of the base's files one by one where they name it as the
     model does, else out of the whole model, loaded once into host memory.
 
     Args:
-        precision: that the base was stored from.
+        precision: that the base was stored from; None: that of its files.
     """
     places: dict[str, Any] = {}
     whole: list[Any] = []
@@ -32,9 +32,9 @@ def originals(info: ModelInfo, loader: Loader, precision: str) -> Callable[[str]
         if name in places:
             with safe_open(places[name], framework="pt") as opened:
                 found: Tensor = opened.get_tensor(name)
-            return found.to(PRECISIONS[precision]).float()
+            return (found if precision is None else found.to(PRECISIONS[precision])).float()
         if not whole:
-            whole.append(loader.load(info.reference, framework="torch", precision=precision, device="cpu"))
+            whole.append(loader.load(info.reference, framework="torch", precision=precision or "fp32", device="cpu"))
         weight: Tensor = whole[0].get_submodule(path).weight
         return weight.detach().float()
 

@@ -59,10 +59,10 @@ class Change:
         Args:
             weight: (outputs, inputs), float32.
         """
-        summed = torch.addmm(weight, self.b.float(), self.a.float(), alpha=self.scale)
+        summed: Tensor = torch.addmm(weight, self.b.float(), self.a.float(), alpha=self.scale)
         if self.lengths is None:
             return summed
-        norms = torch.linalg.vector_norm(summed, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(summed, dim=1)
         return summed * (self.lengths.float() / norms).unsqueeze(1)
 
 
