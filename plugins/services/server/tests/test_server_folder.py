@@ -12,7 +12,7 @@ import pytest
 from finetooth_hooks import UserError
 from finetooth_server import checkpoints as checkpoints_module
 from finetooth_server.encryption.master import new_key
-from finetooth_server.faults import Conflict
+from finetooth_server.faults import Conflict, Unknown
 from finetooth_server.folder_lock import folder_lock, make_folder
 from finetooth_server.keys import Caller
 from finetooth_server.model_ids import folder_name
@@ -110,6 +110,9 @@ def test_what_has_expired_goes_while_the_server_runs(start: Any, ask: Any, monke
     brief, kept = service.checkpoints.all("local")
     later = checkpoints_module.now() + 61
     monkeypatch.setattr(checkpoints_module, "now", lambda: later)
+    with pytest.raises(Unknown, match="no checkpoint"):  # before it is swept too
+        service.checkpoints.readable("local", brief.id)
+    assert service.checkpoints.readable("local", kept.id) == kept
     service.pruner.prune()
     folder = service.settings.folder / "checkpoints"
     assert [one.name for one in folder.iterdir()] == [kept.id] and brief.id != kept.id
