@@ -14,12 +14,9 @@ from finetooth_core.collector import paused_collector
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
-    gc.unfreeze()
+    enabled = gc.isenabled()
     yield
-    if frozen:  # what was collected before the tests stays out of the collector's sight
-        gc.collect()
-        gc.freeze()
+    gc.unfreeze()
     (gc.enable if enabled else gc.disable)()
 
 
