@@ -31,3 +31,12 @@ def test_weights_that_nobody_gave_are_the_mask() -> None:
     seen = loss_data([masked, given], batch, np.asarray)
     assert seen.fields["weights"].tolist() == [[0, 1, 0, 1, 1], [0.5, 0, 2, 0, 0]]
     assert seen.mask.tolist() == [[False, True, False, True, True], [True, False, True, False, False]]
+
+
+def test_targets_stand_under_the_tokens_that_they_follow() -> None:
+    """Where a row's mask is false, and beyond its end, there are zeros."""
+    data = [Datum.from_tokens([5, 6, 7, 8, 9], [0, 1, 0, 1, 1]), Datum.from_tokens([3, 4, 2], [0, 1, 1])]
+    (batch,) = lay_out(data, budget=64)
+    made = make_rectangle(data, batch, pad_id=0, convert=np.asarray)
+    assert dict(zip(batch.lengths, made.tokens.tolist(), strict=True)) == {4: [5, 6, 7, 8], 2: [3, 4, 0, 0]}
+    assert dict(zip(batch.lengths, made.targets.tolist(), strict=True)) == {4: [6, 0, 8, 9], 2: [4, 2, 0, 0]}

@@ -37,6 +37,13 @@ def test_what_cannot_be_computed_is_refused_by_name(change: dict[str, Any], word
     assert words in str(caught.value)
 
 
+def test_the_first_id_beyond_the_vocabulary_is_refused_and_the_last_within_is_not() -> None:
+    last = Datum.from_tokens([1, 2, 49], id="last")
+    check_data([last], vocab_size=50, max_positions=0)
+    with pytest.raises(DataError, match=r"last: (input|target) id 49"):
+        check_data([last], vocab_size=49, max_positions=0)
+
+
 def test_a_masked_target_may_be_anything() -> None:
     datum = Datum((TokenChunk(np.array([1, 2])),), np.array([-100, 3]), mask=np.array([False, True]))
     check_data([datum], vocab_size=50, max_positions=0)

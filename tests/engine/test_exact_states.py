@@ -29,6 +29,8 @@ OPTIMIZERS = {
     "muon": {"weight_decay": 0.1},
     "dion": {},
     "galore": {"rank": 4, "update_every": 2},
+    "galore_8bit": {"rank": 4, "update_every": 2},
+    "adamw_4bit": {"weight_decay": 0.1},
     "apollo": {"rank": 4, "update_every": 2},
     "apollo_mini": {"weight_decay": 0.1},
     "adam_mini": {},

@@ -26,7 +26,8 @@ OPENING = """\
 Learning by reward with SmolLM2-135M on a CPU: a LoRA adapter of rank 16. Held-out rows are never trained; a share of
 them has Wilson's 95 % interval, which is about the rows, not about seeds: each seed has a line of its own. The model
 answers held-out rows greedily, and in training it is sampled, so that the reward of a step is below the share that is
-right. It is drawn from the files in `docs/benchmarks/rl`, which this writes (a task that has its file is not run again):
+right. It is drawn from the files in `docs/benchmarks/rl`, which this writes (a task that has its file is not run
+again):
 
 <!-- not run: it takes hours -->
 ```sh

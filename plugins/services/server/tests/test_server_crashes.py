@@ -110,6 +110,16 @@ def test_a_stop_is_no_crash(start: Any, ask: SimpleNamespace, tmp_path: Path) ->
     assert [one.begun for one in service.log.waiting()] == []
 
 
+def test_what_a_stop_left_counts_as_not_begun(stopped: Any, ask: SimpleNamespace) -> None:
+    made = stopped.create_model(ME, stopped.open_session(ME), "tiny", {}, face="test")
+    call = stopped.submit(ME, made.queue, "forward_backward", _rows(ask), face="test")
+    for _ in range(CRASHES + 1):
+        crashed(stopped, call)
+        stopped.log.leave([Due(call.id, call.tenant, call.queue, call.seq, call.operation, None, "queued", None)])
+    stopped.start()
+    assert ask.result(stopped, ME, call)["targets"] > 0
+
+
 def test_calls_of_a_revoked_key_are_not_executed(stopped: Any, ask: SimpleNamespace) -> None:
     key = stopped.keys.create("vision", ("sample",))
     caller = stopped.keys.caller(key, keyless=False)
