@@ -72,6 +72,16 @@ def closure(required: list[Requirement]) -> set[str]:
     return {name for name, _ in seen}
 
 
+def installed(requirement: str) -> bool:
+    """Whether there is any version of it here: packages whose own dependencies are large are installed by who wants
+    them, and their modules are named with what they lack."""
+    try:
+        metadata.version(Requirement(requirement).name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def main() -> int:
     """Check every package; the exit code counts the faults."""
     tops = {top: {normal(d) for d in dists} for top, dists in metadata.packages_distributions().items()}
@@ -89,6 +99,7 @@ def main() -> int:
             allowed = {top for top, dists in tops.items() if dists & needed}
             extras = [d for extra in project.get("optional-dependencies", {}).values() for d in extra]
             optional = {normal(Requirement(d).name) for d in extras}
+            optional |= {normal(Requirement(d).name) for d in project.get("dependencies", []) if not installed(d)}
             optional |= {top for top, dists in tops.items() if dists & optional}
             packages = [path.parent.name for path in unpacked.glob("*/__init__.py")]
             for package in packages:

@@ -12,7 +12,7 @@ from finetooth_hooks.errors import UserError
 from finetooth_topics.topics import OVERVIEW, get_doc, list_topics
 
 KEPT = Path(__file__).with_name("kept")
-CHECKOUT = Path(__file__).parents[5]
+CHECKOUT = [*Path(__file__).parents][:6][-1]
 PLACES = {"recipes": "docs/recipes", "examples": "examples"}
 """What can be fetched, and where it is in a checkout."""
 
