@@ -103,6 +103,7 @@ def run(folder: Path, name: str) -> tuple[list[str], Path]:
     return wrapped, folder / name
 
 
+@pytest.mark.slow
 def test_a_run_of_wrapped_parts_is_the_same_run(tmp_path: Path) -> None:
     """Data that are known and cached, a tracker that takes steps back, an engine that goes back to a copy in memory:
     all of it through objects that only hand on."""

@@ -62,6 +62,7 @@ def losses(folder: Path, key: str = "loss") -> list[float]:
     return [line[key] for line in lines if line.get(key) is not None]
 
 
+@pytest.mark.slow
 def test_numpy_run_learns_without_a_framework(folder: Path) -> None:
     trained = losses(folder / "one")
     assert len(trained) == 30

@@ -36,6 +36,7 @@ TORCH = {
 OTHER = dict.fromkeys(TORCH, "two_frameworks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metal", [False, True])
 def test_the_named_backend_decides(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, metal: bool) -> None:
     made = decided(monkeypatch, metal, str(tiny_llama), backend="torch", hardware="cpu", adapter="lora")

@@ -209,6 +209,7 @@ def test_its_command_runs_and_is_in_the_help(said: dict[str, Any]) -> None:
     assert said["hello"].out.startswith("hello, ")
 
 
+@pytest.mark.slow
 def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:
     """Its family, loss and reward drive a real run, and the manifest records it."""
     rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}"} for i in range(8)]
@@ -241,6 +242,7 @@ def test_run_trains_with_it(stranger: Any, tiny_model: Path) -> None:
     assert "acme-stranger:acme_family" in kept
 
 
+@pytest.mark.slow
 def test_its_attention_and_kernel_train_as_the_models_own(stranger: Any, tiny_model: Path) -> None:
     """One wheel brings both; the same run with the model's own attention and finetooth's head is the truth."""
     rows = [{"prompt": f"What is {i} plus {i}?", "completion": f"{2 * i}"} for i in range(8)]

@@ -150,6 +150,7 @@ def test_new_rows_begin_as_the_mean(asked: Callable[..., Recipe], base: Path) ->
         assert torch.equal(new.weight[:-3], was.weight)
 
 
+@pytest.mark.slow
 def test_reserved_tokens_take_another_spelling(
     asked: Callable[..., Recipe], tiny_smollm2: Path, tmp_path: Path
 ) -> None:

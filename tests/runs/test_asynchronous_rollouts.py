@@ -63,6 +63,7 @@ def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
     return online_recipe(method, {"batch_size": 2, "max_steps": 5}, REWARD)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(
     online: Callable[..., Any], at: int, metrics: Callable[[Path], list[dict[str, float]]]
@@ -93,6 +94,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert dict(read_rollouts(folder)) == steps
 
 
+@pytest.mark.slow
 def test_rewards_are_made_while_the_engine_trains(
     online: Callable[..., Any], metrics: Callable[[Path], list[dict[str, float]]]
 ) -> None:
@@ -112,6 +114,7 @@ def test_rewards_are_made_while_the_engine_trains(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_what_was_drawn_by_older_weights_counts_by_its_weight(online: Callable[..., Any]) -> None:
     """The first step learns from what its own weights drew, and no weight changes it; the second does not. What a
     token was drawn by is kept as it was."""

@@ -105,6 +105,7 @@ def test_a_run_that_is_not_there(
     assert err.splitlines()[-1] == f"error: model: {said}"
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_are_held_beside_each_other_and_swapped(
     ft: Run, recipe: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
 ) -> None:

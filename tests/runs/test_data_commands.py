@@ -185,6 +185,7 @@ def test_prepare_says_when_nothing_is_kept(ft: Run, written: Callable[..., Path]
     assert not json.loads(ft("data", "cache", "list", "--json")[1])
 
 
+@pytest.mark.slow
 def test_prepare_keeps_what_a_run_finds(ft: Run, written: Callable[..., Path]) -> None:
     many = {"name": "tasks", "task": "family", "count": 2500, "seed": 5}
     path = written(*ROWS, data={"train": many, "renderer": "chatml", "workers": 0})

@@ -50,6 +50,7 @@ def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], metho
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_what_is_given_up_for_memory_is_said(
     ft: Run, rows: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from finetooth_lora.adapter import LoraAdapter
 from finetooth_torch.engine import TorchEngine
 
 
+@pytest.mark.slow
 def test_resume_only_writes_what_was_trained(
     recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

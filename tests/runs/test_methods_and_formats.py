@@ -77,6 +77,7 @@ def test_every_format_that_fits(ft: Run, written: Write, tmp_path: Path, method:
         assert page.read_text(encoding="utf-8").count("<section") == len(views), format_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FITTING)
 def test_every_format_that_does_not_fit_is_refused(ft: Run, written: Write, tmp_path: Path, method: str) -> None:
     """In one line that names the row, whatever command looks; a preview shows the rows all the same."""
@@ -90,6 +91,7 @@ def test_every_format_that_does_not_fit_is_refused(ft: Run, written: Write, tmp_
             assert command == "preview" or not out, (format_, command, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "pretrain", "dpo", "kto", "rm", "prm"])
 def test_every_format_is_found_again_in_the_cache(
     ft: Run, written: Write, monkeypatch: pytest.MonkeyPatch, method: str

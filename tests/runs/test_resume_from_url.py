@@ -89,6 +89,7 @@ def lost(
     return undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_url_where_nothing_of_it_is(
     lost: Path, ft: Ft, bucket: Callable[..., list[str]]
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_checkpoint_is_named_by_its_url_and_by_its_step(lost: Path, ft: Ft) ->
     assert not Path("never").exists()
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_on_the_server_is_named_and_the_one_before_is_used(
     lost: Path, ft: Ft, s3: Any, bucket: Callable[..., list[str]]
 ) -> None:

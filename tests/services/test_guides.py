@@ -34,6 +34,7 @@ def run(script: str, url: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_in_twenty_lines(serve: Any) -> None:
     served = serve("api")
     said = run(block("sdk.md", "python"), served.url)

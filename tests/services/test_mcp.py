@@ -105,6 +105,7 @@ def check_artifact(folder: Path, base: Path, tuned: Tuned) -> None:
     np.testing.assert_allclose(np.asarray(tuned.logprobs)[counted], scores[counted], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fine_tune_over_http(serve: Any, tiny_llama: Path) -> None:
     served = serve("api", "mcp")
 

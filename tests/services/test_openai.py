@@ -225,6 +225,7 @@ TOOL = {
 }
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_answer_by_their_names(serve: Callable[..., Any]) -> None:
     """Two checkpoints and the base under them; beside `api`, whose /v1/models is another, it is below its name."""
     served = serve("api", "openai")

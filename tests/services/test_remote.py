@@ -60,6 +60,7 @@ def at(url: str, **options: Any) -> Recipe:
     return {"backend": {"name": "remote", "url": url, **options}}
 
 
+@pytest.mark.slow
 def test_a_run_at_a_server_is_the_run_here_to_the_bit(apart: str, recipe: Recipe, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     finetooth.run({**recipe, "output": str(here)})

@@ -107,6 +107,7 @@ def loss_of(judge: Judge, data: list[Datum], rows: list[dict[str, Any]], folder:
     return found, total / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [100, pytest.param(4000, marks=pytest.mark.slow)])
 def test_logprobs_loss_and_gradients_are_transformers_own(
     recipe: dict[str, Any], data: list[Datum], judge: Judge, rows: list[dict[str, Any]], captions: Path, budget: int

@@ -46,6 +46,7 @@ def message_of(data: list[Datum], expected: int | None = None) -> Any:
     return message
 
 
+@pytest.mark.slow
 def test_images_of_the_wire_train_as_those_of_rows(vision_model: Path, captions: Path, tmp_path: Path) -> None:
     recipe = {
         "model": str(vision_model),

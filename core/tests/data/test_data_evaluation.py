@@ -68,6 +68,7 @@ def measure(folder: Path, context_of: Make) -> Make:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [None, 10])
 @pytest.mark.parametrize(("name", "kind"), [("loss", kind) for kind in ROWS] + [("exact_match", "chat")])
 def test_many_rows_measure_as_few_do(

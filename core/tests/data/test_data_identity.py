@@ -70,6 +70,7 @@ def test_a_dataset_saved_to_disk(
     assert "made now and kept" in said and texts == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "workers"),
     [

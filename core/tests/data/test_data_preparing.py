@@ -183,6 +183,7 @@ FIRST = ("dropped", "noted", "broken", "several bad", "a bug")
 """Processes take seconds to start: these show all that they send; the others are for `make slow`."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )
@@ -193,6 +194,7 @@ def test_it_matters_not_if_processes_prepare(name: str, prepare: Prepare, write:
     assert outcome(prepare, limit=limit, data={"workers": 2, "cache": "off"}) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noted", "malformed"])
 def test_rows_of_a_plain_source_are_sent_too(name: str, prepare: Prepare, write: Write) -> None:
     lines, limit = SCENARIOS[name]
@@ -217,6 +219,7 @@ def test_small_data_stay_in_memory(prepare: Prepare, write: Write) -> None:
     assert DataCache().entries() == []
 
 
+@pytest.mark.slow
 def test_auto_starts_workers_only_when_there_is_much_to_do(
     prepare: Prepare, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +270,7 @@ def test_a_worker_that_cannot_begin_says_why(folder: Path, monkeypatch: pytest.M
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write([*PLAIN, *["slow"] * 9])

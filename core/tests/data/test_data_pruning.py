@@ -81,6 +81,7 @@ def test_an_empty_cache(folder: Path) -> None:
     assert list_cache(folder / "elsewhere") == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(in_use.fcntl is None, reason="no locks")
 def test_what_this_process_reads_stays(kept: list[CacheEntry], prepare: Prepare) -> None:
     done, _ = prepare(limit=Limit(LENGTHS[0], "drop"))  # the oldest
@@ -167,6 +168,7 @@ def reason(context: Any) -> str:
     return str(context.decisions["data.cache.train"].reason)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_cache_within_its_bound(prepare: Prepare, write: Write) -> None:
     write(LINES)
     first = prepare(limit=Limit(50, "drop"))[1]  # whose data nobody uses any more
@@ -181,6 +183,7 @@ def test_a_run_keeps_the_cache_within_its_bound(prepare: Prepare, write: Write) 
     assert "made now" in reason(prepare(limit=Limit(50, "drop"))[1])
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_goes_first(prepare: Prepare, write: Write) -> None:
     write(LINES)
     for length in (50, 60):

@@ -52,6 +52,7 @@ def test_padding_is_what_rectangles_hold_beside_rows(steps: list[list[int]], bud
     assert padding(steps, budget) == 1 - used / in_budget
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(1, 9), st.booleans(), st.integers(0, 3), st.one_of(st.none(), st.integers(1, 20)))
 def test_steps_are_those_that_train(
     lengths: list[int], batch_size: int, shuffle: bool, seed: int, max_steps: int | None

@@ -55,6 +55,7 @@ def test_the_bound_on_prepared_data_leaves_them(fetched: list[Path]) -> None:
     assert DataCache().prune(keep_bytes=0).removed == () and all(there(fetched))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(in_use.fcntl is None, reason="no locks")
 def test_what_a_run_uses_stays(fetched: list[Path], context_of: Callable[..., Any]) -> None:
     context = context_of()

@@ -89,6 +89,7 @@ def test_what_holds_all_that_trains_depends_on_no_portion(call: str) -> None:
     assert f"{call} ran out of memory after step 11" in str(exhausted(RuntimeError(HOST), situation(call=call)))
 
 
+@pytest.mark.slow
 def test_building_an_engine_that_finds_no_memory_names_it(kit: SimpleNamespace) -> None:
     def full(model: Any) -> None:
         raise RuntimeError(HOST)
@@ -131,6 +132,7 @@ class Fails:
         return self.function(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["snapshot", "save", "load", "export", "restore", "rollback"])
 def test_everything_that_takes_memory_is_guarded(
     kit: SimpleNamespace, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +153,7 @@ def test_everything_that_takes_memory_is_guarded(
         getattr(engine, call)(*given.get(call, (path,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_export_that_finds_no_room_on_the_device_goes_through_the_host(
     kit: SimpleNamespace, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +194,7 @@ def test_an_export_takes_no_copy_of_what_trains(kit: SimpleNamespace, tmp_path: 
         assert seen and set(seen) <= own
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_finds_no_room_on_the_device_is_made_in_host_memory(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_snapshot_that_the_host_has_no_room_for_is_named(
         made.to_host()
 
 
+@pytest.mark.slow
 def test_a_failed_call_changes_nothing_and_the_next_one_works(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +250,7 @@ def test_a_failed_call_changes_nothing_and_the_next_one_works(
     assert kit.relative(kit.weights(engine), kit.weights(truth)) == 0
 
 
+@pytest.mark.slow
 def test_the_graph_of_a_failed_call_is_given_back() -> None:
     import weakref
 
@@ -289,6 +295,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return entered
 
 
+@pytest.mark.slow
 def test_a_running_batch_is_guarded_and_lets_go_of_what_is_half_written(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, places: list[Any]
 ) -> None:
@@ -316,6 +323,7 @@ def test_a_running_batch_is_guarded_and_lets_go_of_what_is_half_written(
     assert [one.token for one in written] == list(whole.tokens) and {one.request for one in written} == {number}
 
 
+@pytest.mark.slow
 def test_a_request_that_finds_no_memory_is_not_half_taken(
     kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +336,7 @@ def test_a_request_that_finds_no_memory_is_not_half_taken(
     assert len(batch) == 0 and batch.waiting == 0
 
 
+@pytest.mark.slow
 def test_moving_a_role_is_guarded(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, places: list[Any]) -> None:
     import finetooth_torch.engine as module
 
@@ -339,6 +348,7 @@ def test_moving_a_role_is_guarded(kit: SimpleNamespace, monkeypatch: pytest.Monk
     assert places == [engine._parts.device]
 
 
+@pytest.mark.slow
 def test_an_update_that_breaks_off_is_never_kept(kit: SimpleNamespace, tmp_path: Path) -> None:
     for moved, kept in ((True, False), (False, True)):
         engine, data = kit.engine(), kit.data()

@@ -306,6 +306,7 @@ def test_a_step_without_gradients_is_refused_and_changes_nothing(kit: SimpleName
     assert engine.step().step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("call", ["forward_backward", "backward", "backward with gradients"])
 @pytest.mark.parametrize("earlier", [0, 2])

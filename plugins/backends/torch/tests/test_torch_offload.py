@@ -151,6 +151,7 @@ def test_a_tensor_whose_numbers_share_memory_is_told() -> None:
     assert made.stride() == (1, 6)
 
 
+@pytest.mark.slow
 def test_the_file_is_empty_when_nothing_is_kept_in_it(tmp_path: Any) -> None:
     file = SpillFile(tmp_path)
     kept = [file.put(torch.full((100,), float(i))) for i in range(3)]

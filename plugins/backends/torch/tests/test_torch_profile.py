@@ -70,6 +70,7 @@ def test_the_parts_of_a_recording_add_up_to_its_steps(recorded: Path) -> None:
     assert "Recorded: 2 steps" in text and "| matrix products" in text and "## By operator" in text
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_table_again(recorded: Path) -> None:
     runs = SimpleNamespace(run_folder=lambda name: Path(name) if Path(name).is_dir() else None)
     shown = CliRunner().invoke(command, [str(recorded)], obj=runs)

@@ -49,6 +49,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, two_ranks: Path) -> None:
     """Half the data each, gradients summed over gloo and clipped by the global norm; three steps, one seed."""
     whole = kit.engine(max_grad_norm=LIMIT)

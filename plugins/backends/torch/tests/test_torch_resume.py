@@ -41,6 +41,7 @@ def test_building_an_engine_seeds_the_global_generator(kit: SimpleNamespace) -> 
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
+@pytest.mark.slow
 def test_what_a_loss_draws_goes_on_where_it_was(kit: SimpleNamespace, tmp_path: Path) -> None:
     engine = kit.engine()
     losses(kit, engine, range(2))

@@ -226,6 +226,7 @@ def test_weights_side_by_side_stay_where_they_are(kit: SimpleNamespace) -> None:
         torch.testing.assert_close(weight.detach(), value)
 
 
+@pytest.mark.slow
 def test_checkpointing_lets_go_of_what_it_computes_again(kit: SimpleNamespace) -> None:
     if kit.decoder == "transformers":
         pytest.skip("transformers' own affair")

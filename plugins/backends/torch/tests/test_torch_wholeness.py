@@ -82,6 +82,7 @@ def test_fused_kernels_write_uncounted(name: str) -> None:
             untouched.check_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["data", "replaced", "memory"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_torch_does_not_count_is_not_trusted(
@@ -96,6 +97,7 @@ def test_what_torch_does_not_count_is_not_trusted(
             keep(tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_of_an_optimizer_of_others_nothing_is_known(kit: SimpleNamespace, tmp_path: Path) -> None:
     """It has moved nothing here, and might have; a restored state is whole again."""
     whole = kit.engine(optimizer=kit.optimizer(Raw, options={"moves": False}))

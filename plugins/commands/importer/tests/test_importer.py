@@ -191,6 +191,7 @@ def ft(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     pytest.importorskip("finetooth_core")
     (tmp_path / "a.yml").write_text(AXOLOTL)

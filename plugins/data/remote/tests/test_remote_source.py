@@ -278,6 +278,7 @@ def test_a_package_that_is_not_there(tmp_path: Path) -> None:
             source(FakeContext(tmp_path), "gs://bucket/x.jsonl")
 
 
+@pytest.mark.slow
 def test_objects_of_s3(s3: str, tmp_path: Path) -> None:
     import s3fs  # type: ignore[import-untyped]
 

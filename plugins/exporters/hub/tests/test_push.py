@@ -149,6 +149,7 @@ def test_a_dry_run_lists_and_sends_nothing(tmp_path: Path, hub: Any) -> None:
     assert "README.md" in said and "14 bytes" in said and "nothing was sent" in said and "manifest" not in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_pushed_is_one_line(tmp_path: Path, hub: Any) -> None:
     there = hub(refuses=403)
     run = str(tmp_path / "run")

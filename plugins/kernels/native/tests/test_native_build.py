@@ -256,6 +256,7 @@ def test_one_compilation_for_many_threads(fresh: Callable[[], None], calls: Call
     assert calls() == 1 and len(found) == 4 and None not in found and len(set(map(id, found))) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(fresh: Callable[[], None], calls: Callable[[], int]) -> None:
     command = [sys.executable, "-c", SCRIPT, str(build.SOURCES)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

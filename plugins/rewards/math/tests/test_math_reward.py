@@ -86,6 +86,7 @@ def test_aqua(reward: Math) -> None:
     assert score(reward, [f"({letter})" for letter in letters], letters) == [1.0] * len(letters)
 
 
+@pytest.mark.slow
 def test_tricky_and_hostile(tmp_path: Path) -> None:
     reward = build(MathOptions(time_limit=1), FakeContext(tmp_path))
     said = ["\\boxed{2\\sqrt{2}}", "", "9**9**9**9**9", "\\boxed{" * 3000, "$" * 9999, "(" * 5000, "1" * 10000, "72"]

@@ -36,6 +36,7 @@ def sampled(service: Any, ask: SimpleNamespace, sampler: str) -> Any:
     return ask.result(service, ME, call)["completions"][0]["logprobs"]
 
 
+@pytest.mark.slow
 def test_engines_that_sample_are_let_go(start: Any, ask: SimpleNamespace) -> None:
     service = start(limits={"samplers": 2, "held": 0})  # none held beside others in an engine of the base
     pool, seen, first = service.writer._pool, [], None

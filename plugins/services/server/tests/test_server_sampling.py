@@ -182,6 +182,7 @@ def test_an_adapter_that_is_more_than_low_rank_has_turns_of_its_own(
         assert [one.tokens for one in mine] == [one.tokens for one in of.generate([[5, 6]], sampling)[0]]
 
 
+@pytest.mark.slow
 def test_a_server_without_room_for_held_adapters_gives_turns(start: Any, ask: SimpleNamespace, local: Any) -> None:
     """`held` 0: as before. A byte: each adapter makes the one before it leave, and all get what they get alone."""
     me, sampling = (

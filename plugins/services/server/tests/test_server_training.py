@@ -105,6 +105,7 @@ def test_calls_wait_for_their_number_and_count_once(start: Any, ask: SimpleNames
     assert same(trained(service, model, ask), trained(service, expected, ask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", [0.0, 1e9], ids=["a snapshot after every call", "no snapshot"])
 @pytest.mark.parametrize("databases", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_crash_at_any_call_changes_no_number(

@@ -155,6 +155,7 @@ def test_sessions_are_found_by_name_notes_and_how_they_ended(tenants: tuple[Wire
     assert "is no time" in ours.post("sessions/search", {"cursor": {"last_created_at": "soon"}}, status=400)["error"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_kept_published_copied_and_deleted(
     tenants: tuple[Wire, Wire], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def test_removing_drops_uploads_that_were_cut(proxy, store, checkpoint, s3):
     assert "Contents" not in s3.list_objects_v2(Bucket="kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "key"),
     [

@@ -154,6 +154,7 @@ def test_a_whole_bucket_can_be_the_place(store, checkpoint, kept_in, contents):
     assert (mine.place, mine.names()) == ("s3://kept", ["step-1"])
 
 
+@pytest.mark.slow
 def test_odd_names_are_refused(store, checkpoint, proxy):
     folder, mine = checkpoint(), store()
     for name in ("", ".", "..", "a/b", "../x", ".hidden", "-x", "a\nb", "ä", "x" * 300):
@@ -277,6 +278,7 @@ def test_no_secret_is_in_a_message(store, monkeypatch, proxy):
     assert "hunter2" not in str(failed.value)
 
 
+@pytest.mark.slow
 def test_missing_credentials_are_named(store, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -74,6 +74,7 @@ def ids(folder):
     return [record.run.run_id for record in records(folder) if record.HasField("run")]
 
 
+@pytest.mark.slow
 def test_steps_evaluations_and_the_recipe_are_in_its_file(told, run, report, evaluation, outcome):
     run.plan.recipe = {"model": "toy", "data": {"url": "s3://me:hunter22@host/x", "api_key": "k-1234567"}}
     tracker = build(WandbOptions(mode="offline", project="p"), told)
