@@ -111,7 +111,7 @@ def test_what_is_streamed_is_the_whole_answer(client: Any, more: dict[str, Any])
         assert own[0].delta.role == "assistant" and own[-1].finish_reason == choice.finish_reason
         scores = [one for part in own if part.logprobs for one in part.logprobs.content]
         assert scores == choice.logprobs.content
-    assert len(chunks) > 4
+    assert len(chunks) > (2 if "stop" in more else 4)  # what a busy server has ready goes out together
 
 
 def test_what_a_policy_learns_from(served: Any, opened: Any) -> None:
