@@ -29,8 +29,6 @@ OPTIMIZERS = {
     "muon": {"weight_decay": 0.1},
     "dion": {},
     "galore": {"rank": 4, "update_every": 2},
-    "galore_8bit": {"rank": 4, "update_every": 2},
-    "adamw_4bit": {"weight_decay": 0.1},
     "apollo": {"rank": 4, "update_every": 2},
     "apollo_mini": {"weight_decay": 0.1},
     "adam_mini": {},
@@ -41,6 +39,8 @@ OPTIMIZERS = {
     "sophia": {"update_every": 2},
     "schedule_free_adamw": {"weight_decay": 0.1},
     "schedule_free_sgd": {},
+    "galore_8bit": {"rank": 4, "update_every": 2},
+    "adamw_4bit": {"weight_decay": 0.1},
 }
 BRINGING = ("standard", "muon", "lowmemory", "adaptive", "schedulefree")
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Method, hookimpl
 
+WITHOUT_A_MODEL = "TRL's trainers take the torch model itself, which the kit's engine has not"
+
 
 @hookimpl
 def ft_methods() -> Iterator[Method]:
@@ -18,4 +20,9 @@ def ft_methods() -> Iterator[Method]:
         example={"trainer": "sft"},
         learns_from="what the trainer takes",
         rows="as for the method that is like it",
+        expected_failures={
+            "each_item_is_one_step": WITHOUT_A_MODEL,
+            "restored_method_goes_on": WITHOUT_A_MODEL,
+            "state_after_a_failed_step_is_behind_its_data": WITHOUT_A_MODEL,
+        },
     )
