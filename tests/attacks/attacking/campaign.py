@@ -10,7 +10,7 @@ from typing import Any
 
 from attacking import connections, costs, folders, queues, theft
 from attacking.ground import ATTACKS, CANARY, LORA, ROW, Attack, Ground, Theirs
-from attacking.judges import Verdict, Watch, problems, times
+from attacking.judges import QUIET, Limits, Verdict, Watch, problems, times
 from attacking.server import Attacked
 
 MODULES = (costs, connections, queues, theft, folders)
@@ -62,12 +62,15 @@ def chosen(short: bool, names: Sequence[str] = ()) -> list[Attack]:
     return [one for one in found if not names or any(name in one.name for name in names)]
 
 
-def run(place: Path, attacks: Sequence[Attack], *, group: Path | None, say: Callable[[str], None]) -> Campaign:
+def run(
+    place: Path, attacks: Sequence[Attack], *, group: Path | None, say: Callable[[str], None], limits: Limits = QUIET
+) -> Campaign:
     """Attack a new server.
 
     Args:
         place: an empty folder.
         group: as for `Attacked`.
+        limits: of the time that others may lose by an attack.
     """
     begun = time.monotonic()
     server = Attacked(place, group)
@@ -87,7 +90,7 @@ def run(place: Path, attacks: Sequence[Attack], *, group: Path | None, say: Call
         victim.wait_for(time.monotonic(), TURNS, PATIENCE)
         found.level = server.memory
         for one in attacks:
-            verdict = judged(one, ground, health, victim)
+            verdict = judged(one, ground, health, victim, limits)
             found.verdicts.append(verdict)
             say(f"{'ok  ' if not verdict.wrong else 'FAIL'} {verdict.name}: {verdict.wrong or verdict.said}"
                 f" [{verdict.ratio:.1f}x, health {verdict.health:.2f} s, {verdict.grown / 2**20:+.0f} MiB,"
@@ -143,15 +146,15 @@ def settle(server: Attacked) -> Theirs:
     return Theirs(id_, sampler, saved["id"], saved["result"]["checkpoint"])
 
 
-def judged(one: Attack, ground: Ground, health: Watch, victim: Watch) -> Verdict:
+def judged(one: Attack, ground: Ground, health: Watch, victim: Watch, limits: Limits) -> Verdict:
     """An attack, again if only the machine's noise speaks against the server."""
-    verdict = once(one, ground, health, victim)
+    verdict = once(one, ground, health, victim, limits)
     while verdict.wrong and verdict.tries < TRIES and ground.server.alive and not verdict.got_through:
-        verdict = replace(once(one, ground, health, victim), tries=verdict.tries + 1)
+        verdict = replace(once(one, ground, health, victim, limits), tries=verdict.tries + 1)
     return verdict
 
 
-def once(one: Attack, ground: Ground, health: Watch, victim: Watch) -> Verdict:
+def once(one: Attack, ground: Ground, health: Watch, victim: Watch, limits: Limits) -> Verdict:
     """An attack between two quiet times."""
     quiet_from = time.monotonic()
     victim.wait_for(quiet_from, TURNS, PATIENCE)
@@ -168,7 +171,7 @@ def once(one: Attack, ground: Ground, health: Watch, victim: Watch) -> Verdict:
         wrong.append(f"the server ended: code {ground.server.process.returncode}")
     quiet = [turn for turn in victim.between(quiet_from, begun) if turn.begun >= quiet_from]
     during, asked = victim.between(begun, ended), health.between(begun, ended)
-    wrong += problems(asked, quiet, during)
+    wrong += problems(asked, quiet, during, limits)
     return Verdict(
         one.name,
         one.what,

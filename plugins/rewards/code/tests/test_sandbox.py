@@ -158,7 +158,7 @@ def test_what_does_not_end_is_ended(box: Sandbox, body: str) -> None:
         f"import os\ndef f():\n    {body.replace(chr(10), chr(10) + '    ')}", ["f()"]
     )
     assert ran.limit == "time" or ran.passed == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # none of them would have ended within ten minutes
 
 
 CHEATS = {
