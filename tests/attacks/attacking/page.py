@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attacking.campaign import Campaign
-from attacking.judges import NOISE, SLOWEST_HEALTH, TIMES_QUIET
+from attacking.judges import QUIET
 
 OPENING = f"""\
 # Attacks on a server
@@ -19,11 +19,11 @@ of it.
 make attacks
 ```
 
-An attack has failed when its own answers were as they ought to be (refused by name, nothing taken that was cut), and
-while it lasted `/health` answered within {SLOWEST_HEALTH:g} s, asked by another process five times a second, and the
-other tenant's turns (training, a step, sampling) took at most {TIMES_QUIET:g} times their time just before, in the
-mean (and {NOISE:g} s, which is noise on a busy machine). Over all attacks the server may not end, no answer may be of
-the server's fault or hold what was planted in the other tenant's names and rows, and its memory has to come back to
+The server has held against an attack when its answers were as they ought to be (refused by name, nothing taken that was
+cut), when `/health`, asked by another process five times a second, always answered within {QUIET.health:g} s, and when the
+other tenant's turns (training, a step, sampling) took at most {QUIET.times:g} times their time just before, in the
+mean (and {QUIET.noise:g} s, which is the machine's own noise). Over all attacks the server may not end, no answer may be
+of the server's fault or hold what was planted in the other tenant's names and rows, and its memory has to come back to
 its level.
 """
 

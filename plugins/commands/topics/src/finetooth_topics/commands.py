@@ -12,7 +12,9 @@ from finetooth_hooks.errors import UserError
 from finetooth_topics.topics import OVERVIEW, get_doc, list_topics
 
 KEPT = Path(__file__).with_name("kept")
-CHECKOUT = [*Path(__file__).parents][:6][-1]
+_ABOVE = Path(__file__).parents
+CHECKOUT = _ABOVE[min(5, len(_ABOVE) - 1)]
+"""The repository's root, where this is a checkout; a folder without these places, where it is installed."""
 PLACES = {"recipes": "docs/recipes", "examples": "examples"}
 """What can be fetched, and where it is in a checkout."""
 

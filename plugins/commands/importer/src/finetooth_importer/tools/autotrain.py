@@ -184,13 +184,7 @@ def _adapter(account: Account) -> None:
     names = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
     if account.get("peft") or account.get("use_peft"):
         account.set("adapter", "lora")
-        for key, setting, value in (
-            ("lora_r", "rank", 16),
-            ("lora_alpha", "alpha", 32),
-            ("lora_dropout", "dropout", 0.05),
-        ):
-            account.take(key, f"adapter.{setting}", number)
-            account.default(key, f"adapter.{setting}", value)
+        shared.low_rank_defaults(account, rank=16, alpha=32, dropout=0.05)
         targets = account.get("target_modules", "all-linear")
         split = targets if targets == "all-linear" else [one.strip() for one in str(targets).split(",")]
         account.take("target_modules", "adapter.targets", value=split)

@@ -168,13 +168,7 @@ def _adapter(account: Account, kind: str) -> None:
     names = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
     if low:
         account.set("adapter", "lora")
-        for key, setting, value in (
-            ("lora_r", "rank", 8),
-            ("lora_alpha", "alpha", 16),
-            ("lora_dropout", "dropout", 0.05),
-        ):
-            account.take(key, f"adapter.{setting}", number)
-            account.default(key, f"adapter.{setting}", value)
+        shared.low_rank_defaults(account, rank=8, alpha=16, dropout=0.05)
         account.take(
             "lora_targets",
             "adapter.targets",

@@ -47,15 +47,15 @@ OPTIMIZERS: Mapping[str, str] = {
 OTHERWISE: Mapping[str, tuple[str, str]] = {
     "adamw_torch_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
     "ao_adamw_8bit": ("adamw_8bit", "8 bits of bitsandbytes in place of torchao's"),
-    "adamw_torch_4bit": ("adamw_8bit", "its state has 8 bits in place of 4: more memory"),
-    "ao_adamw_4bit": ("adamw_8bit", "its state has 8 bits in place of 4: more memory"),
+    "adamw_torch_4bit": ("adamw_4bit", "4 bits of our own in place of torchao's"),
+    "ao_adamw_4bit": ("adamw_4bit", "4 bits of our own in place of torchao's"),
     "adamw_torch_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
     "ao_adamw_fp8": ("adamw_8bit", "its state has 8 bits of bitsandbytes in place of fp8"),
     "paged_lion_8bit": ("lion_8bit", "its state is not kept in pages"),
     "paged_lion_32bit": ("lion", "its state is not kept in pages"),
     "paged_ademamix_8bit": ("ademamix", "its state has 32 bits, and is not kept in pages"),
     "ademamix_8bit": ("ademamix", "its state has 32 bits"),
-    "galore_adamw_8bit": ("galore", "its state has 32 bits"),
+    "galore_adamw_8bit": ("galore_8bit", "8 bits of our own in place of bitsandbytes'"),
 }
 """Those whose update is here with another store of its state: ours, and what differs."""
 
@@ -412,6 +412,17 @@ def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (),
         account.passes(key, "no base in 4 bits is asked for")
 
 
+def low_rank_defaults(account: Account, rank: int, alpha: float, dropout: float) -> None:
+    """`lora_r`, `lora_alpha` and `lora_dropout`, and what the tool takes where they are missing."""
+    for key, setting, value in (
+        ("lora_r", "rank", rank),
+        ("lora_alpha", "alpha", alpha),
+        ("lora_dropout", "dropout", dropout),
+    ):
+        account.take(key, f"adapter.{setting}", number)
+        account.default(key, f"adapter.{setting}", value)
+
+
 def low_rank(account: Account, names: Mapping[str, str]) -> None:
     """Options of a LoRA by the tool's names of `rank`, `alpha`, `dropout`, `targets`, `rslora`, `dora`."""
     for option, key in names.items():
@@ -435,6 +446,7 @@ __all__ = [
     "extent",
     "follow",
     "low_rank",
+    "low_rank_defaults",
     "machines",
     "optimizer",
     "precision",
