@@ -20,11 +20,11 @@ make attacks
 ```
 
 The server has held against an attack when its answers were as they ought to be (refused by name, nothing taken that was
-cut), when `/health`, asked by another process five times a second, always answered within {QUIET.health:g} s, and when the
-other tenant's turns (training, a step, sampling) took at most {QUIET.times:g} times their time just before, in the
-mean (and {QUIET.noise:g} s, which is the machine's own noise). Over all attacks the server may not end, no answer may be
-of the server's fault or hold what was planted in the other tenant's names and rows, and its memory has to come back to
-its level.
+cut), when `/health`, asked by another process five times a second, always answered within {QUIET.health:g} s, and when
+the other tenant's turns (training, a step, sampling) took at most {QUIET.times:g} times their time just before, in the
+mean (and {QUIET.noise:g} s, which is the machine's own noise). Over all attacks the server may not end, no answer may
+be of the server's fault or hold what was planted in the other tenant's names and rows, and its memory has to come back
+to its level.
 """
 
 
