@@ -131,6 +131,7 @@ def test_the_artifact_is_a_whole_model(recipe: Make, tmp_path: Path, name: str) 
     np.testing.assert_allclose(following[1], wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_plain_peft_loads_each_artifact_by_its_folder_alone(recipe: Make, tmp_path: Path) -> None:
     import torch
     from peft import AutoPeftModelForCausalLM

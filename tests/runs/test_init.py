@@ -36,6 +36,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ROWS)
 def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], method: str) -> None:
     code, out, err = ft("init", "--yes", "--data", rows(method))

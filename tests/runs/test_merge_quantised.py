@@ -56,6 +56,7 @@ def test_plain_numbers_compute_what_the_run_computed(
     np.testing.assert_allclose(merged, wanted, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["int8", "int4", "mxfp4"])
 def test_packed_weights_are_measured_and_read_back(
     trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, form: str
@@ -74,6 +75,7 @@ def test_packed_weights_are_measured_and_read_back(
     assert 0 < off < (0.02 if form == "int8" else 0.3)
 
 
+@pytest.mark.slow
 def test_what_was_packed_is_the_next_runs_base(
     trained: Callable[..., Any], recipe: Callable[..., Recipe], ft: Callable[..., Any], tmp_path: Path, losses: Any
 ) -> None:

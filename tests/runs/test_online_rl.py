@@ -187,6 +187,7 @@ BREAKING = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_whose_sampler_died_goes_on(
     online: Callable[..., Any], tmp_path: Path, metrics: Callable[[Path], list[dict[str, float]]]
 ) -> None:

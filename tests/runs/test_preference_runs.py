@@ -51,6 +51,7 @@ def run(recipe: Recipes, rows: dict[str, str], tmp_path: Path, monkeypatch: Any)
     return make
 
 
+@pytest.mark.slow
 def test_dpo_learns_whatever_holds_the_reference(run: Callable[..., Any], tiny_model: Path) -> None:
     references = ("adapter-off", "frozen-copy", "precomputed", str(tiny_model))
     found = {

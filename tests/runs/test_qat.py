@@ -33,6 +33,7 @@ def test_what_is_trained_is_what_is_read_back(
         np.testing.assert_allclose(found, wanted, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_it_is_better_than_rounding_afterwards(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     """Four bits in one group a row cost a tiny model much; trained for them it loses less."""
     tasks = {"name": "tasks", "task": "family", "count": 24, "seed": 5}

@@ -110,6 +110,7 @@ def test_a_run_goes_on_from_its_url_where_nothing_of_it_is(
     assert differences(left(lost), left(folder)) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_named_by_its_url_and_by_its_step(lost: Path, ft: Ft) -> None:
     elsewhere = f"checkpoint.stores=[disk, s3://{BUCKET}/runs/other]"
     code, _, said = ft("resume", f"{URL}/step-2", elsewhere, "--output", "named")

@@ -41,6 +41,7 @@ def digests(artifact: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in artifact.glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_the_token_budget_never_changes_the_trajectory(recipe: Make, losses: Losses, tmp_path: Path) -> None:
     curves = {}
     for budget in (128, 256, 1024, 8192):

@@ -118,6 +118,7 @@ class TestCache:
     def _a_few_rows_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lazy_examples, "SMALL_ROWS", 4)
 
+    @pytest.mark.slow
     def test_another_image_is_another_key(self, recipe: Recipe, own: Path) -> None:
         _, rows = prepared(recipe(own))
         before = rows[0].images[0][1].data

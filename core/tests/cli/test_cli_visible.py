@@ -42,6 +42,7 @@ def test_only_control_tokens_stand_in_angle_brackets(pieces: list[Piece]) -> Non
     assert re.findall(f"{OPEN}(.*?){CLOSE}", whole) == ["<|im_end|>"] * whole.count(OPEN)
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_marks_around_what_trains_can_be_read_back(pieces: list[Piece]) -> None:
     """Reading from the left, `[[` begins what trains and `]]` before no further `]` ends it."""

@@ -249,6 +249,7 @@ def test_a_second_start_renders_nothing(prepare: Prepare, write: Write, monkeypa
     assert "data.workers.train" not in context.decisions
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_named_and_all_are_gone(
     prepare: Prepare, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_pieces_of_a_row_are_one_row() -> None:
     assert repeats(digests_of(data)).count > 4  # what it would be piece by piece
 
 
+@pytest.mark.slow
 @given(st.lists(st.text("xy", min_size=2, max_size=14), min_size=1, max_size=8), st.integers(1, 5))
 def test_split_rows_repeat_as_whole_ones_do(texts: list[str], cut: int) -> None:
     named = {f"r{i}": text for i, text in enumerate(texts)}

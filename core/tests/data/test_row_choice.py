@@ -186,6 +186,7 @@ def weighted(first: float, second: float, **mix: Any) -> dict[str, Any]:
     return {"train": sources, **({"mix": mix} if mix else {})}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

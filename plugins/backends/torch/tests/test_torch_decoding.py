@@ -178,6 +178,7 @@ def test_batches_are_even_and_within_the_budget(kit: SimpleNamespace) -> None:
     assert generator._batches([[2] * 60], Sampling(max_tokens=1000)) == [[0]]
 
 
+@pytest.mark.slow
 def test_samples_of_one_prompt_are_written_in_waves_that_fit(kit: SimpleNamespace) -> None:
     """Seven samples of 43 + 7 x 20 positions under budgets from one row at a time to all at once: the same tokens."""
     sampling = Sampling(max_tokens=20, n=7, seed=1, stop_ids=(4, 5, 6))

@@ -59,6 +59,7 @@ def test_a_recording_is_a_chrome_trace_with_a_table_and_a_memory_timeline(record
     assert [at for at, _, _ in memory["points"]] == sorted(at for at, _, _ in memory["points"])
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_recording_add_up_to_its_steps(recorded: Path) -> None:
     found = break_down(json.loads((recorded / "profile" / "trace.json").read_text()))
     assert found.steps == 2 and not found.on_device

@@ -72,6 +72,7 @@ def test_two_processes_take_the_step_of_one(kit: SimpleNamespace, two_ranks: Pat
         np.testing.assert_allclose(found[0][name], weight, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_at_one_rank_leaves_nothing_at_any(kit: SimpleNamespace, two_ranks: Path) -> None:
     """The step after it is that of the good calls: what the other rank had computed beside the bad one is gone too."""
     whole, data = kit.engine(max_grad_norm=LIMIT), kit.data(8, seed=2)

@@ -70,6 +70,7 @@ def same(found: list[Completion], alone: list[Completion]) -> None:
         np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waste", [decode.WASTE, 0], ids=["caches merge", "a cache each"])
 @pytest.mark.parametrize(
     ("config", "size"),
@@ -110,6 +111,7 @@ def test_the_last_sample_of_a_prompt_keeps_it_when_another_request_joins(kit: Si
         same(found[number], engine.generate([tokens], sampling)[0])
 
 
+@pytest.mark.slow
 def test_without_room_requests_wait_their_turn(kit: SimpleNamespace) -> None:
     """A budget of 4 x 40 positions: rows begin as others end, and a request too large for it goes in waves."""
     engine = kit.engine(micro_batch_tokens=40)

@@ -173,6 +173,7 @@ def test_heads_are_known_by_the_config() -> None:
     assert head_of({}) is None
 
 
+@pytest.mark.slow
 def test_state_of_another_head_is_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
     engine = kit.engine(head=TOKEN)
     engine.save(tmp_path / "state")

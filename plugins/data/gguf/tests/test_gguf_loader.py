@@ -137,6 +137,7 @@ def test_the_header_is_read_once_and_again_when_the_file_changes(
     assert read == [copied, copied]
 
 
+@pytest.mark.slow
 def test_smollm2_answers_a_question(smollm2_path: Path) -> None:
     loader = GgufLoader()
     tokenizer = loader.tokenizer(str(smollm2_path))

@@ -189,6 +189,7 @@ def bits_per_byte(model: PreTrainedModel, ids: list[int], text: str) -> float:
     return float(nats / torch.log(torch.tensor(2.0)).item() / len(text.encode()))
 
 
+@pytest.mark.slow
 def test_english_costs_little_and_a_broken_tokenizer_much(
     tokenizer: PreTrainedTokenizerFast, smollm2_model: PreTrainedModel
 ) -> None:

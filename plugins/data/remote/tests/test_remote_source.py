@@ -300,6 +300,7 @@ def test_objects_of_s3(s3: str, tmp_path: Path) -> None:
     assert "testing-secret" not in everything
 
 
+@pytest.mark.slow
 def test_s3_in_several_parts(s3: str, tmp_path: Path) -> None:
     """An ETag of a multipart upload is no hash of the content; the size is beyond one request's block."""
     import s3fs

@@ -166,6 +166,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     assert renderer.extension == case.extension == all(extended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_over_a_real_vocabulary(real: Made, name: str) -> None:
     case = CASES[name]

@@ -111,6 +111,7 @@ def test_what_is_skipped():
     assert quantizer.takes("layers.0.mlp.up_proj", (8, 8)) and not quantizer.takes("layers.0.mlp.down_proj", (8, 8))
 
 
+@pytest.mark.slow
 def test_its_import_says_nothing():
     done = subprocess.run(
         [sys.executable, "-c", "import finetooth_bitsandbytes.modules"], capture_output=True, text=True

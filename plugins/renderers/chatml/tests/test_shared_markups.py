@@ -138,6 +138,7 @@ def test_tokens_and_weights_are_the_templates(made: Made, name: str) -> None:
     assert all(extended) or not case.extension
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_over_a_real_vocabulary(made: Made, name: str) -> None:
     renderer, tokenizer = made(name, real=True)

@@ -21,6 +21,7 @@ def as_transformers_passes(message: dict[str, Any]) -> dict[str, Any]:
     return message if said is None else {"thinking": said, **message, "reasoning_content": said}
 
 
+@pytest.mark.slow
 def test_renders_as_transformers_does(shared: Path) -> None:
     counts: Counter[str] = Counter()
     templates: dict[tuple[str, str], ChatTemplate] = {}

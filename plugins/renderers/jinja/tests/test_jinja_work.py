@@ -68,6 +68,7 @@ def test_nothing_is_looked_for_where_nothing_is_said(qwen3: JinjaRenderer, monke
     assert len(looked) == 5 and "hm" in looked  # contents, tools, calls, reasoning
 
 
+@pytest.mark.slow
 def test_results_are_those_of_rendering_everything(qwen3: JinjaRenderer) -> None:
     def anew(self: Whole, i: int, shaper: Shaper) -> str:
         return shaper.render(self.conversation.messages[:i], self.conversation.tools).text

@@ -72,6 +72,7 @@ def test_training_goes_on_while_sampling(client: Any, served: Any, ask: SimpleNa
     assert len(stream.completions[0].tokens) == LONG.max_tokens
 
 
+@pytest.mark.slow
 def test_weights_take_turns_and_every_call_gets_what_it_gets_alone(
     client: Any, served: Any, local: Any, ask: SimpleNamespace
 ) -> None:
@@ -118,6 +119,7 @@ def trained(client: Any, ask: SimpleNamespace, adapter: dict[str, Any], seed: in
 ME = Caller("local", "", frozenset({"sample", "read"}))
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_are_written_in_one_batch(
     client: Any, served: Any, ask: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

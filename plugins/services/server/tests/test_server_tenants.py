@@ -33,6 +33,7 @@ def served(serve: Any, recipe: dict[str, Any], tmp_path: Any) -> Any:
     return serve(Settings(tmp_path / "server", {"tiny": {**recipe, "backend": SHARED}}))
 
 
+@pytest.mark.slow
 def test_tenants_train_side_by_side_as_if_alone(
     served: Any, recipe: dict[str, Any], context: Any, ask: SimpleNamespace
 ) -> None:

@@ -85,6 +85,7 @@ def route_of(path: str) -> str:
     return f"training_runs/{model}/checkpoints/{kind}/{name}"
 
 
+@pytest.mark.slow
 def test_runs_and_sessions_are_listed_newest_first_and_page_by_page(tenants: tuple[Wire, Wire]) -> None:
     ours, theirs = tenants
     session = ours.session(user_metadata={"team": "vision"}, display_name="Nightly run of cats")
@@ -120,6 +121,7 @@ def test_runs_and_sessions_are_listed_newest_first_and_page_by_page(tenants: tup
     ours.session(project_id="vision")
 
 
+@pytest.mark.slow
 def test_sessions_are_found_by_name_notes_and_how_they_ended(tenants: tuple[Wire, Wire]) -> None:
     ours, theirs = tenants
     names = ["Red apple", "red pear", "green apple 100%"]
@@ -225,6 +227,7 @@ def test_a_checkpoint_is_kept_published_copied_and_deleted(
     assert mine(theirs, copy) is None
 
 
+@pytest.mark.slow
 def test_external_weights_are_fetched_by_addresses_that_end(
     tenants: tuple[Wire, Wire], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +273,7 @@ def test_external_weights_are_fetched_by_addresses_that_end(
     assert "age_encryption_recipients is not offered" in ours.result(refused)["error"]
 
 
+@pytest.mark.slow
 def test_what_is_not_offered_says_so_and_why(tenants: tuple[Wire, Wire]) -> None:
     ours, _ = tenants
     for refusal in REFUSALS:

@@ -18,6 +18,7 @@ def case(*values, quick=False):
     return pytest.param(*values, marks=() if quick else slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "kind", "what", "key"),
     [
@@ -165,6 +166,7 @@ def test_what_passes_is_overcome_on_the_way_back(kind, key, proxy, store, checkp
     assert contents(tmp_path / "back") == contents(folder)
 
 
+@pytest.mark.slow
 def test_a_short_answer_is_gone_on_with_where_it_ended(proxy, store, checkpoint, contents, tmp_path, monkeypatch):
     folder = checkpoint()
     store().put("step-1", folder)

@@ -49,6 +49,7 @@ def test_steps_evaluations_and_the_recipe_are_in_the_database(database, options,
     assert told.notes == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_run_and_no_step_is_there_twice(database, options, run, report, outcome):
     tracker = build(options, Told())
     tracker.start(run)

@@ -96,6 +96,7 @@ def test_steps_evaluations_and_the_recipe_are_in_its_file(told, run, report, eva
     assert told.notes == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_run(told, run, report, outcome):
     tracker = build(WandbOptions(mode="offline"), told)
     tracker.start(run)
