@@ -58,12 +58,12 @@ def at_part(service: Any, number: int, act: Any) -> None:
     """Do something when a call asks for its part of this number."""
     asked, count = service.registry.asked, 0
 
-    def acting(tokens: int) -> bool:
+    def acting() -> bool:
         nonlocal count
         count += 1
         if count == number:
             act(service.writer._scheduler._at_work.call)
-        return bool(asked(tokens))
+        return bool(asked())
 
     service.registry.asked = acting
 

@@ -1,4 +1,4 @@
-"""Turns are fair by tokens: a small call waits for a part of each other tenant's, and everybody computes what they
+"""Turns are fair by what they take: a small call waits for a part of each other tenant's, and everybody computes what they
 would compute alone."""
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 from finetooth_hooks import Sampling
 from finetooth_server.fairness import Shares
 from finetooth_server.keys import Caller
-from finetooth_server.lanes import Lane
-from finetooth_server.scheduling import ROW, Running, Scheduler
+from finetooth_server.scheduling import Running, Scheduler
 from finetooth_server.settings import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,12 +27,18 @@ class Fake:
 
     def __init__(self) -> None:
         self.sampling: Counter[str] = Counter()
+        self.rows: dict[str, int] = {}  # of each who samples; one where nothing is said
         self._spent: Counter[str] = Counter()
         self.waiting: dict[str, list[tuple[int, Sequence[int]]]] = {}
         self.state: dict[str, float] = {}
         self.ended: dict[int, int] = {}
         self.clock = 0
-        self.scheduler = Scheduler(Limits(live=16, quantum=QUANTUM), self._execute, self)
+        self.row = 1  # seconds that a row of a step takes
+        self.scheduler = self.made(live=16)
+
+    def made(self, live: int) -> Scheduler:
+        """A scheduler for which a token takes a second."""
+        return Scheduler(Limits(live=live), self._execute, self, clock=lambda: self.clock)
 
     def come(self, tenant: str, queue: str, id_: int, parts: Sequence[int]) -> None:
         self.waiting.setdefault(queue, []).append((id_, parts))
@@ -49,7 +54,7 @@ class Fake:
         id_, parts = self.waiting[running.queue].pop(0)
         running.call = str(id_)
         for tokens in parts:
-            if self.scheduler.asked(tokens):
+            if self.scheduler.asked():
                 return
             self.clock += tokens
             self.state[running.queue] = self.state.get(running.queue, 0.1) * 1.1 + tokens
@@ -61,9 +66,10 @@ class Fake:
 
     def step(self) -> None:
         for tenant in self.tenants:
-            self.clock += 1
-            self.sampling[tenant] -= 1
-            self._spent[tenant] += 1
+            rows = self.rows.get(tenant, 1)
+            self.clock += rows * self.row
+            self.sampling[tenant] -= rows
+            self._spent[tenant] += rows
 
     def spent(self) -> Counter[str]:
         found, self._spent = self._spent, Counter()
@@ -108,7 +114,7 @@ def test_a_small_call_waits_for_a_part_of_each_other_tenant(
     fake.scheduler.leave()
 
 
-def test_tenants_share_by_tokens_and_not_by_calls_or_models() -> None:
+def test_tenants_share_by_what_calls_take_and_not_by_calls_or_models() -> None:
     fake = Fake()
     for n in range(200):
         fake.come("many", f"many{n % 4}", n, [16])
@@ -138,15 +144,46 @@ def test_small_calls_one_after_the_other_wait_for_one_part_each() -> None:
     fake.scheduler.leave()
 
 
-def test_many_short_rows_count_for_more_than_a_few_long_ones() -> None:
-    spent = []
-    for rows in (1, 64):
-        running = Running("model", "tenant", 0, Lane())
-        running.weigh(rows, 64)
-        for _ in range(2):
-            running.part(64, QUANTUM)
-        spent.append(running.take_spent(ended=True))
-    assert spent == [2 * (64 + ROW), 2 * (64 + 64 * ROW)]
+def test_a_token_of_sampling_counts_for_what_it_takes() -> None:
+    """Four rows whose step takes as long as a part of training, beside one small call after the other: a call waits for
+    one step, not for as many as have its number of tokens."""
+    fake = Fake()
+    fake.sampling["many"], fake.rows["many"], fake.row = 10**6, 4, QUANTUM // 4
+    fake.turn()
+    for n in range(20):
+        came = fake.clock
+        fake.come("small", "small", n, [QUANTUM])
+        while n not in fake.ended:
+            fake.turn()
+        assert fake.ended[n] - came <= 2 * QUANTUM
+    fake.scheduler.leave()
+
+
+def test_what_has_no_tokens_counts_for_the_time_that_it_takes() -> None:
+    """A tenant that has models made, ten times as long as another one's part each, has half of the time."""
+    fake = Fake()
+    for n in range(100):
+        fake.come("makes", f"makes{n}", n, [10 * QUANTUM])
+    fake.come("trains", "trains", 1000, [QUANTUM] * 100)
+    while 1000 not in fake.ended:
+        fake.turn()
+    assert fake.ended[1000] <= 2 * 100 * QUANTUM + 10 * QUANTUM
+    fake.scheduler.leave()
+
+
+def test_a_step_is_borne_by_its_tenants_by_their_rows() -> None:
+    """One row beside 63 of another tenant's has hardly had anything: its tenant's training goes on."""
+    fake = Fake()
+    fake.sampling.update(many=63 * 50, few=50)
+    fake.rows["many"] = 63
+    for _ in range(10):
+        fake.turn()
+    fake.come("few", "few", 0, [QUANTUM] * 5)
+    fake.come("many", "many", 1, [QUANTUM] * 5)
+    while 0 not in fake.ended:
+        fake.turn()
+    assert 1 not in fake.ended
+    fake.scheduler.leave()
 
 
 def test_nothing_is_saved_up_by_being_idle_and_accounts_do_not_pile_up() -> None:
@@ -165,7 +202,7 @@ def test_nothing_is_saved_up_by_being_idle_and_accounts_do_not_pile_up() -> None
 
 def test_calls_of_a_tenant_leave_places_to_others() -> None:
     fake = Fake()
-    fake.scheduler = Scheduler(Limits(live=4, quantum=QUANTUM), fake._execute, fake)
+    fake.scheduler = fake.made(live=4)
     for n in range(10):
         fake.come("greedy", f"greedy{n}", n, [QUANTUM] * 50)
     for _ in range(40):
@@ -189,9 +226,9 @@ def parts_of(service: Any) -> list[str]:
     trace: list[str] = []
     asked = service.registry.asked
 
-    def tracing(tokens: int) -> bool:
+    def tracing() -> bool:
         trace.append(service.writer._scheduler._at_work.queue)
-        return bool(asked(tokens))
+        return bool(asked())
 
     service.registry.asked = tracing
     return trace

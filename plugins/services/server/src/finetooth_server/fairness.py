@@ -1,7 +1,7 @@
-"""Whose turn it is, by the tokens that everybody had: start-time fair queueing on a clock that counts tokens.
+"""Whose turn it is, by what everybody had: start-time fair queueing on a clock that counts what was given out.
 
-Goyal, Vin and Cheng, 1996, "Start-time Fair Queueing". Each name has an account of the tokens that it was given; the
-one with the least is next. The clock stands at the least account of those who wait. Who comes, or comes back after
+Goyal, Vin and Cheng, 1996, "Start-time Fair Queueing". Each name has an account of what it was given (of the
+server: seconds of computing); the one with the least is next. The clock stands at the least account of those who wait. Who comes, or comes back after
 having wanted nothing, begins where the clock is: nothing is saved up by being idle, nobody who comes overtakes one who
 waits there, and before it each of the others has one turn at most.
 """
@@ -46,9 +46,9 @@ class Shares(Generic[Name]):
             self._since.pop(name, None)
         return chosen
 
-    def charge(self, name: Name, tokens: float) -> None:
-        """It had so many tokens."""
-        self._used[name] = self._used.get(name, self._clock) + tokens
+    def charge(self, name: Name, had: float) -> None:
+        """It had so much."""
+        self._used[name] = self._used.get(name, self._clock) + had
 
     def __len__(self) -> int:
         """Accounts that are kept."""
@@ -73,7 +73,7 @@ class FairTurns:
             del self._flows[gone]
         return tenant, self._flows.setdefault(tenant, Shares()).next(wanting[tenant])
 
-    def charge(self, tenant: str, flow: str, tokens: float) -> None:
-        """A flow of a tenant's had so many tokens."""
-        self._tenants.charge(tenant, tokens)
-        self._flows.setdefault(tenant, Shares()).charge(flow, tokens)
+    def charge(self, tenant: str, flow: str, had: float) -> None:
+        """A flow of a tenant's had so much."""
+        self._tenants.charge(tenant, had)
+        self._flows.setdefault(tenant, Shares()).charge(flow, had)

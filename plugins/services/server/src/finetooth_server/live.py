@@ -26,7 +26,6 @@ class LiveModel:
         applied: number of the last call that the engine has seen.
         computed: seconds of work since the last snapshot.
         written: told of every token that `generate` writes: the completion's number, the token, its log-probability.
-        sizes: tokens of each of these forwards.
         used: when it was called last; the one unused for longest makes room.
     """
 
@@ -35,7 +34,6 @@ class LiveModel:
     make_loss: LossMaker
     handles: dict[int, Handle] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
-    sizes: dict[int, int] = field(default_factory=dict)
     applied: int = -1
     computed: float = 0.0
     written: Callable[[int, int, float], None] = lambda completion, token, logprob: None

@@ -45,7 +45,7 @@ class Models:
         self._folder = settings.folder / "snapshots"
         self._live: dict[str, LiveModel] = {}
         self.busy: set[str] = set()  # models of calls that are executed: they stay in memory
-        self.asked: Callable[[int], bool] = lambda tokens: False  # before every micro-batch and token
+        self.asked: Callable[[], bool] = lambda: False  # before every micro-batch and token
 
     # --- in memory ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Models:
                 f"the engine lacks {', '.join(missing)}, which a service needs", action="choose another backend"
             )
         if "interrupt" in engine.capabilities:
-            engine.interrupt_when(lambda: self.asked(engine.coming))
+            engine.interrupt_when(lambda: self.asked())
         building = self._context.context(recipe)
 
         def make(pick: Any) -> LossSpec:

@@ -7,7 +7,6 @@ for the other, so each computes what it would compute alone.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
@@ -18,15 +17,6 @@ from finetooth_server.settings import Limits
 
 SAMPLING = "sampling"
 """Beside a tenant's models, what it samples from saved weights."""
-
-
-WRITTEN = 2
-"""So many tokens that are read or trained count as much as one that is written: those are computed many at a time (the
-weight of Sheng et al., 2024, "Fairness in Serving Large Language Models", arXiv:2401.00588)."""
-
-ROW = 32
-"""Tokens for which a row counts beside its own: a part of a thousand rows of one token takes much longer than one of a
-few long rows."""
 
 
 class Sampled(Protocol):
@@ -42,7 +32,7 @@ class Sampled(Protocol):
         ...
 
     def spent(self) -> Mapping[str, int]:
-        """Tokens by tenant since this was last asked."""
+        """Tokens by tenant, read and written, since this was last asked: their shares of the steps since then."""
         ...
 
 
@@ -55,7 +45,7 @@ class Running:
         stopped: it must not go on: it was cancelled, or the server ends.
         left: the server ends, and the next one executes it.
         rested: seconds for which others had their turns, by a clock that only goes on.
-        parts: that have begun.
+        begun: its first part has.
     """
 
     def __init__(self, queue: str, tenant: str, memory: int, lane: Lane) -> None:
@@ -63,47 +53,7 @@ class Running:
         self.call = ""
         self.stopped = self.left = False
         self.rested = 0.0
-        self.parts = 0
-        self._spent = self._coming = self._estimated = 0
-        self._told = False
-        self._weight = 1.0
-
-    def weigh(self, rows: int, tokens: int) -> None:
-        """Its parts have so many rows, of so many tokens in all."""
-        self._weight = 1.0 + ROW * rows / max(1, tokens)
-
-    def spend(self, tokens: int) -> None:
-        """It has, or is about to have, so many tokens."""
-        self._spent += tokens
-
-    def estimate(self, tokens: int) -> None:
-        """So many, as long as nobody tells how many a part has."""
-        self._estimated = tokens
-
-    def write(self) -> None:
-        """It wrote a token."""
-        self._told = True
-        self._spent += WRITTEN
-
-    def part(self, tokens: int, quantum: int) -> None:
-        """Its next part begins, and the one before has ended.
-
-        Args:
-            tokens: of the part that comes; 0 is unknown.
-            quantum: what a part counts for at most where that is unknown.
-        """
-        self.parts += 1
-        self._spent += self._coming
-        self._told = self._told or tokens > 0
-        self._coming = math.ceil(tokens * self._weight) if self._told else min(quantum, self._estimated)
-        self._estimated -= 0 if self._told else self._coming
-
-    def take_spent(self, *, ended: bool) -> int:
-        """Tokens since this was last asked; at the end with what is left."""
-        if ended:
-            self._spent += self._coming + (0 if self._told else self._estimated)
-        found, self._spent = self._spent, 0
-        return found
+        self.begun = False
 
 
 class Scheduler:
@@ -113,17 +63,23 @@ class Scheduler:
         execute: does the call that is due in the queue of a `Running`; it is called in a thread of its own.
         sampled: what is sampled meanwhile.
         busy: names of queues with a call that is executed; kept up to date here.
+        clock: seconds, for what a turn takes.
     """
 
     def __init__(
-        self, limits: Limits, execute: Callable[[Running], None], sampled: Sampled, busy: set[str] | None = None
+        self,
+        limits: Limits,
+        execute: Callable[[Running], None],
+        sampled: Sampled,
+        busy: set[str] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._limits, self._execute, self._sampled = limits, execute, sampled
         self._busy = set() if busy is None else busy
         self._ready: dict[str, tuple[str, int]] = {}
         self._running: dict[str, Running] = {}
         self._at_work: Running | None = None
-        self._lanes, self._fair = Lanes(), FairTurns()
+        self._lanes, self._fair, self._clock = Lanes(), FairTurns(), clock
 
     def __len__(self) -> int:
         """Queues with a call that is executed or may be."""
@@ -162,10 +118,18 @@ class Scheduler:
         _, flow = self._fair.next(wanting)
         if flow != SAMPLING:
             return self._go_on(flow)
-        self._sampled.step()
-        for tenant, tokens in self._sampled.spent().items():
-            self._fair.charge(tenant, SAMPLING, tokens)
+        self._sample()
         return None
+
+    def _sample(self) -> None:
+        """A token for every call that is sampled. What it takes is borne by their tenants, by the tokens of each."""
+        tenants, begun = list(self._sampled.tenants), self._clock()
+        self._sampled.step()
+        took, spent = self._clock() - begun, self._sampled.spent()
+        whole = sum(spent.values())
+        for tenant in spent or tenants:
+            share = spent[tenant] / whole if whole else 1 / len(tenants)
+            self._fair.charge(tenant, SAMPLING, took * share)
 
     def _has_place(self, tenant: str, memory: int) -> bool:
         """Whether a call may begin beside those that are executed. Each keeps its model in memory; half of the places
@@ -184,12 +148,12 @@ class Scheduler:
             self._running[queue] = running
             self._busy.add(queue)
             running.lane.begin(self._begun(running))
-        self._at_work = running
+        self._at_work, begun = running, self._clock()
         try:
             ended = running.lane.go_on()
         finally:
             self._at_work = None
-        self._fair.charge(running.tenant, queue, running.take_spent(ended=ended))
+        self._fair.charge(running.tenant, queue, self._clock() - begun)
         if not ended:
             return None
         del self._running[queue]
@@ -200,19 +164,14 @@ class Scheduler:
     def _begun(self, running: Running) -> Callable[[], None]:
         return lambda: self._execute(running)
 
-    def asked(self, tokens: int) -> bool:
+    def asked(self) -> bool:
         """Asked by an engine before each part of a call, from the call's own thread: let others have their turn. True
-        if the call is to be broken off.
-
-        Args:
-            tokens: of the part that comes; 0 is unknown.
-        """
+        if the call is to be broken off."""
         running = self._at_work
         if running is None or not running.call:
             return False  # nobody's call: a snapshot, or a sampler's
-        first = not running.parts
-        running.part(tokens, self._limits.quantum)
-        if first:  # the turn in which it began is the one for its first part
+        if not running.begun:  # the turn in which it began is the one for its first part
+            running.begun = True
             return running.stopped
         begun = time.monotonic()
         running.lane.rest()

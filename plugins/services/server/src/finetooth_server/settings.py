@@ -34,7 +34,6 @@ class Limits:
         turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
         waiting: calls that wait, over all tenants; more are refused until some are done.
         streams: of a tenant at once.
-        quantum: tokens that a part of a training call counts for, at most.
         device_memory: bytes that all calls together may take that are executed at a time, beside their models.
         samplers: engines held in memory that sample from saved weights.
         sampler_bytes: of their weights; a base that they share does not count.
@@ -66,7 +65,6 @@ class Limits:
     waiting: int = 16384
     streams: int = 64
     silent: float = 3600.0
-    quantum: int = 4096
     gap: float = 3600.0
     samplers: int = 4
     sampler_bytes: int = 16 * 2**30

@@ -31,7 +31,6 @@ from finetooth_server.model_ids import SAMPLERS
 from finetooth_server.plain_batch import TenantsBatch, running_batch
 from finetooth_server.records import Records, samplers
 from finetooth_server.sampling import Samplers, begin, complete
-from finetooth_server.scheduling import WRITTEN
 from finetooth_server.settings import Settings
 from finetooth_server.streams import Streams
 
@@ -95,7 +94,7 @@ class SamplingTurns:
         return {one.call.tenant for one in self._writing.values()} or {call.tenant for call in self._alone[:1]}
 
     def spent(self) -> Mapping[str, int]:
-        """Tokens by tenant, read and written since this was last asked; one that is written counts `WRITTEN`."""
+        """Tokens by tenant, read and written since this was last asked."""
         found, self._spent = self._spent, Counter[str]()
         return found
 
@@ -175,7 +174,7 @@ class SamplingTurns:
             return
         for one in written:
             writing = self._writing[one.request]
-            self._spent[writing.call.tenant] += WRITTEN
+            self._spent[writing.call.tenant] += 1
             self._streams.write(writing.call.id, one.sample, one.token, one.logprob)
             if one.completion is not None:
                 writing.completions[one.sample] = one.completion

@@ -19,7 +19,7 @@ from finetooth_server.checkpoints import Checkpoints
 from finetooth_server.live import LiveModel
 from finetooth_server.log import CANCELLED, Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
-from finetooth_server.operations import OPERATIONS, handle_number, prompts_of
+from finetooth_server.operations import OPERATIONS
 from finetooth_server.records import Records, models
 from finetooth_server.sampling import Samplers, open_sampler
 from finetooth_server.scheduling import Running, Scheduler
@@ -33,9 +33,6 @@ CLOSED = "the model was closed (make another one)"
 
 ENDS_HANDLES = ("step", CREATE, LOAD)
 """Operations after which no earlier forward can get a backward."""
-
-BESIDE = 64
-"""Tokens that a training call counts for beside its own: one without any takes time too."""
 
 
 class Writer:
@@ -236,7 +233,6 @@ class Writer:
         self, row: Row[Any], call: Due, arguments: Mapping[str, Any], running: Running
     ) -> tuple[LiveModel, Any]:
         recipe = json.loads(row.recipe)
-        running.spend(BESIDE)
         if call.operation == CREATE:
             model = self._models.create(row.id, recipe, arguments.get("load"), row.tenant)
             info = model.engine.info
@@ -247,21 +243,13 @@ class Writer:
             return model, {"checkpoint": arguments.get("checkpoint")}
         if call.operation == SAVE:
             return model, self._save(row, recipe, model, arguments, call.id)
-        if call.operation == "generate":
-            running.spend(sum(map(len, prompts_of(arguments))))
-        else:
-            running.weigh(len(arguments.get("data") or ()), call.tokens)
-            running.estimate(call.tokens or model.sizes.get(handle_number(arguments), 0))
         model.written = partial(self._stream_token, running)
         result = OPERATIONS[call.operation].run(model, arguments, call.seq)
         if call.seq in model.handles:
-            model.since[call.seq], model.sizes[call.seq] = time.monotonic(), call.tokens
-            for number in model.sizes.keys() - model.handles.keys():
-                del model.sizes[number]
+            model.since[call.seq] = time.monotonic()
         return model, result
 
     def _stream_token(self, running: Running, completion: int, token: int, logprob: float) -> None:
-        running.write()
         self._streams.write(running.call, completion, token, logprob)
         self._streams.ring(running.call)
 

@@ -73,7 +73,6 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "device_memory": ("--device-memory", SIZE, "What the calls under way may take together, beside their models."),
     "waiting": ("--waiting", COUNT, "Calls that may wait, of all tenants together."),
     "batch": ("--batch", COUNT, "Sampling calls that are written together."),
-    "quantum": ("--quantum", COUNT, "Tokens that a part of a call counts for, where its engine does not say."),
     "silent": ("--silent", SECONDS, "Seconds after its last heartbeat until a session ends."),
     "idle": ("--idle", SECONDS, "Seconds after its last call until a session ends that has no heartbeat."),
     "history": ("--tenant-history", COUNT, "Ended sessions of a tenant that are remembered."),
