@@ -104,6 +104,8 @@ class ModelInfo:
             not known, or none does.
         published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
             adapter's artifact names its base by this. Empty: by its reference.
+        expert_weights: how many weights belong to experts that the model holds as one weight of three axes, which a
+            quantizer stores beside the linear ones.
     """
 
     reference: str
@@ -118,6 +120,7 @@ class ModelInfo:
     stored: Stored | None = None
     published: str = ""
     stored_weights: int = 0
+    expert_weights: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
 
 from finetooth_toolbox.torch.kept_in_fp32 import kept_in_fp32
-from finetooth_toolbox.torch.quantised import QuantisedLinear, check_any, stored_linear
+from finetooth_toolbox.torch.quantised import QuantisedLinear, check_any, store_experts, stored_linear
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]
 """From a linear module without memory to what stands in its place, read as the file stores it."""
@@ -76,6 +76,8 @@ def assembled(
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = number(f"{path}.{name}" if path else name)
+        if quantizer:
+            found += store_experts(path, module, quantizer, device)
         linear = isinstance(module, nn.Linear) and module is not head
         if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
             _put(model, path, stored_linear(path, module, quantizer, device))

@@ -11,6 +11,9 @@ from finetooth_hooks.protocols import Quantizer
 from torch import Tensor, nn
 
 from finetooth_toolbox.torch.classifiers import HEAD
+from finetooth_toolbox.torch.stored_experts import (
+    PLACES, as_linear, is_stored, put_stored, restored, weights_of_experts,
+)  # fmt: skip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Of numbers that weights are turned back into, by their names in a recipe."""
@@ -47,6 +50,10 @@ class DequantisingLinear(QuantisedLinear):
     @abstractmethod
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The weight as numbers: (outputs, inputs), a new tensor each time, where the buffers are."""
+
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """(last - first, inputs) of the weight; formats whose outputs are stored apart read no others."""
+        return self.dequantised(dtype)[first:last]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """x W^T + b.
@@ -95,7 +102,7 @@ class _Multiply(torch.autograd.Function):
 def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     """Store the linear weights of a model that lies in host memory and move it to a device, module by module: of what
     is quantised only the result gets there, and each weight is released before the next one is read. `model` is
-    changed in place. Head and embeddings stay as they are.
+    changed in place. Head and embeddings stay as they are; experts held as one weight are stored too.
 
     Raises:
         RecipeError: the quantizer takes no module of the model, what it gave is none, or a weight is not finite.
@@ -107,6 +114,7 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     found = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
         module = model.get_submodule(path)
+        found += store_experts(path, module, quantizer, device)
         if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
             continue
         if not quantizer.takes(path, (module.out_features, module.in_features)):
@@ -149,6 +157,37 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
     return made
 
 
+def store_experts(path: str, module: nn.Module, quantizer: Quantizer, device: str) -> int:
+    """Store the weights of experts that a module holds as one, in its place.
+
+    Args:
+        path: of the module in its model.
+
+    Returns:
+        How many.
+
+    Raises:
+        RecipeError: see `stored_linear`; or what it gave for one weight cannot be read as numbers, which the code of a
+            model's experts must.
+    """
+    made: dict[str, nn.Module] = {}
+    for name, weight in weights_of_experts(module).items():
+        full = f"{path}.{name}"
+        if not _is_plain(weight) or not quantizer.takes(full, (weight.shape[0] * weight.shape[1], weight.shape[2])):
+            continue
+        stored = stored_linear(full, as_linear(weight), quantizer, device)
+        if not isinstance(stored, DequantisingLinear):
+            raise RecipeError(
+                "quantization",
+                f"{full} holds experts as one weight, and {quantizer.stored.name} computes with its codes themselves",
+                action=f"set quantization.skip: [{name}], or choose another",
+            )
+        made[name] = stored
+    if made:
+        put_stored(module, made)
+    return len(made)
+
+
 def check_any(found: int, quantizer: Quantizer) -> None:
     """
     Raises:
@@ -169,8 +208,11 @@ def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Raises:
         RecipeError: a module cannot say its weight: it is a library's, or computes with its codes themselves.
     """
-    for path in [path for path, _ in model.named_modules()]:
+    paths = [path for path, _ in model.named_modules() if PLACES not in path.split(".")]
+    for path in paths:
         module = model.get_submodule(path)
+        if is_stored(module):
+            restored(module, dtype)
         if reads_as_numbers(module):
             continue
         if not isinstance(module, DequantisingLinear):

@@ -14,10 +14,12 @@ from finetooth_toolbox.peft.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.peft.targets import Targets, peft_spelling
 from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_toolbox.torch.quantised import QuantisedLinear, reads_as_numbers
+from finetooth_toolbox.torch.stored_experts import stored_in, with_shapes
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from peft.tuners.lora.layer import ParamWrapper
 
+from finetooth_lora.added_to_stored import AddedToStored
 from finetooth_lora.beginnings import START, begin_from
 from finetooth_lora.rounded_once import RoundedOnce
 
@@ -42,7 +44,6 @@ def put_in(
         RecipeError: a target matches nothing, or peft refuses it.
     """
     targets = chosen(options.targets, model, facts, _adaptable) if options.targets else Targets((), ())
-    _check_parameters(options.target_parameters, model)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.resolved_alpha,  # type: ignore[arg-type]  # peft computes with floats as well
@@ -57,13 +58,17 @@ def put_in(
         trainable_token_indices=_token_rows(model, facts, rows) if rows else None,
     )
     config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight of it
-    model = inject(config, model, targets, facts)
+    with with_shapes(model):
+        _check_parameters(options.target_parameters, model)
+        model = inject(config, model, targets, facts)
     for path in targets.modules:
         layer = model.get_submodule(path)
         if type(layer) is Linear:
             layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
         initialise(layer, generator)
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
+        if layer.parameter_name in stored_in(layer.get_base_layer()):
+            layer.__class__ = AddedToStored
         initialise(layer, generator)
     if options.target_parameters and options.dropout:
         for path in targets.modules:

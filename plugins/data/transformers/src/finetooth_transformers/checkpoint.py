@@ -31,12 +31,14 @@ class Checkpoint:
         parameters: elements of all tensors.
         bytes: on disk.
         digest: SHA-256 over the headers: names, types, shapes and places of all tensors.
+        experts: elements of the matrices of routed experts, whether a file holds them one by one or as one tensor.
     """
 
     files: tuple[Path, ...]
     parameters: int
     bytes: int
     digest: str
+    experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,21 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         RecipeError: there are none, a file is missing or cut off, or they are pickled.
     """
-    parameters = size = 0
+    parameters = size = experts = 0
     digest = hashlib.sha256()
     files = _files(folder)
     for file in files:
         header = _header(file)
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
         parameters += sum(prod(tensor["shape"]) for tensor in tensors.values())
+        experts += sum(prod(tensor["shape"]) for name, tensor in tensors.items() if _of_experts(name, tensor["shape"]))
         size += file.stat().st_size
         digest.update(json.dumps(tensors, sort_keys=True).encode())
-    return Checkpoint(files, parameters, size, digest.hexdigest())
+    return Checkpoint(files, parameters, size, digest.hexdigest(), experts)
+
+
+def _of_experts(name: str, shape: list[int]) -> bool:
+    return ".experts." in name and len(shape) >= 2 and not name.endswith("bias")
 
 
 def _files(folder: Path) -> tuple[Path, ...]:

@@ -65,10 +65,10 @@ class TransformersLoader(LoaderBase):
         folder = Path(_locate(reference))
         if folder.is_dir() and weights:
             found = checkpoint.read(folder)
-            parameters = found.parameters if stored is None else self._count(reference, config)
-            size, files, revision = found.bytes, found.files, found.digest
+            parameters = found.parameters if stored is None else self._count(reference, config)[0]
+            size, files, revision, experts = found.bytes, found.files, found.digest, found.experts
         else:
-            parameters = self._count(reference, config)
+            parameters, experts = self._count(reference, config)
             each = BYTES.get(str(config.dtype).removeprefix("torch."), 4) if stored is None else stored.bytes_per_weight
             size = int(parameters * each)
             files, revision = (), str(getattr(config, "_commit_hash", None) or self._options.revision or "")
@@ -80,7 +80,7 @@ class TransformersLoader(LoaderBase):
         published = str(folder.absolute()) if folder.is_dir() else reference
         return ModelInfo(
             reference, "transformers", kind, described, parameters, size, files, revision, resident, stored, published,
-            sum(packed),
+            sum(packed), experts if stored is None else 0,
         )  # fmt: skip
 
     def tokenizer(self, reference: str) -> FastTokenizer:
@@ -194,15 +194,18 @@ class TransformersLoader(LoaderBase):
         revision = {} if self._options.revision is None else {"revision": self._options.revision}
         return {"trust_remote_code": self._options.trust_remote_code, **revision}
 
-    def _count(self, reference: str, config: Any) -> int:
+    def _count(self, reference: str, config: Any) -> tuple[int, int]:
+        """Parameters, and how many of them are of experts that are held as one weight."""
         import torch
+        from finetooth_toolbox.torch.stored_experts import weights_of_experts
 
         plain = copy.deepcopy(config)
         if quantization_of(plain.to_dict()):
             plain.quantization_config = None
         with explained(reference), torch.device("meta"):
             model = _class(plain).from_config(plain, trust_remote_code=self._options.trust_remote_code)
-        return sum(parameter.numel() for parameter in model.parameters())
+        experts = sum(one.numel() for module in model.modules() for one in weights_of_experts(module).values())
+        return sum(parameter.numel() for parameter in model.parameters()), experts
 
 
 def _class(config: Any) -> Any:

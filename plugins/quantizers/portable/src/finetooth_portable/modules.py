@@ -56,11 +56,15 @@ class Grouped(DequantisingLinear):
         """
 
     @abstractmethod
-    def decoded(self) -> Tensor:
-        """(outputs, groups, group) fp32 of what is stored."""
+    def decoded(self, rows: slice = slice(None)) -> Tensor:
+        """(outputs, groups, group) fp32 of what is stored of these outputs."""
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         return self.decoded().to(dtype).flatten(1)[:, : self.in_features]
+
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `DequantisingLinear`; reads what is stored of these outputs alone."""
+        return self.decoded(slice(first, last)).to(dtype).flatten(1)[:, : self.in_features]
 
 
 class Int8Linear(Grouped):
@@ -74,8 +78,8 @@ class Int8Linear(Grouped):
         codes = (groups / scales.float()).round().clamp(-127, 127).to(torch.int8)
         return {"codes": codes, "scales": scales}
 
-    def decoded(self) -> Tensor:
-        return self.codes.float() * self.scales.float()
+    def decoded(self, rows: slice = slice(None)) -> Tensor:
+        return self.codes[rows].float() * self.scales[rows].float()
 
 
 class SymmetricInt4Linear(Grouped):
@@ -90,8 +94,8 @@ class SymmetricInt4Linear(Grouped):
         codes = (groups / scales.float()).round().clamp(-8, 7) + 8
         return {"codes": pairs(codes), "scales": scales}
 
-    def decoded(self) -> Tensor:
-        return (singles(self.codes).float() - 8) * self.scales.float()
+    def decoded(self, rows: slice = slice(None)) -> Tensor:
+        return (singles(self.codes[rows]).float() - 8) * self.scales[rows].float()
 
 
 class Int4Linear(Grouped):
@@ -107,8 +111,8 @@ class Int4Linear(Grouped):
         codes = ((groups - minima.float()) / scales.float()).round().clamp(0, 15)
         return {"codes": pairs(codes), "scales": scales, "minima": minima}
 
-    def decoded(self) -> Tensor:
-        return torch.addcmul(self.minima.float(), singles(self.codes).float(), self.scales.float())
+    def decoded(self, rows: slice = slice(None)) -> Tensor:
+        return torch.addcmul(self.minima[rows].float(), singles(self.codes[rows]).float(), self.scales[rows].float())
 
 
 class Mxfp4Linear(Grouped):
@@ -121,8 +125,8 @@ class Mxfp4Linear(Grouped):
         codes, exponents = mxfp4.encoded(groups)
         return {"codes": codes, "scales": exponents}
 
-    def decoded(self) -> Tensor:
-        return mxfp4.decoded(self.codes, self.scales)
+    def decoded(self, rows: slice = slice(None)) -> Tensor:
+        return mxfp4.decoded(self.codes[rows], self.scales[rows])
 
 
 def _scale(wanted: Tensor) -> Tensor:

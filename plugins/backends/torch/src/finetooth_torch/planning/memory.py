@@ -311,7 +311,7 @@ def resident_bytes(base: BasePart, precision: str) -> int:
     precision of the run."""
     size, model = BYTES[precision], base.model
     if base.quantizer is not None:
-        stored = linear_weights(base.quantizer, base.facts)
+        stored = linear_weights(base.quantizer, base.facts) + model.expert_weights
         return int((model.parameters - stored) * size + stored * base.quantizer.stored.bytes_per_weight)
     if model.stored is not None and model.stored_weights:
         each = model.stored.bytes_per_weight
