@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import finetooth
 import numpy as np
 import pytest
 import torch
-
-import finetooth
 from finetooth_hooks import Datum
 
 Recipe = dict[str, Any]

@@ -99,11 +99,6 @@ class EngineBase(Capable):
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         raise self._cannot("be broken off between two micro-batches", "interrupt")
 
-    @property
-    def coming(self) -> int:
-        """0: nobody knows."""
-        return 0
-
     def move_role(self, role: str, mix: float) -> None:
         raise self._cannot("hold a copy of the policy", "roles")
 

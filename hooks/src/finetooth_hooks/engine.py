@@ -367,12 +367,6 @@ class Engine(Protocol):
         what it had accumulated is dropped. Capability `interrupt`."""
         ...
 
-    @property
-    def coming(self) -> int:
-        """While the engine asks (`interrupt_when`): input positions of the micro-batch that comes, padding included; 0
-        if that is not known."""
-        ...
-
     def move_role(self, role: str, mix: float) -> None:
         """Move a frozen copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own. Copies
         are part of what `save` writes. Capability `roles`.

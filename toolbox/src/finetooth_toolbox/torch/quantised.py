@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from finetooth_toolbox.torch.classifiers import HEAD
 from finetooth_toolbox.torch.stored_experts import (
-    PLACES, as_linear, is_stored, put_stored, restored, weights_of_experts,
+    PLACES,
+    as_linear,
+    is_stored,
+    put_stored,
+    restored,
+    weights_of_experts,
 )  # fmt: skip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -176,8 +176,9 @@ def _class_of(made: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
             saving.read.clear()
             vars(self)["_saving"] = None
 
-    content = {name: reads(name) for name in names}
-    return type(made)(f"Stored{made.__name__}", (made,), {**content, "forward": forward, "__module__": made.__module__})
+    content: dict[str, Any] = {name: reads(name) for name in names}
+    content.update(forward=forward, __module__=made.__module__)
+    return cast("type[nn.Module]", type(f"Stored{made.__name__}", (made,), content))
 
 
 def put_stored(module: nn.Module, stored: dict[str, nn.Module]) -> None:
@@ -191,7 +192,8 @@ def put_stored(module: nn.Module, stored: dict[str, nn.Module]) -> None:
         before: Any = module._parameters.pop(name)
         weights[name] = ExpertWeight(linear, tuple(before.shape), before.dtype)
     module.add_module(PLACES, nn.ModuleDict(weights))
-    module.__class__ = _class_of(type(module), tuple(weights))
+    made: Any = type(module)
+    module.__class__ = _class_of(made, tuple(weights))
 
 
 def is_stored(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetooth_toolbox.torch.stored_experts import stored_in
 from peft.tuners.lora.layer import ParamWrapper
+from torch import Tensor
 
 
 class AddedToStored(ParamWrapper):
@@ -27,7 +28,8 @@ class AddedToStored(ParamWrapper):
         before = weight.addition
         if active:
             (name,) = active  # finetooth puts one in
-            a, b = self.lora_A[name].weight, self.lora_B[name].weight
+            a: Tensor = self.lora_A[name].weight  # type: ignore[assignment]  # modules of torch, whose weight is one
+            b: Tensor = self.lora_B[name].weight  # type: ignore[assignment]
             experts = self.num_experts
             right = a.reshape(experts, -1, a.shape[-1])
             left = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1)

@@ -369,10 +369,6 @@ class TorchEngine(EngineBase):
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         self._runner.asked = asked
 
-    @property
-    def coming(self) -> int:
-        return self._runner.coming
-
     # --- measure ------------------------------------------------------------------------------------------------------
 
     def usage(self) -> Usage:

@@ -92,19 +92,14 @@ class Runner:
         self._saved = saved
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
-        self.coming = 0
         self.asked: Callable[[], bool] = _never  # whether whoever drives the engine wants it to stop
 
-    def check_asked(self, tokens: int = 0) -> None:
+    def check_asked(self) -> None:
         """Between two micro-batches.
-
-        Args:
-            tokens: positions of the one that comes, if it is one.
 
         Raises:
             Interrupted: somebody wants the engine to stop.
         """
-        self.coming = tokens
         if self.asked():
             raise Interrupted("the engine was asked to stop; what the call had accumulated was dropped")
 
@@ -290,12 +285,12 @@ class _Entered:
     def __init__(self, runner: Runner, work: Pass, batch: MicroBatch, role: str, train: bool) -> None:
         first = batch.rows[0]
         targets = np.ascontiguousarray(work.data[first].targets, dtype="<i8")
-        self._runner, self._train, self._positions = runner, train, batch.positions
+        self._runner, self._train = runner, train
         self._streams = seeded(runner._device, runner._seed, work.step, first, targets.tobytes().hex())
         self._role, self._saved = runner._network.role(role), runner._saved.entered()
 
     def __enter__(self) -> None:
-        self._runner.check_asked(self._positions)
+        self._runner.check_asked()
         self._role.__enter__()
         self._streams.__enter__()
         self._saved.__enter__()

@@ -216,7 +216,6 @@ class ChatRequest(Request):
                     param=f"tools[{n}]",
                 )
 
-
     def _check_format(self) -> None:
         wanted = self.schema_text
         if wanted is None:

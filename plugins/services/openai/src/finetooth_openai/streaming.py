@@ -28,6 +28,7 @@ from finetooth_openai.thoughts import THOUGHT, thinks
 
 _BEGUN_TAG = re.compile(r"<[^\s>]*$")
 
+
 class Told:
     """How much of a text was told. What may still turn out to be no part of it waits: bytes of half a letter, what a
     string that ends it could begin with, a tag that is not whole."""
