@@ -75,7 +75,9 @@ def ft_rewards():
     yield Reward(name="letters", build=f"{__name__}:build")
 
 def build(options: NoOptions, context):
-    return lambda prompts, completions, columns: [float(sum(c in "aeiou" for c in text.lower())) for text in completions]
+    def score(prompts, completions, columns):
+        return [float(sum(c in "aeiou" for c in text.lower())) for text in completions]
+    return score
 '''
 
 METHOD_CASES = (
